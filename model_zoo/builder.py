@@ -1,0 +1,263 @@
+"""`build`: from a recipe to a zoo file, by one process or many, resumed where it was interrupted.
+
+On CPUs every core gets a worker process of one thread, which beats one process of many threads. Under
+`accelerate launch` each process takes its share instead, and the main one writes the file at the end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_zoo.recipe import ZooRecipe, plan
+from model_zoo.trainer import Group, Way
+from model_zoo.work import Candidate, Plan, Worker, candidate
+from netspace import archs
+from netspace.calibration import fastest
+from netspace.data import TaskData, load
+from netspace.errors import NetspaceError, UsageError
+from netspace.progress import progress
+from netspace.runtime import generator, pick_device
+from netspace.store import Zoo, merge, parts_folder
+
+FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
+DAYS = timedelta(days=30)  # processes wait for each other as long as training takes
+
+
+def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
+    """Builds the zoo of `recipe` at `path`; goes on where an earlier build of the same recipe stopped.
+
+    `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
+    another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ranks = _ranks()
+    if path.exists() and not parts_folder(path).exists():
+        _same_recipe(recipe, path)
+        return path
+    if ranks is not None and ranks.num_processes > 1:
+        _build_ranked(recipe, path, ranks)
+    else:
+        with _lock(path):
+            task, the_plan = _prepare(recipe, path)
+            _train(the_plan, path, task, workers)
+            _finish(path)
+    return path
+
+
+def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
+    archs.trust(*(config.arch for config in recipe.archs.values()))
+    device = pick_device(recipe.device)
+    task = load(recipe.data, device=device)
+    before = Plan.read(path)
+    if before is not None:
+        difference = changed(before.recipe.science(), recipe.science())
+        if difference:
+            raise UsageError(
+                f"{path} was begun with another recipe: {difference}; start it with the recipe it was begun with, "
+                f"or choose another --out (or delete {parts_folder(path)})"
+            )
+        if before.split_hash != task.split_hash:
+            raise NetspaceError(
+                f"{path} was begun with other data: the images or labels of {task.name} have changed since"
+            )
+        return task, before
+    with _threads(1 if device.type == "cpu" else torch.get_num_threads()):
+        ways = {
+            name: choose_way(candidate(name, config, task, recipe.prep_width), recipe, task)
+            for name, config in recipe.archs.items()
+        }
+    the_plan = Plan(recipe, task.split_hash, ways)
+    the_plan.write(path)
+    return task, the_plan
+
+
+def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
+    """How an architecture is trained fastest on this device: timed in seconds, once a machine.
+
+    Each way trains its group for a few steps on real images; the least time for an image and member wins.
+    """
+    runs = [run for run in plan(recipe) if run.arch == chosen.id]
+    sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
+    gpu = task.device.type == "cuda"
+    precisions = ["float32", "bf16"] if recipe.precision == "auto" else [recipe.precision]
+    ways = {
+        str(way): way
+        for size in sizes
+        for precision in precisions
+        for way in [Way(size, precision)]
+        if size == 1 or precision == "float32" or gpu or recipe.precision == "bf16"  # bf16 under vmap is slow on CPUs
+    }
+    if len(ways) == 1:
+        return next(iter(ways.values()))
+    batch = min(recipe.batch_size, len(task.train))
+
+    def trial(way: Way) -> Callable[[], object]:
+        group = Group(task, chosen.make, runs[: way.fused], recipe, way)
+        places = torch.randint(len(task.train), (way.fused, batch), generator=generator(0)).to(task.device)
+        images, labels = task.normalise(task.train.images[places]), task.train.labels[places]
+        rates = torch.zeros(way.fused, 1, device=task.device)
+        return lambda: [group.step(images, labels, rates) for _ in range(2)]
+
+    trials = {name: trial(way) for name, way in ways.items()}
+    subject = f"zoo {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
+    choice = fastest(subject, trials, work={name: way.fused for name, way in ways.items()})
+    return ways[choice]
+
+
+def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> None:
+    groups = the_plan.groups()
+    total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
+    told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
+    print(f"training {sum(map(len, groups))} runs ({told})", file=sys.stderr)
+    with progress("zoo", total, "images") as bar:
+        if task.device.type == "cpu":
+            count = min(workers or os.cpu_count() or 1, len(groups))
+            if count > 1:
+                _run_workers(path, count, bar.advance)
+                return
+        with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
+            Worker(the_plan, path, task).share(0, 1, bar.advance)
+
+
+def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    commands = [[sys.executable, "-m", "model_zoo.worker", str(path), str(place), str(count)] for place in range(count)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for command in commands
+    ]
+    errors: list[str] = []
+
+    def listen(process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                errors.append(str(json.loads(line)["error"]))
+            else:
+                report(int(line))
+        tail = process.stderr.read().strip().splitlines()
+        if process.wait() and not errors:
+            errors.append(
+                f"a worker process ended with code {process.returncode}: {tail[-1] if tail else 'no message'}"
+            )
+
+    listeners = [threading.Thread(target=listen, args=(process,), daemon=True) for process in processes]
+    try:
+        for listener in listeners:
+            listener.start()
+        while any(listener.is_alive() for listener in listeners) and not errors:
+            for listener in listeners:
+                listener.join(timeout=0.1)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            process.wait()
+    if errors:
+        raise NetspaceError(errors[0])
+
+
+def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
+    lock = _lock(path)
+    if ranks.is_main_process:
+        with lock:
+            _prepare(recipe, path)
+            ranks.wait_for_everyone()
+            _share(recipe, path, ranks)
+            ranks.wait_for_everyone()
+            _finish(path)
+    else:
+        ranks.wait_for_everyone()
+        _share(recipe, path, ranks)
+        ranks.wait_for_everyone()
+    ranks.wait_for_everyone()
+
+
+def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
+    the_plan = Plan.read(path)
+    assert the_plan is not None
+    task = load(recipe.data, device=ranks.device if recipe.device == "auto" else pick_device(recipe.device))
+    groups = the_plan.groups()[ranks.process_index :: ranks.num_processes]
+    total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
+    with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
+        with progress(f"zoo, process {ranks.process_index}", total, "images") as bar:
+            Worker(the_plan, path, task).share(ranks.process_index, ranks.num_processes, bar.advance)
+
+
+def _ranks() -> Any:
+    """accelerate's state under `accelerate launch`, else None."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=DAYS)
+
+
+def _finish(path: Path) -> None:
+    merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
+    shutil.rmtree(parts_folder(path))
+
+
+def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
+    with Zoo(path) as zoo:
+        difference = changed(dict(zoo.header.recipe), recipe.science())
+    if difference:
+        raise UsageError(
+            f"{path} exists and was built with another recipe: {difference}; choose another --out or delete it"
+        )
+
+
+def changed(before: dict[str, Any], now: dict[str, Any], where: str = "") -> str:
+    """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = changed(old, new, f"{where}{key}.")
+            if inner:
+                return inner
+        elif old != new:
+            return f"{where}{key} was {old!r} and is {new!r} now"
+    return ""
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    folder = parts_folder(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "w")  # noqa: SIM115 - held open as long as the lock
+    except OSError as error:
+        raise NetspaceError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise NetspaceError(f"{path} is being built by another process: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        file.close()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,154 @@
+"""A zoo's recipe (what a user writes) and the plan it resolves to (which runs are trained, to which epochs).
+
+The plan is a pure function of the recipe: every run's seed, rate, epochs and split are known before anything
+is trained, so any process, and any restart, computes the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from model_zoo.optim import OptimizerConfig
+from netspace.config import Settings
+from netspace.data import DataConfig
+from netspace.errors import UsageError
+from netspace.prep import WIDTH_STEP
+from netspace.runtime import generator
+from netspace.store import SPLITS
+
+
+class ArchConfig(Settings):
+    """One architecture of a zoo."""
+
+    arch: str  # a registered name, or 'module:factory'
+    width: float | None = None  # the factory's width factor; left out for factories that know none
+    kwargs: dict[str, str | int | float | bool | None] = {}  # further keyword arguments of the factory
+
+
+class SplitConfig(Settings):
+    """Members of each architecture in each split (the paper's single-architecture setting: 100, 16, 16)."""
+
+    train: int = Field(100, ge=0)
+    val: int = Field(16, ge=0)
+    test: int = Field(16, ge=0)
+
+
+class EpochConfig(Settings):
+    """For how long members are trained. Each split spans the whole range by itself."""
+
+    first: int = Field(1, ge=1)
+    last: int = Field(600, ge=1)
+    spacing: Literal["even", "log"] = "even"
+    snapshots: int = Field(
+        1, ge=1
+    )  # members taken from one run along its training; 1: every member is a run of its own
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.last < self.first:
+            raise ValueError(f"the last epoch ({self.last}) comes before the first ({self.first})")
+        return self
+
+
+class ZooRecipe(Settings):
+    """Everything that decides which networks a zoo holds, and how they are trained."""
+
+    name: str = "zoo"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    archs: dict[str, ArchConfig]
+    members: SplitConfig = SplitConfig()
+    epochs: EpochConfig = EpochConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(128, ge=1)
+    prep_width: int = Field(10_000, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)  # heights follow from the parameters
+    fused: int | None = Field(None, ge=1)  # networks trained at once; None: what calibration finds fastest
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the training's forward and backward passes
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.archs:
+            raise ValueError("no architecture is given under 'archs'")
+        if not self.members.train + self.members.val + self.members.test:
+            raise ValueError("no members are asked for")
+        return self
+
+    def science(self) -> dict[str, Any]:
+        """The settings that decide the networks; where they are trained is not among them."""
+        return self.model_dump(mode="json", exclude={"device"})
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One training run of one network, and the epochs at which it becomes a member."""
+
+    arch: str
+    run: int
+    seed: int
+    epochs: tuple[int, ...]  # ascending
+    learning_rate: float
+    split: str
+
+
+def plan(recipe: ZooRecipe) -> list[RunPlan]:
+    """All runs of a recipe, architecture by architecture, the longest first."""
+    runs = []
+    for arch in recipe.archs:
+        number = 0
+        for split in SPLITS:
+            members = getattr(recipe.members, split)
+            for epochs in spread(recipe.epochs, members):
+                random = generator(recipe.seed, _stable(arch), number)
+                seed = int(torch.randint(1 << 31, (), generator=random))
+                runs.append(RunPlan(arch, number, seed, epochs, _rate(recipe.optimizer, random), split))
+                number += 1
+    order = {arch: place for place, arch in enumerate(recipe.archs)}
+    return sorted(runs, key=lambda run: (order[run.arch], -run.epochs[-1], run.run))
+
+
+def spread(config: EpochConfig, members: int) -> list[tuple[int, ...]]:
+    """The epochs at which each run of a split of `members` becomes a member.
+
+    Members lie evenly (or log-evenly) over first..last; runs of several snapshots are interleaved, so that each
+    spans the range. Where rounding would give a run one epoch twice, the later snapshot is taken one epoch later.
+    """
+    if members <= 0:
+        return []
+    places = [(place + 0.5) / members for place in range(members)] if members > 1 else [1.0]
+    low, high = config.first, config.last
+    if config.spacing == "log":
+        epochs = [round(math.exp(math.log(low) + place * (math.log(high) - math.log(low)))) for place in places]
+    else:
+        epochs = [round(low + place * (high - low)) for place in places]
+    runs = -(-members // config.snapshots)
+    return [_ascending(epochs[start::runs]) for start in range(runs)]
+
+
+def _ascending(epochs: list[int]) -> tuple[int, ...]:
+    apart: list[int] = []
+    for epoch in epochs:
+        apart.append(max(epoch, apart[-1] + 1) if apart else epoch)
+    return tuple(apart)
+
+
+def _rate(config: OptimizerConfig, random: torch.Generator) -> float:
+    if isinstance(config.learning_rate, float):
+        return config.learning_rate
+    low, high = config.learning_rate
+    if not 0 < low <= high:
+        raise UsageError(f"optimizer.learning_rate is a range from low to high above 0, not {low} to {high}")
+    share = float(torch.rand((), generator=random, dtype=torch.float64))
+    return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+
+
+def _stable(text: str) -> int:
+    """A number for a name that is the same in every process (`hash` is not)."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

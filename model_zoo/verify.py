@@ -1,0 +1,126 @@
+"""`netspace zoo verify`: is every member whole, and does a sample of them score what the file says?
+
+Axes: M members, H W of a PRep.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_zoo.work import member_accuracies
+from netspace import archs
+from netspace.data import DataConfig, load
+from netspace.errors import NetspaceError
+from netspace.functional import NetBatch
+from netspace.prep import unpack
+from netspace.progress import progress
+from netspace.runtime import generator, pick_device
+from netspace.store import ArchGroup, MemberRef, Zoo
+
+CHUNK = 256  # members read at once
+TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and thread counts round differently
+
+
+def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") -> dict[str, Any]:
+    """Checks of a zoo: 'ok', 'checked' members, 're_evaluated' ones and 'problems', a sentence each.
+
+    Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
+    split only. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
+    come out. Raises `NetspaceError` only if the file cannot be opened at all.
+    """
+    from netspace.config import validate
+
+    problems: list[str] = []
+    checked = evaluated = 0
+    with Zoo(path) as zoo:
+        if not zoo.complete:
+            problems.append("the zoo is not complete: its builder was interrupted; start it again to finish")
+        with progress("verify", len(zoo), "members") as bar:
+            for group in zoo.archs.values():
+                problems += table_problems(group)
+                for start in range(0, len(group), CHUNK):
+                    rows = range(start, min(start + CHUNK, len(group)))
+                    problems += prep_problems(group, rows)
+                    checked += len(rows)
+                    bar.advance(len(rows))
+        try:
+            task = load(validate(DataConfig, zoo.header.data, str(path)), device=pick_device(device))
+        except NetspaceError as error:
+            problems.append(f"no member was re-evaluated: {error}")
+        else:
+            if task.split_hash != zoo.header.split_hash:
+                problems.append(
+                    "no member was re-evaluated: the data here are not those of the zoo (their split hash differs)"
+                )
+            else:
+                for group in zoo.archs.values():
+                    count, found = accuracy_problems(group, task, sample, seed)
+                    evaluated += count
+                    problems += found
+    return {"ok": not problems, "checked": checked, "re_evaluated": evaluated, "problems": problems}
+
+
+def table_problems(group: ArchGroup) -> list[str]:
+    """What is wrong with the table of members."""
+    found = []
+    members = group.members
+    ok = members["status"] == b"ok"
+    for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
+        bad = np.flatnonzero(ok & ~((members[name] >= 0) & (members[name] <= 1)))
+        found += [f"{MemberRef(group.id, int(row))}: {name} is {members[name][row]}, not within 0..1" for row in bad]
+    strange = np.flatnonzero(~np.isin(members["split"], [b"train", b"val", b"test", b""]))
+    found += [f"{MemberRef(group.id, int(row))}: split {members['split'][row]!r} is not known" for row in strange]
+    splits_of: dict[int, set[bytes]] = {}
+    for member in members[ok]:
+        splits_of.setdefault(int(member["run"]), set()).add(bytes(member["split"]))
+    crossing = [run for run, splits in splits_of.items() if len(splits) > 1]
+    if crossing:
+        found.append(f"{group.id}: {len(crossing)} runs have members in several splits (first: run {crossing[0]})")
+    return found
+
+
+def prep_problems(group: ArchGroup, rows: range) -> list[str]:
+    """What is wrong with the PReps of some rows: read one by one where a chunk of them cannot be read."""
+    try:
+        preps = group.read(list(rows))
+    except NetspaceError as error:
+        if len(rows) == 1:
+            return [str(error)]
+        return [problem for row in rows for problem in prep_problems(group, range(row, row + 1))]
+    flat = preps.flatten(1)
+    found = []
+    for place in torch.nonzero(~flat.isfinite().all(1)).flatten().tolist():
+        found.append(f"{MemberRef(group.id, rows[place])}: some of its values are not finite")
+    for place in torch.nonzero((flat[:, group.spec.num_parameters :] != 0).any(1)).flatten().tolist():
+        found.append(f"{MemberRef(group.id, rows[place])}: the padding after its last parameter is not zero")
+    return found
+
+
+def accuracy_problems(group: ArchGroup, task: Any, sample: int, seed: int) -> tuple[int, list[str]]:
+    """Re-evaluates a sample of members; their number, and a sentence for each accuracy that did not come out."""
+    rows = np.flatnonzero(group.members["status"] == b"ok")
+    order = torch.randperm(len(rows), generator=generator(seed, group.class_id))[:sample].numpy()
+    rows = np.sort(rows[order])
+    if not len(rows):
+        return 0, []
+    try:
+        preps = group.read(rows)
+    except NetspaceError:
+        return 0, []  # told already, member by member
+    spec = group.spec
+    skeleton = archs.skeleton(spec.arch, spec.settings, spec.input_shape).to(task.device)
+    flat = unpack(preps.to(task.device), spec.num_parameters)
+    found = []
+    for split, values in member_accuracies(NetBatch(skeleton, spec), flat, task).items():
+        allowed = TOLERANCE_IMAGES / len(task.split(split)) + 1e-9
+        for row, value in zip(rows, values, strict=True):
+            stored = float(group.members[f"accuracy_{split}"][row])
+            if not abs(stored - value) <= allowed:
+                found.append(
+                    f"{MemberRef(group.id, int(row))}: accuracy on {split} is stored as {stored:.4f}, but is {value:.4f}"
+                )
+    return len(rows), found

@@ -1,0 +1,213 @@
+"""The work of building a zoo: its groups of runs, training one group, committing its finished members.
+
+Any number of workers can share it: the groups and the way each is trained are written down once (`plan.json`
+beside the parts), and a worker takes every n-th. A finished member is committed within a second or at the end of
+its epoch, whichever is later, as a part: a small zoo file that appears whole or not at all. A group that trains
+for long also leaves a checkpoint, so that a restart repeats half a minute at most.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
+from model_zoo.trainer import Group, Snapshot, Way
+from netspace import archs, prep
+from netspace.config import validate
+from netspace.data import TaskData, load
+from netspace.folding import Folder
+from netspace.functional import NetBatch
+from netspace.metrics import accuracy
+from netspace.runtime import pick_device, read_torch, write_json, write_torch
+from netspace.spec import NetSpec
+from netspace.store import MEMBER, Header, Population, parts_folder, write_zoo
+
+COMMIT_EVERY = 1.0  # seconds between commits of finished members
+CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
+TRAIN_IMAGES = 10_000  # accuracy_train is measured on at most so many training images
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture of the recipe, made concrete for the task."""
+
+    id: str
+    arch: str
+    settings: dict[str, Any]
+    spec: NetSpec
+    skeleton: torch.nn.Module
+    size: tuple[int, int]  # of its PReps
+    folder: Folder
+
+    def make(self) -> torch.nn.Module:
+        """A fresh module, batch norm not folded, initialised from torch's random state."""
+        return archs.build(self.arch, **self.settings)
+
+
+def candidate(name: str, config: ArchConfig, task: TaskData, prep_width: int) -> Candidate:
+    """The architecture `name` of a recipe for a task's images and classes."""
+    given = dict(config.kwargs)
+    if config.width is not None:
+        given["width"] = config.width
+    settings = archs.task_settings(config.arch, given, task.image_shape, task.num_classes)
+    module = archs.build(config.arch, **settings)
+    example = task.normalise(task.train.images[:4]).cpu()
+    folder = Folder(module, example)
+    skeleton = archs.skeleton(config.arch, settings, task.image_shape)
+    spec = NetSpec.from_module(skeleton, config.arch, settings, task.image_shape)
+    size = (prep.height(spec.num_parameters, prep_width), prep_width)
+    return Candidate(name, config.arch, settings, spec, skeleton.to(task.device), size, folder)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker on a zoo agrees on; lies as `plan.json` beside the parts."""
+
+    recipe: ZooRecipe
+    split_hash: str
+    ways: dict[str, Way]  # architecture id -> how its groups are trained
+
+    def groups(self) -> list[list[RunPlan]]:
+        """All groups: runs of one architecture of similar length, as many as are trained at once."""
+        found = []
+        for name, way in self.ways.items():
+            runs = [run for run in plan(self.recipe) if run.arch == name]
+            found += [runs[start : start + way.fused] for start in range(0, len(runs), way.fused)]
+        return found
+
+    def write(self, path: Path) -> None:
+        """Writes `plan.json` for the zoo at `path`."""
+        ways = {name: [way.fused, way.precision] for name, way in self.ways.items()}
+        told = {"recipe": self.recipe.model_dump(mode="json"), "split_hash": self.split_hash, "ways": ways}
+        write_json(parts_folder(path) / "plan.json", told)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan | None:
+        """The plan of an interrupted build of the zoo at `path`, None if there is none."""
+        file = parts_folder(path) / "plan.json"
+        if not file.exists():
+            return None
+        told = json.loads(file.read_text())
+        ways = {name: Way(*way) for name, way in told["ways"].items()}
+        return cls(validate(ZooRecipe, told["recipe"], str(file)), told["split_hash"], ways)
+
+    def header(self) -> Header:
+        """The header of the zoo and of all its parts."""
+        return Header(self.recipe.data.model_dump(mode="json"), self.split_hash, self.recipe.science())
+
+
+class Worker:
+    """Trains a share of a plan's groups and commits their members beside the zoo at `path`."""
+
+    def __init__(self, the_plan: Plan, path: Path, task: TaskData | None = None) -> None:
+        self.plan, self.path = the_plan, path
+        recipe = the_plan.recipe
+        archs.trust(*(config.arch for config in recipe.archs.values()))
+        self.task = task or load(recipe.data, device=pick_device(recipe.device))
+        self.header = the_plan.header()
+        self.candidates = {
+            name: candidate(name, config, self.task, recipe.prep_width) for name, config in recipe.archs.items()
+        }
+        self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
+
+    def share(self, place: int, shares: int, report: Callable[[int], None]) -> None:
+        """Trains every `shares`-th group from `place` on; `report` is told the images trained on."""
+        for number, runs in list(enumerate(self.plan.groups()))[place::shares]:
+            self.group(number, runs, report)
+
+    def group(self, number: int, runs: Sequence[RunPlan], report: Callable[[int], None]) -> None:
+        """Trains one group to its end, from its checkpoint if it left one. Does nothing if it is finished."""
+        images = len(self.task.train)
+        if finished(self.path, number):
+            report(sum(run.epochs[-1] for run in runs) * images)
+            return
+        chosen = self.candidates[runs[0].arch]
+        group = Group(self.task, chosen.make, runs, self.plan.recipe, self.plan.ways[runs[0].arch])
+        checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
+        if checkpoint.exists():
+            group.load(read_torch(checkpoint))
+            report(sum(min(run.epochs[-1], group.epoch) for run in runs) * images)
+        waiting: list[Snapshot] = []
+        committed = saved = time.monotonic()
+        for seen, snapshot in group.epochs():
+            if snapshot is not None:
+                waiting.append(snapshot)
+            now = time.monotonic()
+            if waiting and (now - committed > COMMIT_EVERY or not group.runs):
+                self._commit(number, chosen, waiting, last=not group.runs)
+                waiting, committed = [], now
+            if group.runs and now - saved > CHECKPOINT_EVERY:
+                if waiting:  # a checkpoint speaks of no member that is not on disk
+                    self._commit(number, chosen, waiting, last=False)
+                    waiting, committed = [], now
+                write_torch(checkpoint, group.state())
+                saved = now
+            report(seen)
+        checkpoint.unlink(missing_ok=True)
+
+    def _commit(self, number: int, chosen: Candidate, snapshots: list[Snapshot], last: bool) -> None:
+        rows, tables = [], []
+        for snapshot in snapshots:
+            flat, table = self._members(chosen, snapshot)
+            rows.append(prep.pack(flat, chosen.size))
+            tables.append(table)
+        population = Population(chosen.spec, torch.cat(rows).cpu().numpy(), np.concatenate(tables))
+        end = "-last" if last else ""
+        part = parts_folder(self.path) / f"part-{number:05d}-{snapshots[-1].epoch:06d}{end}.h5"
+        write_zoo(part, self.header, {chosen.id: population})
+
+    def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
+        """Folded parameters (M, P) and the rows of the table of a snapshot's members."""
+        finite = torch.stack([value.flatten(1).isfinite().all(1) for value in snapshot.state.values()]).all(0)
+        whole = {
+            name: torch.where(_like(finite, value), value, torch.ones_like(value))
+            for name, value in snapshot.state.items()
+        }
+        flat = prep.flatten(chosen.folder(whole), chosen.spec)
+        accuracies = member_accuracies(self.nets[chosen.id], flat, self.task)
+        table = np.zeros(len(flat), dtype=MEMBER)
+        for place, run in enumerate(snapshot.runs):
+            ok = bool(finite[place])
+            row = table[place]
+            row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epoch
+            row["learning_rate"] = run.learning_rate
+            for split, values in accuracies.items():
+                row[f"accuracy_{split}"] = values[place] if ok else np.nan
+            row["split"] = run.split.encode() if ok else b""
+            row["status"] = b"ok" if ok else b"diverged"
+            row["source"] = self.plan.recipe.name.encode()[:160]
+        return torch.where(finite[:, None], flat, torch.zeros_like(flat)), table
+
+
+def member_accuracies(nets: NetBatch, flat: Tensor, task: TaskData) -> dict[str, np.ndarray]:
+    """Accuracies (M,) of networks (M, P) on each split of a task (on at most TRAIN_IMAGES of the training split)."""
+    found = {}
+    with torch.no_grad():
+        for name in ("train", "val", "test"):
+            split = task.split(name)
+            count = min(len(split), TRAIN_IMAGES)
+            right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+            for start in range(0, count, 1024):
+                images = task.normalise(split.images[start : min(start + 1024, count)])
+                labels = split.labels[start : min(start + 1024, count)]
+                right += accuracy(nets(flat, images), labels) * len(labels)
+            found[name] = (right / count).cpu().numpy()
+    return found
+
+
+def finished(path: Path, number: int) -> bool:
+    """Whether group `number` of the zoo at `path` has committed its last member."""
+    return any(parts_folder(path).glob(f"part-{number:05d}-*-last.h5"))
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (value.dim() - 1))

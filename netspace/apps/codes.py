@@ -1,0 +1,56 @@
+"""`netspace encode` and `netspace decode`: networks to latent files and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from netspace.apps.networks import read_latent, resolve, write_latent, write_network, zoo_of
+from netspace.errors import NetspaceError
+from netspace.space import Space
+from netspace.store import Zoo
+from netspace.training.loop import task_of
+from netspace.training.validation import accuracies
+
+
+def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Writes the latent of a network as safetensors; returns what was written."""
+    space = Space.load(run, device)
+    zoo = _zoo_or_none(run, zoo_path)
+    try:
+        named = resolve(network, space, zoo)
+    finally:
+        if zoo is not None:
+            zoo.close()
+    write_latent(output, named.latent, run=str(run), network=named.name, arch=space.arch)
+    return {"run": str(run), "network": named.name, "arch": space.arch, "latent": space.latent, "file": str(output)}
+
+
+def decode(run: Path, latent: Path, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand."""
+    space = Space.load(run, device)
+    flat = space.decode_flat(read_latent(latent, space)[None])
+    accuracy: float | None = None
+    zoo = _zoo_or_none(run, zoo_path)
+    if zoo is not None:
+        with zoo:
+            accuracy = float(accuracies(space.nets, flat, task_of(zoo, space.device), "test")[0])
+    write_network(output, flat[0], space, run=str(run), latent=str(latent))
+    return {
+        "run": str(run),
+        "arch": space.arch,
+        "settings": space.spec.settings,
+        "parameters": space.spec.num_parameters,
+        "accuracy_test": accuracy,
+        "file": str(output),
+    }
+
+
+def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:
+    """The run's zoo; None if it is no longer where it was and none was named (files can still be encoded)."""
+    if zoo_path is not None:
+        return zoo_of(run, zoo_path)
+    try:
+        return zoo_of(run)
+    except NetspaceError:
+        return None

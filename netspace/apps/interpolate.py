@@ -1,0 +1,78 @@
+"""`netspace interpolate`: networks along the line between two latents (NetSpace, Fig. 3 b and d).
+
+Axes: S steps along the line, P parameters, E latent size.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netspace.apps.networks import resolve, write_network, zoo_of
+from netspace.errors import UsageError
+from netspace.metrics import spearman
+from netspace.runtime import write_json
+from netspace.space import Space
+from netspace.training.loop import task_of
+from netspace.training.validation import accuracies
+
+
+def interpolate(
+    run: Path,
+    start: str,
+    end: str,
+    steps: int = 11,
+    save: Path | None = None,
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Accuracy on the test images along the latent line, beside the direct interpolation of weights.
+
+    `save` is a folder for the decoded networks, as safetensors. `weight_accuracy` is None where an end has no weights
+    (a latent file). The figures are kept in the run's `interpolations/`.
+    """
+    if steps < 2:
+        raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
+    space = Space.load(run, device)
+    with zoo_of(run, zoo_path) as zoo:
+        first, last = resolve(start, space, zoo), resolve(end, space, zoo)
+        task = task_of(zoo, space.device)
+    gamma = torch.linspace(0, 1, steps, device=space.device)
+    between = torch.lerp(first.latent, last.latent, gamma[:, None])  # (S, E)
+    flat = space.decode_flat(between)  # (S, P)
+    found = accuracies(space.nets, flat, task, "test")
+    direct = None
+    if first.flat is not None and last.flat is not None:
+        direct = accuracies(space.nets, torch.lerp(first.flat, last.flat, gamma[:, None]), task, "test")
+    factors = gamma.cpu().numpy()
+    figures: dict[str, Any] = {
+        "run": str(run),
+        "from": first.name,
+        "to": last.name,
+        "gamma": [round(float(value), 6) for value in factors],
+        "arch": [space.arch] * steps,
+        "latent_accuracy": found.tolist(),
+        "weight_accuracy": None if direct is None else direct.tolist(),
+        "spearman": _number(spearman(factors, found)),
+        "weight_spearman": None if direct is None else _number(spearman(factors, direct)),
+    }
+    if save is not None:
+        names = [save / f"{place:02d}-gamma-{value:.3f}.safetensors" for place, value in enumerate(factors)]
+        for name, row, value, right in zip(names, flat, factors, found, strict=True):
+            notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{right:.6f}"}
+            write_network(name, row, space, **notes)
+        figures["networks"] = [str(name) for name in names]
+    write_json(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json", figures)
+    return figures
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,99 @@
+"""What a network on the command line names: a zoo member, 'best', a state-dict file, or a latent file.
+
+Axes: P parameters, E latent size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from netspace.errors import NetspaceError, UsageError
+from netspace.prep import pack, unflatten, unpack
+from netspace.runtime import replacing
+from netspace.space import Space, read_state_dict
+from netspace.store import Zoo
+from netspace.training.checkpoints import read_safetensors
+
+LATENT = "latent"  # the tensor's name in a latent file
+FILES = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that was asked for, as the space sees it."""
+
+    name: str  # as it was asked for, or 'resnet8/0007' where a word such as 'best' stood for it
+    latent: Tensor  # (E,)
+    flat: Tensor | None  # (P,); None where only a latent was given
+
+
+def zoo_of(run: Path, given: Path | None = None) -> Zoo:
+    """The zoo a run was trained on, open for reading: `given`, or the path the run remembers."""
+    told = json.loads((run / "provenance.json").read_text())
+    zoo = Zoo(given or told["zoo"])
+    if zoo.content_hash != told["zoo_hash"]:
+        zoo.close()
+        raise NetspaceError(
+            f"{zoo.path} is not the zoo that {run} was trained on (its networks differ): name the right one with --zoo"
+        )
+    return zoo
+
+
+def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
+    """The network that `text` names. Raises `UsageError` or `NetspaceError` in one sentence."""
+    path = Path(text)
+    if path.suffix in FILES and (path.is_file() or "/" not in text):
+        state = read_state_dict(path)
+        if set(state) == {LATENT}:
+            return Named(text, check_latent(state[LATENT], space, text), None)
+        flat = space.parameters(state).to(space.device)
+        return Named(text, space.encode(pack(flat, space.size)), flat)
+    if zoo is None:
+        raise UsageError(f"{text!r} names a zoo member, but no zoo is at hand: give --zoo")
+    member = zoo.find(text)
+    if member.arch != space.arch:
+        raise UsageError(f"{member} is of another architecture than this space's ({space.arch})")
+    prep = zoo.group(member.arch).read([member.index])[0].to(space.device)
+    return Named(str(member), space.encode(prep), unpack(prep, space.spec.num_parameters))
+
+
+def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
+    """`latent` as (E,) float32. Raises `NetspaceError` for another size or values that are not finite."""
+    if latent.numel() != space.latent:
+        raise NetspaceError(f"{origin} holds a latent of {latent.numel()} values; this space's have {space.latent}")
+    if not torch.isfinite(latent).all():
+        raise NetspaceError(f"{origin} holds values that are not finite")
+    return latent.reshape(-1).float().to(space.device)
+
+
+def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
+    """A latent file: safetensors with the one tensor 'latent' (E,)."""
+    with replacing(path) as temporary:
+        save_file({LATENT: latent.detach().cpu().contiguous()}, temporary, metadata=notes)
+
+
+def read_latent(path: Path, space: Space) -> Tensor:
+    """The latent (E,) of a latent file."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist: give a latent file, such as `netspace encode -o` writes")
+    state = read_safetensors(path)
+    if set(state) != {LATENT}:
+        raise NetspaceError(
+            f"{path} was expected to hold one tensor named {LATENT!r}, but holds: {', '.join(state) or 'nothing'}"
+        )
+    return check_latent(state[LATENT], space, str(path))
+
+
+def write_network(path: Path, flat: Tensor, space: Space, **notes: str) -> None:
+    """A state-dict file (safetensors) of a network (P,); it loads into the plain, folded architecture."""
+    spec = space.spec
+    state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, spec).items()}
+    settings = json.dumps({**spec.settings})
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={"arch": spec.arch, "settings": settings, **notes})

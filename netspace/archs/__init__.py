@@ -1,0 +1,192 @@
+"""The architectures by name, and the only door to those of others.
+
+Contract. `ARCHS` holds all that come with netspace. Installed packages add theirs by an entry point of the
+group 'netspace.archs'; anyone can name a 'module:factory', which is imported only if it is trusted: given as
+`trusted`, or to `trust` earlier in this process, because a user typed it in a recipe or as `--trust-arch`.
+Opening a zoo file that names one imports nothing.
+
+A factory takes keyword arguments and returns an `nn.Module` that maps images (B, channels, H, W) to logits
+(B, classes). It needs no class, no registration and no base class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+import torch
+from torch import nn
+
+from netspace.archs.lenetlike import lenetlike
+from netspace.archs.resnet import resnet8, resnet20, resnet32, resnet56
+from netspace.archs.vanillacnn import vanillacnn
+from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.folding import fold
+
+__all__ = ["ARCHS", "Factory", "build", "names", "resolve", "skeleton", "task_settings", "trust"]
+
+Factory = Callable[..., nn.Module]
+
+ARCHS: dict[str, Factory] = {
+    "lenetlike": lenetlike,
+    "vanillacnn": vanillacnn,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet56": resnet56,
+}
+
+_TRUSTED: set[str] = set()  # what `trust` was given in this process
+
+
+def names() -> list[str]:
+    """The names that `build` knows without being told to trust anything."""
+    return list(ARCHS) + sorted(name for name in _installed() if name not in ARCHS)
+
+
+def trust(*typed: str) -> None:
+    """Lets this process import the 'module:factory's among `typed`, by a user, never read from a zoo."""
+    _TRUSTED.update(typed)
+
+
+def resolve(name: str, trusted: Collection[str] = ()) -> Factory:
+    """The factory called `name`: one of `names()`, or a 'module:factory' that is trusted.
+
+    Raises `UsageError` for an unknown name and for a 'module:factory' nobody trusted, which is not imported;
+    `NetspaceError` when importing one fails.
+    """
+    if name in ARCHS:
+        return ARCHS[name]
+    if ":" not in name:
+        installed = _installed()
+        if name not in installed:
+            raise unknown("architecture", name, names(), "One of your own is named 'module:factory'.")
+        return _load(installed[name])
+    if name not in trusted and name not in _TRUSTED:
+        raise UsageError(
+            f"architecture {name!r} is code outside netspace, which is not run because a file names it: "
+            f"if you know what it does, trust it with --trust-arch {name}."
+        )
+    return _load(EntryPoint(name=name, value=name, group="netspace.archs"))
+
+
+def build(name: str, /, **kwargs: object) -> nn.Module:
+    """The network `name` with `kwargs`, freshly initialised.
+
+    Raises as `resolve`, and `UsageError` for settings it does not have, lacks or does not accept.
+
+    >>> build("resnet8", channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    return _make(name, resolve(name), kwargs)
+
+
+def task_settings(
+    name: str,
+    given: Mapping[str, object],
+    image_shape: tuple[int, ...],
+    classes: int,
+    trusted: Collection[str] = (),
+) -> dict[str, object]:
+    """`given` with `channels`, `image_size` and `classes` of a task, where `name` has such settings.
+
+    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as
+    `resolve`, and `UsageError` where `given` says otherwise than the task, or images that are not square meet
+    an `image_size`.
+
+    >>> task_settings("vanillacnn", {"width": 0.5}, (1, 28, 28), 10)
+    {'width': 0.5, 'channels': 1, 'image_size': 28, 'classes': 10}
+    """
+    accepted = inspect.signature(resolve(name, trusted)).parameters
+    task = {"classes": classes}
+    if len(image_shape) == 3:
+        task = {"channels": image_shape[0], "image_size": image_shape[1], **task}
+    settings = dict(given)
+    settings.update((key, value) for key, value in task.items() if key in accepted and key not in given)
+    _refuse_misfit(name, settings, image_shape, classes)
+    return settings
+
+
+def skeleton(
+    name: str,
+    kwargs: Mapping[str, object],
+    image_shape: tuple[int, ...],
+    trusted: Collection[str] = (),
+) -> nn.Module:
+    """The folded network that a PRep of `name` fills, in eval mode, its values random.
+
+    `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays
+    as it was. The named ResNets are built without batch norm, which has the same state as folding; others are
+    traced only if they have batch norm. Raises as `build` and `netspace.folding.fold`.
+    """
+    factory = resolve(name, trusted)
+    accepted = inspect.signature(factory).parameters
+    defaults = {key: each.default for key, each in accepted.items()}
+    _refuse_misfit(name, {**defaults, **kwargs}, image_shape)
+    settings = dict(kwargs)
+    if name in ARCHS and "batch_norm" in accepted:
+        settings["batch_norm"] = False
+    with torch.random.fork_rng(devices=()):
+        module = _make(name, factory, settings)
+        return fold(module, torch.zeros(2, *image_shape), name=name)
+
+
+def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Module:
+    """`factory(**kwargs)`, once its signature accepts `kwargs`."""
+    accepted = inspect.signature(factory).parameters.values()
+    named = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    settings = {each.name: each for each in accepted if each.kind in named}
+    if not any(each.kind is each.VAR_KEYWORD for each in accepted):
+        for key in kwargs:
+            if key not in settings:
+                raise unknown(f"setting of {name}", key, settings)
+    missing = [key for key, each in settings.items() if each.default is each.empty and key not in kwargs]
+    if missing:
+        raise UsageError(f"{name} cannot be built without {', '.join(missing)}: give it in its settings.")
+    module = factory(**kwargs)
+    if not isinstance(module, nn.Module):
+        raise NetspaceError(f"{name} gave a {type(module).__name__} where a torch.nn.Module is needed.")
+    return module
+
+
+def _refuse_misfit(
+    name: str, settings: Mapping[str, object], image_shape: tuple[int, ...], classes: int | None = None
+) -> None:
+    """Raises `UsageError` where `settings` name other channels, sides or classes than there are."""
+    found: dict[str, set[int]] = {}
+    if len(image_shape) == 3:
+        found = {"channels": set(image_shape[:1]), "image_size": set(image_shape[1:])}
+    if classes is not None:
+        found["classes"] = {classes}
+    for key, sizes in found.items():
+        value = settings.get(key)
+        if isinstance(value, int) and sizes != {value}:
+            task = f"{classes} classes" if key == "classes" else f"{'x'.join(map(str, image_shape))} images"
+            raise UsageError(f"{name} is built with {key}={value} but meets {task}: set {key} to fit, or leave it out.")
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {each.name: each for each in entry_points(group="netspace.archs")}
+
+
+def _load(entry: EntryPoint) -> Factory:
+    """The factory an entry point names; imports its module."""
+    module, _, attribute = entry.value.partition(":")
+    try:
+        found = importlib.import_module(module.strip())
+    except Exception as error:  # whatever the module does when imported
+        absent = isinstance(error, ModuleNotFoundError)
+        hint = " (python looks among installed packages and in PYTHONPATH)" if absent else ""
+        raise NetspaceError(
+            f"architecture {entry.name!r}: importing {module!r} failed with {type(error).__name__}: {error}{hint}."
+        ) from error
+    factory = getattr(found, attribute.strip(), None)
+    if factory is None:
+        public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"factory in {module}", attribute, public)
+    if not callable(factory):
+        raise UsageError(f"architecture {entry.name!r} is a {type(factory).__name__}, not a function or class.")
+    checked: Factory = factory
+    return checked

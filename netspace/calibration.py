@@ -1,0 +1,81 @@
+"""Which of several ways is the fastest here: timed once, remembered for this machine.
+
+Ways differ in rounding, so a choice that changed from run to run would break 'same seed, same machine, same
+result'. The answer is therefore kept in `calibration.json` in the user's cache folder (or the folder that the
+environment variable NETSPACE_CACHE names), keyed by what was timed, the device, threads and torch version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from netspace.runtime import machine, write_json
+
+
+def cache_folder() -> Path:
+    """Where answers are remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
+    named = os.environ.get("NETSPACE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "netspace"
+
+
+def fastest(
+    subject: str, ways: Mapping[str, Callable[[], object]], repeats: int = 3, work: Mapping[str, float] | None = None
+) -> str:
+    """The name of the fastest of `ways`, each run once to warm up and then `repeats` times (the best counts).
+
+    `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs out of memory is out of the race. What was chosen before on this machine is returned untimed.
+    """
+    file = cache_folder() / "calibration.json"
+    key = _key(subject, sorted(ways))
+    known = _read(file)
+    if known.get(key) in ways:
+        return known[key]
+    seconds = {name: _time(way, repeats) / (work or {}).get(name, 1.0) for name, way in ways.items()}
+    choice = min(seconds, key=lambda name: seconds[name])
+    try:
+        write_json(file, {**_read(file), key: choice})
+    except Exception:  # a read-only home is no reason to stop: the choice holds for this process
+        pass
+    return choice
+
+
+def _time(way: Callable[[], object], repeats: int) -> float:
+    best = float("inf")
+    try:
+        for trial in range(repeats + 1):
+            _synchronise()
+            start = time.perf_counter()
+            way()
+            _synchronise()
+            if trial:
+                best = min(best, time.perf_counter() - start)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return float("inf")
+    return best
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _key(subject: str, names: list[str]) -> str:
+    here = machine()
+    told = f"{subject}|{names}|{here['processor']}|{here['gpus']}|{torch.get_num_threads()}|{torch.__version__}"
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        found = json.loads(file.read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, json.JSONDecodeError):
+        return {}

@@ -1,0 +1,228 @@
+"""The command line: parses, calls, prints. Imports lazily, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from netspace.cli import zoo as zoo_commands
+from netspace.cli.options import Device, Json, RunOption, Set, Trust, ZooOption, pick, run_folder, trusting
+from netspace.cli.output import evaluation, interpolation, number, percent, say
+from netspace.errors import NetspaceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Trained neural networks as data: build zoos, learn their latent space, get networks back.",
+)
+app.add_typer(zoo_commands.app, name="zoo")
+app.add_typer(zoo_commands.data_app, name="data")
+
+Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
+Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("netspace"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing happens before a command is chosen."""
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/quickstart"),
+    small: Annotated[
+        bool, typer.Option(help="A smaller zoo and a shorter training: for a first look and for tests.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """The whole story on real bundled data: a zoo, its latent space, evaluation, interpolation, a report."""
+    from netspace.apps.quickstart import quickstart as run_quickstart
+
+    result = run_quickstart(out, small=small)
+    say(
+        result,
+        json,
+        lambda r: "\n\n".join(
+            [
+                evaluation(r["eval"]),
+                interpolation(r["interpolate"]),
+                f"the report is {r['report']} ({r['seconds']['total']:.0f} s in all)",
+            ]
+        ),
+    )
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as space/digits.")
+    ],
+    zoo: Annotated[Path, typer.Option(help="The zoo to learn from.")],
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    set: Set = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Learn the latent space of a zoo."""
+    from netspace.config import load
+    from netspace.runtime import read_metrics
+    from netspace.training.loop import train as train_space
+    from netspace.training.recipe import SpaceRecipe
+
+    trusting(trust_arch)
+    recipe = load(SpaceRecipe, config, [*(set or []), *([f"device={device}"] if device else [])])
+    run = train_space(recipe, zoo, out or Path("runs") / recipe.name, resume)
+    found = [record for record in read_metrics(run / "metrics.jsonl") if "val_mae" in record]
+    best = min(found, key=lambda record: record["val_mae"])
+    say(
+        {"run": str(run), "steps": recipe.steps, "best": best},
+        json,
+        lambda r: (
+            f"{r['run']} is trained ({r['steps']} steps); best on validation at step {r['best']['step']}: mean |difference| "
+            f"{100 * r['best']['val_mae']:.1f} points, R2 {number(r['best']['val_r2'])}, agreement {percent(r['best']['val_agreement'])}"
+        ),
+    )
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test members.")] = "test",
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """How well a space gives networks back, beside honest baselines."""
+    from netspace.apps.evaluate import evaluate as evaluate_run
+
+    trusting(trust_arch)
+    say(evaluate_run(run_folder(run), split, zoo, pick(device)), json, evaluation)
+
+
+@app.command()
+def interpolate(
+    start: Annotated[str, typer.Option("--from", metavar="A", help=Network)],
+    end: Annotated[str, typer.Option("--to", metavar="B", help=Network)],
+    run: RunOption = None,
+    steps: Annotated[int, typer.Option(help="Networks on the line, its ends included.")] = 11,
+    save: Annotated[Path | None, typer.Option(help="A folder for the decoded networks (safetensors).")] = None,
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Accuracy along the latent line from A to B, beside the direct interpolation of weights."""
+    from netspace.apps.interpolate import interpolate as interpolate_run
+
+    trusting(trust_arch)
+    say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device)), json, interpolation)
+
+
+@app.command()
+def encode(
+    network: Annotated[str, typer.Argument(metavar="A", help=Network)],
+    out: Output,
+    run: RunOption = None,
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """The latent code of a network, as a safetensors file."""
+    from netspace.apps.codes import encode as encode_network
+
+    trusting(trust_arch)
+    result = encode_network(run_folder(run), network, out, zoo, pick(device))
+    say(result, json, lambda r: f"{r['network']} ({r['arch']}) is {r['latent']} numbers in {r['file']}")
+
+
+@app.command()
+def decode(
+    latent: Annotated[Path, typer.Argument(metavar="LATENT", help="A latent file, such as `encode` writes.")],
+    out: Output,
+    run: RunOption = None,
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """The network of a latent code, as a state dict (safetensors) that loads into the plain architecture."""
+    from netspace.apps.codes import decode as decode_latent
+
+    trusting(trust_arch)
+    result = decode_latent(run_folder(run), latent, out, zoo, pick(device))
+    say(
+        result,
+        json,
+        lambda r: (
+            f"{r['arch']} with {r['parameters']:,} parameters in {r['file']}, {percent(r['accuracy_test'])} on the test images"
+        ),
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """One self-contained HTML page and PNG figures of a run."""
+    from netspace.report import report as write_report
+
+    say(write_report(run_folder(run)), json, lambda r: f"{r['report']} and {len(r['figures'])} figures")
+
+
+def main() -> NoReturn:
+    """The console script: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(prog_name="netspace", standalone_mode=False)
+    except NetspaceError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing finished is lost: the same command goes on where it was", 1)
+    except OSError as error:
+        what = error.filename or "a file"
+        _fail(f"{what} could not be read or written: {error.strerror or error}", 1)
+    except Exception as error:
+        if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
+            sys.exit(getattr(error, "exit_code", 1))
+        message = getattr(error, "format_message", None)
+        if message is not None:  # click's own: an unknown option, a missing argument
+            _fail(
+                f"{message().rstrip('.')}; see `{getattr(getattr(error, 'ctx', None), 'command_path', 'netspace')} --help`",
+                2,
+            )
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    if "--json" in sys.argv and not int(os.environ.get("RANK", "0")):
+        print(jsonlib.dumps({"error": sentence}))
+    print(f"netspace: {sentence}", file=sys.stderr)
+    sys.exit(code)

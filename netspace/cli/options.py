@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; may be repeated."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
+RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the newest under runs/.")]
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The run's zoo, where it has moved.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-arch", metavar="MODULE:FACTORY", help="An architecture outside netspace that may be imported."
+    ),
+]
+
+
+def run_folder(run: Path | None) -> Path:
+    """The run that was named, or the newest."""
+    from netspace.runtime import newest_run
+
+    return run if run is not None else newest_run()
+
+
+def pick(device: str | None) -> str:
+    """The device that was named, or the best there is."""
+    from netspace.runtime import pick_device
+
+    return str(pick_device(device or "auto"))
+
+
+def trusting(names: Sequence[str] | None) -> None:
+    """Lets this process import the architectures that the user typed."""
+    if names:
+        from netspace import archs
+
+        archs.trust(*(name for name in names if ":" in name))

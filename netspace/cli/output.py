@@ -1,0 +1,133 @@
+"""How commands speak: one JSON object or plain text on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def say(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
+    """Prints a command's result; under `accelerate launch` the main process alone does."""
+    if int(os.environ.get("RANK", "0")):
+        return
+    if as_json:
+        json.dump(plain(result), sys.stdout)
+        print()
+    else:
+        print(text(result))
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON holds it: NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns of text, numbers to the right."""
+    cells = [[str(cell) for cell in head], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0].rstrip()), *lines[1:]])
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """A number with three decimals."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def evaluation(figures: dict[str, Any]) -> str:
+    """The text of `netspace eval`."""
+    head = ["", "accuracy", "R2", "mean |diff|", "agreement", "KL"]
+    names = {
+        "nearest": "nearest training network",
+        "nearest_latent": "nearest in the latent space",
+        "noise": "nearest + noise",
+        "average": "average of training networks",
+    }
+    entries = [("predicted by the space", figures), *((names.get(k, k), v) for k, v in figures["baselines"].items())]
+    rows = [
+        [
+            name,
+            percent(v["accuracy_predicted"]),
+            number(v["r2"]),
+            f"{100 * v['mae']:.1f} points",
+            percent(v["agreement"]),
+            number(v["kl"]),
+        ]
+        for name, v in entries
+    ]
+    lines = figures["interpolation"]
+    return "\n".join(
+        [
+            f"{figures['members']} {figures['split']} members of {', '.join(figures['per_class'])}, on the test images; "
+            f"targets score {percent(figures['accuracy_target'])}",
+            "",
+            table(head, rows),
+            "",
+            f"latent {figures['latent']:,} for {figures['parameters']:,} parameters ({percent(figures['compression'])}); "
+            f"pairwise L2 of predicted networks {figures['diversity']:.2f}, of the zoo's {figures['zoo_diversity']:.2f}",
+            f"rank correlation of accuracy and position on {lines['pairs']} lines to the best: "
+            f"{number(lines['spearman_latent'])} latent, {number(lines['spearman_weights'])} weights",
+        ]
+    )
+
+
+def interpolation(figures: dict[str, Any]) -> str:
+    """The text of `netspace interpolate`."""
+    direct = figures["weight_accuracy"] or [None] * len(figures["gamma"])
+    rows = [
+        [f"{gamma:.2f}", percent(latent), percent(weights)]
+        for gamma, latent, weights in zip(figures["gamma"], figures["latent_accuracy"], direct, strict=True)
+    ]
+    return "\n".join(
+        [
+            f"from {figures['from']} to {figures['to']}: accuracy on the test images",
+            table(["gamma", "latent", "weights"], rows),
+            f"rank correlation with gamma: {number(figures['spearman'])} latent, {number(figures['weight_spearman'])} weights",
+        ]
+    )
+
+
+def zoo(figures: dict[str, Any]) -> str:
+    """The text of `netspace zoo info`."""
+    rows = [
+        [
+            name,
+            v["class_id"],
+            v["members"],
+            f"{v['parameters']:,}",
+            f"{v['prep'][0]} x {v['prep'][1]}",
+            *(percent(v["accuracy"][key]) for key in ("min", "median", "max")),
+        ]
+        for name, v in figures["archs"].items()
+    ]
+    splits = ", ".join(f"{count} {name}" for name, count in figures["splits"].items())
+    state = "" if figures["complete"] else "; not complete: start its `netspace zoo build` again to finish"
+    return "\n".join(
+        [
+            f"{figures['path']}: zoo of version {figures['version']}, {figures['dataset']}, {figures['members']} members "
+            f"({splits}), {figures['bytes'] / 1e6:,.1f} MB{state}",
+            table(["architecture", "class", "members", "parameters", "PRep", "worst", "median", "best"], rows),
+        ]
+    )

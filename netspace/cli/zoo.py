@@ -1,0 +1,192 @@
+"""`netspace zoo ...`: build, import, info, verify, merge; and `netspace data ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netspace.cli.options import Device, Json, Set, Trust, trusting
+from netspace.cli.output import say
+from netspace.cli.output import zoo as zoo_text
+
+app = typer.Typer(no_args_is_help=True, help="Build zoos of trained networks, look into them, join them.")
+data_app = typer.Typer(no_args_is_help=True, help="The image sets: which there are, and how to get them.")
+
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5).")]
+
+
+@app.command()
+def build(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/digits.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where the zoo goes; default zoos/NAME.h5.")] = None,
+    set: Set = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU; default one a core.")] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Train the networks of a recipe into a zoo file. Start it again to go on where it was interrupted."""
+    from model_zoo.builder import build as build_zoo
+    from model_zoo.recipe import ZooRecipe
+    from netspace.config import load
+
+    changes = [*(set or []), *([f"device={device}"] if device else [])]
+    recipe = load(ZooRecipe, config, changes)
+    path = build_zoo(recipe, out or Path("zoos") / f"{recipe.name}.h5", workers)
+    say(describe(path), json, zoo_text)
+
+
+@app.command("import")
+def import_(
+    zoo: ZooPath,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="State dicts: .safetensors, .pt or .pth.")],
+    arch: Annotated[str, typer.Option(help="An architecture of the zoo, or the name of a new one.")],
+    data: Annotated[str | None, typer.Option(help="For a new zoo: its data set.")] = None,
+    width: Annotated[float | None, typer.Option(help="For a new architecture: its width factor.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test; default: drawn 75/12.5/12.5.")] = None,
+    prep_width: Annotated[
+        int, typer.Option(help="For a new architecture: the PRep's width, a multiple of 8.")
+    ] = 10_000,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Add networks trained elsewhere. Nothing in the files is executed."""
+    from model_zoo.importer import import_members
+    from netspace.data import DataConfig
+    from netspace.space import read_state_dict
+
+    trusting([*(trust_arch or []), arch])
+    states = {str(file): read_state_dict(file) for file in files}
+    config = DataConfig(name=data) if data else None
+    result = import_members(zoo, states, arch, data=config, width=width, split=split, prep_width=prep_width)
+    say(
+        result,
+        json,
+        lambda r: f"{r['imported']} imported into {r['path']} as {r['arch']}, {r['duplicates']} were there already",
+    )
+
+
+@app.command()
+def info(zoo: ZooPath, json: Json = False) -> None:
+    """What a zoo holds."""
+    say(describe(zoo), json, zoo_text)
+
+
+@app.command()
+def verify(
+    zoo: ZooPath,
+    sample: Annotated[int, typer.Option(min=0, help="Members of each architecture to evaluate again.")] = 16,
+    trust_arch: Trust = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Check every member (checksums, values, padding) and re-evaluate a sample. Exit code 1 if anything is wrong."""
+    from model_zoo.verify import verify as verify_zoo
+
+    trusting(trust_arch)
+    result = verify_zoo(zoo, sample=sample, device=device or "auto")
+    say({"path": str(zoo), **result}, json, _verified)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The zoo to write; must not exist.")],
+    zoos: Annotated[list[Path], typer.Argument(metavar="ZOO...", help="The zoos to join, of the same data.")],
+    json: Json = False,
+) -> None:
+    """Join zoos into one; networks that are equal to the last bit are kept once."""
+    from netspace.errors import UsageError
+    from netspace.store import merge as merge_zoos
+
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
+    counts = merge_zoos(out, zoos)
+    say({**describe(out), **counts}, json, lambda r: f"{zoo_text(r)}\n{r['duplicates']} duplicates left out")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The figures of `netspace zoo info`."""
+    import numpy as np
+
+    from netspace.store import SPLITS, VERSION, Zoo
+
+    with Zoo(path) as zoo:
+        archs: dict[str, Any] = {}
+        for name, group in zoo.archs.items():
+            found = group.members["accuracy_test"]
+            found = found[np.isfinite(found)]
+            low, middle, high = np.percentile(found, [0, 50, 100]).tolist() if len(found) else (None, None, None)
+            archs[name] = {
+                "class_id": group.class_id,
+                "arch": group.spec.arch,
+                "settings": group.spec.settings,
+                "members": len(group),
+                "diverged": int((group.members["status"] == b"diverged").sum()),
+                "parameters": group.spec.num_parameters,
+                "prep": list(group.size),
+                "accuracy": {"min": low, "median": middle, "max": high},
+            }
+        splits = {split: sum(len(group.rows(split)) for group in zoo.archs.values()) for split in SPLITS}
+        return {
+            "path": str(path),
+            "version": VERSION,
+            "dataset": zoo.header.dataset,
+            "members": len(zoo),
+            "splits": splits,
+            "bytes": path.stat().st_size,
+            "archs": archs,
+            "complete": zoo.complete,
+            "content_hash": zoo.content_hash,
+            "versions": dict(zoo.header.versions),
+        }
+
+
+def _verified(result: dict[str, Any]) -> str:
+    told = f"{result['checked']} members checked, {result['re_evaluated']} evaluated again"
+    if result["ok"]:
+        return f"{result['path']} is sound: {told}"
+    listed = "\n".join(f"- {problem}" for problem in result["problems"])
+    return f"{result['path']} has {len(result['problems'])} problems ({told}):\n{listed}"
+
+
+@data_app.command("list")
+def data_list(json: Json = False) -> None:
+    """The image sets by name."""
+    from netspace.data import DATASETS
+
+    say(
+        {"data": {name: each.help for name, each in DATASETS.items()}},
+        json,
+        lambda r: "\n".join(f"{name:14} {text}" for name, text in r["data"].items()),
+    )
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An image set, such as fashion-mnist or cifar10.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Where it goes; default NETSPACE_DATA or ~/.cache/netspace/data.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Download an image set from its makers, checked against its checksum."""
+    from netspace.data import DataConfig, fetch, load
+
+    path = fetch(name, root)
+    task = load(DataConfig(name=name, root=root))
+    result = {
+        "name": name,
+        "path": str(path),
+        "images": {s: len(task.split(s)) for s in ("train", "val", "test")},
+        "split_hash": task.split_hash,
+    }
+    say(
+        result,
+        json,
+        lambda r: f"{r['name']} lies in {r['path']}: " + ", ".join(f"{n:,} {s}" for s, n in r["images"].items()),
+    )

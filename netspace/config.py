@@ -1,0 +1,160 @@
+"""Reading recipes: YAML text, `key=value` changes, and a pydantic model that knows every setting.
+
+A component's settings stand beside the component; here is only what all of them share. An unknown setting
+stops the program at once, named, with the valid ones beside it. YAML is read by the safe loader: a recipe
+holds data, and nothing in it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from netspace.errors import NetspaceError, UsageError, unknown
+
+BUNDLED = "configs"  # the package of recipes that come along: 'zoo/digits' is configs/zoo/digits.yaml
+
+
+class Settings(BaseModel):
+    """The base of every group of settings: frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> S:
+    """`model` filled from a YAML file (a path, or a bundled recipe's name such as 'zoo/digits') or a mapping.
+
+    `changes` are `key=value` with dots for nested keys and YAML for the value: `encoder.latent=64`.
+    Raises `UsageError` for a missing file, text that is not YAML, an unknown setting or an invalid value.
+    """
+    if isinstance(source, Mapping):
+        raw: Any = dict(source)
+        origin = "the settings"
+    else:
+        path = find(source)
+        origin = str(source)
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            first = str(error).replace("\n", " ")
+            raise UsageError(f"{origin} was expected to be a recipe in YAML, but it does not parse: {first}") from None
+        if not isinstance(raw, dict):
+            raise UsageError(
+                f"{origin} was expected to be a recipe of `name: value` lines, but holds {type(raw).__name__}"
+            )
+    for change in changes:
+        apply_change(raw, change)
+    return validate(model, raw, origin)
+
+
+def find(source: str | Path) -> Path:
+    """The file of a recipe: a path as it stands, else a bundled recipe with or without '.yaml'."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    folder = bundled_folder()
+    for name in (f"{source}.yaml", str(source)):
+        for candidate in (folder / name, folder / name.removeprefix(f"{BUNDLED}/")):
+            if candidate.is_file():
+                return candidate
+    raise unknown("recipe", source, bundled_names(), "Or give the path of a YAML file that exists.")
+
+
+def bundled_folder() -> Path:
+    """Where the bundled recipes lie."""
+    from importlib.resources import files
+
+    return Path(str(files(BUNDLED)))
+
+
+def bundled_names() -> list[str]:
+    """The names of the bundled recipes, such as 'zoo/digits'."""
+    folder = bundled_folder()
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def apply_change(raw: dict[str, Any], change: str) -> None:
+    """Sets one `dotted.key=value` in nested dictionaries, in place. Lists are indexed by number."""
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes key=value (such as --set seed=1), not {change!r}")
+    parts = key.split(".")
+    node: Any = raw
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                where = ".".join(parts[:index])
+                raise UsageError(f"--set {change}: {where} is a list of {len(node)}; {part!r} is not one of its places")
+            slot: Any = int(part)
+        else:
+            slot = part
+        if last:
+            try:
+                node[slot] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise UsageError(f"--set {change}: the value does not parse as YAML") from None
+        else:
+            inner = node[slot] if isinstance(node, list) else node.setdefault(slot, {})
+            if not isinstance(inner, dict | list):
+                raise UsageError(f"--set {change}: {'.'.join(parts[: index + 1])} is a single value, it has no parts")
+            node = inner
+
+
+def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
+    """`model` from a mapping; pydantic's complaints told as one sentence."""
+    try:
+        return model.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            fields = valid_names(model, first["loc"][:-1])
+            raise unknown("setting", where, fields, f"It stands in {origin}.") from None
+        if first["type"] == "missing":
+            raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
+        message = str(first["msg"]).removeprefix("Value error, ")
+        found = repr(first["input"])
+        found = found if len(found) < 80 else found[:77] + "..."
+        raise UsageError(f"setting {where or 'as a whole'} in {origin}: {message} (found: {found})") from None
+
+
+def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The names of the settings that are valid at a location inside `model`, with the location before them."""
+    here: type[BaseModel] = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = here.model_fields.get(part)
+        inner = [kind for kind in _models_in(field.annotation)] if field is not None else []
+        if not inner:
+            return []
+        here = inner[0]
+    prefix = "".join(f"{part}." for part in location)
+    return [prefix + name for name in here.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """The resolved settings as YAML text, which `load` reads back to equal settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_back(model: type[S], path: Path) -> S:
+    """Settings that a program wrote. A file of another version is a `NetspaceError`, not a usage error."""
+    try:
+        return load(model, path)
+    except UsageError as error:
+        raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None

@@ -1,0 +1,213 @@
+"""`TaskData`: images and labels of one classification task, in three splits, and what a batch goes through.
+
+Axes: B batch of images, M members (networks), N images of a split, C channels, H W pixels. Images stay uint8
+until `normalise`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netspace.data.augment import random_crop_flip
+from netspace.errors import NetspaceError, unknown
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels; raises `NetspaceError` where they do not fit together."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise NetspaceError(
+                f"a split holds uint8 images of shape (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise NetspaceError(
+                f"a split of {len(images)} images holds as many int64 labels, not {labels.dtype} {tuple(labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, order: Tensor | slice) -> Split:
+        """The images that `order`, a slice or integers of shape (n,), names."""
+        return Split(self.images[order], self.labels[order])
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """One classification task, resident on one device; made by `netspace.data.load` or `TaskData.of`."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]  # name of each label
+    mean: Tensor  # (C,) float32, of the training pixels in 0..1
+    std: Tensor  # (C,) float32, likewise, at least 1/255
+    split_hash: str  # sha256 of all images and labels in their order, 64 hex digits
+    crop_padding: int = 0  # pixels; 0: no random crop
+    flip: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        train: Split,
+        val: Split,
+        test: Split,
+        classes: Sequence[str],
+        crop_padding: int = 0,
+        flip: bool = False,
+    ) -> TaskData:
+        """The task of three splits: measures `mean` and `std` and takes the hash, wherever the splits lie.
+
+        Raises `NetspaceError` where a split is empty, shapes differ, or a label has no class.
+        """
+        splits = dict(zip(SPLITS, (train, val, test), strict=True))
+        for key, split in splits.items():
+            if not len(split):
+                raise NetspaceError(f"data set {name!r} has no image in its {key} split; each split needs at least one")
+            if split.images.shape[1:] != train.images.shape[1:]:
+                raise NetspaceError(
+                    f"data set {name!r} has images of shape {tuple(train.images.shape[1:])} to train on "
+                    f"and of {tuple(split.images.shape[1:])} in its {key} split; set image_size and channels"
+                )
+            low, high = (int(bound) for bound in split.labels.aminmax())
+            if low < 0 or high >= len(classes):
+                raise NetspaceError(
+                    f"data set {name!r} has {len(classes)} classes, so labels 0 to {len(classes) - 1}, "
+                    f"but the labels of its {key} split go from {low} to {high}"
+                )
+        mean, std = channel_moments(train.images)
+        return cls(
+            name,
+            train,
+            val,
+            test,
+            tuple(classes),
+            mean,
+            std,
+            hash_splits(splits.values()),
+            crop_padding,
+            flip,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.images.device
+
+    def split(self, name: str) -> Split:
+        """The split called `name`; raises `UsageError` if it is not train, val or test."""
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+        split: Split = getattr(self, name)
+        return split
+
+    def to(self, device: torch.device | str) -> TaskData:
+        """The same task on another device; what is there already is not copied."""
+        moved: dict[str, Any] = {key: getattr(self, key).to(device) for key in (*SPLITS, "mean", "std")}
+        return replace(self, **moved)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images (..., C, H, W) as float32, of mean 0 and variance 1 per channel over `train`."""
+        scale = (1 / (255 * self.std))[:, None, None]
+        shift = (self.mean / self.std)[:, None, None]
+        return images.to(torch.float32).mul_(scale).sub_(shift)
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Random crop and mirror of uint8 images (B, C, H, W), or (M, B, C, H, W) with draws for each member.
+
+        Applies `crop_padding` and `flip` of this task: with neither, the images come back as they are. The
+        same generator state gives the same result; nothing waits for the device.
+        """
+        return random_crop_flip(images, generator, self.crop_padding, self.flip)
+
+    def batches(
+        self,
+        split: Split | str,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over a split (or its name): uint8 images (B, C, H, W) and labels (B,).
+
+        In order without a `generator`, shuffled by it otherwise. The last batch may be smaller; `drop_last`
+        leaves it out then.
+        """
+        if batch_size < 1:
+            raise NetspaceError(f"a batch has at least one image, not {batch_size}")
+        chosen = self.split(split) if isinstance(split, str) else split
+        order: Tensor | None = None
+        if generator is not None:
+            order = torch.randperm(len(chosen), generator=generator, device=generator.device)
+            order = order.to(chosen.images.device)
+        end = len(chosen) - len(chosen) % batch_size if drop_last else len(chosen)
+        for start in range(0, end, batch_size):
+            part = slice(start, start + batch_size)
+            which = part if order is None else order[part]
+            yield chosen.images[which], chosen.labels[which]
+
+
+def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,), float32, of uint8 images (N, C, H, W) in units of 0..1.
+
+    Exact up to the last rounding, for they come from the counts of the 256 levels. A constant channel has
+    standard deviation 1/255, so that dividing by it is harmless.
+    """
+    levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    rows = [torch.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
+    share = torch.stack(rows).double() / max(len(images) * images.shape[2] * images.shape[3], 1)  # (C, 256)
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]).square()).sum(1)
+    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
+
+
+def hash_splits(splits: Iterable[Split]) -> str:
+    """sha256, in hex, of the shape, images and labels of every split, in this order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(repr(tuple(split.images.shape)).encode())
+        digest.update(split.images.contiguous().cpu().numpy().data)
+        digest.update(split.labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
+    """The error for a data set that is not on this machine: where it was looked for, and how to get it."""
+    places = ", ".join(str(place) for place in looked)
+    return NetspaceError(
+        f"data set {name!r} is not on this machine: looked in {places}; {how}, or let NETSPACE_DATA (or the "
+        f"setting root) name the folder that holds it."
+    )
+
+
+def broken(path: Path, expected: str, found: str) -> NetspaceError:
+    """The error for a file that is not what its name says."""
+    return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")

@@ -1,0 +1,35 @@
+"""The mistakes a user can make, each told in one sentence.
+
+A message says what was asked, what was expected, what was found and what to do. The command line prints
+it without a traceback and exits with `exit_code`. What cannot happen is an `assert`, not one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NetspaceError(Exception):
+    """Something asked for could not be done: a broken file, a missing data set, a diverged run."""
+
+    exit_code = 1
+
+
+class UsageError(NetspaceError):
+    """The request itself is wrong: an unknown setting, name or combination of options."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") -> UsageError:
+    """The error for a `name` that is not one of `choices`; shows the nearest choice and all of them.
+
+    >>> str(unknown("architecture", "resnet9", ["resnet8", "vanillacnn"]))
+    "unknown architecture 'resnet9': did you mean 'resnet8'? There are: resnet8, vanillacnn."
+    """
+    names = [str(choice) for choice in choices]
+    near = get_close_matches(str(name), names, n=1)
+    ask = f" did you mean {near[0]!r}?" if near else ""
+    there = f" There are: {', '.join(names)}." if names else " There are none."
+    return UsageError(f"unknown {kind} {str(name)!r}:{ask}{there}{' ' + hint if hint else ''}")

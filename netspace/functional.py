@@ -1,0 +1,120 @@
+"""Run one network, or M networks at once, straight from their parameters.
+
+Axes: M members, P parameters, B inputs of a batch, C outputs. A skeleton (a module with any parameters) says
+how to compute; the values come from flat parameters (M, P). No architecture writes its forward twice: both
+ways below run the module's own `forward` through `torch.func`.
+
+`vmap` runs all members in one program: nearly always the faster on a GPU, on a CPU only for tiny networks.
+`loop` runs them one after another. `NetBatch` picks by calibration, once a machine (`netspace.calibration`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from netspace.calibration import fastest
+from netspace.errors import NetspaceError
+from netspace.prep import unflatten
+from netspace.spec import NetSpec
+
+Mode = Literal["auto", "vmap", "loop"]
+
+
+def run_one(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor) -> Tensor:
+    """Outputs (B, C) of the network with parameters `flat` (P,) for `inputs` (B, ...)."""
+    output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,), strict=True)
+    return output
+
+
+def run_loop(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    """Outputs (M, B, C) of M networks, one after another."""
+    batches = [inputs] * len(flat) if shared else list(inputs)
+    return torch.stack([run_one(skeleton, spec, row, batch) for row, batch in zip(flat, batches, strict=True)])
+
+
+def run_vmap(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    """Outputs (M, B, C) of M networks in one program."""
+
+    def one(row: Tensor, batch: Tensor) -> Tensor:
+        return run_one(skeleton, spec, row, batch)
+
+    output: Tensor = vmap(one, in_dims=(0, None if shared else 0))(flat, inputs)
+    return output
+
+
+class NetBatch:
+    """Many networks of one spec, run on batches of inputs.
+
+    `skeleton` lends its `forward` only; its own parameter values are never read. `max_elements` bounds how
+    many members x inputs run at once when no gradient is asked for, so that memory stays bounded.
+    """
+
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        spec: NetSpec,
+        mode: Mode = "auto",
+        max_elements: int = 1 << 16,
+    ) -> None:
+        problem = spec.difference({name: tuple(value.shape) for name, value in skeleton.named_parameters()})
+        if problem:
+            raise NetspaceError(f"the skeleton of {spec.arch!r} is not of its spec: {problem}")
+        self.skeleton = skeleton.eval().requires_grad_(False)
+        self.spec = spec
+        self.mode: Mode = mode
+        self.max_elements = max_elements
+        self._chosen: dict[tuple[object, ...], str] = {}
+
+    def __call__(self, flat: Tensor, inputs: Tensor, *, shared: bool = True) -> Tensor:
+        """Outputs (M, B, C) for parameters (M, P).
+
+        `inputs` are (B, ...) for all members, or with `shared=False` (M, B, ...), a batch for each.
+        """
+        if not shared and len(inputs) != len(flat):
+            raise NetspaceError(f"{len(flat)} networks were given {len(inputs)} batches of inputs: one for each")
+        if torch.is_grad_enabled() and (flat.requires_grad or inputs.requires_grad):
+            return self._run(flat, inputs, shared)
+        batch = inputs.shape[0 if shared else 1]
+        at_once = max(self.max_elements // max(batch, 1), 1)
+        if len(flat) <= at_once:
+            return self._run(flat, inputs, shared)
+        pieces = [
+            self._run(rows, inputs if shared else inputs[start : start + at_once], shared)
+            for start, rows in zip(range(0, len(flat), at_once), flat.split(at_once), strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+        run = run_vmap if self._pick(flat, inputs, shared) == "vmap" else run_loop
+        return run(self.skeleton, self.spec, flat, inputs, shared)
+
+    def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
+        if self.mode != "auto":
+            return self.mode
+        if len(flat) == 1:
+            return "loop"
+        if flat.device.type != "cpu":
+            return "vmap"
+        grad = torch.is_grad_enabled() and flat.requires_grad
+        members = 1 << (len(flat) - 1).bit_length()  # sizes are bucketed, so that few are ever timed
+        batch = 1 << (inputs.shape[0 if shared else 1] - 1).bit_length()
+        key = (members, batch, shared, grad, str(inputs.dtype))
+        if key not in self._chosen:
+            detached, images = flat.detach(), inputs.detach()
+
+            def trial(run: object) -> None:
+                with torch.set_grad_enabled(grad):
+                    rows = detached.clone().requires_grad_(grad)
+                    output = run(self.skeleton, self.spec, rows, images, shared)  # type: ignore[operator]
+                    if grad:
+                        output.square().sum().backward()
+
+            self._chosen[key] = fastest(
+                f"netbatch {self.spec.to_json()} {key}",
+                {"loop": lambda: trial(run_loop), "vmap": lambda: trial(run_vmap)},
+            )
+        return self._chosen[key]

@@ -1,0 +1,35 @@
+"""The equations of the papers, one pure function each.
+
+Axes: M members, B inputs of a batch, C classes, H W of a PRep. Logits are (..., B, C); a loss is averaged over
+B and over leading axes, so one network and a batch of M give the same scale.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def prediction_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """How far the predicted networks' outputs are from the targets': distillation (NetSpace, Eq. 1 and 3).
+
+    KL(softmax(t / T) || softmax(p / T)) * T^2 for logits (..., B, C), as Hinton et al. (2015) define it: the
+    target's distribution is the reference. Computed in float32.
+
+    >>> import torch
+    >>> same = torch.randn(2, 5, 3)
+    >>> float(prediction_loss(same, same, temperature=4.0))
+    0.0
+    """
+    log_p = F.log_softmax(predicted.float() / temperature, dim=-1)
+    log_t = F.log_softmax(target.float() / temperature, dim=-1)
+    divergence = F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1)
+    return divergence.mean().clamp_min(0) * temperature**2
+
+
+def weight_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two sets of (standardised) parameters of one shape.
+
+    The structural term that 'Structure Is Not Enough' (2025) sets beside the behaviour term.
+    """
+    return F.mse_loss(predicted.float(), target.float())

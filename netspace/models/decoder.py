@@ -1,0 +1,81 @@
+"""NetSpace's decoder: a latent vector becomes a PRep (NetSpace, Sec. III and Fig. 1).
+
+Axes: M members, H W of a PRep, E = s * s latent size.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Settings
+from netspace.errors import UsageError
+from netspace.models.encoder import SLOPE
+
+
+class DecoderConfig(Settings):
+    """How the decoder starts."""
+
+    start: Literal["small", "reference"] = "small"  # decoded networks start near zero, or near the best training member
+    share: float = Field(0.3, gt=0)  # with 'reference': how far around it, in units of each layer's spread in the zoo
+
+
+class ConvDecoder(nn.Module):
+    """Convolutions that gain depth, reshapes that spend it on space, and a scale of its own for every element.
+
+    The independent element-wise scale and bias come last, initialised N(0, 1e-3) and U(0, 1e-2) as the authors
+    do; `start_near` replaces them so that all decoded networks start near one that works.
+    """
+
+    def __init__(self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None) -> None:
+        super().__init__()
+        side = isqrt(latent)
+        if latent <= 0 or side * side != latent or side % 4:
+            raise UsageError(
+                f"the convolutional decoder takes a latent size that is the square of a multiple of 4 "
+                f"(16, 64, 144, 256, ... 4096), not {latent}"
+            )
+        self.side, self.latent, self.size = side, latent, size
+        self.config = config or DecoderConfig()
+        rows, width = size
+        self.deepen = nn.Conv2d(1, 256 * rows, 3, stride=2, padding=1)
+        self.widen = nn.Conv2d(128, width // 8, 3, stride=2, padding=1)
+        self.fill = nn.Conv2d(latent // 8, 256, 3, stride=2, padding=1)
+        self.emit = nn.Conv2d(256, 32, 3, padding=1)
+        self.activation = nn.LeakyReLU(SLOPE)
+        self.scale = nn.Parameter(torch.randn(size) * 1e-3)
+        self.bias = nn.Parameter(torch.rand(size) * 1e-2)
+
+    def start_near(self, reference: Tensor, spread: Tensor, latents: Tensor) -> None:
+        """Sets scale and bias so that `latents` (M, E) decode to networks around `reference` (H, W).
+
+        They differ from it by `config.share` of `spread` (H, W) on average. The convolutions before are drawn again by
+        He et al. (2015), which keeps the signal's size from latent to PRep.
+        """
+        for layer in (self.deepen, self.widen, self.fill, self.emit):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.scale.copy_(self.config.share * spread / self.values(latents).std())
+        self.bias.copy_(reference)
+
+    def values(self, latents: Tensor) -> Tensor:
+        """What the convolutions emit (M, H, W), before every element's own scale and bias."""
+        rows, width = self.size
+        dense = torch.channels_last
+        deep = self.activation(self.deepen(latents.view(-1, 1, self.side, self.side)))
+        deep = deep.reshape(-1, 128, rows, self.latent // 2).contiguous(memory_format=dense)
+        wide = self.activation(self.widen(deep))
+        wide = wide.reshape(-1, self.latent // 8, rows // 2, width // 4).contiguous(memory_format=dense)
+        full = self.activation(self.fill(wide)).reshape(-1, 256, rows // 4, width // 8)
+        emitted: Tensor = self.emit(full)
+        return emitted.reshape(-1, rows, width)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """PReps (M, H, W) of latents (M, E). Raises `UsageError` for a latent of another size."""
+        if latents.shape[-1] != self.latent:
+            raise UsageError(f"a latent of {latents.shape[-1]} values was given; this space's have {self.latent}")
+        return self.values(latents).float() * self.scale + self.bias

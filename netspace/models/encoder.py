@@ -1,0 +1,109 @@
+"""Encoders: the parameters of a network become a latent vector of one size (NetSpace, Sec. III and Fig. 1).
+
+Axes: M members, P parameters, H W of a PRep, E latent size, Q probes, C outputs of a network.
+`ConvEncoder` reads the PRep, as the paper does. `ProbeEncoder` reads what the network answers to a few learnt
+questions; it sees behaviour directly and does not depend on the order of neurons. Both take PReps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Settings
+from netspace.errors import UsageError
+from netspace.functional import NetBatch
+from netspace.prep import unpack
+
+SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
+
+
+class EncoderConfig(Settings):
+    """Which encoder, and what it is made of."""
+
+    kind: Literal["conv", "probe"] = "conv"
+    probes: int = Field(64, ge=1)  # learnt inputs shown to every network (probe)
+    hidden: int = Field(256, ge=1)  # width of the layer between answers and latent (probe)
+    standardise: bool = True  # divide every parameter by the spread of its layer over the zoo (conv)
+
+
+class ConvEncoder(nn.Module):
+    """Horizontal, then vertical convolutions, each pair followed by a maximum over its direction.
+
+    With h = E / 32 channels: 1x3 convolutions of stride 2 (1 -> h -> 2h), maximum over the width; 3x1
+    convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W. `spread` (H, W), if given,
+    divides the PRep first.
+    """
+
+    spread: Tensor
+
+    def __init__(self, latent: int, spread: Tensor | None = None) -> None:
+        super().__init__()
+        if latent <= 0 or latent % 32:
+            raise UsageError(f"the convolutional encoder takes a latent size that is a multiple of 32, not {latent}")
+        h = latent // 32
+        self.along = nn.Sequential(
+            nn.Conv2d(1, h, (1, 3), stride=(1, 2), padding=(0, 1)),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(h, 2 * h, (1, 3), stride=(1, 2), padding=(0, 1)),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.across = nn.Sequential(
+            nn.Conv2d(2 * h, 4 * h, (3, 1), padding=(1, 0)),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(4 * h, latent, (3, 1), padding=(1, 0)),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.register_buffer("spread", torch.ones(1, 1) if spread is None else spread.clone())
+
+    def forward(self, preps: Tensor) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W)."""
+        images = (preps / self.spread).unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        wide = self.along(images)  # (M, 2h, H, W / 4)
+        tall = self.across(wide.amax(dim=3, keepdim=True))  # (M, E, H, 1)
+        return tall.amax(dim=(2, 3))
+
+
+class ProbeEncoder(nn.Module):
+    """Runs every network on Q learnt inputs and maps its answers to a latent vector.
+
+    The answers (Q x C logits, centred per input) do not change when neurons are permuted or rescaled, so
+    networks that behave alike are encoded alike (cf. functional probing: Herrmann et al. 2024; Kahana et al.,
+    ProbeGen, 2025). `images` (Q, ...) start the probes; `example` (M, H, W) PReps set the answers' scale.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, latent: int, nets: NetBatch, images: Tensor, hidden: int, example: Tensor | None = None) -> None:
+        super().__init__()
+        self._nets = (nets,)  # in a tuple: the skeleton's parameters are not this module's
+        self.probes = nn.Parameter(images.clone())
+        with torch.no_grad():
+            answers = self.answers(torch.zeros(1, 4, -(-nets.spec.num_parameters // 32) * 8))
+        self.register_buffer("mean", torch.zeros(answers.shape[1]))
+        self.register_buffer("spread", torch.ones(()))
+        self.read = nn.Sequential(nn.Linear(answers.shape[1], hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, latent))
+        if example is not None:
+            with torch.no_grad():
+                answers = self.answers(example)
+                self.mean.copy_(answers.mean(0))
+                self.spread.copy_(answers.std(0).mean())
+
+    @property
+    def nets(self) -> NetBatch:
+        """What runs the encoded networks."""
+        return self._nets[0]
+
+    def answers(self, preps: Tensor) -> Tensor:
+        """The networks' centred logits for all probes, (M, Q * C)."""
+        logits = self.nets(unpack(preps, self.nets.spec.num_parameters), self.probes).float()
+        return (logits - logits.mean(-1, keepdim=True)).flatten(1)
+
+    def forward(self, preps: Tensor) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W)."""
+        latents: Tensor = self.read((self.answers(preps) - self.mean) / self.spread)
+        return latents

@@ -1,0 +1,103 @@
+"""The optimiser of a space: Adam, or Muon on every weight that is a matrix and Adam on the rest.
+
+`torch.optim.Muon` takes matrices only. A convolution's kernel is one, (out, in * kh * kw): it is optimised through
+a view of the same memory, so that models stay plain `nn.Conv2d` and their state dicts too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Settings
+
+
+class OptimizerConfig(Settings):
+    """How a space is trained."""
+
+    name: Literal["adam", "muon"] = "adam"
+    learning_rate: float = Field(1e-4, gt=0)  # of Adam
+    muon_rate: float = Field(0.01, gt=0)  # of Muon, for matrices
+    elementwise_rate: float | None = Field(None, gt=0)  # of the decoder's last scale and bias; None: learning_rate
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)  # steps
+    clip: float | None = Field(None, gt=0)  # of the gradient's norm
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are validated and kept; 0: none
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of the peak rates at `step` of `steps`."""
+        factor = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        return factor * (1 + math.cos(math.pi * step / steps)) / 2 if self.schedule == "cosine" else factor
+
+
+class Optimizer:
+    """Steps a model by its settings; rates follow the schedule."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, steps: int) -> None:
+        self.model, self.config, self.steps = model, config, steps
+        named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        matrices = [value for name, value in named if _is_matrix(name, value)] if config.name == "muon" else []
+        taken = {id(value) for value in matrices}
+        last = [value for name, value in named if name.endswith(("decoder.scale", "decoder.bias"))]
+        taken_last = {id(value) for value in last}
+        rest = [value for _, value in named if id(value) not in taken | taken_last]
+        groups = [{"params": rest, "lr": config.learning_rate}]
+        groups.append({"params": last, "lr": config.elementwise_rate or config.learning_rate})
+        fused = all(value.device.type in ("cpu", "cuda") for _, value in named)
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Adam([group for group in groups if group["params"]], betas=config.betas, fused=fused)
+        ]
+        self.views = [(value, nn.Parameter(value.detach().flatten(1))) for value in matrices]
+        if matrices:
+            shared = [view for _, view in self.views]
+            self.parts.append(torch.optim.Muon(shared, lr=config.muon_rate, weight_decay=0.0))
+        self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    def step(self, number: int) -> float:
+        """One update from the model's gradients; returns the share of the peak rates it used."""
+        factor = self.config.factor(number, self.steps)
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        for value, view in self.views:
+            view.grad = None if value.grad is None else value.grad.flatten(1)
+        for part, peaks in zip(self.parts, self.peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            part.step()
+        self.model.zero_grad(set_to_none=True)
+        return factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict()`."""
+        for part, held in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(held)
+
+
+class Average:
+    """An exponential moving average of a model's weights; young averages forget faster."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after `step`."""
+        decay = min(self.decay, (step + 1) / (step + 10))
+        now = model.state_dict()
+        held = [value for value in self.values.values() if value.is_floating_point()]
+        new = [now[name] for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_(held, new, 1 - decay)
+
+
+def _is_matrix(name: str, value: Tensor) -> bool:
+    return value.dim() >= 2 and name.endswith("weight")

@@ -1,0 +1,105 @@
+"""Where a training step's batches come from: PReps from a zoo, images from a task, each by its position.
+
+Axes: M members, B images, H W of a PRep, C classes. The batch of step k is a pure function of (seed, k), so a
+restart needs the step's number and nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netspace.data import TaskData
+from netspace.functional import NetBatch
+from netspace.prep import unpack
+from netspace.runtime import generator
+from netspace.store import ArchGroup
+
+CACHE_BYTES = 1 << 30  # PReps, and targets' outputs, are kept in memory up to this size each
+
+
+class Shuffle:
+    """An endless stream of shuffled passes over `count` things; any stretch of it can be asked for."""
+
+    def __init__(self, count: int, seed: int, stream: int) -> None:
+        self.count, self.seed, self.stream = count, seed, stream
+        self._pass = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def take(self, start: int, many: int) -> Tensor:
+        """The things at places start .. start + many of the stream, int64 (many,)."""
+        pieces = []
+        while many:
+            which, place = divmod(start, self.count)
+            if which != self._pass:
+                self._order = torch.randperm(self.count, generator=generator(self.seed, self.stream, which))
+                self._pass = which
+            piece = self._order[place : place + many]
+            pieces.append(piece)
+            start, many = start + len(piece), many - len(piece)
+        return torch.cat(pieces)
+
+
+class PRepSource:
+    """PReps of chosen rows of a zoo, from memory where all fit, else from the file as they are asked for."""
+
+    def __init__(self, group: ArchGroup, rows: Tensor, device: torch.device) -> None:
+        self.group, self.rows, self.device = group, rows, device
+        height, width = group.size
+        self.kept = group.read(rows.numpy()).to(device) if len(rows) * height * width * 4 <= CACHE_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: Tensor) -> Tensor:
+        """PReps (M, H, W) of the members at `places` (M,) of the chosen rows."""
+        if self.kept is not None:
+            return self.kept[places.to(self.device)]
+        return self.group.read(self.rows[places].numpy()).to(self.device)
+
+
+class Targets:
+    """What the target networks answer to training images; remembered, where that pays and fits.
+
+    Without augmentation the answers never change, so they are computed once for all members and images.
+    """
+
+    def __init__(self, nets: NetBatch, source: PRepSource, images: Tensor, remember: bool) -> None:
+        self.nets, self.source = nets, source
+        self.table: Tensor | None = None
+        size = len(source) * len(images) * 4 * self._classes(images)
+        if remember and source.kept is not None and size <= CACHE_BYTES:
+            with torch.no_grad():
+                flat = unpack(source.kept, nets.spec.num_parameters)
+                self.table = torch.cat([nets(flat, chunk) for chunk in images.split(1024)], dim=1)
+
+    def _classes(self, images: Tensor) -> int:
+        with torch.no_grad():
+            return int(
+                self.nets(torch.zeros(1, self.nets.spec.num_parameters, device=images.device), images[:1]).shape[-1]
+            )
+
+    def take(self, members: Tensor, places: Tensor, preps: Tensor, images: Tensor) -> Tensor:
+        """Logits (M, B, C) of the members for the images (B, ...) at `places` of the training split."""
+        if self.table is not None:
+            return self.table[members.to(self.table.device)[:, None], places.to(self.table.device)[None, :]]
+        with torch.no_grad():
+            return self.nets(unpack(preps, self.nets.spec.num_parameters), images)
+
+
+class Images:
+    """Normalised batches of a task's training images, augmented as the task says, by step."""
+
+    def __init__(self, task: TaskData, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self.shuffle = Shuffle(len(task.train), seed, stream=2)
+        self.moving = bool(task.crop_padding or task.flip)
+        self.fixed = None if self.moving else task.normalise(task.train.images)
+
+    def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
+        """Images (B, ...) and their places (B,) in the training split, for a step."""
+        places = self.shuffle.take(step * many, many).to(self.task.device)
+        if self.fixed is not None:
+            return self.fixed[places], places
+        pixels = self.task.augment(self.task.train.images[places], generator(self.seed, 3, step))
+        return self.task.normalise(pixels), places

@@ -1,0 +1,71 @@
+"""Steps: a batch becomes named terms of a loss. One class for each setting of the science.
+
+Axes: M members, B images, C classes, H W of a PRep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netspace import losses
+from netspace.data import TaskData
+from netspace.functional import NetBatch
+from netspace.prep import unpack
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.sources import Images, PRepSource, Shuffle, Targets
+
+
+class SingleStep:
+    """The single-architecture setting (NetSpace, Sec. III): predicted networks behave like their targets, Eq. 1."""
+
+    def __init__(
+        self, recipe: SpaceRecipe, nets: NetBatch, source: PRepSource, task: TaskData, place: int = 0, shares: int = 1
+    ) -> None:
+        self.recipe, self.nets, self.source, self.task = recipe, nets, source, task
+        self.place, self.shares = place, shares
+        self.members = Shuffle(len(source), recipe.seed, stream=1)
+        self.images = Images(task, recipe.seed)
+        remember = recipe.remember_targets and self.images.fixed is not None
+        with half(recipe.networks_precision, task.device):
+            pool = self.images.fixed if remember else task.normalise(task.train.images[:1])
+            assert pool is not None
+            self.targets = Targets(nets, source, pool, remember)
+
+    def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
+        """The terms of step `number` for this process's share of the networks; their sum is what is minimised."""
+        recipe = self.recipe
+        members = self.members.take(number * recipe.networks, recipe.networks)[self.place :: self.shares]
+        preps = self.source.take(members)
+        with half(recipe.precision, self.task.device):
+            _, predicted = model(preps)
+        predicted = predicted.float()
+        terms = {}
+        if recipe.loss.behaviour:
+            images, places = self.images.take(number, recipe.images)
+            with half(recipe.networks_precision, self.task.device):
+                target = self.targets.take(members, places, preps, images)
+                answer = self.nets(unpack(predicted, self.nets.spec.num_parameters), images)
+            behaviour = losses.prediction_loss(answer, target, recipe.loss.temperature)
+            terms["behaviour"] = recipe.loss.behaviour * behaviour
+        if recipe.loss.weights:
+            spread = unwrapped(model).spread
+            count = self.nets.spec.num_parameters
+            difference = losses.weight_loss(unpack(predicted / spread, count), unpack(preps / spread, count))
+            terms["weights"] = recipe.loss.weights * difference
+        return terms
+
+
+def half(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The block computes in bf16 where `precision` says so."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside a data-parallel wrapper, or the model itself."""
+    return model.module if hasattr(model, "module") else model

@@ -1,0 +1,76 @@
+"""Target and predicted networks side by side, on every image of a split.
+
+Axes: M members, P parameters, B images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace.data import TaskData
+from netspace.functional import NetBatch
+from netspace.metrics import accuracy, agreement, divergence, mean_absolute_error, r2
+
+CHUNK = 1024  # images at once
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Per member, over one split of images."""
+
+    accuracy_target: np.ndarray  # (M,) fractions
+    accuracy_predicted: np.ndarray  # (M,)
+    agreement: np.ndarray  # (M,) share of images given the same class by both
+    kl: np.ndarray  # (M,) KL(target || predicted), nats
+
+    def summary(self) -> dict[str, float]:
+        """The figures that speak for all members; spreads of accuracy are told by R2 and mean |difference|."""
+        return {
+            "accuracy_target": float(self.accuracy_target.mean()),
+            "accuracy_predicted": float(self.accuracy_predicted.mean()),
+            "r2": r2(self.accuracy_predicted, self.accuracy_target),
+            "mae": mean_absolute_error(self.accuracy_predicted, self.accuracy_target),
+            "agreement": float(self.agreement.mean()),
+            "kl": float(self.kl.mean()),
+        }
+
+
+@torch.no_grad()
+def compare(nets: NetBatch, target: Tensor, predicted: Tensor, task: TaskData, split: str) -> Comparison:
+    """Compares networks (M, P) with their predictions (M, P) on all images of a split."""
+    images = task.split(split)
+    sums = torch.zeros(4, len(target), dtype=torch.float64, device=target.device)
+    for pixels, labels in task.batches(images, CHUNK):
+        batch = task.normalise(pixels)
+        first, second = nets(target, batch), nets(predicted, batch)
+        measured = (
+            accuracy(first, labels),
+            accuracy(second, labels),
+            agreement(first, second),
+            divergence(second, first),
+        )
+        sums += torch.stack(measured) * len(labels)
+    rows = (sums / len(images)).cpu().numpy()
+    return Comparison(*rows)
+
+
+@torch.no_grad()
+def accuracies(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> np.ndarray:
+    """Accuracies (M,) of networks (M, P) on all images of a split."""
+    images = task.split(split)
+    right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+    for pixels, labels in task.batches(images, CHUNK):
+        right += accuracy(nets(flat, task.normalise(pixels)), labels) * len(labels)
+    return (right / len(images)).cpu().numpy()
+
+
+@torch.no_grad()
+def through(model: Callable[[Tensor], tuple[Tensor, Tensor]], preps: Tensor, chunk: int = 64) -> tuple[Tensor, Tensor]:
+    """Latents (M, E) and decoded PReps (M, H, W) of PReps (M, H, W), a chunk at a time."""
+    pairs = [model(piece) for piece in preps.split(chunk)]
+    return torch.cat([latents for latents, _ in pairs]).float(), torch.cat([decoded for _, decoded in pairs]).float()
