@@ -127,10 +127,10 @@ class Group:
         self.optimizer.load(state["optimizer"])
 
     def _loss(self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        if self.way.precision == "bf16":
+        if self.way.precision == "bf16" and self.way.fused == 1:  # vmap knows no channels-last
             images = images.contiguous(memory_format=torch.channels_last)
         logits = functional_call(self.module, {**unflatten(row, self.spec), **buffers}, (images,))
-        return F.cross_entropy(logits.float(), labels)
+        return F.cross_entropy(logits.float() if self.way.precision == "bf16" else logits, labels)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.way.precision == "bf16":

@@ -77,5 +77,5 @@ def _read(file: Path) -> dict[str, str]:
     try:
         found = json.loads(file.read_text())
         return found if isinstance(found, dict) else {}
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}

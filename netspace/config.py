@@ -7,9 +7,10 @@ holds data, and nothing in it runs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,7 +36,7 @@ def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequen
     Raises `UsageError` for a missing file, text that is not YAML, an unknown setting or an invalid value.
     """
     if isinstance(source, Mapping):
-        raw: Any = dict(source)
+        raw: Any = copy.deepcopy(dict(source))
         origin = "the settings"
     else:
         path = find(source)
@@ -90,7 +91,7 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 where = ".".join(parts[:index])
                 raise UsageError(f"--set {change}: {where} is a list of {len(node)}; {part!r} is not one of its places")
             slot: Any = int(part)
@@ -129,10 +130,13 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
 def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The names of the settings that are valid at a location inside `model`, with the location before them."""
     here: type[BaseModel] = model
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         if isinstance(part, int):
             continue
         field = here.model_fields.get(part)
+        if field is not None and get_origin(field.annotation) is dict:
+            next(parts, None)  # a key, of the user's choice
         inner = [kind for kind in _models_in(field.annotation)] if field is not None else []
         if not inner:
             return []

@@ -10,19 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def prediction_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:
+def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:
     """How far the predicted networks' outputs are from the targets': distillation (NetSpace, Eq. 1 and 3).
 
     KL(softmax(t / T) || softmax(p / T)) * T^2 for logits (..., B, C), as Hinton et al. (2015) define it: the
     target's distribution is the reference. Computed in float32.
+
+    With `relative`, T counts in units of the spread of each target network's logits, so that a network hardly
+    trained, whose logits are all small, weighs as much as one that is sure of itself.
 
     >>> import torch
     >>> same = torch.randn(2, 5, 3)
     >>> float(prediction_loss(same, same, temperature=4.0))
     0.0
     """
-    log_p = F.log_softmax(predicted.float() / temperature, dim=-1)
-    log_t = F.log_softmax(target.float() / temperature, dim=-1)
+    predicted, target = predicted.float(), target.float()
+    scale: Tensor | float = temperature
+    if relative:
+        scale = temperature * target.std((-2, -1), keepdim=True).clamp_min(1e-6)
+    log_p = F.log_softmax(predicted / scale, dim=-1)
+    log_t = F.log_softmax(target / scale, dim=-1)
     divergence = F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1)
     return divergence.mean().clamp_min(0) * temperature**2
 

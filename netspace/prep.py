@@ -76,7 +76,7 @@ def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
     for name in spec.names:
         if not torch.isfinite(state[name]).all():
             raise NetspaceError(f"parameter {name} of {spec.arch!r} holds values that are not finite")
-    return torch.cat([state[name].flatten(lead) for name in spec.names], dim=-1)
+    return torch.cat([state[name].unsqueeze(-1).flatten(lead) for name in spec.names], dim=-1)
 
 
 def unflatten(flat: Tensor, spec: NetSpec) -> dict[str, Tensor]:

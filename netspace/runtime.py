@@ -7,6 +7,7 @@ written beside its place and renamed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,53 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error  # HDF5's own text goes over many lines
         raise NetspaceError(
-            f"{path} could not be written: {error.strerror or error}. Free space or choose another place; "
+            f"{path} could not be written: {why}. Free space or choose another place; "
             "what was there before is untouched"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+class Sink(io.FileIO):
+    """A new file for HDF5 to write to, which never fails in its sight: HDF5 crashes on closing what it could not write.
+
+    The first error is kept, nothing is written after it, and `check`, or the end of the block, raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes all of `data`, or keeps the error."""
+        left = memoryview(data).cast("B")
+        try:
+            while self.error is None and len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Sets the file's size, or keeps the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raises the first error there was."""
+        if self.error is not None:
+            raise self.error
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self.close()
+        if kind is None:
+            self.check()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,7 +105,10 @@ def write_json(path: Path, value: Any) -> None:
 def write_torch(path: Path, value: Any) -> None:
     """Tensors and plain values by `torch.save`, atomically; `read_torch` reads them without running code."""
     with replacing(path) as temporary:
-        torch.save(value, temporary)
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # so torch tells of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def read_torch(path: Path) -> Any:

@@ -19,7 +19,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -29,11 +28,12 @@ from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.prep import check_size
-from netspace.runtime import package_version, replacing
+from netspace.runtime import Sink, package_version, replacing
 from netspace.spec import NetSpec
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
+STORED = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
 MEMBER = np.dtype(
     [
         ("seed", "i8"),  # of the initialisation and the data order
@@ -94,15 +94,16 @@ class MemberRef:
 class ArchGroup:
     """The members of one architecture in an open zoo: the table in memory, the PReps on disk."""
 
-    def __init__(self, name: str, group: h5py.Group, path: Path) -> None:
+    def __init__(self, name: str, archs: h5py.Group, path: Path) -> None:
         self.id = name
         self.class_id = -1
         self._path = path
         try:
+            group = archs[name]
             self.spec = NetSpec.from_json(str(group.attrs["spec"]))
             self.preps: h5py.Dataset = group["preps"]
             self.members: np.ndarray = group["members"][:]
-        except (KeyError, OSError, NetspaceError) as error:
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError, NetspaceError) as error:
             raise NetspaceError(f"{path}: architecture {name!r} cannot be read: {error}") from None
         if self.members.dtype.names is None or not set(MEMBER.names or ()) <= set(self.members.dtype.names):
             raise NetspaceError(
@@ -159,10 +160,10 @@ class Zoo:
             self.complete = bool(self.file.attrs.get("complete", True))
             self.content_hash = str(self.file.attrs["content_hash"])
             names = list(self.file["archs"])
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             self.file.close()
             raise NetspaceError(f"{path} is not whole: {error}") from None
-        groups = [ArchGroup(name, self.file["archs"][name], self.path) for name in names]
+        groups = [ArchGroup(name, self.file["archs"], self.path) for name in names]
         groups.sort(key=lambda group: (group.spec.num_parameters, group.id))
         self.archs: dict[str, ArchGroup] = {}
         for class_id, group in enumerate(groups):
@@ -172,9 +173,7 @@ class Zoo:
     def __enter__(self) -> Zoo:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -219,7 +218,7 @@ class Zoo:
             pick = max if kind == "best" else min
             return pick(ranked, key=lambda entry: entry[0])[1]
         name, slash, number = text.rpartition("/")
-        if not slash or not number.isdigit():
+        if not slash or not number.isdecimal():
             raise UsageError(
                 f"{text!r} names no network: expected a member such as {next(iter(self.archs), 'resnet8')}/0000, "
                 "'best', 'worst', 'best:ARCH', or a file that exists"
@@ -240,10 +239,15 @@ def _open(path: Path) -> h5py.File:
             f"{path} was expected to be a zoo (HDF5), but it cannot be opened; it may be truncated or corrupted "
             f"({str(error).splitlines()[0]})"
         ) from None
-    version = file.attrs.get("netspace_zoo")
-    if version is None or int(version) != VERSION:
+    try:
+        version = file.attrs.get("netspace_zoo")
+        known = version is not None and int(version) == VERSION
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
-        found = "no zoo at all" if version is None else f"version {int(version)}"
+        raise NetspaceError(f"{path} is not whole: {error}") from None
+    if not known:
+        file.close()
+        found = "no zoo at all" if version is None else f"version {version}"
         raise NetspaceError(f"{path} was expected to be a zoo of version {VERSION}, but is {found}")
     return file
 
@@ -273,7 +277,8 @@ def _write(
     complete: bool,
 ) -> None:
     digest = hashlib.sha256()
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    # HDF5 1.10 and later put checksums on a file's own tables, too: a flipped byte there is noticed
+    with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
         file.attrs["netspace_zoo"] = VERSION
         file.attrs["header"] = header.to_json()
         file.attrs["complete"] = complete
@@ -283,17 +288,8 @@ def _write(
             group = archs.create_group(name)
             group.attrs["spec"] = specs[name].to_json()
             digest.update(f"{name} {specs[name].to_json()}".encode())
-            shape = (counts[name], *sizes[name])
-            preps = group.create_dataset(
-                "preps",
-                shape=shape,
-                dtype="f4",
-                chunks=(1, *sizes[name]),
-                shuffle=True,
-                compression="gzip",
-                compression_opts=1,
-                fletcher32=True,
-            )
+            how = {**STORED, "chunks": (1, *sizes[name])} if counts[name] else {}
+            preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **how)
             table = np.empty(counts[name], dtype=MEMBER)
             start = 0
             for values, members in chunks(name):
@@ -302,11 +298,11 @@ def _write(
                 for row, member in zip(values, members, strict=True):
                     digest.update(member.tobytes())
                     digest.update(np.ascontiguousarray(row).tobytes())
+                sink.check()
                 start += len(values)
             assert start == counts[name]
-            group.create_dataset(
-                "members", data=table, fletcher32=len(table) > 0, chunks=True if len(table) else None
-            )
+            checked = {"fletcher32": True, "chunks": True} if len(table) else {}
+            group.create_dataset("members", data=table, **checked)
         file.attrs["content_hash"] = digest.hexdigest()
 
 
@@ -338,7 +334,8 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
                         f"{name!r} of {zoo.path} has another spec or PRep size than in the zoos before it"
                     )
                 for row in range(len(group)):
-                    mark = hashlib.sha256(group.preps[row].tobytes() + group.members["seed"][row].tobytes()).digest()
+                    held = group.read([row]).numpy().tobytes() + group.members["seed"][row].tobytes()
+                    mark = hashlib.sha256(held).digest()
                     if mark in seen and group.members["status"][row] == b"ok":
                         duplicates += 1
                         continue

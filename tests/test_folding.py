@@ -107,9 +107,7 @@ def test_linear_agrees_with_the_library() -> None:
 
 
 def test_a_linear_layer_whose_outputs_are_not_the_channels_keeps_an_affine() -> None:
-    net = trained(
-        nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
-    )  # (B, 4, 4): channels are the middle axis
+    net = trained(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))  # (B, 4, 4): channels are the middle axis
     x = torch.randn(2, 4, 5)
     folded = fold(net, x)
     assert_same(net, folded, x)

@@ -45,9 +45,7 @@ def test_batch_norm_as_a_function_is_refused() -> None:
     x = torch.zeros(2, 3)
     assert "Functional: it keeps the floating-point buffers mean, var" in refusal(Functional(), x)
     mixed = nn.Sequential(nn.BatchNorm1d(3), Functional())
-    assert refusal(mixed, x, "mine").startswith(
-        "cannot fold mine: its forward calls batch_norm as a function"
-    )
+    assert refusal(mixed, x, "mine").startswith("cannot fold mine: its forward calls batch_norm as a function")
 
 
 def test_floating_point_buffers_are_refused_and_constants_are_not() -> None:
@@ -136,9 +134,7 @@ def test_the_check_notices_a_wrong_fold_and_says_where(share: float, monkeypatch
     net = nn.Sequential(*layers, nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2))
     monkeypatch.setattr(absorb, "_scaled", wrong)
     message = refusal(net, torch.randn(2, 3, 8, 8))
-    assert message.startswith(
-        "the folded copy of Sequential does not compute what Sequential does: 4 differs"
-    )
+    assert message.startswith("the folded copy of Sequential does not compute what Sequential does: 4 differs")
 
 
 def test_folder_notices_what_fresh_statistics_would_hide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +142,7 @@ def test_folder_notices_what_fresh_statistics_would_hide(monkeypatch: pytest.Mon
     right = absorb.fold_state
 
     def forgetful(plan: tuple[Absorption, ...], state: dict[str, Tensor]) -> dict[str, Tensor]:
-        kept = {
-            key: torch.zeros_like(value) if "running_mean" in key else value for key, value in state.items()
-        }
+        kept = {key: torch.zeros_like(value) if "running_mean" in key else value for key, value in state.items()}
         return right(plan, kept)
 
     net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
@@ -164,9 +158,7 @@ def test_folder_notices_what_fresh_statistics_would_hide(monkeypatch: pytest.Mon
 def test_folder_names_what_does_not_fit() -> None:
     net = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 5))
     folder, state = Folder(net, torch.zeros(2, 3), name="resnet9"), net.state_dict()
-    with pytest.raises(
-        UsageError, match=r"unknown parameter of resnet9 '1\.weigh': did you mean '1\.weight'"
-    ):
+    with pytest.raises(UsageError, match=r"unknown parameter of resnet9 '1\.weigh': did you mean '1\.weight'"):
         folder({**state, "1.weigh": state["1.weight"]})
     with pytest.raises(UsageError, match=r"lacks 1\.running_mean of resnet9"):
         folder({key: value for key, value in state.items() if key != "1.running_mean"})
@@ -182,12 +174,8 @@ def test_folder_names_the_member_that_diverged() -> None:
     folder = Folder(net, torch.zeros(2, 3), name="resnet9")
     many = {key: torch.stack([value] * 3) for key, value in net.state_dict().items()}
     many["1.bias"][1, 2] = float("nan")
-    with pytest.raises(
-        NetspaceError, match=r"^1\.bias of member 1 of resnet9 has values that are not finite"
-    ):
+    with pytest.raises(NetspaceError, match=r"^1\.bias of member 1 of resnet9 has values that are not finite"):
         folder(many)
     wrong = {**net.state_dict(), "1.running_var": -torch.ones(6)}
-    with pytest.raises(
-        NetspaceError, match=r"0\.weight of resnet9 after folding has values that are not finite"
-    ):
+    with pytest.raises(NetspaceError, match=r"0\.weight of resnet9 after folding has values that are not finite"):
         folder(wrong)

@@ -141,11 +141,17 @@ def lines(
     return {
         "pairs": len(starts),
         "gamma": factors.tolist(),
-        "spearman_latent": float(np.nanmean(ranks["latent"])),
-        "spearman_weights": float(np.nanmean(ranks["weights"])),
+        "spearman_latent": _mean(ranks["latent"]),
+        "spearman_weights": _mean(ranks["weights"]),
         "latent_accuracy": np.mean(curves["latent"], 0).tolist(),
         "weight_accuracy": np.mean(curves["weights"], 0).tolist(),
     }
+
+
+def _mean(ranks: list[float]) -> float | None:
+    """The mean over lines on which accuracy varies; None if there are none."""
+    known = [rank for rank in ranks if not np.isnan(rank)]
+    return float(np.mean(known)) if known else None
 
 
 def _keep(

@@ -21,6 +21,7 @@ class DecoderConfig(Settings):
     """How the decoder starts."""
 
     start: Literal["small", "reference"] = "small"  # decoded networks start near zero, or near the best training member
+    slope: float = Field(SLOPE, ge=0, lt=1)  # of its LeakyReLUs
     share: float = Field(0.3, gt=0)  # with 'reference': how far around it, in units of each layer's spread in the zoo
 
 
@@ -33,7 +34,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None) -> None:
         super().__init__()
-        side = isqrt(latent)
+        side = isqrt(max(latent, 0))
         if latent <= 0 or side * side != latent or side % 4:
             raise UsageError(
                 f"the convolutional decoder takes a latent size that is the square of a multiple of 4 "
@@ -46,7 +47,7 @@ class ConvDecoder(nn.Module):
         self.widen = nn.Conv2d(128, width // 8, 3, stride=2, padding=1)
         self.fill = nn.Conv2d(latent // 8, 256, 3, stride=2, padding=1)
         self.emit = nn.Conv2d(256, 32, 3, padding=1)
-        self.activation = nn.LeakyReLU(SLOPE)
+        self.activation = nn.LeakyReLU(self.config.slope)
         self.scale = nn.Parameter(torch.randn(size) * 1e-3)
         self.bias = nn.Parameter(torch.rand(size) * 1e-2)
 

@@ -190,7 +190,7 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
             done = number + 1
             last = done == recipe.steps
             if done % recipe.log_every == 0 or last:
-                record = {name: float(value) for name, value in terms.items()}  # the one wait for the device
+                record = {name: float(value.detach()) for name, value in terms.items()}  # the one wait for the device
                 if not all(map(_finite, record.values())):
                     told = ", ".join(f"{name} {value}" for name, value in record.items())
                     raise NetspaceError(f"the loss is not finite at step {done} ({told}): lower the learning rate")

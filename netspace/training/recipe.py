@@ -18,6 +18,7 @@ class LossConfig(Settings):
 
     behaviour: float = Field(1.0, ge=0)  # Eq. 1: outputs of predicted and target network
     temperature: float = Field(4.0, gt=0)  # T of Eq. 1
+    relative: bool = False  # T in units of the spread of each target's logits, so that weak networks count as much
     weights: float = Field(0.0, ge=0)  # squared difference of parameters in units of their layer's spread
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ class SingleStep:
             with half(recipe.networks_precision, self.task.device):
                 target = self.targets.take(members, places, preps, images)
                 answer = self.nets(unpack(predicted, self.nets.spec.num_parameters), images)
-            behaviour = losses.prediction_loss(answer, target, recipe.loss.temperature)
+            behaviour = losses.prediction_loss(answer, target, recipe.loss.temperature, recipe.loss.relative)
             terms["behaviour"] = recipe.loss.behaviour * behaviour
         if recipe.loss.weights:
             spread = unwrapped(model).spread

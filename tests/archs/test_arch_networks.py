@@ -73,9 +73,7 @@ def test_plain_and_folded_states_are_the_same(name: str) -> None:
     plain.load_state_dict(folded.state_dict(), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(plain(x), folded(x))
-    assert Folder(archs.build(name, **settings), x).shapes == {
-        key: tuple(shape) for key, shape in shapes.items()
-    }
+    assert Folder(archs.build(name, **settings), x).shapes == {key: tuple(shape) for key, shape in shapes.items()}
 
 
 def test_the_names_of_a_folded_resnet() -> None:

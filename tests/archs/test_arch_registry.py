@@ -50,9 +50,7 @@ def test_the_names() -> None:
 
 
 def test_an_unknown_architecture_is_told_with_the_nearest() -> None:
-    with pytest.raises(
-        UsageError, match=r"^unknown architecture 'resnet9': did you mean 'resnet8'\? There are: "
-    ):
+    with pytest.raises(UsageError, match=r"^unknown architecture 'resnet9': did you mean 'resnet8'\? There are: "):
         archs.build("resnet9")
 
 
@@ -103,9 +101,7 @@ def test_what_a_trusted_factory_can_get_wrong(mine: Path) -> None:
         archs.build("mine_archs:number")
     with pytest.raises(NetspaceError, match=r"gave a int where a torch\.nn\.Module is needed"):
         archs.build("mine_archs:not_a_network")
-    with pytest.raises(
-        NetspaceError, match="importing 'no_such_module_here' failed with ModuleNotFoundError"
-    ):
+    with pytest.raises(NetspaceError, match="importing 'no_such_module_here' failed with ModuleNotFoundError"):
         archs.build("no_such_module_here:net")
     (mine.parent / "broken_archs.py").write_text("1 / 0")
     with pytest.raises(NetspaceError, match="importing 'broken_archs' failed with ZeroDivisionError"):
@@ -168,9 +164,7 @@ def test_settings_of_a_task(mine: Path) -> None:
         ({}, (1, 28, 20), "image_size=28 but meets 1x28x20 images: set image_size to fit, or leave it out."),
     ],
 )
-def test_settings_that_contradict_a_task(
-    given: dict[str, object], shape: tuple[int, int, int], sentence: str
-) -> None:
+def test_settings_that_contradict_a_task(given: dict[str, object], shape: tuple[int, int, int], sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         archs.task_settings("resnet8", given, shape, 7)
     assert str(caught.value) == f"resnet8 is built with {sentence}"

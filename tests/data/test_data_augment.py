@@ -40,15 +40,12 @@ def seeded(seed: int) -> torch.Generator:
     padding=st.integers(0, 5),
     seed=st.integers(0, 1000),
 )
-def test_crop_flip_is_the_oracle(
-    count: int, channels: int, height: int, width: int, padding: int, seed: int
-) -> None:
+def test_crop_flip_is_the_oracle(count: int, channels: int, height: int, width: int, padding: int, seed: int) -> None:
     images, generator = pictures(count, channels, height, width, seed=seed), seeded(seed)
     offsets = torch.randint(2 * padding + 1, (2, count), generator=generator)
     mirrored = torch.randint(2, (count,), generator=generator).bool()
     expected = [
-        one_image(images[n], int(offsets[0, n]), int(offsets[1, n]), bool(mirrored[n]), padding)
-        for n in range(count)
+        one_image(images[n], int(offsets[0, n]), int(offsets[1, n]), bool(mirrored[n]), padding) for n in range(count)
     ]
     assert torch.equal(crop_flip(images, offsets, mirrored, padding), torch.stack(expected))
 
@@ -108,9 +105,7 @@ class NoWaiting(TorchDispatchMode):
     """Fails on every operation that makes the host wait for a device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(
-            word in str(func) for word in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-        )
+        assert not any(word in str(func) for word in ("_local_scalar_dense", "nonzero", "masked_select", "equal"))
         return func(*args, **(kwargs or {}))
 
 

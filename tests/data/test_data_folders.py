@@ -120,9 +120,7 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reads the folder that the setting root names, which is None"):
         load("folder")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        NetspaceError, match=r"there are no images in .*empty: expected a subfolder for each class"
-    ):
+    with pytest.raises(NetspaceError, match=r"there are no images in .*empty: expected a subfolder for each class"):
         load(DataConfig(name="folder", root=tmp_path / "empty"))
     root = write_folder(tmp_path / "few", {".": 4})
     with pytest.raises(NetspaceError, match="has 8 training images, and val and test would each be a tenth"):

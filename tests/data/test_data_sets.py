@@ -122,10 +122,7 @@ def test_idx_miniature(tmp_path: Path, name: str, place: str, packed: bool) -> N
     splits = read(DataConfig(name=name, root=tmp_path), sizes=(50, 10, 20))
     assert [len(split) for split in splits[:3]] == [50, 10, 20]
     assert splits.train.images.shape == (50, 1, 28, 28) and len(splits.classes) == 10
-    assert (
-        splits.train.labels.bincount().tolist() == [5] * 10
-        and splits.val.labels.bincount().tolist() == [1] * 10
-    )
+    assert splits.train.labels.bincount().tolist() == [5] * 10 and splits.val.labels.bincount().tolist() == [1] * 10
     assert splits.test.labels.tolist() == [*range(10)] * 2
 
 
@@ -165,9 +162,7 @@ def test_broken_idx(tmp_path: Path, case: str) -> None:
 
 def test_idx_labels_and_sizes_fit(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
-    with pytest.raises(
-        NetspaceError, match="has 60000 training and 10000 test images, but 60 and 20 were found"
-    ):
+    with pytest.raises(NetspaceError, match="has 60000 training and 10000 test images, but 60 and 20 were found"):
         load(DataConfig(name="mnist", root=tmp_path))
     labels = tmp_path / "mnist" / f"{idx.FILES['train'][1]}.gz"
     labels.write_bytes(gzip.compress(idx_bytes(noise(59))))
@@ -184,9 +179,7 @@ def test_real_fashion_mnist() -> None:
     assert data.image_shape == (1, 28, 28)
     assert data.train.labels.bincount().tolist() == [5000] * 10
     assert data.test.labels[:8].tolist() == [9, 2, 1, 1, 6, 1, 4, 6]
-    assert data.mean.item() == pytest.approx(0.2860, abs=1e-3) and data.std.item() == pytest.approx(
-        0.353, abs=1e-3
-    )
+    assert data.mean.item() == pytest.approx(0.2860, abs=1e-3) and data.std.item() == pytest.approx(0.353, abs=1e-3)
     assert data.classes[9] == "ankle boot"
 
 
@@ -199,9 +192,7 @@ def write_cifar(root: Path, layout: cifar.Layout, classes: int, each: int) -> di
     (folder / layout.names).write_text("".join(f"kind{n}\n" for n in range(classes)) + "\n")
     records = {}
     for file in (*layout.train, layout.test):
-        labels = np.stack(
-            [np.full(each, 255 if k < layout.labels - 1 else 0) for k in range(layout.labels)], 1
-        )
+        labels = np.stack([np.full(each, 255 if k < layout.labels - 1 else 0) for k in range(layout.labels)], 1)
         labels[:, -1] = np.arange(each) % classes
         records[file] = np.concatenate([labels.astype(np.uint8), noise(each, 3072)], 1)
         records[file].tofile(folder / file)
@@ -240,9 +231,7 @@ def test_broken_cifar(tmp_path: Path) -> None:
     ):
         load(DataConfig(name="cifar10", root=tmp_path))
     path.write_bytes(b"\x0a" + whole[1:])
-    with pytest.raises(
-        NetspaceError, match="expected labels below 10, the number of class names, found label 10"
-    ):
+    with pytest.raises(NetspaceError, match="expected labels below 10, the number of class names, found label 10"):
         load(DataConfig(name="cifar10", root=tmp_path))
 
 

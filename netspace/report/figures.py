@@ -1,0 +1,242 @@
+"""The report's figures: plain data in, a matplotlib `Figure` out; nothing is read or written here.
+
+Axes: M members, S steps along a line, E latent size, P parameters. Accuracies come as fractions and are drawn as per
+cent. What all of them share is in `drawing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netspace.report.drawing import (
+    GREEN,
+    GREY,
+    INK,
+    MANY,
+    PREDICTED,
+    PURPLE,
+    TARGET,
+    WORST_R2,
+    curve,
+    logarithmic,
+    named,
+    new,
+    plain,
+    series,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOT_LOSSES = ("step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
+
+
+def members(target: np.ndarray, predicted: np.ndarray) -> Figure:
+    """Accuracies (M,) of targets, sorted, and of their predictions (NetSpace, Fig. 3 a and c)."""
+    figure, axes = new(3.9)
+    order = np.argsort(target, kind="stable")
+    place, first, second = np.arange(1, len(order) + 1), 100 * target[order], 100 * predicted[order]
+    few = len(order) <= MANY
+    if few:
+        axes.vlines(place, first, second, color="#c8c8c8", linewidth=1, zorder=1)
+    dots: dict[str, Any] = {"s": 26} if few else {"s": 9, "alpha": 0.5}
+    axes.scatter(place, second, marker="D", color=PREDICTED, label="predicted", linewidths=0, zorder=3, **dots)
+    line: dict[str, Any] = {"marker": "o", "markersize": 4.5, "zorder": 2} if few else {"zorder": 4}
+    axes.plot(place, first, color=TARGET, linewidth=1.8, label="target", **line)
+    axes.set(xlabel="member, sorted by its target's accuracy", ylabel="accuracy on test images, %")
+    axes.legend(loc="best", markerscale=1 if few else 2)
+    return figure
+
+
+def scatter(target: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
+    """Predicted over target accuracies (M,), with the diagonal of equality."""
+    figure, axes = new(6.1)
+    both = np.concatenate([target, predicted]) * 100
+    low, high = float(np.nanmin(both)), float(np.nanmax(both))
+    margin = max(0.06 * (high - low), 0.5)
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)), label="equality")
+    few = len(target) <= MANY
+    style = {"s": 36, "alpha": 0.85, "edgecolors": "white"} if few else {"s": 14, "alpha": 0.5, "edgecolors": "none"}
+    axes.scatter(100 * target, 100 * predicted, color=PREDICTED, linewidths=0.6, label="member", zorder=3, **style)
+    axes.set(xlim=limits, ylim=limits, xlabel="target's accuracy, %", ylabel="predicted accuracy, %", title=title)
+    axes.set_aspect("equal")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
+    """Bars of R2, mean absolute difference and agreement; the first row is the space, the others are baselines."""
+    panels = (
+        ("r2", "R² (1 is best)", 1.0),
+        ("mae", "mean difference, points (0 is best)", 100.0),
+        ("agreement", "same answer, % of images (100 is best)", 100.0),
+    )
+    figure, stack = new(6.1, len(panels))
+    names = [name for name, _ in rows]
+    colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
+    for axes, (key, title, scale) in zip(stack, panels, strict=True):
+        told = [np.nan if row.get(key) is None else scale * float(row[key] or 0.0) for _, row in rows]
+        drawn = np.maximum(told, WORST_R2) if key == "r2" else np.array(told)
+        axes.barh(names, np.nan_to_num(drawn), color=colours, height=0.68)
+        axes.axvline(0, color=GREY, linewidth=1)
+        for place, (value, end) in enumerate(zip(told, drawn, strict=True)):
+            digits = 3 if key == "r2" else 1
+            text = "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+            text = f"{text} (beyond the axis)" if key == "r2" and value < WORST_R2 else text
+            start = 0.0 if np.isnan(end) else max(end, 0.0)
+            axes.annotate(text, (start, place), (4, 0), textcoords="offset points", va="center", fontsize=10)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        if key == "mae":
+            axes.set_xlim(0, 1.18 * max(float(np.nanmax(np.nan_to_num(drawn))), 0.1))
+        else:
+            low = WORST_R2 if key == "r2" and np.nanmin(np.nan_to_num(drawn)) < 0 else 0.0
+            top = 1.0 if key == "r2" else 100.0
+            axes.set_xlim(1.06 * low, top + 0.16 * (top - low))
+        axes.set_title(title)
+    return figure
+
+
+def interpolation(
+    gamma: np.ndarray, latent: np.ndarray, weights: np.ndarray | None, title: str, chance: float | None = None
+) -> Figure:
+    """Accuracies (S,) along the line between two latents, and between their weights (NetSpace, Fig. 3 b and d)."""
+    figure, axes = new(4.3)
+    if chance is not None:
+        axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="chance")
+    if weights is not None:
+        style = {"color": TARGET, "marker": "s", "markersize": 5, "linestyle": (0, (5, 2))}
+        axes.plot(gamma, 100 * weights, label="weights", linewidth=1.6, **style)
+    axes.plot(
+        gamma,
+        100 * latent,
+        color=PREDICTED,
+        marker="D",
+        markersize=5.5,
+        linewidth=2,
+        label="latents",
+    )
+    axes.set(xlabel="γ: 0 is the start, 1 the end", ylabel="accuracy on test images, %", title=plain(title))
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def preps(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
+    """Networks as images (NetSpace, Suppl. Fig. 5): title and parameters (P,) of target and prediction, a pair a row.
+
+    One symmetric scale for all: the 99th percentile of |value|, beyond which colours no longer change.
+    """
+    from matplotlib import colormaps
+
+    figure, _ = new(1.85 * len(pairs) + 0.9, 0)
+    grid = figure.subplots(len(pairs), 2, squeeze=False)
+    values = np.concatenate([value for _, first, _, second in pairs for value in (first, second)])
+    values = np.abs(values[np.isfinite(values)])
+    limit = (float(np.percentile(values, 99)) if values.size else 0.0) or 1.0
+    colours = colormaps["RdBu_r"].with_extremes(bad="#d9d9d9")
+    for row, (first_title, first, second_title, second) in zip(grid, pairs, strict=True):
+        for axes, title, flat in zip(row, (first_title, second_title), (first, second), strict=True):
+            shown = as_image(np.where(np.isfinite(flat), flat, np.nan))
+            image = axes.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, aspect="equal")
+            axes.set_title(plain(title), fontsize=10, pad=5)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.6, aspect=36, pad=0.02, extend="both")
+    bar.set_label("value of the parameter")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def as_image(flat: np.ndarray) -> np.ndarray:
+    """Parameters (P,) row by row as an image about twice as wide as high; NaN after the last."""
+    width = max(int(np.ceil(np.sqrt(2 * len(flat)))), 1)
+    rows = -(-len(flat) // width)
+    image = np.full(rows * width, np.nan)
+    image[: len(flat)] = flat
+    return image.reshape(rows, width)
+
+
+def latent_map(sets: Sequence[tuple[str, np.ndarray, np.ndarray]], variances: tuple[float, float]) -> Figure:
+    """Places (M, 2) and accuracies (M,) of sets of members; the last set is in front, the others faint behind."""
+    from matplotlib.colors import Normalize
+
+    figure, axes = new(5.6)
+    accuracy = 100 * np.concatenate([found for _, _, found in sets])
+    scale = Normalize(float(np.nanmin(accuracy)), float(np.nanmax(accuracy)))
+    for number, (name, place, found) in enumerate(sets):
+        front = number == len(sets) - 1
+        style = {"s": 44, "edgecolors": INK, "linewidths": 0.8} if front else {"s": 16, "alpha": 0.35, "linewidths": 0}
+        drawn = axes.scatter(*place.T, c=100 * found, cmap="viridis", norm=scale, label=name, zorder=2 + front, **style)
+    shares = [f"{100 * share:.1f} % of the variance" for share in variances]
+    axes.set(xlabel=f"first principal axis ({shares[0]})", ylabel=f"second principal axis ({shares[1]})")
+    figure.colorbar(drawn, ax=axes, label="target's accuracy, %", pad=0.02).outline.set_visible(False)
+    if len(sets) > 1:
+        axes.legend(loc="best")
+    return figure
+
+
+def principal(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """The first two principal components (M, 2) of latents (M, E), and the shares of variance they hold.
+
+    By the eigenvectors of the smaller of the two Gram matrices. An axis's largest entry is positive, so that equal
+    latents give equal maps.
+    """
+    centred = latents.astype(np.float64) - latents.mean(0, dtype=np.float64)
+    wide = centred.shape[1] > centred.shape[0]
+    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    values, vectors = np.maximum(values[::-1][:2], 0), vectors[:, ::-1][:, :2]
+    places = vectors * np.sqrt(values) if wide else centred @ vectors
+    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    places *= np.where(places[np.abs(places).argmax(0), [0, 1]] < 0, -1, 1)
+    total = float((centred**2).sum()) or 1.0
+    shares = [float(value) / total for value in values]
+    return places, (shares[0], shares[1] if len(shares) > 1 else 0.0)
+
+
+def training(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss terms and validation figures over steps, one panel for each kind that there is."""
+    terms = [name for name in named(records) if not name.startswith("val_") and name not in NOT_LOSSES]
+    checks = [name for name in ("val_mae", "val_r2", "val_agreement") if series(records, name)[0].size]
+    panels = bool(terms) + ("val_mae" in checks) + bool({"val_r2", "val_agreement"} & set(checks))
+    figure, stack = new(0.6 + 2.15 * max(panels, 1), max(panels, 1), sharex=True)
+    rest = iter(stack)
+    beside = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1.01, 0.97),
+        "ncols": 3,
+        "borderaxespad": 0.2,
+    }  # the title
+    if terms:
+        axes = next(rest)
+        for name, colour in zip(terms, (TARGET, PREDICTED, GREEN, PURPLE, GREY) * len(terms), strict=False):
+            steps, values = series(records, name)
+            curve(axes, steps, np.where(values > 0, values, np.nan), colour, plain(name))
+        logarithmic(axes)
+        axes.set_title("training: loss by term (log scale)")
+        axes.legend(**(beside if len(terms) < 3 else {"loc": "upper right"}))
+    if "val_mae" in checks:
+        axes = next(rest)
+        steps, values = series(records, "val_mae")
+        curve(axes, steps, 100 * values, PREDICTED, "mean difference")
+        best = int(values.argmin())
+        axes.plot(steps[best], 100 * values[best], "o", color=INK, markersize=7, markerfacecolor="none")
+        axes.set_title("validation: mean difference of accuracy, points")
+        axes.set_ylim(0, 108 * max(float(values.max()), 0.01))
+    if {"val_r2", "val_agreement"} & set(checks):
+        axes = next(rest)
+        for name, label, colour in (("val_r2", "R²", TARGET), ("val_agreement", "agreement", GREEN)):
+            steps, values = series(records, name)
+            if steps.size:
+                curve(axes, steps, np.maximum(values, WORST_R2), colour, label)
+        axes.set_title("validation: R² and agreement, fractions")
+        axes.set_ylim(top=1.05)
+        axes.legend(**beside)
+    stack[-1].set_xlabel("training step")
+    return figure

@@ -1,0 +1,62 @@
+"""Numbers as people read them: fractions become per cent, differences of accuracy percentage points.
+
+A number that is not there (None, NaN, infinite) reads '–' everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netspace.report.collect import finite
+
+NOTHING = "–"
+MINUS = "−"
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """With `digits` decimals.
+
+    >>> number(-0.5), number(None)
+    ('−0.50', '–')
+    """
+    found = finite(value)
+    if found is None:
+        return NOTHING
+    text = f"{found:,.{digits}f}"
+    if not float(text.replace(",", "")):  # no minus before a zero
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A fraction as per cent.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
+    found = finite(value)
+    return NOTHING if found is None else f"{number(100 * found, digits)} %"
+
+
+def points(value: Any) -> str:
+    """A difference of fractions, in percentage points.
+
+    >>> points(0.0123)
+    '1.2 points'
+    """
+    found = finite(value)
+    return NOTHING if found is None else f"{number(100 * found, 1)} points"
+
+
+def count(value: Any) -> str:
+    """A whole number, thousands set apart."""
+    return number(value, 0)
+
+
+def joined(names: list[str]) -> str:
+    """A list in a sentence.
+
+    >>> joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

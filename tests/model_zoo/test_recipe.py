@@ -1,0 +1,144 @@
+"""The plan of a zoo: a pure function of its recipe, with every split over the whole range of epochs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_zoo.optim import OptimizerConfig
+from model_zoo.recipe import EpochConfig, RunPlan, ZooRecipe, plan, spread
+from netspace.config import load, to_yaml
+from netspace.errors import UsageError
+
+ARCHS = {"resnet8": {"arch": "resnet8"}, "lenet": {"arch": "lenetlike", "width": 0.5}}
+
+
+def recipe(**changes: object) -> ZooRecipe:
+    return load(ZooRecipe, {"archs": ARCHS, "members": {"train": 6, "val": 3, "test": 2}, **changes})
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """NetSpace, Suppl. IV: 100, 16 and 16 members, each a run of its own, over epochs up to 600."""
+    held = ZooRecipe.model_validate({"archs": ARCHS})
+    assert (held.members.train, held.members.val, held.members.test) == (100, 16, 16)
+    assert (held.epochs.first, held.epochs.last, held.epochs.snapshots, held.prep_width) == (
+        1,
+        600,
+        1,
+        10_000,
+    )
+
+
+def test_the_plan_is_a_pure_function_of_the_recipe() -> None:
+    assert plan(recipe()) == plan(recipe()) == plan(load(ZooRecipe, recipe().model_dump()))
+    assert plan(recipe(seed=1)) != plan(recipe())
+    assert plan(recipe(device="cpu")) == plan(recipe()) and recipe(device="cpu").science() == recipe().science()
+    assert recipe(seed=1).science() != recipe().science()
+
+
+def test_an_architecture_is_planned_without_regard_to_the_others() -> None:
+    def of(runs: list[RunPlan], arch: str) -> list[RunPlan]:
+        return [run for run in runs if run.arch == arch]
+
+    alone = plan(recipe(archs={"lenet": ARCHS["lenet"]}))
+    assert of(plan(recipe()), "lenet") == alone
+    assert of(plan(recipe()), "resnet8") != alone
+
+
+def test_seeds_and_runs_are_all_different() -> None:
+    runs = plan(recipe(members={"train": 200, "val": 50, "test": 50}))
+    assert len({run.seed for run in runs}) == len(runs) == 600
+    for arch in ARCHS:
+        assert sorted(run.run for run in runs if run.arch == arch) == list(range(300))
+
+
+def test_splits_have_their_members_and_the_longest_run_comes_first() -> None:
+    runs = plan(recipe(epochs={"first": 1, "last": 40, "snapshots": 2}))
+    for arch in ARCHS:
+        own = [run for run in runs if run.arch == arch]
+        counts = {
+            split: sum(len(run.epochs) for run in own if run.split == split) for split in ("train", "val", "test")
+        }
+        assert counts == {"train": 6, "val": 3, "test": 2}
+        assert [run.epochs[-1] for run in own] == sorted((run.epochs[-1] for run in own), reverse=True)
+    assert [run.arch for run in runs] == sorted((run.arch for run in runs), key=list(ARCHS).index)
+
+
+def test_a_split_without_members_has_no_runs() -> None:
+    runs = plan(recipe(members={"train": 2, "val": 0, "test": 0}))
+    assert {run.split for run in runs} == {"train"} and len(runs) == 4
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 100),
+    st.integers(0, 200),
+    st.sampled_from(["even", "log"]),
+    st.integers(1, 7),
+)
+def test_spread_gives_every_member_an_epoch(members: int, first: int, more: int, spacing: str, snapshots: int) -> None:
+    config = EpochConfig(first=first, last=first + more, spacing=spacing, snapshots=snapshots)  # type: ignore[arg-type]
+    runs = spread(config, members)
+    assert sum(map(len, runs)) == members and len(runs) == math.ceil(members / snapshots)
+    for epochs in runs:
+        assert 1 <= len(epochs) <= snapshots and list(epochs) == sorted(set(epochs))
+        assert epochs[0] >= first
+        assert epochs[0] <= first + more and epochs[-1] <= first + more + snapshots  # later only by rounding
+
+
+def test_spread_by_hand() -> None:
+    assert spread(EpochConfig(first=1, last=601), 4) == [(76,), (226,), (376,), (526,)]
+    assert spread(EpochConfig(first=1, last=601, snapshots=2), 4) == [(76, 376), (226, 526)]
+    assert spread(EpochConfig(first=1, last=256, spacing="log"), 4) == [(2,), (8,), (32,), (128,)]
+    assert spread(EpochConfig(first=3, last=9), 1) == [(9,)]
+    assert spread(EpochConfig(first=5, last=5, snapshots=3), 3) == [(5, 6, 7)]
+    assert spread(EpochConfig(), 0) == []
+
+
+def test_rates_are_one_or_drawn_log_uniformly() -> None:
+    assert {run.learning_rate for run in plan(recipe(optimizer={"learning_rate": 0.01}))} == {0.01}
+    runs = plan(recipe(optimizer={"learning_rate": [1e-4, 1e-2]}, members={"train": 400, "val": 0, "test": 0}))
+    logs = [math.log10(run.learning_rate) for run in runs]
+    assert -4 <= min(logs) < -3.9 and -2.1 < max(logs) <= -2
+    assert sum(logs) / len(logs) == pytest.approx(-3, abs=0.1)
+    assert [run.seed for run in runs] == [run.seed for run in plan(recipe(members={"train": 400, "val": 0, "test": 0}))]
+
+
+@pytest.mark.parametrize("rates", [[1e-2, 1e-3], [0.0, 1e-3], [-1.0, 1.0]])
+def test_a_range_of_rates_that_is_none(rates: list[float]) -> None:
+    with pytest.raises(UsageError, match=r"optimizer.learning_rate is a range from low to high above 0, not"):
+        plan(recipe(optimizer={"learning_rate": rates}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"archs": {}}, "no architecture is given under 'archs'"),
+        ({"members": {"train": 0, "val": 0, "test": 0}}, "no members are asked for"),
+        ({"epochs": {"first": 5, "last": 4}}, "the last epoch (4) comes before the first (5)"),
+        ({"prep_width": 100}, "multiple of 8"),
+        ({"prep_width": 0}, "greater than or equal to 8"),
+        ({"epochs": {"snapshot": 2}}, "unknown setting 'epochs.snapshot': did you mean 'epochs.snapshots'?"),
+        (
+            {"archs": {"a": {"arch": "resnet8", "widht": 1}}},
+            "unknown setting 'archs.a.widht': did you mean 'archs.a.width'? There are: archs.a.arch",
+        ),
+        ({"archs": {"a": {}}}, "setting 'archs.a.arch' is missing in the settings"),
+        ({"batch_size": 0}, "setting batch_size in the settings"),
+        ({"data": {"nam": "digits"}}, "unknown setting 'data.nam'"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe(**changes)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_recipe_survives_yaml() -> None:
+    held = recipe(optimizer={"learning_rate": [1e-4, 1e-2], "name": "sgd"}, fused=3)
+    assert load(ZooRecipe, yaml.safe_load(to_yaml(held))) == held
+    assert isinstance(held.optimizer, OptimizerConfig)

@@ -1,0 +1,237 @@
+"""Training in groups: a member's weights are those of a plain loop over its own plan, whoever trains beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_zoo.recipe import RunPlan, ZooRecipe
+from model_zoo.trainer import Group, Way
+from netspace import archs
+from netspace.data import DataConfig, TaskData, load
+from netspace.runtime import generator, read_torch, write_torch
+
+NETS = ["lenetlike", "vanillacnn", "resnet8"]
+BATCH, IMAGES, EPOCHS = 16, 60, 5  # four steps an epoch, the last of 12 images: 20 steps
+RUNS = [
+    RunPlan("a", 0, 11, (5,), 1e-2, "train"),
+    RunPlan("a", 1, 22, (2, 4), 1e-3, "train"),
+    RunPlan("a", 2, 33, (1,), 3e-3, "val"),
+]
+States = dict[tuple[int, int], dict[str, Tensor]]
+
+
+class Double(TaskData):
+    """The task with images in float64."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        scale, shift = (1 / (255 * self.std.double())), self.mean.double() / self.std.double()
+        return images.double() * scale[:, None, None] - shift[:, None, None]
+
+
+def task(moving: bool = False) -> Double:
+    data = load(
+        DataConfig(
+            name="generated",
+            image_size=8,
+            channels=1,
+            classes=3,
+            limit=IMAGES,
+            crop_padding=2 * moving,
+            flip=moving,
+        )
+    )
+    return Double(**{field.name: getattr(data, field.name) for field in fields(data)})
+
+
+def make(name: str) -> Callable[[], nn.Module]:
+    return lambda: archs.build(name, channels=1, image_size=8, classes=3, width=0.25).double()
+
+
+def recipe(**optimizer: object) -> ZooRecipe:
+    return ZooRecipe.model_validate(
+        {"archs": {"a": {"arch": "lenetlike"}}, "batch_size": BATCH, "optimizer": optimizer}
+    )
+
+
+def group(name: str, runs: list[RunPlan], fused: int, moving: bool = False, /, **optimizer: object) -> Group:
+    return Group(task(moving), make(name), runs, recipe(**optimizer), Way(fused))
+
+
+def finish(trained: Group) -> States:
+    """All members by run and epoch."""
+    found: States = {}
+    for _, snapshot in trained.epochs():
+        if snapshot is not None:
+            for place, run in enumerate(snapshot.runs):
+                found[run.run, snapshot.epoch] = {name: value[place] for name, value in snapshot.state.items()}
+    return found
+
+
+def assert_equal(one: States, two: States, tolerance: float) -> None:
+    assert one.keys() == two.keys()
+    for key, state in one.items():
+        assert state.keys() == two[key].keys()
+        for name, value in state.items():
+            torch.testing.assert_close(
+                value,
+                two[key][name],
+                rtol=tolerance,
+                atol=tolerance,
+                msg=lambda text, where=(key, name): f"{where}: {text}",
+            )
+
+
+def plain_loop(
+    name: str,
+    run: RunPlan,
+    moving: bool,
+    kind: type[torch.optim.Optimizer],
+    factor: Callable[[float], float],
+    **settings: Any,
+) -> States:
+    """Module, torch's optimiser, a batch at a time, an image at a time."""
+    data = task(moving)
+    torch.manual_seed(run.seed)
+    net = make(name)()
+    optimizer = kind(net.parameters(), lr=1.0, **settings)  # type: ignore[call-arg]
+    found: States = {}
+    for epoch in range(1, run.epochs[-1] + 1):
+        random = generator(run.seed, epoch)
+        order = torch.randperm(IMAGES, generator=random).tolist()
+        if moving:
+            shifts = torch.randint(5, (2, IMAGES), generator=random).tolist()
+            mirrored = torch.randint(2, (IMAGES,), generator=random).tolist()
+        for step, start in enumerate(range(0, IMAGES, BATCH)):
+            pixels = []
+            for place in range(start, min(start + BATCH, IMAGES)):
+                image = data.train.images[order[place]]
+                if moving:
+                    top, left = shifts[0][place], shifts[1][place]
+                    image = F.pad(image, (2, 2, 2, 2))[:, top : top + 8, left : left + 8]
+                    image = image.flip(-1) if mirrored[place] else image
+                pixels.append(image)
+            labels = data.train.labels[order[start : start + BATCH]]
+            optimizer.zero_grad()
+            F.cross_entropy(net(data.normalise(torch.stack(pixels))), labels).backward()
+            for held in optimizer.param_groups:
+                held["lr"] = run.learning_rate * factor((epoch - 1 + step / 4) / run.epochs[-1])
+            optimizer.step()
+        if epoch in run.epochs:
+            found[run.run, epoch] = copy.deepcopy(dict(net.state_dict()))
+    return found
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["fixed", "augmented"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_member_trained_in_a_group_is_the_one_trained_alone(name: str, moving: bool) -> None:
+    """Stacked, beside members of other rates that leave earlier; batch norm's statistics too."""
+    together = finish(group(name, RUNS, 3, moving))
+    assert set(together) == {(0, 5), (1, 2), (1, 4), (2, 1)}
+    alone: States = {}
+    for run in RUNS:
+        alone |= finish(group(name, [run], 1, moving))
+    assert_equal(together, alone, 1e-9)
+    if name == "resnet8":
+        assert int(together[0, 5]["bn1.num_batches_tracked"]) == 20
+        assert not torch.equal(together[0, 5]["bn1.running_mean"], together[1, 4]["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["fixed", "augmented"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_member_is_the_one_of_a_plain_loop(name: str, moving: bool) -> None:
+    expected = plain_loop(name, RUNS[0], moving, torch.optim.Adam, lambda _: 1.0) | plain_loop(
+        name, RUNS[1], moving, torch.optim.Adam, lambda _: 1.0
+    )
+    assert_equal(finish(group(name, RUNS[:2], 2, moving)), expected, 1e-9)
+
+
+@pytest.mark.parametrize("fused", [1, 2])
+def test_rates_follow_each_members_own_schedule(fused: int) -> None:
+    settings = {"name": "sgd", "momentum": 0.5, "weight_decay": 0.01, "schedule": "cosine"}
+    factor = recipe(**settings).optimizer.factor
+    runs = RUNS[:2]
+    expected: States = {}
+    for run in runs:
+        expected |= plain_loop("lenetlike", run, False, torch.optim.SGD, factor, momentum=0.5, weight_decay=0.01)
+    assert_equal(finish(group("lenetlike", runs, fused, **settings)), expected, 1e-9)
+
+
+def test_the_order_of_members_does_not_matter_and_the_seed_does() -> None:
+    one, two = finish(group("lenetlike", RUNS, 3)), finish(group("lenetlike", RUNS[::-1], 3))
+    assert_equal(one, two, 1e-9)
+    other = RunPlan("a", 0, 12, (5,), 1e-2, "train")
+    changed = finish(group("lenetlike", [other], 1))[0, 5]
+    assert not torch.allclose(changed["conv1.weight"], one[0, 5]["conv1.weight"], atol=1e-3)
+
+
+@pytest.mark.parametrize("fused", [1, 3])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_group_goes_on_exactly_from_its_state(tmp_path: Path, fused: int, stop: int) -> None:
+    """Through a file, as a restart does; after members have left, too."""
+    whole = finish(group("resnet8", RUNS, fused, True))
+    first, found = group("resnet8", RUNS, fused, True), {}
+    for number, (_, snapshot) in enumerate(first.epochs(), 1):
+        if snapshot is not None:
+            for place, run in enumerate(snapshot.runs):
+                found[run.run, snapshot.epoch] = {name: value[place] for name, value in snapshot.state.items()}
+        if number == stop:
+            break
+    write_torch(tmp_path / "group.pt", first.state())
+    second = group("resnet8", RUNS, fused, True)
+    second.load(read_torch(tmp_path / "group.pt"))
+    assert second.epoch == stop and [run.run for run in second.runs] == [run.run for run in first.runs]
+    assert_equal(found | finish(second), whole, 0.0)
+
+
+def test_epochs_tell_the_images_that_were_seen_by_all() -> None:
+    trained = group("lenetlike", RUNS, 3)
+    assert [seen for seen, _ in trained.epochs()] == [180, 120, 120, 120, 60]
+    assert not trained.runs and list(trained.epochs()) == []
+
+
+def test_snapshots_are_copies() -> None:
+    trained = group("lenetlike", RUNS[1:2], 1)
+    kept: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    for _, snapshot in trained.epochs():
+        if snapshot is not None:
+            kept.append((snapshot.state, copy.deepcopy(snapshot.state)))
+    for state, before in kept:
+        assert all(torch.equal(value, before[name]) for name, value in state.items())
+    assert not torch.equal(kept[0][0]["fc3.weight"], kept[1][0]["fc3.weight"])
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    finish(group("lenetlike", RUNS[2:], 1, True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("fused", [1, 2])
+def test_bf16_keeps_its_weights_in_float32_and_learns_the_same_way(fused: int) -> None:
+    data = load(DataConfig(name="generated", image_size=8, channels=1, classes=3, limit=IMAGES))
+
+    def build() -> nn.Module:
+        return archs.build("resnet8", channels=1, image_size=8, classes=3, width=0.25)
+
+    run = RunPlan("a", 0, 1, (1,), 1e-3, "train")
+    runs = [run, RunPlan("a", 1, 2, (1,), 1e-3, "train")][:fused]
+    half = finish(Group(data, build, runs, recipe(), Way(fused, "bf16")))[0, 1]
+    full = finish(Group(data, build, runs, recipe(), Way(fused)))[0, 1]
+    for name, value in full.items():
+        assert half[name].dtype == value.dtype
+    change = torch.cat([(half[name] - full[name]).flatten() for name in full if name.endswith("weight")])
+    assert 0 < change.abs().mean() < 4e-3  # four steps of 1e-3: not far apart, and not the same
+
+
+def test_ways_are_told_in_words() -> None:
+    assert str(Way(8, "bf16")) == "8 at once, bf16" and Way() == Way(1, "float32")

@@ -1,0 +1,105 @@
+"""Encoder and decoder put together from settings; the layers' spread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from netspace import archs
+from netspace.functional import NetBatch
+from netspace.models.autoencoder import AutoEncoder, build_autoencoder, layer_spread
+from netspace.models.decoder import DecoderConfig
+from netspace.models.encoder import ConvEncoder, EncoderConfig, ProbeEncoder
+from netspace.prep import height, pack, unflatten, unpack
+from netspace.spec import NetSpec
+
+SETTINGS = {"channels": 1, "image_size": 8, "classes": 5, "width": 0.5}
+WIDTH = 400
+
+
+@pytest.fixture(scope="module")
+def nets() -> NetBatch:
+    skeleton = archs.skeleton("lenetlike", SETTINGS, (1, 8, 8))
+    return NetBatch(skeleton, NetSpec.from_module(skeleton, "lenetlike", SETTINGS, (1, 8, 8)), "loop")
+
+
+def example(nets: NetBatch, count: int = 5) -> Tensor:
+    count_p = nets.spec.num_parameters
+    flat = torch.randn(count, count_p, generator=torch.Generator().manual_seed(0)) * 0.1
+    return pack(flat, (height(count_p, WIDTH), WIDTH))
+
+
+def build(nets: NetBatch, kind: str, start: str, preps: Tensor | None, latent: int = 64, **more: object) -> AutoEncoder:
+    torch.manual_seed(0)
+    return build_autoencoder(
+        latent,
+        EncoderConfig(kind=kind, probes=3, hidden=8, **more),  # type: ignore[arg-type]
+        DecoderConfig(start=start),  # type: ignore[arg-type]
+        nets,
+        probes=None if preps is None else torch.randn(3, 1, 8, 8),
+        example=preps,
+        size=(height(nets.spec.num_parameters, WIDTH), WIDTH),
+        reference=None if preps is None else preps[0],
+    )
+
+
+def test_layer_spread_is_each_tensors_deviation_over_the_zoo(nets: NetBatch) -> None:
+    preps = example(nets)
+    spread = layer_spread(preps.double(), nets.spec)
+    assert spread.shape == preps.shape[1:]
+    held = unflatten(unpack(preps.double(), nets.spec.num_parameters), nets.spec)
+    found = unflatten(unpack(spread, nets.spec.num_parameters), nets.spec)
+    for name, values in held.items():
+        slow = (values - values.mean()).square().mean().sqrt()
+        torch.testing.assert_close(found[name], slow.expand(found[name].shape), rtol=1e-12, atol=1e-12)
+    assert (spread.flatten()[nets.spec.num_parameters :] == 1).all()  # padding
+
+
+def test_layer_spread_of_what_never_varies_is_1() -> None:
+    spec = NetSpec("x", (), (1,), ("a", "b", "t"), ((2, 2), (3,), ()))
+    flat = torch.tensor([[1.0, 1, 1, 1, 0, 2, 4, 5]] * 2)
+    spread = layer_spread(pack(flat, (4, 8)), spec)
+    assert spread[0, :4].tolist() == [1] * 4 and spread[0, 7] == 1 and spread[0, 4] == pytest.approx((8 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", ["conv", "probe"])
+@pytest.mark.parametrize("start", ["small", "reference"])
+def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) -> None:
+    preps = example(nets)
+    model = build(nets, kind, start, preps)
+    assert isinstance(model.encoder, {"conv": ConvEncoder, "probe": ProbeEncoder}[kind])
+    latents, decoded = model(preps)
+    assert latents.shape == (5, 64) and decoded.shape == preps.shape
+    torch.testing.assert_close(latents, model.encoder(preps))
+    torch.testing.assert_close(decoded, model.decoder(latents))
+    torch.testing.assert_close(model.spread, layer_spread(preps, nets.spec))
+    decoded.square().sum().backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_a_start_near_the_reference_lies_around_it(nets: NetBatch) -> None:
+    preps = example(nets)
+    with torch.no_grad():
+        _, decoded = build(nets, "conv", "reference", preps)(preps)
+    away = (decoded - preps[0]) / layer_spread(preps, nets.spec)
+    assert float(away.std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_weights_loaded_into_an_unmeasured_model_give_the_same(nets: NetBatch) -> None:
+    preps = example(nets)
+    for kind in ("conv", "probe"):
+        first, second = build(nets, kind, "reference", preps), build(nets, kind, "reference", None)
+        second.load_state_dict(first.state_dict())
+        for a, b in zip(first(preps), second(preps), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_standardising_can_be_left_out(nets: NetBatch) -> None:
+    preps = example(nets)
+    plain = build(nets, "conv", "small", preps, standardise=False)
+    scaled = build(nets, "conv", "small", preps)
+    assert plain.encoder.spread.unique().tolist() == [1.0]  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(scaled.encoder.spread, scaled.spread)
+    plain.encoder.spread.copy_(torch.ones(1, 1))  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(scaled.encoder(preps), plain.encoder(preps / scaled.spread))

@@ -1,0 +1,91 @@
+"""The decoder: the paper's size, its shapes at every step, and where decoded networks start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+
+from netspace.errors import UsageError
+from netspace.models.decoder import ConvDecoder, DecoderConfig
+
+
+def test_the_paper_decoder_has_its_number_of_parameters() -> None:
+    """NetSpace, for PReps of 8 x 10,000 at E = 4096."""
+    decoder = ConvDecoder(4096, (8, 10_000))
+    assert sum(value.numel() for value in decoder.parameters()) == 2_875_394
+
+
+@pytest.mark.parametrize("latent", [16, 64, 144, 256])
+@pytest.mark.parametrize("size", [(4, 8), (8, 40), (12, 16)])
+def test_any_prep_of_any_latent(latent: int, size: tuple[int, int]) -> None:
+    preps = ConvDecoder(latent, size)(torch.randn(3, latent))
+    assert preps.shape == (3, *size) and preps.isfinite().all()
+
+
+def test_the_decoder_by_hand_in_float64() -> None:
+    torch.manual_seed(0)
+    latent, (rows, width) = 64, (8, 24)
+    decoder = ConvDecoder(latent, (rows, width)).double()
+    z = torch.randn(2, latent, dtype=torch.float64)
+
+    def layer(x: torch.Tensor, conv: torch.nn.Conv2d) -> torch.Tensor:
+        return F.leaky_relu(F.conv2d(x, conv.weight, conv.bias, stride=conv.stride, padding=1), 0.01)
+
+    x = layer(z.reshape(2, 1, 8, 8), decoder.deepen)
+    assert x.shape == (2, 256 * rows, 4, 4)
+    x = layer(x.reshape(2, 128, rows, latent // 2), decoder.widen)
+    assert x.shape == (2, width // 8, rows // 2, latent // 4)
+    x = layer(x.reshape(2, latent // 8, rows // 2, width // 4), decoder.fill)
+    assert x.shape == (2, 256, rows // 4, width // 8)
+    x = F.conv2d(x, decoder.emit.weight, decoder.emit.bias, padding=1).reshape(2, rows, width)
+    torch.testing.assert_close(decoder.values(z), x, rtol=1e-12, atol=1e-12)
+    expected = x.float() * decoder.scale + decoder.bias  # the element-wise step is in float32 at least
+    torch.testing.assert_close(decoder(z), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_members_of_a_batch_do_not_meet() -> None:
+    torch.manual_seed(0)
+    decoder, latents = ConvDecoder(64, (8, 24)).double(), torch.randn(4, 64).double()
+    one_by_one = torch.cat([decoder.values(z[None]) for z in latents])
+    torch.testing.assert_close(decoder.values(latents), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+def test_a_small_start_is_the_authors() -> None:
+    torch.manual_seed(0)
+    decoder = ConvDecoder(64, (16, 800))
+    scale, bias = decoder.scale.detach(), decoder.bias.detach()
+    assert float(scale.std()) == pytest.approx(1e-3, rel=0.05) and abs(float(scale.mean())) < 1e-4
+    assert float(bias.min()) >= 0 and float(bias.max()) <= 1e-2
+    assert float(bias.mean()) == pytest.approx(5e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_start_near_a_reference_is_so_far_around_it(share: float) -> None:
+    torch.manual_seed(0)
+    decoder = ConvDecoder(64, (8, 40), DecoderConfig(start="reference", share=share))
+    reference, spread, latents = torch.randn(8, 40), torch.rand(8, 40) + 0.1, torch.randn(200, 64)
+    with torch.no_grad():
+        decoder.start_near(reference, spread, latents)
+        away = (decoder(latents) - reference) / spread
+    assert float(away.std()) == pytest.approx(share, rel=1e-3)
+    assert torch.equal(decoder.bias, reference)
+    assert float((away[0] - away[1]).abs().mean()) > 0.1 * share  # latents differ, networks too
+
+
+@pytest.mark.parametrize("latent", [0, -16, 4, 32, 36, 100, 4095])
+def test_other_latent_sizes_are_refused(latent: int) -> None:
+    with pytest.raises(UsageError, match=rf"the square of a multiple of 4 \(16, 64, .*\), not {latent}"):
+        ConvDecoder(latent, (4, 8))
+
+
+def test_a_latent_of_another_space_is_refused() -> None:
+    with pytest.raises(UsageError, match="a latent of 16 values was given; this space's have 64"):
+        ConvDecoder(64, (4, 8))(torch.zeros(2, 16))
+
+
+def test_its_settings_are_closed() -> None:
+    for wrong in ({"start": "big"}, {"share": 0.0}, {"shear": 1.0}):
+        with pytest.raises(ValidationError):
+            DecoderConfig(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""Encoders: the paper's size, any PRep, and what each does and does not see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netspace import archs
+from netspace.errors import UsageError
+from netspace.functional import NetBatch
+from netspace.models.encoder import ConvEncoder, ProbeEncoder
+from netspace.prep import flatten, pack, unflatten, unpack
+from netspace.spec import NetSpec
+
+
+def size(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def nets() -> NetBatch:
+    settings = {"channels": 1, "image_size": 8, "classes": 5, "width": 0.5}
+    skeleton = archs.skeleton("lenetlike", settings, (1, 8, 8))
+    return NetBatch(skeleton, NetSpec.from_module(skeleton, "lenetlike", settings, (1, 8, 8)), "loop")
+
+
+def some_preps(nets: NetBatch, count: int = 4) -> Tensor:
+    rows = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        net = archs.build("lenetlike", channels=1, image_size=8, classes=5, width=0.5)
+        rows.append(flatten({name: value.detach() for name, value in net.named_parameters()}, nets.spec))
+    return pack(torch.stack(rows), (8, -(-nets.spec.num_parameters // 64) * 8))
+
+
+def test_the_paper_encoder_has_its_number_of_parameters() -> None:
+    """NetSpace, at E = 4096."""
+    assert size(ConvEncoder(4096)) == 6_788_352
+
+
+@pytest.mark.parametrize("latent", [32, 64, 256])
+@pytest.mark.parametrize("shape", [(4, 8), (8, 104), (12, 40)])
+def test_any_prep_gives_a_latent(latent: int, shape: tuple[int, int]) -> None:
+    latents = ConvEncoder(latent)(torch.randn(3, *shape))
+    assert latents.shape == (3, latent) and latents.isfinite().all()
+
+
+def test_conv_encoder_by_hand_in_float64() -> None:
+    torch.manual_seed(0)
+    encoder = ConvEncoder(64).double()
+    prep = torch.randn(2, 8, 24, dtype=torch.float64)
+    a, b, c, d = (layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+    x = prep[:, None]
+    x = F.leaky_relu(F.conv2d(F.pad(x, (1, 1)), a.weight, a.bias, stride=(1, 2)), 0.01)
+    x = F.leaky_relu(F.conv2d(F.pad(x, (1, 1)), b.weight, b.bias, stride=(1, 2)), 0.01)
+    x = x.max(dim=3, keepdim=True).values
+    x = F.leaky_relu(F.conv2d(F.pad(x, (0, 0, 1, 1)), c.weight, c.bias), 0.01)
+    x = F.leaky_relu(F.conv2d(F.pad(x, (0, 0, 1, 1)), d.weight, d.bias), 0.01)
+    torch.testing.assert_close(encoder(prep), x.max(dim=2).values[..., 0], rtol=1e-12, atol=1e-12)
+
+
+def test_members_of_a_batch_do_not_meet() -> None:
+    torch.manual_seed(0)
+    encoder, preps = ConvEncoder(64).double(), torch.randn(4, 8, 32).double()
+    one_by_one = torch.cat([encoder(prep[None]) for prep in preps])
+    torch.testing.assert_close(encoder(preps), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+def test_spread_divides_the_prep_and_lies_in_the_state() -> None:
+    torch.manual_seed(0)
+    spread, preps = torch.rand(4, 8) + 0.5, torch.randn(2, 4, 8)
+    plain, scaled = ConvEncoder(32), ConvEncoder(32, spread)
+    scaled.load_state_dict({**plain.state_dict(), "spread": spread})
+    torch.testing.assert_close(scaled(preps * spread), plain(preps))
+    assert not torch.allclose(scaled(preps), plain(preps))
+    assert "spread" in scaled.state_dict() and size(scaled) == size(plain)
+
+
+@pytest.mark.parametrize("latent", [0, -32, 16, 100])
+def test_other_latent_sizes_are_refused(latent: int) -> None:
+    with pytest.raises(UsageError, match=rf"latent size that is a multiple of 32, not {latent}"):
+        ConvEncoder(latent)
+
+
+def test_conv_encoder_sees_where_neurons_stand_probe_encoder_what_they_do(nets: NetBatch) -> None:
+    """Hidden neurons of fc1 in another order: another PRep, the same function."""
+    preps = some_preps(nets)
+    size_ = preps.shape[-2:]
+    state = unflatten(unpack(preps, nets.spec.num_parameters), nets.spec)
+    order = torch.randperm(state["fc1.bias"].shape[1], generator=torch.Generator().manual_seed(0))
+    moved = {**state}
+    for name in ("fc1.weight", "fc1.bias"):
+        moved[name] = state[name][:, order]
+    moved["fc2.weight"] = state["fc2.weight"][:, :, order]
+    permuted = pack(flatten(moved, nets.spec), (size_[0], size_[1]))
+    assert not torch.equal(permuted, preps)
+    torch.manual_seed(0)
+    conv, probe = ConvEncoder(64), ProbeEncoder(64, nets, torch.randn(6, 1, 8, 8), 16, preps)
+    torch.testing.assert_close(probe(permuted), probe(preps), rtol=1e-3, atol=1e-5)
+    moved_by = (conv(permuted) - conv(preps)).abs().max()
+    assert moved_by > 100 * (conv(preps.flip(0)).flip(0) - conv(preps)).abs().max()  # far beyond rounding
+    broken = {**moved, "fc2.weight": state["fc2.weight"]}  # the symmetry broken: another function
+    other = pack(flatten(broken, nets.spec), (size_[0], size_[1]))
+    assert not torch.allclose(probe(other), probe(preps), rtol=1e-2, atol=1e-3)
+
+
+def test_probe_encoder_answers_are_centred_and_standardised(nets: NetBatch) -> None:
+    preps = some_preps(nets)
+    probe = ProbeEncoder(32, nets, torch.randn(6, 1, 8, 8), 16, preps)
+    answers = probe.answers(preps)
+    assert answers.shape == (4, 6 * 5)
+    torch.testing.assert_close(answers.view(4, 6, 5).mean(-1), torch.zeros(4, 6), atol=1e-6, rtol=0)
+    flat = unpack(preps, nets.spec.num_parameters)
+    logits = nets(flat, probe.probes.detach())
+    torch.testing.assert_close(answers.view(4, 6, 5), logits - logits.mean(-1, keepdim=True))
+    torch.testing.assert_close(probe.mean, answers.mean(0))
+    torch.testing.assert_close(probe.spread, answers.std(0).mean())
+
+
+def test_probes_are_learnt_and_the_skeleton_is_not(nets: NetBatch) -> None:
+    preps = some_preps(nets)
+    images = torch.randn(6, 1, 8, 8)
+    probe = ProbeEncoder(32, nets, images, 16, preps)
+    assert not [name for name, _ in probe.named_parameters() if "skeleton" in name or "nets" in name]
+    assert {"probes", "mean", "spread"} <= set(probe.state_dict())
+    probe(preps).square().sum().backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in probe.parameters())
+    assert not any(value.requires_grad for value in nets.skeleton.parameters())
+    probe.probes.data.zero_()
+    assert images.abs().sum() > 0  # its own copy
+
+
+def test_a_loaded_probe_encoder_needs_no_example(nets: NetBatch) -> None:
+    preps = some_preps(nets)
+    first = ProbeEncoder(32, nets, torch.randn(6, 1, 8, 8), 16, preps)
+    second = ProbeEncoder(32, nets, torch.zeros(6, 1, 8, 8), 16)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(preps), second(preps))

@@ -1,0 +1,170 @@
+"""A run folder as training, evaluation and interpolation leave it, made of plausible numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+CONFIG = """name: digits
+seed: 0
+latent: 256
+encoder: {kind: attention}
+steps: 4000
+"""
+PARAMETERS, SIZE, LATENT = 4_810, (16, 400), 256
+MakeRun = Callable[..., Path]
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def write_base(run: Path, records: bool = True, steps: int = 4000) -> None:
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(CONFIG)
+    machine = {"system": "Linux", "processor": "A <fast> processor", "cores": 2, "gpus": []}
+    versions = {"netspace": "0.1.0", "python": "3.11.9", "torch": "2.11.0", "numpy": "2.0.0"}
+    more = {"command": "netspace train space/digits --zoo zoo.h5", "commit": None, "seed": 0}
+    zoo = {"zoo": "/data/zoo.h5", "zoo_hash": "ab12" * 16}
+    write(run / "provenance.json", {**versions, "machine": machine, **more, **zoo})
+    kwargs = [["width", 0.5], ["channels", 1], ["image_size", 8], ["classes", 10]]
+    write(
+        run / "space.json",
+        {"archs": {"lenetlike": {"spec": {"arch": "lenetlike", "kwargs": kwargs}, "prep": SIZE}}},
+    )
+    if records:
+        lines = []
+        noise = np.random.default_rng(0)
+        for step in range(50, steps + 1, 50):
+            value = 1.7 * np.exp(-step / 900) * np.exp(0.1 * noise.standard_normal()) + 0.05
+            lines.append({"step": step, "rate": 1.0, "steps_a_second": 12.5, "behaviour": value, "weights": value / 9})
+            if step % 500 == 0:
+                error = 0.25 * np.exp(-step / 1200) + 0.012
+                lines.append(
+                    {
+                        "step": step,
+                        "val_mae": error,
+                        "val_r2": 1 - 30 * error**2,
+                        "val_agreement": 0.97 - error,
+                        "val_kl": error,
+                    }
+                )
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_evaluation(run: Path, split: str = "test", members: int = 100, seed: int = 1) -> None:
+    noise = np.random.default_rng(seed)
+    target = np.sort(0.1 + 0.86 * noise.beta(2.2, 1.1, members))
+    noise.shuffle(target)
+    predicted = np.clip(target + 0.02 * noise.standard_normal(members), 0, 1)
+    r2 = 1 - float(((predicted - target) ** 2).sum() / max(((target - target.mean()) ** 2).sum(), 1e-9))
+    own = {
+        "accuracy_target": target.mean(),
+        "accuracy_predicted": predicted.mean(),
+        "r2": r2,
+        "mae": float(np.abs(predicted - target).mean()),
+        "agreement": 0.913,
+        "kl": 0.081,
+    }
+    gamma = np.linspace(0, 1, 11)
+    baselines = {
+        "nearest": {**own, "r2": 0.991, "mae": 0.011, "agreement": 0.871},
+        "nearest_latent": {**own, "r2": 0.95, "mae": 0.031, "agreement": 0.853},
+        "average": {**own, "r2": -4.21, "mae": 0.55, "agreement": 0.112},
+        "noise": {**own, "r2": 0.97, "mae": 0.021, "agreement": 0.868, "scale": 0.03},
+    }
+    figures = {
+        "run": str(run),
+        "split": split,
+        "members": members,
+        **own,
+        "classid_accuracy": None,
+        "diversity": 11.4,
+        "zoo_diversity": 14.9,
+        "compression": LATENT / PARAMETERS,
+        "latent": LATENT,
+        "parameters": PARAMETERS,
+        "per_class": {"lenetlike": {"members": members, **own}},
+        "baselines": baselines,
+        "interpolation": {
+            "pairs": 16,
+            "gamma": gamma.tolist(),
+            "spearman_latent": 0.964,
+            "spearman_weights": 0.312,
+            "latent_accuracy": (0.35 + 0.6 * gamma**0.9).tolist(),
+            "weight_accuracy": (0.1 + 0.85 * np.abs(2 * gamma - 1) ** 3 * (0.3 + 0.7 * gamma)).tolist(),
+        },
+        "versions": {"netspace": "0.1.0", "torch": "2.11.0"},
+        "detail": {
+            "member": [f"lenetlike/{row:04d}" for row in range(members)],
+            "accuracy_target": target.tolist(),
+            "accuracy_predicted": predicted.tolist(),
+            "agreement": [0.9] * members,
+            "kl": [0.08] * members,
+        },
+    }
+    write(run / f"eval-{split}.json", figures)
+    way = np.random.default_rng(99).standard_normal((2, LATENT))
+    latents = 3 * target[:, None] * way[0] + noise.uniform(-1, 1, (members, 1)) * way[1]
+    latents += 0.3 * noise.standard_normal((members, LATENT))
+    shown = np.argsort(target)[np.linspace(0, members - 1, min(4, members)).round().astype(int)]
+    spread = np.repeat([0.3, 0.12, 0.2, 0.05], PARAMETERS // 4 + 1)[:PARAMETERS]
+    flat = np.zeros((2, len(shown), SIZE[0] * SIZE[1]))
+    flat[:, :, :PARAMETERS] = spread * noise.standard_normal((2, len(shown), PARAMETERS))
+    preps, decoded = flat.reshape(2, len(shown), *SIZE).astype(np.float32)
+    held = {
+        "latents": latents.astype(np.float32),
+        "shown": shown.astype(np.int64),
+        "preps": preps,
+        "decoded": decoded,
+    }
+    save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, run / f"eval-{split}.safetensors")
+
+
+def write_line(
+    run: Path, start: str, end: str, spearman: float | None = 0.98, direct: bool = True, age: int = 0
+) -> Path:
+    gamma = np.linspace(0, 1, 11)
+    file = run / "interpolations" / f"{start.replace('/', '-')}--{end.replace('/', '-')}.json"
+    told = {
+        "from": start,
+        "to": end,
+        "gamma": gamma.round(6).tolist(),
+        "latent_accuracy": (0.12 + 0.8 * gamma).tolist(),
+        "weight_accuracy": (0.1 + 0.8 * gamma**6).tolist() if direct else None,
+        "spearman": spearman,
+        "weight_spearman": 0.4 if direct else None,
+    }
+    write(file, told)
+    os.utime(file, (1_700_000_000 - age, 1_700_000_000 - age))
+    return file
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes a run folder: `make_run(name, splits, lines, records)`."""
+
+    def make(
+        name: str = "digits",
+        splits: tuple[str, ...] = ("test",),
+        lines: int = 1,
+        records: bool = True,
+        members: int = 40,
+    ) -> Path:
+        run = tmp_path / "runs" / name
+        write_base(run, records)
+        for seed, split in enumerate(splits):
+            write_evaluation(run, split, members * (5 if split == "train" else 1), seed)
+        for number in range(lines):
+            write_line(run, f"lenetlike/{number:04d}", "lenetlike/0099", age=number)
+        return run
+
+    return make

@@ -1,0 +1,147 @@
+"""Runs that are unfinished, not evaluated, odd or broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from netspace.errors import NetspaceError
+from netspace.report import report
+
+MakeRun = Callable[..., Path]
+NAN = float("nan")
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def names(told: dict[str, object]) -> set[str]:
+    return {Path(str(name)).name for name in told["figures"]}  # type: ignore[attr-defined]
+
+
+def test_a_run_only_trained_tells_the_commands_that_go_on(make_run: MakeRun) -> None:
+    run = make_run(splits=(), lines=0)
+    told = report(run)
+    assert names(told) == {"training.png"}
+    page = Path(told["report"]).read_text()
+    for command in (f"netspace eval {run}", f"netspace interpolate --from worst --to best --run {run}"):
+        assert any(command in sentence for sentence in told["missing"])
+        assert f"<code>{command}</code>" in page
+    assert "has not been evaluated yet" in page and "dl class" not in page
+
+
+def test_unfinished_training_is_said(make_run: MakeRun) -> None:
+    run = make_run(lines=0)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:20]) + '\n{"step": 2000, "behav')
+    assert "Its training is at step 950 of 4,000." in Path(report(run)["report"]).read_text()
+
+
+def test_an_evaluation_without_records_or_tensors_is_shown(make_run: MakeRun) -> None:
+    run = make_run(records=False)
+    (run / "eval-test.safetensors").unlink()
+    told = report(run)
+    assert not names(told) & {"training.png", "latents.png", "preps-test.png"}
+    assert any(f"netspace eval {run} --split test" in sentence for sentence in told["missing"])
+    assert any("metrics.jsonl" in sentence for sentence in told["missing"])
+
+
+def test_tensors_of_another_evaluation_are_left_out(make_run: MakeRun) -> None:
+    run = make_run()
+    held = load_file(run / "eval-test.safetensors")
+    save_file({**held, "latents": held["latents"][:7].copy()}, run / "eval-test.safetensors")
+    told = report(run)
+    assert "latents.png" not in names(told) and len(told["missing"]) == 1
+
+
+def test_numbers_that_are_not_there_read_as_dashes(make_run: MakeRun) -> None:
+    run = make_run(members=3)
+    held = json.loads((run / "eval-test.json").read_text())
+    line = {**held["interpolation"], "spearman_latent": NAN, "spearman_weights": None}
+    more = {"r2": NAN, "diversity": None, "interpolation": line, "kl": float("inf")}
+    change(run / "eval-test.json", **more, baselines={"nearest": {"r2": None, "mae": NAN}, "average": {}})
+    told = report(run)
+    page = Path(told["report"]).read_text()
+    assert "R² = –" in page and "nan" not in page.split("</style>")[1].split("data:image")[0].lower()
+    assert "baselines-test.png" in names(told)
+
+
+def test_few_members_and_no_lines(make_run: MakeRun) -> None:
+    run = make_run(members=1, lines=0)
+    change(run / "eval-test.json", interpolation={"pairs": 0, "spearman_latent": None, "spearman_weights": None})
+    told = report(run)
+    assert names(told) >= {"members-test.png", "scatter-test.png", "preps-test.png"}
+    assert not names(told) & {"latents.png", "interpolation-mean-test.png"}
+    assert "1 network of the test split" in Path(told["report"]).read_text()
+
+
+def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
+    run = make_run(lines=1)
+    (file,) = (run / "interpolations").iterdir()
+    change(file, weight_accuracy=None, spearman=None, weight_spearman=None)
+    assert "Spearman): latents –" in Path(report(run)["report"]).read_text()
+
+
+def test_only_the_newest_lines_are_shown(make_run: MakeRun) -> None:
+    told = report(make_run(lines=8))
+    assert told["interpolations"] == [f"lenetlike-{number:04d}--lenetlike-0099" for number in range(6)]
+
+
+def test_better_baselines_are_said(make_run: MakeRun) -> None:
+    run = make_run()
+    held = json.loads((run / "eval-test.json").read_text())
+    assert "One baseline does better than the space: nearest (in" in Path(report(run)["report"]).read_text()
+    change(run / "eval-test.json", baselines={"average": held["baselines"]["average"]})
+    assert "No baseline does better" in Path(report(run)["report"]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("eval-test.json", "{"),
+        ("eval-test.json", "[1]"),
+        ("eval-test.json", "{}"),
+        (
+            "eval-test.json",
+            '{"detail": {"member": ["a"], "accuracy_target": ["x"], "accuracy_predicted": [1]}}',
+        ),
+        (
+            "eval-test.json",
+            '{"detail": {"member": ["a"], "accuracy_target": [null], "accuracy_predicted": [1]}}',
+        ),
+        ("eval-test.safetensors", "nothing"),
+        ("provenance.json", "nothing"),
+        ("space.json", "nothing"),
+        ("config.yaml", "a: [1"),
+        ("interpolations/x.json", '{"gamma": [0, 1], "latent_accuracy": [1]}'),
+    ],
+)
+def test_a_broken_file_is_named(make_run: MakeRun, file: str, text: str) -> None:
+    run = make_run()
+    (run / file).write_text(text)
+    with pytest.raises(NetspaceError) as raised:
+        report(run)
+    assert str(run / file) in str(raised.value) and "\n" not in str(raised.value)
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetspaceError, match=r"is not a run folder \(config.yaml and provenance.json were expected"):
+        report(tmp_path)
+
+
+def test_a_run_without_anything_is_refused(make_run: MakeRun) -> None:
+    with pytest.raises(NetspaceError, match=r"holds no results to report.*netspace train"):
+        report(make_run(splits=(), lines=0, records=False))
+
+
+def test_a_folder_that_cannot_be_written_is_said(make_run: MakeRun) -> None:
+    run = make_run()
+    (run / "figures").write_text("in the way")
+    with pytest.raises(NetspaceError, match="could not be written"):
+        report(run)

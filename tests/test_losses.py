@@ -1,0 +1,98 @@
+"""Every loss against its definition, written out in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from netspace.losses import prediction_loss, weight_loss
+
+
+def slow_distillation(predicted: torch.Tensor, target: torch.Tensor, temperature: float) -> float:
+    """KL(softmax(t / T) || softmax(p / T)) T^2, a sum at a time."""
+    total, count = 0.0, 0
+    for p, t in zip(predicted.flatten(0, -2).tolist(), target.flatten(0, -2).tolist(), strict=True):
+
+        def share(row: list[float]) -> list[float]:
+            powers = [math.exp(value / temperature) for value in row]
+            return [power / sum(powers) for power in powers]
+
+        total += sum(a * math.log(a / b) for a, b in zip(share(t), share(p), strict=True))
+        count += 1
+    return total / count * temperature**2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3), (2, 2, 4, 7)])
+def test_prediction_loss_is_its_definition(shape: tuple[int, ...], temperature: float) -> None:
+    torch.manual_seed(0)
+    predicted, target = torch.randn(2, *shape, dtype=torch.float64) * 3
+    found = float(prediction_loss(predicted, target, temperature))
+    assert found == pytest.approx(slow_distillation(predicted, target, temperature), rel=1e-5)
+
+
+def test_prediction_loss_has_the_target_as_reference() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 6, 4) * 3
+    assert float(prediction_loss(a, b, 1.0)) != pytest.approx(float(prediction_loss(b, a, 1.0)), rel=1e-2)
+
+
+def test_prediction_loss_ignores_what_softmax_ignores_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    predicted, target = torch.randn(2, 3, 6, 4)
+    loss = prediction_loss(predicted, target, 4.0)
+    shifted = prediction_loss(predicted + torch.randn(3, 6, 1), target + 2, 4.0)
+    torch.testing.assert_close(shifted, loss, rtol=1e-4, atol=1e-6)
+    assert not torch.isclose(prediction_loss(predicted * 1.5, target, 4.0), loss, rtol=1e-2)
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(prediction_loss(predicted[..., order], target[..., order], 4.0), loss)
+    assert not torch.isclose(prediction_loss(predicted[..., order], target, 4.0), loss, rtol=1e-2)
+
+
+def test_temperature_squared_keeps_the_gradients_size() -> None:
+    """For hot softmaxes the loss tends to the squared difference of centred logits over 2 C (Hinton et al., 2015)."""
+    torch.manual_seed(0)
+    predicted, target = torch.randn(2, 8, 5)
+    gap = predicted - target
+    gap = gap - gap.mean(-1, keepdim=True)
+    limit = gap.square().sum(-1).mean() / (2 * 5)
+    assert float(prediction_loss(predicted, target, 50.0)) == pytest.approx(float(limit), rel=0.05)
+
+
+def test_equal_logits_cost_nothing_and_half_precision_is_computed_in_float32() -> None:
+    logits = torch.randn(2, 5, 3)
+    assert float(prediction_loss(logits, logits.clone(), 4.0)) == 0.0
+    loss = prediction_loss(logits.bfloat16(), logits, 4.0)
+    assert loss.dtype == torch.float32 and loss >= 0
+
+
+def test_gradients_reach_the_prediction() -> None:
+    predicted = torch.randn(2, 5, 3, requires_grad=True)
+    prediction_loss(predicted, torch.randn(2, 5, 3), 4.0).backward()
+    assert predicted.grad is not None and predicted.grad.abs().sum() > 0
+    torch.testing.assert_close(predicted.grad.sum(-1), torch.zeros(2, 5), atol=1e-6, rtol=0)  # softmax's symmetry
+
+
+def test_weight_loss() -> None:
+    a, b = torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    mean = sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / a.numel()
+    assert float(weight_loss(a, b)) == pytest.approx(mean, rel=1e-5)
+    assert float(weight_loss(a, a)) == 0.0
+
+
+def test_relative_temperatures_count_in_spreads_of_each_targets_logits() -> None:
+    """Networks that are sure of themselves and others weigh the same; without `relative` they do not."""
+    torch.manual_seed(0)
+    predicted, target = torch.randn(2, 3, 6, 4)
+    louder = torch.tensor([0.01, 1.0, 30.0])[:, None, None]
+    loss = prediction_loss(predicted, target, 4.0, relative=True)
+    torch.testing.assert_close(prediction_loss(predicted * louder, target * louder, 4.0, relative=True), loss)
+    plain = prediction_loss(predicted, target, 4.0)
+    assert not torch.isclose(prediction_loss(predicted * louder, target * louder, 4.0), plain, rtol=0.1)
+    spread = [float(member.double().std()) for member in target]
+    slow = [slow_distillation(predicted[m] / spread[m], target[m] / spread[m], 4.0) for m in range(3)]
+    assert float(loss) == pytest.approx(sum(slow) / 3, rel=1e-4)
+    constant = prediction_loss(predicted, torch.zeros_like(target), 4.0, relative=True)
+    assert constant.isfinite()

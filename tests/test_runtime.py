@@ -1,0 +1,267 @@
+"""Run folders, atomic files, safe reading, records, random streams."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netspace import runtime
+from netspace.errors import NetspaceError
+from netspace.runtime import (
+    Metrics,
+    free_bytes,
+    generator,
+    hash_tensors,
+    is_run,
+    newest_run,
+    pick_device,
+    provenance,
+    read_metrics,
+    read_torch,
+    replacing,
+    write_json,
+    write_text,
+    write_torch,
+)
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes inside the block: the nearest thing to a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_replacing_appears_whole_in_folders_it_makes(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "new" and os.listdir(path.parent) == ["c.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), NetspaceError("y")])
+def test_an_exception_midway_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["c.txt"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(NetspaceError) as caught, replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(caught.value) == (
+        f"{path} could not be written: No space left on device. Free space or choose another place; "
+        "what was there before is untouched"
+    )
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["c.txt"]
+
+
+def test_a_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
+    """For text and for tensors: torch tells it in its own way."""
+    text, tensors = tmp_path / "a.txt", tmp_path / "a.pt"
+    write_text(text, "old")
+    write_torch(tensors, torch.ones(1))
+    with small_disk(4096):
+        with pytest.raises(NetspaceError, match=r"a\.txt could not be written: File too large"):
+            write_text(text, "x" * 10_000)
+        with pytest.raises(NetspaceError, match=r"a\.pt could not be written"):
+            write_torch(tensors, torch.zeros(100_000))
+    assert text.read_text() == "old" and torch.equal(read_torch(tensors), torch.ones(1))
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "a.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "file" / "b" / "a.txt"):
+        with pytest.raises(NetspaceError, match=r"could not be written: .*choose another place"):
+            write_text(path, "x")
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, None, "é"], "a": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, None, "é"], "a": 2}
+
+
+def test_torch_round_trip(tmp_path: Path) -> None:
+    held = {"w": torch.randn(3), "step": 4, "names": ["a", None], "nested": {"x": (1, 2.5, True)}}
+    write_torch(tmp_path / "a.pt", held)
+    back = read_torch(tmp_path / "a.pt")
+    assert torch.equal(back.pop("w"), held.pop("w")) and back == held  # type: ignore[arg-type]
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("hacked"),))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle", "inside"])
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "hostile.pt"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Hostile()))
+    else:
+        torch.save(Hostile() if how == "torch" else {"w": torch.ones(1), "x": [Hostile()]}, path)
+    with pytest.raises(NetspaceError, match=r"hostile.pt was expected to be a torch file of tensors") as caught:
+        read_torch(path)
+    assert not Path("hacked").exists() and "\n" not in str(caught.value)
+    Hostile().__reduce__()[0](*Hostile().__reduce__()[1])  # type: ignore[operator,misc]
+    assert Path("hacked").exists()  # it would have
+
+
+@pytest.mark.parametrize("content", [b"", b"not torch", b"PK\x03\x04 cut"])
+def test_a_file_that_is_no_torch_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(NetspaceError, match=r"cannot be read safely: .+"):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_a_truncated_and_a_missing_torch_file(tmp_path: Path) -> None:
+    write_torch(tmp_path / "a.pt", torch.randn(1000))
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NetspaceError, match="cannot be read safely"):
+        read_torch(tmp_path / "a.pt")
+    with pytest.raises(NetspaceError, match=r"b.pt does not exist"):
+        read_torch(tmp_path / "b.pt")
+
+
+def test_metrics_are_read_back_and_a_cut_off_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    metrics = Metrics(path)
+    for step in range(5):
+        metrics.write(step=step, note="line\nbreak \u2028")
+    whole = path.read_bytes()
+    for cut in range(1, 20):
+        path.write_bytes(whole[:-cut])
+        assert [record["step"] for record in read_metrics(path)] == ([0, 1, 2, 3, 4] if cut == 1 else [0, 1, 2, 3])
+
+
+def test_a_resumed_run_drops_what_it_writes_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    metrics.keep(lambda record: False)
+    assert not path.exists()
+    for step in range(5):
+        metrics.write(step=step)
+    path.write_bytes(path.read_bytes() + b'{"step": 5, "lo')
+    metrics.keep(lambda record: record["step"] <= 2)
+    metrics.write(step=3)
+    assert [record["step"] for record in read_metrics(path)] == [0, 1, 2, 3]
+
+
+def make_run(path: Path, age: int) -> Path:
+    path.mkdir(parents=True)
+    for name in ("config.yaml", "provenance.json"):
+        (path / name).write_text("{}")
+        os.utime(path / name, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def test_the_newest_run(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(
+        NetspaceError, match=r"no run was named and there is none under .*runs/: train one .* or give --run"
+    ):
+        newest_run(runs)
+    old, new = make_run(runs / "z", age=10), make_run(runs / "a", age=0)
+    (runs / "not a run").mkdir()
+    (runs / "file").write_text("")
+    assert is_run(old) and not is_run(runs / "not a run") and not is_run(runs / "file")
+    assert newest_run(runs) == new
+
+
+def test_provenance_says_what_is_needed_and_is_json() -> None:
+    told = provenance(7, zoo_hash="ab")
+    assert told["seed"] == 7 and told["zoo_hash"] == "ab" and told["torch"] == runtime.package_version("torch") != "?"
+    assert {"netspace", "python", "numpy", "h5py", "accelerate", "machine", "command", "commit"} <= set(told)
+    assert told["machine"]["cores"] >= 1 and json.loads(json.dumps(told)) == told
+    assert runtime.package_version("no such package at all") == "?"
+
+
+def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(runtime.subprocess, "run", missing)
+    assert runtime.commit() is None
+
+
+def test_free_bytes_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "a" / "b") > 0 and free_bytes(Path("a/b")) > 0
+
+
+seeds = st.integers(-(2**63), 2**64)
+
+
+@given(seeds, st.lists(seeds, max_size=3))
+def test_a_stream_is_its_seed_and_place_alone(seed: int, stream: list[int]) -> None:
+    torch.rand(3)  # the global state does not matter
+    assert torch.equal(
+        torch.rand(4, generator=generator(seed, *stream)), torch.rand(4, generator=generator(seed, *stream))
+    )
+
+
+def test_streams_of_neighbouring_seeds_are_unrelated() -> None:
+    places = [(a,) for a in range(8)] + [(a, b) for a in range(8) for b in range(8)] + [(0, 0, c) for c in range(8)]
+    drawn = torch.stack([torch.randn(2000, generator=generator(*place), dtype=torch.float64) for place in places])
+    correlation = torch.corrcoef(drawn) - torch.eye(len(places), dtype=torch.float64)
+    assert correlation.abs().max() < 6 / 2000**0.5
+    assert len({generator(*place).initial_seed() for place in places}) == len(places)
+
+
+def test_streams_stay_the_same_from_version_to_version() -> None:
+    """A zoo built again must be the same zoo."""
+    assert [generator(*place).initial_seed() for place in [(0,), (1,), (1, 2)]] == [
+        8147104208329303767,
+        5225608189600411232,
+        6804074658870690613,
+    ]
+
+
+def test_hash_tensors_sees_values_shapes_types_and_order() -> None:
+    a, b = torch.arange(6.0), torch.ones(2)
+    same = hash_tensors(a, b)
+    assert same == hash_tensors(a.clone(), b) and len(same) == 64
+    assert hash_tensors(torch.arange(12.0)[::2] / 2, b) == same  # not contiguous, equal
+    others = [
+        hash_tensors(b, a),
+        hash_tensors(a.view(2, 3), b),
+        hash_tensors(a.double(), b),
+        hash_tensors(a + torch.eye(1, 6)[0] * 1e-6, b),
+        hash_tensors(a),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device() == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("cuda:77", "nonsense"):
+        with pytest.raises(NetspaceError, match=f"device '{name}' was asked for, but it is not usable here: .+"):
+            pick_device(name)
