@@ -93,15 +93,6 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
     gpu = task.device.type == "cuda"
     precisions = ["float32", "bf16"] if recipe.precision == "auto" else [recipe.precision]
-    ways = {
-        str(way): way
-        for size in sizes
-        for precision in precisions
-        for way in [Way(size, precision)]
-        if size == 1 or precision == "float32" or gpu or recipe.precision == "bf16"  # bf16 under vmap is slow on CPUs
-    }
-    if len(ways) == 1:
-        return next(iter(ways.values()))
     batch = min(recipe.batch_size, len(task.train))
 
     def trial(way: Way) -> Callable[[], object]:
@@ -111,10 +102,24 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
         rates = torch.zeros(way.fused, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
-    trials = {name: trial(way) for name, way in ways.items()}
     subject = f"zoo {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
-    choice = fastest(subject, trials, work={name: way.fused for name, way in ways.items()})
-    return ways[choice]
+    best: Way | None = None
+    for size in sizes:  # larger groups are tried as long as they win, so that no time goes to hopeless ones
+        fits = [p for p in precisions if size == 1 or p == "float32" or gpu or len(precisions) == 1]
+        ways = [Way(size, precision) for precision in fits] + (
+            [best] if best else []
+        )  # bf16 under vmap is slow on CPUs
+        if len(ways) == 1:
+            best = ways[0]
+            continue
+        trials = {str(way): trial(way) for way in ways}
+        choice = fastest(subject, trials, repeats=2, work={str(way): way.fused for way in ways})
+        winner = next(way for way in ways if str(way) == choice)
+        if winner == best:
+            break
+        best = winner
+    assert best is not None
+    return best
 
 
 def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> None:

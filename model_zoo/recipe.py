@@ -27,7 +27,9 @@ class ArchConfig(Settings):
 
     arch: str  # a registered name, or 'module:factory'
     width: float | None = None  # the factory's width factor; left out for factories that know none
-    kwargs: dict[str, str | int | float | bool | None] = {}  # further keyword arguments of the factory
+    kwargs: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict
+    )  # further keyword arguments of the factory
 
 
 class SplitConfig(Settings):

@@ -30,7 +30,8 @@ def fastest(
 ) -> str:
     """The name of the fastest of `ways`, each run once to warm up and then `repeats` times (the best counts).
 
-    `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs out of memory is out of the race. What was chosen before on this machine is returned untimed.
+    `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs
+    out of memory is out of the race. What was chosen before on this machine is returned untimed.
     """
     file = cache_folder() / "calibration.json"
     key = _key(subject, sorted(ways))

@@ -137,7 +137,7 @@ def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[s
         field = here.model_fields.get(part)
         if field is not None and get_origin(field.annotation) is dict:
             next(parts, None)  # a key, of the user's choice
-        inner = [kind for kind in _models_in(field.annotation)] if field is not None else []
+        inner = list(_models_in(field.annotation)) if field is not None else []
         if not inner:
             return []
         here = inner[0]
