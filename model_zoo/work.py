@@ -167,7 +167,9 @@ class Worker:
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
         """Folded parameters (M, P) and the rows of the table of a snapshot's members."""
-        finite = torch.stack([value.flatten(1).isfinite().all(1) for value in snapshot.state.values()]).all(0)
+        finite = torch.stack(
+            [value.isfinite().reshape(len(value), -1).all(1) for value in snapshot.state.values()]
+        ).all(0)
         whole = {
             name: torch.where(_like(finite, value), value, torch.ones_like(value))
             for name, value in snapshot.state.items()

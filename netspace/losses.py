@@ -34,6 +34,18 @@ def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relat
     return divergence.mean().clamp_min(0) * temperature**2
 
 
+def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """What a network between two should answer: their logits (M, B, C) mixed, `share` (M,) of the second.
+
+    Each network's logits are brought to one spread before, and to the mixed spread after, so that a network that is
+    sure of itself does not outvote one that is not: the blend moves evenly from the first to the second.
+    """
+    share = share.view(-1, 1, 1)
+    spreads = [logits.float().std((-2, -1), keepdim=True).clamp_min(1e-6) for logits in (first, second)]
+    mixed = (1 - share) * first.float() / spreads[0] + share * second.float() / spreads[1]
+    return mixed * ((1 - share) * spreads[0] + share * spreads[1])
+
+
 def weight_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of two sets of (standardised) parameters of one shape.
 

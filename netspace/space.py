@@ -126,7 +126,7 @@ class Space:
     def through(self, preps: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (M, E) of PReps (M, H, W), and the PReps (M, H, W) decoded from them."""
         with half(self.recipe.precision, self.device):
-            return through(self.model, preps.to(self.device))
+            return through(self.model.both, preps.to(self.device))
 
     def parameters(self, state: Mapping[str, Tensor]) -> Tensor:
         """Flat parameters (P,) of a state dict of this space's architecture, with batch norm or folded."""

@@ -1,11 +1,50 @@
-"""Shared fixtures. Long tests run with --slow, GPU tests where there is a GPU."""
+"""Shared fixtures. Long tests run with --slow, GPU tests where there is a GPU.
+
+`tiny_zoo` and `tiny_run` are a real zoo and a real run on scikit-learn's digits, made once and never changed by a test:
+tests that write take `zoo_copy` and `run_copy`.
+"""
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+
+ZOO: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"name": "digits", "limit": 300},
+    "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.25}},
+    "members": {"train": 24, "val": 6, "test": 6},
+    "epochs": {"first": 1, "last": 4},
+    "optimizer": {"name": "adam", "learning_rate": 0.01},
+    "batch_size": 25,
+    "prep_width": 128,
+    "fused": 4,
+}
+SPACE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 0,
+    "latent": 64,
+    "encoder": {"kind": "probe", "probes": 16, "hidden": 32},
+    "decoder": {"start": "reference", "share": 0.3},
+    "loss": {"behaviour": 1.0, "temperature": 1.0},
+    "optimizer": {"name": "muon", "learning_rate": 0.001, "muon_rate": 0.01, "schedule": "cosine", "ema": 0.9},
+    "networks": 8,
+    "images": 64,
+    "steps": 30,
+    "validate_every": 10,
+    "log_every": 5,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,13 +61,108 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Calibrations of the tests stay out of the user's cache."""
+    """Calibrations of the tests stay out of the user's cache; one thread, which is faster for tiny networks."""
     import os
 
     os.environ["NETSPACE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test runs in a folder of its own, so that a stray write lands nowhere that matters."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def zoo_settings() -> dict[str, Any]:
+    """The recipe of `tiny_zoo`, to be changed."""
+    return copy.deepcopy(ZOO)
+
+
+@pytest.fixture
+def space_settings() -> dict[str, Any]:
+    """The recipe of `tiny_run`, to be changed."""
+    return copy.deepcopy(SPACE)
+
+
+@pytest.fixture(scope="session")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with zoo.yaml and space.yaml."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "zoo.yaml").write_text(yaml.safe_dump(ZOO))
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of 36 networks of 1,477 parameters, built in this process."""
+    from model_zoo.builder import build
+    from model_zoo.recipe import ZooRecipe
+
+    return build(ZooRecipe.model_validate(ZOO), tmp_path_factory.mktemp("zoo") / "zoo.h5", workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of `tiny_zoo`, trained for 30 steps in this process."""
+    from netspace.training.loop import train
+    from netspace.training.recipe import SpaceRecipe
+
+    return train(SpaceRecipe.model_validate(SPACE), tiny_zoo, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def zoo_copy(tiny_zoo: Path, tmp_path: Path) -> Path:
+    """`tiny_zoo`, to be changed."""
+    return Path(shutil.copy(tiny_zoo, tmp_path / "zoo.h5"))
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """`tiny_run`, to be written into."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "tiny"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on standard output; fails if there is more or less."""
+        assert self.out.count("\n") == 1 and self.out.endswith("\n"), self.out
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """The one line a mistake is told in."""
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("netspace: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.splitlines()[-1] == lines[0], self.err
+        return lines[0].removeprefix("netspace: ")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a command line by the console script's own `main`, in this process."""
+    from netspace.cli.app import main
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["netspace", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        told = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), told.out, told.err)
+
+    return call

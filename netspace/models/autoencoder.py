@@ -16,7 +16,7 @@ from netspace.spec import NetSpec
 
 
 class AutoEncoder(nn.Module):
-    """PReps to latents and back; the forward pass is both."""
+    """Encoder and decoder; the forward pass is a training step's, both and what lies between pairs."""
 
     spread: Tensor
 
@@ -25,7 +25,18 @@ class AutoEncoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("spread", spread)  # (H, W), of every parameter's layer over the zoo
 
-    def forward(self, preps: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, preps: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoded PReps (M, H, W) of PReps (M, H, W), and those between pairs (S, H, W).
+
+        Pair i is networks i and S + i; `share` (S,) says how far on the line between their latents, from 0 to 1.
+        """
+        latents = self.encoder(preps)
+        pairs = len(share)
+        between = torch.lerp(latents[:pairs], latents[pairs : 2 * pairs], share[:, None].to(latents.dtype))
+        decoded = self.decoder(torch.cat([latents, between]))
+        return decoded[: len(latents)], decoded[len(latents) :]
+
+    def both(self, preps: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (M, E) and decoded PReps (M, H, W) of PReps (M, H, W)."""
         latents = self.encoder(preps)
         return latents, self.decoder(latents)

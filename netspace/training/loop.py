@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from netspace import archs
 from netspace.config import read_back, to_yaml
@@ -215,7 +215,7 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
     accelerator.end_training()
 
 
-def validate_members(setting: Setting, model: nn.Module, average: Average | None) -> dict[str, float]:
+def validate_members(setting: Setting, model: AutoEncoder, average: Average | None) -> dict[str, float]:
     """The paper's validation: accuracies of validation members and their predictions on validation images."""
     held = {name: value.detach().clone() for name, value in model.state_dict().items()}
     if average is not None:
@@ -224,7 +224,7 @@ def validate_members(setting: Setting, model: nn.Module, average: Average | None
     try:
         preps = setting.val.take(torch.arange(len(setting.val)))
         with half(setting.recipe.precision, preps.device):
-            _, decoded = through(model, preps)
+            _, decoded = through(model.both, preps)
         return compare(setting.nets, unpack(preps, count), unpack(decoded, count), setting.task, "val").summary()
     finally:
         model.load_state_dict(held)

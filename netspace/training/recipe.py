@@ -19,12 +19,13 @@ class LossConfig(Settings):
     behaviour: float = Field(1.0, ge=0)  # Eq. 1: outputs of predicted and target network
     temperature: float = Field(4.0, gt=0)  # T of Eq. 1
     relative: bool = False  # T in units of the spread of each target's logits, so that weak networks count as much
+    lines: float = Field(0.0, ge=0)  # the same between pairs: a latent on their line behaves like a blend of both
     weights: float = Field(0.0, ge=0)  # squared difference of parameters in units of their layer's spread
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.behaviour == 0 and self.weights == 0:
-            raise ValueError("both terms of the loss are 0")
+        if not self.behaviour + self.lines + self.weights:
+            raise ValueError("all terms of the loss are 0")
         return self
 
 
@@ -52,5 +53,5 @@ class SpaceRecipe(Settings):
     def _latent_is_square(self) -> Self:
         side = isqrt(self.latent)
         if side * side != self.latent or side % 4 or (self.encoder.kind == "conv" and self.latent % 32):
-            raise ValueError("latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too)")
+            raise ValueError(f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}")
         return self

@@ -15,6 +15,7 @@ from netspace import losses
 from netspace.data import TaskData
 from netspace.functional import NetBatch
 from netspace.prep import unpack
+from netspace.runtime import generator
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.sources import Images, PRepSource, Shuffle, Targets
 
@@ -40,21 +41,29 @@ class SingleStep:
         recipe = self.recipe
         members = self.members.take(number * recipe.networks, recipe.networks)[self.place :: self.shares]
         preps = self.source.take(members)
+        lines = recipe.loss.lines > 0 and len(members) > 1
+        pairs = len(members) // 2 if lines else 0
+        share = torch.rand(pairs, generator=generator(recipe.seed, 5, number, self.place)).to(preps.device)
         with half(recipe.precision, self.task.device):
-            _, predicted = model(preps)
-        predicted = predicted.float()
+            predicted, between = model(preps, share)
+        predicted = torch.cat([predicted, between]).float()
         terms = {}
-        if recipe.loss.behaviour:
+        count = self.nets.spec.num_parameters
+        if recipe.loss.behaviour or lines:
             images, places = self.images.take(number, recipe.images)
             with half(recipe.networks_precision, self.task.device):
                 target = self.targets.take(members, places, preps, images)
-                answer = self.nets(unpack(predicted, self.nets.spec.num_parameters), images)
-            behaviour = losses.prediction_loss(answer, target, recipe.loss.temperature, recipe.loss.relative)
-            terms["behaviour"] = recipe.loss.behaviour * behaviour
+                answer = self.nets(unpack(predicted, count), images)
+            settings = recipe.loss.temperature, recipe.loss.relative
+            own, mixed = answer.split([len(preps), pairs])
+            terms["behaviour"] = recipe.loss.behaviour * losses.prediction_loss(own, target, *settings)
+            if lines:
+                wanted = losses.blend(target[:pairs], target[pairs : 2 * pairs], share)
+                terms["lines"] = recipe.loss.lines * losses.prediction_loss(mixed, wanted, *settings)
         if recipe.loss.weights:
             spread = unwrapped(model).spread
-            count = self.nets.spec.num_parameters
-            difference = losses.weight_loss(unpack(predicted / spread, count), unpack(preps / spread, count))
+            own_preps = predicted[: len(preps)]
+            difference = losses.weight_loss(unpack(own_preps / spread, count), unpack(preps / spread, count))
             terms["weights"] = recipe.loss.weights * difference
         return terms
 

@@ -1,0 +1,190 @@
+"""Every command once, with --json: one JSON object with the keys of the contract, exit code 0."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from netspace import archs
+from netspace.data import DataConfig, load
+from netspace.space import Space
+from netspace.store import Zoo
+
+EVAL = set(
+    "run decoder split members accuracy_target accuracy_predicted r2 mae agreement kl classid_accuracy diversity "
+    "zoo_diversity compression per_class baselines".split()
+)
+INFO = {"path", "version", "dataset", "members", "splits", "bytes", "archs"}
+LINE = {"from", "to", "gamma", "arch", "latent_accuracy", "weight_accuracy", "spearman"}
+Cli = Callable[..., Any]
+
+
+def test_zoo_build_and_info(cli: Cli, recipes: Path, tiny_zoo: Path, tmp_path: Path) -> None:
+    built = cli("zoo", "build", recipes / "zoo.yaml", "--out", "zoo.h5", "--workers", 1, "--json")
+    assert built.code == 0 and built.json.keys() >= INFO
+    info = cli("zoo", "info", "zoo.h5", "--json")
+    assert info.code == 0 and info.err == "" and info.json == built.json
+    told = info.json
+    assert (told["version"], told["dataset"], told["members"]) == (1, "digits", 36)
+    assert told["splits"] == {"train": 24, "val": 6, "test": 6}
+    assert told["bytes"] == Path("zoo.h5").stat().st_size
+    arch = told["archs"]["lenetlike"]
+    assert (arch["class_id"], arch["members"], arch["parameters"], arch["prep"]) == (0, 36, 1477, [12, 128])
+    assert arch["accuracy"]["min"] < arch["accuracy"]["median"] < arch["accuracy"]["max"] <= 1
+    assert arch["accuracy"]["max"] > 0.5  # ten classes: the networks have learnt
+    with Zoo(tiny_zoo) as zoo:
+        assert told["content_hash"] == zoo.content_hash  # same recipe, same machine, same networks
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_zoo_build_again_trains_nothing(cli: Cli, recipes: Path, zoo_copy: Path) -> None:
+    before = zoo_copy.read_bytes()
+    again = cli("zoo", "build", recipes / "zoo.yaml", "--out", zoo_copy, "--json")
+    assert again.code == 0 and again.json["members"] == 36 and zoo_copy.read_bytes() == before
+
+
+def test_zoo_verify(cli: Cli, tiny_zoo: Path) -> None:
+    sound = cli("zoo", "verify", tiny_zoo, "--sample", 4, "--json")
+    assert sound.code == 0
+    assert sound.json == {"path": str(tiny_zoo), "ok": True, "checked": 36, "re_evaluated": 4, "problems": []}
+
+
+def test_zoo_merge(cli: Cli, tiny_zoo: Path) -> None:
+    merged = cli("zoo", "merge", "both.h5", tiny_zoo, tiny_zoo, "--json")
+    assert merged.code == 0 and merged.json.keys() >= INFO
+    assert (merged.json["members"], merged.json["duplicates"]) == (36, 36)
+
+
+def test_zoo_import(cli: Cli, zoo_copy: Path) -> None:
+    with Zoo(zoo_copy) as zoo:
+        settings = zoo.only().spec.settings
+    torch.manual_seed(1)
+    save_file(archs.build("lenetlike", **settings).state_dict(), "one.safetensors")
+    torch.save(archs.build("lenetlike", **settings).state_dict(), "two.pt")
+    added = cli("zoo", "import", zoo_copy, "one.safetensors", "two.pt", "--arch", "lenetlike", "--json")
+    assert added.code == 0
+    assert (added.json["imported"], added.json["duplicates"], added.json["arch"]) == (2, 0, "lenetlike")
+    assert added.json["accuracy_test"].keys() == {"one.safetensors", "two.pt"}
+    assert cli("zoo", "info", zoo_copy, "--json").json["members"] == 38
+    again = cli("zoo", "import", zoo_copy, "two.pt", "--arch", "lenetlike", "--json")
+    assert (again.json["imported"], again.json["duplicates"]) == (0, 1)
+    assert cli("zoo", "verify", zoo_copy, "--sample", 99, "--json").json["ok"]
+
+
+def test_train_eval_and_report(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
+    out = ("--out", "runs/mine", "--json")
+    trained = cli("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--set", "steps=6", *out)
+    assert trained.code == 0 and trained.json.keys() >= {"run", "steps", "best"}
+    assert (trained.json["run"], trained.json["steps"], trained.json["best"]["step"]) == ("runs/mine", 6, 6)
+    evaluated = cli("eval", "--json")  # the newest run
+    assert evaluated.code == 0 and evaluated.json.keys() >= EVAL
+    told = evaluated.json
+    assert (told["run"], told["split"], told["members"], told["latent"]) == ("runs/mine", "test", 6, 64)
+    assert told["baselines"].keys() >= {"nearest", "noise", "average"}
+    assert told["per_class"]["lenetlike"]["members"] == 6
+    kept = json.loads(Path("runs/mine/eval-test.json").read_text())
+    assert kept["detail"]["member"] == [f"lenetlike/{row:04d}" for row in range(30, 36)]
+    page = cli("report", "runs/mine", "--json")
+    assert page.code == 0 and Path(page.json["report"]).read_text().startswith("<!")
+    assert page.json["figures"] and all(Path(figure).stat().st_size for figure in page.json["figures"])
+
+
+def test_interpolate(cli: Cli, run_copy: Path) -> None:
+    told = cli("interpolate", "--from", "worst", "--to", "best", "--steps", 5, "--save", "line", "--json")
+    assert told.code == 0 and told.json.keys() >= LINE
+    assert told.json["gamma"] == [0, 0.25, 0.5, 0.75, 1] and told.json["arch"] == ["lenetlike"] * 5
+    assert len(told.json["latent_accuracy"]) == len(told.json["weight_accuracy"]) == 5
+    assert [Path(name).is_file() for name in told.json["networks"]] == [True] * 5
+    with Zoo(json.loads((run_copy / "provenance.json").read_text())["zoo"]) as zoo:
+        members = zoo.only().members
+        ends = [int(told.json[key].split("/")[1]) for key in ("from", "to")]
+        assert members["accuracy_val"][ends].tolist() == [members["accuracy_val"].min(), members["accuracy_val"].max()]
+        for place, end in ((0, ends[0]), (-1, ends[1])):  # the direct line ends in the members themselves
+            assert told.json["weight_accuracy"][place] == pytest.approx(members["accuracy_test"][end], abs=1e-9)
+
+
+def test_encode_decode(cli: Cli, run_copy: Path, tiny_zoo: Path) -> None:
+    encoded = cli("encode", "best", "-o", "z.safetensors", "--run", run_copy, "--json")
+    assert encoded.code == 0
+    assert (encoded.json["latent"], encoded.json["file"]) == (64, "z.safetensors")
+    decoded = cli("decode", "z.safetensors", "-o", "net.safetensors", "--run", run_copy, "--json")
+    assert decoded.code == 0 and decoded.json["parameters"] == 1477
+    # the file loads into the plain architecture and scores what the command said
+    network = archs.build(decoded.json["arch"], **decoded.json["settings"]).eval()
+    network.load_state_dict(load_file("net.safetensors"))
+    task = load(DataConfig(name="digits", limit=300))
+    with torch.no_grad():
+        found = network(task.normalise(task.test.images)).argmax(-1) == task.test.labels
+    assert found.double().mean().item() == pytest.approx(decoded.json["accuracy_test"], abs=1e-12)
+    # and it can be encoded again, and be an end of a line, as can the latent
+    assert cli("encode", "net.safetensors", "-o", "z2.safetensors", "--json").code == 0
+    line = cli("interpolate", "--from", "z.safetensors", "--to", "net.safetensors", "--steps", 2, "--json")
+    assert line.code == 0 and line.json["weight_accuracy"] is None
+    assert line.json["latent_accuracy"][0] == pytest.approx(decoded.json["accuracy_test"], abs=1e-12)
+    assert torch.equal(load_file("z2.safetensors")["latent"], Space.load(run_copy).encode(network))
+
+
+def test_data_list(cli: Cli) -> None:
+    listed = cli("data", "list", "--json")
+    assert listed.code == 0 and {"digits", "fashion-mnist", "cifar10"} <= listed.json["data"].keys()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["zoo", "info", "{zoo}"],
+        ["zoo", "verify", "{zoo}", "--sample", "1"],
+        ["eval", "{run}"],
+        ["interpolate", "--from", "worst", "--to", "best", "--steps", "3"],
+        ["encode", "best", "-o", "z.safetensors"],
+        ["report", "{run}"],
+        ["data", "list"],
+    ],
+)
+def test_without_json_a_person_reads(cli: Cli, command: list[str], tiny_zoo: Path, run_copy: Path) -> None:
+    done = cli(*(part.format(zoo=tiny_zoo, run=run_copy) for part in command))
+    assert done.code == 0 and done.out.strip() and "{" not in done.out and "nan" not in done.out.lower()
+
+
+@pytest.mark.slow
+def test_quickstart_small(cli: Cli) -> None:
+    told = cli("quickstart", "--small", "--json")
+    assert told.code == 0
+    assert told.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate"}
+    assert told.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
+    assert told.json["eval"].keys() >= EVAL and told.json["interpolate"].keys() >= LINE
+    assert Path(told.json["report"]).is_file() and Path(told.json["zoo"]).is_file()
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from netspace.cli.app import main\n"
+        "for words in (['--help'], ['zoo', '--help'], ['train', '--help']):\n"
+        "    sys.argv = ['netspace', *words]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stop:\n        assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'accelerate', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout and "--zoo" in done.stdout
+
+
+def test_version_and_no_command() -> None:
+    call = [sys.executable, "-m", "netspace"]
+    shown = subprocess.run([*call, "--version"], capture_output=True, text=True)
+    assert shown.returncode == 0 and shown.stdout.strip()[0].isdigit()
+    bare = subprocess.run(call, capture_output=True, text=True)
+    assert bare.returncode == 2 and "quickstart" in bare.stdout + bare.stderr
+    wrong = subprocess.run([*call, "zoo", "inof", "x", "--json"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and "inof" in json.loads(wrong.stdout)["error"]

@@ -1,0 +1,163 @@
+"""Writes docs/benchmarks.md, the README's table and its picture from what commands wrote; no figure is typed by hand.
+
+python tools/benchmarks.py --quickstart runs/quickstart --fashion runs/fashion [--conv runs/conv] [--bench bench.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def main() -> None:
+    """Reads the runs and rewrites the documents."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quickstart", type=Path, required=True, help="run folder of `netspace quickstart`")
+    parser.add_argument("--fashion", type=Path, help="run folder of space/fashion")
+    parser.add_argument("--conv", type=Path, help="run folder of space/quickstart-conv on the quickstart's zoo")
+    parser.add_argument("--bench", type=Path, help="the Markdown that tools/bench.py printed")
+    parser.add_argument("--seconds", type=Path, help="JSON of seconds: {'fashion zoo': 1, 'fashion train': 2}")
+    given = parser.parse_args()
+    story = json.loads((given.quickstart / "quickstart.json").read_text())
+    runs = {"quickstart (digits, LeNetLike)": given.quickstart}
+    if given.fashion:
+        runs["Fashion-MNIST, ResNet8 at width 0.25"] = given.fashion
+    found = {name: json.loads((run / "eval-test.json").read_text()) for name, run in runs.items()}
+    origin = json.loads((given.quickstart / "provenance.json").read_text())
+    parts = [header(origin), quickstart(story), tables(found)]
+    if given.conv:
+        parts.append(encoders(found[next(iter(found))], json.loads((given.conv / "eval-test.json").read_text())))
+    if given.seconds:
+        parts.append(seconds(json.loads(given.seconds.read_text())))
+    if given.bench:
+        parts.append("## Speed: ratio to a plain reference, one run\n\n" + given.bench.read_text().strip())
+    (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(START)
+    after = rest.partition(END)[2] or rest
+    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(found)}\n{END}{after}")
+    picture(given.quickstart)
+
+
+def header(origin: dict[str, Any]) -> str:
+    """Versions and machine."""
+    machine = origin["machine"]
+    return (
+        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing is typed by hand. "
+        f"netspace {origin['netspace']}, torch {origin['torch']}, Python {origin['python']}; {machine['processor']}, "
+        f"{machine['cores']} cores, GPUs: {', '.join(machine['gpus']) or 'none'}. Nothing here was measured on a GPU."
+        if not machine["gpus"]
+        else f"# Benchmarks\n\n{machine}"
+    )
+
+
+def quickstart(story: dict[str, Any]) -> str:
+    """The quickstart's targets and what it reached."""
+    found, line, took = story["eval"], story["interpolate"], story["seconds"]
+    rows = [
+        ("R2 of predicted against target accuracy", ">= 0.90", f"{found['r2']:.3f}", found["r2"] >= 0.9),
+        ("mean absolute difference, points", "<= 4", f"{100 * found['mae']:.2f}", found["mae"] <= 0.04),
+        ("agreement of predictions", ">= 80 %", f"{100 * found['agreement']:.1f} %", found["agreement"] >= 0.8),
+        ("Spearman along the latent line", ">= 0.95", f"{line['spearman']:.3f}", line["spearman"] >= 0.95),
+        (
+            "Spearman of the weights' line",
+            "below that",
+            f"{line['weight_spearman']:.3f}",
+            line["weight_spearman"] < 0.95,
+        ),
+        ("seconds in all", "< 240", f"{took['total']:.0f}", took["total"] < 240),
+    ]
+    body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
+    lines = found["interpolation"]
+    return (
+        f"## `netspace quickstart`\n\n{found['members']} test members, each a training run of its own; "
+        f"line from {line['from']} (lower quartile) to {line['to']} (best on validation). Seconds: "
+        f"{', '.join(f'{name} {value:.0f}' for name, value in took.items())}.\n\n"
+        f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}\n\n"
+        f"Mean of {lines['pairs']} lines from the lower half to the best: Spearman {lines['spearman_latent']:.3f} latent, "
+        f"{lines['spearman_weights']:.3f} weights."
+    )
+
+
+NAMES = {
+    "nearest": "nearest training network (weights)",
+    "nearest_latent": "nearest training network (latent)",
+    "noise": "nearest + noise",
+    "average": "average of training networks",
+}
+
+
+def tables(found: dict[str, dict[str, Any]]) -> str:
+    """Every run beside its baselines."""
+    parts = ["## Test members beside baselines, on test images"]
+    for name, figures in found.items():
+        rows = [("the space", figures), *((NAMES[key], figures["baselines"][key]) for key in NAMES)]
+        body = "\n".join(
+            f"| {what} | {100 * v['accuracy_predicted']:.1f} % | {v['r2']:.3f} | {100 * v['mae']:.2f} | "
+            f"{100 * v['agreement']:.1f} % | {v['kl']:.3f} |"
+            for what, v in rows
+        )
+        line = figures["interpolation"]
+        parts.append(
+            f"**{name}**: {figures['members']} members (targets {100 * figures['accuracy_target']:.1f} %), latent "
+            f"{figures['latent']} for {figures['parameters']:,} parameters ({100 * figures['compression']:.1f} %); pairwise L2 "
+            f"{figures['diversity']:.2f}, of the zoo {figures['zoo_diversity']:.2f}; mean Spearman on {line['pairs']} lines "
+            f"{line['spearman_latent']:.3f} latent, {line['spearman_weights']:.3f} weights.\n\n"
+            f"| | accuracy | R2 | mean abs. difference, points | agreement | KL |\n|---|---|---|---|---|---|\n{body}"
+        )
+    return "\n\n".join(parts)
+
+
+def encoders(probe: dict[str, Any], conv: dict[str, Any]) -> str:
+    """The same experiment with the paper's encoder."""
+    rows = "\n".join(
+        f"| {name} | {v['r2']:.3f} | {100 * v['mae']:.2f} | {100 * v['agreement']:.1f} % |"
+        for name, v in (("probe", probe), ("conv (the paper's), weight term 0.1", conv))
+    )
+    return (
+        "## The encoder, all else equal\n\nThe quickstart's zoo and steps (`space/quickstart`, `space/quickstart-conv`).\n\n"
+        f"| encoder | R2 | mean abs. difference, points | agreement |\n|---|---|---|---|\n{rows}"
+    )
+
+
+def seconds(took: dict[str, float]) -> str:
+    """How long parts took."""
+    return "## Time\n\n| part | minutes |\n|---|---|\n" + "\n".join(f"| {k} | {v / 60:.1f} |" for k, v in took.items())
+
+
+def short_table(found: dict[str, dict[str, Any]]) -> str:
+    """The README's table."""
+    rows = "\n".join(
+        f"| {name} | {v['members']} | {v['r2']:.2f} | {100 * v['mae']:.1f} points | {100 * v['agreement']:.0f} % | "
+        f"{100 * v['baselines']['nearest_latent']['agreement']:.0f} % |"
+        for name, v in found.items()
+    )
+    return (
+        "| | test networks | R2 of accuracy | mean difference | agreement | best baseline's |\n|---|---|---|---|---|---|\n"
+        + rows
+    )
+
+
+def picture(run: Path) -> None:
+    """The README's picture: two of the report's figures side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ("members-test.png", "interpolation-mean-test.png")
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.6), dpi=110)
+    for axis, name in zip(axes, names, strict=True):
+        axis.imshow(plt.imread(run / "figures" / name))
+        axis.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1, 0.02, 0)
+    figure.savefig(ROOT / "docs" / "figures" / "quickstart.png")
+
+
+if __name__ == "__main__":
+    main()
