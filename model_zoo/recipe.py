@@ -140,11 +140,14 @@ def _ascending(epochs: list[int]) -> tuple[int, ...]:
 
 
 def _rate(config: OptimizerConfig, random: torch.Generator) -> float:
-    if isinstance(config.learning_rate, float):
-        return config.learning_rate
-    low, high = config.learning_rate
+    rate = config.learning_rate
+    low, high = (rate, rate) if isinstance(rate, float) else rate
     if not 0 < low <= high:
-        raise UsageError(f"optimizer.learning_rate is a range from low to high above 0, not {low} to {high}")
+        raise UsageError(
+            f"optimizer.learning_rate is a number above 0, or a range of two, the lower first; found {rate}"
+        )
+    if low == high:
+        return low
     share = float(torch.rand((), generator=random, dtype=torch.float64))
     return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
 

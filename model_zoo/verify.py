@@ -5,6 +5,7 @@ Axes: M members, H W of a PRep.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and th
 def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") -> dict[str, Any]:
     """Checks of a zoo: 'ok', 'checked' members, 're_evaluated' ones and 'problems', a sentence each.
 
-    Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
+    The file: its content hash. Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
     split only. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
     come out. Raises `NetspaceError` only if the file cannot be opened at all.
     """
@@ -39,14 +40,20 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     with Zoo(path) as zoo:
         if not zoo.complete:
             problems.append("the zoo is not complete: its builder was interrupted; start it again to finish")
+        digest = hashlib.sha256()
         with progress("verify", len(zoo), "members") as bar:
             for group in zoo.archs.values():
                 problems += table_problems(group)
+                digest.update(f"{group.id} {group.spec.to_json()}".encode())
                 for start in range(0, len(group), CHUNK):
                     rows = range(start, min(start + CHUNK, len(group)))
-                    problems += prep_problems(group, rows)
+                    problems += prep_problems(group, rows, digest)
                     checked += len(rows)
                     bar.advance(len(rows))
+        if not problems and digest.hexdigest() != zoo.content_hash:
+            problems.append(
+                "the members are not the ones that were written: the content hash of the file does not match"
+            )
         try:
             task = load(validate(DataConfig, zoo.header.data, str(path)), device=pick_device(device))
         except NetspaceError as error:
@@ -83,14 +90,20 @@ def table_problems(group: ArchGroup) -> list[str]:
     return found
 
 
-def prep_problems(group: ArchGroup, rows: range) -> list[str]:
-    """What is wrong with the PReps of some rows: read one by one where a chunk of them cannot be read."""
+def prep_problems(group: ArchGroup, rows: range, digest: Any) -> list[str]:
+    """What is wrong with the PReps of some rows: read one by one where a chunk of them cannot be read.
+
+    `digest` (of hashlib) takes in the members in the order in which the zoo's content hash does.
+    """
     try:
         preps = group.read(list(rows))
     except NetspaceError as error:
         if len(rows) == 1:
             return [str(error)]
-        return [problem for row in rows for problem in prep_problems(group, range(row, row + 1))]
+        return [problem for row in rows for problem in prep_problems(group, range(row, row + 1), digest)]
+    for row, prep in zip(rows, preps.numpy(), strict=True):
+        digest.update(group.members[row].tobytes())
+        digest.update(prep.tobytes())
     flat = preps.flatten(1)
     found = []
     for place in torch.nonzero(~flat.isfinite().all(1)).flatten().tolist():

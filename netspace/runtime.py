@@ -185,9 +185,12 @@ class Metrics:
         self.path = path
 
     def write(self, **record: Any) -> None:
-        """Appends one record."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Appends one record, on a line of its own even where a crash cut the one before."""
+        with open(self.path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+            cut = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the records that a resumed run will write again."""
@@ -214,7 +217,7 @@ def is_run(path: Path) -> bool:
 
 
 def newest_run(root: Path = RUNS) -> Path:
-    """The run under `root` whose checkpoints were written last. Raises `NetspaceError` if there is none."""
+    """The run under `root` that was begun last. Raises `NetspaceError` if there is none."""
     found = [path for path in root.iterdir() if is_run(path)] if root.is_dir() else []
     if not found:
         raise NetspaceError(

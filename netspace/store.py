@@ -154,6 +154,10 @@ class Zoo:
         if not self.path.exists():
             recover(self.path)
         self.file = _open(self.path)
+        if self._outdated():
+            self.file.close()
+            recover(self.path)
+            self.file = _open(self.path)
         try:
             header = json.loads(str(self.file.attrs["header"]))
             self.header = Header(**header)
@@ -169,6 +173,14 @@ class Zoo:
         for class_id, group in enumerate(groups):
             group.class_id = class_id
             self.archs[group.id] = group
+
+    def _outdated(self) -> bool:
+        """Whether more members were finished since this incomplete zoo was put together."""
+        try:
+            told = self.file.attrs
+            return not told.get("complete", True) and int(told.get("parts", 0)) < len(_parts(self.path))
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError):
+            return False  # told when the rest is read
 
     def __enter__(self) -> Zoo:
         return self
@@ -275,6 +287,7 @@ def _write(
     counts: Mapping[str, int],
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
     complete: bool,
+    parts: int = 0,  # of how many an incomplete zoo was put together
 ) -> None:
     digest = hashlib.sha256()
     # HDF5 1.10 and later put checksums on a file's own tables, too: a flipped byte there is noticed
@@ -282,6 +295,8 @@ def _write(
         file.attrs["netspace_zoo"] = VERSION
         file.attrs["header"] = header.to_json()
         file.attrs["complete"] = complete
+        if not complete:
+            file.attrs["parts"] = parts
         archs = file.create_group("archs")
         for name in sorted(specs, key=lambda name: (specs[name].num_parameters, name)):
             check_size(specs[name].num_parameters, sizes[name])
@@ -360,7 +375,7 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
 
         counts = {name: len(entries) for name, entries in rows.items()}
         kept = {name: specs[name] for name in counts}
-        _write(path, first.header, kept, sizes, counts, chunks, complete)
+        _write(path, first.header, kept, sizes, counts, chunks, complete, parts=len(zoos))
         return {"members": sum(counts.values()), "duplicates": duplicates}
     finally:
         for zoo in zoos:
@@ -374,6 +389,10 @@ def parts_folder(path: Path) -> Path:
 
 def recover(path: Path) -> None:
     """Puts a zoo together from the parts that an interrupted builder left, if there are any."""
-    parts = sorted(parts_folder(path).glob("part-*.h5"))
+    parts = _parts(path)
     if parts:
         merge(path, parts, complete=False, ordered=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(parts_folder(path).glob("part-*.h5"))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from netspace.losses import prediction_loss, weight_loss
+from netspace.losses import blend, prediction_loss, weight_loss
 
 
 def slow_distillation(predicted: torch.Tensor, target: torch.Tensor, temperature: float) -> float:
@@ -96,3 +96,21 @@ def test_relative_temperatures_count_in_spreads_of_each_targets_logits() -> None
     assert float(loss) == pytest.approx(sum(slow) / 3, rel=1e-4)
     constant = prediction_loss(predicted, torch.zeros_like(target), 4.0, relative=True)
     assert constant.isfinite()
+
+
+def test_relative_temperature_makes_the_loss_blind_to_the_size_of_the_logits() -> None:
+    target, predicted = torch.randn(2, 3, 7, 4, dtype=torch.float64)
+    whole = prediction_loss(predicted, target, 0.5, relative=True)
+    tiny = prediction_loss(1e-2 * predicted, 1e-2 * target, 0.5, relative=True)
+    torch.testing.assert_close(whole, tiny, rtol=1e-4, atol=1e-6)
+    assert prediction_loss(1e-2 * predicted, 1e-2 * target, 0.5) < 0.1 * prediction_loss(predicted, target, 0.5)
+
+
+def test_a_blend_moves_from_the_first_to_the_second_at_equal_voices() -> None:
+    first, second = torch.randn(2, 3, 7, 4)
+    share = torch.tensor([0.0, 0.5, 1.0])
+    mixed = blend(first, second, share)
+    torch.testing.assert_close(mixed[0], first[0])
+    torch.testing.assert_close(mixed[2], second[2])
+    loud = blend(first, 100 * second, share)  # a network that is surer of itself has no stronger voice
+    assert torch.equal(loud[1].argmax(-1), mixed[1].argmax(-1))

@@ -25,6 +25,7 @@ app.add_typer(zoo_commands.app, name="zoo")
 app.add_typer(zoo_commands.data_app, name="data")
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
+STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 
@@ -204,11 +205,13 @@ def main() -> NoReturn:
     except NetspaceError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("stopped; nothing finished is lost: the same command goes on where it was", 1)
+        _fail(STOPPED, 1)
     except OSError as error:
         what = error.filename or "a file"
         _fail(f"{what} could not be read or written: {error.strerror or error}", 1)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
+            _fail(STOPPED, 1)
         if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
             sys.exit(getattr(error, "exit_code", 1))
         message = getattr(error, "format_message", None)
@@ -218,6 +221,8 @@ def main() -> NoReturn:
                 2,
             )
         raise
+    if code == 130:  # typer's word for Ctrl-C, in other versions
+        _fail(STOPPED, 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -91,7 +91,7 @@ class ProbeEncoder(nn.Module):
             with torch.no_grad():
                 answers = self.answers(example)
                 self.mean.copy_(answers.mean(0))
-                self.spread.copy_(answers.std(0).mean())
+                self.spread.copy_(answers.std(0, correction=0).mean().clamp_min(1e-6))
 
     @property
     def nets(self) -> NetBatch:

@@ -53,5 +53,7 @@ class SpaceRecipe(Settings):
     def _latent_is_square(self) -> Self:
         side = isqrt(self.latent)
         if side * side != self.latent or side % 4 or (self.encoder.kind == "conv" and self.latent % 32):
-            raise ValueError(f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}")
+            raise ValueError(
+                f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}"
+            )
         return self

@@ -110,7 +110,7 @@ def test_rates_are_one_or_drawn_log_uniformly() -> None:
 
 @pytest.mark.parametrize("rates", [[1e-2, 1e-3], [0.0, 1e-3], [-1.0, 1.0]])
 def test_a_range_of_rates_that_is_none(rates: list[float]) -> None:
-    with pytest.raises(UsageError, match=r"optimizer.learning_rate is a range from low to high above 0, not"):
+    with pytest.raises(UsageError, match=r"optimizer.learning_rate is a number above 0, or a range of two"):
         plan(recipe(optimizer={"learning_rate": rates}))
 
 

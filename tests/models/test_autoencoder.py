@@ -69,7 +69,7 @@ def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) ->
     preps = example(nets)
     model = build(nets, kind, start, preps)
     assert isinstance(model.encoder, {"conv": ConvEncoder, "probe": ProbeEncoder}[kind])
-    latents, decoded = model(preps)
+    latents, decoded = model.both(preps)
     assert latents.shape == (5, 64) and decoded.shape == preps.shape
     torch.testing.assert_close(latents, model.encoder(preps))
     torch.testing.assert_close(decoded, model.decoder(latents))
@@ -78,10 +78,23 @@ def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) ->
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
 
 
+def test_a_training_step_decodes_networks_and_what_lies_between_pairs(nets: NetBatch) -> None:
+    preps = example(nets)
+    model = build(nets, "conv", "reference", preps)
+    share = torch.tensor([0.0, 0.25])
+    with torch.no_grad():
+        decoded, between = model(preps, share)
+        latents, alone = model.both(preps)
+        middle = model.decoder(0.75 * latents[1] + 0.25 * latents[3])
+    torch.testing.assert_close(decoded, alone)
+    torch.testing.assert_close(between[0], alone[0])
+    torch.testing.assert_close(between[1], middle.squeeze(0))
+
+
 def test_a_start_near_the_reference_lies_around_it(nets: NetBatch) -> None:
     preps = example(nets)
     with torch.no_grad():
-        _, decoded = build(nets, "conv", "reference", preps)(preps)
+        _, decoded = build(nets, "conv", "reference", preps).both(preps)
     away = (decoded - preps[0]) / layer_spread(preps, nets.spec)
     assert float(away.std()) == pytest.approx(0.3, rel=0.05)
 
@@ -91,7 +104,7 @@ def test_weights_loaded_into_an_unmeasured_model_give_the_same(nets: NetBatch) -
     for kind in ("conv", "probe"):
         first, second = build(nets, kind, "reference", preps), build(nets, kind, "reference", None)
         second.load_state_dict(first.state_dict())
-        for a, b in zip(first(preps), second(preps), strict=True):
+        for a, b in zip(first.both(preps), second.both(preps), strict=True):
             assert torch.equal(a, b)
 
 

@@ -116,7 +116,7 @@ def test_probe_encoder_answers_are_centred_and_standardised(nets: NetBatch) -> N
     logits = nets(flat, probe.probes.detach())
     torch.testing.assert_close(answers.view(4, 6, 5), logits - logits.mean(-1, keepdim=True))
     torch.testing.assert_close(probe.mean, answers.mean(0))
-    torch.testing.assert_close(probe.spread, answers.std(0).mean())
+    torch.testing.assert_close(probe.spread, answers.std(0, correction=0).mean())
 
 
 def test_probes_are_learnt_and_the_skeleton_is_not(nets: NetBatch) -> None:

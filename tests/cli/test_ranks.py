@@ -1,0 +1,66 @@
+"""Under `accelerate launch` two processes do the work of one, and give the same networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from netspace.runtime import read_metrics
+from netspace.store import Zoo
+
+
+def launch(*words: object) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    how = ["--master_port", str(port), "-m", "netspace"]
+    return subprocess.run(
+        [sys.executable, *start, *how, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_build_the_same_zoo(recipes: Path, tiny_zoo: Path) -> None:
+    done = launch("zoo", "build", recipes / "zoo.yaml", "--out", "zoo.h5", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["members"] == 36 and told["complete"]
+    with Zoo(tiny_zoo) as one, Zoo("zoo.h5") as two:
+        assert told["content_hash"] == one.content_hash == two.content_hash
+    assert [path.name for path in Path().iterdir()] == ["zoo.h5"]
+
+
+def test_two_processes_train_the_same_space(recipes: Path, tiny_zoo: Path, tiny_run: Path) -> None:
+    done = launch("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["steps"] == 30
+    alone, shared = (read_metrics(run / "metrics.jsonl") for run in (tiny_run, Path("run")))
+    assert [record["step"] for record in alone] == [record["step"] for record in shared]  # written once
+    for one, two in zip(alone, shared, strict=True):
+        assert one.keys() == two.keys()
+        if "behaviour" in one:
+            assert two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-4 if one["step"] <= 10 else 1e-2)
+    first, second = (load_file(run / "checkpoints" / "best.safetensors") for run in (tiny_run, Path("run")))
+    assert first.keys() == second.keys()  # no wrapper's names: the run opens anywhere
+    for name, value in first.items():
+        assert torch.isfinite(second[name]).all() and second[name].shape == value.shape
+
+
+def test_a_mistake_is_told_by_every_process_and_ends_them_all(recipes: Path, tiny_zoo: Path) -> None:
+    odd = ("--set", "networks=7")
+    done = launch("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run", "--json", *odd)
+    assert done.returncode == 1
+    assert "networks (7) cannot be shared evenly by 2 processes" in json.loads(done.stdout)["error"]

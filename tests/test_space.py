@@ -1,0 +1,184 @@
+"""`Space`: one network has one latent however it is given, and decodes to a module that anyone can use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import netspace
+from netspace import archs
+from netspace.errors import NetspaceError, UsageError
+from netspace.prep import unflatten, unpack
+from netspace.space import Space, flat_parameters, read_state_dict
+from netspace.spec import NetSpec
+from netspace.store import Zoo
+from netspace.training.loop import task_of, train
+from netspace.training.recipe import SpaceRecipe
+
+
+@pytest.fixture(scope="module")
+def space(tiny_run: Path) -> Space:
+    return Space.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def preps(tiny_zoo: Path) -> torch.Tensor:
+    with Zoo(tiny_zoo) as zoo:
+        return zoo.only().read([0, 7, 30, 35])
+
+
+def test_the_package_offers_it(tiny_run: Path) -> None:
+    loaded = netspace.Space.load(str(tiny_run))
+    assert (loaded.latent, loaded.arch, loaded.size, loaded.run) == (64, "lenetlike", (12, 128), tiny_run)
+    assert loaded.spec.num_parameters == 1477 and loaded.device == torch.device("cpu")
+    assert not loaded.model.training and not any(value.requires_grad for value in loaded.model.parameters())
+
+
+def test_a_module_its_state_dict_and_its_prep_are_one_network(space: Space, preps: torch.Tensor) -> None:
+    for prep in preps:
+        state = {name: value.clone() for name, value in unflatten(unpack(prep, 1477), space.spec).items()}
+        module = archs.build("lenetlike", **space.spec.settings)
+        module.load_state_dict(state)
+        latent = space.encode(prep)
+        assert latent.shape == (64,) and latent.dtype == torch.float32
+        assert torch.equal(space.encode(module), latent)
+        assert torch.equal(space.encode(state), latent)
+        backwards = dict(reversed(list(module.double().state_dict().items())))
+        assert torch.equal(space.encode(backwards), latent)  # names count, not their order; and any float type
+    many = space.encode_preps(preps)
+    assert torch.allclose(many, torch.stack([space.encode(prep) for prep in preps]), rtol=1e-5, atol=1e-6)
+    assert len(many.unique(dim=0)) == len(preps)
+
+
+def test_permuted_neurons_are_the_same_network_to_the_probe_encoder(space: Space, preps: torch.Tensor) -> None:
+    state = {name: value.clone() for name, value in unflatten(unpack(preps[3], 1477), space.spec).items()}
+    before = space.encode(state)
+    order = torch.randperm(len(state["fc1.bias"]), generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(order, torch.arange(len(order)))
+    state["fc1.weight"], state["fc1.bias"] = state["fc1.weight"][order], state["fc1.bias"][order]
+    state["fc2.weight"] = state["fc2.weight"][:, order]
+    torch.testing.assert_close(space.encode(state), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoded_module_computes_what_the_batch_computes(space: Space, preps: torch.Tensor, tiny_zoo: Path) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        task = task_of(zoo, "cpu")
+    images = task.normalise(task.test.images)
+    latents = space.encode_preps(preps)
+    flat = space.decode_flat(latents)
+    assert flat.shape == (4, 1477)
+    together = space.nets(flat, images)
+    for place, latent in enumerate(latents):
+        network = space.decode(latent)
+        assert not network.training
+        with torch.no_grad():
+            torch.testing.assert_close(network(images), together[place], rtol=1e-4, atol=1e-5)
+        plain = archs.build("lenetlike", **space.spec.settings).eval()
+        plain.load_state_dict(network.state_dict())
+        assert torch.equal(plain(images), network(images))
+        for value in network.parameters():  # a network of its own, to be trained on
+            assert value.requires_grad and value.is_leaf
+    assert torch.equal(torch.stack(list(space.through(preps)[1])), space.decode_preps(space.through(preps)[0]))
+
+
+def test_each_decoded_network_is_its_own(space: Space, preps: torch.Tensor) -> None:
+    latent = space.encode(preps[0])
+    first, second = space.decode(latent), space.decode(latent)
+    with torch.no_grad():
+        for value in first.parameters():
+            value.zero_()
+    assert torch.equal(space.encode(second), space.encode(space.decode(latent)))
+
+
+def test_what_does_not_fit(space: Space) -> None:
+    with pytest.raises(UsageError, match="63 values .* 64"):
+        space.decode(torch.zeros(63))
+    with pytest.raises(UsageError, match=r"\(12, 136\)"):
+        space.encode(torch.zeros(12, 136))
+    with pytest.raises(NetspaceError, match="finite"):
+        space.encode(torch.full((12, 128), torch.nan))
+    with pytest.raises(NetspaceError, match="missing|shape"):
+        space.encode(archs.build("lenetlike", **{**space.spec.settings, "width": 0.5}))
+
+
+def test_state_dicts_with_batch_norm_are_folded() -> None:
+    settings: dict[str, Any] = {"channels": 1, "classes": 10, "image_size": 8, "width": 0.25}
+    skeleton = archs.skeleton("resnet8", settings, (1, 8, 8))
+    spec = NetSpec.from_module(skeleton, "resnet8", settings, (1, 8, 8))
+    torch.manual_seed(0)
+    module = archs.build("resnet8", **settings)
+    images = torch.randn(32, 1, 8, 8)
+    for _ in range(3):
+        module(images)  # running statistics of their own
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if value.dim() == 1:
+                value += 0.1 * torch.randn_like(value)
+    flat = flat_parameters(module.state_dict(), spec)
+    folded = {name: value.clone() for name, value in unflatten(flat, spec).items()}
+    skeleton.load_state_dict(folded)
+    with torch.no_grad():
+        torch.testing.assert_close(skeleton(images), module.eval()(images), rtol=1e-3, atol=1e-4)
+    assert torch.equal(flat_parameters(folded, spec), flat)
+    broken = {**module.state_dict(), "fc.bias": torch.full((10,), torch.nan)}
+    if "fc.bias" in module.state_dict():
+        with pytest.raises(NetspaceError, match="fc.bias"):
+            flat_parameters(broken, spec)
+
+
+def test_same_seed_same_space_and_another_seed_another(
+    tiny_zoo: Path, tiny_run: Path, space_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    again = train(SpaceRecipe.model_validate(space_settings), tiny_zoo, tmp_path / "again")
+    first, second = (load_file(run / "checkpoints" / "best.safetensors") for run in (tiny_run, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = train(SpaceRecipe.model_validate({**space_settings, "seed": 1}), tiny_zoo, tmp_path / "other")
+    third = load_file(other / "checkpoints" / "best.safetensors")
+    assert not torch.equal(first["decoder.deepen.weight"], third["decoder.deepen.weight"])
+
+
+@pytest.mark.parametrize("damage", ["no best", "cut best", "other best", "no space", "bad space", "bad config"])
+def test_a_broken_run_is_told(run_copy: Path, damage: str) -> None:
+    best = run_copy / "checkpoints" / "best.safetensors"
+    if damage == "no best":
+        best.unlink()
+    elif damage == "cut best":
+        best.write_bytes(best.read_bytes()[:1000])
+    elif damage == "other best":
+        save_file({"x": torch.zeros(2)}, best)
+    elif damage == "no space":
+        (run_copy / "space.json").unlink()
+    elif damage == "bad space":
+        (run_copy / "space.json").write_text(json.dumps({"archs": {"lenetlike": {"prep": [12, 128]}}}))
+    else:
+        (run_copy / "config.yaml").write_text("laten: 64\n")
+    with pytest.raises(NetspaceError) as told:
+        Space.load(run_copy)
+    assert told.value.exit_code == 1 and "\n" not in str(told.value) and str(run_copy) in str(told.value)
+
+
+def test_a_space_needs_no_zoo(tiny_run: Path, tmp_path: Path, preps: torch.Tensor) -> None:
+    alone = tmp_path / "alone"
+    for name in ("config.yaml", "provenance.json", "space.json"):
+        alone.mkdir(exist_ok=True)
+        shutil.copy(tiny_run / name, alone / name)
+    (alone / "checkpoints").mkdir()
+    shutil.copy(tiny_run / "checkpoints" / "best.safetensors", alone / "checkpoints")
+    assert torch.equal(Space.load(alone).encode(preps[0]), Space.load(tiny_run).encode(preps[0]))
+
+
+def test_state_dict_files(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pt")
+    for name in ("a.safetensors", "a.pt"):
+        found = read_state_dict(tmp_path / name)
+        assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+    with pytest.raises(UsageError, match="gone.pt"):
+        read_state_dict(tmp_path / "gone.pt")
