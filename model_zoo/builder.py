@@ -148,16 +148,17 @@ def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> Non
 
     def listen(process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                errors.append(str(json.loads(line)["error"]))
-            else:
-                report(int(line))
-        tail = process.stderr.read().strip().splitlines()
-        if process.wait() and not errors:
-            errors.append(
-                f"a worker process ended with code {process.returncode}: {tail[-1] if tail else 'no message'}"
-            )
+        with process:  # closes its pipes
+            for line in process.stdout:
+                if line.startswith("{"):
+                    errors.append(str(json.loads(line)["error"]))
+                else:
+                    report(int(line))
+            tail = process.stderr.read().strip().splitlines()
+            if process.wait() and not errors:
+                errors.append(
+                    f"a worker process ended with code {process.returncode}: {tail[-1] if tail else 'no message'}"
+                )
 
     listeners = [threading.Thread(target=listen, args=(process,), daemon=True) for process in processes]
     try:
@@ -170,8 +171,9 @@ def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> Non
         for process in processes:
             if process.poll() is None:
                 process.terminate()
-        for process in processes:
-            process.wait()
+        for listener in listeners:
+            if listener.ident is not None:
+                listener.join()
     if errors:
         raise NetspaceError(errors[0])
 

@@ -154,10 +154,6 @@ class Zoo:
         if not self.path.exists():
             recover(self.path)
         self.file = _open(self.path)
-        if self._outdated():
-            self.file.close()
-            recover(self.path)
-            self.file = _open(self.path)
         try:
             header = json.loads(str(self.file.attrs["header"]))
             self.header = Header(**header)
@@ -173,14 +169,6 @@ class Zoo:
         for class_id, group in enumerate(groups):
             group.class_id = class_id
             self.archs[group.id] = group
-
-    def _outdated(self) -> bool:
-        """Whether more members were finished since this incomplete zoo was put together."""
-        try:
-            told = self.file.attrs
-            return not told.get("complete", True) and int(told.get("parts", 0)) < len(_parts(self.path))
-        except (KeyError, TypeError, ValueError, OSError, RuntimeError):
-            return False  # told when the rest is read
 
     def __enter__(self) -> Zoo:
         return self
@@ -227,8 +215,7 @@ class Zoo:
             ranked = [entry for entry in ranked if np.isfinite(entry[0])]
             if not ranked:
                 raise NetspaceError(f"{self.path} has no member with a known validation accuracy to be the {kind}")
-            pick = max if kind == "best" else min
-            return pick(ranked, key=lambda entry: entry[0])[1]
+            return (max if kind == "best" else min)(ranked, key=lambda entry: entry[0])[1]
         name, slash, number = text.rpartition("/")
         if not slash or not number.isdecimal():
             raise UsageError(
@@ -254,6 +241,7 @@ def _open(path: Path) -> h5py.File:
     try:
         version = file.attrs.get("netspace_zoo")
         known = version is not None and int(version) == VERSION
+        outdated = 0 < file.attrs.get("parts", 0) < len(list(parts_folder(path).glob("part-*.h5")))
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
         raise NetspaceError(f"{path} is not whole: {error}") from None
@@ -261,6 +249,10 @@ def _open(path: Path) -> h5py.File:
         file.close()
         found = "no zoo at all" if version is None else f"version {version}"
         raise NetspaceError(f"{path} was expected to be a zoo of version {VERSION}, but is {found}")
+    if outdated:  # more members were finished since this incomplete zoo was put together
+        file.close()
+        recover(path)
+        return _open(path)
     return file
 
 
@@ -276,7 +268,7 @@ def write_zoo(path: Path, header: Header, populations: Mapping[str, Population])
     specs = {name: population.spec for name, population in populations.items()}
     sizes = {name: (population.preps.shape[1], population.preps.shape[2]) for name, population in populations.items()}
     counts = {name: len(population.members) for name, population in populations.items()}
-    _write(path, header, specs, sizes, counts, chunks, complete=True)
+    _write(path, header, specs, sizes, counts, chunks)
 
 
 def _write(
@@ -286,17 +278,12 @@ def _write(
     sizes: Mapping[str, tuple[int, int]],
     counts: Mapping[str, int],
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
-    complete: bool,
-    parts: int = 0,  # of how many an incomplete zoo was put together
+    parts: int = 0,  # of how many an incomplete zoo was put together; 0 for a complete one
 ) -> None:
     digest = hashlib.sha256()
     # HDF5 1.10 and later put checksums on a file's own tables, too: a flipped byte there is noticed
     with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
-        file.attrs["netspace_zoo"] = VERSION
-        file.attrs["header"] = header.to_json()
-        file.attrs["complete"] = complete
-        if not complete:
-            file.attrs["parts"] = parts
+        file.attrs.update({"netspace_zoo": VERSION, "header": header.to_json(), "complete": not parts, "parts": parts})
         archs = file.create_group("archs")
         for name in sorted(specs, key=lambda name: (specs[name].num_parameters, name)):
             check_size(specs[name].num_parameters, sizes[name])
@@ -316,8 +303,7 @@ def _write(
                 sink.check()
                 start += len(values)
             assert start == counts[name]
-            checked = {"fletcher32": True, "chunks": True} if len(table) else {}
-            group.create_dataset("members", data=table, **checked)
+            group.create_dataset("members", data=table, **({"fletcher32": True, "chunks": True} if len(table) else {}))
         file.attrs["content_hash"] = digest.hexdigest()
 
 
@@ -375,7 +361,7 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
 
         counts = {name: len(entries) for name, entries in rows.items()}
         kept = {name: specs[name] for name in counts}
-        _write(path, first.header, kept, sizes, counts, chunks, complete, parts=len(zoos))
+        _write(path, first.header, kept, sizes, counts, chunks, parts=0 if complete else len(zoos))
         return {"members": sum(counts.values()), "duplicates": duplicates}
     finally:
         for zoo in zoos:
@@ -389,10 +375,5 @@ def parts_folder(path: Path) -> Path:
 
 def recover(path: Path) -> None:
     """Puts a zoo together from the parts that an interrupted builder left, if there are any."""
-    parts = _parts(path)
-    if parts:
+    if parts := sorted(parts_folder(path).glob("part-*.h5")):
         merge(path, parts, complete=False, ordered=True)
-
-
-def _parts(path: Path) -> list[Path]:
-    return sorted(parts_folder(path).glob("part-*.h5"))

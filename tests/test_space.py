@@ -97,13 +97,13 @@ def test_each_decoded_network_is_its_own(space: Space, preps: torch.Tensor) -> N
 
 
 def test_what_does_not_fit(space: Space) -> None:
-    with pytest.raises(UsageError, match="63 values .* 64"):
+    with pytest.raises(UsageError, match=r"63 values .* 64"):
         space.decode(torch.zeros(63))
     with pytest.raises(UsageError, match=r"\(12, 136\)"):
         space.encode(torch.zeros(12, 136))
     with pytest.raises(NetspaceError, match="finite"):
         space.encode(torch.full((12, 128), torch.nan))
-    with pytest.raises(NetspaceError, match="missing|shape"):
+    with pytest.raises(NetspaceError, match=r"missing|shape"):
         space.encode(archs.build("lenetlike", **{**space.spec.settings, "width": 0.5}))
 
 
@@ -117,7 +117,7 @@ def test_state_dicts_with_batch_norm_are_folded() -> None:
     for _ in range(3):
         module(images)  # running statistics of their own
     with torch.no_grad():
-        for name, value in module.named_parameters():
+        for value in module.parameters():
             if value.dim() == 1:
                 value += 0.1 * torch.randn_like(value)
     flat = flat_parameters(module.state_dict(), spec)
@@ -128,7 +128,7 @@ def test_state_dicts_with_batch_norm_are_folded() -> None:
     assert torch.equal(flat_parameters(folded, spec), flat)
     broken = {**module.state_dict(), "fc.bias": torch.full((10,), torch.nan)}
     if "fc.bias" in module.state_dict():
-        with pytest.raises(NetspaceError, match="fc.bias"):
+        with pytest.raises(NetspaceError, match=r"fc\.bias"):
             flat_parameters(broken, spec)
 
 
@@ -180,5 +180,5 @@ def test_state_dict_files(tmp_path: Path) -> None:
     for name in ("a.safetensors", "a.pt"):
         found = read_state_dict(tmp_path / name)
         assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
-    with pytest.raises(UsageError, match="gone.pt"):
+    with pytest.raises(UsageError, match=r"gone\.pt"):
         read_state_dict(tmp_path / "gone.pt")

@@ -64,9 +64,11 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         project_dir=str(run),
     )
     with Zoo(zoo_path) as zoo:
-        before = _open_run(recipe, zoo, run, resume, accelerator)
+        before = _check_run(recipe, zoo, run, resume, accelerator.num_processes)
         setting = prepare(recipe, zoo, accelerator.device)
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            _begin_run(recipe, zoo, run)
             _describe(run, setting)
         _loop(setting, run, before, accelerator)
     return run
@@ -118,9 +120,12 @@ def _rows(zoo: Zoo, group: ArchGroup, split: str) -> Tensor:
     return rows
 
 
-def _open_run(
-    recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, accelerator: Accelerator
-) -> dict[str, Any] | None:
+def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, shares: int) -> dict[str, Any] | None:
+    """The last checkpoint of the run in a folder, None if there is none; refuses before anything is written."""
+    if recipe.networks % shares:
+        raise UsageError(
+            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes: choose a multiple"
+        )
     config = run / "config.yaml"
     state = None
     if config.exists():
@@ -137,14 +142,17 @@ def _open_run(
         if told["zoo_hash"] != zoo.content_hash:
             raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
         state = load_last(run)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not config.exists():
+    return state
+
+
+def _begin_run(recipe: SpaceRecipe, zoo: Zoo, run: Path) -> None:
+    config = run / "config.yaml"
+    if not config.exists():
         for folder in ("checkpoints", "figures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         more = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
         write_json(run / "provenance.json", provenance(recipe.seed, **more))
         write_text(config, to_yaml(recipe))
-    return state
 
 
 def _describe(run: Path, setting: Setting) -> None:
@@ -157,10 +165,6 @@ def _describe(run: Path, setting: Setting) -> None:
 def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerator: Accelerator) -> None:
     recipe, device = setting.recipe, accelerator.device
     shares = accelerator.num_processes
-    if recipe.networks % shares:
-        raise UsageError(
-            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes: choose a multiple"
-        )
     model = accelerator.prepare_model(setting.model)
     bare = unwrapped(model)
     optimizer = Optimizer(bare, recipe.optimizer, recipe.steps)
@@ -190,7 +194,8 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
             done = number + 1
             last = done == recipe.steps
             if done % recipe.log_every == 0 or last:
-                record = {name: float(value.detach()) for name, value in terms.items()}  # the one wait for the device
+                means = accelerator.reduce(torch.stack(list(terms.values())).detach(), "mean")  # over all processes
+                record = dict(zip(terms, means.tolist(), strict=True))  # the one wait for the device
                 if not all(map(_finite, record.values())):
                     told = ", ".join(f"{name} {value}" for name, value in record.items())
                     raise NetspaceError(f"the loss is not finite at step {done} ({told}): lower the learning rate")

@@ -47,6 +47,7 @@ class SpaceRecipe(Settings):
     remember_targets: bool = True  # keep the targets' outputs for all training images, where they fit 1 GiB
     precision: Literal["float32", "bf16"] = "float32"  # of encoder and decoder
     networks_precision: Literal["float32", "bf16"] = "float32"  # of the predicted and target networks
+    compile: bool = False  # encoder and decoder by torch.compile: a minute at the start, pays on GPUs
     device: str = "auto"
 
     @model_validator(mode="after")

@@ -18,10 +18,24 @@ from netspace.data import DataConfig, load
 from netspace.space import Space
 from netspace.store import Zoo
 
-EVAL = set(
-    "run decoder split members accuracy_target accuracy_predicted r2 mae agreement kl classid_accuracy diversity "
-    "zoo_diversity compression per_class baselines".split()
-)
+EVAL = {
+    "run",
+    "decoder",
+    "split",
+    "members",
+    "accuracy_target",
+    "accuracy_predicted",
+    "r2",
+    "mae",
+    "agreement",
+    "kl",
+    "classid_accuracy",
+    "diversity",
+    "zoo_diversity",
+    "compression",
+    "per_class",
+    "baselines",
+}
 INFO = {"path", "version", "dataset", "members", "splits", "bytes", "archs"}
 LINE = {"from", "to", "gamma", "arch", "latent_accuracy", "weight_accuracy", "spearman"}
 Cli = Callable[..., Any]

@@ -321,7 +321,9 @@ def test_another_recipe_at_the_same_place(cli: Cli, recipes: Path, zoo_copy: Pat
     assert zoo_copy.read_bytes() == before
 
 
-def test_training_into_a_run_that_exists(cli: Cli, recipes: Path, tiny_zoo: Path, zoo_copy: Path, run_copy: Path) -> None:
+def test_training_into_a_run_that_exists(
+    cli: Cli, recipes: Path, tiny_zoo: Path, zoo_copy: Path, run_copy: Path
+) -> None:
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
     train = ("train", recipes / "space.yaml", "--out", run_copy)
     refused(cli(*train, "--zoo", tiny_zoo), 2, str(run_copy), "--resume")

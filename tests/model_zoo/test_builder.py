@@ -1,0 +1,238 @@
+"""`build`: whoever trains, in whatever order, however often interrupted, the zoo is that of the recipe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model_zoo import builder, work
+from model_zoo.builder import build, changed
+from model_zoo.recipe import ZooRecipe, plan
+from model_zoo.work import Plan, Worker
+from netspace.data import load
+from netspace.errors import NetspaceError, UsageError
+from netspace.store import Zoo, merge, parts_folder
+
+
+@pytest.fixture
+def small(zoo_settings: dict[str, Any]) -> ZooRecipe:
+    """Eight networks of one or two epochs, two at once."""
+    zoo_settings["members"] = {"train": 4, "val": 2, "test": 2}
+    zoo_settings["epochs"] = {"first": 1, "last": 2}
+    return ZooRecipe.model_validate({**zoo_settings, "fused": 2})
+
+
+def content(path: Path) -> tuple[bool, int, str]:
+    with Zoo(path) as zoo:
+        return zoo.complete, len(zoo), zoo.content_hash
+
+
+def test_the_members_are_the_plans(tiny_zoo: Path, zoo_settings: dict[str, Any]) -> None:
+    runs = {run.run: run for run in plan(ZooRecipe.model_validate(zoo_settings))}
+    with Zoo(tiny_zoo) as zoo:
+        members = zoo.only().members
+        assert zoo.header.recipe["name"] == "tiny" and zoo.header.recipe["epochs"]["last"] == 4
+    assert members["run"].tolist() == sorted(runs)
+    for row in members:
+        run = runs[int(row["run"])]
+        assert (int(row["seed"]), int(row["epochs"])) == (run.seed, run.epochs[-1])
+        assert (bytes(row["split"]).decode(), float(row["learning_rate"])) == (run.split, run.learning_rate)
+        assert row["status"] == b"ok" and row["source"] == b"tiny"
+    for split in ("train", "val", "test"):  # each split spans the whole range of epochs
+        assert set(members["epochs"][members["split"] == split.encode()]) >= {1, 4} or split != "train"
+    # networks that were trained for longer are the better ones
+    mean = [members["accuracy_train"][members["epochs"] == epochs].mean() for epochs in (1, 4)]
+    assert mean[1] > mean[0] + 0.1
+
+
+def test_processes_and_their_number_do_not_matter(small: ZooRecipe, tmp_path: Path) -> None:
+    one = build(small, tmp_path / "one.h5", workers=1)
+    two = build(small, tmp_path / "deep" / "two.h5", workers=2)
+    assert content(one) == content(two)
+    assert one.stat().st_size > 0 and not parts_folder(one).exists() and not parts_folder(two).exists()
+
+
+def test_another_seed_is_another_zoo(small: ZooRecipe, tmp_path: Path) -> None:
+    one = build(small, tmp_path / "one.h5", workers=1)
+    other = build(small.model_copy(update={"seed": 9}), tmp_path / "other.h5", workers=1)
+    with Zoo(one) as first, Zoo(other) as second:
+        assert not set(first.only().members["seed"]) & set(second.only().members["seed"])
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def interrupt(patch: pytest.MonkeyPatch, recipe: ZooRecipe, path: Path, commits: int, late: bool) -> None:
+    """Builds until so many commits; dies before the next one begins, or `late`, in the middle of writing it."""
+    write, count = work.write_zoo, [0]
+
+    def dying(part: Path, *rest: Any) -> None:
+        if count[0] == commits:
+            if late:
+                part.with_name(f".{part.name}.1.tmp").write_bytes(b"half a par")
+            raise Killed
+        count[0] += 1
+        write(part, *rest)
+
+    with patch.context() as inner:
+        inner.setattr(work, "write_zoo", dying)
+        with pytest.raises(Killed):
+            build(recipe, path, workers=1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interrupted_build_loses_nothing_and_goes_on(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    whole, path = build(small, tmp_path / "whole.h5", workers=1), tmp_path / "zoo.h5"
+    interrupt(monkeypatch, small, path, 0, late)
+    with pytest.raises(NetspaceError, match="does not exist"):
+        Zoo(path)
+    interrupt(monkeypatch, small, path, 1, late)
+    assert content(path)[:2] == (False, 2)
+    interrupt(monkeypatch, small, path, 2, late)  # looked at before, and now there are more
+    assert content(path)[:2] == (False, 6)
+    assert content(path) == content(path)
+    build(small, path, workers=1)
+    assert content(path) == content(whole)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["whole.h5", "zoo.h5"]
+
+
+def test_death_between_the_zoo_and_the_tidying(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "zoo.h5"
+
+    def dying(folder: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as inner, pytest.raises(Killed):
+        inner.setattr(builder.shutil, "rmtree", dying)
+        build(small, path, workers=1)
+    before = content(path)
+    assert before[:2] == (True, 8) and parts_folder(path).exists()
+    build(small, path, workers=1)
+    assert content(path) == before and not parts_folder(path).exists()
+
+
+def test_a_group_goes_on_from_its_checkpoint(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo_settings["members"] = {"train": 4, "val": 0, "test": 0}
+    recipe = ZooRecipe.model_validate(zoo_settings)
+    whole, path = build(recipe, tmp_path / "whole.h5", workers=1), tmp_path / "zoo.h5"
+    save, seen = work.write_torch, list[int]()
+
+    def dying(file: Path, state: dict[str, Any]) -> None:
+        save(file, state)
+        seen.append(state["epoch"])
+        if state["epoch"] == 2:
+            raise Killed
+
+    with monkeypatch.context() as inner, pytest.raises(Killed):
+        inner.setattr(work, "write_torch", dying)
+        inner.setattr(work, "CHECKPOINT_EVERY", -1.0)
+        build(recipe, path, workers=1)
+    assert seen == [1, 2] and list(parts_folder(path).glob("group-*.pt"))
+    there = content(path)[1]  # a checkpoint speaks of no member that is not on disk
+    with Zoo(whole) as zoo:
+        assert there == int((zoo.only().members["epochs"] <= 2).sum()) > 0
+    epochs: list[int] = []
+    step = work.Group._one_epoch
+
+    def counted(group: Any) -> int:
+        epochs.append(group.epoch)
+        return step(group)
+
+    monkeypatch.setattr(work.Group, "_one_epoch", counted)
+    build(recipe, path, workers=1)
+    assert epochs[0] == 3  # the first two are not trained again
+    assert content(path) == content(whole)
+
+
+def test_another_recipe_is_refused(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "zoo.h5"
+    interrupt(monkeypatch, small, path, 1, False)
+    slower = small.model_copy(update={"batch_size": 30})
+    with pytest.raises(UsageError, match="batch_size was 25 and is 30 now"):
+        build(slower, path, workers=1)
+    assert content(path)[1] == 2
+    build(small.model_copy(update={"device": "cpu"}), path, workers=1)  # where it is trained is not the recipe
+    with pytest.raises(UsageError, match="batch_size was 25 and is 30 now"):
+        build(slower, path, workers=1)
+
+
+def test_two_builders_at_one_zoo(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, told = tmp_path / "zoo.h5", list[str]()
+    train: Callable[..., None] = builder._train
+
+    def meanwhile(*rest: Any) -> None:
+        def other() -> None:
+            try:
+                build(small, path, workers=1)
+            except NetspaceError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        train(*rest)
+
+    monkeypatch.setattr(builder, "_train", meanwhile)
+    build(small, path, workers=1)
+    assert len(told) == 1 and "another process" in told[0] and content(path)[0]
+
+
+def test_shares_cover_all_groups_once(small: ZooRecipe, tmp_path: Path) -> None:
+    path = tmp_path / "zoo.h5"
+    the_plan = Plan(small, load(small.data).split_hash, {"lenetlike": work.Way(2)})
+    the_plan.write(path)
+    assert Plan.read(path) == the_plan
+    seen: list[int] = []
+    for place in (2, 0, 1):
+        Worker(the_plan, path).share(place, 3, seen.append)
+    assert sum(seen) == 300 * sum(run.epochs[-1] for run in plan(small))
+    parts = sorted(parts_folder(path).glob("part-*-last.h5"))
+    assert len(parts) == len(the_plan.groups()) == 4
+    merge(path, parts, ordered=True)
+    assert content(path)[2] == content(build(small, tmp_path / "other.h5", workers=1))[2]
+
+
+def test_diverged_networks_are_kept_out_of_the_splits(zoo_settings: dict[str, Any], tmp_path: Path) -> None:
+    zoo_settings["members"] = {"train": 3, "val": 1, "test": 0}
+    zoo_settings["optimizer"] = {"name": "sgd", "learning_rate": 1e18}
+    recipe = ZooRecipe.model_validate(zoo_settings)
+    with Zoo(build(recipe, tmp_path / "zoo.h5", workers=1)) as zoo:
+        group = zoo.only()
+        assert group.members["status"].tolist() == [b"diverged"] * 4
+        assert not len(group.rows("all")) and not group.read(range(4)).any()
+        assert np.isnan(group.members["accuracy_test"]).all()
+
+
+def test_a_worker_that_fails_is_told(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder.sys, "executable", "/bin/false")
+    with pytest.raises(NetspaceError, match="worker process ended with code 1"):
+        build(small, tmp_path / "zoo.h5", workers=2)
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+def test_the_change_is_told_by_its_name() -> None:
+    assert changed({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == ""
+    assert changed({"a": 1, "b": {"c": 1}}, {"a": 1, "b": {"c": 2}}) == "b.c was 1 and is 2 now"
+    assert changed({}, {"x": None, "y": 2}) == "y was None and is 2 now"
+
+
+def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    try:
+        build(small, tmp_path / "zoo.h5", workers=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

@@ -1,0 +1,119 @@
+"""The benchmark runs, and its two sides do the same work: equal losses and equal weights after a step, in float32."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from model_zoo.recipe import RunPlan
+from model_zoo.trainer import Group, Way
+from netspace import archs
+from netspace.data import DataConfig, load
+from netspace.models.encoder import EncoderConfig
+from netspace.training.optimizers import OptimizerConfig
+from netspace.training.recipe import LossConfig
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def contestants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("contestants")
+
+
+@pytest.fixture
+def reference(contestants: ModuleType) -> ModuleType:
+    return importlib.import_module("reference")
+
+
+def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "zoo", "step", "--quick", "--json", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["device"] == "cpu" and found["quick"] is True
+    assert set(found["matmul_flops_per_second"]) == {"float32", "bf16"}
+    assert found["provenance"]["torch"] and found["provenance"]["machine"]["cores"]
+    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step"]
+    for row in found["rows"]:
+        assert row["flops"] > 0 and row["unit"] and row["how"]
+        for side in ("reference", "netspace"):
+            assert len(row[side]["all_seconds"]) == found["repeats"]
+            wanted = ("seconds", "per_second", "flops_per_second", "share", "peak_bytes")
+            assert all(row[side][key] > 0 for key in wanted)
+        assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
+
+
+def test_an_unknown_benchmark_is_named() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "zooo"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and "'zooo' is not a benchmark: choose zoo, step or both" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["conv", "probe"])
+@pytest.mark.parametrize("moving", [False, True], ids=["still", "augmented"])
+def test_both_sides_of_a_step_do_the_same_work(contestants: ModuleType, kind: str, moving: bool) -> None:
+    (quick,) = contestants.step_cases(quick=True)
+    settings = {
+        "encoder": EncoderConfig(kind=kind, probes=3, hidden=8),
+        "optimizer": OptimizerConfig(learning_rate=1e-3),
+        "loss": LossConfig(
+            temperature=0.05
+        ),  # random networks are unsure: a low temperature keeps rounding small beside the loss
+        "precision": "float32",
+        "networks_precision": "float32",
+    }
+    padding, flip = (4, True) if moving else (0, False)
+    data = DataConfig(name="generated", image_size=12, channels=1, limit=20, crop_padding=padding, flip=flip)
+    case = replace(quick, recipe=quick.recipe.model_copy(update=settings), arch="lenetlike", data=data)
+    ours, plain = contestants.OurStep(case, CPU), contestants.ReferenceStep(case, CPU)
+    assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
+    ours.run()
+    for number in (1, 2):
+        wanted = plain.loss()
+        found = torch.stack(list(ours.step(ours.model, number).values())).sum()
+        assert float(wanted.detach()) > 0
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+        plain.once()
+        ours.run()
+
+
+@pytest.mark.parametrize("way", [Way(1), Way(3)], ids=str)
+def test_both_sides_of_a_zoo_do_the_same_work(contestants: ModuleType, reference: ModuleType, way: Way) -> None:
+    case = contestants.ZooCase("lenetlike", 12, 10, images=20)
+    task = load(case.data())
+    settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+    runs = [RunPlan("bench", number, number, (9,), contestants.RATE, "train") for number in range(way.fused)]
+    group = Group(task, lambda: archs.build(case.arch, **settings), runs, case.recipe(), way)
+    networks = []
+    for run in runs:
+        torch.manual_seed(run.seed)
+        networks.append(archs.build(case.arch, **settings).train())
+    optimizers = [torch.optim.Adam(network.parameters(), lr=contestants.RATE) for network in networks]
+    rates = torch.full((way.fused, 1), contestants.RATE)
+    for start in (0, 5, 10):
+        images, labels = task.normalise(task.train.images[start : start + 10]), task.train.labels[start : start + 10]
+        found = group.step(images.expand(way.fused, *images.shape), labels.expand(way.fused, -1), rates)
+        pairs = zip(networks, optimizers, strict=True)
+        wanted = [reference.train_step(network, optimizer, images, labels) for network, optimizer in pairs]
+        torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_the_epochs_see_as_many_images(contestants: ModuleType) -> None:
+    case = contestants.ZooCase("lenetlike", 8, 8, images=20)
+    assert sum(len(labels) for _, labels in contestants.plain_loader(load(case.data()), case.batch)) == case.images
+    ours = contestants.OurZoo(case, CPU, 2, Way(2))
+    seen, _ = next(ours.epochs[0])
+    assert seen == 2 * case.images

@@ -1,0 +1,106 @@
+"""A training step against a slow calculation by hand; a step's batch is a function of its number alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from netspace.prep import unflatten, unpack
+from netspace.store import Zoo
+from netspace.training.loop import prepare
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.steps import SingleStep, unwrapped
+
+
+def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Any:
+    return prepare(SpaceRecipe.model_validate({**settings, **changes}), zoo, torch.device("cpu"))
+
+
+def step_of(setting: Any, place: int = 0, shares: int = 1) -> SingleStep:
+    return SingleStep(setting.recipe, setting.nets, setting.train, setting.task, place, shares)
+
+
+def by_hand(setting: Any, number: int) -> float:
+    """Eq. 1 on networks that are run one by one."""
+    recipe, nets = setting.recipe, setting.nets
+    step = step_of(setting)
+    members = step.members.take(number * recipe.networks, recipe.networks)
+    images, places = step.images.take(number, recipe.images)
+    assert torch.equal(images, setting.task.normalise(setting.task.train.images)[places])
+    preps = setting.train.take(members)
+    _, decoded = setting.model.both(preps)
+    terms = []
+    for one, other in zip(unpack(preps, 1477), unpack(decoded, 1477), strict=True):
+        logits = []
+        for flat in (one, other):
+            nets.skeleton.load_state_dict({k: v.detach() for k, v in unflatten(flat, nets.spec).items()})
+            logits.append(nets.skeleton(images))
+        log_target, log_answer = (F.log_softmax(each / recipe.loss.temperature, -1) for each in logits)
+        terms.append((log_target.exp() * (log_target - log_answer)).sum(-1).mean() * recipe.loss.temperature**2)
+    return float(torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("remember", [True, False])
+def test_the_behaviour_term_is_that_of_networks_run_alone(
+    tiny_zoo: Path, space_settings: dict[str, Any], temperature: float, remember: bool
+) -> None:
+    loss = {"behaviour": 1.0, "temperature": temperature}
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings, loss=loss, remember_targets=remember)
+        for number in (0, 5):
+            terms = step_of(setting)(setting.model, number)
+            assert terms.keys() == {"behaviour"}
+            assert float(terms["behaviour"].detach()) == pytest.approx(by_hand(setting, number), rel=1e-4)
+
+
+def test_the_weights_of_terms_are_factors(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        found = []
+        for factor in (1.0, 3.0):
+            setting = made(zoo, space_settings, loss={"behaviour": factor, "weights": 2 * factor, "temperature": 1.0})
+            found.append(step_of(setting)(setting.model, 0))
+    for name in ("behaviour", "weights"):
+        assert float(found[1][name].detach()) == pytest.approx(3 * float(found[0][name].detach()), rel=1e-5)
+
+
+def test_shares_together_are_the_whole(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings)
+        whole = step_of(setting)(setting.model, 3)["behaviour"]
+        shares = [step_of(setting, place, 2)(setting.model, 3)["behaviour"] for place in range(2)]
+        assert float(torch.stack(shares).mean().detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
+        assert float((shares[0] - shares[1]).detach()) != 0
+
+
+def test_a_step_depends_on_its_number_alone(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings)
+        used, fresh = step_of(setting), step_of(setting)
+        for number in (0, 1, 2, 9):
+            last = used(setting.model, number)["behaviour"]
+        assert torch.equal(last, fresh(setting.model, 9)["behaviour"])
+        assert not torch.equal(last, fresh(setting.model, 8)["behaviour"])
+
+
+def test_the_gradient_reaches_encoder_and_decoder(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings)
+        step_of(setting)(setting.model, 0)["behaviour"].backward()
+        for name, value in setting.model.named_parameters():
+            assert value.grad is not None and value.grad.abs().sum() > 0, name
+        assert not any(value.requires_grad for value in setting.nets.skeleton.parameters())
+        assert unwrapped(setting.model) is setting.model
+
+
+def test_the_same_recipe_prepares_the_same_model(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        torch.manual_seed(1)
+        first = made(zoo, space_settings).model.state_dict()
+        torch.manual_seed(2)
+        second = made(zoo, space_settings).model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,221 @@
+"""How fast netspace is here, against the plain way in `tools/reference.py`.
+
+    python tools/bench.py [zoo] [step] [--device cpu|cuda] [--json] [--quick] [--repeats N]
+
+`zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
+backward, optimizer). Every side of a comparison runs in processes of its own, so that its peak memory is its own,
+and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
+Operations are counted on the reference and credited to both sides: what netspace need not compute is speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from contestants import (
+    Facts,
+    OurStep,
+    OurZoo,
+    ReferenceStep,
+    ReferenceZoo,
+    StepCase,
+    ZooCase,
+    step_cases,
+    wait,
+    zoo_cases,
+)
+
+from model_zoo.trainer import Way
+from netspace.runtime import pick_device, provenance
+
+
+def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
+    """A process's life: make a contestant, warm up, tell its facts, run when told, tell its peak memory."""
+    device = settings["device"]
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    contestant = kind(**settings)
+    if hasattr(contestant, "run"):
+        contestant.run()
+    wait(device)
+    pipe.send({name: getattr(contestant, name, None) for name in ("flops", "rates", "ways")})
+    while pipe.recv() == "run":
+        contestant.run()
+        wait(device)
+        pipe.send("done")
+    pipe.send(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak())
+
+
+def _peak() -> int:
+    """The most memory this process ever held, in bytes."""
+    with suppress(OSError, StopIteration):  # ru_maxrss inherits the parent's on Linux
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Side:
+    """Processes that run one contestant together."""
+
+    def __init__(self, kind: type, processes: int, threads: int, **settings: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "netspace.training.loop", "model_zoo.builder"])
+        self.pipes, self.processes = [], []
+        for _ in range(processes):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, kind, threads, settings), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(mine)
+            self.processes.append(process)
+        try:
+            told = [pipe.recv() for pipe in self.pipes]
+        except EOFError:
+            raise SystemExit(f"{kind.__name__} failed; its process told why above") from None
+        self.facts = told[0]
+
+    def seconds(self) -> float:
+        """Of one run, all processes at once."""
+        start = time.perf_counter()
+        for pipe in self.pipes:
+            pipe.send("run")
+        for pipe in self.pipes:
+            pipe.recv()
+        return time.perf_counter() - start
+
+    def end(self) -> int:
+        """Stops the processes; their peak memory in bytes, together."""
+        for pipe in self.pipes:
+            pipe.send("end")
+        memory = sum(pipe.recv() for pipe in self.pipes)
+        for process in self.processes:
+            process.join()
+        return memory
+
+
+def compare(
+    name: str, unit: str, work: float, precision: str, how: str, sides: dict[str, Side], repeats: int
+) -> dict[str, Any]:
+    """One row: the sides in turns, `work` units each."""
+    times: dict[str, list[float]] = {key: [] for key in sides}
+    for _ in range(repeats):
+        for key, side in sides.items():
+            times[key].append(side.seconds())
+    flops = sides["reference"].facts["flops"]
+    row: dict[str, Any] = {"name": name, "unit": unit, "how": how, "flops": flops}
+    for key, side in sides.items():
+        seconds = statistics.median(times[key])
+        row[key] = {
+            "seconds": seconds,
+            "all_seconds": times[key],
+            "per_second": work / seconds,
+            "flops_per_second": flops / seconds,
+            "precision": "float32" if key == "reference" else precision,
+            "peak_bytes": side.end(),
+        }
+    row["ratio"] = row["reference"]["seconds"] / row["netspace"]["seconds"]
+    print(f"{name}: {row['ratio']:.2f} ({how})", file=sys.stderr)
+    return row
+
+
+def measure_zoo(case: ZooCase, way: Way, device: torch.device, repeats: int) -> dict[str, Any]:
+    workers = (os.cpu_count() or 1) if device.type == "cpu" else 1
+    each = way.fused * -(-case.members // (way.fused * workers))  # members of one worker, its groups all full
+    shared = {"case": case, "device": device}
+    sides = {
+        "reference": Side(ReferenceZoo, 1, torch.get_num_threads(), members=each * workers, **shared),
+        "netspace": Side(OurZoo, workers, 1, members=each, way=way, **shared),
+    }
+    how = f"{each * workers} members, {way}, {workers} process{'es' if workers > 1 else ''}"
+    return compare(str(case), "member images/s", each * workers * case.images, way.precision, how, sides, repeats)
+
+
+def measure_step(case: StepCase, device: torch.device, repeats: int) -> dict[str, Any]:
+    kinds = {"reference": ReferenceStep, "netspace": OurStep}
+    threads = torch.get_num_threads()
+    sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
+    recipe = case.recipe
+    how = f"encoder, decoder {recipe.precision}; networks {recipe.networks_precision}; {recipe.optimizer.name}"
+    return compare(str(case), "steps/s", case.steps, recipe.precision, how, sides, repeats)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The result as a table, with a line on what measured it."""
+    here, machine, rates = found["provenance"], found["provenance"]["machine"], found["matmul_flops_per_second"]
+    what = [*machine["gpus"], f"{machine['processor']} ({machine['cores']} cores)"]
+    told = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in rates.items())
+    lines = [
+        f"{found['device']}: {', '.join(what)}; netspace {here['netspace']} ({(here['commit'] or 'no commit')[:9]}), "
+        f"torch {here['torch']}, Python {here['python']}; load before {found['load']:.1f}.",
+        f"Matmul {told} GFLOP/s. Medians of {found['repeats']} turns; reference, then netspace; operations are the "
+        "reference's, and the share is of the matmul rate in the side's precision.",
+        "",
+        "| what | how | ratio | throughput | seconds a turn | peak MiB | GFLOP/s (share) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        both = [row["reference"], row["netspace"]]
+        reached = ", ".join(f"{side['flops_per_second'] / 1e9:.3g} ({side['share']:.0%})" for side in both)
+        throughput = ", ".join(f"{side['per_second']:,.{0 if side['per_second'] > 100 else 2}f}" for side in both)
+        lines.append(
+            f"| {row['name']} | {row['how']} | **{row['ratio']:.2f}** | {throughput} {row['unit']} | "
+            f"{', '.join(format(side['seconds'], '.3g') for side in both)} | "
+            f"{', '.join(format(side['peak_bytes'] / 2**20, ',.0f') for side in both)} | "
+            f"{reached} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast netspace is here, against tools/reference.py.")
+    parser.add_argument("what", nargs="*", help="zoo, step (default: both)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda (default: a GPU if there is one)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the times mean nothing")
+    parser.add_argument("--repeats", type=int, default=None, help="turns of each side (default 5; 1 with --quick)")
+    given = parser.parse_args()
+    wrong = [word for word in given.what if word not in ("zoo", "step")]
+    if wrong:
+        parser.error(f"{wrong[0]!r} is not a benchmark: choose zoo, step or both")
+    what, device = given.what or ["zoo", "step"], pick_device(given.device)
+    repeats = given.repeats or (1 if given.quick else 5)
+    found: dict[str, Any] = {
+        "device": device.type,
+        "quick": given.quick,
+        "repeats": repeats,
+        "load": os.getloadavg()[0],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NETSPACE_CACHE"] = folder  # every run calibrates afresh
+        zoos = zoo_cases(given.quick) if "zoo" in what else []
+        threads = torch.get_num_threads()
+        facts = Side(Facts, 1, threads, cases=zoos, device=device, side=512 if given.quick else 4096)
+        facts.end()
+        rows = []
+        for case, way in zip(zoos, facts.facts["ways"], strict=True):
+            rows.append(measure_zoo(case, way, device, repeats))
+        for case in step_cases(given.quick) if "step" in what else []:
+            rows.append(measure_step(case, device, repeats))
+    rates = facts.facts["rates"]
+    for row in rows:
+        for side in (row["reference"], row["netspace"]):
+            side["share"] = side["flops_per_second"] / rates[side["precision"]]
+    found.update(matmul_flops_per_second=rates, rows=rows, provenance=provenance())
+    print(json.dumps(found) if given.json else markdown(found))
+
+
+if __name__ == "__main__":
+    main()

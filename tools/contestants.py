@@ -1,0 +1,255 @@
+"""Who runs in `tools/bench.py`, and on what: the cases, netspace's side and the plain side of each.
+
+A contestant is made in a process of its own and does one turn of the work whenever `run()` is called; `flops` are
+the operations of a turn, counted on the plain side.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import reference
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from model_zoo.builder import choose_way
+from model_zoo.recipe import ArchConfig, RunPlan, SplitConfig, ZooRecipe
+from model_zoo.trainer import Group, Way
+from model_zoo.work import candidate
+from netspace import archs
+from netspace.config import load as load_recipe
+from netspace.data import DataConfig, TaskData, load
+from netspace.prep import height, pack
+from netspace.runtime import generator
+from netspace.spec import NetSpec
+from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.training.loop import Setting, prepare
+from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
+from netspace.training.recipe import LossConfig, SpaceRecipe
+from netspace.training.steps import SingleStep
+
+RATE = 1e-3
+MEMBERS = 16  # of a zoo, at least; as many as fill every worker's groups
+CHOICE = 128  # runs that calibration may put together
+
+
+@dataclass(frozen=True)
+class ZooCase:
+    """Networks of one architecture on generated grey images."""
+
+    arch: str
+    side: int  # pixels
+    batch: int
+    images: int = 1024  # to train on
+    members: int = MEMBERS
+
+    def __str__(self) -> str:
+        return f"zoo: {self.arch}, {self.side}x{self.side}x1, batch {self.batch}"
+
+    def data(self) -> DataConfig:
+        return DataConfig(name="generated", image_size=self.side, channels=1, limit=self.images)
+
+    def recipe(self) -> ZooRecipe:
+        return ZooRecipe(
+            data=self.data(),
+            archs={"bench": ArchConfig(arch=self.arch)},
+            members=SplitConfig(train=CHOICE, val=0, test=0),
+            batch_size=self.batch,
+        )
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A training step of a space, on random PReps."""
+
+    name: str
+    recipe: SpaceRecipe
+    arch: str
+    width: float
+    data: DataConfig
+    prep_width: int
+    steps: int  # timed together
+
+    def __str__(self) -> str:
+        return f"step: {self.name}"
+
+
+def zoo_cases(quick: bool) -> list[ZooCase]:
+    if quick:
+        return [ZooCase("lenetlike", 8, 10, images=20, members=2)]
+    large = [ZooCase(arch, 28, 128) for arch in ("lenetlike", "vanillacnn", "resnet8")]
+    return [ZooCase("lenetlike", 8, 50), *large]
+
+
+def step_cases(quick: bool) -> list[StepCase]:
+    adam = OptimizerConfig(learning_rate=1e-4)
+    plain = LossConfig(behaviour=1.0, temperature=4.0)
+    paper = load_recipe(SpaceRecipe, "space/paper-cifar10").model_copy(update={"loss": plain, "optimizer": adam})
+    cifar = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
+    if quick:
+        tiny = paper.model_copy(update={"latent": 64, "networks": 2, "images": 4})
+        return [StepCase("paper, tiny", tiny, "resnet8", 0.15, cifar, 160, 1)]
+    zoo = load_recipe(ZooRecipe, "zoo/quickstart")
+    quickstart = load_recipe(SpaceRecipe, "space/quickstart").model_copy(update={"loss": plain})
+    small = ("lenetlike", zoo.archs["lenetlike"].width or 1.0, zoo.data, zoo.prep_width, 10)
+    return [
+        StepCase("paper, CIFAR-10", paper, "resnet8", 1.0, cifar, 10_000, 1),
+        StepCase("quickstart, by Adam", quickstart.model_copy(update={"optimizer": adam}), *small),
+        StepCase(f"quickstart, by {quickstart.optimizer.name}", quickstart, *small),
+    ]
+
+
+def plain_loader(task: TaskData, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
+    """The task's normalised training images and their labels, shuffled."""
+    data = TensorDataset(task.normalise(task.train.images).cpu(), task.train.labels.cpu())
+    return DataLoader(data, batch, shuffle=True, pin_memory=task.device.type == "cuda")
+
+
+class ReferenceZoo:
+    """One epoch of every member, one network after another."""
+
+    def __init__(self, case: ZooCase, device: torch.device, members: int) -> None:
+        task = load(case.data(), device=device)
+        settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+        self.device, self.loader = device, plain_loader(task, case.batch)
+        self.networks = [archs.build(case.arch, **settings).to(device) for _ in range(members)]
+        self.optimizers = [torch.optim.Adam(network.parameters(), lr=RATE) for network in self.networks]
+        images, labels = next(iter(self.loader))
+        with FlopCounterMode(display=False) as counter:
+            reference.train_step(self.networks[0], self.optimizers[0], images.to(device), labels.to(device))
+        self.flops = counter.get_total_flops() / len(images) * case.images * members
+
+    def run(self) -> None:
+        for network, optimizer in zip(self.networks, self.optimizers, strict=True):
+            reference.train_epoch(network, optimizer, self.loader, self.device)
+
+
+class OurZoo:
+    """One epoch of one worker's groups, as the builder trains them."""
+
+    def __init__(self, case: ZooCase, device: torch.device, members: int, way: Way) -> None:
+        task, recipe = load(case.data(), device=device), case.recipe()
+        chosen = candidate("bench", recipe.archs["bench"], task, recipe.prep_width)
+        runs = [RunPlan("bench", number, number, (1 << 40,), RATE, "train") for number in range(members)]
+        groups = [runs[start : start + way.fused] for start in range(0, members, way.fused)]
+        self.epochs = [iter(Group(task, chosen.make, group, recipe, way).epochs()) for group in groups]
+
+    def run(self) -> None:
+        for epochs in self.epochs:
+            next(epochs)
+
+
+def setting_of(case: StepCase, device: torch.device) -> Setting:
+    """What `netspace train` would make of the case and a zoo of random networks."""
+    task, members = load(case.data, device="cpu"), max(32, 2 * case.recipe.networks)
+    kwargs = archs.task_settings(case.arch, {"width": case.width}, task.image_shape, task.num_classes)
+    spec = NetSpec.from_module(archs.skeleton(case.arch, kwargs, task.image_shape), case.arch, kwargs, task.image_shape)
+    flat = 0.05 * torch.randn(members + 1, spec.num_parameters, generator=generator(case.recipe.seed))
+    preps = pack(flat, (height(spec.num_parameters, case.prep_width), case.prep_width))
+    table = np.zeros(members + 1, dtype=MEMBER)
+    table["split"] = [b"train"] * members + [b"val"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "zoo.h5"
+        header = Header(case.data.model_dump(mode="json"), task.split_hash, {})
+        write_zoo(path, header, {case.arch: Population(spec, preps.numpy(), table)})
+        with Zoo(path) as zoo:
+            return prepare(case.recipe, zoo, device)
+
+
+class OurStep:
+    """The training loop's own step."""
+
+    def __init__(self, case: StepCase, device: torch.device) -> None:
+        self.case, self.setting = case, setting_of(case, device)
+        self.model = self.setting.model
+        self.step = SingleStep(case.recipe, self.setting.nets, self.setting.train, self.setting.task)
+        self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
+        self.average = Average(self.model, case.recipe.optimizer.ema)
+        self.number = 0
+
+    def run(self) -> None:
+        for _ in range(self.case.steps):
+            torch.stack(list(self.step(self.model, self.number).values())).sum().backward()
+            self.optimizer.step(self.number)
+            if self.case.recipe.optimizer.ema:
+                self.average.update(self.model, self.number)
+            self.number += 1
+
+
+class ReferenceStep:
+    """The same step, plain: on the same members and images, from the same weights."""
+
+    def __init__(self, case: StepCase, device: torch.device) -> None:
+        self.case, setting = case, setting_of(case, device)
+        recipe, nets, model = case.recipe, setting.nets, setting.model
+        self.network, size = nets.skeleton, setting.group.size
+        self.step = SingleStep(  # for its stream of members and images alone
+            recipe.model_copy(update={"remember_targets": False}), nets, setting.train, setting.task
+        )
+        if recipe.encoder.kind == "probe":
+            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_classes
+            encoder = reference.ProbeEncoder(recipe.latent, *settings, self.network, nets.spec.input_shape)
+        else:
+            encoder = reference.ConvEncoder(recipe.latent, tuple(model.encoder.spread.shape))
+        decoder = reference.ConvDecoder(recipe.latent, size, recipe.decoder.slope)
+        encoder.load_state_dict(model.encoder.state_dict())
+        decoder.load_state_dict(model.decoder.state_dict())
+        self.encoder, self.decoder = encoder.to(device), decoder.to(device)
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=recipe.optimizer.learning_rate)
+        self.number = 0
+        with FlopCounterMode(display=False) as counter:
+            self.once()
+        self.flops = counter.get_total_flops() * case.steps
+
+    def loss(self) -> torch.Tensor:
+        recipe, step = self.case.recipe, self.step
+        preps = step.source.take(step.members.take(self.number * recipe.networks, recipe.networks))
+        images, _ = step.images.take(self.number, recipe.images)
+        return reference.space_loss(self.encoder, self.decoder, self.network, preps, images, recipe.loss.temperature)
+
+    def once(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        self.number += 1
+
+    def run(self) -> None:
+        for _ in range(self.case.steps):
+            self.once()
+
+
+class Facts:
+    """Not a contestant: the device's own matmul rates, and how calibration trains each zoo."""
+
+    def __init__(self, cases: list[ZooCase], device: torch.device, side: int) -> None:
+        self.rates = {"float32": _matmul(device, torch.float32, side), "bf16": _matmul(device, torch.bfloat16, side)}
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # as the builder calibrates
+        self.ways = []
+        for case in cases:
+            recipe, task = case.recipe(), load(case.data(), device=device)
+            chosen = candidate("bench", recipe.archs["bench"], task, recipe.prep_width)
+            self.ways.append(choose_way(chosen, recipe, task))
+
+
+def _matmul(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        wait(device)
+        start = time.perf_counter()
+        a @ b
+        wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
