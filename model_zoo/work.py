@@ -143,6 +143,7 @@ class Worker:
                 waiting.append(snapshot)
             now = time.monotonic()
             if waiting and (now - committed > COMMIT_EVERY or not group.runs):
+                report(0)  # ends here where the builder is gone: another may have begun
                 self._commit(number, chosen, waiting, last=not group.runs)
                 waiting, committed = [], now
             if group.runs and now - saved > CHECKPOINT_EVERY:

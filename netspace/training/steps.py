@@ -43,7 +43,8 @@ class SingleStep:
         preps = self.source.take(members)
         lines = recipe.loss.lines > 0 and len(members) > 1
         pairs = len(members) // 2 if lines else 0
-        share = torch.rand(pairs, generator=generator(recipe.seed, 5, number, self.place)).to(preps.device)
+        shares = torch.rand(recipe.networks // 2, generator=generator(recipe.seed, 5, number))
+        share = shares[self.place :: self.shares][:pairs].to(preps.device)  # the pairs of one process, dealt out
         with half(recipe.precision, self.task.device):
             predicted, between = model(preps, share)
         predicted = torch.cat([predicted, between]).float()

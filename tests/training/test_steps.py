@@ -104,3 +104,15 @@ def test_the_same_recipe_prepares_the_same_model(tiny_zoo: Path, space_settings:
         torch.manual_seed(2)
         second = made(zoo, space_settings).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_mean_what_one_says_of_lines_too(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    loss = {"behaviour": 1.0, "temperature": 0.5, "relative": True, "lines": 0.5}
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings, loss=loss, networks=8)
+        whole = step_of(setting)(setting.model, 3)
+        halves = [step_of(setting, place, 2)(setting.model, 3) for place in range(2)]
+    assert whole.keys() == {"behaviour", "lines"}
+    for name, value in whole.items():
+        mean = sum(float(half[name].detach()) for half in halves) / 2
+        assert float(value.detach()) == pytest.approx(mean, rel=1e-4)
