@@ -1,6 +1,7 @@
 """Holds a quickstart's result against its bounds: `python tools/check_quickstart.py quickstart.json`.
 
-The bounds are the project's targets; the machine's speed is printed, not judged.
+The bounds lie somewhat below the project's targets (R2 0.90, 4 points, 80 %, 0.95), which `docs/benchmarks.md` holds the
+measured figures against: they catch what is broken on any machine. Speed is printed, not judged.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from pathlib import Path
 
 BOUNDS = {  # figure -> (least or most, bound)
     "members": ("at least", 64),
-    "r2": ("at least", 0.90),
-    "mae": ("at most", 0.04),
-    "agreement": ("at least", 0.80),
+    "r2": ("at least", 0.85),
+    "mae": ("at most", 0.05),
+    "agreement": ("at least", 0.78),
 }
-SPEARMAN = 0.95
+SPEARMAN = 0.9
 
 
 def main(path: Path) -> int:
