@@ -15,7 +15,7 @@ import pytest
 import model_zoo
 import netspace
 
-ROOT = Path(netspace.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("netspace", "model_zoo") for path in (ROOT / package).rglob("*.py"))
 LONGEST = 380  # lines
 

@@ -49,22 +49,22 @@ class ConvEncoder(nn.Module):
             nn.Conv2d(1, h, (1, 3), stride=(1, 2), padding=(0, 1)),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(h, 2 * h, (1, 3), stride=(1, 2), padding=(0, 1)),
-            nn.LeakyReLU(SLOPE),
         )
         self.across = nn.Sequential(
             nn.Conv2d(2 * h, 4 * h, (3, 1), padding=(1, 0)),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(4 * h, latent, (3, 1), padding=(1, 0)),
-            nn.LeakyReLU(SLOPE),
         )
+        self.activation = nn.LeakyReLU(SLOPE)  # rises, so it may come after each maximum: the same, on far fewer values
         self.register_buffer("spread", torch.ones(1, 1) if spread is None else spread.clone())
 
     def forward(self, preps: Tensor) -> Tensor:
         """Latents (M, E) of PReps (M, H, W)."""
         images = (preps / self.spread).unsqueeze(1).contiguous(memory_format=torch.channels_last)
         wide = self.along(images)  # (M, 2h, H, W / 4)
-        tall = self.across(wide.amax(dim=3, keepdim=True))  # (M, E, H, 1)
-        return tall.amax(dim=(2, 3))
+        tall = self.across(self.activation(wide.amax(dim=3, keepdim=True)))  # (M, E, H, 1)
+        latents: Tensor = self.activation(tall.amax(dim=(2, 3)))
+        return latents
 
 
 class ProbeEncoder(nn.Module):

@@ -26,8 +26,8 @@ PATIENCE = 120.0  # seconds until a test gives up waiting
 
 @pytest.fixture
 def longer(zoo_settings: dict[str, Any], recipes: Path) -> Path:
-    """A recipe of a zoo that takes a second or two in single networks, so that there is something to interrupt."""
-    zoo_settings["members"] = {"train": 40, "val": 4, "test": 4}
+    """A recipe of a zoo that takes several seconds in single networks, so that there is something to interrupt."""
+    zoo_settings["members"] = {"train": 160, "val": 4, "test": 4}
     zoo_settings["fused"] = 1
     path = recipes / "longer.yaml"
     path.write_text(yaml.safe_dump(zoo_settings))
