@@ -123,7 +123,7 @@ def test_auto_picks_by_calibration_once_for_a_size(monkeypatch: pytest.MonkeyPat
     module, spec, flat = example("lenetlike")
     asked: list[str] = []
 
-    def pick(subject: str, ways: dict[str, object]) -> str:
+    def pick(subject: str, ways: dict[str, object], repeats: int) -> str:
         asked.append(subject)
         for way in ways.values():
             way()  # type: ignore[operator]
@@ -154,3 +154,17 @@ def test_what_does_not_fit_is_told() -> None:
         nets(flat, torch.zeros(4, 2, 1, 8, 8).double(), shared=False)
     with pytest.raises(NetspaceError, match=r"'lenetlike' has [\d,]+ parameters; 7 values were given"):
         nets(flat[:, :7], inputs_for(True))
+
+
+def test_half_precision_is_calibrated_apart_and_runs_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, spec, flat = example("lenetlike")
+    asked: list[str] = []
+    monkeypatch.setattr(functional, "fastest", lambda subject, ways, repeats: asked.append(subject) or "loop")
+    nets, inputs = NetBatch(module.float(), spec), inputs_for(True).float()
+    exact = nets(flat.float(), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = nets(flat.float(), inputs)
+        own = nets(flat.float(), inputs.expand(len(flat), *inputs.shape), shared=False)
+    assert len(set(asked)) == 3 and rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(own, rough)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from netspace.apps.networks import zoo_of
+from netspace.data import TaskData
 from netspace.errors import NetspaceError
 from netspace.metrics import diversity, nearest, spearman
 from netspace.models.autoencoder import layer_spread
@@ -23,11 +24,12 @@ from netspace.runtime import generator, package_version, replacing, write_json
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
 from netspace.training.loop import task_of
-from netspace.training.validation import Comparison, accuracies, compare
+from netspace.training.validation import Comparison, accuracies, answers, compare_answers
 
 BANK = 4096  # training members that baselines and distances draw on, at most
+NOISE_MEMBERS = 16  # validation members that choose among them
 NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's spread; the baseline's best on validation members is used
-PAIRS = 16  # lines that the interpolation figure is averaged over
+PAIRS = 8  # lines that the interpolation figure is averaged over
 PICTURES = 4  # members whose PReps are kept for the report
 
 
@@ -44,7 +46,8 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
         latents, decoded = space.through(preps)
         count = space.spec.num_parameters
         target, predicted = unpack(preps, count), unpack(decoded, count)
-        comparison = compare(space.nets, target, predicted, task, "test")
+        wanted = answers(space.nets, target, task, "test")
+        comparison = compare_answers(wanted, answers(space.nets, predicted, task, "test"), task.test.labels)
         figures: dict[str, Any] = {
             "run": str(run),
             "decoder": type(space.model.decoder).__name__,
@@ -60,7 +63,7 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
             "parameters": count,
         }
         figures["per_class"] = {group.id: {"members": len(rows), **comparison.summary()}}
-        figures["baselines"] = Baselines(space, zoo, group).measure(target, latents, task)
+        figures["baselines"] = Baselines(space, zoo, group).measure(target, latents, wanted, task)
         figures["interpolation"] = lines(space, group, rows, target, latents, task)
         figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
     _keep(
@@ -81,35 +84,39 @@ class Baselines:
         spread = layer_spread(preps, space.spec)
         self.spread = unpack(spread, space.spec.num_parameters)
 
-    def measure(self, target: Tensor, latents: Tensor, task: Any) -> dict[str, Any]:
-        """Figures of each baseline for networks (M, P) with latents (M, E).
+    def measure(self, target: Tensor, latents: Tensor, wanted: Tensor, task: TaskData) -> dict[str, Any]:
+        """Figures of each baseline for networks (M, P) with latents (M, E) and test logits `wanted` (M, N, C).
 
         nearest: the training network with the nearest weights; nearest_latent: the one with the nearest latent;
         noise: the former plus Gaussian noise; average: the mean of all training networks.
         """
-        near = self.bank[nearest(target, self.bank)]
-        found = {
-            "nearest": near,
-            "nearest_latent": self.bank[nearest(latents, self.latents)],
-            "average": self.bank.mean(0, keepdim=True).expand_as(target),
-        }
-        told: dict[str, Any] = {
-            name: compare(self.space.nets, target, flat, task, "test").summary() for name, flat in found.items()
-        }
+        nets, labels = self.space.nets, task.test.labels
+        by_weights, by_latent = nearest(target, self.bank), nearest(latents, self.latents)
+        used, places = torch.cat([by_weights, by_latent]).unique(return_inverse=True)  # each runs once
+        logits = answers(nets, self.bank[used], task, "test")
+        first, second = places.cpu().split(len(target))
         scale = self._noise_scale(task)
-        noisy = self._noisy(near, scale)
-        told["noise"] = {**compare(self.space.nets, target, noisy, task, "test").summary(), "scale": scale}
+        average = answers(nets, self.bank.mean(0, keepdim=True), task, "test")
+        found = {
+            "nearest": logits[first],
+            "nearest_latent": logits[second],
+            "average": average.expand_as(wanted),
+            "noise": answers(nets, self._noisy(self.bank[by_weights], scale), task, "test"),
+        }
+        told: dict[str, Any] = {name: compare_answers(wanted, each, labels).summary() for name, each in found.items()}
+        told["noise"]["scale"] = scale
         return told
 
-    def _noise_scale(self, task: Any) -> float:
+    def _noise_scale(self, task: TaskData) -> float:
         """The noise that does best (mean |difference| of accuracy) on validation members and images."""
-        rows = self.group.rows("val")
+        rows = self.group.rows("val")[:NOISE_MEMBERS]
         if not len(rows):
             return NOISES[0]
         target = unpack(self.group.read(rows).to(self.bank.device), self.space.spec.num_parameters)
         near = self.bank[nearest(target, self.bank)]
-        errors = [compare(self.space.nets, target, self._noisy(near, s), task, "val").summary()["mae"] for s in NOISES]
-        return NOISES[int(np.argmin(errors))]
+        own = accuracies(self.space.nets, target, task, "val")
+        noisy = [accuracies(self.space.nets, self._noisy(near, scale), task, "val") for scale in NOISES]
+        return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
 
     def _noisy(self, flat: Tensor, scale: float) -> Tensor:
         noise = torch.randn(flat.shape, generator=generator(0, 11)).to(flat.device)
@@ -117,7 +124,7 @@ class Baselines:
 
 
 def lines(
-    space: Space, group: ArchGroup, rows: np.ndarray, target: Tensor, latents: Tensor, task: Any, steps: int = 11
+    space: Space, group: ArchGroup, rows: np.ndarray, target: Tensor, latents: Tensor, task: TaskData, steps: int = 11
 ) -> dict[str, Any]:
     """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
 

@@ -41,22 +41,26 @@ class Comparison:
 
 
 @torch.no_grad()
+def answers(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> Tensor:
+    """Logits (M, N, C) of networks (M, P) for all N images of a split, float32 on the CPU."""
+    batches = task.batches(task.split(split), CHUNK)
+    return torch.cat([nets(flat, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
+
+
+def compare_answers(target: Tensor, predicted: Tensor, labels: Tensor) -> Comparison:
+    """Compares the logits (M, N, C) of networks and of their predictions, for images with labels (N,)."""
+    labels = labels.to(target.device)
+    rows = [
+        torch.stack([accuracy(t, labels), accuracy(p, labels), agreement(t, p), divergence(p, t)], dim=0)
+        for t, p in zip(target.split(64), predicted.split(64), strict=True)
+    ]
+    return Comparison(*torch.cat(rows, dim=1).cpu().numpy())
+
+
 def compare(nets: NetBatch, target: Tensor, predicted: Tensor, task: TaskData, split: str) -> Comparison:
     """Compares networks (M, P) with their predictions (M, P) on all images of a split."""
-    images = task.split(split)
-    sums = torch.zeros(4, len(target), dtype=torch.float64, device=target.device)
-    for pixels, labels in task.batches(images, CHUNK):
-        batch = task.normalise(pixels)
-        first, second = nets(target, batch), nets(predicted, batch)
-        measured = (
-            accuracy(first, labels),
-            accuracy(second, labels),
-            agreement(first, second),
-            divergence(second, first),
-        )
-        sums += torch.stack(measured) * len(labels)
-    rows = (sums / len(images)).cpu().numpy()
-    return Comparison(*rows)
+    both = answers(nets, target, task, split), answers(nets, predicted, task, split)
+    return compare_answers(*both, task.split(split).labels)
 
 
 @torch.no_grad()
