@@ -1,7 +1,7 @@
 """Holds a quickstart's result against its bounds: `python tools/check_quickstart.py quickstart.json`.
 
-The bounds lie somewhat below the project's targets (R2 0.90, 4 points, 80 %, 0.95), which `docs/benchmarks.md` holds the
-measured figures against: they catch what is broken on any machine. Speed is printed, not judged.
+The bounds are the project's targets, but for the rank correlation of one line (target 0.95, here 0.9), which a tie can move
+by that much. Speed is printed, not judged.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 BOUNDS = {  # figure -> (least or most, bound)
     "members": ("at least", 64),
-    "r2": ("at least", 0.85),
-    "mae": ("at most", 0.05),
-    "agreement": ("at least", 0.78),
+    "r2": ("at least", 0.90),
+    "mae": ("at most", 0.04),
+    "agreement": ("at least", 0.80),
 }
 SPEARMAN = 0.9
 
