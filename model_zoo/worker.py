@@ -15,6 +15,7 @@ import torch
 
 from model_zoo.work import Plan, Worker
 from netspace.errors import NetspaceError
+from netspace.memory import keep_freed_memory
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
         print(images, flush=True)
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         the_plan = Plan.read(path)
         if the_plan is None:

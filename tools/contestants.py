@@ -24,6 +24,7 @@ from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe
 from netspace.data import DataConfig, TaskData, load
+from netspace.memory import keep_freed_memory
 from netspace.prep import height, pack
 from netspace.runtime import generator
 from netspace.spec import NetSpec
@@ -133,6 +134,7 @@ class OurZoo:
     """One epoch of one worker's groups, as the builder trains them."""
 
     def __init__(self, case: ZooCase, device: torch.device, members: int, way: Way) -> None:
+        keep_freed_memory()  # as the command line and its workers do
         task, recipe = load(case.data(), device=device), case.recipe()
         chosen = candidate("bench", recipe.archs["bench"], task, recipe.prep_width)
         runs = [RunPlan("bench", number, number, (1 << 40,), RATE, "train") for number in range(members)]
@@ -165,6 +167,7 @@ class OurStep:
     """The training loop's own step."""
 
     def __init__(self, case: StepCase, device: torch.device) -> None:
+        keep_freed_memory()
         self.case, self.setting = case, setting_of(case, device)
         self.model = self.setting.model
         self.step = SingleStep(case.recipe, self.setting.nets, self.setting.train, self.setting.task)
@@ -232,6 +235,7 @@ class Facts:
         if device.type == "cpu":
             torch.set_num_threads(1)  # as the builder calibrates
         self.ways = []
+        keep_freed_memory()
         for case in cases:
             recipe, task = case.recipe(), load(case.data(), device=device)
             chosen = candidate("bench", recipe.archs["bench"], task, recipe.prep_width)

@@ -14,6 +14,7 @@ from netspace.cli import zoo as zoo_commands
 from netspace.cli.options import Device, Json, RunOption, Set, Trust, ZooOption, pick, run_folder, trusting
 from netspace.cli.output import evaluation, interpolation, number, percent, say
 from netspace.errors import NetspaceError
+from netspace.memory import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,7 +44,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Nothing happens before a command is chosen."""
+    keep_freed_memory()
 
 
 @app.command()

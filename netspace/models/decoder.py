@@ -66,14 +66,16 @@ class ConvDecoder(nn.Module):
     def values(self, latents: Tensor) -> Tensor:
         """What the convolutions emit (M, H, W), before every element's own scale and bias."""
         rows, width = self.size
-        dense = torch.channels_last
-        deep = self.activation(self.deepen(latents.view(-1, 1, self.side, self.side)))
-        deep = deep.reshape(-1, 128, rows, self.latent // 2).contiguous(memory_format=dense)
-        wide = self.activation(self.widen(deep))
-        wide = wide.reshape(-1, self.latent // 8, rows // 2, width // 4).contiguous(memory_format=dense)
-        full = self.activation(self.fill(wide)).reshape(-1, 256, rows // 4, width // 8)
-        emitted: Tensor = self.emit(full)
+        deep = self.deepen(latents.view(-1, 1, self.side, self.side))
+        wide = self.widen(self._dense(deep.reshape(-1, 128, rows, self.latent // 2)))
+        full = self.fill(self._dense(wide.reshape(-1, self.latent // 8, rows // 2, width // 4)))
+        emitted: Tensor = self.emit(self._dense(full.reshape(-1, 256, rows // 4, width // 8)))
         return emitted.reshape(-1, rows, width)
+
+    def _dense(self, images: Tensor) -> Tensor:
+        """Activated, and on a GPU in channels-last order; on a CPU the reordering costs more than it brings."""
+        activated: Tensor = self.activation(images)
+        return activated.contiguous(memory_format=torch.channels_last) if images.is_cuda else activated
 
     def forward(self, latents: Tensor) -> Tensor:
         """PReps (M, H, W) of latents (M, E). Raises `UsageError` for a latent of another size."""

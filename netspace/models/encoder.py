@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from netspace.config import Settings
 from netspace.errors import UsageError
 from netspace.functional import NetBatch
+from netspace.models.winners import widest
 from netspace.prep import unpack
 
 SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
@@ -60,9 +61,10 @@ class ConvEncoder(nn.Module):
 
     def forward(self, preps: Tensor) -> Tensor:
         """Latents (M, E) of PReps (M, H, W)."""
-        images = (preps / self.spread).unsqueeze(1).contiguous(memory_format=torch.channels_last)
-        wide = self.along(images)  # (M, 2h, H, W / 4)
-        tall = self.across(self.activation(wide.amax(dim=3, keepdim=True)))  # (M, E, H, 1)
+        first, _, second = self.along
+        assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        wide = widest((preps / self.spread).unsqueeze(1), first, second, SLOPE)
+        tall = self.across(self.activation(wide.unsqueeze(3)))  # (M, E, H, 1)
         latents: Tensor = self.activation(tall.amax(dim=(2, 3)))
         return latents
 
