@@ -1,0 +1,123 @@
+"""Zoos made of other zoo files: merged on request, or put together from the parts an interrupted builder left.
+
+Members are streamed, one at a time. The outcome appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from netspace.errors import NetspaceError, UsageError
+from netspace.spec import NetSpec
+from netspace.store.layout import parts_folder
+from netspace.store.reading import ArchGroup, ZooFile
+from netspace.store.writing import write
+
+TRAINING = ("run", "seed", "epochs", "learning_rate")  # what tells diverged members of an architecture apart
+
+
+class Zoo(ZooFile):
+    """A zoo file opened for reading; use it as a context manager.
+
+    Where a builder was killed, it is put together from the finished parts first.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
+        path = Path(path)
+        if not path.exists():
+            recover(path)
+        super().__init__(path)
+        if 0 < self.parts < len(finished_parts(path)):  # more members were finished since it was put together
+            self.close()
+            recover(path)
+            super().__init__(path)
+
+
+def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> dict[str, int]:
+    """One zoo from several, streamed, atomically; members that are the same to the last bit are kept once.
+
+    With `ordered`, members are sorted by (run, epochs, seed), so the outcome does not depend on who finished first.
+    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ,
+    `UsageError` if there are no sources.
+    """
+    if not sources:
+        raise UsageError(f"{path} was to be merged from zoos, but none was given: name at least one zoo file")
+    with ExitStack() as opened:
+        zoos: list[ZooFile] = [opened.enter_context(Zoo(source)) for source in sources]
+        specs: dict[str, NetSpec] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        rows: dict[str, list[tuple[ArchGroup, int]]] = {}
+        seen: set[bytes] = set()
+        duplicates = 0
+        runs_before = 0
+        offsets: dict[int, int] = {}
+        for zoo in zoos:
+            _same_data(zoos[0], zoo)
+            for name, group in zoo.archs.items():
+                if specs.setdefault(name, group.spec) != group.spec or sizes.setdefault(name, group.size) != group.size:
+                    raise NetspaceError(
+                        f"{name!r} of {zoo.path} has another spec or PRep size than in the zoos before it"
+                    )
+                for row in range(len(group)):
+                    mark = _mark(group, row)
+                    if mark in seen:
+                        duplicates += 1
+                        continue
+                    seen.add(mark)
+                    rows.setdefault(name, []).append((group, row))
+                offsets[id(group)] = 0 if ordered else runs_before
+            if not ordered:
+                runs_before += 1 + max(
+                    (int(group.members["run"].max(initial=0)) for group in zoo.archs.values()), default=0
+                )
+        if ordered:
+            for entries in rows.values():
+                entries.sort(
+                    key=lambda entry: tuple(int(entry[0].members[entry[1]][key]) for key in ("run", "epochs", "seed"))
+                )
+
+        def chunks(name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for group, row in rows[name]:
+                member = group.members[row : row + 1].copy()
+                member["run"] += offsets[id(group)]  # runs of different zoos stay apart
+                yield group.read([row]).numpy(), member
+
+        counts = {name: len(entries) for name, entries in rows.items()}
+        kept = {name: specs[name] for name in counts}
+        write(path, zoos[0].header, kept, sizes, counts, chunks, parts=0 if complete else len(zoos))
+        return {"members": sum(counts.values()), "duplicates": duplicates}
+
+
+def _same_data(first: ZooFile, zoo: ZooFile) -> None:
+    if zoo.header.split_hash != first.header.split_hash:
+        raise NetspaceError(
+            f"{zoo.path} was trained on other data ({zoo.header.dataset}, split {zoo.header.split_hash[:12]}) than "
+            f"{first.path} ({first.header.dataset}, split {first.header.split_hash[:12]}): they cannot be merged"
+        )
+
+
+def _mark(group: ArchGroup, row: int) -> bytes:
+    """Equal for members that are the same: by values and seed; by their training if they diverged and have no values."""
+    member = group.members[row]
+    if member["status"] == b"ok":
+        held = group.read([row]).numpy().tobytes() + member["seed"].tobytes()
+    else:
+        held = group.id.encode() + b"".join(member[key].tobytes() for key in TRAINING)
+    return hashlib.sha256(held).digest()
+
+
+def finished_parts(path: Path) -> list[Path]:
+    """What builders of the zoo at `path` have committed so far."""
+    return sorted(parts_folder(path).glob("part-*.h5"))
+
+
+def recover(path: Path) -> None:
+    """Puts a zoo together from the parts that an interrupted builder left, if there are any."""
+    if parts := finished_parts(path):
+        merge(path, parts, complete=False, ordered=True)
