@@ -1,11 +1,13 @@
 """Optimisers over M networks at once: one flat tensor (M, P), every member with its own rate.
 
-Axes: M members, P parameters. torch's own optimisers know one rate for a tensor, so members that differ in rate
-would need a tensor each; these rules are torch's (`torch.optim.Adam`, `AdamW`, `SGD`), tested equal to them in float64.
+Axes: M members, P parameters. torch's own optimisers know one rate for a tensor, so members that differ in rate,
+weight decay or age would need a tensor each; these rules are torch's (`torch.optim.Adam`, `AdamW`, `SGD`), tested equal
+to them in float64.
 """
 
 from __future__ import annotations
 
+from math import cos, pi
 from typing import Literal
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from netspace.config import Settings
 
 Name = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine", "steps"]
 
 
 class OptimizerConfig(Settings):
@@ -21,42 +24,40 @@ class OptimizerConfig(Settings):
 
     name: Name = "adam"
     learning_rate: float | tuple[float, float] = 1e-3  # a pair is a range: each run draws its own, log-uniformly
-    weight_decay: float = 0.0
+    weight_decay: float | tuple[float, float] = 0.0  # likewise
     momentum: float = 0.9  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    schedule: Schedule | tuple[Schedule, ...] = "constant"  # of several, each run draws its own
     milestones: tuple[float, ...] = (0.5, 0.6, 0.7)  # for 'steps', as shares of a run's last epoch
     decay: float = 0.1  # for 'steps', the factor at each milestone
 
-    def factor(self, progress: float) -> float:
+    def factor(self, schedule: Schedule, progress: float) -> float:
         """The share of the peak rate that holds at `progress` (0 to 1) of a run."""
-        from math import cos, pi
-
-        if self.schedule == "cosine":
+        if schedule == "cosine":
             return (1 + cos(pi * min(progress, 1.0))) / 2
-        if self.schedule == "steps":
+        if schedule == "steps":
             return float(self.decay ** sum(progress >= milestone for milestone in self.milestones))
         return 1.0
 
 
 class StackedOptimizer:
-    """Updates flat parameters (M, P) in place from their gradients, each member at its own rate."""
+    """Updates flat parameters (M, P) in place from their gradients, each member at its own rate, decay and age."""
 
     def __init__(self, config: OptimizerConfig, flat: Tensor) -> None:
         self.config = config
-        self.steps = 0
+        self.steps = torch.zeros(len(flat), 1, dtype=torch.float64, device=flat.device)  # that each member has taken
         kinds = 1 if config.name == "sgd" else 2
         self.moments = [torch.zeros_like(flat) for _ in range(kinds)]
 
     @torch.no_grad()
-    def step(self, flat: Tensor, gradient: Tensor, rates: Tensor) -> None:
-        """One step; `rates` (M, 1) are this step's learning rates."""
+    def step(self, flat: Tensor, gradient: Tensor, rates: Tensor, decays: Tensor | None = None) -> None:
+        """One step at learning rates (M, 1) and weight decays (M, 1), None for none at all."""
         self.steps += 1
         config = self.config
-        if config.weight_decay and config.name == "adamw":
-            flat.mul_(1 - rates * config.weight_decay)
-        elif config.weight_decay:
-            gradient = gradient + config.weight_decay * flat
+        if decays is not None and config.name == "adamw":
+            flat.mul_(1 - rates * decays)
+        elif decays is not None:
+            gradient = gradient + decays * flat
         if config.name == "sgd":
             velocity = self.moments[0]
             velocity.mul_(config.momentum).add_(gradient)
@@ -66,14 +67,19 @@ class StackedOptimizer:
         beta1, beta2 = config.betas
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        unbias1 = 1 - beta1**self.steps
-        root_unbias2 = (1 - beta2**self.steps) ** 0.5
-        denominator = (second.sqrt() / root_unbias2).add_(1e-8)
-        flat.addcdiv_(first * rates, denominator, value=-1 / unbias1)
+        scale = rates / (1 - beta1**self.steps).to(rates.dtype)
+        root = (1 - beta2**self.steps).rsqrt().to(flat.dtype)
+        flat.addcdiv_(first * scale, second.sqrt().mul_(root).add_(1e-8), value=-1)
 
     def keep(self, places: Tensor) -> None:
         """Drops the members that are not among `places`."""
+        self.steps = self.steps[places].clone()
         self.moments = [moment[places].clone() for moment in self.moments]
+
+    def join(self, count: int) -> None:
+        """Adds `count` members that have taken no step yet, behind the others."""
+        self.steps = torch.cat([self.steps, self.steps.new_zeros(count, 1)])
+        self.moments = [torch.cat([moment, moment.new_zeros(count, moment.shape[1])]) for moment in self.moments]
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs."""
@@ -81,5 +87,6 @@ class StackedOptimizer:
 
     def load(self, state: dict[str, object]) -> None:
         """Goes on from `state()`."""
-        self.steps = int(state["steps"])  # type: ignore[call-overload]
-        self.moments = [moment.clone() for moment in state["moments"]]  # type: ignore[attr-defined]
+        device = self.steps.device
+        self.steps = state["steps"].to(device).clone()  # type: ignore[attr-defined]
+        self.moments = [moment.to(device).clone() for moment in state["moments"]]  # type: ignore[attr-defined]

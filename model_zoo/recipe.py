@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from model_zoo.optim import OptimizerConfig
+from model_zoo.optim import OptimizerConfig, Schedule
 from netspace.config import Settings
 from netspace.data import DataConfig
 from netspace.errors import UsageError
@@ -71,6 +71,7 @@ class ZooRecipe(Settings):
     prep_width: int = Field(10_000, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)  # heights follow from the parameters
     fused: int | None = Field(None, ge=1)  # networks trained at once; None: what calibration finds fastest
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of the training's forward and backward passes
+    compile: bool = False  # torch.compile the forward and backward passes: pays on GPUs, on long builds
     device: str = "auto"
 
     @model_validator(mode="after")
@@ -96,6 +97,8 @@ class RunPlan:
     epochs: tuple[int, ...]  # ascending
     learning_rate: float
     split: str
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
 
 
 def plan(recipe: ZooRecipe) -> list[RunPlan]:
@@ -108,7 +111,10 @@ def plan(recipe: ZooRecipe) -> list[RunPlan]:
             for epochs in spread(recipe.epochs, members):
                 random = generator(recipe.seed, _stable(arch), number)
                 seed = int(torch.randint(1 << 31, (), generator=random))
-                runs.append(RunPlan(arch, number, seed, epochs, _rate(recipe.optimizer, random), split))
+                optimizer = recipe.optimizer
+                rate = _drawn("learning_rate", optimizer.learning_rate, random)
+                decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
+                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, _schedule(optimizer, random)))
                 number += 1
     order = {arch: place for place, arch in enumerate(recipe.archs)}
     return sorted(runs, key=lambda run: (order[run.arch], -run.epochs[-1], run.run))
@@ -139,17 +145,28 @@ def _ascending(epochs: list[int]) -> tuple[int, ...]:
     return tuple(apart)
 
 
-def _rate(config: OptimizerConfig, random: torch.Generator) -> float:
-    rate = config.learning_rate
-    low, high = (rate, rate) if isinstance(rate, float) else rate
+def _drawn(name: str, value: float | tuple[float, float], random: torch.Generator, zero: bool = False) -> float:
+    """The number itself, or one from the range, log-uniformly."""
+    if value == 0 and zero:
+        return 0.0
+    low, high = (value, value) if isinstance(value, float) else value
     if not 0 < low <= high:
+        least = "of at least" if zero else "above"
         raise UsageError(
-            f"optimizer.learning_rate is a number above 0, or a range of two, the lower first; found {rate}"
+            f"optimizer.{name} is a number {least} 0, or a range of two above 0, the lower first; found {value}"
         )
     if low == high:
         return low
     share = float(torch.rand((), generator=random, dtype=torch.float64))
     return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+
+
+def _schedule(config: OptimizerConfig, random: torch.Generator) -> Schedule:
+    if isinstance(config.schedule, str):
+        return config.schedule
+    if not config.schedule:
+        raise UsageError("optimizer.schedule is one of constant, cosine, steps, or several of them; found none")
+    return config.schedule[int(torch.randint(len(config.schedule), (), generator=random))]
 
 
 def _stable(text: str) -> int:

@@ -1,9 +1,10 @@
-"""Train M networks of one architecture at once, each its own run: seed, data order, rate, last epoch.
+"""Train M networks of one architecture at once, each its own run: seed, data order, rate, schedule, decay, last epoch.
 
 Axes: M members, P parameters, B images of a batch, N training images, C classes. The parameters of all members
-are one tensor (M, P); a forward is the module's own, through `torch.func`. A member's weights depend on its own
-plan alone, up to rounding: every random number it uses comes from its seed. What is left out: which runs there
-are (`model_zoo.recipe`), and where finished members go (`model_zoo.builder`).
+are one tensor (M, P); a forward is the module's own, through `torch.func`. A member that has reached its last epoch
+leaves, and a waiting run takes its place. A member's weights depend on its own plan alone, up to rounding: every
+random number it uses comes from its seed. What is left out: which runs there are (`model_zoo.recipe`), and where
+finished members go (`model_zoo.work`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model_zoo.optim import StackedOptimizer
 from model_zoo.recipe import RunPlan, ZooRecipe
 from netspace.data import TaskData
 from netspace.data.augment import crop_flip
+from netspace.errors import NetspaceError
 from netspace.prep import unflatten
 from netspace.runtime import generator
 from netspace.spec import NetSpec
@@ -43,88 +45,143 @@ class Snapshot:
     """Members that reached an epoch at which their plans want them."""
 
     runs: list[RunPlan]
-    epoch: int
+    epochs: list[int]  # of each
     state: dict[str, Tensor]  # parameters and buffers, stacked (M, ...)
 
 
 class Group:
-    """M runs in training. Iterate `epochs()`; between epochs, `state()` is all that a restart needs."""
+    """Runs in training, `way.fused` at once. Iterate `epochs()`; between epochs, `state()` is all that a restart needs.
+
+    `width` is the most members in one forward pass, where memory holds no more; `step` halves it by itself.
+    """
 
     def __init__(
-        self, task: TaskData, make: Callable[[], nn.Module], runs: Sequence[RunPlan], recipe: ZooRecipe, way: Way
+        self,
+        task: TaskData,
+        make: Callable[[], nn.Module],
+        runs: Sequence[RunPlan],
+        recipe: ZooRecipe,
+        way: Way,
+        width: int | None = None,
     ) -> None:
-        self.task, self.recipe, self.way = task, recipe, way
-        self.runs = list(runs)
-        modules = [_seeded(make, run.seed) for run in runs]
-        self.module = modules[0].to(task.device).train()
+        self.task, self.recipe, self.way, self.make = task, recipe, way, make
+        self.width = width or way.fused
+        self.all = list(runs)
+        self.module = _seeded(make, self.all[0].seed).to(task.device).train()
         self.spec = NetSpec.from_module(self.module, "training", {}, task.image_shape)
-        rows = [torch.cat([value.detach().flatten() for value in module.parameters()]) for module in modules]
-        self.flat = torch.stack(rows).to(task.device).requires_grad_()
-        names = [name for name, _ in modules[0].named_buffers()]
-        buffers = [dict(module.named_buffers()) for module in modules]
-        self.buffers = {name: torch.stack([held[name] for held in buffers]).to(task.device) for name in names}
         self.module.requires_grad_(False)
         if way.precision == "bf16":
             self.module.to(memory_format=torch.channels_last)
+        held = dict(self.module.named_buffers())
+        self.flat = next(self.module.parameters()).new_empty(0, self.spec.num_parameters)
+        self.buffers = {name: value.new_empty(0, *value.shape) for name, value in held.items()}
         self.optimizer = StackedOptimizer(recipe.optimizer, self.flat)
-        self.epoch = 0
+        self.round = 0  # epochs of the group; a member's own began with it
+        self.runs: list[RunPlan] = []
+        self.begun: list[int] = []  # the round before each member's first epoch
+        self.waiting = self.all
+        self._decays: Tensor | None = None
+        self._settled = False  # whether these members have had a step, so that memory is known to suffice
+        self._stacked = vmap(self._loss, randomness="different")
+        if recipe.compile:
+            self._stacked = torch.compile(self._stacked)
+        self._fill()
 
     def epochs(self) -> Iterator[tuple[int, Snapshot | None]]:
-        """Trains on; after every epoch yields the images seen in it by all members, and a snapshot or None.
-
-        A member leaves the group after its last epoch.
-        """
+        """Trains on; after every epoch yields the images seen in it by all members, and a snapshot or None."""
         while self.runs:
-            self.epoch += 1
+            self.round += 1
             seen = self._one_epoch()
-            ready = [place for place, run in enumerate(self.runs) if self.epoch in run.epochs]
+            ready = [place for place, run in enumerate(self.runs) if self.epoch(place) in run.epochs]
             snapshot = self._snapshot(ready) if ready else None
-            going = [place for place, run in enumerate(self.runs) if run.epochs[-1] > self.epoch]
+            going = [place for place, run in enumerate(self.runs) if run.epochs[-1] > self.epoch(place)]
             if len(going) < len(self.runs):
                 self._keep(going)
+                self._fill()
             yield seen, snapshot
 
+    def epoch(self, place: int) -> int:
+        """The epoch, from 1 on, that the member at a place is in or has just ended."""
+        return self.round - self.begun[place]
+
+    @property
+    def epochs_done(self) -> int:
+        """By all runs together, those that have left included."""
+        behind = len(self.all) - len(self.waiting)
+        gone = {run.run for run in self.all[:behind]} - {run.run for run in self.runs}
+        left = sum(run.epochs[-1] for run in self.all if run.run in gone)
+        return left + sum(self.epoch(place) for place in range(len(self.runs)))
+
     def step(self, images: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
-        """One step on images (M, B, C, H, W), normalised, and labels (M, B) at rates (M, 1); losses (M,)."""
-        self.flat.grad = None
-        with self._autocast():
-            if self.way.fused == 1:
-                losses = torch.stack(
-                    [
-                        self._loss(
-                            self.flat[member], {name: value[member] for name, value in self.buffers.items()}, x, y
-                        )
-                        for member, (x, y) in enumerate(zip(images, labels, strict=True))
-                    ]
-                )
-            else:
-                stacked = vmap(self._loss, randomness="different")
-                losses = stacked(self.flat, self.buffers, images, labels)
-        losses.sum().backward()
-        assert self.flat.grad is not None
-        self.optimizer.step(self.flat, self.flat.grad, rates)
-        return losses.detach()
+        """One step on images (M, B, C, H, W), normalised, and labels (M, B) at rates (M, 1); losses (M,).
+
+        Where memory does not hold all members' forward passes, they are taken in halves, quarters and so on from then
+        on: the same networks, a little slower. Raises `NetspaceError` where not even one fits.
+        """
+        losses, gradient = self._within_memory(images, labels)
+        self.optimizer.step(self.flat, gradient, rates, self._decays)
+        return losses
 
     def state(self) -> dict[str, Any]:
         """Everything a restart needs, as plain tensors and values."""
         return {
-            "epoch": self.epoch,
+            "round": self.round,
             "runs": [run.run for run in self.runs],
-            "flat": self.flat.detach(),
+            "begun": self.begun,
+            "waiting": len(self.waiting),
+            "flat": self.flat,
             "buffers": self.buffers,
             "optimizer": self.optimizer.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from `state()` of a group of the same runs."""
-        left = set(state["runs"])
-        self.runs = [run for run in self.runs if run.run in left]
+        by_number = {run.run: run for run in self.all}
         device = self.task.device
-        self.epoch = int(state["epoch"])
-        self.flat = state["flat"].to(device).requires_grad_()
-        self.buffers = {name: value.to(device) for name, value in state["buffers"].items()}
-        self.optimizer = StackedOptimizer(self.recipe.optimizer, self.flat)
+        self.round, self.begun = int(state["round"]), [int(begun) for begun in state["begun"]]
+        self.runs = [by_number[number] for number in state["runs"]]
+        self.waiting = self.all[len(self.all) - int(state["waiting"]) :]
+        self.flat = state["flat"].to(device).clone()
+        self.buffers = {name: value.to(device).clone() for name, value in state["buffers"].items()}
         self.optimizer.load(state["optimizer"])
+        self._settle()
+
+    def _within_memory(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (M,) and gradients (M, P); takes fewer members at once when memory runs out."""
+        before = None if self._settled else {name: value.clone() for name, value in self.buffers.items()}
+        while True:
+            try:
+                found = self._backward(images, labels)
+            except torch.OutOfMemoryError:
+                if before is None or self.width == 1:
+                    raise NetspaceError(
+                        f"the device's memory does not hold {min(self.width, len(self.runs))} networks in training with "
+                        f"{labels.shape[1]} images each: set batch_size or fused lower"
+                    ) from None
+            else:
+                self._settled = True
+                return found
+            self.width = -(-min(self.width, len(self.runs)) // 2)
+            self.buffers = {name: value.clone() for name, value in before.items()}
+            if self.task.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for start in range(0, len(self.flat), self.width):
+            part = slice(start, start + self.width)
+            rows = self.flat[part].requires_grad_()
+            buffers = {name: value[part] for name, value in self.buffers.items()}
+            with self._autocast():
+                if self.way.fused == 1:
+                    alone = {name: value[0] for name, value in buffers.items()}
+                    found = self._loss(rows[0], alone, images[start], labels[start]).unsqueeze(0)
+                else:
+                    found = self._stacked(rows, buffers, images[part], labels[part])
+            gradients += torch.autograd.grad(found.sum(), rows)
+            losses.append(found.detach())
+        return torch.cat(losses), gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
     def _loss(self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         if self.way.precision == "bf16" and self.way.fused == 1:  # vmap knows no channels-last
@@ -162,8 +219,8 @@ class Group:
         """Of every member for one epoch: order (M, N), crop offsets (M, 2, N), mirrored (M, N)."""
         orders, offsets, mirrored = [], [], []
         padding, device = self.task.crop_padding, self.task.device
-        for run in self.runs:
-            random = generator(run.seed, self.epoch)
+        for place, run in enumerate(self.runs):
+            random = generator(run.seed, self.epoch(place))
             orders.append(torch.randperm(count, generator=random))
             if padding or self.task.flip:
                 shift = torch.randint(2 * padding + 1, (2, count), generator=random)
@@ -181,23 +238,48 @@ class Group:
         """Learning rates of this epoch's steps, (steps, M, 1)."""
         config = self.recipe.optimizer
         rows = [
-            [run.learning_rate * config.factor((self.epoch - 1 + step / steps) / run.epochs[-1]) for run in self.runs]
+            [
+                run.learning_rate * config.factor(run.schedule, (self.epoch(place) - 1 + step / steps) / run.epochs[-1])
+                for place, run in enumerate(self.runs)
+            ]
             for step in range(steps)
         ]
         return torch.tensor(rows, dtype=self.flat.dtype).unsqueeze(-1)
 
     def _snapshot(self, places: list[int]) -> Snapshot:
         rows = torch.tensor(places, device=self.flat.device)
-        state = {**unflatten(self.flat.detach()[rows], self.spec)}
+        state = {**unflatten(self.flat[rows], self.spec)}
         state.update({name: value[rows] for name, value in self.buffers.items()})
-        return Snapshot([self.runs[place] for place in places], self.epoch, {k: v.clone() for k, v in state.items()})
+        runs, epochs = [self.runs[place] for place in places], [self.epoch(place) for place in places]
+        return Snapshot(runs, epochs, {name: value.clone() for name, value in state.items()})
 
     def _keep(self, places: list[int]) -> None:
         rows = torch.tensor(places, dtype=torch.int64, device=self.flat.device)
-        self.runs = [self.runs[place] for place in places]
-        self.flat = self.flat.detach()[rows].clone().requires_grad_()
+        self.runs, self.begun = [self.runs[place] for place in places], [self.begun[place] for place in places]
+        self.flat = self.flat[rows].clone()
         self.buffers = {name: value[rows].clone() for name, value in self.buffers.items()}
         self.optimizer.keep(rows)
+
+    def _fill(self) -> None:
+        """Waiting runs take the free places."""
+        free = self.way.fused - len(self.runs)
+        new, self.waiting = self.waiting[:free], self.waiting[free:]
+        if new:
+            modules = [_seeded(self.make, run.seed) for run in new]
+            rows = [torch.cat([value.detach().flatten() for value in module.parameters()]) for module in modules]
+            self.flat = torch.cat([self.flat, torch.stack(rows).to(self.flat.device)])
+            held = [dict(module.named_buffers()) for module in modules]
+            for name, value in self.buffers.items():
+                self.buffers[name] = torch.cat([value, torch.stack([each[name] for each in held]).to(value.device)])
+            self.runs, self.begun = self.runs + new, self.begun + [self.round] * len(new)
+            self.optimizer.join(len(new))
+        self._settle()
+
+    def _settle(self) -> None:
+        """After members came or left."""
+        decays = [[run.weight_decay] for run in self.runs]
+        self._decays = self.flat.new_tensor(decays) if any(decay for (decay,) in decays) else None
+        self._settled = False
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -9,6 +9,7 @@ for long also leaves a checkpoint, so that a restart repeats half a minute at mo
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from netspace.runtime import pick_device, read_torch, write_json, write_torch
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, parts_folder, write_zoo
 
+TURNS = 4  # runs of a fused group for each of its places, at most: whoever ends early is followed by another
+GROUPS = 8  # groups of an architecture that there are at least before they grow so, for the workers to share
 COMMIT_EVERY = 1.0  # seconds between commits of finished members
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
 CHUNK = 256  # images evaluated at once: few enough for a CPU's caches
@@ -78,11 +81,13 @@ class Plan:
     ways: dict[str, Way]  # architecture id -> how its groups are trained
 
     def groups(self) -> list[list[RunPlan]]:
-        """All groups: runs of one architecture of similar length, as many as are trained at once."""
+        """All groups: runs of one architecture of similar length, a few for every place where there are many."""
         found = []
         for name, way in self.ways.items():
             runs = [run for run in plan(self.recipe) if run.arch == name]
-            found += [runs[start : start + way.fused] for start in range(0, len(runs), way.fused)]
+            turns = 1 if way.fused == 1 else max(1, min(TURNS, len(runs) // (way.fused * GROUPS)))
+            size = way.fused * turns
+            found += [runs[start : start + size] for start in range(0, len(runs), size)]
         return found
 
     def write(self, path: Path) -> None:
@@ -119,6 +124,7 @@ class Worker:
             name: candidate(name, config, self.task, recipe.prep_width) for name, config in recipe.archs.items()
         }
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
+        self.widths: dict[str, int] = {}  # of architectures of which fewer fit into memory than are trained at once
 
     def share(self, place: int, shares: int, report: Callable[[int], None]) -> None:
         """Trains every `shares`-th group from `place` on; `report` is told the images trained on."""
@@ -132,39 +138,47 @@ class Worker:
             report(sum(run.epochs[-1] for run in runs) * images)
             return
         chosen = self.candidates[runs[0].arch]
-        group = Group(self.task, chosen.make, runs, self.plan.recipe, self.plan.ways[runs[0].arch])
+        way = self.plan.ways[runs[0].arch]
+        group = Group(self.task, chosen.make, runs, self.plan.recipe, way, self.widths.get(chosen.id))
         checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
         if checkpoint.exists():
             group.load(read_torch(checkpoint))
-            report(sum(min(run.epochs[-1], group.epoch) for run in runs) * images)
+            report(group.epochs_done * images)
         waiting: list[Snapshot] = []
         committed = saved = time.monotonic()
         for seen, snapshot in group.epochs():
+            self._tell_width(chosen.id, way, group.width)
             if snapshot is not None:
                 waiting.append(snapshot)
             now = time.monotonic()
             if waiting and (now - committed > COMMIT_EVERY or not group.runs):
                 report(0)  # ends here where the builder is gone: another may have begun
-                self._commit(number, chosen, waiting, last=not group.runs)
+                self._commit(number, group, chosen, waiting)
                 waiting, committed = [], now
             if group.runs and now - saved > CHECKPOINT_EVERY:
                 if waiting:  # a checkpoint speaks of no member that is not on disk
-                    self._commit(number, chosen, waiting, last=False)
+                    self._commit(number, group, chosen, waiting)
                     waiting, committed = [], now
                 write_torch(checkpoint, group.state())
                 saved = now
             report(seen)
         checkpoint.unlink(missing_ok=True)
 
-    def _commit(self, number: int, chosen: Candidate, snapshots: list[Snapshot], last: bool) -> None:
+    def _tell_width(self, name: str, way: Way, width: int) -> None:
+        """Says once that memory was short, and lets later groups begin with what fitted."""
+        if width < self.widths.get(name, way.fused):
+            self.widths[name] = width
+            print(f"{name}: {way.fused} networks at once did not fit into memory; {width} do", file=sys.stderr)
+
+    def _commit(self, number: int, group: Group, chosen: Candidate, snapshots: list[Snapshot]) -> None:
         rows, tables = [], []
         for snapshot in snapshots:
             flat, table = self._members(chosen, snapshot)
             rows.append(prep.pack(flat, chosen.size))
             tables.append(table)
         population = Population(chosen.spec, torch.cat(rows).cpu().numpy(), np.concatenate(tables))
-        end = "-last" if last else ""
-        part = parts_folder(self.path) / f"part-{number:05d}-{snapshots[-1].epoch:06d}{end}.h5"
+        end = "" if group.runs else "-last"
+        part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
         write_zoo(part, self.header, {chosen.id: population})
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
@@ -182,7 +196,7 @@ class Worker:
         for place, run in enumerate(snapshot.runs):
             ok = bool(finite[place])
             row = table[place]
-            row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epoch
+            row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epochs[place]
             row["learning_rate"] = run.learning_rate
             for split, values in accuracies.items():
                 row[f"accuracy_{split}"] = values[place] if ok else np.nan

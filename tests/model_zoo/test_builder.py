@@ -132,8 +132,8 @@ def test_a_group_goes_on_from_its_checkpoint(
 
     def dying(file: Path, state: dict[str, Any]) -> None:
         save(file, state)
-        seen.append(state["epoch"])
-        if state["epoch"] == 2:
+        seen.append(state["round"])
+        if state["round"] == 2:
             raise Killed
 
     with monkeypatch.context() as inner, pytest.raises(Killed):
@@ -148,7 +148,7 @@ def test_a_group_goes_on_from_its_checkpoint(
     step = work.Group._one_epoch
 
     def counted(group: Any) -> int:
-        epochs.append(group.epoch)
+        epochs.append(group.round)
         return step(group)
 
     monkeypatch.setattr(work.Group, "_one_epoch", counted)

@@ -55,7 +55,8 @@ def test_each_member_is_stepped_as_torch_steps_it_alone(name: str) -> None:
             other.param_groups[0]["lr"] = float(rate)
             other.step()
         before = gradients.clone()
-        optimizer.step(flat, gradients, rates)
+        decays = torch.full_like(rates, config.weight_decay) if config.weight_decay else None  # type: ignore[arg-type]
+        optimizer.step(flat, gradients, rates, decays)
         assert torch.equal(gradients, before)  # not changed in place
         torch.testing.assert_close(flat, torch.stack(alone).detach(), **EXACT)
 
@@ -79,6 +80,23 @@ def test_members_that_stay_go_on_as_before(name: str) -> None:
     torch.testing.assert_close(some, whole[keep], **EXACT)
 
 
+def test_a_member_that_joins_is_stepped_as_one_that_begins() -> None:
+    torch.manual_seed(0)
+    flat = torch.randn(MEMBERS, PARAMETERS, dtype=torch.float64)
+    newcomer = torch.randn(1, PARAMETERS, dtype=torch.float64)
+    alone, optimizer = newcomer.clone(), StackedOptimizer(OptimizerConfig(), flat)
+    reference = StackedOptimizer(OptimizerConfig(), alone)
+    optimizer.step(flat, torch.randn_like(flat), RATES)
+    flat = torch.cat([flat, newcomer])
+    optimizer.join(1)
+    rates = torch.cat([RATES, RATES[:1]])
+    for step in range(STEPS):
+        gradients = gradient(flat, step)
+        optimizer.step(flat, gradients, rates)
+        reference.step(alone, gradients[-1:], RATES[:1])
+    torch.testing.assert_close(flat[-1:], alone, **EXACT)
+
+
 def test_a_state_goes_on_exactly_and_shares_no_memory() -> None:
     torch.manual_seed(0)
     flat = torch.randn(MEMBERS, PARAMETERS, dtype=torch.float64)
@@ -97,9 +115,11 @@ def test_a_state_goes_on_exactly_and_shares_no_memory() -> None:
 
 
 def test_schedules() -> None:
-    assert OptimizerConfig().factor(0.7) == 1.0
+    assert OptimizerConfig().factor("constant", 0.7) == 1.0
     cosine = OptimizerConfig(schedule="cosine")
-    assert [cosine.factor(share) for share in (0.0, 0.5, 1.0, 1.1)] == pytest.approx([1, 0.5, 0, 0])
-    assert cosine.factor(0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert [cosine.factor("cosine", share) for share in (0.0, 0.5, 1.0, 1.1)] == pytest.approx([1, 0.5, 0, 0])
+    assert cosine.factor("cosine", 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     steps = OptimizerConfig(schedule="steps", milestones=(0.5, 0.75), decay=0.1)
-    assert [steps.factor(share) for share in (0.0, 0.49, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    assert [steps.factor("steps", share) for share in (0.0, 0.49, 0.5, 0.75, 1.0)] == pytest.approx(
+        [1, 1, 0.1, 0.01, 0.01]
+    )

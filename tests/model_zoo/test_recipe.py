@@ -108,6 +108,17 @@ def test_rates_are_one_or_drawn_log_uniformly() -> None:
     assert [run.seed for run in runs] == [run.seed for run in plan(recipe(members={"train": 400, "val": 0, "test": 0}))]
 
 
+def test_runs_draw_their_own_decay_and_schedule() -> None:
+    runs = plan(recipe(optimizer={"weight_decay": [1e-4, 1e-2], "schedule": ["constant", "cosine"]}))
+    assert all(1e-4 <= run.weight_decay <= 1e-2 for run in runs) and len({run.weight_decay for run in runs}) == len(
+        runs
+    )
+    assert {run.schedule for run in runs} == {"constant", "cosine"}
+    plain = plan(recipe())
+    assert {(run.weight_decay, run.schedule) for run in plain} == {(0.0, "constant")}
+    assert [run.seed for run in plain] == [run.seed for run in runs]
+
+
 @pytest.mark.parametrize("rates", [[1e-2, 1e-3], [0.0, 1e-3], [-1.0, 1.0]])
 def test_a_range_of_rates_that_is_none(rates: list[float]) -> None:
     with pytest.raises(UsageError, match=r"optimizer.learning_rate is a number above 0, or a range of two"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_zoo.optim import OptimizerConfig
 from model_zoo.recipe import RunPlan, ZooRecipe
 from model_zoo.trainer import Group, Way
 from netspace import archs
 from netspace.data import DataConfig, TaskData, load
+from netspace.errors import NetspaceError
 from netspace.runtime import generator, read_torch, write_torch
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
@@ -72,7 +75,7 @@ def finish(trained: Group) -> States:
     for _, snapshot in trained.epochs():
         if snapshot is not None:
             for place, run in enumerate(snapshot.runs):
-                found[run.run, snapshot.epoch] = {name: value[place] for name, value in snapshot.state.items()}
+                found[run.run, snapshot.epochs[place]] = {name: value[place] for name, value in snapshot.state.items()}
     return found
 
 
@@ -157,12 +160,87 @@ def test_a_member_is_the_one_of_a_plain_loop(name: str, moving: bool) -> None:
 @pytest.mark.parametrize("fused", [1, 2])
 def test_rates_follow_each_members_own_schedule(fused: int) -> None:
     settings = {"name": "sgd", "momentum": 0.5, "weight_decay": 0.01, "schedule": "cosine"}
-    factor = recipe(**settings).optimizer.factor
-    runs = RUNS[:2]
+    config = recipe(**settings).optimizer
+    runs = [replace(run, schedule="cosine", weight_decay=0.01) for run in RUNS[:2]]
+
+    def factor(progress: float) -> float:
+        return config.factor("cosine", progress)
+
     expected: States = {}
     for run in runs:
         expected |= plain_loop("lenetlike", run, False, torch.optim.SGD, factor, momentum=0.5, weight_decay=0.01)
     assert_equal(finish(group("lenetlike", runs, fused, **settings)), expected, 1e-9)
+
+
+def test_members_differ_in_schedule_and_weight_decay_too() -> None:
+    """Beside each other, and the third in the place of the one that leaves first."""
+    kinds = [("constant", 0.0), ("cosine", 0.1), ("steps", 0.02)]
+    runs = [replace(run, schedule=kind, weight_decay=decay) for run, (kind, decay) in zip(RUNS, kinds, strict=True)]
+    expected: States = {}
+    for run in runs:
+        settings = {"betas": (0.9, 0.999), "weight_decay": run.weight_decay}
+
+        def factor(progress: float, schedule: Any = run.schedule) -> float:
+            return OptimizerConfig().factor(schedule, progress)
+
+        expected |= plain_loop("lenetlike", run, False, torch.optim.AdamW, factor, **settings)
+    for fused in (1, 2, 3):
+        assert_equal(finish(group("lenetlike", runs, fused, name="adamw")), expected, 1e-9)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_run_in_the_place_of_another_is_the_one_trained_alone(name: str) -> None:
+    waiting = [*RUNS, RunPlan("a", 3, 44, (3,), 2e-3, "test"), RunPlan("a", 4, 55, (1, 2), 5e-3, "test")]
+    trained = group(name, waiting, 2)
+    sizes = []
+    found: States = {}
+    for _, snapshot in trained.epochs():
+        sizes.append(len(trained.runs))
+        if snapshot is not None:
+            for place, run in enumerate(snapshot.runs):
+                values = {key: value[place] for key, value in snapshot.state.items()}
+                found[run.run, snapshot.epochs[place]] = values
+    assert set(sizes[:-2]) == {2}, "free places are taken at once"
+    alone: States = {}
+    for run in waiting:
+        alone |= finish(group(name, [run], 1))
+    assert_equal(found, alone, 1e-9)
+
+
+def test_fewer_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same networks, batch norm's statistics included, though steps failed half-way."""
+    expected = finish(group("resnet8", RUNS, 3))
+    short = group("resnet8", RUNS, 3)
+    whole = short._stacked
+
+    def greedy(rows: Tensor, *rest: Any) -> Tensor:
+        found = whole(rows, *rest)
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(short, "_stacked", greedy)
+    assert_equal(finish(short), expected, 1e-9)
+    assert short.width == 1
+
+
+def test_no_memory_for_one_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*rest: Any) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    short = group("lenetlike", RUNS, 3)
+    monkeypatch.setattr(short, "_stacked", never)
+    with pytest.raises(
+        NetspaceError, match=r"does not hold 1 networks in training with 16 images each: set batch_size"
+    ):
+        finish(short)
+
+
+@pytest.mark.skipif(which("c++") is None, reason="torch.compile needs a compiler here")
+@pytest.mark.slow
+def test_compiled_training_gives_the_same_networks() -> None:
+    compiled = Group(task(), make("lenetlike"), RUNS, recipe().model_copy(update={"compile": True}), Way(3))
+    assert_equal(finish(compiled), finish(group("lenetlike", RUNS, 3)), 1e-9)
 
 
 def test_the_order_of_members_does_not_matter_and_the_seed_does() -> None:
@@ -173,8 +251,8 @@ def test_the_order_of_members_does_not_matter_and_the_seed_does() -> None:
     assert not torch.allclose(changed["conv1.weight"], one[0, 5]["conv1.weight"], atol=1e-3)
 
 
-@pytest.mark.parametrize("fused", [1, 3])
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("fused", [1, 2, 3])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_group_goes_on_exactly_from_its_state(tmp_path: Path, fused: int, stop: int) -> None:
     """Through a file, as a restart does; after members have left, too."""
     whole = finish(group("resnet8", RUNS, fused, True))
@@ -182,13 +260,14 @@ def test_a_group_goes_on_exactly_from_its_state(tmp_path: Path, fused: int, stop
     for number, (_, snapshot) in enumerate(first.epochs(), 1):
         if snapshot is not None:
             for place, run in enumerate(snapshot.runs):
-                found[run.run, snapshot.epoch] = {name: value[place] for name, value in snapshot.state.items()}
+                found[run.run, snapshot.epochs[place]] = {name: value[place] for name, value in snapshot.state.items()}
         if number == stop:
             break
     write_torch(tmp_path / "group.pt", first.state())
     second = group("resnet8", RUNS, fused, True)
     second.load(read_torch(tmp_path / "group.pt"))
-    assert second.epoch == stop and [run.run for run in second.runs] == [run.run for run in first.runs]
+    assert second.round == stop and [run.run for run in second.runs] == [run.run for run in first.runs]
+    assert second.epochs_done == first.epochs_done
     assert_equal(found | finish(second), whole, 0.0)
 
 
