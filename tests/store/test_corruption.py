@@ -38,7 +38,7 @@ def test_a_flipped_byte_in_the_table_of_members_is_noticed(tmp_path: Path) -> No
         Zoo(path)
 
 
-@pytest.mark.parametrize("text", [b'"split_hash"', b'"input_shape"', b"generated", b"tiny\""])
+@pytest.mark.parametrize("text", [b'"split_hash"', b'"input_shape"', b"generated", b'tiny"'])
 def test_a_flipped_byte_in_the_header_or_a_spec_is_noticed(tmp_path: Path, text: bytes) -> None:
     path = zoo_at(tmp_path / "z.h5")
     raw = path.read_bytes()
