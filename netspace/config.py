@@ -8,7 +8,7 @@ holds data, and nothing in it runs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
 
+KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/digits' is configs/zoo/digits.yaml
 
 
@@ -122,9 +123,23 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
         if first["type"] == "missing":
             raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
         message = str(first["msg"]).removeprefix("Value error, ")
-        found = repr(first["input"])
-        found = found if len(found) < 80 else found[:77] + "..."
-        raise UsageError(f"setting {where or 'as a whole'} in {origin}: {message} (found: {found})") from None
+        what = f"setting {where} in {origin}" if where else f"{origin} as a whole"
+        raise UsageError(f"{what}: {message} (found: {_told(first['input'])})") from None
+
+
+def _told(value: Any) -> str:
+    """A value that was found, in a few words: a group by its keys, what is long by its length."""
+    if isinstance(value, Mapping):
+        keys = [str(key) for key in value]
+        more = f" and {len(keys) - KEYS} more" if len(keys) > KEYS else ""
+        return f"a group of {', '.join(keys[:KEYS])}{more}" if keys else "a group of nothing"
+    if isinstance(value, str):
+        more = f" and {len(value) - LETTERS // 2} letters more" if len(value) > LETTERS else ""
+        return repr(value[: LETTERS // 2] if more else value) + more
+    found = repr(value)
+    if len(found) <= LETTERS:
+        return found
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, Sized) else f"a long {type(value).__name__}"
 
 
 def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from netspace import config
-from netspace.config import Settings, apply_change, bundled_names, find, load, read_back, to_yaml
+from netspace.config import Settings, apply_change, bundled_names, find, load, read_back, to_yaml, validate
 from netspace.errors import NetspaceError, UsageError
 
 PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
@@ -119,6 +119,61 @@ def test_what_does_not_fit_is_one_sentence(change: str, told: str) -> None:
         load(Recipe, {"name": "a", "list_of": [{}]}, [change])
     text = str(caught.value)
     assert told in text and "\n" not in text and len(text) < 400
+
+
+class Range(Settings):
+    low: int = 0
+    high: int = 0
+    words: dict[str, int] = Field({})
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+
+class Ranges(Settings):
+    inner: Range = Range()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"low": 1}, "a.yaml as a whole: low is above high (found: a group of low)"),
+        (
+            {"high": -1, "words": {f"word{number}": number for number in range(99)}},
+            "a.yaml as a whole: low is above high (found: a group of high, words)",
+        ),
+        ({"low": list(range(99))}, "setting low in a.yaml: Input should be a valid integer (found: list of 99)"),
+        (
+            {"low": "x" * 99},
+            "setting low in a.yaml: Input should be a valid integer, unable to parse string as an integer "
+            f"(found: '{'x' * 40}' and 59 letters more)",
+        ),
+        (
+            {"low": {f"k{number}": 0 for number in range(10)}},
+            "setting low in a.yaml: Input should be a valid integer "
+            "(found: a group of k0, k1, k2, k3, k4, k5, k6, k7 and 2 more)",
+        ),
+        ({"low": {}}, "setting low in a.yaml: Input should be a valid integer (found: a group of nothing)"),
+        ({"words": "\0" * 30}, f"setting words in a.yaml: Input should be a valid dictionary (found: {chr(0) * 30!r})"),
+        (
+            {"low": 1.5},
+            "setting low in a.yaml: Input should be a valid integer, got a number with a fractional part (found: 1.5)",
+        ),
+    ],
+)
+def test_what_was_found_is_told_in_a_few_words(given: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate(Range, given, "a.yaml")
+    assert str(caught.value) == told
+
+
+def test_a_group_as_a_whole_is_told_by_its_place() -> None:
+    with pytest.raises(UsageError) as caught:
+        validate(Ranges, {"inner": {"low": 3}}, "a.yaml")
+    assert str(caught.value) == "setting inner in a.yaml: low is above high (found: a group of low)"
 
 
 def test_a_missing_setting_is_named() -> None:
