@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from netspace.cli import zoo as zoo_commands
-from netspace.cli.options import Device, Json, RunOption, Set, Trust, ZooOption, pick, run_folder, trusting
+from netspace.cli.options import (
+    Device,
+    Json,
+    RunArgument,
+    RunOption,
+    SameRun,
+    Set,
+    Trust,
+    ZooOption,
+    pick,
+    run_folder,
+    trusting,
+)
 from netspace.cli.output import evaluation, interpolation, number, percent, say
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
@@ -49,7 +61,7 @@ def root(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/quickstart"),
     small: Annotated[
         bool, typer.Option(help="A smaller zoo and a shorter training: for a first look and for tests.")
     ] = False,
@@ -78,7 +90,7 @@ def train(
         str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as space/digits.")
     ],
     zoo: Annotated[Path, typer.Option(help="The zoo to learn from.")],
-    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
     set: Set = None,
     device: Device = None,
@@ -108,9 +120,8 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
-    ] = None,
+    run: RunArgument = None,
+    same_run: SameRun = None,
     split: Annotated[str, typer.Option(help="train, val or test members.")] = "test",
     zoo: ZooOption = None,
     device: Device = None,
@@ -121,7 +132,7 @@ def evaluate(
     from netspace.apps.evaluate import evaluate as evaluate_run
 
     trusting(trust_arch)
-    say(evaluate_run(run_folder(run), split, zoo, pick(device)), json, evaluation)
+    say(evaluate_run(run_folder(run, same_run), split, zoo, pick(device)), json, evaluation)
 
 
 @app.command()
@@ -187,15 +198,14 @@ def decode(
 
 @app.command()
 def report(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
-    ] = None,
+    run: RunArgument = None,
+    same_run: SameRun = None,
     json: Json = False,
 ) -> None:
     """One self-contained HTML page and PNG figures of a run."""
     from netspace.report import report as write_report
 
-    say(write_report(run_folder(run)), json, lambda r: f"{r['report']} and {len(r['figures'])} figures")
+    say(write_report(run_folder(run, same_run)), json, lambda r: f"{r['report']} and {len(r['figures'])} figures")
 
 
 def main() -> NoReturn:

@@ -15,6 +15,10 @@ Set = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the newest under runs/.")]
+RunArgument = Annotated[
+    Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
+]
+SameRun = Annotated[Path | None, typer.Option("--run", help="The same as RUN.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The run's zoo, where it has moved.")]
 Trust = Annotated[
     list[str] | None,
@@ -24,11 +28,14 @@ Trust = Annotated[
 ]
 
 
-def run_folder(run: Path | None) -> Path:
-    """The run that was named, or the newest."""
+def run_folder(run: Path | None, same: Path | None = None) -> Path:
+    """The run that was named, as an argument or as `--run`, or the newest. Raises `UsageError` if both name one."""
+    from netspace.errors import UsageError
     from netspace.runtime import newest_run
 
-    return run if run is not None else newest_run()
+    if run is not None and same is not None:
+        raise UsageError(f"the run was given twice, as {run} and as --run {same}: give it once")
+    return run or same or newest_run()
 
 
 def pick(device: str | None) -> str:

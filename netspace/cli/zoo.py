@@ -22,7 +22,7 @@ def build(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/digits.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Where the zoo goes; default zoos/NAME.h5.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the zoo goes; default zoos/NAME.h5.")] = None,
     set: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU; default one a core.")] = None,
     device: Device = None,
@@ -95,15 +95,21 @@ def verify(
 
 @app.command()
 def merge(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The zoo to write; must not exist.")],
-    zoos: Annotated[list[Path], typer.Argument(metavar="ZOO...", help="The zoos to join, of the same data.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="[OUT] ZOO...", help="The zoo to write, then the zoos to join, of the same data."),
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The zoo to write, in place of OUT.")] = None,
     json: Json = False,
 ) -> None:
-    """Join zoos into one; networks that are equal to the last bit are kept once."""
+    """Join zoos into a new one; networks that are equal to the last bit are kept once."""
     from netspace.errors import UsageError
     from netspace.store import merge as merge_zoos
 
-    if out.exists():
+    zoos = files
+    if out is None:
+        out, *zoos = files
+    if zoos and out.exists():
         raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
     counts = merge_zoos(out, zoos)
     say({**describe(out), **counts}, json, lambda r: f"{zoo_text(r)}\n{r['duplicates']} duplicates left out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
@@ -77,6 +79,31 @@ def test_zoo_merge(cli: Cli, tiny_zoo: Path) -> None:
     assert (merged.json["members"], merged.json["duplicates"]) == (36, 36)
 
 
+def test_zoo_merge_with_out_as_an_option(cli: Cli, tiny_zoo: Path) -> None:
+    for word in ("-o", "--out"):
+        merged = cli("zoo", "merge", word, f"both{word}.h5", tiny_zoo, tiny_zoo, "--json")
+        assert merged.code == 0 and merged.json["path"] == f"both{word}.h5"
+        assert (merged.json["members"], merged.json["duplicates"]) == (36, 36)
+
+
+def test_every_out_is_o_too() -> None:
+    from netspace.cli.app import app
+
+    def commands(group: Any, words: str) -> Any:
+        for name, command in getattr(group, "commands", {}).items():
+            yield f"{words} {name}", command
+            yield from commands(command, f"{words} {name}")
+
+    found = {
+        words: set(parameter.opts)
+        for words, command in commands(typer.main.get_command(app), "netspace")
+        for parameter in command.params
+        if "--out" in parameter.opts
+    }
+    names = ("quickstart", "train", "encode", "decode", "zoo build", "zoo merge")
+    assert found == {f"netspace {name}": {"-o", "--out"} for name in names}
+
+
 def test_zoo_import(cli: Cli, zoo_copy: Path) -> None:
     with Zoo(zoo_copy) as zoo:
         settings = zoo.only().spec.settings
@@ -109,6 +136,15 @@ def test_train_eval_and_report(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
     page = cli("report", "runs/mine", "--json")
     assert page.code == 0 and Path(page.json["report"]).read_text().startswith("<!")
     assert page.json["figures"] and all(Path(figure).stat().st_size for figure in page.json["figures"])
+
+
+def test_eval_and_report_of_a_run_that_is_named_as_an_option(cli: Cli, run_copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_copy, tmp_path / "elsewhere")
+    for words in (["--run", "elsewhere"], ["elsewhere"]):
+        told = cli("eval", *words, "--json")
+        assert told.code == 0 and told.json["run"] == "elsewhere"
+        page = cli("report", *words, "--json")
+        assert page.code == 0 and page.json["report"] == "elsewhere/report.html"
 
 
 def test_interpolate(cli: Cli, run_copy: Path) -> None:

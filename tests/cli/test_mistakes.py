@@ -108,6 +108,19 @@ def test_unknown_members_and_runs(cli: Cli, run_copy: Path) -> None:
     assert not Path("z.safetensors").exists()
 
 
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_a_run_that_is_named_twice(cli: Cli, command: str) -> None:
+    told = refused(cli(command, "one", "--run", "two"), 2, "one", "two")
+    assert told == "the run was given twice, as one and as --run two: give it once"
+
+
+def test_zoos_merged_from_nothing(cli: Cli, tiny_zoo: Path) -> None:
+    refused(cli("zoo", "merge"), 2, "ZOO...")
+    refused(cli("zoo", "merge", "-o", "out.h5"), 2, "ZOO...")
+    refused(cli("zoo", "merge", "out.h5"), 2, "out.h5", "none was given")
+    refused(cli("zoo", "merge", tiny_zoo), 2, str(tiny_zoo), "none was given")
+
+
 def test_no_run_at_all(cli: Cli) -> None:
     refused(cli("eval"), 1, "netspace train")
     refused(cli("encode", "best", "-o", "z.safetensors"), 1, "netspace train")
