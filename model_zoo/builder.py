@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from netspace.calibration import fastest
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.progress import progress
+from netspace.ranks import begin
 from netspace.runtime import generator, pick_device
 from netspace.store import Zoo, merge, parts_folder
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
-DAYS = timedelta(days=30)  # processes wait for each other as long as training takes
 
 
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
@@ -43,7 +42,7 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    ranks = _ranks()
+    ranks = begin()
     if path.exists() and not parts_folder(path).exists():
         _same_recipe(recipe, path)
         return path
@@ -179,6 +178,11 @@ def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> Non
 
 
 def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
+    runs = len(plan(recipe))
+    if ranks.num_processes > runs:
+        raise UsageError(
+            f"{ranks.num_processes} processes were started for a zoo of {runs} training runs: start at most {runs}"
+        )
     lock = _lock(path)
     if ranks.is_main_process:
         with lock:
@@ -203,15 +207,6 @@ def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
         with progress(f"zoo, process {ranks.process_index}", total, "images") as bar:
             Worker(the_plan, path, task).share(ranks.process_index, ranks.num_processes, bar.advance)
-
-
-def _ranks() -> Any:
-    """accelerate's state under `accelerate launch`, else None."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return None
-    from accelerate import PartialState
-
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=DAYS)
 
 
 def _finish(path: Path) -> None:

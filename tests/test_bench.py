@@ -38,7 +38,7 @@ def reference(contestants: ModuleType) -> ModuleType:
 
 
 def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "zoo", "step", "--quick", "--json", "--device", "cpu"]
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--json", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -46,20 +46,24 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     assert found["device"] == "cpu" and found["quick"] is True
     assert set(found["matmul_flops_per_second"]) == {"float32", "bf16"}
     assert found["provenance"]["torch"] and found["provenance"]["machine"]["cores"]
-    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step"]
+    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step", "store", "store"]
     for row in found["rows"]:
-        assert row["flops"] > 0 and row["unit"] and row["how"]
+        counted = not row["name"].startswith("store")  # which computes nothing
+        assert (row["flops"] > 0) is counted and row["unit"] and row["how"]
         for side in ("reference", "netspace"):
             assert len(row[side]["all_seconds"]) == found["repeats"]
-            wanted = ("seconds", "per_second", "flops_per_second", "share", "peak_bytes")
+            wanted = ("seconds", "per_second", "peak_bytes", *(("flops_per_second", "share") if counted else ()))
             assert all(row[side][key] > 0 for key in wanted)
         assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
+    assert 0 < found["feeding"] and [row["axis"] for row in found["scale"]] == ["members"]
+    assert found["accuracy"][0]["arch"] == "lenetlike" and len(found["accuracy"][0]["difference"]) == 2
+    assert found["memory"]["members"] == 4_000 and found["memory"]["peak_bytes"] < found["memory"]["zoo_bytes"]
 
 
 def test_an_unknown_benchmark_is_named() -> None:
     command = [sys.executable, str(ROOT / "tools" / "bench.py"), "zooo"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2 and "'zooo' is not a benchmark: choose zoo, step or both" in done.stderr
+    assert done.returncode == 2 and "'zooo' is not a benchmark: choose among zoo, step" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["conv", "probe"])

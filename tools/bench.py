@@ -1,9 +1,11 @@
 """How fast netspace is here, against the plain way in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [--device cpu|cuda] [--json] [--quick] [--repeats N]
+    python tools/bench.py [zoo] [step] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
-backward, optimizer). Every side of a comparison runs in processes of its own, so that its peak memory is its own,
+backward, optimizer); `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
+and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
+than memory. Every side of a comparison runs in processes of its own, so that its peak memory is its own,
 and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
 Operations are counted on the reference and credited to both sides: what netspace need not compute is speed.
 """
@@ -36,9 +38,13 @@ from contestants import (
     wait,
     zoo_cases,
 )
+from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
+from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
 
 from model_zoo.trainer import Way
 from netspace.runtime import pick_device, provenance
+
+WHAT = ("zoo", "step", "store", "scale", "accuracy", "memory")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -152,6 +158,66 @@ def measure_step(case: StepCase, device: torch.device, repeats: int) -> dict[str
     return compare(str(case), "steps/s", case.steps, recipe.precision, how, sides, repeats)
 
 
+def measure_store(device: torch.device, repeats: int, quick: bool) -> list[dict[str, Any]]:
+    case = StoreCase("lenetlike", 16, 640) if quick else StoreCase()
+    rows = []
+    for name, kinds in {"write": (ReferenceWrite, OurWrite), "read": (ReferenceRead, OurRead)}.items():
+        sides = {
+            key: Side(kind, 1, 1, case=case, device=device)
+            for key, kind in zip(("reference", "netspace"), kinds, strict=True)
+        }
+        how = f"{case.members} members of {case.arch}" + (f", {BATCH} at once" if name == "read" else "")
+        rows.append(compare(f"store: {name}", "members/s", case.members, "float32", how, sides, repeats))
+    return rows
+
+
+def measure_point(point: Point, device: torch.device, repeats: int) -> dict[str, Any]:
+    side = Side(PointZoo, point.processes, 1, point=point, device=device)
+    seconds = statistics.median(side.seconds() for _ in range(repeats))
+    side.end()
+    images = max(point.case.members, point.processes) * point.case.images
+    how = f"{point.case.members} x {point.case.arch} {point.case.side}x{point.case.side}, {point.fused} at once, {point.processes} process{'es' if point.processes > 1 else ''}"
+    print(f"{point.axis} {point.value}: {seconds:.3g} s", file=sys.stderr)
+    return {"axis": point.axis, "value": point.value, "how": how, "seconds": seconds, "per_second": images / seconds}
+
+
+def measure_accuracy(ways: dict[str, Way], device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """Networks trained as calibration chose beside plain ones: on digits, enlarged to the bench's images."""
+    rows = []
+    for arch, way in ways.items():
+        settings = {"members": 4, "epochs": 1, "side": 8} if quick else {"members": 32, "epochs": 4, "side": 28}
+        side = Side(Accuracy, 1, torch.get_num_threads(), arch=arch, way=way, device=device, **settings)
+        side.end()
+        found = side.facts["rates"]
+        rows.append({**vars(found), "alike": found.alike})
+        print(f"accuracy of {arch}: alike {found.alike}", file=sys.stderr)
+    return rows
+
+
+class Memory:
+    """Not a contestant: trains on a zoo far larger than memory, in a process of its own."""
+
+    def __init__(self, members: int, steps: int, quick: bool, device: torch.device) -> None:
+        case = StoreCase(members=members, prep_width=10_000)
+        self.rates = train_on_a_huge_zoo(members, steps, case, 64 if quick else None)
+
+
+def measure_memory(quick: bool) -> dict[str, Any]:
+    settings = {"members": 4_000, "steps": 1} if quick else {"members": 100_000, "steps": 5}
+    side = Side(Memory, 1, torch.get_num_threads(), quick=quick, device=torch.device("cpu"), **settings)
+    side.end()
+    return dict(side.facts["rates"])
+
+
+def feeding(rows: list[dict[str, Any]]) -> float | None:
+    """The share of the paper's step that reading its members from the zoo file takes; None if one was not measured."""
+    steps = [row for row in rows if row["name"].startswith("step: paper")]
+    reads = [row for row in rows if row["name"] == "store: read"]
+    if not steps or not reads:
+        return None
+    return BATCH / reads[0]["netspace"]["per_second"] * steps[0]["netspace"]["per_second"]
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The result as a table, with a line on what measured it."""
     here, machine, rates = found["provenance"], found["provenance"]["machine"], found["matmul_flops_per_second"]
@@ -174,23 +240,39 @@ def markdown(found: dict[str, Any]) -> str:
             f"| {row['name']} | {row['how']} | **{row['ratio']:.2f}** | {throughput} {row['unit']} | "
             f"{', '.join(format(side['seconds'], '.3g') for side in both)} | "
             f"{', '.join(format(side['peak_bytes'] / 2**20, ',.0f') for side in both)} | "
-            f"{reached} |"
+            f"{reached if row['flops'] else '-'} |"
         )
+    if found["feeding"] is not None:
+        lines += [
+            "",
+            f"Reading the members of a step takes {found['feeding']:.1%} of the paper's step (before prefetching).",
+        ]
+    if found["scale"]:
+        lines += ["", *scale_table(found["scale"])]
+    if found["accuracy"]:
+        lines += ["", *accuracy_table(found["accuracy"])]
+    if found["memory"]:
+        here = found["memory"]
+        lines += [
+            "",
+            f"A space at the paper's configuration trained on a zoo of {here['members']:,} members ({here['zoo_bytes'] / 1e9:.0f} GB): "
+            f"{here['peak_bytes'] / 1e9:.2f} GB of memory at most, {here['seconds_a_step']:.2f} s a step.",
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast netspace is here, against tools/reference.py.")
-    parser.add_argument("what", nargs="*", help="zoo, step (default: both)")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(WHAT)} (default: all)")
     parser.add_argument("--device", default="auto", help="cpu, cuda (default: a GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the times mean nothing")
     parser.add_argument("--repeats", type=int, default=None, help="turns of each side (default 5; 1 with --quick)")
     given = parser.parse_args()
-    wrong = [word for word in given.what if word not in ("zoo", "step")]
+    wrong = [word for word in given.what if word not in WHAT]
     if wrong:
-        parser.error(f"{wrong[0]!r} is not a benchmark: choose zoo, step or both")
-    what, device = given.what or ["zoo", "step"], pick_device(given.device)
+        parser.error(f"{wrong[0]!r} is not a benchmark: choose among {', '.join(WHAT)}")
+    what, device = given.what or list(WHAT), pick_device(given.device)
     repeats = given.repeats or (1 if given.quick else 5)
     found: dict[str, Any] = {
         "device": device.type,
@@ -200,19 +282,30 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NETSPACE_CACHE"] = folder  # every run calibrates afresh
-        zoos = zoo_cases(given.quick) if "zoo" in what else []
+        zoos = zoo_cases(given.quick) if {"zoo", "accuracy"} & {*what} else []
         threads = torch.get_num_threads()
         facts = Side(Facts, 1, threads, cases=zoos, device=device, side=512 if given.quick else 4096)
         facts.end()
         rows = []
-        for case, way in zip(zoos, facts.facts["ways"], strict=True):
+        for case, way in zip(zoos, facts.facts["ways"], strict=True) if "zoo" in what else []:
             rows.append(measure_zoo(case, way, device, repeats))
         for case in step_cases(given.quick) if "step" in what else []:
             rows.append(measure_step(case, device, repeats))
+        rows += measure_store(device, repeats, given.quick) if "store" in what else []
+        here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
+        found["scale"] = [measure_point(point, device, repeats) for point in here]
+        ways = {
+            case.arch: way
+            for case, way in zip(zoos, facts.facts["ways"], strict=True)
+            if given.quick or case.side == 28
+        }
+        found["accuracy"] = measure_accuracy(ways, device, given.quick) if "accuracy" in what else []
+        found["memory"] = measure_memory(given.quick) if "memory" in what else None
     rates = facts.facts["rates"]
     for row in rows:
         for side in (row["reference"], row["netspace"]):
             side["share"] = side["flops_per_second"] / rates[side["precision"]]
+    found["feeding"] = feeding(rows)
     found.update(matmul_flops_per_second=rates, rows=rows, provenance=provenance())
     print(json.dumps(found) if given.json else markdown(found))
 

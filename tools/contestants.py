@@ -133,10 +133,12 @@ class ReferenceZoo:
 class OurZoo:
     """One epoch of one worker's groups, as the builder trains them."""
 
-    def __init__(self, case: ZooCase, device: torch.device, members: int, way: Way) -> None:
+    def __init__(
+        self, case: ZooCase, device: torch.device, members: int, way: Way, arch: ArchConfig | None = None
+    ) -> None:
         keep_freed_memory()  # as the command line and its workers do
         task, recipe = load(case.data(), device=device), case.recipe()
-        chosen = candidate("bench", recipe.archs["bench"], task, recipe.prep_width)
+        chosen = candidate("bench", arch or recipe.archs["bench"], task, recipe.prep_width)
         runs = [RunPlan("bench", number, number, (1 << 40,), RATE, "train") for number in range(members)]
         groups = [runs[start : start + way.fused] for start in range(0, members, way.fused)]
         self.epochs = [iter(Group(task, chosen.make, group, recipe, way).epochs()) for group in groups]

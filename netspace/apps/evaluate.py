@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from netspace import ranks
 from netspace.apps.networks import zoo_of
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
@@ -34,7 +35,11 @@ PICTURES = 4  # members whose PReps are kept for the report
 
 
 def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
-    """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder."""
+    """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
+
+    Under `accelerate launch` the processes share the networks that are run, and all return the figures.
+    """
+    ranks.begin()
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:
         group = zoo.group(space.arch)
@@ -66,9 +71,9 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
         figures["baselines"] = Baselines(space, zoo, group).measure(target, latents, wanted, task)
         figures["interpolation"] = lines(space, group, rows, target, latents, task)
         figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
-    _keep(
-        run, split, figures, comparison, [str(MemberRef(group.id, int(row))) for row in rows], latents, preps, decoded
-    )
+    if ranks.is_main():
+        names = [str(MemberRef(group.id, int(row))) for row in rows]
+        _keep(run, split, figures, comparison, names, latents, preps, decoded)
     return figures
 
 

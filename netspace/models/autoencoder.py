@@ -19,8 +19,9 @@ class AutoEncoder(nn.Module):
     """Encoder and decoder; the forward pass is a training step's, both and what lies between pairs."""
 
     spread: Tensor
+    decoder: ConvDecoder
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, spread: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("spread", spread)  # (H, W), of every parameter's layer over the zoo

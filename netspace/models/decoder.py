@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from netspace.config import Settings
 from netspace.errors import UsageError
@@ -41,6 +42,7 @@ class ConvDecoder(nn.Module):
                 f"(16, 64, 144, 256, ... 4096), not {latent}"
             )
         self.side, self.latent, self.size = side, latent, size
+        self.recompute = False  # the stages' activations in the backward pass, instead of keeping them
         self.config = config or DecoderConfig()
         rows, width = size
         self.deepen = nn.Conv2d(1, 256 * rows, 3, stride=2, padding=1)
@@ -65,12 +67,20 @@ class ConvDecoder(nn.Module):
 
     def values(self, latents: Tensor) -> Tensor:
         """What the convolutions emit (M, H, W), before every element's own scale and bias."""
-        rows, width = self.size
-        deep = self.deepen(latents.view(-1, 1, self.side, self.side))
-        wide = self.widen(self._dense(deep.reshape(-1, 128, rows, self.latent // 2)))
-        full = self.fill(self._dense(wide.reshape(-1, self.latent // 8, rows // 2, width // 4)))
-        emitted: Tensor = self.emit(self._dense(full.reshape(-1, 256, rows // 4, width // 8)))
-        return emitted.reshape(-1, rows, width)
+        x = latents.view(-1, 1, self.side, self.side)
+        for stage in (self._depth, self._width, self._content):
+            x = checkpoint(stage, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else stage(x)
+        return x.reshape(-1, *self.size)
+
+    def _depth(self, x: Tensor) -> Tensor:
+        return self._dense(self.deepen(x).reshape(-1, 128, self.size[0], self.latent // 2))
+
+    def _width(self, x: Tensor) -> Tensor:
+        return self._dense(self.widen(x).reshape(-1, self.latent // 8, self.size[0] // 2, self.size[1] // 4))
+
+    def _content(self, x: Tensor) -> Tensor:
+        emitted: Tensor = self.emit(self._dense(self.fill(x).reshape(-1, 256, self.size[0] // 4, self.size[1] // 8)))
+        return emitted
 
     def _dense(self, images: Tensor) -> Tensor:
         """Activated, and on a GPU in channels-last order; on a CPU the reordering costs more than it brings."""

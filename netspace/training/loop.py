@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from netspace.training.optimizers import Average, Optimizer
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.sources import PRepSource
 from netspace.training.steps import SingleStep, half, unwrapped
-from netspace.training.validation import compare, through
+from netspace.training.validation import MEMBERS, Comparison, compare, through
 
 CHECKPOINT_EVERY = 30.0  # seconds
 EXAMPLES = 512  # training members that set the model's scales
@@ -122,9 +123,10 @@ def _rows(zoo: Zoo, group: ArchGroup, split: str) -> Tensor:
 
 def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, shares: int) -> dict[str, Any] | None:
     """The last checkpoint of the run in a folder, None if there is none; refuses before anything is written."""
-    if recipe.networks % shares:
+    if recipe.networks % (shares * recipe.accumulate):
+        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         raise UsageError(
-            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes: choose a multiple"
+            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}: choose a multiple"
         )
     config = run / "config.yaml"
     state = None
@@ -165,6 +167,10 @@ def _describe(run: Path, setting: Setting) -> None:
 def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerator: Accelerator) -> None:
     recipe, device = setting.recipe, accelerator.device
     shares = accelerator.num_processes
+    setting.model.decoder.recompute = recipe.recompute
+    if recipe.compile:
+        for module in (setting.model.encoder, setting.model.decoder):
+            module.compile()
     model = accelerator.prepare_model(setting.model)
     bare = unwrapped(model)
     optimizer = Optimizer(bare, recipe.optimizer, recipe.steps)
@@ -185,16 +191,21 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
     with progress("train", recipe.steps, "steps") as bar:
         bar.begin_at(start)
         for number in range(start, recipe.steps):
-            terms = step(model, number)
-            loss = torch.stack(list(terms.values())).sum()
-            accelerator.backward(loss)
+            terms = {}
+            for part in range(recipe.accumulate):
+                alone = part + 1 < recipe.accumulate  # gradients meet those of other processes after the last part
+                with accelerator.no_sync(model) if alone else nullcontext():
+                    found = step(model, number, part)
+                    accelerator.backward(torch.stack(list(found.values())).sum() / recipe.accumulate)
+                for name, value in found.items():
+                    terms[name] = terms.get(name, 0.0) + value.detach() / recipe.accumulate
             factor = optimizer.step(number)
             if recipe.optimizer.ema:
                 average.update(bare, number)
             done = number + 1
             last = done == recipe.steps
             if done % recipe.log_every == 0 or last:
-                means = accelerator.reduce(torch.stack(list(terms.values())).detach(), "mean")  # over all processes
+                means = accelerator.reduce(torch.stack(list(terms.values())), "mean")  # over all processes
                 record = dict(zip(terms, means.tolist(), strict=True))  # the one wait for the device
                 if not all(map(_finite, record.values())):
                     told = ", ".join(f"{name} {value}" for name, value in record.items())
@@ -226,11 +237,14 @@ def validate_members(setting: Setting, model: AutoEncoder, average: Average | No
     if average is not None:
         model.load_state_dict(average.values)
     count = setting.nets.spec.num_parameters
+    found = []
     try:
-        preps = setting.val.take(torch.arange(len(setting.val)))
-        with half(setting.recipe.precision, preps.device):
-            _, decoded = through(model.both, preps)
-        return compare(setting.nets, unpack(preps, count), unpack(decoded, count), setting.task, "val").summary()
+        for places in torch.arange(len(setting.val)).split(MEMBERS):
+            preps = setting.val.take(places)
+            with half(setting.recipe.precision, preps.device):
+                _, decoded = through(model.both, preps)
+            found.append(compare(setting.nets, unpack(preps, count), unpack(decoded, count), setting.task, "val"))
+        return Comparison.together(found).summary()
     finally:
         model.load_state_dict(held)
 

@@ -40,6 +40,7 @@ class SpaceRecipe(Settings):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     networks: int = Field(8, ge=1)  # in a batch, over all processes
+    accumulate: int = Field(1, ge=1)  # parts that a batch's networks are taken in, one after another, to save memory
     images: int = Field(128, ge=1)  # in a batch, the same for all networks
     steps: int = Field(10_000, ge=1)
     validate_every: int = Field(500, ge=1)  # steps
@@ -47,14 +48,17 @@ class SpaceRecipe(Settings):
     remember_targets: bool = True  # keep the targets' outputs for all training images, where they fit 1 GiB
     precision: Literal["float32", "bf16"] = "float32"  # of encoder and decoder
     networks_precision: Literal["float32", "bf16"] = "float32"  # of the predicted and target networks
+    recompute: bool = False  # the decoder's activations in the backward pass, instead of keeping them: to save memory
     compile: bool = False  # encoder and decoder by torch.compile: a minute at the start, pays on GPUs
     device: str = "auto"
 
     @model_validator(mode="after")
-    def _latent_is_square(self) -> Self:
+    def _sizes_fit(self) -> Self:
         side = isqrt(self.latent)
         if side * side != self.latent or side % 4 or (self.encoder.kind == "conv" and self.latent % 32):
             raise ValueError(
                 f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}"
             )
+        if self.networks % self.accumulate:
+            raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")
         return self

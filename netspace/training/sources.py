@@ -6,6 +6,8 @@ restart needs the step's number and nothing else.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -41,12 +43,14 @@ class Shuffle:
 
 
 class PRepSource:
-    """PReps of chosen rows of a zoo, from memory where all fit, else from the file as they are asked for."""
+    """PReps of chosen rows of a zoo, from memory where all fit, else from the file, the next ones while others train."""
 
     def __init__(self, group: ArchGroup, rows: Tensor, device: torch.device) -> None:
         self.group, self.rows, self.device = group, rows, device
         height, width = group.size
         self.kept = group.read(rows.numpy()).to(device) if len(rows) * height * width * 4 <= CACHE_BYTES else None
+        self._reader = ThreadPoolExecutor(1) if self.kept is None else None
+        self._expected: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,7 +59,20 @@ class PRepSource:
         """PReps (M, H, W) of the members at `places` (M,) of the chosen rows."""
         if self.kept is not None:
             return self.kept[places.to(self.device)]
-        return self.group.read(self.rows[places].numpy()).to(self.device)
+        if self._expected is not None and self._expected[0] == places.tolist():
+            return self._expected[1].result().to(self.device, non_blocking=True)
+        return self._read(places).to(self.device)
+
+    def expect(self, places: Tensor) -> None:
+        """Begins to read what will be taken next, in the background, where members lie in a file."""
+        if self._reader is not None:
+            if self._expected is not None:
+                self._expected[1].cancel()
+            self._expected = places.tolist(), self._reader.submit(self._read, places)
+
+    def _read(self, places: Tensor) -> Tensor:
+        preps = self.group.read(self.rows[places].numpy())
+        return preps.pin_memory() if self.device.type == "cuda" else preps
 
 
 class Targets:

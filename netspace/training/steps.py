@@ -36,15 +36,20 @@ class SingleStep:
             assert pool is not None
             self.targets = Targets(nets, source, pool, remember)
 
-    def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
-        """The terms of step `number` for this process's share of the networks; their sum is what is minimised."""
+    def __call__(self, model: nn.Module, number: int, part: int = 0) -> dict[str, Tensor]:
+        """The terms of a part of step `number`, for this process's share of the networks; their sum is minimised.
+
+        There are `recipe.accumulate` parts; the mean over parts and processes is the whole batch's.
+        """
         recipe = self.recipe
-        members = self.members.take(number * recipe.networks, recipe.networks)[self.place :: self.shares]
+        place, apart = self._dealt(part)
+        members = self._members(number, part)
         preps = self.source.take(members)
+        self.source.expect(self._members(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)))
         lines = recipe.loss.lines > 0 and len(members) > 1
         pairs = len(members) // 2 if lines else 0
         shares = torch.rand(recipe.networks // 2, generator=generator(recipe.seed, 5, number))
-        share = shares[self.place :: self.shares][:pairs].to(preps.device)  # the pairs of one process, dealt out
+        share = shares[place::apart][:pairs].to(preps.device)  # the pairs of one process, dealt out
         with half(recipe.precision, self.task.device):
             predicted, between = model(preps, share)
         predicted = torch.cat([predicted, between]).float()
@@ -67,6 +72,14 @@ class SingleStep:
             difference = losses.weight_loss(unpack(own_preps / spread, count), unpack(preps / spread, count))
             terms["weights"] = recipe.loss.weights * difference
         return terms
+
+    def _dealt(self, part: int) -> tuple[int, int]:
+        """The first place of a batch's networks that is this process's in this part, and how far apart its places are."""
+        return self.place + self.shares * part, self.shares * self.recipe.accumulate
+
+    def _members(self, number: int, part: int) -> Tensor:
+        place, apart = self._dealt(part)
+        return self.members.take(number * self.recipe.networks, self.recipe.networks)[place::apart]
 
 
 def half(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -5,8 +5,8 @@ Axes: M members, P parameters, B images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from netspace.data import TaskData
 from netspace.functional import NetBatch
 from netspace.metrics import accuracy, agreement, divergence, mean_absolute_error, r2
+from netspace.ranks import shared_out
 
+MEMBERS = 256  # networks that are read, decoded and compared at once
 CHUNK = 256  # images at once: few enough for a CPU's caches
 
 
@@ -27,6 +29,11 @@ class Comparison:
     accuracy_predicted: np.ndarray  # (M,)
     agreement: np.ndarray  # (M,) share of images given the same class by both
     kl: np.ndarray  # (M,) KL(target || predicted), nats
+
+    @classmethod
+    def together(cls, parts: Sequence[Comparison]) -> Comparison:
+        """Of the members of all parts, in their order."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def summary(self) -> dict[str, float]:
         """The figures that speak for all members; spreads of accuracy are told by R2 and mean |difference|."""
@@ -42,9 +49,13 @@ class Comparison:
 
 @torch.no_grad()
 def answers(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> Tensor:
-    """Logits (M, N, C) of networks (M, P) for all N images of a split, float32 on the CPU."""
-    batches = task.batches(task.split(split), CHUNK)
-    return torch.cat([nets(flat, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
+    """Logits (M, N, C) of networks (M, P) for all N images of a split, float32 on the CPU; shared by all processes."""
+
+    def of(rows: Tensor) -> Tensor:
+        batches = task.batches(task.split(split), CHUNK)
+        return torch.cat([nets(rows, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
+
+    return shared_out(of, flat)
 
 
 def compare_answers(target: Tensor, predicted: Tensor, labels: Tensor) -> Comparison:
@@ -65,12 +76,16 @@ def compare(nets: NetBatch, target: Tensor, predicted: Tensor, task: TaskData, s
 
 @torch.no_grad()
 def accuracies(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> np.ndarray:
-    """Accuracies (M,) of networks (M, P) on all images of a split."""
+    """Accuracies (M,) of networks (M, P) on all images of a split; shared by all processes."""
     images = task.split(split)
-    right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-    for pixels, labels in task.batches(images, CHUNK):
-        right += accuracy(nets(flat, task.normalise(pixels)), labels) * len(labels)
-    return (right / len(images)).cpu().numpy()
+
+    def of(rows: Tensor) -> Tensor:
+        right = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        for pixels, labels in task.batches(images, CHUNK):
+            right += accuracy(nets(rows, task.normalise(pixels)), labels) * len(labels)
+        return right / len(images)
+
+    return shared_out(of, flat).numpy()
 
 
 @torch.no_grad()

@@ -64,9 +64,38 @@ def test_two_processes_train_the_same_space(cli: Callable[..., Any], recipes: Pa
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], run_copy: Path) -> None:
+    alone = json.loads(cli("eval", run_copy, "--json").out)
+    kept = (run_copy / "eval-test.json").read_bytes()
+    done = launch("eval", run_copy, "--json")
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)
+    for name in ("accuracy_predicted", "r2", "mae", "agreement", "diversity"):
+        assert shared[name] == pytest.approx(alone[name], rel=1e-6), name
+    assert shared["interpolation"]["latent_accuracy"] == pytest.approx(alone["interpolation"]["latent_accuracy"])
+    assert (
+        json.loads(kept)["detail"]["member"]
+        == json.loads((run_copy / "eval-test.json").read_text())["detail"]["member"]
+    )
+
+
 def test_a_mistake_is_told_by_every_process_and_ends_them_all(recipes: Path, tiny_zoo: Path) -> None:
     odd = ("--set", "networks=7")
     done = launch("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run", "--json", *odd)
     assert done.returncode == 1
     assert "networks (7) cannot be shared evenly by 2 processes" in json.loads(done.stdout)["error"]
     assert not Path("run/config.yaml").exists()
+
+
+def test_more_processes_than_runs_is_a_mistake(recipes: Path) -> None:
+    one = [
+        word
+        for split, count in (("train", 1), ("val", 0), ("test", 0))
+        for word in ("--set", f"members.{split}={count}")
+    ]
+    done = launch("zoo", "build", recipes / "zoo.yaml", "--out", "zoo.h5", "--json", *one)
+    assert done.returncode
+    assert json.loads(done.stdout)["error"] == (
+        "2 processes were started for a zoo of 1 training runs: start at most 1"
+    )
+    assert not Path("zoo.h5").exists()

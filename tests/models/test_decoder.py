@@ -89,3 +89,14 @@ def test_its_settings_are_closed() -> None:
     for wrong in ({"start": "big"}, {"share": 0.0}, {"shear": 1.0}):
         with pytest.raises(ValidationError):
             DecoderConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    decoder, latents = ConvDecoder(64, (8, 40)).double(), torch.randn(3, 64, dtype=torch.float64)
+    gradients = []
+    for recompute in (False, True):
+        decoder.recompute = recompute
+        gradients.append(torch.autograd.grad(decoder(latents).square().sum(), list(decoder.parameters())))
+    for kept, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-12, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 ) -> None:
     step = loop.SingleStep.__call__
 
-    def exploding(self: Any, model: torch.nn.Module, number: int) -> dict[str, torch.Tensor]:
+    def exploding(self: Any, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
         return {name: value * (math.inf if number == 6 else 1) for name, value in step(self, model, number).items()}
 
     monkeypatch.setattr(loop.SingleStep, "__call__", exploding)
@@ -135,3 +136,28 @@ def test_training_leaves_the_zoo_and_the_callers_precision_alone(
     before = tiny_zoo.read_bytes()
     loop.train(made(space_settings, steps=1), tiny_zoo, tmp_path / "run")
     assert tiny_zoo.read_bytes() == before and torch.get_default_dtype() == torch.float32
+
+
+def test_a_batch_in_parts_trains_the_same_space(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"steps": 8, "log_every": 1, "optimizer": {"name": "adam"}, "networks": 8}
+    for name, accumulate in (("whole", 1), ("parts", 2)):
+        recipe = made(space_settings, **changes, accumulate=accumulate, recompute=accumulate > 1)
+        loop.train(recipe, tiny_zoo, tmp_path / name)
+    whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    for one, two in zip(whole, parts, strict=True):
+        assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("c++") is None, reason="torch.compile needs a compiler here")
+@pytest.mark.parametrize("encoder", [{"kind": "conv"}, {"kind": "probe", "probes": 4}])
+def test_a_compiled_model_trains_the_same_space(
+    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, encoder: dict[str, Any]
+) -> None:
+    changes: dict[str, Any] = {"steps": 4, "log_every": 1, "optimizer": {"name": "adam"}, "encoder": encoder}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        loop.train(made(space_settings, **changes, compile=compiled), tiny_zoo, tmp_path / name)
+    plain, compiled_records = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("plain", "compiled"))
+    for one, two in zip(plain, compiled_records, strict=True):
+        assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-3)
+    Space.load(tmp_path / "compiled")

@@ -91,6 +91,24 @@ def test_preps_from_memory_and_from_the_file_are_the_same(
         assert torch.equal(source.take(places), zoo.only().read([5, 4, 4, 1]))
 
 
+def test_what_was_expected_is_what_is_taken(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was not expected, too; what was expected is read once, before it is asked for."""
+    monkeypatch.setattr(sources, "CACHE_BYTES", 0)
+    source = PRepSource(zoo.only(), torch.arange(6), CPU)
+    read, asked = source._read, list[list[int]]()
+
+    def counted(places: torch.Tensor) -> torch.Tensor:
+        asked.append(places.tolist())
+        return read(places)
+
+    monkeypatch.setattr(source, "_read", counted)
+    for expected, places in (([0, 2], [0, 2]), ([1, 3], [3, 1]), ([5, 5], [5, 5])):
+        source.expect(torch.tensor(expected))
+        taken = source.take(torch.tensor(places))
+        assert torch.equal(taken, torch.cat([read(torch.tensor([place])) for place in places]))
+    assert asked.count([0, 2]) == asked.count([3, 1]) == asked.count([5, 5]) == 1
+
+
 @pytest.mark.parametrize("remember", [True, False])
 def test_targets_remembered_or_computed_are_the_networks_answers(
     zoo: Zoo, nets: NetBatch, task: TaskData, remember: bool

@@ -116,3 +116,22 @@ def test_two_processes_mean_what_one_says_of_lines_too(tiny_zoo: Path, space_set
     for name, value in whole.items():
         mean = sum(float(half[name].detach()) for half in halves) / 2
         assert float(value.detach()) == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_parts_of_a_batch_mean_what_it_says(tiny_zoo: Path, space_settings: dict[str, Any], parts: int) -> None:
+    """Values and gradients, of one process and of two."""
+    loss = {"behaviour": 1.0, "temperature": 0.5, "relative": True, "lines": 0.5, "weights": 0.1}
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings, loss=loss, networks=8 * parts)
+        model, pieces = setting.model, setting.recipe.model_copy(update={"accumulate": parts})
+        sum(step_of(setting)(model, 3).values()).backward()
+        whole = {name: value.grad.clone() for name, value in model.named_parameters()}
+        for shares in (1, 2):
+            model.zero_grad()
+            for place in range(shares):
+                step = SingleStep(pieces, setting.nets, setting.train, setting.task, place, shares)
+                for part in range(parts):
+                    (sum(step(model, 3, part).values()) / (parts * shares)).backward()
+            for name, value in model.named_parameters():
+                torch.testing.assert_close(value.grad, whole[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -1,0 +1,156 @@
+"""The store's contestants for `tools/bench.py`: reading and writing members, and a space trained on a huge zoo.
+
+The plain way keeps a state dict a file (`torch.save`, `torch.load` with `weights_only=True`); ours is the zoo file.
+Both sides read from the system's cache, as neither was given a disk of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from netspace import archs
+from netspace.config import load as load_recipe
+from netspace.data import DataConfig, load
+from netspace.memory import keep_freed_memory
+from netspace.prep import flatten, height, pack, unflatten
+from netspace.runtime import generator
+from netspace.spec import NetSpec
+from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.training.loop import prepare
+from netspace.training.optimizers import Optimizer
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.steps import SingleStep
+
+BATCH = 8  # members that are read at once, as the paper's step does
+
+
+@dataclass(frozen=True)
+class StoreCase:
+    """Members of one architecture, with random parameters."""
+
+    arch: str = "resnet8"
+    members: int = 512
+    prep_width: int = 10_000
+
+    def spec(self) -> NetSpec:
+        settings: dict[str, Any] = archs.task_settings(self.arch, {}, (3, 32, 32), 10)
+        return NetSpec.from_module(archs.skeleton(self.arch, settings, (3, 32, 32)), self.arch, settings, (3, 32, 32))
+
+    def flat(self, members: int) -> torch.Tensor:
+        return 0.05 * torch.randn(members, self.spec().num_parameters, generator=generator(0))
+
+    def size(self) -> tuple[int, int]:
+        return height(self.spec().num_parameters, self.prep_width), self.prep_width
+
+
+class _Store:
+    """A folder of its own, and members to put there."""
+
+    flops = 0
+
+    def __init__(self, case: StoreCase, device: torch.device) -> None:
+        self.case, self.spec, self.values = case, case.spec(), case.flat(case.members)
+        self.folder = Path(tempfile.mkdtemp())
+        self.turn = 0
+
+    def places(self) -> np.ndarray:
+        """Random members of this turn, in batches."""
+        self.turn += 1
+        return np.random.default_rng(self.turn).permutation(self.case.members).reshape(-1, BATCH)
+
+    def __del__(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ReferenceWrite(_Store):
+    """A file for each network."""
+
+    def run(self) -> None:
+        for number, row in enumerate(self.values):
+            torch.save(unflatten(row, self.spec), self.folder / f"{number}.pt")
+
+
+class ReferenceRead(ReferenceWrite):
+    """Batches of matrices from a folder of files."""
+
+    def __init__(self, case: StoreCase, device: torch.device) -> None:
+        super().__init__(case, device)
+        super().run()
+
+    def run(self) -> None:
+        for batch in self.places():
+            rows = [flatten(torch.load(self.folder / f"{number}.pt", weights_only=True), self.spec) for number in batch]
+            pack(torch.stack(rows), self.case.size())
+
+
+class OurWrite(_Store):
+    """One zoo file, with checksums and a hash."""
+
+    def run(self) -> None:
+        preps = pack(self.values, self.case.size()).numpy()
+        held = Population(self.spec, preps, np.zeros(len(preps), MEMBER))
+        write_zoo(self.folder / "zoo.h5", Header({}, "", {}), {"bench": held})
+
+
+class OurRead(OurWrite):
+    """Batches from the zoo file."""
+
+    def __init__(self, case: StoreCase, device: torch.device) -> None:
+        super().__init__(case, device)
+        super().run()
+        self.zoo = Zoo(self.folder / "zoo.h5")
+
+    def run(self) -> None:
+        for batch in self.places():
+            self.zoo.only().read(batch)
+
+
+def huge_zoo(path: Path, members: int, case: StoreCase) -> Path:
+    """A zoo file that says it holds so many members; their chunks were never written, so it takes hardly any disk."""
+    data = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
+    few = np.zeros(2, MEMBER)
+    few["split"], few["status"] = [b"train", b"val"], b"ok"
+    preps = pack(case.flat(2), case.size()).numpy()
+    header = Header(data.model_dump(mode="json"), load(data).split_hash, {})
+    write_zoo(path, header, {"bench": Population(case.spec(), preps, few)})
+    table = np.repeat(few[:1], members)
+    table["split"][-16:] = b"val"
+    with h5py.File(path, "r+", libver="v110") as file:
+        group = file["archs/bench"]
+        del group["preps"], group["members"]
+        group.create_dataset("preps", (members, *case.size()), "f4", chunks=(1, *case.size()), fillvalue=0.01)
+        group.create_dataset("members", data=table)
+    return path
+
+
+def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int | None = None) -> dict[str, float]:
+    """Trains at the paper's configuration from the file; peak memory of this process and seconds a step."""
+    keep_freed_memory()
+    recipe = load_recipe(SpaceRecipe, "space/paper-cifar10").model_copy(update={"recompute": True})
+    if latent:
+        recipe = recipe.model_copy(update={"latent": latent, "networks": 2, "images": 4})
+    with tempfile.TemporaryDirectory() as folder, Zoo(huge_zoo(Path(folder) / "huge.h5", members, case)) as zoo:
+        size = zoo.only().preps.nbytes
+        setting = prepare(recipe, zoo, torch.device("cpu"))
+        setting.model.decoder.recompute = True
+        assert setting.train.kept is None, "this zoo was to be read from its file"
+        step = SingleStep(recipe, setting.nets, setting.train, setting.task)
+        optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
+        for number in range(steps + 1):
+            if number == 1:  # the first is a warm-up
+                start = time.perf_counter()
+            torch.stack(list(step(setting.model, number).values())).sum().backward()
+            optimizer.step(number)
+        seconds = (time.perf_counter() - start) / steps
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"members": members, "zoo_bytes": size, "peak_bytes": peak, "seconds_a_step": seconds}
