@@ -6,7 +6,7 @@ On CPUs every core gets a worker process of one thread, which beats one process 
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import shutil
@@ -25,11 +25,12 @@ from model_zoo.trainer import Group, Way
 from model_zoo.work import Candidate, Plan, Worker, candidate
 from netspace import archs
 from netspace.calibration import fastest
+from netspace.config import changed
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.progress import progress
 from netspace.ranks import begin
-from netspace.runtime import generator, pick_device
+from netspace.runtime import alone, generator, pick_device
 from netspace.store import Zoo, merge, parts_folder
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
@@ -223,36 +224,8 @@ def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
         )
 
 
-def changed(before: dict[str, Any], now: dict[str, Any], where: str = "") -> str:
-    """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = changed(old, new, f"{where}{key}.")
-            if inner:
-                return inner
-        elif old != new:
-            return f"{where}{key} was {old!r} and is {new!r} now"
-    return ""
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    folder = parts_folder(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115 - held open as long as the lock
-    except OSError as error:
-        raise NetspaceError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise NetspaceError(f"{path} is being built by another process: wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        file.close()
+def _lock(path: Path) -> contextlib.AbstractContextManager[None]:
+    return alone(parts_folder(path) / "lock", f"{path} is being built by another process")
 
 
 @contextmanager

@@ -177,3 +177,16 @@ def read_back(model: type[S], path: Path) -> S:
         return load(model, path)
     except UsageError as error:
         raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
+    """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = changed(old, new, f"{where}{key}.")
+            if inner:
+                return inner
+        elif old != new:
+            return f"{where}{key} was {old!r} and is {new!r} now"
+    return ""

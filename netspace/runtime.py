@@ -7,6 +7,7 @@ written beside its place and renamed.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -50,6 +51,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(file: Path, busy: str) -> Iterator[None]:
+    """Holds a lock on `file`, which is made if need be, for the length of the block; a killed process holds none.
+
+    Raises `NetspaceError` with `busy` and what to do if another process holds it, or if the folder cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+    except OSError as error:
+        raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise NetspaceError(f"{busy}: wait for it, or choose another --out") from None
+        yield
 
 
 class Sink(io.FileIO):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from netspace import config
-from netspace.config import Settings, apply_change, bundled_names, find, load, read_back, to_yaml, validate
+from netspace.config import Settings, apply_change, bundled_names, changed, find, load, read_back, to_yaml, validate
 from netspace.errors import NetspaceError, UsageError
 
 PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
@@ -257,3 +257,9 @@ def test_changes_make_the_groups_they_need() -> None:
     apply_change(raw, "a.b.d=.inf")
     apply_change(raw, "e=a=b")
     assert raw == {"a": {"b": {"c": 1, "d": math.inf}}, "e": "a=b"}
+
+
+def test_the_change_is_told_by_its_name() -> None:
+    assert changed({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == ""
+    assert changed({"a": 1, "b": {"c": 1}}, {"a": 1, "b": {"c": 2}}) == "b.c was 1 and is 2 now"
+    assert changed({}, {"x": None, "y": 2}) == "y was None and is 2 now"

@@ -18,14 +18,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from netspace import archs
-from netspace.config import read_back, to_yaml
+from netspace.config import changed, read_back, to_yaml
 from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.functional import NetBatch
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.prep import unpack
 from netspace.progress import progress
-from netspace.runtime import Metrics, generator, pick_device, provenance, write_json, write_text
+from netspace.runtime import Metrics, alone, generator, pick_device, provenance, write_json, write_text
 from netspace.store import ArchGroup, Zoo
 from netspace.training.checkpoints import load_last, save_best, save_last
 from netspace.training.optimizers import Average, Optimizer
@@ -64,14 +64,16 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         log_with="tensorboard" if _tensorboard() else None,
         project_dir=str(run),
     )
+    first = accelerator.is_main_process
     with Zoo(zoo_path) as zoo:
         before = _check_run(recipe, zoo, run, resume, accelerator.num_processes)
         setting = prepare(recipe, zoo, accelerator.device)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            _begin_run(recipe, zoo, run)
-            _describe(run, setting)
-        _loop(setting, run, before, accelerator)
+        with alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext():
+            if first:
+                _begin_run(recipe, zoo, run)
+                _describe(run, setting)
+            _loop(setting, run, before, accelerator)
     return run
 
 
@@ -135,11 +137,11 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, shares: i
         told = json.loads((run / "provenance.json").read_text())
         if not resume:
             raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
-        if held.model_dump(exclude={"device"}) != recipe.model_dump(exclude={"device"}):
-            differs = [name for name in SpaceRecipe.model_fields if getattr(held, name) != getattr(recipe, name)]
+        before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
+        difference = changed(before, now)
+        if difference:
             raise UsageError(
-                f"{run} was begun with another recipe ({', '.join(differs)} differ): resume it with its own, or "
-                "choose another --out"
+                f"{run} was begun with another recipe: {difference}; resume it with its own, or choose another --out"
             )
         if told["zoo_hash"] != zoo.content_hash:
             raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model_zoo import builder, work
-from model_zoo.builder import build, changed
+from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.work import Plan, Worker
 from netspace.data import load
@@ -221,12 +221,6 @@ def test_a_worker_that_fails_is_told(small: ZooRecipe, tmp_path: Path, monkeypat
     with pytest.raises(NetspaceError, match="worker process ended with code 1"):
         build(small, tmp_path / "zoo.h5", workers=2)
     assert not (tmp_path / "zoo.h5").exists()
-
-
-def test_the_change_is_told_by_its_name() -> None:
-    assert changed({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == ""
-    assert changed({"a": 1, "b": {"c": 1}}, {"a": 1, "b": {"c": 2}}) == "b.c was 1 and is 2 now"
-    assert changed({}, {"x": None, "y": 2}) == "y was None and is 2 now"
 
 
 def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unpack
-from netspace.runtime import read_metrics, read_torch
+from netspace.runtime import alone, read_metrics, read_torch
 from netspace.space import Space
 from netspace.store import Population, Zoo, write_zoo
 from netspace.training import loop
@@ -136,6 +136,26 @@ def test_training_leaves_the_zoo_and_the_callers_precision_alone(
     before = tiny_zoo.read_bytes()
     loop.train(made(space_settings, steps=1), tiny_zoo, tmp_path / "run")
     assert tiny_zoo.read_bytes() == before and torch.get_default_dtype() == torch.float32
+
+
+def test_a_run_goes_on_with_its_own_recipe_alone(
+    run_copy: Path, tiny_zoo: Path, space_settings: dict[str, Any]
+) -> None:
+    other = made({**space_settings, "loss": {"behaviour": 2.0}})
+    with pytest.raises(
+        UsageError, match=r"another recipe: loss.behaviour was 1.0 and is 2.0 now; resume it with its own"
+    ):
+        loop.train(other, tiny_zoo, run_copy, resume=True)
+
+
+def test_two_trainings_in_one_folder(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with (
+        alone(run / ".lock", "busy"),
+        pytest.raises(NetspaceError, match=r"run is being trained by another process: wait"),
+    ):
+        loop.train(made(space_settings), tiny_zoo, run)
+    assert [path.name for path in run.iterdir()] == [".lock"]
 
 
 def test_a_batch_in_parts_trains_the_same_space(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
