@@ -34,6 +34,25 @@ def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relat
     return divergence.mean().clamp_min(0) * temperature**2
 
 
+def distillation_loss(predicted: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float) -> Tensor:
+    """What each network has to learn from a teacher and from the labels (NetSpace, Eq. 3 to 5, and 8 to 10).
+
+    alpha * KL(softmax(t* / T) || softmax(p / T)) * T^2 + (1 - alpha) * CE(p, y) for logits (M, B, C), the teacher's (B, C)
+    and labels (B,); averaged over B, one value for each network (M,).
+
+    >>> import torch
+    >>> answers = torch.tensor([[[9.0, 0.0], [0.0, 9.0]]])
+    >>> round(float(distillation_loss(answers, answers[0], torch.tensor([0, 1]), 4.0, 0.9)), 4)
+    0.0
+    """
+    predicted, teacher = predicted.float(), teacher.float()
+    log_p, log_t = F.log_softmax(predicted / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
+    told = F.kl_div(log_p, log_t.expand_as(log_p), reduction="none", log_target=True).sum(-1).mean(-1) * temperature**2
+    each = labels.expand(predicted.shape[:-1])
+    task = F.cross_entropy(predicted.flatten(0, -2), each.flatten(), reduction="none").view(each.shape).mean(-1)
+    return alpha * told + (1 - alpha) * task
+
+
 def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     """What a network between two should answer: their logits (M, B, C) mixed, `share` (M,) of the second.
 

@@ -55,7 +55,7 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
             wanted = ("seconds", "per_second", "peak_bytes", *(("flops_per_second", "share") if counted else ()))
             assert all(row[side][key] > 0 for key in wanted)
         assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
-    assert 0 < found["feeding"] and [row["axis"] for row in found["scale"]] == ["members"]
+    assert found["feeding"] > 0 and [row["axis"] for row in found["scale"]] == ["members"]
     assert found["accuracy"][0]["arch"] == "lenetlike" and len(found["accuracy"][0]["difference"]) == 2
     assert found["memory"]["members"] == 4_000 and found["memory"]["peak_bytes"] < found["memory"]["zoo_bytes"]
 

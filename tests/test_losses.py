@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from netspace.losses import blend, prediction_loss, weight_loss
+from netspace.losses import blend, distillation_loss, prediction_loss, weight_loss
 
 
 def slow_distillation(predicted: torch.Tensor, target: torch.Tensor, temperature: float) -> float:
@@ -114,3 +114,18 @@ def test_a_blend_moves_from_the_first_to_the_second_at_equal_voices() -> None:
     torch.testing.assert_close(mixed[2], second[2])
     loud = blend(first, 100 * second, share)  # a network that is surer of itself has no stronger voice
     assert torch.equal(loud[1].argmax(-1), mixed[1].argmax(-1))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9, 1.0])
+def test_distillation_is_its_definition_for_each_network(alpha: float) -> None:
+    """NetSpace, Eq. 3 to 5."""
+    torch.manual_seed(0)
+    predicted, teacher, labels = torch.randn(3, 5, 4), torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2])
+    found = distillation_loss(predicted, teacher, labels, 4.0, alpha)
+    for place, logits in enumerate(predicted.double()):
+        told = slow_distillation(logits[None], teacher.double()[None], 4.0)
+        task = sum(
+            math.log(sum(math.exp(value) for value in row)) - row[label]
+            for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+        )
+        assert float(found[place]) == pytest.approx(alpha * told + (1 - alpha) * task / 5, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -24,7 +25,7 @@ from netspace.cli.options import (
     run_folder,
     trusting,
 )
-from netspace.cli.output import evaluation, interpolation, number, percent, say
+from netspace.cli.output import evaluation, interpolation, number, optimization, percent, say
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 
@@ -152,6 +153,39 @@ def interpolate(
 
     trusting(trust_arch)
     say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device)), json, interpolation)
+
+
+@app.command()
+def optimize(
+    start: Annotated[list[str], typer.Option("--from", metavar="A", help=f"{Network} Or noise. May be repeated.")],
+    run: RunOption = None,
+    teacher: Annotated[
+        str,
+        typer.Option(help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file."),
+    ] = "best",
+    steps: Annotated[int, typer.Option(help="Steps at most.")] = 500,
+    lr: Annotated[float, typer.Option(help="Adam's rate, in units of the latents' spread.")] = 0.02,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The folder to write; default: in the run's optimized/.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
+    set_: Set = None,
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Improve networks by gradient descent on their latents alone."""
+    from netspace.apps.optimize import OptimizeConfig
+    from netspace.apps.optimize import optimize as optimize_latents
+    from netspace.config import load
+
+    trusting(trust_arch)
+    folder = run_folder(run)
+    where = out or folder / "optimized" / "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in start)
+    changes = {"starts": start, "teacher": teacher, "steps": steps, "learning_rate": lr}
+    config = load(OptimizeConfig, changes, set_ or [])
+    say(optimize_latents(folder, config, where, resume, zoo, pick(device)), json, optimization)
 
 
 @app.command()

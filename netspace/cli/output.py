@@ -109,6 +109,24 @@ def interpolation(figures: dict[str, Any]) -> str:
     )
 
 
+def optimization(figures: dict[str, Any]) -> str:
+    """The text of `netspace optimize`."""
+    last = figures["curve"][-1]["accuracy_val"]
+    rows = [
+        [("* " if place == figures["best"] else "  ") + name, percent(before), percent(after), percent(val)]
+        for place, (name, before, after, val) in enumerate(
+            zip(figures["from"], figures["accuracy_before"], figures["accuracy_after"], last, strict=True)
+        )
+    ]
+    return "\n".join(
+        [
+            f"{figures['steps']} steps, taught by {figures['teacher']}; accuracy on the test images (* best by validation)",
+            table(["from", "before", "after", "last on validation"], rows),
+            f"the best: {figures['latent']}, {figures['network']}",
+        ]
+    )
+
+
 def zoo(figures: dict[str, Any]) -> str:
     """The text of `netspace zoo info`."""
     rows = [

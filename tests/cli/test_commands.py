@@ -161,6 +161,19 @@ def test_interpolate(cli: Cli, run_copy: Path) -> None:
             assert told.json["weight_accuracy"][place] == pytest.approx(members["accuracy_test"][end], abs=1e-9)
 
 
+def test_optimize(cli: Cli, run_copy: Path) -> None:
+    words = ["optimize", "--from", "worst", "--from", "noise", "--steps", 20, "--lr", 0.05, "--set", "validate_every=10"]
+    told = cli(*words, "--json")
+    assert told.code == 0 and told.json.keys() >= {"from", "steps", "accuracy_before", "accuracy_after", "curve"}
+    assert Path(told.json["network"]) == Path("runs/tiny/optimized/worst-noise/network.safetensors")
+    decoded = cli("decode", told.json["latent"], "-o", "net.safetensors", "--json")
+    assert decoded.json["accuracy_test"] == pytest.approx(told.json["accuracy_after"][told.json["best"]], abs=1e-9)
+    text = cli(*words, "--resume")  # a finished search tells its result again
+    assert text.code == 0 and "20 steps, taught by best" in text.out and "* " in text.out
+    again = cli(*words)
+    assert again.code == 2 and "exists already: give --resume" in again.sentence
+
+
 def test_encode_decode(cli: Cli, run_copy: Path, tiny_zoo: Path) -> None:
     encoded = cli("encode", "best", "-o", "z.safetensors", "--run", run_copy, "--json")
     assert encoded.code == 0
@@ -195,6 +208,7 @@ def test_data_list(cli: Cli) -> None:
         ["eval", "{run}"],
         ["interpolate", "--from", "worst", "--to", "best", "--steps", "3"],
         ["encode", "best", "-o", "z.safetensors"],
+        ["optimize", "--from", "worst", "--steps", "2", "-o", "better"],
         ["report", "{run}"],
         ["data", "list"],
     ],

@@ -1,0 +1,96 @@
+"""Teachers: networks of any architecture whose answers others learn from.
+
+Axes: P parameters, B images, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from netspace import archs
+from netspace.apps.networks import FILES
+from netspace.data import TaskData
+from netspace.errors import NetspaceError, UsageError
+from netspace.functional import NetBatch
+from netspace.prep import unpack
+from netspace.space import flat_parameters, read_state_dict
+from netspace.spec import NetSpec
+from netspace.store import Zoo
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One network, ready to answer."""
+
+    name: str
+    nets: NetBatch
+    flat: Tensor  # (P,)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, C) for normalised images (B, ...)."""
+        return self.nets(self.flat[None], images)[0]
+
+
+def teacher(text: str, zoo: Zoo, task: TaskData) -> Teacher:
+    """The teacher that `text` names: a member of `zoo` ('best', 'resnet8/0007'), another zoo's file (its best
+    member), or a network that netspace wrote as safetensors.
+
+    Raises `UsageError` or `NetspaceError` if it is not there or does not do this task.
+    """
+    path = Path(text)
+    if path.suffix == ".h5":
+        with Zoo(path) as other:
+            found = _member(other, "best", text)
+    elif path.suffix in FILES:
+        found = _file(path)
+    else:
+        found = _member(zoo, text, text)
+    spec = found.nets.spec
+    if tuple(spec.input_shape) != task.image_shape:
+        raise UsageError(
+            f"the teacher {text} takes images of {tuple(spec.input_shape)}, but {task.name} has {task.image_shape}"
+        )
+    found.nets.skeleton.to(task.device)
+    found = Teacher(found.name, found.nets, found.flat.to(task.device))
+    classes = found(task.normalise(task.train.images[:1])).shape[-1]
+    if classes != task.num_classes:
+        raise UsageError(
+            f"the teacher {text} tells {classes} classes apart, but {task.name} has {task.num_classes}: give a teacher "
+            "of the same task"
+        )
+    return found
+
+
+def _member(zoo: Zoo, name: str, text: str) -> Teacher:
+    member = zoo.find(name)
+    group = zoo.group(member.arch)
+    flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
+    return Teacher(text if name == text else f"{text}:{member}", _nets(group.spec), flat)
+
+
+def _file(path: Path) -> Teacher:
+    state = read_state_dict(path)
+    try:
+        with safe_open(path, "pt") as file:
+            notes = dict(file.metadata() or {})
+        arch, settings = notes["arch"], json.loads(notes["settings"])
+        shape = settings["channels"], settings["image_size"], settings["image_size"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        raise NetspaceError(
+            f"{path} does not say which network it holds: give a safetensors file that netspace wrote (`decode`, "
+            "`interpolate --save`), a zoo member, or a zoo file"
+        ) from None
+    skeleton = archs.skeleton(arch, settings, shape)
+    nets = _nets(NetSpec.from_module(skeleton, arch, settings, shape))
+    return Teacher(str(path), nets, flat_parameters(state, nets.spec))
+
+
+def _nets(spec: NetSpec) -> NetBatch:
+    return NetBatch(archs.skeleton(spec.arch, spec.settings, spec.input_shape), spec)
