@@ -46,11 +46,13 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     ranks = begin()
     if path.exists() and not parts_folder(path).exists():
         _same_recipe(recipe, path)
+        _tidy(path)
         return path
     if ranks is not None and ranks.num_processes > 1:
         _build_ranked(recipe, path, ranks)
     else:
         with _lock(path):
+            _tidy(path)
             task, the_plan = _prepare(recipe, path)
             _train(the_plan, path, task, workers)
             _finish(path)
@@ -187,6 +189,7 @@ def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     lock = _lock(path)
     if ranks.is_main_process:
         with lock:
+            _tidy(path)
             _prepare(recipe, path)
             ranks.wait_for_everyone()
             _share(recipe, path, ranks)
@@ -212,7 +215,21 @@ def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
 
 def _finish(path: Path) -> None:
     merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
-    shutil.rmtree(parts_folder(path))
+    done = _done(path)
+    parts_folder(path).rename(done)  # whole or gone: what is left of it must not be taken for an interrupted build
+    shutil.rmtree(done)
+
+
+def _done(path: Path) -> Path:
+    return path.with_name(f".{path.name}.done")
+
+
+def _tidy(path: Path) -> None:
+    """Deletes what killed builders left of a zoo that is finished, or of one that the caller holds the lock of."""
+    if _done(path).exists():
+        shutil.rmtree(_done(path))
+    for remains in path.parent.glob(f".{path.name}.*.tmp"):
+        remains.unlink(missing_ok=True)
 
 
 def _same_recipe(recipe: ZooRecipe, path: Path) -> None:

@@ -159,6 +159,7 @@ class Worker:
                 if waiting:  # a checkpoint speaks of no member that is not on disk
                     self._commit(number, group, chosen, waiting)
                     waiting, committed = [], now
+                report(0)  # as above
                 write_torch(checkpoint, group.state())
                 saved = now
             report(seen)

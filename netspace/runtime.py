@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,11 +124,29 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_torch(path: Path, value: Any) -> None:
     """Tensors and plain values by `torch.save`, atomically; `read_torch` reads them without running code."""
+    held = io.BytesIO()
+    torch.save(value, held)
+    _write_bytes(path, held.getbuffer())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
+    """Named tensors with notes as safetensors, atomically."""
+    from safetensors.torch import save
+
+    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    _write_bytes(path, save(here, metadata=notes or None))
+
+
+def _write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """By Python's own file, which tells of a full disk as every other does: torch and safetensors do not."""
     with replacing(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # so torch tells of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+        temporary.write_bytes(content)
+
+
+def remove_remains(folder: Path) -> None:
+    """Deletes the temporary files in a folder that killed processes left; only for who is alone there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def read_torch(path: Path) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from netspace import ranks
@@ -21,7 +20,7 @@ from netspace.errors import NetspaceError
 from netspace.metrics import diversity, nearest, spearman
 from netspace.models.autoencoder import layer_spread
 from netspace.prep import unpack
-from netspace.runtime import generator, package_version, replacing, write_json
+from netspace.runtime import generator, package_version, write_json, write_tensors
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
 from netspace.training.loop import task_of
@@ -189,5 +188,4 @@ def _keep(
         order[np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int)].copy()
     )
     tensors = {"latents": latents, "shown": shown, "preps": preps[shown], "decoded": decoded[shown]}
-    with replacing(run / f"eval-{split}.safetensors") as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+    write_tensors(run / f"eval-{split}.safetensors", tensors)

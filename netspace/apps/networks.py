@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import pack, unflatten, unpack
-from netspace.runtime import replacing
+from netspace.runtime import write_tensors
 from netspace.space import Space, read_state_dict
 from netspace.store import Zoo
 from netspace.training.checkpoints import read_safetensors
@@ -74,8 +73,7 @@ def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
 
 def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
     """A latent file: safetensors with the one tensor 'latent' (E,)."""
-    with replacing(path) as temporary:
-        save_file({LATENT: latent.detach().cpu().contiguous()}, temporary, metadata=notes)
+    write_tensors(path, {LATENT: latent}, **notes)
 
 
 def read_latent(path: Path, space: Space) -> Tensor:
@@ -94,6 +92,4 @@ def write_network(path: Path, flat: Tensor, space: Space, **notes: str) -> None:
     """A state-dict file (safetensors) of a network (P,); it loads into the plain, folded architecture."""
     spec = space.spec
     state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, spec).items()}
-    settings = json.dumps({**spec.settings})
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"arch": spec.arch, "settings": settings, **notes})
+    write_tensors(path, state, arch=spec.arch, settings=json.dumps({**spec.settings}), **notes)

@@ -6,6 +6,7 @@ import json as jsonlib
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -245,6 +246,7 @@ def report(
 def main() -> NoReturn:
     """The console script: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
     command = typer.main.get_command(app)
+    threading.excepthook = _thread_failed
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
     except NetspaceError as error:
@@ -269,6 +271,12 @@ def main() -> NoReturn:
     if code == 130:  # typer's word for Ctrl-C, in other versions
         _fail(STOPPED, 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A writer in the background (TensorBoard's) that meets a full disk: the command itself tells of it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from netspace.errors import NetspaceError
-from netspace.runtime import read_torch, replacing, write_torch
+from netspace.runtime import read_torch, write_tensors, write_torch
 
 
 def save_last(run: Path, state: dict[str, Any]) -> None:
@@ -26,8 +26,7 @@ def load_last(run: Path) -> dict[str, Any] | None:
 
 def save_best(run: Path, weights: dict[str, Tensor]) -> None:
     """The weights of the best validation, atomically."""
-    with replacing(run / "checkpoints" / "best.safetensors") as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+    write_tensors(run / "checkpoints" / "best.safetensors", weights)
 
 
 def load_best(run: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from netspace.functional import NetBatch
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.prep import unpack
 from netspace.progress import progress
-from netspace.runtime import Metrics, alone, generator, pick_device, provenance, write_json, write_text
+from netspace.runtime import Metrics, alone, generator, pick_device, provenance, remove_remains, write_json, write_text
 from netspace.store import ArchGroup, Zoo
 from netspace.training.checkpoints import load_last, save_best, save_last
 from netspace.training.optimizers import Average, Optimizer
@@ -65,15 +65,19 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         project_dir=str(run),
     )
     first = accelerator.is_main_process
-    with Zoo(zoo_path) as zoo:
-        before = _check_run(recipe, zoo, run, resume, accelerator.num_processes)
+    _check_shares(recipe, accelerator.num_processes)
+    with (
+        Zoo(zoo_path) as zoo,
+        alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext(),
+    ):
+        accelerator.wait_for_everyone()
+        before = _check_run(recipe, zoo, run, resume)
         setting = prepare(recipe, zoo, accelerator.device)
         accelerator.wait_for_everyone()
-        with alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext():
-            if first:
-                _begin_run(recipe, zoo, run)
-                _describe(run, setting)
-            _loop(setting, run, before, accelerator)
+        if first:
+            _begin_run(recipe, zoo, run)
+            _describe(run, setting)
+        _loop(setting, run, before, accelerator)
     return run
 
 
@@ -123,13 +127,16 @@ def _rows(zoo: Zoo, group: ArchGroup, split: str) -> Tensor:
     return rows
 
 
-def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, shares: int) -> dict[str, Any] | None:
-    """The last checkpoint of the run in a folder, None if there is none; refuses before anything is written."""
+def _check_shares(recipe: SpaceRecipe, shares: int) -> None:
     if recipe.networks % (shares * recipe.accumulate):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         raise UsageError(
             f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}: choose a multiple"
         )
+
+
+def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> dict[str, Any] | None:
+    """The last checkpoint of the run in a folder, None if there is none; refuses before anything is written."""
     config = run / "config.yaml"
     state = None
     if config.exists():
@@ -151,6 +158,8 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool, shares: i
 
 def _begin_run(recipe: SpaceRecipe, zoo: Zoo, run: Path) -> None:
     config = run / "config.yaml"
+    for place in (run, run / "checkpoints"):
+        remove_remains(place)
     if not config.exists():
         for folder in ("checkpoints", "figures"):
             (run / folder).mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,10 @@ def test_teachers_of_another_task(tiny_run: Path, tmp_path: Path, zoo_settings: 
     notes = {"arch": "lenetlike", "settings": '{"channels": 1, "image_size": 8, "classes": 7, "width": 0.25}'}
     save_file(archs.build("lenetlike", **settings).state_dict(), few, metadata=notes)
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
-    for name, said in ((str(few), r"tells 7 classes apart, but digits has 10"), (str(tmp_path / "plain.safetensors"), "does not say which network")):
+    for name, said in (
+        (str(few), r"tells 7 classes apart, but digits has 10"),
+        (str(tmp_path / "plain.safetensors"), "does not say which network"),
+    ):
         with pytest.raises(NetspaceError, match=said):
             optimize(tiny_run, config("worst", teacher=name), tmp_path / "out")
     zoo_settings["data"] = {"name": "digits", "limit": 100, "image_size": 12}

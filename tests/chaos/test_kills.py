@@ -350,7 +350,6 @@ def test_another_seed_is_noticed(cli: Cli, recipes: tuple[Path, Path]) -> None:
     assert records(Path("run3")) != records(Path("run4"))
 
 
-@pytest.mark.xfail(strict=True, reason="a group without its first members is taken for a finished one")
 def test_death_in_the_midst_of_tidying_loses_no_member(
     cli: Cli, recipes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,19 @@ def test_interpolate(cli: Cli, run_copy: Path) -> None:
 
 
 def test_optimize(cli: Cli, run_copy: Path) -> None:
-    words = ["optimize", "--from", "worst", "--from", "noise", "--steps", 20, "--lr", 0.05, "--set", "validate_every=10"]
+    words = [
+        "optimize",
+        "--from",
+        "worst",
+        "--from",
+        "noise",
+        "--steps",
+        20,
+        "--lr",
+        0.05,
+        "--set",
+        "validate_every=10",
+    ]
     told = cli(*words, "--json")
     assert told.code == 0 and told.json.keys() >= {"from", "steps", "accuracy_before", "accuracy_after", "curve"}
     assert Path(told.json["network"]) == Path("runs/tiny/optimized/worst-noise/network.safetensors")

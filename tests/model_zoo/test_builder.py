@@ -117,9 +117,25 @@ def test_death_between_the_zoo_and_the_tidying(
         inner.setattr(builder.shutil, "rmtree", dying)
         build(small, path, workers=1)
     before = content(path)
+    assert before[:2] == (True, 8) and not parts_folder(path).exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".zoo.h5.done", "zoo.h5"]
+    build(small, path, workers=1)
+    assert content(path) == before and [entry.name for entry in tmp_path.iterdir()] == ["zoo.h5"]
+
+
+def test_death_before_the_tidying_begins(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "zoo.h5"
+
+    def dying(place: Path) -> Path:
+        raise Killed
+
+    with monkeypatch.context() as inner, pytest.raises(Killed):
+        inner.setattr(builder, "_done", lambda place: tmp_path / "done" if not place.exists() else dying(place))
+        build(small, path, workers=1)
+    before = content(path)
     assert before[:2] == (True, 8) and parts_folder(path).exists()
     build(small, path, workers=1)
-    assert content(path) == before and not parts_folder(path).exists()
+    assert content(path) == before and [entry.name for entry in tmp_path.iterdir()] == ["zoo.h5"]
 
 
 def test_a_group_goes_on_from_its_checkpoint(
