@@ -20,7 +20,7 @@ from netspace.errors import NetspaceError
 from netspace.runtime import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told
-LINES = 6  # interpolations that are shown, the newest
+LINES = 6  # interpolations, and optimisations, that are shown, the newest
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Climb:
+    """One latent-space optimisation: accuracies (K, S) on validation images of S starts after steps (K,)."""
+
+    name: str  # of its folder
+    starts: list[str]
+    teacher: str
+    steps: np.ndarray
+    accuracy: np.ndarray
+    before: np.ndarray  # (S,) on test images
+    after: np.ndarray  # (S,)
+
+
+@dataclass(frozen=True)
 class Run:
     """A run folder's content."""
 
@@ -71,6 +84,7 @@ class Run:
     records: list[dict[str, Any]]
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
+    climbs: list[Climb] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -100,6 +114,7 @@ def collect(path: Path) -> Run:
     space = _mapping(path / "space.json") if (path / "space.json").is_file() else {}
     archs = space.get("archs")
     evaluations = {split: _evaluation(path, split) for split in SPLITS if (path / f"eval-{split}.json").is_file()}
+    climbs = sorted((path / "optimized").glob("*/optimize.json"), key=lambda file: (-file.stat().st_mtime, str(file)))
     newest = sorted((path / "interpolations").glob("*.json"), key=lambda file: (-file.stat().st_mtime, file.name))
     run = Run(
         path=path,
@@ -110,6 +125,7 @@ def collect(path: Path) -> Run:
         records=_records(path / "metrics.jsonl"),
         evaluations=evaluations,
         lines=[_line(file) for file in newest[:LINES]],
+        climbs=[_climb(file) for file in climbs[:LINES]],
     )
     if not (run.records or run.evaluations or run.lines):
         raise NetspaceError(
@@ -178,6 +194,24 @@ def _line(file: Path) -> Line:
     start, end = str(raw.get("from", "?")), str(raw.get("to", "?"))
     ranks = finite(raw.get("spearman")), finite(raw.get("weight_spearman"))
     return Line(file.stem, start, end, gamma, latent, weights, *ranks)
+
+
+def _climb(file: Path) -> Climb:
+    raw = _mapping(file)
+    starts, curve = [str(name) for name in raw.get("from") or []], raw.get("curve")
+    before, after = (_numbers(raw, name, file) for name in ("accuracy_before", "accuracy_after"))
+    try:
+        steps = np.array([float(record["step"]) for record in curve or []])
+        accuracy = np.array([record["accuracy_val"] for record in curve or []], dtype=np.float64)
+    except (TypeError, ValueError, KeyError):
+        accuracy = np.empty(0)
+    if (
+        not len(starts) == len(before) == len(after) > 0
+        or accuracy.shape != (len(steps), len(starts))
+        or not len(steps)
+    ):
+        raise NetspaceError(f"{file} was expected to tell every start's accuracies: run `netspace optimize` again")
+    return Climb(file.parent.name, starts, str(raw.get("teacher", "?")), steps, accuracy, before, after)
 
 
 def average_line(evaluation: Evaluation) -> Line | None:

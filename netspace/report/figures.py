@@ -31,6 +31,7 @@ from netspace.report.drawing import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CLIMBS = (PREDICTED, TARGET, GREEN, PURPLE, INK, GREY)  # of starts, in their order
 NOT_LOSSES = ("step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
 
 
@@ -123,6 +124,17 @@ def interpolation(
     )
     axes.set(xlabel="γ: 0 is the start, 1 the end", ylabel="accuracy on test images, %", title=plain(title))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def climb(steps: np.ndarray, accuracy: np.ndarray, starts: Sequence[str]) -> Figure:
+    """Accuracies (K, S) of S starts over the steps (K,) of a latent-space optimisation."""
+    figure, axes = new(4.3)
+    for number, (name, values) in enumerate(zip(starts, accuracy.T, strict=True)):
+        style = {"color": CLIMBS[number % len(CLIMBS)], "linestyle": ("-", "--", ":")[number // len(CLIMBS) % 3]}
+        axes.plot(steps, 100 * values, marker="o", markersize=3.5, linewidth=1.8, label=plain(name, 24), **style)
+    axes.set(xlabel="step", ylabel="accuracy on validation images, %")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

@@ -42,7 +42,7 @@ class Picture:
 def pictures(run: Run) -> list[Picture]:
     """All figures, in the order of the page."""
     with styled():
-        return [*_behaviour(run), *_lines(run), *_preps(run), *_maps(run), *_training(run)]
+        return [*_behaviour(run), *_lines(run), *_climbs(run), *_preps(run), *_maps(run), *_training(run)]
 
 
 def missing(run: Run) -> list[tuple[str, str]]:
@@ -173,6 +173,27 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
         f"evenly. {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
     )
+
+
+def _climbs(run: Run) -> Iterator[Picture]:
+    for found in run.climbs:
+        best = int(np.nanargmax(found.accuracy.max(0)))
+        gains = [
+            f"{name} from {percent(before)} to {percent(after)}"
+            for name, before, after in zip(found.starts, found.before, found.after, strict=True)
+        ]
+        yield Picture(
+            f"optimized-{found.name[:120]}",
+            "lines",
+            f"Descent on latents, taught by {shortened(found.teacher, 40)}",
+            to_png(figures.climb(found.steps, found.accuracy, found.starts)),
+            f"{count(len(found.starts))} latents optimised for {count(found.steps[-1])} steps; on test images "
+            f"{joined(gains)}.",
+            "Encoder and decoder stay as they are; only the latents move, down the distillation loss to the teacher. Each "
+            f"is kept where it is best on validation images. On test images: {joined(gains)}; the best by validation is "
+            f"{found.starts[best]}. NetSpace, Latent Space Optimization.",
+            wide=False,
+        )
 
 
 def _preps(run: Run) -> Iterator[Picture]:

@@ -148,6 +148,17 @@ def write_line(
     return file
 
 
+def write_climb(run: Path, name: str = "worst-noise", starts: tuple[str, ...] = ("lenetlike/0003", "noise-1")) -> Path:
+    curve = [
+        {"step": 25 * k, "loss": None, "accuracy_val": [0.2 + 0.03 * k + 0.1 * s for s in range(len(starts))]}
+        for k in range(9)
+    ]
+    file = run / "optimized" / name / "optimize.json"
+    told = {"from": list(starts), "teacher": "best", "curve": curve, "steps": 200, "best": 0}
+    write(file, {**told, "accuracy_before": [0.2] * len(starts), "accuracy_after": [0.5] * len(starts)})
+    return file
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a run folder: `make_run(name, splits, lines, records)`."""
@@ -158,11 +169,14 @@ def make_run(tmp_path: Path) -> MakeRun:
         lines: int = 1,
         records: bool = True,
         members: int = 40,
+        climbs: int = 0,
     ) -> Path:
         run = tmp_path / "runs" / name
         write_base(run, records)
         for seed, split in enumerate(splits):
             write_evaluation(run, split, members * (5 if split == "train" else 1), seed)
+        for number in range(climbs):
+            write_climb(run, f"climb-{number}")
         for number in range(lines):
             write_line(run, f"lenetlike/{number:04d}", "lenetlike/0099", age=number)
         return run

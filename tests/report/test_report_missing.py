@@ -145,3 +145,17 @@ def test_a_folder_that_cannot_be_written_is_said(make_run: MakeRun) -> None:
     (run / "figures").write_text("in the way")
     with pytest.raises(NetspaceError, match="could not be written"):
         report(run)
+
+
+def test_optimisations_are_shown(make_run: MakeRun) -> None:
+    told = report(make_run(climbs=2))
+    assert "optimized-climb-0.png" in names(told) and "optimized-climb-1.png" in names(told)
+    page = Path(str(told["report"])).read_text()
+    assert "lenetlike/0003 from 20.0 % to 50.0 %" in page and "taught by best" in page
+
+
+def test_a_broken_optimisation_is_named(make_run: MakeRun) -> None:
+    run = make_run(climbs=1)
+    change(run / "optimized" / "climb-0" / "optimize.json", curve=[{"step": 0, "accuracy_val": [0.1]}])
+    with pytest.raises(NetspaceError, match=r"optimize.json was expected to tell every start's accuracies"):
+        report(run)
