@@ -32,6 +32,9 @@ def main() -> None:
     parts = [header(origin), quickstart(story), tables(found)]
     if given.conv:
         parts.append(encoders(found[next(iter(found))], json.loads((given.conv / "eval-test.json").read_text())))
+    climbs = sorted((given.quickstart / "optimized").glob("*/optimize.json"))
+    if climbs:
+        parts.append(optimised([json.loads(file.read_text()) for file in climbs], found[next(iter(found))]))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
@@ -39,7 +42,7 @@ def main() -> None:
     commands = {
         "Fashion-MNIST (`netspace zoo build zoo/fashion`, `train space/fashion`, `eval`)": given.fashion,
         "the paper's encoder on the quickstart's zoo (`netspace train space/quickstart-conv`, `eval`)": given.conv,
-        "speed against the plain reference (`python tools/bench.py zoo step`)": given.bench,
+        "speed against the plain reference (`python tools/bench.py`)": given.bench,
     }
     missing = [
         f"- {what}: not reached, no finished measurement; see docs/log.md"
@@ -134,6 +137,21 @@ def encoders(probe: dict[str, Any], conv: dict[str, Any]) -> str:
     return (
         "## The encoder, all else equal\n\nThe quickstart's zoo and steps (`space/quickstart`, `space/quickstart-conv`).\n\n"
         f"| encoder | R2 | mean abs. difference, points | agreement |\n|---|---|---|---|\n{rows}"
+    )
+
+
+def optimised(climbs: list[dict[str, Any]], figures: dict[str, Any]) -> str:
+    """Latents that were optimised in the quickstart's space."""
+    best = max(figures["detail"]["accuracy_target"])
+    rows = "\n".join(
+        f"| {start} | {climb['teacher']} | {climb['steps']} | {100 * before:.1f} % | {100 * after:.1f} % | {100 * (after - before):+.1f} |"
+        for climb in climbs
+        for start, before, after in zip(climb["from"], climb["accuracy_before"], climb["accuracy_after"], strict=True)
+    )
+    return (
+        "## `netspace optimize` in the quickstart's space\n\nTest accuracy of the decoded start and of what it became (chosen on "
+        f"validation images); the best test member has {100 * best:.1f} %. Aim: at least 5 points up from a start at least 20 "
+        "below the best.\n\n| start | teacher | steps | before | after | points |\n|---|---|---|---|---|---|\n" + rows
     )
 
 
