@@ -77,7 +77,8 @@ class ReferenceWrite(_Store):
 
     def run(self) -> None:
         for number, row in enumerate(self.values):
-            torch.save(unflatten(row, self.spec), self.folder / f"{number}.pt")
+            state = {name: value.clone() for name, value in unflatten(row, self.spec).items()}  # not its whole storage
+            torch.save(state, self.folder / f"{number}.pt")
 
 
 class ReferenceRead(ReferenceWrite):

@@ -26,7 +26,7 @@ from netspace.cli.options import (
     run_folder,
     trusting,
 )
-from netspace.cli.output import evaluation, interpolation, number, optimization, percent, say
+from netspace.cli.output import evaluation, interpolation, number, optimization, percent, samples, say
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 
@@ -187,6 +187,29 @@ def optimize(
     changes = {"starts": start, "teacher": teacher, "steps": steps, "learning_rate": lr}
     config = load(OptimizeConfig, changes, set_ or [])
     say(optimize_latents(folder, config, where, resume, zoo, pick(device)), json, optimization)
+
+
+@app.command()
+def sample(
+    run: RunOption = None,
+    count: Annotated[int, typer.Option(help="How many networks.")] = 16,
+    arch: Annotated[str | None, typer.Option(help="Of which architecture; default: the space's.")] = None,
+    fit: Annotated[
+        str, typer.Option(help="What is drawn from: gaussian, or kde (around training members).")
+    ] = "gaussian",
+    bandwidth: Annotated[float, typer.Option(help="Of kde, in widths of the Gaussian.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="A folder for the networks (safetensors).")] = None,
+    zoo: ZooOption = None,
+    device: Device = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Draw new networks from the distribution of the training members' latents."""
+    from netspace.apps.sample import sample as draw
+
+    trusting(trust_arch)
+    say(draw(run_folder(run), count, arch, fit, bandwidth, seed, save, zoo, pick(device)), json, samples)
 
 
 @app.command()

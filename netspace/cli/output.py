@@ -127,6 +127,35 @@ def optimization(figures: dict[str, Any]) -> str:
     )
 
 
+def samples(figures: dict[str, Any]) -> str:
+    """The text of `netspace sample`."""
+    names = {
+        "sampled": "sampled networks",
+        "nearest": "their nearest training networks",
+        "noise": "nearest + noise",
+        "average": "average of training networks",
+    }
+    rows = [
+        [
+            name,
+            percent(figures[key]["accuracy"]),
+            percent(figures[key]["novelty"]),
+            f"{figures[key]['distance']:.2f}",
+            percent(figures[key]["pairwise_agreement"]),
+            f"{figures[key]['diversity']:.2f}",
+        ]
+        for key, name in names.items()
+    ]
+    head = ["", "accuracy", "answers unlike the nearest", "L2 to it", "pairs agree", "pairwise L2"]
+    return "\n".join(
+        [
+            f"{figures['count']} networks of {figures['arch']} drawn ({figures['fit']}, seed {figures['seed']}); on the test "
+            f"images; training members score {percent(figures['zoo_accuracy'])}",
+            table(head, rows),
+        ]
+    )
+
+
 def zoo(figures: dict[str, Any]) -> str:
     """The text of `netspace zoo info`."""
     rows = [

@@ -220,6 +220,7 @@ def test_data_list(cli: Cli) -> None:
         ["eval", "{run}"],
         ["interpolate", "--from", "worst", "--to", "best", "--steps", "3"],
         ["encode", "best", "-o", "z.safetensors"],
+        ["sample", "--count", "3"],
         ["optimize", "--from", "worst", "--steps", "2", "-o", "better"],
         ["report", "{run}"],
         ["data", "list"],
