@@ -255,7 +255,7 @@ def markdown(found: dict[str, Any]) -> str:
         here = found["memory"]
         lines += [
             "",
-            f"A space at the paper's configuration trained on a zoo of {here['members']:,} members ({here['zoo_bytes'] / 1e9:.0f} GB): "
+            f"A space at the paper's configuration (with `recompute` and `accumulate: 2`) trained on a zoo of {here['members']:,} members ({here['zoo_bytes'] / 1e9:.0f} GB): "
             f"{here['peak_bytes'] / 1e9:.2f} GB of memory at most, {here['seconds_a_step']:.2f} s a step.",
         ]
     return "\n".join(lines)
