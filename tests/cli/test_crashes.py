@@ -150,10 +150,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     from netspace.training import loop
 
     class Stopped(loop.SingleStep):
-        def __call__(self, model: torch.nn.Module, number: int) -> dict[str, torch.Tensor]:
+        def __call__(self, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
             if number == step:
                 raise KeyboardInterrupt
-            return super().__call__(model, number)
+            return super().__call__(model, number, part)
 
     words = ["train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run"]
     with monkeypatch.context() as patch:
