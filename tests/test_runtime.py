@@ -6,14 +6,11 @@ import errno
 import json
 import os
 import pickle
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import small_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,19 +32,6 @@ from netspace.runtime import (
     write_text,
     write_torch,
 )
-
-
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes inside the block: the nearest thing to a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_replacing_appears_whole_in_folders_it_makes(tmp_path: Path) -> None:

@@ -42,7 +42,12 @@ def main() -> None:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
         measured = json.loads(given.bench.read_text())
-        parts.append("## Speed: ratio to a plain reference, one run\n\n" + aims(measured) + "\n\n" + markdown(measured))
+        parts.append(
+            "## Speed: ratio to a plain reference\n\nBy `python tools/bench.py --repeats 3`; the memory by a call of its own, `python tools/bench.py memory`.\n\n"
+            + aims(measured)
+            + "\n\n"
+            + markdown(measured)
+        )
     commands = {
         "Fashion-MNIST (`netspace zoo build zoo/fashion`, `train space/fashion`, `eval`)": given.fashion,
         "the paper's encoder on the quickstart's zoo (`netspace train space/quickstart-conv`, `eval`)": given.conv,
@@ -113,7 +118,7 @@ NAMES = {
 
 def tables(found: dict[str, dict[str, Any]]) -> str:
     """Every run beside its baselines."""
-    parts = ["## Test members beside baselines, on test images"]
+    parts = ["## Test members beside baselines, on test images\n\nBy `netspace eval RUN`."]
     for name, figures in found.items():
         rows = [("the space", figures), *((NAMES[key], figures["baselines"][key]) for key in NAMES)]
         body = "\n".join(
@@ -139,7 +144,7 @@ def encoders(probe: dict[str, Any], conv: dict[str, Any]) -> str:
         for name, v in (("probe", probe), ("conv (the paper's), weight term 0.1", conv))
     )
     return (
-        "## The encoder, all else equal\n\nThe quickstart's zoo and steps (`space/quickstart`, `space/quickstart-conv`).\n\n"
+        "## The encoder, all else equal\n\nThe quickstart's zoo and steps: `netspace train space/quickstart-conv --zoo runs/quickstart/zoo.h5`, `netspace eval`.\n\n"
         f"| encoder | R2 | mean abs. difference, points | agreement |\n|---|---|---|---|\n{rows}"
     )
 
@@ -176,7 +181,7 @@ def optimised(climbs: list[dict[str, Any]], figures: dict[str, Any]) -> str:
         for start, before, after in zip(climb["from"], climb["accuracy_before"], climb["accuracy_after"], strict=True)
     )
     return (
-        "## `netspace optimize` in the quickstart's space\n\nTest accuracy of the decoded start and of what it became (chosen on "
+        "## `netspace optimize` in the quickstart's space\n\nBy `netspace optimize --from worst --from lenetlike/1630 --from noise`. Test accuracy of the decoded start and of what it became (chosen on "
         f"validation images); the best test member has {100 * best:.1f} %. Aim: at least 5 points up from a start at least 20 "
         "below the best.\n\n| start | teacher | steps | before | after | points |\n|---|---|---|---|---|---|\n" + rows
     )

@@ -58,6 +58,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    """What every command begins with."""
     keep_freed_memory()
 
 

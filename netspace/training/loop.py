@@ -204,8 +204,8 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
         for number in range(start, recipe.steps):
             terms = {}
             for part in range(recipe.accumulate):
-                alone = part + 1 < recipe.accumulate  # gradients meet those of other processes after the last part
-                with accelerator.no_sync(model) if alone else nullcontext():
+                early = part + 1 < recipe.accumulate  # gradients meet those of other processes after the last part
+                with accelerator.no_sync(model) if early else nullcontext():
                     found = step(model, number, part)
                     accelerator.backward(torch.stack(list(found.values())).sum() / recipe.accumulate)
                 for name, value in found.items():

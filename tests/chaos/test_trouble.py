@@ -7,19 +7,17 @@ a zoo (`tests/cli/test_mistakes.py`), single files on a full disk (`tests/test_r
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from helpers import small_disk
 from safetensors.torch import load_file
 
 from netspace.runtime import read_metrics
@@ -27,19 +25,6 @@ from netspace.store import Zoo, parts_folder
 
 Cli = Callable[..., Any]
 PATIENCE = 120.0  # seconds until a test gives up waiting
-
-
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes inside the block: the nearest thing to a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def files(folder: Path) -> set[str]:

@@ -15,6 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
+from helpers import flat
 from safetensors.torch import load_file
 
 from netspace.runtime import read_metrics, read_torch
@@ -181,12 +182,3 @@ def same_run(run: Path, other: Path) -> None:
         for path in (run / "metrics.jsonl", other / "metrics.jsonl")
     ]
     assert records[0] == records[1]
-
-
-def flat(value: Any) -> Any:
-    """Nested values with tensors as bytes, so that == compares bit by bit."""
-    if isinstance(value, dict):
-        return {key: flat(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [flat(inner) for inner in value]
-    return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
