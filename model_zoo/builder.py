@@ -31,7 +31,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.progress import progress
 from netspace.ranks import begin
 from netspace.runtime import alone, generator, pick_device
-from netspace.store import Zoo, merge, parts_folder
+from netspace.store import Zoo, merge, parts_folder, teacher_path
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
 
@@ -39,15 +39,24 @@ FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     """Builds the zoo of `recipe` at `path`; goes on where an earlier build of the same recipe stopped.
 
+    Its teacher, if the recipe has one, becomes a zoo of its own beside it (`netspace.store.teacher_path`).
     `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
     another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
     """
+    teacher = recipe.teacher_recipe()
+    _build(recipe, path, workers)
+    if teacher is not None:
+        _build(teacher, teacher_path(path), workers)
+    return path
+
+
+def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     ranks = begin()
     if path.exists() and not parts_folder(path).exists():
         _same_recipe(recipe, path)
         _tidy(path)
-        return path
+        return
     if ranks is not None and ranks.num_processes > 1:
         _build_ranked(recipe, path, ranks)
     else:
@@ -56,7 +65,6 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
             task, the_plan = _prepare(recipe, path)
             _train(the_plan, path, task, workers)
             _finish(path)
-    return path
 
 
 def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:

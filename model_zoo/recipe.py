@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from model_zoo.optim import OptimizerConfig, Schedule
+from netspace import archs
 from netspace.config import Settings
 from netspace.data import DataConfig
 from netspace.errors import UsageError
@@ -22,22 +23,23 @@ from netspace.runtime import generator
 from netspace.store import SPLITS
 
 
-class ArchConfig(Settings):
-    """One architecture of a zoo."""
-
-    arch: str  # a registered name, or 'module:factory'
-    width: float | None = None  # the factory's width factor; left out for factories that know none
-    kwargs: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict
-    )  # further keyword arguments of the factory
-
-
 class SplitConfig(Settings):
     """Members of each architecture in each split (the paper's single-architecture setting: 100, 16, 16)."""
 
     train: int = Field(100, ge=0)
     val: int = Field(16, ge=0)
     test: int = Field(16, ge=0)
+
+    @property
+    def total(self) -> int:
+        """Members of all splits."""
+        return self.train + self.val + self.test
+
+
+class ArchConfig(archs.ArchConfig):
+    """One architecture of a zoo."""
+
+    members: SplitConfig | None = None  # of this architecture; None: as the zoo's
 
 
 class EpochConfig(Settings):
@@ -57,6 +59,15 @@ class EpochConfig(Settings):
         return self
 
 
+class TeacherConfig(ArchConfig):
+    """The network that teaches spaces of the zoo (NetSpace, Eq. 3): the best of a few, on validation images."""
+
+    members: SplitConfig = SplitConfig(train=2, val=0, test=0)  # candidates
+    epochs: int = Field(300, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(128, ge=1)
+
+
 class ZooRecipe(Settings):
     """Everything that decides which networks a zoo holds, and how they are trained."""
 
@@ -64,6 +75,7 @@ class ZooRecipe(Settings):
     seed: int = 0
     data: DataConfig = DataConfig()
     archs: dict[str, ArchConfig]
+    teacher: TeacherConfig | None = None  # built beside the zoo, as a zoo of its own
     members: SplitConfig = SplitConfig()
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -78,13 +90,38 @@ class ZooRecipe(Settings):
     def _something(self) -> Self:
         if not self.archs:
             raise ValueError("no architecture is given under 'archs'")
-        if not self.members.train + self.members.val + self.members.test:
+        if not self.members.total and not any(each.members for each in self.archs.values()):
             raise ValueError("no members are asked for")
+        for name in self.archs:
+            if not self.members_of(name).total:
+                raise ValueError(f"no members of {name} are asked for: give it some, or leave it out")
         return self
 
+    def members_of(self, arch: str) -> SplitConfig:
+        """How many members an architecture has."""
+        return self.archs[arch].members or self.members
+
+    def teacher_recipe(self) -> ZooRecipe | None:
+        """The recipe of the zoo that the teacher is built as; None where none is asked for."""
+        if self.teacher is None:
+            return None
+        told = self.teacher
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-teacher",
+                "archs": {told.arch: ArchConfig(arch=told.arch, width=told.width, kwargs=told.kwargs)},
+                "teacher": None,
+                "members": told.members,
+                "epochs": EpochConfig(first=told.epochs, last=told.epochs),
+                "optimizer": told.optimizer,
+                "batch_size": told.batch_size,
+                "fused": None,
+            }
+        )
+
     def science(self) -> dict[str, Any]:
-        """The settings that decide the networks; where they are trained is not among them."""
-        return self.model_dump(mode="json", exclude={"device"})
+        """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""
+        return self.model_dump(mode="json", exclude={"device", "teacher"})
 
 
 @dataclass(frozen=True)
@@ -107,7 +144,7 @@ def plan(recipe: ZooRecipe) -> list[RunPlan]:
     for arch in recipe.archs:
         number = 0
         for split in SPLITS:
-            members = getattr(recipe.members, split)
+            members = getattr(recipe.members_of(arch), split)
             for epochs in spread(recipe.epochs, members):
                 random = generator(recipe.seed, _stable(arch), number)
                 seed = int(torch.randint(1 << 31, (), generator=random))

@@ -59,10 +59,7 @@ class Candidate:
 
 def candidate(name: str, config: ArchConfig, task: TaskData, prep_width: int) -> Candidate:
     """The architecture `name` of a recipe for a task's images and classes."""
-    given = dict(config.kwargs)
-    if config.width is not None:
-        given["width"] = config.width
-    settings = archs.task_settings(config.arch, given, task.image_shape, task.num_classes)
+    settings = config.settings(task.image_shape, task.num_classes)
     module = archs.build(config.arch, **settings)
     example = task.normalise(task.train.images[:4]).cpu()
     folder = Folder(module, example)

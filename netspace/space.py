@@ -4,7 +4,7 @@ Axes: M networks, P parameters, H W of a PRep, E latent size.
 
     space = Space.load("runs/quickstart")
     z = space.encode(network)          # a module, a state dict, or a PRep -> (E,)
-    network = space.decode(z)          # a ready-to-use torch module
+    network = space.decode(z)          # a ready-to-use torch module, of the architecture that z stands for
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +19,24 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.config import read_back
 from netspace.errors import NetspaceError, UsageError
-from netspace.folding import fold
-from netspace.functional import NetBatch
+from netspace.family import ArchClass, Family, Networks
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
-from netspace.prep import flatten, pack, unflatten, unpack
+from netspace.prep import pack, unflatten, unpack
 from netspace.runtime import is_run
 from netspace.spec import NetSpec
+from netspace.states import flat_parameters, with_batch_norm
 from netspace.training.checkpoints import load_best
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.steps import half
-from netspace.training.validation import through
+from netspace.training.validation import decode, encode
 
 
 class Space:
-    """Encoder, decoder and the spec of the networks they speak of."""
+    """Encoder, decoder, ClassId head and the specs of the networks they speak of."""
 
-    def __init__(
-        self, model: AutoEncoder, recipe: SpaceRecipe, arch: str, nets: NetBatch, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, model: AutoEncoder, recipe: SpaceRecipe, family: Family) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.recipe, self.arch, self.nets, self.size = recipe, arch, nets, size
+        self.recipe, self.family = recipe, family
         self.run: Path | None = None
 
     @classmethod
@@ -51,28 +48,30 @@ class Space:
         recipe = read_back(SpaceRecipe, run / "config.yaml")
         try:
             told = json.loads((run / "space.json").read_text())
-            ((arch, entry),) = told["archs"].items()
-            spec = NetSpec.from_json(json.dumps(entry["spec"]))
-            size = (int(entry["prep"][0]), int(entry["prep"][1]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            family = Family.from_json(told["archs"], device)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise NetspaceError(f"{run} does not say which networks its space holds (space.json): {error}") from None
         weights = load_best(run)
-        nets = NetBatch(archs.skeleton(spec.arch, spec.settings, spec.input_shape).to(device), spec)
-        model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, nets, None, None, size)
+        model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise NetspaceError(
                 f"the weights in {run} do not fit its settings: {str(error).splitlines()[-1].strip()}"
             ) from None
-        space = cls(model.to(device), recipe, arch, nets, size)
+        space = cls(model.to(device), recipe, family)
         space.run = run
         return space
 
     @property
+    def several(self) -> bool:
+        """Whether latents stand for networks of several architectures."""
+        return len(self.family) > 1
+
+    @property
     def spec(self) -> NetSpec:
-        """The spec of the networks in this space."""
-        return self.nets.spec
+        """The spec of the networks, where all are of one architecture. Raises `UsageError` where they are not."""
+        return self.arch_class().spec
 
     @property
     def latent(self) -> int:
@@ -84,81 +83,96 @@ class Space:
         """Where the space computes."""
         return self.model.spread.device
 
-    def encode(self, network: nn.Module | Mapping[str, Tensor] | Tensor) -> Tensor:
-        """The latent (E,) of one network: a module, its state dict, or its PRep (H, W)."""
-        if isinstance(network, Tensor):
-            return self.encode_preps(network[None])[0]
-        state = network.state_dict() if isinstance(network, nn.Module) else network
-        return self.encode_preps(pack(self.parameters(state), self.size)[None])[0]
+    def class_id(self, arch: str | None = None) -> int:
+        """The ClassId of an architecture, None for the only one. Raises `UsageError` if there is no such, or no only."""
+        if arch is None and self.several:
+            raise UsageError(f"this space holds networks of {self.family.names}: name one of them (--arch)")
+        if arch is not None and not self.several and arch != self.family[0].id:
+            raise UsageError(
+                f"networks of {arch} were asked for, but this space holds {self.family[0].id} alone: it has no ClassId head "
+                "that tells architectures apart"
+            )
+        return 0 if arch is None else self.family.class_id(arch)
 
-    def encode_preps(self, preps: Tensor) -> Tensor:
-        """Latents (M, E) of PReps (M, H, W)."""
-        if preps.shape[1:] != torch.Size(self.size):
-            raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; this space takes {self.size}")
+    def arch_class(self, arch: str | None = None) -> ArchClass:
+        """An architecture of this space; as `class_id`."""
+        return self.family[self.class_id(arch)]
+
+    def encode(self, network: nn.Module | Mapping[str, Tensor] | Tensor, arch: str | None = None) -> Tensor:
+        """The latent (E,) of one network: a module, its state dict, or its PRep (H, W).
+
+        The architecture of a state dict is found by its names and shapes; a PRep's has to be named where there are several.
+        """
+        if isinstance(network, Tensor):
+            return self.encode_preps(network[None], arch)[0]
+        state = network.state_dict() if isinstance(network, nn.Module) else network
+        found = self.recognise(state) if arch is None else self.arch_class(arch)
+        flat = flat_parameters(state, found.spec)
+        return self.encode_preps(pack(flat, found.size)[None], found.id)[0]
+
+    def encode_preps(self, preps: Tensor, arch: str | None = None) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W) of one architecture."""
+        class_id = self.class_id(arch)
+        size = self.family[class_id].size
+        if preps.shape[1:] != torch.Size(size):
+            raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
-        with torch.no_grad(), half(self.recipe.precision, self.device):
-            latents: Tensor = torch.cat([self.model.encoder(piece) for piece in preps.to(self.device).split(64)])
-        return latents.float()
+        with half(self.recipe.precision, self.device):
+            return encode(self.model, preps.to(self.device), class_id)
 
-    def decode(self, latent: Tensor) -> nn.Module:
-        """A ready-to-use network, in eval mode, from a latent (E,).
+    def class_ids(self, latents: Tensor) -> Tensor:
+        """The ClassIds (M,) that latents (M, E) stand for, by the head's largest logit (NetSpace, Suppl. I)."""
+        with torch.no_grad(), half(self.recipe.precision, self.device):
+            return self.model.class_ids(self._fitting(latents)).cpu()
+
+    def decode(self, latent: Tensor, arch: str | None = None) -> nn.Module:
+        """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
 
         Its state dict loads into the plain architecture too: batch norm is folded, every layer has a bias.
         """
-        flat = unpack(self.decode_preps(latent.reshape(1, -1)), self.spec.num_parameters)[0]
-        network = archs.skeleton(self.spec.arch, self.spec.settings, self.spec.input_shape)
-        network.load_state_dict({name: value.clone() for name, value in unflatten(flat.cpu(), self.spec).items()})
+        networks = self.decode_all(latent.reshape(1, -1), arch)
+        spec = self.family[int(networks.class_ids[0])].spec
+        network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+        state = unflatten(networks.flat(0).cpu(), spec)
+        network.load_state_dict({name: value.clone() for name, value in state.items()})
         return network.to(self.device).eval()
 
-    def decode_preps(self, latents: Tensor) -> Tensor:
-        """PReps (M, H, W) of latents (M, E). Raises `UsageError` for latents of another size."""
+    def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
+        """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,).
+
+        Raises `UsageError` for latents of another size.
+        """
+        latents = self._fitting(latents)
+        ids = torch.full((len(latents),), self.class_id(arch)) if isinstance(arch, str) else arch
+        with half(self.recipe.precision, self.device):
+            return decode(self.model, self.family, latents, ids)
+
+    def decode_flat(self, latents: Tensor, arch: str | None = None) -> Tensor:
+        """Flat parameters (M, P) of latents (M, E), all of one architecture."""
+        found = self.arch_class(arch)
+        return unpack(self.decode_all(latents, found.id).preps, found.parameters)
+
+    def networks(self, preps: Tensor, arch: str | None = None) -> Networks:
+        """PReps (M, H, W) of one architecture, as they are, as networks of this space."""
+        class_id = self.class_id(arch)
+        flat = unpack(preps.to(self.device), self.family[class_id].parameters)
+        return Networks.of_class(self.family, class_id, flat)
+
+    def recognise(self, state: Mapping[str, Tensor]) -> ArchClass:
+        """The architecture of a state dict, with batch norm or folded. Raises `NetspaceError` if it is none of these."""
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        for each in self.family:
+            if not each.spec.difference(shapes) or with_batch_norm(state, each.spec):
+                return each
+        if not self.several:
+            return self.family[0]  # whose flat_parameters says what is wrong
+        raise NetspaceError(
+            f"this state dict is of none of this space's architectures ({self.family.names}): its {len(shapes)} tensors have "
+            "other names or shapes"
+        )
+
+    def _fitting(self, latents: Tensor) -> Tensor:
         if latents.shape[-1] != self.latent:
             raise UsageError(f"a latent of {latents.shape[-1]} values was given; this space's have {self.latent}")
-        with torch.no_grad(), half(self.recipe.precision, self.device):
-            pieces = [self.model.decoder(piece) for piece in latents.to(self.device).split(64)]
-        return torch.cat(pieces).float()
-
-    def decode_flat(self, latents: Tensor) -> Tensor:
-        """Flat parameters (M, P) of latents (M, E)."""
-        return unpack(self.decode_preps(latents), self.spec.num_parameters)
-
-    def through(self, preps: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (M, E) of PReps (M, H, W), and the PReps (M, H, W) decoded from them."""
-        with half(self.recipe.precision, self.device):
-            return through(self.model.both, preps.to(self.device))
-
-    def parameters(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Flat parameters (P,) of a state dict of this space's architecture, with batch norm or folded."""
-        return flat_parameters(state, self.spec)
-
-
-def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
-    """Flat parameters (P,) of a state dict: of the folded network as it is, of one with batch norm after folding.
-
-    Raises `NetspaceError` if it is neither; the sentence speaks of the folded network.
-    """
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    if spec.difference(shapes):
-        whole = archs.build(spec.arch, **spec.settings)
-        wanted = {name: tuple(value.shape) for name, value in whole.state_dict().items()}
-        if shapes == wanted:
-            for name, value in state.items():
-                if not torch.isfinite(value).all():
-                    raise NetspaceError(f"{name} of {spec.arch!r} holds values that are not finite")
-            whole.load_state_dict(dict(state))
-            state = dict(fold(whole, torch.randn(2, *spec.input_shape), name=spec.arch).named_parameters())
-    return flatten({name: value.detach().float() for name, value in state.items()}, spec)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a state-dict file: safetensors, or torch's format read without running code."""
-    from netspace.runtime import read_torch
-    from netspace.training.checkpoints import read_safetensors
-
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")
-    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise NetspaceError(f"{path} was expected to hold a state dict (names to tensors), but holds something else")
-    return dict(found)
+        return latents.to(self.device)

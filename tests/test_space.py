@@ -15,10 +15,12 @@ import netspace
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten, unpack
-from netspace.space import Space, flat_parameters, read_state_dict
+from netspace.space import Space
+from netspace.states import flat_parameters, read_state_dict
 from netspace.spec import NetSpec
 from netspace.store import Zoo
-from netspace.training.loop import task_of, train
+from netspace.training.loop import train
+from netspace.training.setting import task_of
 from netspace.training.recipe import SpaceRecipe
 
 

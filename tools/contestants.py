@@ -24,14 +24,16 @@ from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe
 from netspace.data import DataConfig, TaskData, load
+from netspace.functional import NetBatch
 from netspace.memory import keep_freed_memory
 from netspace.prep import height, pack
 from netspace.runtime import generator
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
-from netspace.training.loop import Setting, prepare
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
+from netspace.training.setting import Setting, prepare
+from netspace.training.sources import PRepSource
 from netspace.training.steps import SingleStep
 
 RATE = 1e-3
@@ -165,6 +167,13 @@ def setting_of(case: StepCase, device: torch.device) -> Setting:
             return prepare(case.recipe, zoo, device)
 
 
+def single(setting: Setting) -> tuple[NetBatch, PRepSource, TaskData]:
+    """What a step of the single-architecture setting is made of."""
+    source = setting.train[0]
+    assert source is not None
+    return setting.family[0].nets, source, setting.task
+
+
 class OurStep:
     """The training loop's own step."""
 
@@ -172,7 +181,7 @@ class OurStep:
         keep_freed_memory()
         self.case, self.setting = case, setting_of(case, device)
         self.model = self.setting.model
-        self.step = SingleStep(case.recipe, self.setting.nets, self.setting.train, self.setting.task)
+        self.step = SingleStep(case.recipe, *single(self.setting))
         self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
         self.average = Average(self.model, case.recipe.optimizer.ema)
         self.number = 0
@@ -191,10 +200,10 @@ class ReferenceStep:
 
     def __init__(self, case: StepCase, device: torch.device) -> None:
         self.case, setting = case, setting_of(case, device)
-        recipe, nets, model = case.recipe, setting.nets, setting.model
-        self.network, size = nets.skeleton, setting.group.size
+        recipe, nets, model = case.recipe, setting.family[0].nets, setting.model
+        self.network, size = nets.skeleton, setting.family.size
         self.step = SingleStep(  # for its stream of members and images alone
-            recipe.model_copy(update={"remember_targets": False}), nets, setting.train, setting.task
+            recipe.model_copy(update={"remember_targets": False}), *single(setting)
         )
         if recipe.encoder.kind == "probe":
             settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_classes

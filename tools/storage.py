@@ -26,7 +26,7 @@ from netspace.prep import flatten, height, pack, unflatten
 from netspace.runtime import generator
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
-from netspace.training.loop import prepare
+from netspace.training.setting import prepare
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.steps import SingleStep
@@ -147,8 +147,9 @@ def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int |
         size = zoo.only().preps.nbytes
         setting = prepare(recipe, zoo, torch.device("cpu"))
         setting.model.decoder.recompute = True
-        assert setting.train.kept is None, "this zoo was to be read from its file"
-        step = SingleStep(recipe, setting.nets, setting.train, setting.task)
+        source = setting.train[0]
+        assert source is not None and source.kept is None, "this zoo was to be read from its file"
+        step = SingleStep(recipe, setting.family[0].nets, source, setting.task)
         optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
         for number in range(steps + 1):
             if number == 1:  # the first is a warm-up

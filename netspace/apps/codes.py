@@ -9,7 +9,7 @@ from netspace.apps.networks import read_latent, resolve, write_latent, write_net
 from netspace.errors import NetspaceError
 from netspace.space import Space
 from netspace.store import Zoo
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
 
@@ -22,25 +22,37 @@ def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, 
     finally:
         if zoo is not None:
             zoo.close()
-    write_latent(output, named.latent, run=str(run), network=named.name, arch=space.arch)
-    return {"run": str(run), "network": named.name, "arch": space.arch, "latent": space.latent, "file": str(output)}
+    arch = space.family[named.class_id].id
+    write_latent(output, named.latent, run=str(run), network=named.name, arch=arch)
+    return {"run": str(run), "network": named.name, "arch": arch, "latent": space.latent, "file": str(output)}
 
 
-def decode(run: Path, latent: Path, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
-    """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand."""
+def decode(
+    run: Path,
+    latent: Path,
+    output: Path,
+    arch: str | None = None,
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
+
+    Its architecture is the one that the latent stands for, or `arch`.
+    """
     space = Space.load(run, device)
-    flat = space.decode_flat(read_latent(latent, space)[None])
+    networks = space.decode_all(read_latent(latent, space)[None], arch)
+    found = space.family[int(networks.class_ids[0])]
     accuracy: float | None = None
     zoo = _zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
-            accuracy = float(accuracies(space.nets, flat, task_of(zoo, space.device), "test")[0])
-    write_network(output, flat[0], space, run=str(run), latent=str(latent))
+            accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
+    write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
     return {
         "run": str(run),
-        "arch": space.arch,
-        "settings": space.spec.settings,
-        "parameters": space.spec.num_parameters,
+        "arch": found.id,
+        "settings": found.spec.settings,
+        "parameters": found.parameters,
         "accuracy_test": accuracy,
         "file": str(output),
     }

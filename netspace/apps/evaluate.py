@@ -1,11 +1,13 @@
 """`netspace eval`: how well a space gives back the networks of a zoo, beside honest baselines.
 
-Axes: M members, P parameters, E latent size. Accuracies are measured on the task's test images, fractions. Whatever
-has to be chosen is chosen on validation members; test members are only reported.
+Axes: M members, E latent size, A architectures. Accuracies are measured on the task's test images, fractions. Whatever
+has to be chosen is chosen on validation members; test members are only reported. Of several architectures those that the
+space was shown are evaluated; the others by what lies between (`netspace.apps.lines`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,36 @@ import torch
 from torch import Tensor
 
 from netspace import ranks
+from netspace.apps.baselines import Baselines
+from netspace.apps.lines import between, line_of_classes, lines
 from netspace.apps.networks import zoo_of
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
-from netspace.metrics import diversity, nearest, spearman
-from netspace.models.autoencoder import layer_spread
-from netspace.prep import unpack
-from netspace.runtime import generator, package_version, write_json, write_tensors
+from netspace.family import Networks
+from netspace.metrics import diversity
+from netspace.runtime import package_version, write_json, write_tensors
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
-from netspace.training.loop import task_of
-from netspace.training.validation import Comparison, accuracies, answers, compare_answers
+from netspace.training.setting import task_of
+from netspace.training.validation import Comparison, answers, compare_answers
 
-BANK = 4096  # training members that baselines and distances draw on, at most
-NOISE_MEMBERS = 16  # validation members that choose among them
-NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's spread; the baseline's best on validation members is used
-PAIRS = 8  # lines that the interpolation figure is averaged over
 PICTURES = 4  # members whose PReps are kept for the report
+
+
+@dataclass(frozen=True)
+class Part:
+    """The members of one architecture that are evaluated."""
+
+    class_id: int
+    group: ArchGroup
+    rows: np.ndarray  # (M,)
+    target: Networks
+    latents: Tensor  # (M, E)
+
+    @property
+    def names(self) -> list[str]:
+        """As members are named."""
+        return [str(MemberRef(self.group.id, int(row))) for row in self.rows]
 
 
 def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
@@ -41,151 +56,149 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
     ranks.begin()
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:
-        group = zoo.group(space.arch)
         task = task_of(zoo, space.device)
-        rows = group.rows(split)
-        if not len(rows):
-            raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
-        preps = group.read(rows).to(space.device)
-        latents, decoded = space.through(preps)
-        count = space.spec.num_parameters
-        target, predicted = unpack(preps, count), unpack(decoded, count)
-        wanted = answers(space.nets, target, task, "test")
-        comparison = compare_answers(wanted, answers(space.nets, predicted, task, "test"), task.test.labels)
+        parts = _parts(space, zoo, split)
+        latents, target = (
+            torch.cat([part.latents for part in parts]),
+            Networks.together([part.target for part in parts]),
+        )
+        predicted = space.decode_all(latents)
+        wanted = answers(target, task, "test")
+        comparison = compare_answers(wanted, answers(predicted, task, "test"), task.test.labels)
+        per_class = _per_class(space, parts, target, predicted, comparison)
+        mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
             "decoder": type(space.model.decoder).__name__,
             "encoder": type(space.model.encoder).__name__,
             "split": split,
-            "members": len(rows),
+            "members": len(target),
             **comparison.summary(),
-            "classid_accuracy": None,
-            "diversity": diversity(predicted),
-            "zoo_diversity": diversity(target),
-            "compression": space.latent / count,
+            "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
+            if space.several
+            else None,
+            "diversity": _mean(each["diversity"] for each in per_class.values()),
+            "zoo_diversity": _mean(each["zoo_diversity"] for each in per_class.values()),
+            "compression": space.latent / mean_parameters,
             "latent": space.latent,
-            "parameters": count,
+            "parameters": round(mean_parameters),  # the mean of several architectures
+            "per_class": per_class,
+            "baselines": _baselines(space, zoo, parts, wanted, task),
         }
-        figures["per_class"] = {group.id: {"members": len(rows), **comparison.summary()}}
-        figures["baselines"] = Baselines(space, zoo, group).measure(target, latents, wanted, task)
-        figures["interpolation"] = lines(space, group, rows, target, latents, task)
+        if space.several:
+            figures |= _of_several(space, zoo, parts, target, predicted, task)
+        else:
+            (part,) = parts
+            figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
         figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
     if ranks.is_main():
-        names = [str(MemberRef(group.id, int(row))) for row in rows]
-        _keep(run, split, figures, comparison, names, latents, preps, decoded)
+        _keep(run, split, space, figures, comparison, parts, target, predicted)
     return figures
 
 
-class Baselines:
-    """What anyone could do without a decoder: answer with networks of the training split."""
-
-    def __init__(self, space: Space, zoo: Zoo, group: ArchGroup) -> None:
-        rows = group.rows("train")[:BANK]
-        self.space, self.group = space, group
-        preps = group.read(rows).to(space.device)
-        self.bank = unpack(preps, space.spec.num_parameters)
-        self.latents = space.encode_preps(preps)
-        spread = layer_spread(preps, space.spec)
-        self.spread = unpack(spread, space.spec.num_parameters)
-
-    def measure(self, target: Tensor, latents: Tensor, wanted: Tensor, task: TaskData) -> dict[str, Any]:
-        """Figures of each baseline for networks (M, P) with latents (M, E) and test logits `wanted` (M, N, C).
-
-        nearest: the training network with the nearest weights; nearest_latent: the one with the nearest latent;
-        noise: the former plus Gaussian noise; average: the mean of all training networks.
-        """
-        nets, labels = self.space.nets, task.test.labels
-        by_weights, by_latent = nearest(target, self.bank), nearest(latents, self.latents)
-        used, places = torch.cat([by_weights, by_latent]).unique(return_inverse=True)  # each runs once
-        logits = answers(nets, self.bank[used], task, "test")
-        first, second = places.cpu().split(len(target))
-        scale = self._noise_scale(task)
-        average = answers(nets, self.bank.mean(0, keepdim=True), task, "test")
-        found = {
-            "nearest": logits[first],
-            "nearest_latent": logits[second],
-            "average": average.expand_as(wanted),
-            "noise": answers(nets, self._noisy(self.bank[by_weights], scale), task, "test"),
-        }
-        told: dict[str, Any] = {name: compare_answers(wanted, each, labels).summary() for name, each in found.items()}
-        told["noise"]["scale"] = scale
-        return told
-
-    def _noise_scale(self, task: TaskData) -> float:
-        """The noise that does best (mean |difference| of accuracy) on validation members and images."""
-        rows = self.group.rows("val")[:NOISE_MEMBERS]
-        if not len(rows):
-            return NOISES[0]
-        target = unpack(self.group.read(rows).to(self.bank.device), self.space.spec.num_parameters)
-        near = self.bank[nearest(target, self.bank)]
-        own = accuracies(self.space.nets, target, task, "val")
-        noisy = [accuracies(self.space.nets, self._noisy(near, scale), task, "val") for scale in NOISES]
-        return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
-
-    def _noisy(self, flat: Tensor, scale: float) -> Tensor:
-        noise = torch.randn(flat.shape, generator=generator(0, 11)).to(flat.device)
-        return flat + scale * self.spread * noise
+def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
+    """The members of a split, architecture by architecture. Raises `NetspaceError` if there are none."""
+    found = []
+    for class_id, arch in enumerate(space.family):
+        if not arch.shown:
+            continue
+        group = zoo.group(arch.id)
+        rows = group.rows(split)
+        if len(rows):
+            preps = group.read(rows).to(space.device)
+            networks = space.networks(preps, arch.id)
+            found.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
+    if not found:
+        raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
+    return found
 
 
-def lines(
-    space: Space, group: ArchGroup, rows: np.ndarray, target: Tensor, latents: Tensor, task: TaskData, steps: int = 11
+def _per_class(
+    space: Space, parts: list[Part], target: Networks, predicted: Networks, comparison: Comparison
 ) -> dict[str, Any]:
-    """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
+    """Figures by architecture, of the targets'."""
+    told: dict[str, Any] = {}
+    for part in parts:
+        mine = target.class_ids == part.class_id
+        right = mine & (predicted.class_ids == part.class_id)
+        arch = space.family[part.class_id]
+        told[arch.id] = {
+            "class_id": part.class_id,
+            "members": len(part.rows),
+            "parameters": arch.parameters,
+            "compression": space.latent / arch.parameters,
+            **comparison.of(mine.numpy()).summary(),
+            "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
+            "diversity": diversity(predicted[right].preps.flatten(1)[:, : arch.parameters]),
+            "zoo_diversity": diversity(target[mine].preps.flatten(1)[:, : arch.parameters]),
+        }
+    return told
 
-    Best and lower half go by accuracy on validation images; starts are spread evenly over the lower half.
-    """
-    order = np.argsort(group.members["accuracy_val"][rows], kind="stable")
-    if len(order) < 4:
-        return {"pairs": 0, "spearman_latent": None, "spearman_weights": None}
-    best = int(order[-1])
-    lower = order[: len(order) // 2]
-    starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
-    gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
-    curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
-    for start in (int(lower[place]) for place in starts):
-        between = torch.lerp(latents[start], latents[best], gamma)
-        curves["latent"].append(accuracies(space.nets, space.decode_flat(between), task, "test").tolist())
-        mixed = torch.lerp(target[start], target[best], gamma)
-        curves["weights"].append(accuracies(space.nets, mixed, task, "test").tolist())
-    factors = gamma[:, 0].cpu().numpy()
-    ranks = {name: [spearman(factors, np.array(curve)) for curve in found] for name, found in curves.items()}
-    return {
-        "pairs": len(starts),
-        "gamma": factors.tolist(),
-        "spearman_latent": _mean(ranks["latent"]),
-        "spearman_weights": _mean(ranks["weights"]),
-        "latent_accuracy": np.mean(curves["latent"], 0).tolist(),
-        "weight_accuracy": np.mean(curves["weights"], 0).tolist(),
+
+def _baselines(space: Space, zoo: Zoo, parts: list[Part], wanted: Tensor, task: TaskData) -> dict[str, Any]:
+    """Figures of each baseline over all members, answered by networks of the member's own architecture."""
+    logits: dict[str, list[Tensor]] = {}
+    scales = []
+    for part in parts:
+        flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
+        found, scale = Baselines(space, zoo, part.class_id).answers(flat, part.latents, task)
+        scales.append(scale)
+        for name, each in found.items():
+            logits.setdefault(name, []).append(each)
+    told: dict[str, Any] = {
+        name: compare_answers(wanted, torch.cat(each), task.test.labels).summary() for name, each in logits.items()
     }
+    told["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
+    return told
 
 
-def _mean(ranks: list[float]) -> float | None:
-    """The mean over lines on which accuracy varies; None if there are none."""
-    known = [rank for rank in ranks if not np.isnan(rank)]
-    return float(np.mean(known)) if known else None
+def _of_several(
+    space: Space, zoo: Zoo, parts: list[Part], target: Networks, predicted: Networks, task: TaskData
+) -> dict[str, Any]:
+    """What only spaces of several architectures have: confusion of ClassIds, and what lies between the ends (Fig. 5)."""
+    count = len(space.family)
+    confusion = torch.zeros(count, count, dtype=torch.int64)
+    confusion.index_put_((target.class_ids, predicted.class_ids), torch.tensor(1), accumulate=True)
+    told: dict[str, Any] = {"archs": [each.id for each in space.family], "confusion": confusion.tolist()}
+    latents, rows = {part.class_id: part.latents for part in parts}, {part.class_id: part.rows for part in parts}
+    if 0 in latents and count - 1 in latents:
+        told["between"] = between(space, zoo, latents, task)
+        told["line"] = line_of_classes(space, zoo, rows, latents, task)
+    return told
 
 
 def _keep(
     run: Path,
     split: str,
+    space: Space,
     figures: dict[str, Any],
     comparison: Comparison,
-    names: list[str],
-    latents: Tensor,
-    preps: Tensor,
-    decoded: Tensor,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
 ) -> None:
+    """Figures, detail by member, latents, and the PReps of a few members of the largest architecture."""
     detail = {
-        "member": names,
+        "member": [name for part in parts for name in part.names],
+        "arch": [space.family[int(place)].id for place in target.class_ids],
+        "arch_predicted": [space.family[int(place)].id for place in predicted.class_ids],
         "accuracy_target": comparison.accuracy_target.tolist(),
         "accuracy_predicted": comparison.accuracy_predicted.tolist(),
         "agreement": comparison.agreement.tolist(),
         "kl": comparison.kl.tolist(),
     }
     write_json(run / f"eval-{split}.json", {**figures, "detail": detail})
-    order = np.argsort(comparison.accuracy_target)
+    largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)
+    order = largest[np.argsort(comparison.accuracy_target[largest])]
     shown = torch.from_numpy(
         order[np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int)].copy()
     )
-    tensors = {"latents": latents, "shown": shown, "preps": preps[shown], "decoded": decoded[shown]}
+    latents = torch.cat([part.latents for part in parts])
+    tensors = {"latents": latents, "shown": shown, "preps": target.preps[shown], "decoded": predicted.preps[shown]}
     write_tensors(run / f"eval-{split}.safetensors", tensors)
+
+
+def _mean(values: Any) -> float:
+    """The mean of those that are numbers; NaN if none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -14,10 +14,11 @@ import torch
 
 from netspace.apps.networks import resolve, write_network, zoo_of
 from netspace.errors import UsageError
+from netspace.family import Networks
 from netspace.metrics import spearman
 from netspace.runtime import write_json
 from netspace.space import Space
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
 
@@ -32,8 +33,9 @@ def interpolate(
 ) -> dict[str, Any]:
     """Accuracy on the test images along the latent line, beside the direct interpolation of weights.
 
-    `save` is a folder for the decoded networks, as safetensors. `weight_accuracy` is None where an end has no weights
-    (a latent file). The figures are kept in the run's `interpolations/`.
+    Between networks of different architectures, latents say of which each network is (NetSpace, Fig. 5). `save` is a folder
+    for the decoded networks, as safetensors. `weight_accuracy` is None where an end has no weights (a latent file) or the
+    ends' weights cannot be mixed (two architectures). The figures are kept in the run's `interpolations/`.
     """
     if steps < 2:
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
@@ -42,19 +44,19 @@ def interpolate(
         first, last = resolve(start, space, zoo), resolve(end, space, zoo)
         task = task_of(zoo, space.device)
     gamma = torch.linspace(0, 1, steps, device=space.device)
-    between = torch.lerp(first.latent, last.latent, gamma[:, None])  # (S, E)
-    flat = space.decode_flat(between)  # (S, P)
-    found = accuracies(space.nets, flat, task, "test")
+    networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
+    found = accuracies(networks, task, "test")
     direct = None
-    if first.flat is not None and last.flat is not None:
-        direct = accuracies(space.nets, torch.lerp(first.flat, last.flat, gamma[:, None]), task, "test")
+    if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
+        mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
+        direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test")
     factors = gamma.cpu().numpy()
     figures: dict[str, Any] = {
         "run": str(run),
         "from": first.name,
         "to": last.name,
         "gamma": [round(float(value), 6) for value in factors],
-        "arch": [space.arch] * steps,
+        "arch": [space.family[int(class_id)].id for class_id in networks.class_ids],
         "latent_accuracy": found.tolist(),
         "weight_accuracy": None if direct is None else direct.tolist(),
         "spearman": _number(spearman(factors, found)),
@@ -62,9 +64,10 @@ def interpolate(
     }
     if save is not None:
         names = [save / f"{place:02d}-gamma-{value:.3f}.safetensors" for place, value in enumerate(factors)]
-        for name, row, value, right in zip(names, flat, factors, found, strict=True):
+        for place, (name, value, right) in enumerate(zip(names, factors, found, strict=True)):
             notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{right:.6f}"}
-            write_network(name, row, space, **notes)
+            arch = space.family[int(networks.class_ids[place])]
+            write_network(name, networks.flat(place), arch, **notes)
         figures["networks"] = [str(name) for name in names]
     write_json(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json", figures)
     return figures

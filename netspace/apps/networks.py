@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError
+from netspace.family import ArchClass
 from netspace.prep import pack, unflatten, unpack
 from netspace.runtime import write_tensors
-from netspace.space import Space, read_state_dict
+from netspace.space import Space
+from netspace.states import FILES, flat_parameters, read_safetensors, read_state_dict
 from netspace.store import Zoo
-from netspace.training.checkpoints import read_safetensors
 
 LATENT = "latent"  # the tensor's name in a latent file
-FILES = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Named:
     """A network that was asked for, as the space sees it."""
 
     name: str  # as it was asked for, or 'resnet8/0007' where a word such as 'best' stood for it
+    class_id: int  # its architecture; what the latent stands for where only a latent was given
     latent: Tensor  # (E,)
     flat: Tensor | None  # (P,); None where only a latent was given
 
@@ -50,16 +51,20 @@ def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
     if path.suffix in FILES and (path.is_file() or "/" not in text):
         state = read_state_dict(path)
         if set(state) == {LATENT}:
-            return Named(text, check_latent(state[LATENT], space, text), None)
-        flat = space.parameters(state).to(space.device)
-        return Named(text, space.encode(pack(flat, space.size)), flat)
+            latent = check_latent(state[LATENT], space, text)
+            return Named(text, int(space.class_ids(latent[None])[0]), latent, None)
+        found = space.recognise(state)
+        flat = flat_parameters(state, found.spec).to(space.device)
+        return Named(text, space.class_id(found.id), space.encode(pack(flat, found.size), found.id), flat)
     if zoo is None:
         raise UsageError(f"{text!r} names a zoo member, but no zoo is at hand: give --zoo")
     member = zoo.find(text)
-    if member.arch != space.arch:
-        raise UsageError(f"{member} is of another architecture than this space's ({space.arch})")
+    if member.arch not in [each.id for each in space.family]:
+        raise UsageError(f"{member} is of another architecture than this space's ({space.family.names})")
     prep = zoo.group(member.arch).read([member.index])[0].to(space.device)
-    return Named(str(member), space.encode(prep), unpack(prep, space.spec.num_parameters))
+    class_id = space.class_id(member.arch)
+    flat = unpack(prep, space.family[class_id].parameters)
+    return Named(str(member), class_id, space.encode(prep, member.arch), flat)
 
 
 def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
@@ -88,8 +93,7 @@ def read_latent(path: Path, space: Space) -> Tensor:
     return check_latent(state[LATENT], space, str(path))
 
 
-def write_network(path: Path, flat: Tensor, space: Space, **notes: str) -> None:
+def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> None:
     """A state-dict file (safetensors) of a network (P,); it loads into the plain, folded architecture."""
-    spec = space.spec
-    state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, spec).items()}
-    write_tensors(path, state, arch=spec.arch, settings=json.dumps({**spec.settings}), **notes)
+    state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, arch.spec).items()}
+    write_tensors(path, state, arch=arch.spec.arch, settings=json.dumps({**arch.spec.settings}), **notes)

@@ -15,33 +15,35 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from netspace.apps.networks import resolve, write_latent, write_network, zoo_of
-from netspace.apps.teachers import Teacher, teacher
+from netspace.apps.latents import known_latents
+from netspace.apps.networks import Named, resolve, write_latent, write_network, zoo_of
 from netspace.config import Settings, changed, read_back, to_yaml
 from netspace.data import TaskData
 from netspace.errors import UsageError
-from netspace.losses import distillation_loss
-from netspace.prep import unpack
+from netspace.family import Networks
+from netspace.losses import class_loss, distillation_loss
+from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.progress import progress
-from netspace.runtime import alone, generator, read_torch, write_json, write_text, write_torch
+from netspace.runtime import alone, generator, read_torch, write_json, write_tensors, write_text, write_torch
 from netspace.space import Space
-from netspace.store import Zoo
-from netspace.training.loop import task_of
+from netspace.store import Zoo, teacher_path
+from netspace.training.setting import task_of
 from netspace.training.sources import Images
 from netspace.training.steps import half
+from netspace.training.teachers import AUTO, Teacher, teacher
 from netspace.training.validation import accuracies
 
 NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
-SAMPLE = 4096  # training members that the Gaussian is measured on, at most
 
 
 class OptimizeConfig(Settings):
     """How latents are optimised."""
 
-    starts: tuple[str, ...]  # members, files, 'best', 'worst', 'noise'
-    teacher: str = "best"  # whose answers are learnt
+    starts: tuple[str, ...]  # members, files, 'best', 'worst', 'noise'; of several architectures 'noise:ARCH'
+    teacher: str = AUTO  # whose answers are learnt; 'auto': the zoo's teacher if it has one, else its best member
     alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: the teacher's share; the rest is the labels'
     temperature: float = Field(4.0, gt=0)  # T of Eq. 3
+    classid: float = Field(1.0, ge=0)  # weight of Eq. 6, where there are several architectures
     steps: int = Field(500, ge=1)
     learning_rate: float = Field(0.02, gt=0)  # of Adam, in units of the latents' spread over training members
     images: int = Field(128, ge=1)  # in a batch
@@ -66,30 +68,42 @@ def optimize(
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
-        master = teacher(config.teacher, zoo, task)
-        center, spread = _gaussian(space, zoo)
-        named = [_start(text, number, config, space, zoo, center, spread) for number, text in enumerate(config.starts)]
+        beside = config.teacher != AUTO or teacher_path(zoo.path).exists()
+        master = teacher(config.teacher if beside else "best", zoo, task)
+        starts = [_start(text, number, config, space, zoo) for number, text in enumerate(config.starts)]
+        spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, run, resume)
-        search = Search(space, config, task, master, torch.stack([latent for _, latent in named]), spread)
-        before = accuracies(space.nets, space.decode_flat(search.start), task, "test")
+        search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))
+        before = accuracies(space.decode_all(search.start, search.class_ids), task, "test")
         curve = search.run(out / "last.pt")
-        names = [name for name, _ in named]
-        return _finish(out, run, names, master, search, before, curve)
+        return _finish(out, run, starts, master, search, before, curve)
 
 
 class Search:
-    """Adam on the latents (S, E) alone; keeps each start's best by validation."""
+    """Adam on the latents (S, E) alone; keeps each start's best by validation.
+
+    Every start stays a network of its architecture: the ClassId head's loss draws it there (NetSpace, Latent Space
+    Optimization), and nothing is kept that the head takes for another.
+    """
 
     def __init__(
-        self, space: Space, config: OptimizeConfig, task: TaskData, master: Teacher, start: Tensor, spread: Tensor
+        self,
+        space: Space,
+        config: OptimizeConfig,
+        task: TaskData,
+        master: Teacher,
+        starts: Sequence[Named],
+        spread: Tensor,
     ) -> None:
         self.space, self.config, self.task, self.master = space, config, task, master
-        self.start, self.spread = start, spread
-        self.moved = torch.zeros_like(start).requires_grad_()  # in units of the spread
+        self.start, self.spread = torch.stack([each.latent for each in starts]), spread
+        self.class_ids = torch.tensor([each.class_id for each in starts])
+        self.aim = self.class_ids.to(space.device)
+        self.moved = torch.zeros_like(self.start).requires_grad_()  # in units of the spread
         self.optimizer = torch.optim.Adam([self.moved], lr=config.learning_rate)
         self.images = Images(task, config.seed)
-        self.best, self.best_accuracy = start.clone(), np.full(len(start), -1.0)
+        self.best, self.best_accuracy = self.start.clone(), np.full(len(starts), -1.0)
         self.curve: list[dict[str, Any]] = []
 
     @property
@@ -101,18 +115,23 @@ class Search:
         """The distillation loss of every start, summed, on the images of a step."""
         config, space = self.config, self.space
         images, places = self.images.take(number, config.images)
+        latents = self.latents
         with half(config.precision, space.device):
-            preps = space.model.decoder(self.latents)
-        answers = space.nets(unpack(preps.float(), space.spec.num_parameters), images)
+            networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
+            logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
+        answers = networks.each(lambda nets, flat: nets(flat, images))
         labels = self.task.train.labels[places]
         terms = distillation_loss(answers, self.master(images), labels, config.temperature, config.alpha)
+        if logits is not None and config.classid:
+            terms = terms + config.classid * class_loss(logits, self.aim)
         return terms.sum()
 
     def validate(self, number: int, loss: float | None) -> bool:
         """Notes accuracies on validation images; returns whether a start is better than ever."""
         latents = self.latents.detach()
-        found = accuracies(self.space.nets, self.space.decode_flat(latents), self.task, "val")
-        better = found > self.best_accuracy
+        found = accuracies(self.space.decode_all(latents, self.class_ids), self.task, "val")
+        same = self.space.class_ids(latents) == self.class_ids
+        better = (found > self.best_accuracy) & same.numpy()
         self.best_accuracy = np.where(better, found, self.best_accuracy)
         chosen = torch.from_numpy(better).to(latents.device)[:, None]
         self.best = torch.where(chosen, latents, self.best)
@@ -161,21 +180,24 @@ class Search:
             self.best_accuracy = held["best_accuracy"].numpy()
 
 
-def _gaussian(space: Space, zoo: Zoo) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (E,) of the training members' latents."""
-    group = zoo.group(space.arch)
-    latents = space.encode_preps(group.read(group.rows("train")[:SAMPLE]))
-    return latents.mean(0), latents.std(0).clamp_min(1e-6)
+def _spread(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+    """Standard deviation (E,) of the latents that an architecture's networks have."""
+    return known_latents(space, zoo, class_id).std(0).clamp_min(1e-6)
 
 
-def _start(
-    text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo, center: Tensor, spread: Tensor
-) -> tuple[str, Tensor]:
-    if text != NOISE:
-        named = resolve(text, space, zoo)
-        return named.name, named.latent
-    noise = torch.randn(space.latent, generator=generator(config.seed, 13, number)).to(center.device)
-    return f"{NOISE}-{number}", center + spread * noise
+def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo) -> Named:
+    word, _, arch = text.partition(":")
+    if word != NOISE:
+        return resolve(text, space, zoo)
+    if space.several and not arch:
+        raise UsageError(
+            f"this space holds networks of {space.family.names}: say of which the noise is ({NOISE}:{space.family[0].id})"
+        )
+    class_id = space.class_id(arch or None)
+    known = known_latents(space, zoo, class_id)
+    noise = torch.randn(space.latent, generator=generator(config.seed, 13, number)).to(known.device)
+    latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
+    return Named(f"{NOISE}-{number}" + (f":{arch}" if arch else ""), class_id, latent, None)
 
 
 def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) -> None:
@@ -194,26 +216,50 @@ def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) ->
 
 
 def _finish(
-    out: Path, run: Path, names: Sequence[str], master: Teacher, search: Search, before: np.ndarray, curve: list[Any]
+    out: Path,
+    run: Path,
+    starts: Sequence[Named],
+    master: Teacher,
+    search: Search,
+    before: np.ndarray,
+    curve: list[Any],
 ) -> dict[str, Any]:
     space, task = search.space, search.task
-    flat = space.decode_flat(search.best)
-    after = accuracies(space.nets, flat, task, "test")
+    networks = space.decode_all(search.best, search.class_ids)
+    after = accuracies(networks, task, "test")
     chosen = int(search.best_accuracy.argmax())
-    write_latent(out / "latent.safetensors", search.best[chosen], run=str(run), arch=space.arch)
-    notes = {"from": names[chosen], "accuracy_test": f"{after[chosen]:.6f}"}
-    write_network(out / "network.safetensors", flat[chosen], space, **notes)
+    kinds = [space.family[each.class_id] for each in starts]
+    own = [_accuracy(space, each, task) for each in starts]
+    write_latent(out / "latent.safetensors", search.best[chosen], run=str(run), arch=kinds[chosen].id)
+    files = [out / "network.safetensors"]
+    notes = [{"from": each.name, "accuracy_test": f"{right:.6f}"} for each, right in zip(starts, after, strict=True)]
+    write_network(files[0], networks.flat(chosen), kinds[chosen], **notes[chosen])
+    if len(starts) > 1:
+        write_tensors(out / "latents.safetensors", {"latents": search.best, "class_ids": search.class_ids})
+        for place, arch in enumerate(kinds):
+            files.append(out / "networks" / f"{place:02d}-{arch.id}.safetensors")
+            write_network(files[-1], networks.flat(place), arch, **notes[place])
     figures: dict[str, Any] = {
         "run": str(run),
-        "from": list(names),
+        "from": [each.name for each in starts],
+        "arch": [arch.id for arch in kinds],
         "teacher": master.name,
         "steps": int(curve[-1]["step"]),
+        "accuracy_network": own,
         "accuracy_before": before.tolist(),
         "accuracy_after": after.tolist(),
         "best": chosen,
         "curve": curve,
         "latent": str(out / "latent.safetensors"),
-        "network": str(out / "network.safetensors"),
+        "network": str(files[0]),
+        "networks": [str(file) for file in files[1:]] or [str(files[0])],
     }
     write_json(out / "optimize.json", figures)
     return figures
+
+
+def _accuracy(space: Space, start: Named, task: TaskData) -> float | None:
+    """Of the network itself that a start was encoded from, on test images; None where there was none."""
+    if start.flat is None:
+        return None
+    return float(accuracies(Networks.of_class(space.family, start.class_id, start.flat[None]), task, "test")[0])

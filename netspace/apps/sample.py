@@ -8,21 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from netspace.apps.latents import known_latents, known_networks
 from netspace.apps.networks import write_network, zoo_of
 from netspace.data import TaskData
 from netspace.errors import UsageError, unknown
+from netspace.family import ArchClass, Networks
 from netspace.metrics import accuracy, agreement, diversity, nearest
 from netspace.models.autoencoder import layer_spread
-from netspace.prep import unpack
+from netspace.prep import pack, unpack
 from netspace.runtime import generator, write_json
 from netspace.space import Space
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 from netspace.training.validation import answers
 
-BANK = 4096  # training members that are drawn from and compared with, at most
 NOISE = 0.1  # of the baseline 'nearest + noise', in units of each layer's spread
 FITS = ("gaussian", "kde")
 Fit = Literal["gaussian", "kde"]
@@ -41,55 +43,64 @@ def sample(
 ) -> dict[str, Any]:
     """Draws `count` networks and tells how accurate, how new and how different they are, beside baselines.
 
+    Of an architecture that the space was never shown they are drawn from where Eq. 12 puts it (NetSpace, Sampling of Unseen
+    Architectures), and compared with normally trained ones, if the zoo has any.
+
     `fit` is what is drawn from: one Gaussian over the training members' latents, or one around each of them ('kde'),
     `bandwidth` of the former's width. `save` is a folder for the networks, as safetensors. The figures are kept in
-    the run's `samples/`. Raises `UsageError` for an architecture that the space does not hold.
+    the run's `samples/`. Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
     """
     if count < 2:
         raise UsageError(f"at least 2 networks are drawn, to tell how they differ; {count} were asked for")
     if fit not in FITS:
         raise unknown("fit", fit, FITS)
     space = Space.load(run, device)
-    if arch not in (None, space.arch):
-        raise UsageError(
-            f"networks of {arch} were asked for, but this space holds {space.arch} alone: it has no head that tells "
-            "architectures apart"
-        )
+    class_id = space.class_id(arch)
+    found = space.family[class_id]
     with zoo_of(run, zoo_path) as zoo:
-        group, task = zoo.group(space.arch), task_of(zoo, space.device)
-        preps = group.read(group.rows("train")[:BANK]).to(space.device)
-    bank, known = unpack(preps, space.spec.num_parameters), space.encode_preps(preps)
+        task, known = task_of(zoo, space.device), known_latents(space, zoo, class_id)
+        bank = known_networks(space, zoo, found)
+        trained = np.empty(0)
+        if found.id in zoo.archs:
+            trained = zoo.group(found.id).members["accuracy_test"][zoo.group(found.id).rows("train")]
     latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
-    flat = space.decode_flat(latents)
-    near = bank[nearest(flat, bank)]
-    spread = unpack(layer_spread(preps, space.spec), space.spec.num_parameters)
-    noise = torch.randn(near.shape, generator=generator(seed, 19)).to(near.device)
-    found = {
-        "sampled": flat,
-        "nearest": near,
-        "noise": near + NOISE * spread * noise,
-        "average": bank.mean(0, keepdim=True),
+    flat = space.decode_flat(latents, found.id)
+    sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, found, seed))}
+    logits = {
+        name: answers(Networks.of_class(space.family, class_id, rows), task, "test") for name, rows in sets.items()
     }
-    logits = {name: answers(space.nets, rows, task, "test") for name, rows in found.items()}
-    told = {name: _measure(rows, logits[name], near, logits["nearest"], task) for name, rows in found.items()}
+    near, near_logits = sets.get("nearest"), logits.get("nearest")
+    told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
+    novelty = None if near_logits is None else 1 - agreement(logits["sampled"], near_logits)
     figures: dict[str, Any] = {
         "run": str(run),
-        "arch": space.arch,
+        "arch": found.id,
+        "shown": found.shown,
+        "factor": space.family.factor(class_id) if space.several else None,
         "fit": fit,
         "count": count,
         "seed": seed,
         "accuracy": accuracy(logits["sampled"], task.test.labels.cpu()).tolist(),
-        "novelty": (1 - agreement(logits["sampled"], logits["nearest"])).tolist(),
-        "zoo_accuracy": float(group.members["accuracy_test"][group.rows("train")].mean()),
+        "novelty": [None] * count if novelty is None else novelty.tolist(),
+        "classid_accuracy": float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
+        "zoo_accuracy": float(trained.mean()) if len(trained) else None,
         **told,
     }
     if save is not None:
         names = [save / f"{number:04d}.safetensors" for number in range(count)]
         for name, row, right in zip(names, flat, figures["accuracy"], strict=True):
-            write_network(name, row, space, run=str(run), accuracy_test=f"{right:.6f}")
+            write_network(name, row, found, run=str(run), accuracy_test=f"{right:.6f}")
         figures["networks"] = [str(name) for name in names]
-    write_json(run / "samples" / f"{space.arch}-{fit}-{seed}.json", figures)
+    write_json(run / "samples" / f"{found.id}-{fit}-{seed}.json", figures)
     return figures
+
+
+def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:
+    """What anyone could draw from training networks (N, P): those nearest to samples (S, P), with noise, their mean."""
+    near = bank[nearest(flat, bank)]
+    spread = unpack(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
+    noise = torch.randn(near.shape, generator=generator(seed, 19)).to(near.device)
+    return {"nearest": near, "noise": near + NOISE * spread * noise, "average": bank.mean(0, keepdim=True)}
 
 
 def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Tensor:
@@ -108,18 +119,20 @@ def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Te
     return known[places] + bandwidth * moved
 
 
-def _measure(flat: Tensor, logits: Tensor, near: Tensor, near_logits: Tensor, task: TaskData) -> dict[str, float]:
+def _measure(
+    flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: TaskData
+) -> dict[str, float | None]:
     """Means over networks (S, P) with test logits (S, B, C), beside the nearest training networks and their logits.
 
-    novelty: share of test images answered otherwise than by the nearest; distance: L2 to it; pairwise_agreement: share
-    of test images that two of them answer alike; diversity: L2 between two of them (0 for one network).
+    novelty: share of test images answered otherwise than by the nearest; distance: L2 to it (both None where there is none);
+    pairwise_agreement: share of test images that two of them answer alike; diversity: L2 between two of them (0 for one).
     """
     labels = task.test.labels.cpu()
     pairs = [agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
     return {
         "accuracy": float(accuracy(logits, labels).mean()),
-        "novelty": float((1 - agreement(logits, near_logits)).mean()),
-        "distance": float((flat - near).norm(dim=1).mean()),
+        "novelty": None if near_logits is None else float((1 - agreement(logits, near_logits)).mean()),
+        "distance": None if near is None else float((flat - near).norm(dim=1).mean()),
         "pairwise_agreement": float(torch.cat(pairs).mean()) if pairs else 1.0,
         "diversity": diversity(flat) if len(flat) > 1 else 0.0,
     }

@@ -15,17 +15,20 @@ import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from netspace.archs.lenetlike import lenetlike
 from netspace.archs.resnet import resnet8, resnet20, resnet32, resnet56
 from netspace.archs.vanillacnn import vanillacnn
+from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.folding import fold
 
-__all__ = ["ARCHS", "Factory", "build", "names", "resolve", "skeleton", "task_settings", "trust"]
+__all__ = ["ARCHS", "ArchConfig", "Factory", "build", "names", "resolve", "skeleton", "task_settings", "trust"]
 
 Factory = Callable[..., nn.Module]
 
@@ -37,6 +40,20 @@ ARCHS: dict[str, Factory] = {
     "resnet32": resnet32,
     "resnet56": resnet56,
 }
+
+
+class ArchConfig(Settings):
+    """An architecture as recipes name it."""
+
+    arch: str  # a registered name, or 'module:factory'
+    width: float | None = None  # the factory's width factor; left out for factories that know none
+    kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)  # further ones of the factory
+
+    def settings(self, image_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+        """The factory's keyword arguments for a task. Raises as `task_settings`."""
+        width = {} if self.width is None else {"width": self.width}
+        return task_settings(self.arch, {**self.kwargs, **width}, image_shape, classes)
+
 
 _TRUSTED: set[str] = set()  # what `trust` was given in this process
 

@@ -26,7 +26,7 @@ from netspace.cli.options import (
     run_folder,
     trusting,
 )
-from netspace.cli.output import evaluation, interpolation, number, optimization, percent, samples, say
+from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 
@@ -110,14 +110,11 @@ def train(
     recipe = load(SpaceRecipe, config, [*(set or []), *([f"device={device}"] if device else [])])
     run = train_space(recipe, zoo, out or Path("runs") / recipe.name, resume)
     found = [record for record in read_metrics(run / "metrics.jsonl") if "val_mae" in record]
-    best = min(found, key=lambda record: record["val_mae"])
+    best = min(found, key=lambda record: record.get("val_error", record["val_mae"]))
     say(
         {"run": str(run), "steps": recipe.steps, "best": best},
         json,
-        lambda r: (
-            f"{r['run']} is trained ({r['steps']} steps); best on validation at step {r['best']['step']}: mean |difference| "
-            f"{100 * r['best']['val_mae']:.1f} points, R2 {number(r['best']['val_r2'])}, agreement {percent(r['best']['val_agreement'])}"
-        ),
+        training,
     )
 
 
@@ -159,12 +156,17 @@ def interpolate(
 
 @app.command()
 def optimize(
-    start: Annotated[list[str], typer.Option("--from", metavar="A", help=f"{Network} Or noise. May be repeated.")],
+    start: Annotated[
+        list[str], typer.Option("--from", metavar="A", help=f"{Network} Or noise (noise:ARCH). May be repeated.")
+    ],
     run: RunOption = None,
     teacher: Annotated[
         str,
-        typer.Option(help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file."),
-    ] = "best",
+        typer.Option(
+            help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file; auto: the zoo's "
+            "own teacher, or its best member."
+        ),
+    ] = "auto",
     steps: Annotated[int, typer.Option(help="Steps at most.")] = 500,
     lr: Annotated[float, typer.Option(help="Adam's rate, in units of the latents' spread.")] = 0.02,
     out: Annotated[
@@ -194,7 +196,9 @@ def optimize(
 def sample(
     run: RunOption = None,
     count: Annotated[int, typer.Option(help="How many networks.")] = 16,
-    arch: Annotated[str | None, typer.Option(help="Of which architecture; default: the space's.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Of which architecture, shown in training or not; default: the space's only one.")
+    ] = None,
     fit: Annotated[
         str, typer.Option(help="What is drawn from: gaussian, or kde (around training members).")
     ] = "gaussian",
@@ -236,6 +240,9 @@ def decode(
     latent: Annotated[Path, typer.Argument(metavar="LATENT", help="A latent file, such as `encode` writes.")],
     out: Output,
     run: RunOption = None,
+    arch: Annotated[
+        str | None, typer.Option(help="As a network of which architecture; default: the one the latent stands for.")
+    ] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -245,7 +252,7 @@ def decode(
     from netspace.apps.codes import decode as decode_latent
 
     trusting(trust_arch)
-    result = decode_latent(run_folder(run), latent, out, zoo, pick(device))
+    result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device))
     say(
         result,
         json,

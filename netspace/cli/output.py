@@ -56,6 +56,22 @@ def number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
+def training(figures: dict[str, Any]) -> str:
+    """The text of `netspace train`."""
+    best = figures["best"]
+    told = f"{figures['run']} is trained ({figures['steps']} steps); best on validation at step {best['step']}: "
+    if "val_classid" in best:
+        return told + (
+            f"predicted networks score {percent(best['val_accuracy_predicted'])}, their targets "
+            f"{percent(best['val_accuracy_target'])}; ClassId {percent(best['val_classid'])}, agreement "
+            f"{percent(best['val_agreement'])}"
+        )
+    return told + (
+        f"mean |difference| {100 * best['val_mae']:.1f} points, R2 {number(best['val_r2'])}, agreement "
+        f"{percent(best['val_agreement'])}"
+    )
+
+
 def evaluation(figures: dict[str, Any]) -> str:
     """The text of `netspace eval`."""
     head = ["", "accuracy", "R2", "mean |diff|", "agreement", "KL"]
@@ -77,33 +93,75 @@ def evaluation(figures: dict[str, Any]) -> str:
         ]
         for name, v in entries
     ]
+    told = [
+        f"{figures['members']} {figures['split']} members of {', '.join(figures['per_class'])}, on the test images; "
+        f"targets score {percent(figures['accuracy_target'])}",
+        "",
+        table(head, rows),
+        "",
+        f"latent {figures['latent']:,} for {figures['parameters']:,} parameters ({percent(figures['compression'])}); "
+        f"pairwise L2 of predicted networks {figures['diversity']:.2f}, of the zoo's {figures['zoo_diversity']:.2f}",
+    ]
+    if "confusion" in figures:
+        return "\n".join([*told, *_several(figures)])
     lines = figures["interpolation"]
     return "\n".join(
         [
-            f"{figures['members']} {figures['split']} members of {', '.join(figures['per_class'])}, on the test images; "
-            f"targets score {percent(figures['accuracy_target'])}",
-            "",
-            table(head, rows),
-            "",
-            f"latent {figures['latent']:,} for {figures['parameters']:,} parameters ({percent(figures['compression'])}); "
-            f"pairwise L2 of predicted networks {figures['diversity']:.2f}, of the zoo's {figures['zoo_diversity']:.2f}",
+            *told,
             f"rank correlation of accuracy and position on {lines['pairs']} lines to the best: "
             f"{number(lines['spearman_latent'])} latent, {number(lines['spearman_weights'])} weights",
         ]
     )
 
 
+def _several(figures: dict[str, Any]) -> list[str]:
+    """What `netspace eval` tells of several architectures: each by itself, and what lies between the ends."""
+    head = ["architecture", "class", "parameters", "members", "target", "predicted", "ClassId", "agreement"]
+    rows = [
+        [
+            name,
+            v["class_id"],
+            f"{v['parameters']:,}",
+            v["members"],
+            percent(v["accuracy_target"]),
+            percent(v["accuracy_predicted"]),
+            percent(v["classid_accuracy"]),
+            percent(v["agreement"]),
+        ]
+        for name, v in figures["per_class"].items()
+    ]
+    told = ["", table(head, rows)]
+    if figures.get("between"):
+        head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", ""]
+        rows = [
+            [
+                name,
+                f"{v['gamma']:.3f}",
+                percent(v["classid_accuracy"]),
+                percent(v["accuracy"]),
+                percent(v["accuracy_zoo"]),
+                percent(v["ratio"]),
+                "" if v["shown"] else "never shown",
+            ]
+            for name, v in figures["between"].items()
+        ]
+        told += ["", table(head, rows)]
+    return told
+
+
 def interpolation(figures: dict[str, Any]) -> str:
     """The text of `netspace interpolate`."""
     direct = figures["weight_accuracy"] or [None] * len(figures["gamma"])
+    columns = (figures["gamma"], figures["arch"], figures["latent_accuracy"], direct)
+    several = len(set(figures["arch"])) > 1
     rows = [
-        [f"{gamma:.2f}", percent(latent), percent(weights)]
-        for gamma, latent, weights in zip(figures["gamma"], figures["latent_accuracy"], direct, strict=True)
+        [f"{gamma:.2f}", *([arch] if several else []), percent(latent), percent(weights)]
+        for gamma, arch, latent, weights in zip(*columns, strict=True)
     ]
     return "\n".join(
         [
             f"from {figures['from']} to {figures['to']}: accuracy on the test images",
-            table(["gamma", "latent", "weights"], rows),
+            table(["gamma", *(["architecture"] if several else []), "latent", "weights"], rows),
             f"rank correlation with gamma: {number(figures['spearman'])} latent, {number(figures['weight_spearman'])} weights",
         ]
     )
@@ -113,15 +171,30 @@ def optimization(figures: dict[str, Any]) -> str:
     """The text of `netspace optimize`."""
     last = figures["curve"][-1]["accuracy_val"]
     rows = [
-        [("* " if place == figures["best"] else "  ") + name, percent(before), percent(after), percent(val)]
-        for place, (name, before, after, val) in enumerate(
-            zip(figures["from"], figures["accuracy_before"], figures["accuracy_after"], last, strict=True)
+        [
+            ("* " if place == figures["best"] else "  ") + name,
+            arch,
+            percent(own),
+            percent(before),
+            percent(after),
+            percent(val),
+        ]
+        for place, (name, arch, own, before, after, val) in enumerate(
+            zip(
+                figures["from"],
+                figures["arch"],
+                figures["accuracy_network"],
+                figures["accuracy_before"],
+                figures["accuracy_after"],
+                last,
+                strict=True,
+            )
         )
     ]
     return "\n".join(
         [
             f"{figures['steps']} steps, taught by {figures['teacher']}; accuracy on the test images (* best by validation)",
-            table(["from", "before", "after", "last on validation"], rows),
+            table(["from", "architecture", "the network", "decoded before", "after", "last on validation"], rows),
             f"the best: {figures['latent']}, {figures['network']}",
         ]
     )
@@ -140,17 +213,19 @@ def samples(figures: dict[str, Any]) -> str:
             name,
             percent(figures[key]["accuracy"]),
             percent(figures[key]["novelty"]),
-            f"{figures[key]['distance']:.2f}",
+            "-" if figures[key]["distance"] is None else f"{figures[key]['distance']:.2f}",
             percent(figures[key]["pairwise_agreement"]),
             f"{figures[key]['diversity']:.2f}",
         ]
         for key, name in names.items()
+        if key in figures
     ]
     head = ["", "accuracy", "answers unlike the nearest", "L2 to it", "pairs agree", "pairwise L2"]
     return "\n".join(
         [
-            f"{figures['count']} networks of {figures['arch']} drawn ({figures['fit']}, seed {figures['seed']}); on the test "
-            f"images; training members score {percent(figures['zoo_accuracy'])}",
+            f"{figures['count']} networks of {figures['arch']} drawn ({figures['fit']}, seed {figures['seed']}), "
+            + ("" if figures["shown"] else f"never shown in training, at {figures['factor']:.3f} between the ends, ")
+            + f"on the test images; trained ones score {percent(figures['zoo_accuracy'])}",
             table(head, rows),
         ]
     )

@@ -56,7 +56,7 @@ def import_(
     """Add networks trained elsewhere. Nothing in the files is executed."""
     from model_zoo.importer import import_members
     from netspace.data import DataConfig
-    from netspace.space import read_state_dict
+    from netspace.states import read_state_dict
 
     trusting([*(trust_arch or []), arch])
     states = {str(file): read_state_dict(file) for file in files}

@@ -1,14 +1,17 @@
-"""Encoder and decoder together, built from settings for the networks of one architecture.
+"""Encoder and decoder together, built from settings for the networks of a family.
 
-Axes: M members, P parameters, H W of a PRep, E latent size.
+Axes: M members, P parameters, H W of a PRep, E latent size, A architectures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from netspace.functional import NetBatch
+from netspace.family import Family
+from netspace.models.classid import ClassIdHead
 from netspace.models.decoder import ConvDecoder, DecoderConfig
 from netspace.models.encoder import ConvEncoder, EncoderConfig, ProbeEncoder
 from netspace.prep import pack
@@ -24,7 +27,7 @@ class AutoEncoder(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.register_buffer("spread", spread)  # (H, W), of every parameter's layer over the zoo
+        self.register_buffer("spread", spread)  # (H, W) or (A, H, W), of every parameter's layer over the zoo
 
     def forward(self, preps: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """Decoded PReps (M, H, W) of PReps (M, H, W), and those between pairs (S, H, W).
@@ -37,20 +40,49 @@ class AutoEncoder(nn.Module):
         decoded = self.decoder(torch.cat([latents, between]))
         return decoded[: len(latents)], decoded[len(latents) :]
 
-    def both(self, preps: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (M, E) and decoded PReps (M, H, W) of PReps (M, H, W)."""
-        latents = self.encoder(preps)
-        return latents, self.decoder(latents)
+    def class_ids(self, latents: Tensor) -> Tensor:
+        """The ClassIds (M,) that latents (M, E) stand for."""
+        return torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
 
 
-def layer_spread(preps: Tensor, spec: NetSpec) -> Tensor:
-    """The standard deviation of each parameter tensor over PReps (M, H, W), laid out as a PRep (H, W).
+class MultiAutoEncoder(AutoEncoder):
+    """Encoder, decoder and ClassId head for several architectures (NetSpace, Suppl. I, Fig. 1).
+
+    A step's networks come in one batch an architecture, PReps (M, H, W) of its own height; decoded PReps have the height of
+    the largest, and smaller networks fill their first rows.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor, head: ClassIdHead) -> None:
+        super().__init__(encoder, decoder, spread)
+        self.head = head
+
+    def forward(  # type: ignore[override]
+        self, groups: Sequence[tuple[int, Tensor]], pairs: Tensor, share: Tensor, class_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decoded PReps (M + S, H, W) of PReps (M_c, H_c, W) by ClassId and of points between them, and ClassId logits.
+
+        `pairs` (2, S) are places among the M networks, in the order of the groups, and `share` (S,) says how far between the
+        two a point lies; `class_ids` (M + S,) as which architectures all are decoded. The logits are (M + S, A).
+        """
+        latents = torch.cat([self.encoder(preps, class_id) for class_id, preps in groups])
+        first, second = latents.index_select(0, pairs[0]), latents.index_select(0, pairs[1])
+        points = torch.cat([latents, torch.lerp(first, second, share[:, None].to(latents.dtype))])
+        return self.decoder(points, class_ids), self.head(points)
+
+    def class_ids(self, latents: Tensor) -> Tensor:
+        """The ClassIds (M,) that the head reads from latents (M, E)."""
+        logits: Tensor = self.head(latents)
+        return logits.argmax(-1)
+
+
+def layer_spread(preps: Tensor, spec: NetSpec, size: tuple[int, int] | None = None) -> Tensor:
+    """The standard deviation of each parameter tensor over PReps (M, H, W), laid out as a PRep of `size` or (H, W).
 
     Padding and tensors that never vary have 1, so that dividing by it is always defined.
     """
     flat = preps.flatten(1)[:, : spec.num_parameters]
     pieces = [piece.std(correction=0).expand(piece.shape[1]) for piece in flat.split(spec.sizes, dim=1)]
-    spread = pack(torch.cat(pieces), (preps.shape[1], preps.shape[2]))
+    spread = pack(torch.cat(pieces), size or (preps.shape[1], preps.shape[2]))
     return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
@@ -58,28 +90,42 @@ def build_autoencoder(
     latent: int,
     encoder: EncoderConfig,
     decoder: DecoderConfig,
-    nets: NetBatch,
-    probes: Tensor | None,
-    example: Tensor | None,
-    size: tuple[int, int],
-    reference: Tensor | None = None,
+    family: Family,
+    probes: Tensor | None = None,
+    examples: Mapping[int, Tensor] | None = None,
+    references: Mapping[int, Tensor] | None = None,
 ) -> AutoEncoder:
-    """The model that settings describe.
+    """The model that settings describe; with a ClassId head where the family has several architectures.
 
-    `example` (M, H, W) are PReps of training members that set scales, `probes` (Q, ...) the inputs that probes
-    start from, `reference` (H, W) the PRep that decoded networks start near. With `example` None (when weights are
-    loaded afterwards) nothing is measured.
+    `examples`, PReps (M, H, W) by ClassId, are networks of every architecture that set scales; `probes` (Q, ...) the inputs
+    that probes start from; `references`, PReps (H, W), those that decoded networks start near. With `examples` None (when
+    weights are loaded afterwards) nothing is measured.
     """
-    spread = torch.ones(size) if example is None else layer_spread(example, nets.spec)
+    several = len(family) > 1
+    size, shape = family.size, (len(family), *family.size) if several else family.size
+    spread = torch.ones(shape)
+    if examples is not None:
+        spread = _stacked([layer_spread(examples[place], each.spec, size) for place, each in enumerate(family)])
+    shown = None if examples is None else {place: examples[place] for place, each in enumerate(family) if each.shown}
     made: nn.Module
     if encoder.kind == "probe":
-        start = torch.zeros(encoder.probes, *nets.spec.input_shape) if probes is None else probes
-        made = ProbeEncoder(latent, nets, start, encoder.hidden, example)
+        start = torch.zeros(encoder.probes, *family.input_shape) if probes is None else probes
+        made = ProbeEncoder(latent, [each.nets for each in family], start, encoder.hidden, shown)
     else:
         made = ConvEncoder(latent, spread if encoder.standardise else None)
-    back = ConvDecoder(latent, size, decoder)
-    if example is not None and decoder.start == "reference":
-        assert reference is not None
+    back = ConvDecoder(latent, size, decoder, len(family))
+    if shown and decoder.start == "reference":
+        assert references is not None
+        near = _stacked(
+            [pack(references[place].flatten()[: each.parameters], size) for place, each in enumerate(family)]
+        )
         with torch.no_grad():
-            back.start_near(reference, spread, made(example))
+            back.start_near(near, spread, torch.cat([made(preps, place) for place, preps in shown.items()]))
+    if several:
+        return MultiAutoEncoder(made, back, spread, ClassIdHead(latent, len(family)))
     return AutoEncoder(made, back, spread)
+
+
+def _stacked(preps: list[Tensor]) -> Tensor:
+    """(A, H, W), or (H, W) of a single architecture."""
+    return torch.stack(preps) if len(preps) > 1 else preps[0]

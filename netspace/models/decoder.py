@@ -30,10 +30,13 @@ class ConvDecoder(nn.Module):
     """Convolutions that gain depth, reshapes that spend it on space, and a scale of its own for every element.
 
     The independent element-wise scale and bias come last, initialised N(0, 1e-3) and U(0, 1e-2) as the authors
-    do; `start_near` replaces them so that all decoded networks start near one that works.
+    do; `start_near` replaces them so that all decoded networks start near one that works. Of several architectures, with
+    `classes` of them, each then has a scale and bias of its own; else one serves all, as in the paper.
     """
 
-    def __init__(self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None) -> None:
+    def __init__(
+        self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None, classes: int = 1
+    ) -> None:
         super().__init__()
         side = isqrt(max(latent, 0))
         if latent <= 0 or side * side != latent or side % 4:
@@ -50,13 +53,14 @@ class ConvDecoder(nn.Module):
         self.fill = nn.Conv2d(latent // 8, 256, 3, stride=2, padding=1)
         self.emit = nn.Conv2d(256, 32, 3, padding=1)
         self.activation = nn.LeakyReLU(self.config.slope)
-        self.scale = nn.Parameter(torch.randn(size) * 1e-3)
-        self.bias = nn.Parameter(torch.rand(size) * 1e-2)
+        each = (classes, *size) if classes > 1 and self.config.start == "reference" else size
+        self.scale = nn.Parameter(torch.randn(each) * 1e-3)
+        self.bias = nn.Parameter(torch.rand(each) * 1e-2)
 
     def start_near(self, reference: Tensor, spread: Tensor, latents: Tensor) -> None:
-        """Sets scale and bias so that `latents` (M, E) decode to networks around `reference` (H, W).
+        """Sets scale and bias so that `latents` (M, E) decode to networks around `reference` (H, W) or (A, H, W).
 
-        They differ from it by `config.share` of `spread` (H, W) on average. The convolutions before are drawn again by
+        They differ from it by `config.share` of `spread`, of the same shape, on average. The convolutions before are drawn again by
         He et al. (2015), which keeps the signal's size from latent to PRep.
         """
         for layer in (self.deepen, self.widen, self.fill, self.emit):
@@ -87,8 +91,15 @@ class ConvDecoder(nn.Module):
         activated: Tensor = self.activation(images)
         return activated.contiguous(memory_format=torch.channels_last) if images.is_cuda else activated
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """PReps (M, H, W) of latents (M, E). Raises `UsageError` for a latent of another size."""
+    def forward(self, latents: Tensor, class_ids: Tensor | None = None) -> Tensor:
+        """PReps (M, H, W) of latents (M, E), as networks of the ClassIds (M,) where there are several architectures.
+
+        Raises `UsageError` for a latent of another size.
+        """
         if latents.shape[-1] != self.latent:
             raise UsageError(f"a latent of {latents.shape[-1]} values was given; this space's have {self.latent}")
-        return self.values(latents).float() * self.scale + self.bias
+        values = self.values(latents).float()
+        if self.scale.dim() == 2:
+            return values * self.scale + self.bias
+        assert class_ids is not None
+        return values * self.scale.index_select(0, class_ids) + self.bias.index_select(0, class_ids)

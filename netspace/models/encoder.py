@@ -7,6 +7,7 @@ questions; it sees behaviour directly and does not depend on the order of neuron
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from netspace.functional import NetBatch
 from netspace.models.winners import widest
 from netspace.prep import unpack
 
+PLACE = 8.0  # weight of an architecture's place beside its answers, which are hundreds of about 1
 SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
 
 
@@ -35,8 +37,8 @@ class ConvEncoder(nn.Module):
     """Horizontal, then vertical convolutions, each pair followed by a maximum over its direction.
 
     With h = E / 32 channels: 1x3 convolutions of stride 2 (1 -> h -> 2h), maximum over the width; 3x1
-    convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W. `spread` (H, W), if given,
-    divides the PRep first.
+    convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W, so that architectures of several
+    heights go through the same layers. `spread` (A, H, W) or (H, W), if given, divides the PRep first.
     """
 
     spread: Tensor
@@ -59,11 +61,12 @@ class ConvEncoder(nn.Module):
         self.activation = nn.LeakyReLU(SLOPE)  # rises, so it may come after each maximum: the same, on far fewer values
         self.register_buffer("spread", torch.ones(1, 1) if spread is None else spread.clone())
 
-    def forward(self, preps: Tensor) -> Tensor:
-        """Latents (M, E) of PReps (M, H, W)."""
+    def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W) of one architecture."""
         first, _, second = self.along
         assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        wide = widest((preps / self.spread).unsqueeze(1), first, second, SLOPE)
+        spread = self.spread[class_id, : preps.shape[1]] if self.spread.dim() == 3 else self.spread
+        wide = widest((preps / spread).unsqueeze(1), first, second, SLOPE)
         tall = self.across(self.activation(wide.unsqueeze(3)))  # (M, E, H, 1)
         latents: Tensor = self.activation(tall.amax(dim=(2, 3)))
         return latents
@@ -74,38 +77,52 @@ class ProbeEncoder(nn.Module):
 
     The answers (Q x C logits, centred per input) do not change when neurons are permuted or rescaled, so
     networks that behave alike are encoded alike (cf. functional probing: Herrmann et al. 2024; Kahana et al.,
-    ProbeGen, 2025). `images` (Q, ...) start the probes; `example` (M, H, W) PReps set the answers' scale.
+    ProbeGen, 2025). `images` (Q, ...) start the probes; `examples`, PReps (M, H, W) by ClassId, set the answers' scale.
+
+    With several architectures (one of `nets` each) the place of a network's own among them, from -1 for the smallest to 1
+    for the largest, stands beside its answers, so that latents know where between the two they lie.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, latent: int, nets: NetBatch, images: Tensor, hidden: int, example: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        latent: int,
+        nets: Sequence[NetBatch],
+        images: Tensor,
+        hidden: int,
+        examples: Mapping[int, Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self._nets = (nets,)  # in a tuple: the skeleton's parameters are not this module's
+        self.nets = tuple(nets)  # a tuple: the skeletons' parameters are not this module's
         self.probes = nn.Parameter(images.clone())
         with torch.no_grad():
-            answers = self.answers(torch.zeros(1, 4, -(-nets.spec.num_parameters // 32) * 8))
+            count = self.nets[0].spec.num_parameters
+            answers = self.answers(torch.zeros(1, 4, -(-count // 32) * 8))
         self.register_buffer("mean", torch.zeros(answers.shape[1]))
         self.register_buffer("spread", torch.ones(()))
-        self.read = nn.Sequential(nn.Linear(answers.shape[1], hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, latent))
-        if example is not None:
+        several = int(len(self.nets) > 1)
+        self.read = nn.Sequential(
+            nn.Linear(answers.shape[1] + several, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, latent)
+        )
+        if examples:
             with torch.no_grad():
-                answers = self.answers(example)
+                answers = torch.cat([self.answers(preps, class_id) for class_id, preps in examples.items()])
                 self.mean.copy_(answers.mean(0))
                 self.spread.copy_(answers.std(0, correction=0).mean().clamp_min(1e-6))
 
-    @property
-    def nets(self) -> NetBatch:
-        """What runs the encoded networks."""
-        return self._nets[0]
-
-    def answers(self, preps: Tensor) -> Tensor:
+    def answers(self, preps: Tensor, class_id: int = 0) -> Tensor:
         """The networks' centred logits for all probes, (M, Q * C)."""
-        logits = self.nets(unpack(preps, self.nets.spec.num_parameters), self.probes).float()
+        nets = self.nets[class_id]
+        logits = nets(unpack(preps, nets.spec.num_parameters), self.probes).float()
         return (logits - logits.mean(-1, keepdim=True)).flatten(1)
 
-    def forward(self, preps: Tensor) -> Tensor:
-        """Latents (M, E) of PReps (M, H, W)."""
-        latents: Tensor = self.read((self.answers(preps) - self.mean) / self.spread)
+    def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W) of one architecture."""
+        seen = (self.answers(preps, class_id) - self.mean) / self.spread
+        if len(self.nets) > 1:
+            place = 2 * class_id / (len(self.nets) - 1) - 1
+            seen = torch.cat([seen, seen.new_full((len(seen), 1), PLACE * place)], dim=1)
+        latents: Tensor = self.read(seen)
         return latents

@@ -13,7 +13,7 @@ builder was killed is put together from them when it is next opened. What is lef
 
 from __future__ import annotations
 
-from netspace.store.layout import MEMBER, SPLITS, VERSION, Header, MemberRef, Population, parts_folder
+from netspace.store.layout import MEMBER, SPLITS, VERSION, Header, MemberRef, Population, parts_folder, teacher_path
 from netspace.store.merging import Zoo, merge, recover
 from netspace.store.reading import ArchGroup
 from netspace.store.writing import write_zoo
@@ -30,5 +30,6 @@ __all__ = [
     "merge",
     "parts_folder",
     "recover",
+    "teacher_path",
     "write_zoo",
 ]

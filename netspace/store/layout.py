@@ -91,3 +91,8 @@ class MemberRef:
 def parts_folder(path: Path) -> Path:
     """Where the builder of the zoo at `path` commits finished members."""
     return path.with_name(path.name + ".parts")
+
+
+def teacher_path(path: Path) -> Path:
+    """Where the teacher of the zoo at `path` lies: a zoo of its own, `zoo.teacher.h5` beside `zoo.h5`."""
+    return path.with_name(f"{path.stem}.teacher{path.suffix}")

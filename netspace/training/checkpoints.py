@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from netspace.errors import NetspaceError
 from netspace.runtime import read_torch, write_tensors, write_torch
+from netspace.states import read_safetensors
 
 
 def save_last(run: Path, state: dict[str, Any]) -> None:
@@ -35,11 +34,3 @@ def load_best(run: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise NetspaceError(f"{run} has no trained space yet ({path.name} is missing): let `netspace train` finish")
     return read_safetensors(path)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises `NetspaceError` for anything else."""
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise NetspaceError(f"{path} was expected to be a safetensors file, but cannot be read: {error}") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from netspace import archs
 from netspace.config import changed, read_back, to_yaml
-from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError, UsageError
-from netspace.functional import NetBatch
-from netspace.models.autoencoder import AutoEncoder, build_autoencoder
-from netspace.prep import unpack
 from netspace.progress import progress
-from netspace.runtime import Metrics, alone, generator, pick_device, provenance, remove_remains, write_json, write_text
-from netspace.store import ArchGroup, Zoo
+from netspace.runtime import Metrics, alone, pick_device, provenance, remove_remains, write_json, write_text
+from netspace.store import Zoo
 from netspace.training.checkpoints import load_last, save_best, save_last
+from netspace.training.multi import MultiStep
 from netspace.training.optimizers import Average, Optimizer
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.sources import PRepSource
-from netspace.training.steps import SingleStep, half, unwrapped
-from netspace.training.validation import MEMBERS, Comparison, compare, through
+from netspace.training.setting import Setting, prepare, validate_members
+from netspace.training.steps import SingleStep, unwrapped
 
 CHECKPOINT_EVERY = 30.0  # seconds
-EXAMPLES = 512  # training members that set the model's scales
-
-
-@dataclass
-class Setting:
-    """What a run is made of, on its device."""
-
-    recipe: SpaceRecipe
-    task: TaskData
-    nets: NetBatch
-    group: ArchGroup
-    model: AutoEncoder
-    train: PRepSource
-    val: PRepSource
 
 
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) -> Path:
@@ -65,7 +45,6 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         project_dir=str(run),
     )
     first = accelerator.is_main_process
-    _check_shares(recipe, accelerator.num_processes)
     with (
         Zoo(zoo_path) as zoo,
         alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext(),
@@ -73,65 +52,34 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         accelerator.wait_for_everyone()
         before = _check_run(recipe, zoo, run, resume)
         setting = prepare(recipe, zoo, accelerator.device)
+        _check_shares(setting, accelerator.num_processes)
+        _check_teacher(setting, run)
         accelerator.wait_for_everyone()
         if first:
-            _begin_run(recipe, zoo, run)
-            _describe(run, setting)
+            _begin_run(setting, zoo, run)
         _loop(setting, run, before, accelerator)
     return run
 
 
-def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
-    """Task, networks and a fresh model for a recipe and an open zoo."""
-    group = zoo.only()
-    task = task_of(zoo, device)
-    nets = NetBatch(archs.skeleton(group.spec.arch, group.spec.settings, group.spec.input_shape).to(device), group.spec)
-    train, val = (_rows(zoo, group, split) for split in ("train", "val"))
-    source, held_out = PRepSource(group, train, device), PRepSource(group, val, device)
-    random = generator(recipe.seed, 7)
-    places = torch.randperm(len(source), generator=random)[:EXAMPLES]
-    images = torch.randint(len(task.train), (recipe.encoder.probes,), generator=random).to(device)
-    best = int(group.members["accuracy_val"][train.numpy()].argmax())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = build_autoencoder(
-            recipe.latent,
-            recipe.encoder,
-            recipe.decoder,
-            nets,
-            probes=task.normalise(task.train.images[images]).cpu(),
-            example=source.take(places).cpu(),
-            size=group.size,
-            reference=source.take(torch.tensor([best]))[0].cpu(),
-        )
-    return Setting(recipe, task, nets, group, model.to(device), source, held_out)
-
-
-def task_of(zoo: Zoo, device: torch.device | str) -> TaskData:
-    """The data that a zoo was trained on. Raises `NetspaceError` if what is here is not the same."""
-    from netspace.config import validate
-
-    task = load(validate(DataConfig, zoo.header.data, str(zoo.path)), device=device)
-    if task.split_hash != zoo.header.split_hash:
-        raise NetspaceError(
-            f"{zoo.path} was trained on {zoo.header.dataset} with split {zoo.header.split_hash[:12]}, but the data here "
-            f"have split {task.split_hash[:12]}: other images or labels would give figures that mean nothing"
-        )
-    return task
-
-
-def _rows(zoo: Zoo, group: ArchGroup, split: str) -> Tensor:
-    rows = torch.from_numpy(group.rows(split))
-    if not len(rows):
-        raise NetspaceError(f"{zoo.path} has no members in its {split} split, and training needs some")
-    return rows
-
-
-def _check_shares(recipe: SpaceRecipe, shares: int) -> None:
-    if recipe.networks % (shares * recipe.accumulate):
+def _check_shares(setting: Setting, shares: int) -> None:
+    recipe = setting.recipe
+    classes = setting.shown if recipe.multi and recipe.multi.batches == "classes" else 1
+    if recipe.networks % (shares * recipe.accumulate * classes):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+        of_each = f" with as many of each of {classes} classes" if classes > 1 else ""
         raise UsageError(
-            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}: choose a multiple"
+            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}{of_each}: choose a multiple"
+        )
+
+
+def _check_teacher(setting: Setting, run: Path) -> None:
+    config = run / "config.yaml"
+    if setting.teacher is None or not config.exists():
+        return
+    told = json.loads((run / "provenance.json").read_text())
+    if told.get("teacher_hash") != setting.teacher.hash:
+        raise UsageError(
+            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({told.get('teacher')})"
         )
 
 
@@ -156,7 +104,7 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> dict[s
     return state
 
 
-def _begin_run(recipe: SpaceRecipe, zoo: Zoo, run: Path) -> None:
+def _begin_run(setting: Setting, zoo: Zoo, run: Path) -> None:
     config = run / "config.yaml"
     for place in (run, run / "checkpoints"):
         remove_remains(place)
@@ -164,20 +112,15 @@ def _begin_run(recipe: SpaceRecipe, zoo: Zoo, run: Path) -> None:
         for folder in ("checkpoints", "figures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         more = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
-        write_json(run / "provenance.json", provenance(recipe.seed, **more))
-        write_text(config, to_yaml(recipe))
-
-
-def _describe(run: Path, setting: Setting) -> None:
-    """What decoding needs beside the weights."""
-    spec = setting.group.spec
-    told = {"archs": {setting.group.id: {"spec": json.loads(spec.to_json()), "prep": list(setting.group.size)}}}
-    write_json(run / "space.json", told)
+        if setting.teacher is not None:
+            more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
+        write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
+        write_text(config, to_yaml(setting.recipe))
+    write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
 
 
 def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerator: Accelerator) -> None:
     recipe, device = setting.recipe, accelerator.device
-    shares = accelerator.num_processes
     setting.model.decoder.recompute = recipe.recompute
     if recipe.compile:
         for module in (setting.model.encoder, setting.model.decoder):
@@ -186,7 +129,7 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
     bare = unwrapped(model)
     optimizer = Optimizer(bare, recipe.optimizer, recipe.steps)
     average = Average(bare, recipe.optimizer.ema)
-    step = SingleStep(recipe, setting.nets, setting.train, setting.task, accelerator.process_index, shares)
+    step = _step(setting, accelerator.process_index, accelerator.num_processes)
     metrics = Metrics(run / "metrics.jsonl")
     start, best = 0, float("inf")
     if before is not None:
@@ -229,10 +172,10 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
             if done % recipe.validate_every == 0 or last:
                 figures = validate_members(setting, bare, average if recipe.optimizer.ema else None)
                 _record(accelerator, metrics, step=done, **{f"val_{name}": value for name, value in figures.items()})
-                if accelerator.is_main_process and figures["mae"] < best:
+                if accelerator.is_main_process and figures["error"] < best:
                     save_best(run, average.values if recipe.optimizer.ema else bare.state_dict())
-                best = min(best, figures["mae"])
-                note = f"val: MAE {100 * figures['mae']:.1f} points, R2 {figures['r2']:.2f}"
+                best = min(best, figures["error"])
+                note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
             if accelerator.is_main_process and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
                 held = {"model": bare.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
                 save_last(run, {**held, "step": done, "best": best})
@@ -242,22 +185,14 @@ def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerato
     accelerator.end_training()
 
 
-def validate_members(setting: Setting, model: AutoEncoder, average: Average | None) -> dict[str, float]:
-    """The paper's validation: accuracies of validation members and their predictions on validation images."""
-    held = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    if average is not None:
-        model.load_state_dict(average.values)
-    count = setting.nets.spec.num_parameters
-    found = []
-    try:
-        for places in torch.arange(len(setting.val)).split(MEMBERS):
-            preps = setting.val.take(places)
-            with half(setting.recipe.precision, preps.device):
-                _, decoded = through(model.both, preps)
-            found.append(compare(setting.nets, unpack(preps, count), unpack(decoded, count), setting.task, "val"))
-        return Comparison.together(found).summary()
-    finally:
-        model.load_state_dict(held)
+def _step(setting: Setting, place: int, shares: int) -> SingleStep | MultiStep:
+    recipe, family, task = setting.recipe, setting.family, setting.task
+    if recipe.multi is None:
+        source = setting.train[0]
+        assert source is not None
+        return SingleStep(recipe, family[0].nets, source, task, place, shares)
+    assert setting.teacher is not None
+    return MultiStep(recipe, family, setting.train, task, setting.teacher, place, shares)
 
 
 def _record(accelerator: Accelerator, metrics: Metrics, step: int, **values: float) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from netspace.archs import ArchConfig
 from netspace.config import Settings
 from netspace.models.decoder import DecoderConfig
 from netspace.models.encoder import EncoderConfig
@@ -14,7 +15,7 @@ from netspace.training.optimizers import OptimizerConfig
 
 
 class LossConfig(Settings):
-    """The terms of the loss and their weights."""
+    """The terms of the loss and their weights; `multi` has more of its own."""
 
     behaviour: float = Field(1.0, ge=0)  # Eq. 1: outputs of predicted and target network
     temperature: float = Field(4.0, gt=0)  # T of Eq. 1
@@ -22,11 +23,24 @@ class LossConfig(Settings):
     lines: float = Field(0.0, ge=0)  # the same between pairs: a latent on their line behaves like a blend of both
     weights: float = Field(0.0, ge=0)  # squared difference of parameters in units of their layer's spread
 
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not self.behaviour + self.lines + self.weights:
-            raise ValueError("all terms of the loss are 0")
-        return self
+
+class MultiConfig(Settings):
+    """The multi-architecture setting (NetSpace, Sec. III): which networks are shown, and what it adds to the loss."""
+
+    counts: dict[str, int] = Field(
+        default_factory=dict
+    )  # training members shown of an architecture, the first ones; not named: all; 0: none, it is only declared
+    declared: dict[str, ArchConfig] = Field(
+        default_factory=dict
+    )  # architectures of which the zoo has no network at all
+    batches: Literal["classes", "members"] = "classes"  # as many of every class in a batch, or drawn from all alike
+    teacher: str = "auto"  # the zoo's own, beside it; or a member, 'best', a zoo file, a network's file
+    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5 and 10: the teacher's share; the rest is the labels'
+    temperature: float = Field(4.0, gt=0)  # T of Eq. 3 and 8
+    distillation: float = Field(1.0, ge=0)  # weight of Eq. 5
+    classid: float = Field(1.0, ge=0)  # of Eq. 6
+    interpolation: float = Field(1.0, ge=0)  # of Eq. 11, for each point between a pair
+    pairs: int | None = Field(None, ge=1)  # of a smallest and a largest network in a batch, at most; None: all pairs
 
 
 class SpaceRecipe(Settings):
@@ -38,6 +52,7 @@ class SpaceRecipe(Settings):
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     loss: LossConfig = LossConfig()
+    multi: MultiConfig | None = None  # for several architectures; None: for a zoo of one
     optimizer: OptimizerConfig = OptimizerConfig()
     networks: int = Field(8, ge=1)  # in a batch, over all processes
     accumulate: int = Field(1, ge=1)  # parts that a batch's networks are taken in, one after another, to save memory
@@ -58,6 +73,13 @@ class SpaceRecipe(Settings):
         if side * side != self.latent or side % 4 or (self.encoder.kind == "conv" and self.latent % 32):
             raise ValueError(
                 f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}"
+            )
+        loss, multi = self.loss, self.multi
+        if not loss.behaviour + loss.lines + loss.weights + (multi.distillation + multi.interpolation if multi else 0):
+            raise ValueError("all terms of the loss are 0")
+        if multi and loss.lines:
+            raise ValueError(
+                "loss.lines is for one architecture; between several, multi.interpolation says what is learnt"
             )
         if self.networks % self.accumulate:
             raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")

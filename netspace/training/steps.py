@@ -42,7 +42,7 @@ class SingleStep:
         There are `recipe.accumulate` parts; the mean over parts and processes is the whole batch's.
         """
         recipe = self.recipe
-        place, apart = self._dealt(part)
+        place, apart = dealt(recipe, part, self.place, self.shares)
         members = self._members(number, part)
         preps = self.source.take(members)
         self.source.expect(self._members(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)))
@@ -73,13 +73,14 @@ class SingleStep:
             terms["weights"] = recipe.loss.weights * difference
         return terms
 
-    def _dealt(self, part: int) -> tuple[int, int]:
-        """The first place of a batch's networks that is this process's in this part, and how far apart its places are."""
-        return self.place + self.shares * part, self.shares * self.recipe.accumulate
-
     def _members(self, number: int, part: int) -> Tensor:
-        place, apart = self._dealt(part)
+        place, apart = dealt(self.recipe, part, self.place, self.shares)
         return self.members.take(number * self.recipe.networks, self.recipe.networks)[place::apart]
+
+
+def dealt(recipe: SpaceRecipe, part: int, place: int, shares: int) -> tuple[int, int]:
+    """The first place of a batch's networks that is this process's in this part, and how far apart its places are."""
+    return place + shares * part, shares * recipe.accumulate
 
 
 def half(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ Axes: M members, P parameters, B images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from netspace.data import TaskData
+from netspace.family import Family, Networks
 from netspace.functional import NetBatch
 from netspace.metrics import accuracy, agreement, divergence, mean_absolute_error, r2
+from netspace.models.autoencoder import AutoEncoder
 from netspace.ranks import shared_out
 
 MEMBERS = 256  # networks that are read, decoded and compared at once
@@ -35,6 +37,10 @@ class Comparison:
         """Of the members of all parts, in their order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def of(self, rows: np.ndarray) -> Comparison:
+        """Of some of the members."""
+        return Comparison(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def summary(self) -> dict[str, float]:
         """The figures that speak for all members; spreads of accuracy are told by R2 and mean |difference|."""
         return {
@@ -48,14 +54,14 @@ class Comparison:
 
 
 @torch.no_grad()
-def answers(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> Tensor:
-    """Logits (M, N, C) of networks (M, P) for all N images of a split, float32 on the CPU; shared by all processes."""
+def answers(networks: Networks, task: TaskData, split: str) -> Tensor:
+    """Logits (M, N, C) of networks for all N images of a split, float32 on the CPU; shared by all processes."""
 
-    def of(rows: Tensor) -> Tensor:
+    def of(nets: NetBatch, flat: Tensor) -> Tensor:
         batches = task.batches(task.split(split), CHUNK)
-        return torch.cat([nets(rows, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
+        return torch.cat([nets(flat, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
 
-    return shared_out(of, flat)
+    return networks.each(lambda nets, flat: shared_out(lambda rows: of(nets, rows), flat))
 
 
 def compare_answers(target: Tensor, predicted: Tensor, labels: Tensor) -> Comparison:
@@ -68,28 +74,51 @@ def compare_answers(target: Tensor, predicted: Tensor, labels: Tensor) -> Compar
     return Comparison(*torch.cat(rows, dim=1).cpu().numpy())
 
 
-def compare(nets: NetBatch, target: Tensor, predicted: Tensor, task: TaskData, split: str) -> Comparison:
-    """Compares networks (M, P) with their predictions (M, P) on all images of a split."""
-    both = answers(nets, target, task, split), answers(nets, predicted, task, split)
+def compare(target: Networks, predicted: Networks, task: TaskData, split: str) -> Comparison:
+    """Compares networks with their predictions on all images of a split."""
+    both = answers(target, task, split), answers(predicted, task, split)
     return compare_answers(*both, task.split(split).labels)
 
 
 @torch.no_grad()
-def accuracies(nets: NetBatch, flat: Tensor, task: TaskData, split: str) -> np.ndarray:
-    """Accuracies (M,) of networks (M, P) on all images of a split; shared by all processes."""
+def accuracies(networks: Networks, task: TaskData, split: str) -> np.ndarray:
+    """Accuracies (M,) of networks on all images of a split; shared by all processes."""
     images = task.split(split)
 
-    def of(rows: Tensor) -> Tensor:
-        right = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    def of(nets: NetBatch, flat: Tensor) -> Tensor:
+        right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
         for pixels, labels in task.batches(images, CHUNK):
-            right += accuracy(nets(rows, task.normalise(pixels)), labels) * len(labels)
+            right += accuracy(nets(flat, task.normalise(pixels)), labels) * len(labels)
         return right / len(images)
 
-    return shared_out(of, flat).numpy()
+    return networks.each(lambda nets, flat: shared_out(lambda rows: of(nets, rows), flat)).numpy()
 
 
 @torch.no_grad()
-def through(model: Callable[[Tensor], tuple[Tensor, Tensor]], preps: Tensor, chunk: int = 64) -> tuple[Tensor, Tensor]:
-    """Latents (M, E) and decoded PReps (M, H, W) of PReps (M, H, W), a chunk at a time."""
-    pairs = [model(piece) for piece in preps.split(chunk)]
-    return torch.cat([latents for latents, _ in pairs]).float(), torch.cat([decoded for _, decoded in pairs]).float()
+def encode(model: AutoEncoder, preps: Tensor, class_id: int, chunk: int = 64) -> Tensor:
+    """Latents (M, E) of PReps (M, H, W) of one architecture, a chunk at a time."""
+    return torch.cat([model.encoder(piece, class_id) for piece in preps.split(chunk)]).float()
+
+
+@torch.no_grad()
+def decode(
+    model: AutoEncoder, family: Family, latents: Tensor, class_ids: Tensor | None = None, chunk: int = 64
+) -> Networks:
+    """The networks of latents (M, E): of the architectures that the latents say, or of given ClassIds (M,)."""
+    preps, ids = [], []
+    given = [None] * -(-len(latents) // chunk) if class_ids is None else class_ids.split(chunk)
+    for piece, told in zip(latents.split(chunk), given, strict=True):
+        each = model.class_ids(piece) if told is None else told.to(piece.device)
+        preps.append(model.decoder(piece, each).float())
+        ids.append(each.cpu())
+    return Networks(family, torch.cat(preps), torch.cat(ids))
+
+
+def between_ends(latents: Mapping[int, Tensor], family: Family, class_id: int, pairs: int | None = None) -> Tensor:
+    """The points (S, E) where networks of a ClassId lie by Eq. 12: between smallest and largest networks' latents.
+
+    `latents` (M, E) by ClassId; the i-th of one end is paired with the i-th of the other.
+    """
+    first, last = latents[0], latents[len(family) - 1]
+    count = min(len(first), len(last), pairs or len(first))
+    return torch.lerp(first[:count], last[:count], family.factor(class_id))

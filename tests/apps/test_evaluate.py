@@ -23,7 +23,7 @@ from netspace.errors import NetspaceError
 from netspace.prep import unflatten, unpack
 from netspace.space import Space
 from netspace.store import Zoo
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 
 
 @pytest.fixture

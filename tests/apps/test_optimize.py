@@ -14,10 +14,10 @@ from model_zoo.recipe import ZooRecipe
 from netspace.apps import optimize as app
 from netspace.apps.networks import zoo_of
 from netspace.apps.optimize import OptimizeConfig, optimize
-from netspace.apps.teachers import teacher
+from netspace.training.teachers import teacher
 from netspace.errors import NetspaceError, UsageError
 from netspace.space import Space
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
 

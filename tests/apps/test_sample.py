@@ -12,7 +12,7 @@ from netspace.apps.networks import zoo_of
 from netspace.apps.sample import draw, sample
 from netspace.errors import UsageError
 from netspace.space import Space
-from netspace.training.loop import task_of
+from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
 

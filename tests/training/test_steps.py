@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from netspace.prep import unflatten, unpack
 from netspace.store import Zoo
-from netspace.training.loop import prepare
+from netspace.training.setting import prepare
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.steps import SingleStep, unwrapped
 
@@ -21,18 +21,18 @@ def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Any:
 
 
 def step_of(setting: Any, place: int = 0, shares: int = 1) -> SingleStep:
-    return SingleStep(setting.recipe, setting.nets, setting.train, setting.task, place, shares)
+    return SingleStep(setting.recipe, setting.family[0].nets, setting.train[0], setting.task, place, shares)
 
 
 def by_hand(setting: Any, number: int) -> float:
     """Eq. 1 on networks that are run one by one."""
-    recipe, nets = setting.recipe, setting.nets
+    recipe, nets = setting.recipe, setting.family[0].nets
     step = step_of(setting)
     members = step.members.take(number * recipe.networks, recipe.networks)
     images, places = step.images.take(number, recipe.images)
     assert torch.equal(images, setting.task.normalise(setting.task.train.images)[places])
-    preps = setting.train.take(members)
-    _, decoded = setting.model.both(preps)
+    preps = setting.train[0].take(members)
+    decoded = setting.model.decoder(setting.model.encoder(preps))
     terms = []
     for one, other in zip(unpack(preps, 1477), unpack(decoded, 1477), strict=True):
         logits = []
@@ -93,7 +93,7 @@ def test_the_gradient_reaches_encoder_and_decoder(tiny_zoo: Path, space_settings
         step_of(setting)(setting.model, 0)["behaviour"].backward()
         for name, value in setting.model.named_parameters():
             assert value.grad is not None and value.grad.abs().sum() > 0, name
-        assert not any(value.requires_grad for value in setting.nets.skeleton.parameters())
+        assert not any(value.requires_grad for value in setting.family[0].nets.skeleton.parameters())
         assert unwrapped(setting.model) is setting.model
 
 
@@ -130,7 +130,7 @@ def test_the_parts_of_a_batch_mean_what_it_says(tiny_zoo: Path, space_settings: 
         for shares in (1, 2):
             model.zero_grad()
             for place in range(shares):
-                step = SingleStep(pieces, setting.nets, setting.train, setting.task, place, shares)
+                step = SingleStep(pieces, setting.family[0].nets, setting.train[0], setting.task, place, shares)
                 for part in range(parts):
                     (sum(step(model, 3, part).values()) / (parts * shares)).backward()
             for name, value in model.named_parameters():

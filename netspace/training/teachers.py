@@ -14,14 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace import archs
-from netspace.apps.networks import FILES
 from netspace.data import TaskData
 from netspace.errors import NetspaceError, UsageError
+from netspace.family import net_batch
 from netspace.functional import NetBatch
 from netspace.prep import unpack
-from netspace.space import flat_parameters, read_state_dict
+from netspace.runtime import hash_tensors
 from netspace.spec import NetSpec
-from netspace.store import Zoo
+from netspace.states import FILES, flat_parameters, read_state_dict
+from netspace.store import Zoo, teacher_path
+
+AUTO = "auto"  # the teacher that was built beside the zoo
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Teacher:
     nets: NetBatch
     flat: Tensor  # (P,)
 
+    @property
+    def hash(self) -> str:
+        """Of its parameters: the same for the same network."""
+        return hash_tensors(self.flat.cpu())
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, C) for normalised images (B, ...)."""
@@ -39,11 +47,19 @@ class Teacher:
 
 
 def teacher(text: str, zoo: Zoo, task: TaskData) -> Teacher:
-    """The teacher that `text` names: a member of `zoo` ('best', 'resnet8/0007'), another zoo's file (its best
-    member), or a network that netspace wrote as safetensors.
+    """The teacher that `text` names: 'auto', the one beside `zoo`; a member of `zoo` ('best', 'resnet8/0007'); another
+    zoo's file (its best member); or a network that netspace wrote as safetensors.
 
     Raises `UsageError` or `NetspaceError` if it is not there or does not do this task.
     """
+    if text == AUTO:
+        beside = teacher_path(zoo.path)
+        if not beside.exists():
+            raise UsageError(
+                f"{zoo.path} has no teacher beside it ({beside.name} was expected): give its recipe a 'teacher' and build "
+                "it again, which trains the teacher alone, or name one (a zoo member, 'best', a zoo file, a network's file)"
+            )
+        text = str(beside)
     path = Path(text)
     if path.suffix == ".h5":
         with Zoo(path) as other:
@@ -72,7 +88,7 @@ def _member(zoo: Zoo, name: str, text: str) -> Teacher:
     member = zoo.find(name)
     group = zoo.group(member.arch)
     flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-    return Teacher(text if name == text else f"{text}:{member}", _nets(group.spec), flat)
+    return Teacher(text if name == text else f"{text}:{member}", net_batch(group.spec, "cpu"), flat)
 
 
 def _file(path: Path) -> Teacher:
@@ -88,9 +104,5 @@ def _file(path: Path) -> Teacher:
             "`interpolate --save`), a zoo member, or a zoo file"
         ) from None
     skeleton = archs.skeleton(arch, settings, shape)
-    nets = _nets(NetSpec.from_module(skeleton, arch, settings, shape))
+    nets = net_batch(NetSpec.from_module(skeleton, arch, settings, shape), "cpu")
     return Teacher(str(path), nets, flat_parameters(state, nets.spec))
-
-
-def _nets(spec: NetSpec) -> NetBatch:
-    return NetBatch(archs.skeleton(spec.arch, spec.settings, spec.input_shape), spec)

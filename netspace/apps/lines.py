@@ -1,0 +1,124 @@
+"""What lies on lines through a latent space: between networks of one architecture, and from the smallest to the largest.
+
+Axes: M members, S points of a line, E latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace.data import TaskData
+from netspace.family import Networks
+from netspace.metrics import spearman
+from netspace.space import Space
+from netspace.store import ArchGroup, MemberRef, Zoo
+from netspace.training.validation import accuracies, between_ends
+
+PAIRS = 8  # lines that the figure of one architecture is averaged over
+ENDS = 32  # pairs of a smallest and a largest network that each class between is measured on, at most
+POINTS = 10  # of the drawn line, from one class to the next
+
+
+def lines(
+    space: Space, group: ArchGroup, rows: np.ndarray, target: Networks, latents: Tensor, task: TaskData, steps: int = 11
+) -> dict[str, Any]:
+    """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
+
+    For members of one architecture. Best and lower half go by accuracy on validation images; starts are spread evenly over
+    the lower half.
+    """
+    order = np.argsort(group.members["accuracy_val"][rows], kind="stable")
+    if len(order) < 4:
+        return {"pairs": 0, "spearman_latent": None, "spearman_weights": None}
+    best = int(order[-1])
+    lower = order[: len(order) // 2]
+    starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
+    gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
+    ids = target.class_ids[:1].expand(steps)
+    curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
+    for start in (int(lower[place]) for place in starts):
+        between = torch.lerp(latents[start], latents[best], gamma)
+        curves["latent"].append(accuracies(space.decode_all(between, ids), task, "test").tolist())
+        mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
+        curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test").tolist())
+    factors = gamma[:, 0].cpu().numpy()
+    ranks = {name: [spearman(factors, np.array(curve)) for curve in found] for name, found in curves.items()}
+    return {
+        "pairs": len(starts),
+        "gamma": factors.tolist(),
+        "spearman_latent": _mean(ranks["latent"]),
+        "spearman_weights": _mean(ranks["weights"]),
+        "latent_accuracy": np.mean(curves["latent"], 0).tolist(),
+        "weight_accuracy": np.mean(curves["weights"], 0).tolist(),
+    }
+
+
+def between(space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: TaskData) -> dict[str, dict[str, Any]]:
+    """What lies at the factors of Eq. 12, by architecture, beside the zoo's own test members of it.
+
+    `latents` (M, E) by ClassId; the i-th of the smallest architecture is paired with the i-th of the largest.
+    `classid_accuracy`: the share that the head takes for the architecture; `accuracy`: of networks as the head decodes them,
+    on test images; `accuracy_zoo`: of normally trained ones; `ratio`: the former to the latter.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for class_id in space.family.between:
+        arch = space.family[class_id]
+        networks = space.decode_all(between_ends(latents, space.family, class_id, ENDS))
+        accuracy = accuracies(networks, task, "test")
+        own = None
+        if arch.id in zoo.archs:
+            group = zoo.group(arch.id)
+            own = (
+                float(np.mean(group.members["accuracy_test"][group.rows("test")])) if len(group.rows("test")) else None
+            )
+        found[arch.id] = {
+            "gamma": space.family.factor(class_id),
+            "shown": arch.shown,
+            "pairs": len(networks),
+            "classid_accuracy": float((networks.class_ids == class_id).double().mean()),
+            "accuracy": float(accuracy.mean()),
+            "accuracy_least": float(accuracy.min()),
+            "accuracy_zoo": own,
+            "ratio": float(accuracy.mean()) / own if own else None,
+        }
+    return found
+
+
+def line_of_classes(
+    space: Space,
+    zoo: Zoo,
+    rows: Mapping[int, Sequence[int] | np.ndarray],
+    latents: Mapping[int, Tensor],
+    task: TaskData,
+) -> dict[str, Any]:
+    """The line from the best network of the smallest architecture to the best of the largest (NetSpace, Fig. 5, centre).
+
+    Of the members in `rows`, by ClassId, with `latents` (M, E); the best go by accuracy on validation images.
+    """
+    last, ends, names = len(space.family) - 1, [], []
+    for class_id in (0, last):
+        group = zoo.group(space.family[class_id].id)
+        best = int(np.argmax(group.members["accuracy_val"][rows[class_id]]))
+        ends.append(latents[class_id][best])
+        names.append(str(MemberRef(group.id, int(rows[class_id][best]))))
+    gamma = torch.linspace(0, 1, POINTS * last + 1, device=latents[0].device)
+    networks = space.decode_all(torch.lerp(ends[0], ends[1], gamma[:, None]))
+    return {
+        "from": names[0],
+        "to": names[1],
+        "gamma": [round(float(value), 6) for value in gamma],
+        "arch": [space.family[int(class_id)].id for class_id in networks.class_ids],
+        "accuracy": accuracies(networks, task, "test").tolist(),
+        "factors": [space.family.factor(class_id) for class_id in space.family.between],
+    }
+
+
+def _mean(ranks: list[float]) -> float | None:
+    """The mean over lines on which accuracy varies; None if there are none."""
+    known = [rank for rank in ranks if not np.isnan(rank)]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,169 @@
+"""The multi-architecture step (NetSpace, Sec. III): networks of several architectures, a teacher, and what lies between.
+
+Axes: M members, S points between pairs, B images, C classes of images, A architectures, H W of a PRep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from netspace import losses
+from netspace.data import TaskData
+from netspace.family import Family, Networks
+from netspace.prep import unpack
+from netspace.training.recipe import MultiConfig, SpaceRecipe
+from netspace.training.sources import Images, PRepSource, Shuffle, Targets
+from netspace.training.steps import dealt, half, unwrapped
+from netspace.training.teachers import Teacher
+
+Chosen = list[tuple[int, Tensor]]  # places among the shown members of each ClassId, ascending
+
+
+class ClassBatches:
+    """Which networks a step sees, of which class; a pure function of seed and step.
+
+    With 'classes' every batch has as many of each class; with 'members' all shown networks are drawn alike, and a batch
+    has whatever classes come (the paper's way, which balances by how many it shows).
+    """
+
+    def __init__(self, recipe: SpaceRecipe, counts: dict[int, int]) -> None:
+        assert recipe.multi is not None
+        self.networks, self.counts = recipe.networks, counts
+        self.balanced = recipe.multi.batches == "classes"
+        if self.balanced:
+            self.streams = {place: Shuffle(count, recipe.seed, 100 + place) for place, count in counts.items()}
+        else:
+            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=1)
+
+    def take(self, number: int, place: int, apart: int) -> Chosen:
+        """The networks of step `number` at places place, place + apart, ... of the batch."""
+        if self.balanced:
+            each = self.networks // len(self.counts)
+            taken = {id: stream.take(number * each, each)[place::apart] for id, stream in self.streams.items()}
+            return list(taken.items())
+        drawn, found, first = self.all.take(number * self.networks, self.networks)[place::apart], [], 0
+        for class_id, count in self.counts.items():
+            mine = drawn[(drawn >= first) & (drawn < first + count)] - first
+            first += count
+            if len(mine):
+                found.append((class_id, mine))
+        return found
+
+
+class Between:
+    """The points of Eq. 12 between networks of the smallest and of the largest class in a batch."""
+
+    def __init__(self, chosen: Chosen, family: Family, config: MultiConfig) -> None:
+        """Every pair at every class between; `config.pairs` of them at most, each network used before one is used again."""
+        held = {class_id: len(places) for class_id, places in chosen}
+        low, high = held.get(0, 0), held.get(len(family) - 1, 0)
+        count = min(low * high, config.pairs or low * high) if config.interpolation and family.between else 0
+        start = sum(held.values()) - high
+        ends = [(k % low, start + (k % low + k // low) % high) for k in range(count)]
+        factors = [(family.factor(place), place) for place in family.between]
+        self.pairs = torch.tensor([end for _ in factors for end in ends], dtype=torch.int64).view(-1, 2).T.contiguous()
+        self.share = torch.tensor([factor for factor, _ in factors for _ in ends])
+        self.class_ids = torch.tensor([place for _, place in factors for _ in ends], dtype=torch.int64)
+
+
+class MultiStep:
+    """Predicted networks are good at the task, as the teacher is; so are those between the ends, by class (Eq. 3-12).
+
+    Networks are decoded as the architecture they are of, and points between as the one that Eq. 7 asks for: the ClassId
+    head learns beside them, and no step has to wait for what it says. Networks of one class run stacked.
+    """
+
+    def __init__(
+        self,
+        recipe: SpaceRecipe,
+        family: Family,
+        sources: Sequence[PRepSource | None],
+        task: TaskData,
+        teacher: Teacher,
+        place: int = 0,
+        shares: int = 1,
+    ) -> None:
+        assert recipe.multi is not None
+        self.recipe, self.multi, self.family, self.task, self.teacher = recipe, recipe.multi, family, task, teacher
+        self.place, self.shares = place, shares
+        self.sources = {class_id: source for class_id, source in enumerate(sources) if source is not None}
+        self.batches = ClassBatches(recipe, {class_id: len(source) for class_id, source in self.sources.items()})
+        self.images = Images(task, recipe.seed)
+        self.targets: dict[int, Targets] = {}
+        with half(recipe.networks_precision, task.device):
+            fixed = self.images.fixed
+            self.told = None if fixed is None else torch.cat([teacher(chunk) for chunk in fixed.split(1024)]).float()
+            if recipe.loss.behaviour:
+                remember = recipe.remember_targets and fixed is not None
+                pool = fixed if fixed is not None and remember else task.normalise(task.train.images[:1])
+                for class_id, source in self.sources.items():
+                    self.targets[class_id] = Targets(family[class_id].nets, source, pool, remember)
+
+    def __call__(self, model: nn.Module, number: int, part: int = 0) -> dict[str, Tensor]:
+        """The terms of a part of step `number`, for this process's share of the networks; their sum is minimised.
+
+        Terms are the paper's sums over networks and points, divided by the number of networks.
+        """
+        recipe, multi, device = self.recipe, self.multi, self.task.device
+        chosen = self._chosen(number, part)
+        groups = [(class_id, self.sources[class_id].take(places)) for class_id, places in chosen]
+        for class_id, places in self._chosen(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)):
+            self.sources[class_id].expect(places)
+        own_ids = torch.tensor([class_id for class_id, places in chosen for _ in places])
+        between, count = Between(chosen, self.family, multi), len(own_ids)
+        class_ids = torch.cat([own_ids, between.class_ids])
+        on_device = [each.to(device, non_blocking=True) for each in (between.pairs, between.share, class_ids)]
+        with half(recipe.precision, device):
+            decoded, class_logits = model(groups, *on_device)
+        images, places = self.images.take(number, recipe.images)
+        labels = self.task.train.labels[places]
+        with half(recipe.networks_precision, device):
+            told = self.teacher(images) if self.told is None else self.told[places]
+            answers = Networks(self.family, decoded, class_ids).each(lambda nets, flat: nets(flat, images))
+        ids, settings = on_device[2], (multi.temperature, multi.alpha)
+        terms = {"classid": multi.classid * losses.class_loss(class_logits[:count], ids[:count]).mean()}
+        if multi.distillation:
+            learnt = losses.distillation_loss(answers[:count], told, labels, *settings)
+            terms["distillation"] = multi.distillation * learnt.mean()
+        if multi.interpolation:
+            aim = class_logits[count:], ids[count:], answers[count:], told, labels
+            terms["interpolation"] = multi.interpolation * losses.interpolation_loss(*aim, *settings).sum() / count
+        first, spread = 0, unwrapped(model).spread
+        for (class_id, preps), (_, members) in zip(groups, chosen, strict=True):
+            mine = slice(first, first + len(preps))
+            first += len(preps)
+            for name, value in self._like_targets(
+                class_id, preps, members, decoded[mine], answers[mine], spread, images, places
+            ).items():
+                terms[name] = terms.get(name, 0.0) + value * len(preps) / count
+        return terms
+
+    def _like_targets(
+        self,
+        class_id: int,
+        preps: Tensor,
+        members: Tensor,
+        decoded: Tensor,
+        answers: Tensor,
+        spread: Tensor,
+        images: Tensor,
+        places: Tensor,
+    ) -> dict[str, Tensor]:
+        """The single setting's terms for the networks of one class, where the recipe asks for them."""
+        loss, terms = self.recipe.loss, {}
+        if loss.behaviour:
+            with half(self.recipe.networks_precision, self.task.device):
+                target = self.targets[class_id].take(members, places, preps, images)
+            told = losses.prediction_loss(answers, target, loss.temperature, loss.relative)
+            terms["behaviour"] = loss.behaviour * told
+        if loss.weights:
+            rows, parameters = preps.shape[1], self.family[class_id].parameters
+            scaled = [each[:, :rows] / spread[class_id, :rows] for each in (decoded, preps)]
+            terms["weights"] = loss.weights * losses.weight_loss(*(unpack(each, parameters) for each in scaled))
+        return terms
+
+    def _chosen(self, number: int, part: int) -> Chosen:
+        return self.batches.take(number, *dealt(self.recipe, part, self.place, self.shares))

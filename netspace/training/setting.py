@@ -1,0 +1,215 @@
+"""What a training is made of: task, architectures, networks, teacher and a fresh model; and how it is validated.
+
+Axes: M members, H W of a PRep, E latent size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace import archs
+from netspace.config import validate
+from netspace.data import DataConfig, TaskData, load
+from netspace.errors import NetspaceError, UsageError
+from netspace.family import ArchClass, Family, Networks, declared, net_batch
+from netspace.models.autoencoder import AutoEncoder, build_autoencoder
+from netspace.prep import flatten, pack
+from netspace.runtime import generator
+from netspace.store import ArchGroup, Zoo
+from netspace.training.optimizers import Average
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.sources import PRepSource
+from netspace.training.steps import half
+from netspace.training.teachers import Teacher, teacher
+from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
+
+EXAMPLES = 512  # training members, over all architectures, that set the model's scales
+FRESH = 16  # untrained networks that do so for an architecture that is never shown
+
+
+@dataclass
+class Setting:
+    """What a run is made of, on its device."""
+
+    recipe: SpaceRecipe
+    task: TaskData
+    family: Family
+    model: AutoEncoder
+    train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
+    val: list[PRepSource | None]  # likewise, and where there are no validation members
+    teacher: Teacher | None  # of the multi-architecture setting
+
+    @property
+    def shown(self) -> int:
+        """How many architectures are shown."""
+        return sum(each.shown for each in self.family)
+
+
+def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
+    """Task, networks and a fresh model for a recipe and an open zoo.
+
+    Raises `UsageError` for a zoo of several architectures and a recipe for one, or the other way round.
+    """
+    task = task_of(zoo, device)
+    family = family_of(recipe, zoo, task)
+    groups = [zoo.archs[each.id] if each.shown else None for each in family]
+    rows = [None if group is None else shown_rows(recipe, zoo, group) for group in groups]
+    train = [_source(group, wanted, device) for group, wanted in zip(groups, rows, strict=True)]
+    val = [_source(group, None if group is None else torch.from_numpy(group.rows("val")), device) for group in groups]
+    if not any(source is not None for source in val):
+        raise NetspaceError(f"{zoo.path} has no members in its val split, and training needs some")
+    random = generator(recipe.seed, 7)
+    examples, references = {}, {}
+    for class_id, source in enumerate(train):
+        group, wanted = groups[class_id], rows[class_id]
+        if source is None or group is None or wanted is None:
+            examples[class_id] = _fresh(family[class_id], recipe.seed, class_id)
+            references[class_id] = examples[class_id][0]
+        else:
+            examples[class_id] = source.take(
+                torch.randperm(len(source), generator=random)[: EXAMPLES // len(family)]
+            ).cpu()
+            best = int(group.members["accuracy_val"][wanted.numpy()].argmax())
+            references[class_id] = source.take(torch.tensor([best]))[0].cpu()
+    images = torch.randint(len(task.train), (recipe.encoder.probes,), generator=random).to(device)
+    probes = task.normalise(task.train.images[images]).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family, probes, examples, references)
+    master = None if recipe.multi is None else teacher(recipe.multi.teacher, zoo, task)
+    return Setting(recipe, task, family, model.to(device), train, val, master)
+
+
+def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
+    """The architectures that a space of `zoo` speaks of."""
+    multi = recipe.multi
+    if multi is None:
+        if len(zoo.archs) > 1:
+            raise UsageError(
+                f"{zoo.path} holds {len(zoo.archs)} architectures ({', '.join(zoo.archs)}), and this recipe is for one: give it "
+                "`multi`, or start from a recipe that has it (space/multi-digits)"
+            )
+        return Family(
+            [ArchClass(group.id, net_batch(group.spec, task.device), group.size) for group in zoo.archs.values()]
+        )
+    for name in multi.counts:
+        zoo.group(name)
+    for name in multi.declared:
+        if name in zoo.archs:
+            raise UsageError(
+                f"multi.declared names {name}, of which {zoo.path} has networks: to show none of them say multi.counts.{name}=0"
+            )
+    classes = [
+        ArchClass(group.id, net_batch(group.spec, task.device), group.size, multi.counts.get(group.id, 1) > 0)
+        for group in zoo.archs.values()
+    ]
+    width = classes[0].size[1]
+    archs.trust(*(config.arch for config in multi.declared.values()))
+    classes += [
+        declared(name, config, task.image_shape, task.num_classes, width, task.device)
+        for name, config in multi.declared.items()
+    ]
+    if len(classes) < 2:
+        raise UsageError(
+            f"this recipe is for several architectures, but {zoo.path} holds {classes[0].id} alone: leave out `multi`"
+        )
+    return Family(classes)
+
+
+def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
+    """The rows of an architecture's training members that are shown. Raises `NetspaceError` where there are too few."""
+    rows = torch.from_numpy(group.rows("train"))
+    if not len(rows):
+        raise NetspaceError(f"{zoo.path} has no members of {group.id} in its train split, and training needs some")
+    wanted = recipe.multi.counts.get(group.id) if recipe.multi else None
+    if wanted is not None and wanted > len(rows):
+        raise UsageError(
+            f"multi.counts asks for {wanted} training members of {group.id}, but {zoo.path} has {len(rows)}"
+        )
+    return rows[:wanted]
+
+
+def task_of(zoo: Zoo, device: torch.device | str) -> TaskData:
+    """The data that a zoo was trained on. Raises `NetspaceError` if what is here is not the same."""
+    task = load(validate(DataConfig, zoo.header.data, str(zoo.path)), device=device)
+    if task.split_hash != zoo.header.split_hash:
+        raise NetspaceError(
+            f"{zoo.path} was trained on {zoo.header.dataset} with split {zoo.header.split_hash[:12]}, but the data here "
+            f"have split {task.split_hash[:12]}: other images or labels would give figures that mean nothing"
+        )
+    return task
+
+
+def _source(group: ArchGroup | None, rows: Tensor | None, device: torch.device) -> PRepSource | None:
+    return None if group is None or rows is None or not len(rows) else PRepSource(group, rows, device)
+
+
+def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
+    """Untrained networks, PReps (M, H, W): all that is known of an architecture never shown."""
+    made = []
+    with torch.random.fork_rng(devices=[]):
+        for number in range(FRESH):
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator(seed, 23, class_id, number))))
+            network = archs.skeleton(arch.spec.arch, arch.spec.settings, arch.spec.input_shape)
+            made.append(
+                pack(
+                    flatten({name: value.detach() for name, value in network.named_parameters()}, arch.spec), arch.size
+                )
+            )
+    return torch.stack(made)
+
+
+@torch.no_grad()
+def validate_members(setting: Setting, model: AutoEncoder, average: Average | None) -> dict[str, float]:
+    """How well validation members are given back, on validation images; what is least is kept is `error`.
+
+    For one architecture that is the mean |difference| of accuracies; for several, 1 - the mean over architectures of
+    accuracy, of predicted members where they are shown and of the points of Eq. 12 where they are not.
+    """
+    held = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if average is not None:
+        model.load_state_dict(average.values)
+    try:
+        return _validated(setting, model)
+    finally:
+        model.load_state_dict(held)
+
+
+def _validated(setting: Setting, model: AutoEncoder) -> dict[str, float]:
+    task, family = setting.task, setting.family
+    found: dict[int, Comparison] = {}
+    latents: dict[int, Tensor] = {}
+    right: list[bool] = []
+    for class_id, source in enumerate(setting.val):
+        if source is None:
+            continue
+        parts = []
+        for places in torch.arange(len(source)).split(MEMBERS):
+            preps = source.take(places)
+            with half(setting.recipe.precision, preps.device):
+                codes = encode(model, preps, class_id)
+                predicted = decode(model, family, codes)
+            target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
+            parts.append(compare(target, predicted, task, "val"))
+            right += (predicted.class_ids == class_id).tolist()
+            latents.setdefault(class_id, codes)  # the first ones: ends of lines
+        found[class_id] = Comparison.together(parts)
+    figures = Comparison.together(list(found.values())).summary()
+    if setting.recipe.multi is None:
+        return {**figures, "error": figures["mae"]}
+    scores = {class_id: float(each.accuracy_predicted.mean()) for class_id, each in found.items()}
+    figures["classid"] = float(np.mean(right))
+    if 0 in latents and len(family) - 1 in latents:
+        for class_id in family.between:
+            points = between_ends(latents, family, class_id, FRESH)
+            with half(setting.recipe.precision, points.device):
+                networks = decode(model, family, points)
+            accuracy = float(accuracies(networks, task, "val").mean())
+            figures[f"between_{family[class_id].id}"] = accuracy
+            figures[f"between_{family[class_id].id}_classid"] = float((networks.class_ids == class_id).double().mean())
+            scores.setdefault(class_id, accuracy)
+    return {**figures, "error": 1 - float(np.mean(list(scores.values())))}
