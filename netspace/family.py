@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,9 +45,12 @@ class ArchClass:
 class Family:
     """Architectures in the order of their ClassIds, which are places in it."""
 
-    def __init__(self, classes: Iterable[ArchClass]) -> None:
-        """Raises `NetspaceError` for PReps of several widths, `UsageError` for a smallest or largest never shown."""
+    def __init__(self, classes: Iterable[ArchClass], rows: int | None = None) -> None:
+        """`rows` is the height of a PRep that holds any of them, where it is to be more than the largest needs.
+
+        Raises `NetspaceError` for PReps of several widths, `UsageError` for a smallest or largest never shown."""
         self.classes = tuple(sorted(classes, key=lambda each: (each.parameters, each.id)))
+        self.rows = max(rows or 0, *(each.size[0] for each in self.classes))
         widths = {each.size[1] for each in self.classes}
         if len(widths) != 1:
             raise NetspaceError(f"PReps of one space have one width; those of {self.names} have {sorted(widths)}")
@@ -74,7 +78,7 @@ class Family:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of a PRep that holds any of them."""
-        return max(each.size[0] for each in self.classes), self.classes[0].size[1]
+        return self.rows, self.classes[0].size[1]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -113,9 +117,9 @@ class Family:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any], device: torch.device | str) -> Family:
+    def from_json(cls, told: Mapping[str, Any], device: torch.device | str, rows: int | None = None) -> Family:
         """The family that `to_json` told of. Raises `NetspaceError`, `KeyError`, `TypeError` or `ValueError`."""
-        return cls(
+        classes = [
             ArchClass(
                 name,
                 net_batch(NetSpec.from_json(json.dumps(entry["spec"])), device),
@@ -123,7 +127,8 @@ class Family:
                 bool(entry.get("shown", True)),
             )
             for name, entry in told.items()
-        )
+        ]
+        return cls(classes, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +152,15 @@ class Networks:
 
     def each(self, work: Callable[[NetBatch, Tensor], Tensor]) -> Tensor:
         """work(nets, flat) -> (M_c, ...) of the networks (M_c, P_c) of every class, put together in order (M, ...)."""
-        orders = [(self.class_ids == place).nonzero()[:, 0] for place in range(len(self.family))]
-        found = [
-            work(each.nets, unpack(self.preps.index_select(0, order.to(self.preps.device)), each.parameters))
-            for each, order in zip(self.family, orders, strict=True)
-            if len(order)
-        ]
-        together = torch.cat(found)
-        return together.index_select(0, torch.cat(orders).argsort().to(together.device))
+        ids = tuple(self.class_ids.tolist())
+        stacks, _ = _stacks(ids, self.preps.device)
+        found = torch.cat(
+            [
+                work(self.family[place].nets, unpack(self.preps.index_select(0, order), self.family[place].parameters))
+                for place, order in stacks
+            ]
+        )
+        return found.index_select(0, _stacks(ids, found.device)[1])
 
     @classmethod
     def together(cls, parts: Sequence[Networks]) -> Networks:
@@ -166,6 +172,15 @@ class Networks:
     def of_class(cls, family: Family, class_id: int, flat: Tensor) -> Networks:
         """Networks (M, P) of one class."""
         return cls(family, pack(flat, family.size), torch.full((len(flat),), class_id))
+
+
+@lru_cache(maxsize=256)
+def _stacks(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
+    """The rows of every ClassId there is, and where they go back to; remembered, since steps look alike."""
+    ids = torch.tensor(class_ids, dtype=torch.int64)
+    orders = [(place, (ids == place).nonzero()[:, 0]) for place in sorted(set(class_ids))]
+    back = torch.cat([order for _, order in orders]).argsort()
+    return [(place, order.to(device)) for place, order in orders], back.to(device)
 
 
 def declared(

@@ -48,7 +48,7 @@ class Space:
         recipe = read_back(SpaceRecipe, run / "config.yaml")
         try:
             told = json.loads((run / "space.json").read_text())
-            family = Family.from_json(told["archs"], device)
+            family = Family.from_json(told["archs"], device, recipe.multi.rows if recipe.multi else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise NetspaceError(f"{run} does not say which networks its space holds (space.json): {error}") from None
         weights = load_best(run)

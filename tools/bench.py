@@ -1,9 +1,9 @@
 """How fast netspace is here, against the plain way in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
-backward, optimizer); `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
+backward, optimizer) and `multi` the same with several architectures; `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
 and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
 than memory. Every side of a comparison runs in processes of its own, so that its peak memory is its own,
 and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
@@ -39,12 +39,13 @@ from contestants import (
     zoo_cases,
 )
 from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
+from several import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
 from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
 
 from model_zoo.trainer import Way
 from netspace.runtime import pick_device, provenance
 
-WHAT = ("zoo", "step", "store", "scale", "accuracy", "memory")
+WHAT = ("zoo", "step", "multi", "store", "scale", "accuracy", "memory")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -149,8 +150,10 @@ def measure_zoo(case: ZooCase, way: Way, device: torch.device, repeats: int) -> 
     return compare(str(case), "member images/s", each * workers * case.images, way.precision, how, sides, repeats)
 
 
-def measure_step(case: StepCase, device: torch.device, repeats: int) -> dict[str, Any]:
-    kinds = {"reference": ReferenceStep, "netspace": OurStep}
+def measure_step(case: StepCase | MultiCase, device: torch.device, repeats: int) -> dict[str, Any]:
+    kinds: dict[str, type] = {"reference": ReferenceStep, "netspace": OurStep}
+    if isinstance(case, MultiCase):
+        kinds = {"reference": ReferenceMultiStep, "netspace": OurMultiStep}
     threads = torch.get_num_threads()
     sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
     recipe = case.recipe
@@ -289,8 +292,11 @@ def main() -> None:
         rows = []
         for case, way in zip(zoos, facts.facts["ways"], strict=True) if "zoo" in what else []:
             rows.append(measure_zoo(case, way, device, repeats))
-        for case in step_cases(given.quick) if "step" in what else []:
-            rows.append(measure_step(case, device, repeats))
+        steps = [
+            *(step_cases(given.quick) if "step" in what else []),
+            *(multi_cases(given.quick) if "multi" in what else []),
+        ]
+        rows += [measure_step(case, device, repeats) for case in steps]
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
         found["scale"] = [measure_point(point, device, repeats) for point in here]

@@ -6,7 +6,7 @@ no handicap. Axes: M members, B images, H W of a PRep, E latent size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +75,8 @@ class ProbeEncoder(nn.Module):
         self.register_buffer("spread", torch.ones(()))
         self.read = nn.Sequential(nn.Linear(probes * classes, hidden), nn.LeakyReLU(), nn.Linear(hidden, latent))
 
-    def forward(self, preps: Tensor) -> Tensor:
-        network = self._network[0]
+    def forward(self, preps: Tensor, network: nn.Module | None = None) -> Tensor:
+        network = network or self._network[0]
         answers = []
         for prep in preps:
             logits = functional_call(network, weights_of(prep, network), (self.probes,))
@@ -131,4 +131,40 @@ def space_loss(
             F.log_softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1), reduction="batchmean"
         )
         loss = loss + divergence * temperature**2
+    return loss / len(preps)
+
+
+def multi_loss(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    head: nn.Module,
+    networks: Sequence[nn.Module],
+    teacher: Callable[[Tensor], Tensor],
+    preps: Sequence[tuple[int, Tensor]],
+    points: Sequence[tuple[int, int, int, float]],
+    images: Tensor,
+    labels: Tensor,
+    temperature: float,
+    alpha: float,
+) -> Tensor:
+    """Eq. 5, 6 and 11 for networks (ClassId, PRep (H, W)) and points (ClassId, place, place, gamma) between two of them."""
+    encodings = []
+    for class_id, prep in preps:
+        settings = (networks[class_id],) if isinstance(encoder, ProbeEncoder) else ()
+        encodings.append((class_id, encoder(prep[None], *settings)))
+    between = [
+        (class_id, (1 - gamma) * encodings[first][1] + gamma * encodings[second][1])
+        for class_id, first, second, gamma in points
+    ]
+    loss = torch.zeros((), device=images.device)
+    for class_id, latent in [*encodings, *between]:
+        with torch.no_grad():
+            told = teacher(images)
+        network = networks[class_id]
+        logits = functional_call(network, weights_of(decoder(latent)[0], network), (images,))
+        divergence = F.kl_div(
+            F.log_softmax(logits / temperature, dim=1), F.softmax(told / temperature, dim=1), reduction="batchmean"
+        )
+        loss = loss + alpha * divergence * temperature**2 + (1 - alpha) * F.cross_entropy(logits, labels)
+        loss = loss + F.cross_entropy(head(latent), torch.tensor([class_id], device=images.device))
     return loss / len(preps)

@@ -26,9 +26,9 @@ from netspace.prep import flatten, height, pack, unflatten
 from netspace.runtime import generator
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
-from netspace.training.setting import prepare
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import SpaceRecipe
+from netspace.training.setting import prepare
 from netspace.training.steps import SingleStep
 
 BATCH = 8  # members that are read at once, as the paper's step does

@@ -5,7 +5,7 @@ Axes: M members, S points between pairs, B images, C classes of images, A archit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,11 @@ class ClassBatches:
 class Between:
     """The points of Eq. 12 between networks of the smallest and of the largest class in a batch."""
 
-    def __init__(self, chosen: Chosen, family: Family, config: MultiConfig) -> None:
-        """Every pair at every class between; `config.pairs` of them at most, each network used before one is used again."""
-        held = {class_id: len(places) for class_id, places in chosen}
+    def __init__(self, held: Mapping[int, int], family: Family, config: MultiConfig) -> None:
+        """Every pair at every class between, for a batch of so many networks of each ClassId.
+
+        Of `config.pairs` pairs at most, so that each network is used before one is used again.
+        """
         low, high = held.get(0, 0), held.get(len(family) - 1, 0)
         count = min(low * high, config.pairs or low * high) if config.interpolation and family.between else 0
         start = sum(held.values()) - high
@@ -93,6 +95,7 @@ class MultiStep:
         self.batches = ClassBatches(recipe, {class_id: len(source) for class_id, source in self.sources.items()})
         self.images = Images(task, recipe.seed)
         self.targets: dict[int, Targets] = {}
+        self._layouts: dict[tuple[tuple[int, int], ...], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         with half(recipe.networks_precision, task.device):
             fixed = self.images.fixed
             self.told = None if fixed is None else torch.cat([teacher(chunk) for chunk in fixed.split(1024)]).float()
@@ -112,18 +115,16 @@ class MultiStep:
         groups = [(class_id, self.sources[class_id].take(places)) for class_id, places in chosen]
         for class_id, places in self._chosen(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)):
             self.sources[class_id].expect(places)
-        own_ids = torch.tensor([class_id for class_id, places in chosen for _ in places])
-        between, count = Between(chosen, self.family, multi), len(own_ids)
-        class_ids = torch.cat([own_ids, between.class_ids])
-        on_device = [each.to(device, non_blocking=True) for each in (between.pairs, between.share, class_ids)]
+        count = sum(len(places) for _, places in chosen)
+        class_ids, pairs, share, ids = self._laid_out(tuple((class_id, len(places)) for class_id, places in chosen))
         with half(recipe.precision, device):
-            decoded, class_logits = model(groups, *on_device)
+            decoded, class_logits = model(groups, pairs, share, ids)
         images, places = self.images.take(number, recipe.images)
         labels = self.task.train.labels[places]
         with half(recipe.networks_precision, device):
             told = self.teacher(images) if self.told is None else self.told[places]
             answers = Networks(self.family, decoded, class_ids).each(lambda nets, flat: nets(flat, images))
-        ids, settings = on_device[2], (multi.temperature, multi.alpha)
+        settings = multi.temperature, multi.alpha
         terms = {"classid": multi.classid * losses.class_loss(class_logits[:count], ids[:count]).mean()}
         if multi.distillation:
             learnt = losses.distillation_loss(answers[:count], told, labels, *settings)
@@ -164,6 +165,19 @@ class MultiStep:
             scaled = [each[:, :rows] / spread[class_id, :rows] for each in (decoded, preps)]
             terms["weights"] = loss.weights * losses.weight_loss(*(unpack(each, parameters) for each in scaled))
         return terms
+
+    def _laid_out(self, held: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ClassIds of a batch's networks and points, on the CPU; pairs, shares and ClassIds on the device.
+
+        Remembered by how many networks of each class there are, so that balanced batches send nothing.
+        """
+        if held not in self._layouts:
+            between = Between(dict(held), self.family, self.multi)
+            own = torch.tensor([class_id for class_id, many in held for _ in range(many)])
+            class_ids = torch.cat([own, between.class_ids])
+            pairs, share, ids = (each.to(self.task.device) for each in (between.pairs, between.share, class_ids))
+            self._layouts[held] = class_ids, pairs, share, ids
+        return self._layouts[held]
 
     def _chosen(self, number: int, part: int) -> Chosen:
         return self.batches.take(number, *dealt(self.recipe, part, self.place, self.shares))

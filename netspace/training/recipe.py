@@ -40,6 +40,7 @@ class MultiConfig(Settings):
     distillation: float = Field(1.0, ge=0)  # weight of Eq. 5
     classid: float = Field(1.0, ge=0)  # of Eq. 6
     interpolation: float = Field(1.0, ge=0)  # of Eq. 11, for each point between a pair
+    rows: int | None = Field(None, ge=4, multiple_of=4)  # of decoded PReps, at least; None: what the largest needs
     pairs: int | None = Field(None, ge=1)  # of a smallest and a largest network in a batch, at most; None: all pairs
 
 

@@ -117,7 +117,7 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
         raise UsageError(
             f"this recipe is for several architectures, but {zoo.path} holds {classes[0].id} alone: leave out `multi`"
         )
-    return Family(classes)
+    return Family(classes, multi.rows)
 
 
 def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
