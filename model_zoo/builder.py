@@ -43,11 +43,23 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
     another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
     """
-    teacher = recipe.teacher_recipe()
+    teacher, beside = recipe.teacher_recipe(), teacher_path(path)
+    if teacher is not None:
+        _check(teacher, beside)
     _build(recipe, path, workers)
     if teacher is not None:
-        _build(teacher, teacher_path(path), workers)
+        _build(teacher, beside, workers)
     return path
+
+
+def _check(recipe: ZooRecipe, path: Path) -> None:
+    """What is wrong with a recipe is told before another's networks are trained, which may take long."""
+    archs.trust(*(config.arch for config in recipe.archs.values()))
+    for config in recipe.archs.values():
+        archs.resolve(config.arch)
+    plan(recipe)
+    if path.exists() and not parts_folder(path).exists():
+        _same_recipe(recipe, path)
 
 
 def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:

@@ -95,6 +95,8 @@ class ZooRecipe(Settings):
         for name in self.archs:
             if not self.members_of(name).total:
                 raise ValueError(f"no members of {name} are asked for: give it some, or leave it out")
+        if self.teacher and not self.teacher.members.total:
+            raise ValueError("no members of the teacher are asked for: give it one at least, or leave it out")
         return self
 
     def members_of(self, arch: str) -> SplitConfig:

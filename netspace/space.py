@@ -49,7 +49,7 @@ class Space:
         try:
             told = json.loads((run / "space.json").read_text())
             family = Family.from_json(told["archs"], device, recipe.multi.rows if recipe.multi else None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NetspaceError) as error:
             raise NetspaceError(f"{run} does not say which networks its space holds (space.json): {error}") from None
         weights = load_best(run)
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
@@ -114,6 +114,12 @@ class Space:
         """Latents (M, E) of PReps (M, H, W) of one architecture."""
         class_id = self.class_id(arch)
         size = self.family[class_id].size
+        if not self.family[class_id].shown:
+            raise UsageError(
+                f"a network of {self.family[class_id].id} was to be encoded, but this space was never shown one: it gives such "
+                "networks (`sample --arch`, `interpolate`), and takes those of "
+                + ", ".join(each.id for each in self.family if each.shown)
+            )
         if preps.shape[1:] != torch.Size(size):
             raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
         if not torch.isfinite(preps).all():

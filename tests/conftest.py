@@ -45,6 +45,38 @@ SPACE: dict[str, Any] = {
     "validate_every": 10,
     "log_every": 5,
 }
+MULTI_ZOO: dict[str, Any] = {
+    "name": "tiny-multi",
+    "seed": 4,
+    "data": {"name": "digits", "limit": 300},
+    "archs": {
+        "lenet": {"arch": "lenetlike", "width": 0.15},
+        "vanilla": {"arch": "vanillacnn", "width": 0.15, "members": {"train": 5, "val": 1, "test": 3}},
+        "resnet": {"arch": "resnet8", "width": 0.2},
+    },
+    "teacher": {
+        "arch": "lenetlike",
+        "width": 0.4,
+        "members": {"train": 1, "val": 0, "test": 0},
+        "epochs": 4,
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "batch_size": 25,
+    },
+    "members": {"train": 6, "val": 2, "test": 3},
+    "epochs": {"first": 2, "last": 2},
+    "optimizer": {"name": "adam", "learning_rate": 0.01},
+    "batch_size": 25,
+    "prep_width": 128,
+    "fused": 3,
+}
+MULTI: dict[str, Any] = {
+    **SPACE,
+    "name": "tiny-multi",
+    "loss": {"behaviour": 0.0},
+    "multi": {"alpha": 0.7, "temperature": 2.0, "pairs": 2},
+    "optimizer": {**SPACE["optimizer"], "learning_rate": 0.01, "muon_rate": 0.05, "betas": [0.9, 0.99]},
+    "networks": 6,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -112,6 +144,47 @@ def tiny_run(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from netspace.training.recipe import SpaceRecipe
 
     return train(SpaceRecipe.model_validate(SPACE), tiny_zoo, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def multi_zoo_settings() -> dict[str, Any]:
+    """The recipe of `multi_zoo`, to be changed."""
+    return copy.deepcopy(MULTI_ZOO)
+
+
+@pytest.fixture
+def multi_settings() -> dict[str, Any]:
+    """The recipe of `multi_run`, to be changed."""
+    return copy.deepcopy(MULTI)
+
+
+@pytest.fixture(scope="session")
+def multi_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of three architectures (lenet, vanilla, resnet), with its teacher beside it."""
+    from model_zoo.builder import build
+    from model_zoo.recipe import ZooRecipe
+
+    return build(ZooRecipe.model_validate(MULTI_ZOO), tmp_path_factory.mktemp("multi") / "zoo.h5", workers=1)
+
+
+@pytest.fixture(scope="session")
+def multi_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of all architectures of `multi_zoo`, trained for 30 steps."""
+    from netspace.training.loop import train
+    from netspace.training.recipe import SpaceRecipe
+
+    return train(SpaceRecipe.model_validate(MULTI), multi_zoo, tmp_path_factory.mktemp("runs") / "multi")
+
+
+@pytest.fixture(scope="session")
+def unseen_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space that was shown no network of the architecture in the middle, and knows another only by name."""
+    from netspace.training.loop import train
+    from netspace.training.recipe import SpaceRecipe
+
+    declared = {"declared": {"arch": "vanillacnn", "width": 0.18}}
+    settings = {**MULTI, "multi": {**MULTI["multi"], "counts": {"vanilla": 0}, "declared": declared}}
+    return train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path_factory.mktemp("runs") / "unseen")
 
 
 @pytest.fixture

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+
+from netspace.runtime import read_metrics, read_torch
+
+DRIVER = """
+import os, signal, sys
+from netspace.training import loop
+loop.CHECKPOINT_EVERY = -1.0
+write, at = loop.save_last, int(sys.argv.pop(1))
+def save(run, state):
+    if state["step"] == at + 4:  # steps after the last checkpoint are lost
+        os.kill(os.getpid(), signal.SIGKILL)
+    if state["step"] <= at:
+        write(run, state)
+loop.save_last = save
+from netspace.cli.app import main
+main()
+"""
 
 
 @contextmanager
@@ -31,3 +54,40 @@ def flat(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [flat(inner) for inner in value]
     return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+def launch(*words: object) -> subprocess.CompletedProcess[str]:
+    """A command under a launcher, in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    how = ["--master_port", str(port), "-m", "netspace"]
+    return subprocess.run(
+        [sys.executable, *start, *how, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def train_and_die(words: list[str], run: Path, at: int) -> None:
+    """A training by the command line that is killed 4 steps after its last checkpoint, which is of step `at`."""
+    done = subprocess.run([sys.executable, "-c", DRIVER, str(at), *words], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert read_torch(run / "checkpoints" / "last.pt")["step"] == at
+
+
+def same_run(run: Path, other: Path) -> None:
+    """Weights, optimiser and records are those of a run that nobody disturbed."""
+    for name in ("best.safetensors",):
+        found, wanted = load_file(run / "checkpoints" / name), load_file(other / "checkpoints" / name)
+        assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in found)
+    last = [read_torch(folder / "checkpoints" / "last.pt") for folder in (run, other)]
+    assert flat(last[0]) == flat(last[1])
+    records = [
+        [{key: value for key, value in record.items() if key != "steps_a_second"} for record in read_metrics(path)]
+        for path in (run / "metrics.jsonl", other / "metrics.jsonl")
+    ]
+    assert records[0] == records[1]

@@ -46,7 +46,7 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     assert found["device"] == "cpu" and found["quick"] is True
     assert set(found["matmul_flops_per_second"]) == {"float32", "bf16"}
     assert found["provenance"]["torch"] and found["provenance"]["machine"]["cores"]
-    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step", "store", "store"]
+    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step", "multi", "store", "store"]
     for row in found["rows"]:
         counted = not row["name"].startswith("store")  # which computes nothing
         assert (row["flops"] > 0) is counted and row["unit"] and row["how"]

@@ -16,12 +16,10 @@ from netspace import archs
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten, unpack
 from netspace.space import Space
-from netspace.states import flat_parameters, read_state_dict
-from netspace.spec import NetSpec
 from netspace.store import Zoo
 from netspace.training.loop import train
-from netspace.training.setting import task_of
 from netspace.training.recipe import SpaceRecipe
+from netspace.training.setting import task_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,8 @@ def preps(tiny_zoo: Path) -> torch.Tensor:
 
 def test_the_package_offers_it(tiny_run: Path) -> None:
     loaded = netspace.Space.load(str(tiny_run))
-    assert (loaded.latent, loaded.arch, loaded.size, loaded.run) == (64, "lenetlike", (12, 128), tiny_run)
+    assert (loaded.latent, loaded.several, loaded.family.size, loaded.run) == (64, False, (12, 128), tiny_run)
+    assert loaded.arch_class().id == loaded.arch_class("lenetlike").id == "lenetlike" and len(loaded.family) == 1
     assert loaded.spec.num_parameters == 1477 and loaded.device == torch.device("cpu")
     assert not loaded.model.training and not any(value.requires_grad for value in loaded.model.parameters())
 
@@ -75,7 +74,7 @@ def test_a_decoded_module_computes_what_the_batch_computes(space: Space, preps: 
     latents = space.encode_preps(preps)
     flat = space.decode_flat(latents)
     assert flat.shape == (4, 1477)
-    together = space.nets(flat, images)
+    together = space.family[0].nets(flat, images)
     for place, latent in enumerate(latents):
         network = space.decode(latent)
         assert not network.training
@@ -86,7 +85,9 @@ def test_a_decoded_module_computes_what_the_batch_computes(space: Space, preps: 
         assert torch.equal(plain(images), network(images))
         for value in network.parameters():  # a network of its own, to be trained on
             assert value.requires_grad and value.is_leaf
-    assert torch.equal(torch.stack(list(space.through(preps)[1])), space.decode_preps(space.through(preps)[0]))
+    networks = space.decode_all(latents)
+    assert torch.equal(unpack(networks.preps, 1477), flat) and networks.class_ids.tolist() == [0] * 4
+    assert torch.equal(networks.preps, space.decode_all(latents, "lenetlike").preps)
 
 
 def test_each_decoded_network_is_its_own(space: Space, preps: torch.Tensor) -> None:
@@ -107,31 +108,6 @@ def test_what_does_not_fit(space: Space) -> None:
         space.encode(torch.full((12, 128), torch.nan))
     with pytest.raises(NetspaceError, match=r"missing|shape"):
         space.encode(archs.build("lenetlike", **{**space.spec.settings, "width": 0.5}))
-
-
-def test_state_dicts_with_batch_norm_are_folded() -> None:
-    settings: dict[str, Any] = {"channels": 1, "classes": 10, "image_size": 8, "width": 0.25}
-    skeleton = archs.skeleton("resnet8", settings, (1, 8, 8))
-    spec = NetSpec.from_module(skeleton, "resnet8", settings, (1, 8, 8))
-    torch.manual_seed(0)
-    module = archs.build("resnet8", **settings)
-    images = torch.randn(32, 1, 8, 8)
-    for _ in range(3):
-        module(images)  # running statistics of their own
-    with torch.no_grad():
-        for value in module.parameters():
-            if value.dim() == 1:
-                value += 0.1 * torch.randn_like(value)
-    flat = flat_parameters(module.state_dict(), spec)
-    folded = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    skeleton.load_state_dict(folded)
-    with torch.no_grad():
-        torch.testing.assert_close(skeleton(images), module.eval()(images), rtol=1e-3, atol=1e-4)
-    assert torch.equal(flat_parameters(folded, spec), flat)
-    broken = {**module.state_dict(), "fc.bias": torch.full((10,), torch.nan)}
-    if "fc.bias" in module.state_dict():
-        with pytest.raises(NetspaceError, match=r"fc\.bias"):
-            flat_parameters(broken, spec)
 
 
 def test_same_seed_same_space_and_another_seed_another(
@@ -173,14 +149,3 @@ def test_a_space_needs_no_zoo(tiny_run: Path, tmp_path: Path, preps: torch.Tenso
     (alone / "checkpoints").mkdir()
     shutil.copy(tiny_run / "checkpoints" / "best.safetensors", alone / "checkpoints")
     assert torch.equal(Space.load(alone).encode(preps[0]), Space.load(tiny_run).encode(preps[0]))
-
-
-def test_state_dict_files(tmp_path: Path) -> None:
-    state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
-    save_file(state, tmp_path / "a.safetensors")
-    torch.save(state, tmp_path / "a.pt")
-    for name in ("a.safetensors", "a.pt"):
-        found = read_state_dict(tmp_path / name)
-        assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
-    with pytest.raises(UsageError, match=r"gone\.pt"):
-        read_state_dict(tmp_path / "gone.pt")

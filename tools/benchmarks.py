@@ -12,6 +12,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from bench import markdown
+from several_tables import several
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--quickstart", type=Path, required=True, help="run folder of `netspace quickstart`")
     parser.add_argument("--fashion", type=Path, help="run folder of space/fashion")
     parser.add_argument("--conv", type=Path, help="run folder of space/quickstart-conv on the quickstart's zoo")
+    parser.add_argument("--multi", type=Path, help="run folder of space/multi-digits")
+    parser.add_argument("--unseen", type=Path, help="run folder of space/multi-digits-unseen on the same zoo")
     parser.add_argument("--bench", type=Path, help="what `tools/bench.py --json` printed")
     parser.add_argument("--seconds", type=Path, help="JSON of seconds: {'fashion zoo': 1, 'fashion train': 2}")
     given = parser.parse_args()
@@ -38,6 +41,8 @@ def main() -> None:
     climbs = sorted((given.quickstart / "optimized").glob("*/optimize.json"))
     if climbs:
         parts.append(optimised([json.loads(file.read_text()) for file in climbs], found[next(iter(found))]))
+    if given.multi:
+        parts.append(several(given.multi, given.unseen))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
@@ -51,6 +56,7 @@ def main() -> None:
     commands = {
         "Fashion-MNIST (`netspace zoo build zoo/fashion`, `train space/fashion`, `eval`)": given.fashion,
         "the paper's encoder on the quickstart's zoo (`netspace train space/quickstart-conv`, `eval`)": given.conv,
+        "several architectures (`netspace zoo build zoo/multi-digits`, `train space/multi-digits`, `eval`)": given.multi,
         "speed against the plain reference (`python tools/bench.py`)": given.bench,
     }
     missing = [

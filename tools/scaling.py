@@ -17,6 +17,7 @@ from model_zoo.trainer import Group, Way
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.data import DataConfig, load
+from netspace.family import ArchClass, Family, Networks
 from netspace.functional import NetBatch
 from netspace.memory import keep_freed_memory
 from netspace.prep import flatten
@@ -94,7 +95,7 @@ class Accuracy:
             batch_size=50,
         )
         chosen = candidate("a", config, task, recipe.prep_width)
-        nets = NetBatch(chosen.skeleton, chosen.spec)
+        arch_class = ArchClass("a", NetBatch(chosen.skeleton, chosen.spec), chosen.size)
         runs = [RunPlan("a", number, number, (epochs,), 1e-3, "train") for number in range(members)]
         fast, plain = [], []
         for _, snapshot in Group(task, chosen.make, runs, recipe, way).epochs():
@@ -110,7 +111,9 @@ class Accuracy:
             plain.append({name: value.detach() for name, value in network.state_dict().items()})
         stacked = {name: torch.stack([state[name] for state in plain]) for name in plain[0]}
         found = [torch.cat(fast), flatten(chosen.folder(stacked), chosen.spec)]
-        one, two = (torch.from_numpy(accuracies(nets, flat, task, "test")) for flat in found)
+        family = Family([arch_class])
+        sets = [Networks.of_class(family, 0, flat) for flat in found]
+        one, two = (torch.from_numpy(accuracies(networks, task, "test")) for networks in sets)
         between = 1.96 * float((one.var() / len(one) + two.var() / len(two)).sqrt())
         self.rates = Likeness(arch, str(way), _interval(one), _interval(two), (float(one.mean() - two.mean()), between))
 

@@ -49,10 +49,7 @@ def multi_cases(quick: bool) -> list[MultiCase]:
     paper = load_recipe(SpaceRecipe, "space/paper-cifar10-unseen").model_copy(update={"optimizer": adam})
     zoo = load_recipe(ZooRecipe, "zoo/paper-cifar10-multi")
     cifar = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
-    few = paper.multi and paper.multi.model_copy(
-        update={"counts": {name: min(count, 2) for name, count in paper.multi.counts.items()}}
-    )
-    paper = paper.model_copy(update={"multi": few})  # a small file: which networks they are does not matter
+    paper = few_shown(paper)
     digits = load_recipe(SpaceRecipe, "space/multi-digits")
     small = load_recipe(ZooRecipe, "zoo/multi-digits")
     assert paper.multi is not None and digits.multi is not None
@@ -68,6 +65,13 @@ def multi_cases(quick: bool) -> list[MultiCase]:
         MultiCase("paper, CIFAR-10, 88 x 10,000", paper, zoo, cifar, 1),
         MultiCase("digits, by Adam", digits, small, small.data, 10),
     ]
+
+
+def few_shown(recipe: SpaceRecipe) -> SpaceRecipe:
+    """A recipe that shows two networks where it shows some: for small files of networks that do not matter."""
+    assert recipe.multi is not None
+    counts = {name: min(count, 2) for name, count in recipe.multi.counts.items()}
+    return recipe.model_copy(update={"multi": recipe.multi.model_copy(update={"counts": counts})})
 
 
 def multi_setting(case: MultiCase, device: torch.device) -> Setting:
@@ -94,15 +98,20 @@ def multi_setting(case: MultiCase, device: torch.device) -> Setting:
             return prepare(case.recipe, zoo, device)
 
 
+def step_of(case: MultiCase, setting: Setting) -> MultiStep:
+    """The training loop's own step."""
+    assert setting.teacher is not None
+    return MultiStep(case.recipe, setting.family, setting.train, setting.task, setting.teacher)
+
+
 class OurMultiStep:
     """The training loop's own step."""
 
     def __init__(self, case: MultiCase, device: torch.device) -> None:
         keep_freed_memory()
         self.case, setting = case, multi_setting(case, device)
-        assert setting.teacher is not None
         self.model = setting.model
-        self.step = MultiStep(case.recipe, setting.family, setting.train, setting.task, setting.teacher)
+        self.step = step_of(case, setting)
         self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
         self.average = Average(self.model, case.recipe.optimizer.ema)
         self.number = 0
@@ -122,10 +131,9 @@ class ReferenceMultiStep:
     def __init__(self, case: MultiCase, device: torch.device) -> None:
         self.case, self.setting = case, multi_setting(case, device)
         setting, recipe = self.setting, case.recipe
-        assert setting.teacher is not None and recipe.multi is not None
         family, size = setting.family, setting.family.size
         self.networks = [each.nets.skeleton for each in family]
-        self.ours = MultiStep(recipe, family, setting.train, setting.task, setting.teacher)  # for its batches alone
+        self.ours = step_of(case, setting)  # for its batches alone
         if recipe.encoder.kind == "probe":
             settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_classes
             self.encoder: torch.nn.Module = reference.ProbeEncoder(
@@ -143,7 +151,7 @@ class ReferenceMultiStep:
             self.once()
         self.flops = counter.get_total_flops() * case.steps
 
-    def once(self) -> None:
+    def loss(self) -> torch.Tensor:
         ours, case, multi = self.ours, self.case, self.ours.multi
         chosen = ours.batches.take(self.number, 0, 1)
         between = Between({class_id: len(places) for class_id, places in chosen}, self.setting.family, multi)
@@ -157,8 +165,7 @@ class ReferenceMultiStep:
             for class_id, (first, second), share in zip(between.class_ids, between.pairs.T, between.share, strict=True)
         ]
         images, places = ours.images.take(self.number, case.recipe.images)
-        self.optimizer.zero_grad()
-        reference.multi_loss(
+        return reference.multi_loss(
             self.encoder,
             self.decoder,
             self.head,
@@ -170,7 +177,11 @@ class ReferenceMultiStep:
             ours.task.train.labels[places],
             multi.temperature,
             multi.alpha,
-        ).backward()
+        )
+
+    def once(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
         self.optimizer.step()
         self.number += 1
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from netspace.data import TaskData
 from netspace.errors import UsageError
 from netspace.family import Networks
 from netspace.losses import class_loss, distillation_loss
+from netspace.metrics import accuracy
 from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.progress import progress
 from netspace.runtime import alone, generator, read_torch, write_json, write_tensors, write_text, write_torch
@@ -31,7 +33,7 @@ from netspace.training.setting import task_of
 from netspace.training.sources import Images
 from netspace.training.steps import half
 from netspace.training.teachers import AUTO, Teacher, teacher
-from netspace.training.validation import accuracies
+from netspace.training.validation import accuracies, answers
 
 NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
 
@@ -104,6 +106,7 @@ class Search:
         self.optimizer = torch.optim.Adam([self.moved], lr=config.learning_rate)
         self.images = Images(task, config.seed)
         self.best, self.best_accuracy = self.start.clone(), np.full(len(starts), -1.0)
+        self.best_cost = np.full(len(starts), np.inf)
         self.curve: list[dict[str, Any]] = []
 
     @property
@@ -119,23 +122,31 @@ class Search:
         with half(config.precision, space.device):
             networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
             logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
-        answers = networks.each(lambda nets, flat: nets(flat, images))
+        answered = networks.each(lambda nets, flat: nets(flat, images))
         labels = self.task.train.labels[places]
-        terms = distillation_loss(answers, self.master(images), labels, config.temperature, config.alpha)
+        terms = distillation_loss(answered, self.master(images), labels, config.temperature, config.alpha)
         if logits is not None and config.classid:
             terms = terms + config.classid * class_loss(logits, self.aim)
         return terms.sum()
 
     def validate(self, number: int, loss: float | None) -> bool:
-        """Notes accuracies on validation images; returns whether a start is better than ever."""
-        latents = self.latents.detach()
-        found = accuracies(self.space.decode_all(latents, self.class_ids), self.task, "val")
-        same = self.space.class_ids(latents) == self.class_ids
-        better = (found > self.best_accuracy) & same.numpy()
+        """Notes accuracies on validation images; returns whether a start is better than ever.
+
+        Of equal accuracies, which few images often give, the one of smaller cross-entropy is the better.
+        """
+        latents, labels = self.latents.detach(), self.task.val.labels.cpu()
+        logits = answers(self.space.decode_all(latents, self.class_ids), self.task, "val")
+        found = accuracy(logits, labels).numpy()
+        costs = torch.stack([F.cross_entropy(each, labels) for each in logits]).double().numpy()
+        same = (self.space.class_ids(latents) == self.class_ids).numpy()
+        tied = (found == self.best_accuracy) & (costs < self.best_cost)
+        better = ((found > self.best_accuracy) | tied) & same
         self.best_accuracy = np.where(better, found, self.best_accuracy)
+        self.best_cost = np.where(better, costs, self.best_cost)
         chosen = torch.from_numpy(better).to(latents.device)[:, None]
         self.best = torch.where(chosen, latents, self.best)
-        self.curve.append({"step": number, "loss": loss, "accuracy_val": found.tolist()})
+        record = {"step": number, "loss": loss, "accuracy_val": found.tolist(), "cross_entropy_val": costs.tolist()}
+        self.curve.append({**record, "better": better.tolist()})
         return bool(better.any())
 
     def run(self, checkpoint: Path) -> list[dict[str, Any]]:
@@ -161,14 +172,14 @@ class Search:
         return self.curve
 
     def _stale(self) -> int:
-        """Validations since any start was better than before."""
-        found = np.array([record["accuracy_val"] for record in self.curve])
-        latest = max(int(found[:, start].argmax()) for start in range(found.shape[1]))
-        return len(found) - 1 - latest
+        """Validations since any start was better than before, and of its own architecture."""
+        latest = max((place for place, record in enumerate(self.curve) if any(record["better"])), default=0)
+        return len(self.curve) - 1 - latest
 
     def _save(self, path: Path) -> None:
         held = {"moved": self.moved.detach(), "optimizer": self.optimizer.state_dict(), "curve": self.curve}
-        write_torch(path, {**held, "best": self.best, "best_accuracy": torch.from_numpy(self.best_accuracy)})
+        best = {"best_accuracy": torch.from_numpy(self.best_accuracy), "best_cost": torch.from_numpy(self.best_cost)}
+        write_torch(path, {**held, "best": self.best, **best})
 
     def _load(self, path: Path) -> None:
         if path.exists():
@@ -177,7 +188,7 @@ class Search:
                 self.moved.copy_(held["moved"])
             self.optimizer.load_state_dict(held["optimizer"])
             self.curve, self.best = held["curve"], held["best"].to(self.start.device)
-            self.best_accuracy = held["best_accuracy"].numpy()
+            self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
 
 
 def _spread(space: Space, zoo: Zoo, class_id: int) -> Tensor:

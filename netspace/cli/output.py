@@ -100,7 +100,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         table(head, rows),
         "",
         f"latent {figures['latent']:,} for {figures['parameters']:,} parameters ({percent(figures['compression'])}); "
-        f"pairwise L2 of predicted networks {figures['diversity']:.2f}, of the zoo's {figures['zoo_diversity']:.2f}",
+        f"pairwise L2 of predicted networks {number(figures['diversity'])}, of the zoo's {number(figures['zoo_diversity'])}",
     ]
     if "confusion" in figures:
         return "\n".join([*told, *_several(figures)])

@@ -18,8 +18,9 @@ def report(run: Path) -> dict[str, Any]:
     no results yet, cannot be written, or has a broken file.
     """
     from netspace.report.collect import collect
+    from netspace.report.missing import missing
     from netspace.report.page import page
-    from netspace.report.pictures import missing, pictures
+    from netspace.report.pictures import pictures
     from netspace.runtime import replacing, write_text
 
     found = collect(Path(run))

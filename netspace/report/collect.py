@@ -6,7 +6,6 @@ not there is None or empty; one that is there and broken raises `NetspaceError` 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ import numpy as np
 import yaml
 
 from netspace.errors import NetspaceError
+from netspace.report.classes import Classes, classes_of
+from netspace.report.reading import finite, first_line, mapping_of, names_of, numbers_of, part, text_of
 from netspace.runtime import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told
@@ -43,6 +44,7 @@ class Evaluation:
     target: np.ndarray  # (M,) accuracies, fractions
     predicted: np.ndarray  # (M,)
     tensors: Tensors | None  # None where they are missing or belong to another evaluation
+    classes: Classes | None  # None where the space is of one architecture
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Line:
     weights: np.ndarray | None
     spearman: float | None
     weight_spearman: float | None
+    arch: list[str] = field(default_factory=list)  # as which each point was decoded; empty where it is not told
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,23 @@ class Climb:
     accuracy: np.ndarray
     before: np.ndarray  # (S,) on test images
     after: np.ndarray  # (S,)
+    arch: list[str]  # of the starts; empty where it is not told
+    network: np.ndarray  # (S,) of the networks that the starts were encoded from, NaN for none; empty as `arch`
+    best: int  # the start that is best on validation images
+
+
+@dataclass(frozen=True)
+class Sample:
+    """New networks drawn of one architecture; accuracies and shares of test images are means."""
+
+    arch: str
+    shown: bool  # whether the space saw trained networks of it
+    fit: str
+    count: int
+    accuracy: float | None
+    trained: float | None  # accuracy of the zoo's training members
+    novelty: float | None  # share answered otherwise than by the nearest training network
+    recognised: float | None  # share of latents that the ClassId head takes for the architecture
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,29 @@ class Run:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     climbs: list[Climb] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def order(self) -> list[str]:
+        """The architectures' ids by ClassId, the smallest first."""
+        told = {name: finite(part(self.archs, name).get("class_id")) for name in self.archs}
+        evaluated = (found.classes.archs for found in self.evaluations.values() if found.classes)
+        return sorted(told, key=lambda name: told[name] or 0) or next(evaluated, [])
+
+    def parameters(self, arch: str) -> int | None:
+        """P: how many parameters networks of an architecture have; None where space.json does not tell."""
+        try:
+            return sum(math.prod(int(size) for size in shape) for shape in self.archs[arch]["spec"]["shapes"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def unseen(self) -> list[str]:
+        """The architectures of which the space was never shown a network."""
+        told = {name for name in self.archs if part(self.archs, name).get("shown") is False}
+        for found in self.evaluations.values():
+            told |= {each.arch for each in found.classes.between if not each.shown} if found.classes else set()
+        return [name for name in self.order if name in told]
 
     @property
     def name(self) -> str:
@@ -106,12 +149,12 @@ def collect(path: Path) -> Run:
     """Reads a run folder. Raises `NetspaceError` if it is none, holds no results yet, or a file in it is broken."""
     if not is_run(path):
         raise NetspaceError(f"{path} is not a run folder (config.yaml and provenance.json were expected in it)")
-    config = _text(path / "config.yaml")
+    config = text_of(path / "config.yaml")
     try:
         recipe = yaml.safe_load(config)
     except yaml.YAMLError as error:
-        raise NetspaceError(f"{path / 'config.yaml'} does not parse as YAML: {_first_line(error)}") from None
-    space = _mapping(path / "space.json") if (path / "space.json").is_file() else {}
+        raise NetspaceError(f"{path / 'config.yaml'} does not parse as YAML: {first_line(error)}") from None
+    space = mapping_of(path / "space.json") if (path / "space.json").is_file() else {}
     archs = space.get("archs")
     evaluations = {split: _evaluation(path, split) for split in SPLITS if (path / f"eval-{split}.json").is_file()}
     climbs = sorted((path / "optimized").glob("*/optimize.json"), key=lambda file: (-file.stat().st_mtime, str(file)))
@@ -120,12 +163,13 @@ def collect(path: Path) -> Run:
         path=path,
         config=config,
         recipe=recipe if isinstance(recipe, dict) else {},
-        provenance=_mapping(path / "provenance.json"),
+        provenance=mapping_of(path / "provenance.json"),
         archs=archs if isinstance(archs, dict) else {},
         records=_records(path / "metrics.jsonl"),
         evaluations=evaluations,
         lines=[_line(file) for file in newest[:LINES]],
         climbs=[_climb(file) for file in climbs[:LINES]],
+        samples=[found for file in sorted((path / "samples").glob("*.json")) for found in _sample(file)],
     )
     if not (run.records or run.evaluations or run.lines):
         raise NetspaceError(
@@ -135,24 +179,11 @@ def collect(path: Path) -> Run:
     return run
 
 
-def finite(value: Any) -> float | None:
-    """`value` as a float; None for anything that is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def part(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A mapping inside `figures`, empty if there is none."""
-    value = figures.get(name)
-    return value if isinstance(value, dict) else {}
-
-
 def _evaluation(path: Path, split: str) -> Evaluation:
     file = path / f"eval-{split}.json"
-    figures = _mapping(file)
+    figures = mapping_of(file)
     detail = part(figures, "detail")
-    target, predicted = (_numbers(detail, name, file) for name in ("accuracy_target", "accuracy_predicted"))
+    target, predicted = (numbers_of(detail, name, file) for name in ("accuracy_target", "accuracy_predicted"))
     member = [str(name) for name in detail.get("member") or []]
     if not len(member) == len(target) == len(predicted) > 0:
         raise NetspaceError(
@@ -162,7 +193,7 @@ def _evaluation(path: Path, split: str) -> Evaluation:
     if not (np.isfinite(target).all() and np.isfinite(predicted).all()):
         raise NetspaceError(f"{file} holds accuracies that are not finite numbers: run `netspace eval` again")
     tensors = _tensors(path / f"eval-{split}.safetensors", len(member))
-    return Evaluation(split, figures, member, target, predicted, tensors)
+    return Evaluation(split, figures, member, target, predicted, tensors, classes_of(figures, file, len(member)))
 
 
 def _tensors(file: Path, members: int) -> Tensors | None:
@@ -175,7 +206,7 @@ def _tensors(file: Path, members: int) -> Tensors | None:
         held = load_file(file)
         found = Tensors(held["latents"], held["shown"], held["preps"], held["decoded"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise NetspaceError(f"{file} cannot be read ({_first_line(error)}): run `netspace eval` again") from None
+        raise NetspaceError(f"{file} cannot be read ({first_line(error)}): run `netspace eval` again") from None
     rows = found.shown
     fits = found.latents.ndim == 2 and len(found.latents) == members and rows.ndim == 1 and found.preps.ndim == 3
     fits = fits and found.preps.shape == found.decoded.shape and len(rows) == len(found.preps)
@@ -184,22 +215,27 @@ def _tensors(file: Path, members: int) -> Tensors | None:
 
 
 def _line(file: Path) -> Line:
-    raw = _mapping(file)
-    gamma, latent = _numbers(raw, "gamma", file), _numbers(raw, "latent_accuracy", file)
-    weights = None if raw.get("weight_accuracy") is None else _numbers(raw, "weight_accuracy", file)
+    raw = mapping_of(file)
+    gamma, latent = numbers_of(raw, "gamma", file), numbers_of(raw, "latent_accuracy", file)
+    weights = None if raw.get("weight_accuracy") is None else numbers_of(raw, "weight_accuracy", file)
     if not len(gamma) or len(gamma) != len(latent) or (weights is not None and len(weights) != len(gamma)):
         raise NetspaceError(
             f"{file} was expected to hold one accuracy for each gamma: run `netspace interpolate` again"
         )
+    arch = names_of(raw, "arch", file)
+    if arch and len(arch) != len(gamma):
+        raise NetspaceError(
+            f"{file} was expected to hold one architecture for each gamma: run `netspace interpolate` again"
+        )
     start, end = str(raw.get("from", "?")), str(raw.get("to", "?"))
     ranks = finite(raw.get("spearman")), finite(raw.get("weight_spearman"))
-    return Line(file.stem, start, end, gamma, latent, weights, *ranks)
+    return Line(file.stem, start, end, gamma, latent, weights, *ranks, arch)
 
 
 def _climb(file: Path) -> Climb:
-    raw = _mapping(file)
+    raw = mapping_of(file)
     starts, curve = [str(name) for name in raw.get("from") or []], raw.get("curve")
-    before, after = (_numbers(raw, name, file) for name in ("accuracy_before", "accuracy_after"))
+    before, after = (numbers_of(raw, name, file) for name in ("accuracy_before", "accuracy_after"))
     try:
         steps = np.array([float(record["step"]) for record in curve or []])
         accuracy = np.array([record["accuracy_val"] for record in curve or []], dtype=np.float64)
@@ -211,7 +247,30 @@ def _climb(file: Path) -> Climb:
         or not len(steps)
     ):
         raise NetspaceError(f"{file} was expected to tell every start's accuracies: run `netspace optimize` again")
-    return Climb(file.parent.name, starts, str(raw.get("teacher", "?")), steps, accuracy, before, after)
+    arch, network = names_of(raw, "arch", file), numbers_of(raw, "accuracy_network", file)
+    if not len(arch) == len(network) or len(arch) not in (0, len(starts)):
+        raise NetspaceError(
+            f"{file} was expected to tell every start's architecture and its own network's accuracy, or neither: run "
+            "`netspace optimize` again"
+        )
+    best, known = finite(raw.get("best")), np.nan_to_num(accuracy, nan=-1.0)
+    chosen = int(best) if best is not None and 0 <= best < len(starts) else int(known.max(0).argmax())
+    teacher = str(raw.get("teacher", "?"))
+    return Climb(file.parent.name, starts, teacher, steps, accuracy, before, after, arch, network, chosen)
+
+
+def _sample(file: Path) -> list[Sample]:
+    """What was drawn; nothing from a file that does not say whether the architecture was shown."""
+    raw = mapping_of(file)
+    if "shown" not in raw:
+        return []
+    told = part(raw, "sampled")
+    count = finite(raw.get("count"))
+    if count is None or not told:
+        raise NetspaceError(f"{file} was expected to tell how many networks were drawn: run `netspace sample` again")
+    own = (told.get("accuracy"), raw.get("zoo_accuracy"), told.get("novelty"), raw.get("classid_accuracy"))
+    fit = str(raw.get("fit", "?"))
+    return [Sample(str(raw.get("arch", "?")), raw["shown"] is not False, fit, int(count), *map(finite, own))]
 
 
 def average_line(evaluation: Evaluation) -> Line | None:
@@ -221,45 +280,16 @@ def average_line(evaluation: Evaluation) -> Line | None:
         return None
     file = Path(f"eval-{evaluation.split}.json")
     names = ("gamma", "latent_accuracy", "weight_accuracy")
-    gamma, latent, weights = (_numbers(raw, name, file) for name in names)
+    gamma, latent, weights = (numbers_of(raw, name, file) for name in names)
     if len(gamma) != len(latent):
         return None
     ranks = finite(raw.get("spearman_latent")), finite(raw.get("spearman_weights"))
     return Line("average", "", "", gamma, latent, weights if len(weights) == len(gamma) else None, *ranks)
 
 
-def _numbers(raw: Mapping[str, Any], name: str, file: Path) -> np.ndarray:
-    """A list of numbers as float64; null is NaN, nothing is empty."""
-    try:
-        return np.array([math.nan if value is None else float(value) for value in raw.get(name) or []])
-    except (TypeError, ValueError):
-        raise NetspaceError(f"{file}: {name!r} was expected to be a list of numbers") from None
-
-
 def _records(file: Path) -> list[dict[str, Any]]:
     try:
         records = read_metrics(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise NetspaceError(f"{file} cannot be read: {_first_line(error)}") from None
+        raise NetspaceError(f"{file} cannot be read: {first_line(error)}") from None
     return [record for record in records if isinstance(record, dict) and finite(record.get("step")) is not None]
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise NetspaceError(f"{file} was expected to be JSON, but it does not parse: {error}") from None
-    if not isinstance(found, dict):
-        raise NetspaceError(f"{file} was expected to be a JSON object, but holds {type(found).__name__}")
-    return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NetspaceError(f"{file} cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

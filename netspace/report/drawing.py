@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,25 @@ DOTS = 150  # an inch
 WIDTH = 6.4  # inches: readable on a telephone too
 MANY = 120  # members from which on single ones are no longer joined or ringed
 WORST_R2 = -1.0  # what is worse is drawn as this, and said
+
+# of architectures by ClassId: the first four are the hues of NetSpace, Fig. 5, wine stands for Okabe and Ito's yellow
+ARCH_COLOURS = (PREDICTED, TARGET, GREEN, PURPLE, "#E69F00", "#56B4E9", "#882255", INK)
+ARCH_MARKERS = ("s", "^", "D", "v", "P", "X", "p", "h")  # neither circles nor stars: these mean ends and factors
+
+
+@dataclass(frozen=True)
+class Look:
+    """How networks of one architecture are drawn."""
+
+    colour: str
+    marker: str
+
+
+def looks(archs: Sequence[str]) -> dict[str, Look]:
+    """A look for each architecture, by its place; 64 of them differ."""
+    return {
+        arch: Look(ARCH_COLOURS[place % 8], ARCH_MARKERS[(place + place // 8) % 8]) for place, arch in enumerate(archs)
+    }
 
 
 @contextmanager
@@ -94,10 +114,14 @@ def curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label:
     )
 
 
-def logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes, floor: float = 0.0) -> None:
+    """A logarithmic vertical axis that does not go below `floor`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    if low < floor < high:
+        low = axes.set_ylim(bottom=floor)[0]
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -20,19 +20,16 @@ from netspace.report.drawing import (
     PURPLE,
     TARGET,
     WORST_R2,
-    curve,
-    logarithmic,
-    named,
+    Look,
     new,
     plain,
-    series,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FINE = 400  # pixels that an image of parameters has across, about
 CLIMBS = (PREDICTED, TARGET, GREEN, PURPLE, INK, GREY)  # of starts, in their order
-NOT_LOSSES = ("step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
 
 
 def members(target: np.ndarray, predicted: np.ndarray) -> Figure:
@@ -128,12 +125,19 @@ def interpolation(
     return figure
 
 
-def climb(steps: np.ndarray, accuracy: np.ndarray, starts: Sequence[str]) -> Figure:
-    """Accuracies (K, S) of S starts over the steps (K,) of a latent-space optimisation."""
+def climb(
+    steps: np.ndarray, accuracy: np.ndarray, starts: Sequence[str], styles: Sequence[Look] | None = None
+) -> Figure:
+    """Accuracies (K, S) of S starts over the steps (K,) of a latent-space optimisation; `styles` by architecture."""
     figure, axes = new(4.3)
     for number, (name, values) in enumerate(zip(starts, accuracy.T, strict=True)):
-        style = {"color": CLIMBS[number % len(CLIMBS)], "linestyle": ("-", "--", ":")[number // len(CLIMBS) % 3]}
-        axes.plot(steps, 100 * values, marker="o", markersize=3.5, linewidth=1.8, label=plain(name, 24), **style)
+        style: dict[str, Any] = {"color": CLIMBS[number % len(CLIMBS)], "marker": "o", "markersize": 3.5}
+        turn = number // len(CLIMBS)
+        if styles is not None:
+            style = {"color": styles[number].colour, "marker": styles[number].marker, "markersize": 5}
+            turn = list(styles[:number]).count(styles[number])  # of its architecture
+        style["linestyle"] = ("-", "--", ":")[turn % 3]
+        axes.plot(steps, 100 * values, linewidth=1.8, label=plain(name, 24), **style)
     axes.set(xlabel="step", ylabel="accuracy on validation images, %")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -155,7 +159,8 @@ def preps(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
     for row, (first_title, first, second_title, second) in zip(grid, pairs, strict=True):
         for axes, title, flat in zip(row, (first_title, second_title), (first, second), strict=True):
             shown = as_image(np.where(np.isfinite(flat), flat, np.nan))
-            image = axes.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, aspect="equal")
+            how = "nearest" if shown.shape[1] > FINE else None  # averaged, values that differ in sign would pale
+            image = axes.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, aspect="equal", interpolation=how)
             axes.set_title(plain(title), fontsize=10, pad=5)
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
@@ -210,45 +215,3 @@ def principal(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     total = float((centred**2).sum()) or 1.0
     shares = [float(value) / total for value in values]
     return places, (shares[0], shares[1] if len(shares) > 1 else 0.0)
-
-
-def training(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss terms and validation figures over steps, one panel for each kind that there is."""
-    terms = [name for name in named(records) if not name.startswith("val_") and name not in NOT_LOSSES]
-    checks = [name for name in ("val_mae", "val_r2", "val_agreement") if series(records, name)[0].size]
-    panels = bool(terms) + ("val_mae" in checks) + bool({"val_r2", "val_agreement"} & set(checks))
-    figure, stack = new(0.6 + 2.15 * max(panels, 1), max(panels, 1), sharex=True)
-    rest = iter(stack)
-    beside = {
-        "loc": "lower right",
-        "bbox_to_anchor": (1.01, 0.97),
-        "ncols": 3,
-        "borderaxespad": 0.2,
-    }  # the title
-    if terms:
-        axes = next(rest)
-        for name, colour in zip(terms, (TARGET, PREDICTED, GREEN, PURPLE, GREY) * len(terms), strict=False):
-            steps, values = series(records, name)
-            curve(axes, steps, np.where(values > 0, values, np.nan), colour, plain(name))
-        logarithmic(axes)
-        axes.set_title("training: loss by term (log scale)")
-        axes.legend(**(beside if len(terms) < 3 else {"loc": "upper right"}))
-    if "val_mae" in checks:
-        axes = next(rest)
-        steps, values = series(records, "val_mae")
-        curve(axes, steps, 100 * values, PREDICTED, "mean difference")
-        best = int(values.argmin())
-        axes.plot(steps[best], 100 * values[best], "o", color=INK, markersize=7, markerfacecolor="none")
-        axes.set_title("validation: mean difference of accuracy, points")
-        axes.set_ylim(0, 108 * max(float(values.max()), 0.01))
-    if {"val_r2", "val_agreement"} & set(checks):
-        axes = next(rest)
-        for name, label, colour in (("val_r2", "R²", TARGET), ("val_agreement", "agreement", GREEN)):
-            steps, values = series(records, name)
-            if steps.size:
-                curve(axes, steps, np.maximum(values, WORST_R2), colour, label)
-        axes.set_title("validation: R² and agreement, fractions")
-        axes.set_ylim(top=1.05)
-        axes.legend(**beside)
-    stack[-1].set_xlabel("training step")
-    return figure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from netspace.report.collect import finite
+from netspace.report.reading import finite
 
 NOTHING = "–"
 MINUS = "−"

@@ -7,15 +7,17 @@ to load or run anything but the inlined images and style.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from netspace.report.collect import Evaluation, Run, finite, part
-from netspace.report.numbers import NOTHING, count, number, percent, points
-from netspace.report.pictures import BASELINES, Picture
+from netspace.report.collect import Run
+from netspace.report.numbers import NOTHING
+from netspace.report.picture import Picture
+from netspace.report.reading import part
 from netspace.report.style import CSS
 from netspace.report.summary import summary, tiles
+from netspace.report.tables import tables
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 CHAPTERS = (
@@ -23,18 +25,6 @@ CHAPTERS = (
     ("lines", "Along lines between networks"),
     ("preps", "Networks and latents as pictures"),
     ("training", "Training"),
-)
-FIGURES = (
-    ("members", count, "members"),
-    ("accuracy_target", percent, "mean accuracy of targets"),
-    ("accuracy_predicted", percent, "mean accuracy of predictions"),
-    ("r2", lambda value: number(value, 3), "R² of predicted accuracies"),
-    ("mae", points, "mean absolute difference of accuracy"),
-    ("agreement", percent, "agreement: same answer on an image"),
-    ("kl", lambda value: number(value, 3), "KL divergence from target to prediction, nats"),
-    ("classid_accuracy", percent, "architecture recognised (ClassId)"),
-    ("diversity", number, "diversity of predictions: mean L2 distance of pairs"),
-    ("zoo_diversity", number, "diversity of targets: the same for them"),
 )
 VERSIONS = ("netspace", "python", "torch", "numpy", "h5py", "accelerate")  # of provenance.json
 
@@ -76,11 +66,11 @@ def page(run: Run, shown: Sequence[Picture], missing: Sequence[tuple[str, str]])
 def _chapter(run: Run, key: str, name: str, shown: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> str:
     pictures = [_figure(picture) for picture in shown if picture.part == key]
     notes = [f'<p class="missing">{_ticked(sentence)}</p>' for chapter, sentence in missing if chapter == key]
-    tables = _measures(run) if key == "behaviour" and run.evaluations else []
-    if not (pictures or notes or tables):
+    before, after = tables(run, key)
+    if not (pictures or notes or before or after):
         return ""
     drawn = ['<div class="figures">', *pictures, "</div>"] if pictures else []
-    return "\n".join(["<section>", f"<h2>{escape(name)}</h2>", *notes, *tables, *drawn, "</section>"])
+    return "\n".join(["<section>", f"<h2>{escape(name)}</h2>", *notes, *before, *drawn, *after, "</section>"])
 
 
 def _figure(picture: Picture) -> str:
@@ -101,68 +91,6 @@ def _tiles(told: Sequence[tuple[str, str]]) -> str:
         return ""
     each = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in told)
     return f'<dl class="tiles">{"".join(each)}</dl>'
-
-
-def _measures(run: Run) -> list[str]:
-    """Tables of figures: by split, by architecture, of the baselines."""
-    found = run.evaluations
-    rows = []
-    for key, form, name in FIGURES:
-        if any(finite(one.figures.get(key)) is not None for one in found.values()):
-            rows.append([name, *(form(one.figures.get(key)) for one in found.values())])
-    caption = "Figures by split of the zoo. All accuracies are on the task's test images."
-    told = [_table(["", *(f"{split} split" for split in found)], rows, caption)]
-    main = next(iter(found.values()))
-    classes = part(main.figures, "per_class")
-    if len(classes) > 1:
-        told.append(
-            _table(
-                _HEADS,
-                [_row(name, part(classes, name)) for name in classes],
-                f"By architecture, {main.split} split.",
-            )
-        )
-    others = part(main.figures, "baselines")
-    if others:
-        told.append(_baselines(main, others))
-    return told
-
-
-_HEADS = ["", "R²", "mean difference", "agreement", "mean accuracy"]
-
-
-def _row(name: str, told: Mapping[str, Any]) -> list[str]:
-    measured = number(told.get("r2"), 3), points(told.get("mae")), percent(told.get("agreement"))
-    return [name, *measured, percent(told.get("accuracy_predicted"))]
-
-
-def _baselines(main: Evaluation, others: Mapping[str, Any]) -> str:
-    names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
-    rows = [[*_row("the space", main.figures)[:4], "networks decoded from their latents"]]
-    for name in names:
-        scale = finite(part(others, name).get("scale"))
-        more = f" ({number(scale)} of each layer's spread)" if scale is not None else ""
-        rows.append([*_row(name, part(others, name))[:4], f"{BASELINES.get(name, NOTHING)}{more}"])
-    caption = f"The space beside baselines, {main.split} split: what each answers for the same targets."
-    return _table([*_HEADS[:4], "what answers"], rows, caption, glossed=True)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, glossed: bool = False) -> str:
-    """A table of numbers; if `glossed`, its first row is set apart and its last column is text."""
-    kinds = ["n"] * (len(head) - 1 - glossed) + ["gloss"] * glossed
-    heads = "".join(
-        f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head[1:], kinds, strict=True)
-    )
-    body = []
-    for place, (name, *values) in enumerate(rows):
-        cells = "".join(f'<td class="{kind}">{escape(value)}</td>' for value, kind in zip(values, kinds, strict=True))
-        own = ' class="own"' if glossed and not place else ""
-        body.append(f'<tr{own}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f"<table><caption>{escape(caption)}</caption><thead><tr><td></td>{heads}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
 
 
 def _provenance(run: Run) -> str:

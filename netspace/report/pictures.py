@@ -1,20 +1,22 @@
 """Which figures a run's content allows, each with its words: title, alternative text, how to read it.
 
-What is missing is told as one sentence with the command that makes it; nothing is drawn in its place.
+What is not there is left out; `netspace.report.missing` tells of it.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from netspace.report import figures
-from netspace.report.collect import Evaluation, Line, Run, average_line, finite, part
-from netspace.report.drawing import MANY, plain, shortened, styled, to_png
+from netspace.report import class_pictures, figures
+from netspace.report.collect import Climb, Evaluation, Line, Run, average_line
+from netspace.report.course import of_several, training
+from netspace.report.drawing import MANY, looks, plain, shortened, styled, to_png
 from netspace.report.numbers import NOTHING, count, joined, number, percent, points
+from netspace.report.picture import Picture
+from netspace.report.reading import finite, part
 
 BANK = 2000  # members of the training split on the map, at most
 MEASURES = (("r2", 1), ("mae", -1), ("agreement", 1))  # and whether more is better
@@ -26,53 +28,10 @@ BASELINES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One figure of the report. Texts are plain; the page escapes them."""
-
-    name: str  # of its file, without suffix
-    part: str  # the chapter of the page that it belongs to
-    title: str
-    png: bytes
-    alt: str
-    caption: str
-    wide: bool = True  # over the whole width of the page, not half of it
-
-
 def pictures(run: Run) -> list[Picture]:
     """All figures, in the order of the page."""
     with styled():
         return [*_behaviour(run), *_lines(run), *_climbs(run), *_preps(run), *_maps(run), *_training(run)]
-
-
-def missing(run: Run) -> list[tuple[str, str]]:
-    """(chapter, one sentence) for what could not be shown, with what makes it."""
-    place, told = shlex.quote(str(run.path)), []
-    main = run.evaluations.get("test")
-    if main is None:
-        told.append(
-            (
-                "behaviour",
-                f"The test split has not been evaluated yet: `netspace eval {place}` measures it, beside baselines.",
-            )
-        )
-    if not run.lines:
-        command = f"netspace interpolate --from worst --to best --run {place}"
-        told.append(
-            (
-                "lines",
-                f"No interpolation between two chosen networks has been made yet: `{command}` makes one.",
-            )
-        )
-    for split, found in run.evaluations.items():
-        if found.tensors is None:
-            again = f"`netspace eval {place} --split {split}`"
-            sentence = f"Latents and PReps of the {split} split are missing or of another evaluation"
-            sentence = f"{sentence}: {again} writes them."
-            told.append(("preps", sentence))
-    if not run.records:
-        told.append(("training", "The folder holds no metrics.jsonl, so the course of the training cannot be shown."))
-    return told
 
 
 def better_baselines(evaluation: Evaluation) -> dict[str, list[str]]:
@@ -88,7 +47,15 @@ def better_baselines(evaluation: Evaluation) -> dict[str, list[str]]:
 
 
 def _behaviour(run: Run) -> Iterator[Picture]:
+    main = next(iter(run.evaluations.values()), None)
+    if main is None:
+        return
+    others = part(main.figures, "baselines")
+    odd = (len(run.evaluations) + bool(others)) % 2 == 1  # one more picture fills its row
     for split, found in run.evaluations.items():
+        if found.classes is not None:
+            yield class_pictures.members(found, found.classes, wide=odd and found is main)
+            continue
         seen = " These members were used in training." if split == "train" else ""
         several = len(found.member) <= MANY
         joins = " A grey line joins the two." if several else ""
@@ -105,13 +72,20 @@ def _behaviour(run: Run) -> Iterator[Picture]:
             f"{seen} NetSpace, Fig. 3 a and c.",
             wide=len(run.evaluations) == 1,
         )
-    main = next(iter(run.evaluations.values()), None)
-    if main is None:
-        return
+    if main.classes is not None:
+        yield class_pictures.scatter(main, main.classes)
+        yield class_pictures.confusion(main, main.classes)
+    else:
+        yield _scatter(main)
+    if others:
+        yield _baselines(main, others)
+
+
+def _scatter(main: Evaluation) -> Picture:
     told = main.figures
     measured = f"R² {number(told.get('r2'))} · mean difference {points(told.get('mae'))}"
     measured += f" · agreement {percent(told.get('agreement'))}"
-    yield Picture(
+    return Picture(
         f"scatter-{main.split}",
         "behaviour",
         f"Predicted over target accuracy, {main.split} split",
@@ -121,26 +95,30 @@ def _behaviour(run: Run) -> Iterator[Picture]:
         "R² is 1 on the diagonal and 0 for always answering the targets' mean accuracy.",
         wide=False,
     )
-    others = part(told, "baselines")
-    if others:
-        names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
-        rows = [("space", told), *((name, part(others, name)) for name in names)]
-        clean = [(plain(name, 20), {key: finite(row.get(key)) for key, _ in MEASURES}) for name, row in rows]
-        said = [f"{name}: R² {number(row.get('r2'))}, {points(row.get('mae'))}" for name, row in rows]
-        yield Picture(
-            f"baselines-{main.split}",
-            "behaviour",
-            "Beside baselines",
-            to_png(figures.baselines(clean)),
-            f"Bars for the space and baselines. {'; '.join(said)}.",
-            "What the space gives back (orange) beside what anyone could answer without a decoder (grey): "
-            f"{'; '.join(f'{name} is {BASELINES[name]}' for name in names if name in BASELINES)}.",
-            wide=False,
-        )
+
+
+def _baselines(main: Evaluation, others: Mapping[str, Any]) -> Picture:
+    names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
+    rows = [("space", main.figures), *((name, part(others, name)) for name in names)]
+    clean = [(plain(name, 20), {key: finite(row.get(key)) for key, _ in MEASURES}) for name, row in rows]
+    said = [f"{name}: R² {number(row.get('r2'))}, {points(row.get('mae'))}" for name, row in rows]
+    own = " All answer with networks of the target's own architecture." if main.classes is not None else ""
+    return Picture(
+        f"baselines-{main.split}",
+        "behaviour",
+        "Beside baselines",
+        to_png(figures.baselines(clean)),
+        f"Bars for the space and baselines. {'; '.join(said)}.",
+        "What the space gives back (orange) beside what anyone could answer without a decoder (grey): "
+        f"{'; '.join(f'{name} is {BASELINES[name]}' for name in names if name in BASELINES)}.{own}",
+        wide=False,
+    )
 
 
 def _lines(run: Run) -> Iterator[Picture]:
     for found in run.evaluations.values():
+        if found.classes is not None and found.classes.line is not None:
+            yield class_pictures.evaluated_line(run, found, found.classes.line)
         line = average_line(found)
         if line is not None:
             pairs = count(part(found.figures, "interpolation").get("pairs"))
@@ -151,6 +129,10 @@ def _lines(run: Run) -> Iterator[Picture]:
             )
             yield _line(run, line, f"interpolation-mean-{found.split}", title, how, mean=True)
     for line in run.lines:
+        through = class_pictures.chosen_line(run, line)
+        if through is not None:
+            yield through
+            continue
         title = f"From {line.start} to {line.end}"
         yield _line(run, line, f"interpolation-{line.name[:120]}", title, "The line between two chosen networks.")
 
@@ -175,9 +157,17 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     )
 
 
+def taught_by(climb: Climb) -> str:
+    """The teacher's name; of a member of another file, the member's alone."""
+    return shortened(climb.teacher.rpartition(".h5:")[2], 40)
+
+
 def _climbs(run: Run) -> Iterator[Picture]:
     for found in run.climbs:
-        best = int(np.nanargmax(found.accuracy.max(0)))
+        several = len(set(found.arch)) > 1
+        order = list(dict.fromkeys([*run.order, *found.arch]))
+        styles = [looks(order)[arch] for arch in found.arch] if several else None
+        same = " and still read as its architecture" if several else ""
         gains = [
             f"{name} from {percent(before)} to {percent(after)}"
             for name, before, after in zip(found.starts, found.before, found.after, strict=True)
@@ -185,13 +175,13 @@ def _climbs(run: Run) -> Iterator[Picture]:
         yield Picture(
             f"optimized-{found.name[:120]}",
             "lines",
-            f"Descent on latents, taught by {shortened(found.teacher, 40)}",
-            to_png(figures.climb(found.steps, found.accuracy, found.starts)),
+            f"Descent on latents, taught by {taught_by(found)}",
+            to_png(figures.climb(found.steps, found.accuracy, found.starts, styles)),
             f"{count(len(found.starts))} latents optimised for {count(found.steps[-1])} steps; on test images "
             f"{joined(gains)}.",
             "Encoder and decoder stay as they are; only the latents move, down the distillation loss to the teacher. Each "
-            f"is kept where it is best on validation images. On test images: {joined(gains)}; the best by validation is "
-            f"{found.starts[best]}. NetSpace, Latent Space Optimization.",
+            f"is kept where it is best on validation images{same}. On test images: {joined(gains)}; the best by validation is "
+            f"{found.starts[found.best]}. NetSpace, Latent Space Optimization.",
             wide=False,
         )
 
@@ -201,31 +191,57 @@ def _preps(run: Run) -> Iterator[Picture]:
     if main is None or main.tensors is None or not len(main.tensors.shown):
         return
     held, pairs, distances = main.tensors, [], []
-    size = int(finite(main.figures.get("parameters")) or held.preps[0].size)
     for row, prep, decoded in zip(held.shown, held.preps, held.decoded, strict=True):
-        first, second = (matrix.reshape(-1)[:size].astype(np.float64) for matrix in (prep, decoded))
+        sizes = _sizes(run, main, row)
+        first, second = (
+            matrix.reshape(-1)[:size].astype(np.float64) for matrix, size in zip((prep, decoded), sizes, strict=True)
+        )
         name = shortened(main.member[row], 20)
+        other = _decoded_as_another(main, row)
         titles = (
             f"{name} · target · {percent(main.target[row])}",
-            f"predicted · {percent(main.predicted[row])}",
+            f"{f'decoded as {shortened(other, 14)}' if other else 'predicted'} · {percent(main.predicted[row])}",
         )
         pairs.append((titles[0], first, titles[1], second))
         norm = float(np.linalg.norm(first))
-        distances.append(float(np.linalg.norm(second - first)) / norm if norm else float("nan"))
+        if other is None:
+            distances.append(float(np.linalg.norm(second - first)) / norm if norm else float("nan"))
     told = number(np.nanmean(distances)) if np.isfinite(distances).any() else NOTHING
+    kinds, of, figure = "", "", 5
+    if main.classes is not None:
+        figure, kinds = 6, joined(sorted({main.classes.archs[main.classes.target[row]] for row in held.shown}))
+        of = f"Those shown are of {kinds}, the largest architecture that was evaluated. "
     yield Picture(
         f"preps-{main.split}",
         "preps",
         "Networks as images",
         to_png(figures.preps(pairs)),
-        f"Parameters of {len(pairs)} networks as images, target left and predicted right, in common colours.",
+        f"Parameters of {len(pairs)} networks{f' of {kinds}' if kinds else ''} as images, target left and predicted right, in common colours.",
         "The parameters of a network, row by row, as an image (target left, predicted right), with accuracies on the "
-        "test images; members from the least to the most accurate. Colours mean the same everywhere and stop at the "
+        f"test images; members from the least to the most accurate. {of}Colours mean the same everywhere and stop at the "
         "99th percentile of |value|; padding is not shown. The distance from target to prediction is "
         f"{told} times the target's norm on average; where images differ and accuracies agree, networks are as "
-        "accurate with other weights. NetSpace, Suppl. VII, Fig. 5.",
+        f"accurate with other weights. NetSpace, Suppl. VII, Fig. {figure}.",
         wide=False,
     )
+
+
+def _decoded_as_another(main: Evaluation, row: int) -> str | None:
+    """The architecture as which a member was decoded, if it is not its own."""
+    classes = main.classes
+    if classes is None or classes.target[row] == classes.predicted[row]:
+        return None
+    return classes.archs[classes.predicted[row]]
+
+
+def _sizes(run: Run, main: Evaluation, row: int) -> tuple[int | None, int | None]:
+    """How many values of a member's PRep, and of its prediction's, are parameters; None for all."""
+    if main.classes is None:
+        told = finite(main.figures.get("parameters"))
+        return (int(told), int(told)) if told else (None, None)
+    archs = (main.classes.archs[ids[row]] for ids in (main.classes.target, main.classes.predicted))
+    first, second = (run.parameters(arch) for arch in archs)
+    return first, second
 
 
 def _maps(run: Run) -> Iterator[Picture]:
@@ -246,6 +262,12 @@ def _maps(run: Run) -> Iterator[Picture]:
         return
     axes, shares = figures.principal(np.concatenate(latents))
     pieces = np.split(axes, np.cumsum([len(piece) for piece in latents])[:-1])
+    kinds = [(found.classes, places[split]) for split, found in chosen.items() if found.classes is not None]
+    if len(kinds) == len(chosen):
+        ids = [classes.target[rows] for classes, rows in kinds]
+        named = [f"{split} split" for split in chosen]
+        yield class_pictures.latent_map(list(zip(named, pieces, ids, strict=True)), kinds[0][0].archs, shares)
+        return
     sets = [
         (f"{split} split", piece, found.target[places[split]])
         for (split, found), piece in zip(chosen.items(), pieces, strict=True)
@@ -268,13 +290,21 @@ def _training(run: Run) -> Iterator[Picture]:
     if not run.records:
         return
     last = max(float(record["step"]) for record in run.records)
+    kept = (
+        "the checkpoint with the smallest mean difference of accuracy (circle) is the one that is kept and evaluated."
+    )
+    if of_several(run.records):
+        kept = (
+            "the error is 1 minus the mean accuracy of decoded networks over architectures, those never shown decoded "
+            "from between the ends, and the checkpoint with the smallest (circle) is the one that is kept and evaluated. "
+            "Losses below 0.0001 are not drawn."
+        )
     yield Picture(
         "training",
         "training",
         "Course of the training",
-        to_png(figures.training(run.records)),
+        to_png(training(run.records, run.order)),
         f"Loss terms and validation figures over {count(last)} steps.",
         "Loss terms are those of single batches, times their weights in the sum. Validation compares members of the "
-        "zoo's validation split with their predictions on validation images; the checkpoint with the smallest mean "
-        "difference of accuracy (circle) is the one that is kept and evaluated. R² below −1 is drawn as −1.",
+        f"zoo's validation split with their predictions on validation images; {kept} R² below −1 is drawn as −1.",
     )

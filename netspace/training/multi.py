@@ -6,6 +6,7 @@ Axes: M members, S points between pairs, B images, C classes of images, A archit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import lcm
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ class Between:
         low, high = held.get(0, 0), held.get(len(family) - 1, 0)
         count = min(low * high, config.pairs or low * high) if config.interpolation and family.between else 0
         start = sum(held.values()) - high
-        ends = [(k % low, start + (k % low + k // low) % high) for k in range(count)]
+        shift = lcm(low, high)  # after so many, the i-th meets the j-th again: from there on the next one
+        ends = [(k % low, start + (k + k // shift) % high) for k in range(count)]
         factors = [(family.factor(place), place) for place in family.between]
         self.pairs = torch.tensor([end for _ in factors for end in ends], dtype=torch.int64).view(-1, 2).T.contiguous()
         self.share = torch.tensor([factor for factor, _ in factors for _ in ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from netspace.archs import ArchConfig
 from netspace.config import Settings
@@ -27,7 +27,7 @@ class LossConfig(Settings):
 class MultiConfig(Settings):
     """The multi-architecture setting (NetSpace, Sec. III): which networks are shown, and what it adds to the loss."""
 
-    counts: dict[str, int] = Field(
+    counts: dict[str, NonNegativeInt] = Field(
         default_factory=dict
     )  # training members shown of an architecture, the first ones; not named: all; 0: none, it is only declared
     declared: dict[str, ArchConfig] = Field(
@@ -41,7 +41,9 @@ class MultiConfig(Settings):
     classid: float = Field(1.0, ge=0)  # of Eq. 6
     interpolation: float = Field(1.0, ge=0)  # of Eq. 11, for each point between a pair
     rows: int | None = Field(None, ge=4, multiple_of=4)  # of decoded PReps, at least; None: what the largest needs
-    pairs: int | None = Field(None, ge=1)  # of a smallest and a largest network in a batch, at most; None: all pairs
+    pairs: int | None = Field(
+        None, ge=1
+    )  # of a smallest and a largest network, at most, in a part of a batch; None: all
 
 
 class SpaceRecipe(Settings):

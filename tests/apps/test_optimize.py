@@ -1,4 +1,4 @@
-"""Latents are improved, alone; a search goes on where it stopped; teachers do the task or are refused."""
+"""Latents are improved, alone; a search goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from model_zoo.builder import build
-from model_zoo.recipe import ZooRecipe
 from netspace.apps import optimize as app
 from netspace.apps.networks import zoo_of
 from netspace.apps.optimize import OptimizeConfig, optimize
-from netspace.training.teachers import teacher
 from netspace.errors import NetspaceError, UsageError
 from netspace.space import Space
 from netspace.training.setting import task_of
@@ -36,7 +33,7 @@ def test_the_worst_member_gets_better_and_the_space_stays_as_it_is(tiny_run: Pat
     space = Space.load(tiny_run)
     latent = load_file(told["latent"])["latent"]
     with zoo_of(tiny_run) as zoo:
-        found = accuracies(space.nets, space.decode_flat(latent[None]), task_of(zoo, "cpu"), "test")[0]
+        found = accuracies(space.decode_all(latent[None]), task_of(zoo, "cpu"), "test")[0]
     assert found == pytest.approx(told["accuracy_after"][told["best"]])
     network = space.decode(latent)
     for name, value in load_file(told["network"]).items():
@@ -56,7 +53,7 @@ def test_validation_chooses(tiny_run: Path, tmp_path: Path) -> None:
     space = Space.load(tiny_run)
     with zoo_of(tiny_run) as zoo:
         kept = load_file(told["latent"])["latent"]
-        found = accuracies(space.nets, space.decode_flat(kept[None]), task_of(zoo, "cpu"), "val")[0]
+        found = accuracies(space.decode_all(kept[None]), task_of(zoo, "cpu"), "val")[0]
     assert found == pytest.approx(max(curve))
 
 
@@ -85,44 +82,12 @@ def test_a_search_goes_on_exactly(tiny_run: Path, tmp_path: Path, monkeypatch: p
     assert torch.equal(load_file(told["latent"])["latent"], load_file(whole["latent"])["latent"])
 
 
-def test_teachers_of_every_kind(tiny_run: Path, tiny_zoo: Path, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
-    zoo_settings["archs"] = {"other": {"arch": "vanillacnn", "width": 0.25}}
-    zoo_settings["members"] = {"train": 2, "val": 1, "test": 0}
-    other = build(ZooRecipe.model_validate(zoo_settings), tmp_path / "other.h5", workers=1)
-    written = optimize(tiny_run, config("best", steps=1), tmp_path / "one")["network"]
-    with zoo_of(tiny_run) as zoo:
-        task = task_of(zoo, "cpu")
-        images = task.normalise(task.train.images[:5])
-        answers = {text: teacher(text, zoo, task)(images) for text in ("best", "lenetlike/0003", str(other), written)}
-        assert all(found.shape == (5, 10) for found in answers.values())
-        group = zoo.group("lenetlike")
-        member = Space.load(tiny_run).nets(group.read([3]).flatten(1)[:, : group.spec.num_parameters], images)[0]
-        torch.testing.assert_close(answers["lenetlike/0003"], member)
-    assert teacher_arch(tiny_run, str(other)) == "vanillacnn"
-
-
-def teacher_arch(run: Path, text: str) -> str:
-    with zoo_of(run) as zoo:
-        return teacher(text, zoo, task_of(zoo, "cpu")).nets.spec.arch
-
-
-def test_teachers_of_another_task(tiny_run: Path, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
-    few = tmp_path / "few.safetensors"
-    from netspace import archs
-
-    settings = {"channels": 1, "image_size": 8, "classes": 7, "width": 0.25}
-    notes = {"arch": "lenetlike", "settings": '{"channels": 1, "image_size": 8, "classes": 7, "width": 0.25}'}
-    save_file(archs.build("lenetlike", **settings).state_dict(), few, metadata=notes)
-    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
-    for name, said in (
-        (str(few), r"tells 7 classes apart, but digits has 10"),
-        (str(tmp_path / "plain.safetensors"), "does not say which network"),
-    ):
-        with pytest.raises(NetspaceError, match=said):
-            optimize(tiny_run, config("worst", teacher=name), tmp_path / "out")
-    zoo_settings["data"] = {"name": "digits", "limit": 100, "image_size": 12}
-    zoo_settings["members"] = {"train": 1, "val": 1, "test": 0}
-    large = build(ZooRecipe.model_validate(zoo_settings), tmp_path / "large.h5", workers=1)
-    with pytest.raises(UsageError, match=r"takes images of \(1, 12, 12\), but digits has \(1, 8, 8\)"):
-        optimize(tiny_run, config("worst", teacher=str(large)), tmp_path / "out")
+def test_a_teacher_that_is_not_there_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(NetspaceError, match=r"nobody"):
+        optimize(tiny_run, config("worst", teacher="nobody/0001"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_teacher_beside_the_zoo_its_best_member_teaches(tiny_run: Path, tmp_path: Path) -> None:
+    told = optimize(tiny_run, config("worst", steps=1), tmp_path / "out")
+    assert told["teacher"] == "best"

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from netspace.apps.networks import zoo_of
 from netspace.apps.sample import draw, sample
 from netspace.errors import UsageError
+from netspace.family import Networks
 from netspace.space import Space
+from netspace.states import flat_parameters
 from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
@@ -40,8 +42,9 @@ def test_what_is_told_is_what_was_drawn(tiny_run: Path, run_copy: Path, tmp_path
     with zoo_of(run_copy) as zoo:
         task = task_of(zoo, "cpu")
     for name, right in zip(told["networks"], told["accuracy"], strict=True):
-        flat = space.parameters(load_file(name))
-        assert accuracies(space.nets, flat[None], task, "test")[0] == pytest.approx(right)
+        flat = flat_parameters(load_file(name), space.spec)
+        network = Networks.of_class(space.family, 0, flat[None])
+        assert accuracies(network, task, "test")[0] == pytest.approx(right)
     assert told["nearest"]["novelty"] == told["nearest"]["distance"] == 0
     assert told["average"]["pairwise_agreement"] == 1 and told["average"]["diversity"] == 0
     assert told["sampled"]["accuracy"] == pytest.approx(sum(told["accuracy"]) / 4)

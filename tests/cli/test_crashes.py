@@ -15,10 +15,8 @@ import h5py
 import pytest
 import torch
 import yaml
-from helpers import flat
-from safetensors.torch import load_file
+from helpers import same_run, train_and_die
 
-from netspace.runtime import read_metrics, read_torch
 from netspace.store import Zoo
 
 Cli = Callable[..., Any]
@@ -116,30 +114,12 @@ def test_ctrl_c_is_told_in_one_sentence(cli: Cli, longer: Path) -> None:
     assert cli("zoo", "info", "zoo.h5", "--json").json["members"] >= 1
 
 
-DRIVER = """
-import os, signal, sys
-from netspace.training import loop
-loop.CHECKPOINT_EVERY = -1.0
-write, at = loop.save_last, int(sys.argv.pop(1))
-def save(run, state):
-    if state["step"] == at + 4:  # steps after the last checkpoint are lost
-        os.kill(os.getpid(), signal.SIGKILL)
-    if state["step"] <= at:
-        write(run, state)
-loop.save_last = save
-from netspace.cli.app import main
-main()
-"""
-
-
 @pytest.mark.parametrize("at", [3, 17])  # before and after the first validation
 def test_a_killed_training_goes_on_to_the_same_weights(
     cli: Cli, recipes: Path, tiny_zoo: Path, tiny_run: Path, at: int
 ) -> None:
     words = ["train", str(recipes / "space.yaml"), "--zoo", str(tiny_zoo), "--out", "run"]
-    done = subprocess.run([sys.executable, "-c", DRIVER, str(at), *words], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert read_torch(Path("run/checkpoints/last.pt"))["step"] == at
+    train_and_die(words, Path("run"), at)
     assert cli(*words, "--resume").code == 0
     same_run(Path("run"), tiny_run)
 
@@ -168,17 +148,3 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     again = cli(*words, "--resume", "--json")  # nothing is left to do
     assert again.json == done.json
     same_run(Path("run"), tiny_run)
-
-
-def same_run(run: Path, other: Path) -> None:
-    """Weights, optimiser and records are those of a run that nobody disturbed."""
-    for name in ("best.safetensors",):
-        found, wanted = load_file(run / "checkpoints" / name), load_file(other / "checkpoints" / name)
-        assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in found)
-    last = [read_torch(folder / "checkpoints" / "last.pt") for folder in (run, other)]
-    assert flat(last[0]) == flat(last[1])
-    records = [
-        [{key: value for key, value in record.items() if key != "steps_a_second"} for record in read_metrics(path)]
-        for path in (run / "metrics.jsonl", other / "metrics.jsonl")
-    ]
-    assert records[0] == records[1]

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import launch
 from safetensors.torch import load_file
 
 from netspace.runtime import read_metrics
 from netspace.store import Zoo
-
-
-def launch(*words: object) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
-    how = ["--master_port", str(port), "-m", "netspace"]
-    return subprocess.run(
-        [sys.executable, *start, *how, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_two_processes_build_the_same_zoo(recipes: Path, tiny_zoo: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from netspace import archs
+from netspace.family import ArchClass, Family
 from netspace.functional import NetBatch
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder, layer_spread
 from netspace.models.decoder import DecoderConfig
@@ -32,16 +33,22 @@ def example(nets: NetBatch, count: int = 5) -> Tensor:
 
 def build(nets: NetBatch, kind: str, start: str, preps: Tensor | None, latent: int = 64, **more: object) -> AutoEncoder:
     torch.manual_seed(0)
+    size = height(nets.spec.num_parameters, WIDTH), WIDTH
     return build_autoencoder(
         latent,
         EncoderConfig(kind=kind, probes=3, hidden=8, **more),  # type: ignore[arg-type]
         DecoderConfig(start=start),  # type: ignore[arg-type]
-        nets,
+        Family([ArchClass("lenetlike", nets, size)]),
         probes=None if preps is None else torch.randn(3, 1, 8, 8),
-        example=preps,
-        size=(height(nets.spec.num_parameters, WIDTH), WIDTH),
-        reference=None if preps is None else preps[0],
+        examples=None if preps is None else {0: preps},
+        references=None if preps is None else {0: preps[0]},
     )
+
+
+def both(model: AutoEncoder, preps: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents and decoded PReps."""
+    latents = model.encoder(preps)
+    return latents, model.decoder(latents)
 
 
 def test_layer_spread_is_each_tensors_deviation_over_the_zoo(nets: NetBatch) -> None:
@@ -69,10 +76,11 @@ def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) ->
     preps = example(nets)
     model = build(nets, kind, start, preps)
     assert isinstance(model.encoder, {"conv": ConvEncoder, "probe": ProbeEncoder}[kind])
-    latents, decoded = model.both(preps)
-    assert latents.shape == (5, 64) and decoded.shape == preps.shape
-    torch.testing.assert_close(latents, model.encoder(preps))
+    latents = model.encoder(preps)
+    decoded, between = model(preps, torch.zeros(0))
+    assert latents.shape == (5, 64) and decoded.shape == preps.shape and between.shape == (0, *preps.shape[1:])
     torch.testing.assert_close(decoded, model.decoder(latents))
+    assert model.class_ids(latents).tolist() == [0] * 5
     torch.testing.assert_close(model.spread, layer_spread(preps, nets.spec))
     decoded.square().sum().backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
@@ -84,7 +92,8 @@ def test_a_training_step_decodes_networks_and_what_lies_between_pairs(nets: NetB
     share = torch.tensor([0.0, 0.25])
     with torch.no_grad():
         decoded, between = model(preps, share)
-        latents, alone = model.both(preps)
+        latents = model.encoder(preps)
+        alone = model.decoder(latents)
         middle = model.decoder(0.75 * latents[1] + 0.25 * latents[3])
     torch.testing.assert_close(decoded, alone)
     torch.testing.assert_close(between[0], alone[0])
@@ -94,7 +103,7 @@ def test_a_training_step_decodes_networks_and_what_lies_between_pairs(nets: NetB
 def test_a_start_near_the_reference_lies_around_it(nets: NetBatch) -> None:
     preps = example(nets)
     with torch.no_grad():
-        _, decoded = build(nets, "conv", "reference", preps).both(preps)
+        decoded = both(build(nets, "conv", "reference", preps), preps)[1]
     away = (decoded - preps[0]) / layer_spread(preps, nets.spec)
     assert float(away.std()) == pytest.approx(0.3, rel=0.05)
 
@@ -104,7 +113,7 @@ def test_weights_loaded_into_an_unmeasured_model_give_the_same(nets: NetBatch) -
     for kind in ("conv", "probe"):
         first, second = build(nets, kind, "reference", preps), build(nets, kind, "reference", None)
         second.load_state_dict(first.state_dict())
-        for a, b in zip(first.both(preps), second.both(preps), strict=True):
+        for a, b in zip(both(first, preps), both(second, preps), strict=True):
             assert torch.equal(a, b)
 
 

@@ -100,3 +100,57 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         gradients.append(torch.autograd.grad(decoder(latents).square().sum(), list(decoder.parameters())))
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, kept, rtol=1e-12, atol=1e-12)
+
+
+# ---- several architectures
+
+
+def near(classes: int, size: tuple[int, int] = (8, 40)) -> ConvDecoder:
+    torch.manual_seed(0)
+    return ConvDecoder(64, size, DecoderConfig(start="reference"), classes)
+
+
+def test_each_class_has_a_scale_and_bias_of_its_own() -> None:
+    decoder, latents = near(3), torch.randn(5, 64)
+    assert decoder.scale.shape == decoder.bias.shape == (3, 8, 40)
+    ids = torch.tensor([2, 0, 1, 2, 0])
+    decoded = decoder(latents, ids)
+    for place, class_id in enumerate(ids.tolist()):  # as a decoder of that class alone
+        alone = near(1)
+        alone.load_state_dict(
+            {**decoder.state_dict(), "scale": decoder.scale[class_id], "bias": decoder.bias[class_id]}
+        )
+        torch.testing.assert_close(decoded[place], alone(latents[place : place + 1])[0])
+    others = decoder(latents, (ids + 1) % 3)
+    assert all(not torch.allclose(one, two) for one, two in zip(decoded, others, strict=True))
+
+
+def test_a_class_learns_its_own_scale_and_bias() -> None:
+    decoder = near(3)
+    decoder(torch.randn(4, 64), torch.tensor([0, 2, 2, 0])).square().sum().backward()
+    for value in (decoder.scale, decoder.bias):
+        assert value.grad is not None
+        assert value.grad[0].any() and value.grad[2].any() and not value.grad[1].any()
+
+
+def test_a_small_start_has_one_scale_for_all_as_the_paper() -> None:
+    torch.manual_seed(0)
+    several = ConvDecoder(64, (8, 40), classes=3)
+    torch.manual_seed(0)
+    single = ConvDecoder(64, (8, 40))
+    assert several.scale.shape == several.bias.shape == (8, 40)
+    latents = torch.randn(3, 64)
+    for ids in (torch.tensor([0, 1, 2]), torch.tensor([2, 2, 2])):  # the architecture cuts out its own part
+        assert torch.equal(several(latents, ids), single(latents))
+
+
+def test_a_start_near_a_reference_of_each_class() -> None:
+    decoder = near(2)
+    reference, spread, latents = torch.randn(2, 8, 40), torch.rand(2, 8, 40) + 0.1, torch.randn(200, 64)
+    with torch.no_grad():
+        decoder.start_near(reference, spread, latents)
+        for class_id in range(2):
+            decoded = decoder(latents, torch.full((200,), class_id))
+            away = (decoded - reference[class_id]) / spread[class_id]
+            assert float(away.std()) == pytest.approx(0.3, rel=1e-3)
+    assert torch.equal(decoder.bias, reference)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.errors import UsageError
 from netspace.functional import NetBatch
-from netspace.models.encoder import ConvEncoder, ProbeEncoder
-from netspace.prep import flatten, pack, unflatten, unpack
+from netspace.models.encoder import PLACE, ConvEncoder, ProbeEncoder
+from netspace.prep import flatten, height, pack, unflatten, unpack
 from netspace.spec import NetSpec
 
 
@@ -97,7 +97,7 @@ def test_conv_encoder_sees_where_neurons_stand_probe_encoder_what_they_do(nets: 
     permuted = pack(flatten(moved, nets.spec), (size_[0], size_[1]))
     assert not torch.equal(permuted, preps)
     torch.manual_seed(0)
-    conv, probe = ConvEncoder(64), ProbeEncoder(64, nets, torch.randn(6, 1, 8, 8), 16, preps)
+    conv, probe = ConvEncoder(64), ProbeEncoder(64, [nets], torch.randn(6, 1, 8, 8), 16, {0: preps})
     torch.testing.assert_close(probe(permuted), probe(preps), rtol=1e-3, atol=1e-5)
     moved_by = (conv(permuted) - conv(preps)).abs().max()
     assert moved_by > 100 * (conv(preps.flip(0)).flip(0) - conv(preps)).abs().max()  # far beyond rounding
@@ -108,7 +108,7 @@ def test_conv_encoder_sees_where_neurons_stand_probe_encoder_what_they_do(nets: 
 
 def test_probe_encoder_answers_are_centred_and_standardised(nets: NetBatch) -> None:
     preps = some_preps(nets)
-    probe = ProbeEncoder(32, nets, torch.randn(6, 1, 8, 8), 16, preps)
+    probe = ProbeEncoder(32, [nets], torch.randn(6, 1, 8, 8), 16, {0: preps})
     answers = probe.answers(preps)
     assert answers.shape == (4, 6 * 5)
     torch.testing.assert_close(answers.view(4, 6, 5).mean(-1), torch.zeros(4, 6), atol=1e-6, rtol=0)
@@ -122,7 +122,7 @@ def test_probe_encoder_answers_are_centred_and_standardised(nets: NetBatch) -> N
 def test_probes_are_learnt_and_the_skeleton_is_not(nets: NetBatch) -> None:
     preps = some_preps(nets)
     images = torch.randn(6, 1, 8, 8)
-    probe = ProbeEncoder(32, nets, images, 16, preps)
+    probe = ProbeEncoder(32, [nets], images, 16, {0: preps})
     assert not [name for name, _ in probe.named_parameters() if "skeleton" in name or "nets" in name]
     assert {"probes", "mean", "spread"} <= set(probe.state_dict())
     probe(preps).square().sum().backward()
@@ -134,7 +134,74 @@ def test_probes_are_learnt_and_the_skeleton_is_not(nets: NetBatch) -> None:
 
 def test_a_loaded_probe_encoder_needs_no_example(nets: NetBatch) -> None:
     preps = some_preps(nets)
-    first = ProbeEncoder(32, nets, torch.randn(6, 1, 8, 8), 16, preps)
-    second = ProbeEncoder(32, nets, torch.zeros(6, 1, 8, 8), 16)
+    first = ProbeEncoder(32, [nets], torch.randn(6, 1, 8, 8), 16, {0: preps})
+    second = ProbeEncoder(32, [nets], torch.zeros(6, 1, 8, 8), 16)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(preps), second(preps))
+
+
+# ---- several architectures
+
+
+@pytest.fixture(scope="module")
+def both(nets: NetBatch) -> tuple[NetBatch, NetBatch]:
+    """A smaller architecture and a larger one."""
+    settings = {"channels": 1, "image_size": 8, "classes": 5, "width": 0.3}
+    skeleton = archs.skeleton("resnet8", settings, (1, 8, 8))
+    larger = NetBatch(skeleton, NetSpec.from_module(skeleton, "resnet8", settings, (1, 8, 8)), "loop")
+    assert larger.spec.num_parameters > nets.spec.num_parameters
+    return nets, larger
+
+
+def of_each(both: tuple[NetBatch, NetBatch]) -> dict[int, Tensor]:
+    torch.manual_seed(3)
+    flats = [torch.randn(4, each.spec.num_parameters) * 0.1 for each in both]
+    return {class_id: pack(flat, (height(flat.shape[1], 400), 400)) for class_id, flat in enumerate(flats)}
+
+
+def test_architectures_of_several_heights_have_latents_of_one_size(both: tuple[NetBatch, NetBatch]) -> None:
+    preps = of_each(both)
+    assert preps[0].shape[1] < preps[1].shape[1]
+    for encoder in (ConvEncoder(64), ProbeEncoder(64, both, torch.randn(6, 1, 8, 8), 16, preps)):
+        for class_id, each in preps.items():
+            latents = encoder(each, class_id)
+            assert latents.shape == (4, 64) and latents.isfinite().all()
+
+
+def test_the_spread_of_a_class_divides_its_rows() -> None:
+    torch.manual_seed(0)
+    spread, preps = torch.rand(3, 12, 16) + 0.5, torch.randn(2, 8, 16)
+    plain, scaled = ConvEncoder(32), ConvEncoder(32, spread)
+    scaled.load_state_dict({**plain.state_dict(), "spread": spread})
+    for class_id in range(3):
+        wanted = plain(preps / spread[class_id, :8])
+        torch.testing.assert_close(scaled(preps, class_id), wanted)
+    assert not torch.allclose(scaled(preps, 0), scaled(preps, 1))
+
+
+def test_the_place_among_architectures_stands_beside_the_answers(both: tuple[NetBatch, NetBatch]) -> None:
+    """From -1 for the smallest to 1 for the largest; networks that answer alike are told apart by it alone."""
+    torch.manual_seed(0)
+    preps = of_each(both)
+    three = ProbeEncoder(32, [both[0], both[0], both[1]], torch.randn(6, 1, 8, 8), 16)
+    torch.testing.assert_close(three.answers(preps[0], 0), three.answers(preps[0], 1))
+    first = three.read[0]
+    assert isinstance(first, nn.Linear) and first.in_features == 6 * 5 + 1
+    heard: list[Tensor] = []
+    first.register_forward_hook(lambda _, given, __: heard.append(given[0]))
+    latents = [three(preps[0], 0), three(preps[0], 1), three(preps[1], 2)]
+    assert [row[0, -1].item() for row in heard] == [-PLACE, 0, PLACE]
+    assert torch.equal(heard[0][:, :-1], heard[1][:, :-1]) and not torch.allclose(latents[0], latents[1])
+
+
+def test_of_one_architecture_there_is_no_place(nets: NetBatch) -> None:
+    first = ProbeEncoder(32, [nets], torch.randn(6, 1, 8, 8), 16).read[0]
+    assert isinstance(first, nn.Linear) and first.in_features == 6 * 5
+
+
+def test_answers_are_standardised_over_the_examples_of_all(both: tuple[NetBatch, NetBatch]) -> None:
+    preps = of_each(both)
+    probe = ProbeEncoder(32, both, torch.randn(6, 1, 8, 8), 16, preps)
+    answers = torch.cat([probe.answers(preps[class_id], class_id) for class_id in (0, 1)])
+    torch.testing.assert_close(probe.mean, answers.mean(0))
+    torch.testing.assert_close(probe.spread, answers.std(0, correction=0).mean())

@@ -159,6 +159,125 @@ def write_climb(run: Path, name: str = "worst-noise", starts: tuple[str, ...] = 
     return file
 
 
+ARCHS = ("lenetlike", "vanillacnn", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+
+
+def write_space(run: Path, archs: tuple[str, ...], unseen: tuple[str, ...]) -> None:
+    """`space.json` of architectures whose PReps are a matrix of (P / 80, 80); the i-th has 800 (i + 1) parameters."""
+    kwargs = [["classes", 10]]
+    told = {
+        name: {
+            "class_id": place,
+            "spec": {"arch": name, "kwargs": kwargs, "shapes": [[10 * (place + 1), 8, 5, 2]]},
+            "prep": [12 * (place + 1), 80],
+            "shown": name not in unseen,
+        }
+        for place, name in enumerate(archs)
+    }
+    write(run / "space.json", {"archs": told})
+
+
+def several(run: Path, split: str, archs: tuple[str, ...], unseen: tuple[str, ...], members: int) -> None:
+    """An evaluation of `members` networks of each architecture that was shown, made of one of a single architecture."""
+    shown = [place for place, name in enumerate(archs) if name not in unseen]
+    write_evaluation(run, split, members * len(shown), seed=len(split))
+    figures = json.loads((run / f"eval-{split}.json").read_text())
+    noise = np.random.default_rng(3)
+    ids = np.repeat(shown, members)
+    decoded = ids.copy()
+    decoded[-1] = shown[-2]  # one is taken for another architecture
+    target = 0.6 + 0.3 * ids / len(archs) + 0.05 * noise.standard_normal(len(ids))
+    detail = {
+        **figures.pop("detail"),
+        "member": [f"{archs[place]}/{row:04d}" for row, place in enumerate(ids)],
+        "arch": [archs[place] for place in ids],
+        "arch_predicted": [archs[place] for place in decoded],
+        "accuracy_target": target.tolist(),
+        "accuracy_predicted": (target + 0.03 * noise.standard_normal(len(ids))).tolist(),
+    }
+    confusion = np.zeros((len(archs), len(archs)), dtype=int)
+    np.add.at(confusion, (ids, decoded), 1)
+    factors = np.arange(1, len(archs) - 1) / (len(archs) - 1)
+    own = {"accuracy_target": 0.8, "accuracy_predicted": 0.79, "mae": 0.02, "agreement": 0.9, "kl": 0.1}
+    of_line = line_of(archs, "accuracy", "lenetlike/0001", f"{archs[-1]}/0002")
+    del figures["interpolation"]
+    figures |= {
+        "classid_accuracy": float((ids == decoded).mean()),
+        "per_class": {
+            archs[place]: {**own, "r2": -1.5 + place, "members": members, "parameters": 800 * (place + 1)}
+            for place in shown
+        },
+        "archs": list(archs),
+        "confusion": confusion.tolist(),
+        "between": {
+            name: {
+                "gamma": gamma,
+                "shown": name not in unseen,
+                "pairs": members,
+                "classid_accuracy": 0.9,
+                "accuracy": 0.71,
+                "accuracy_least": 0.6,
+                "accuracy_zoo": 0.8,
+                "ratio": 0.9,
+            }
+            for name, gamma in zip(archs[1:-1], factors.tolist(), strict=True)
+        },
+        "line": {**of_line, "factors": factors.tolist()},
+        "detail": detail,
+    }
+    write(run / f"eval-{split}.json", figures)
+    rows = np.flatnonzero(ids == shown[-1])[-3:]
+    preps = noise.standard_normal((2, len(rows), 12 * len(archs), 80)).astype(np.float32)
+    way = noise.standard_normal((len(archs), LATENT))
+    latents = (way[ids] + 0.2 * noise.standard_normal((len(ids), LATENT))).astype(np.float32)
+    held = {"latents": latents, "shown": rows, "preps": preps[0].copy(), "decoded": preps[1].copy()}
+    save_file(held, run / f"eval-{split}.safetensors")
+
+
+def line_of(archs: tuple[str, ...], name: str, start: str, end: str) -> dict[str, Any]:
+    """Ten points from each ClassId to the next."""
+    gamma = np.linspace(0, 1, 10 * (len(archs) - 1) + 1)
+    names = [archs[int(place)] for place in np.round(gamma * (len(archs) - 1))]
+    accuracy = 0.7 + 0.2 * gamma + 0.05 * np.cos(2 * np.pi * (len(archs) - 1) * gamma)
+    told = {"from": start, "to": end, "gamma": gamma.round(6).tolist(), "arch": names}
+    return {**told, name: accuracy.tolist()}
+
+
+@pytest.fixture
+def make_several(tmp_path: Path) -> MakeRun:
+    """Makes a run folder of several architectures: `make_several(archs, unseen, splits, members)`."""
+
+    def make(
+        archs: int = 4, unseen: tuple[str, ...] = (), splits: tuple[str, ...] = ("test",), members: int = 6
+    ) -> Path:
+        run, names = tmp_path / "runs" / "multi", ARCHS[:archs]
+        write_base(run, records=False)
+        write_space(run, names, unseen)
+        for split in splits:
+            several(run, split, names, unseen, members)
+        losses = {"classid": 1e-7, "distillation": 0.3, "interpolation": 0.4, "behaviour": 0.2, "weights": 0.1}
+        lines: list[dict[str, Any]] = []
+        for step in range(1, 5):
+            between = {f"val_between_{name}": 0.6 + 0.05 * step for name in names[1:-1]}
+            between |= {f"val_between_{name}_classid": 1.0 for name in names[1:-1]}
+            own = {"val_mae": 0.01 * step, "val_r2": 0.5, "val_agreement": 0.9, "val_classid": 1.0}
+            error = 0.1 - 0.01 * min(step, 6 - step)
+            lines += [{"step": 100 * step, **losses}, {"step": 100 * step, **own, **between, "val_error": error}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        through = line_of(names, "latent_accuracy", "lenetlike/0003", f"{names[-1]}/0004")
+        write(run / "interpolations" / "through.json", {**through, "weight_accuracy": None, "spearman": 0.5})
+        write_climb(run, "descent", (*(f"{name}/0001" for name in names[:2]), f"noise-2:{names[1]}"))
+        file = run / "optimized" / "descent" / "optimize.json"
+        more = {"arch": [*names[:2], names[1]], "accuracy_network": [0.111, 0.222, None], "best": 1}
+        write(file, {**json.loads(file.read_text()), **more})
+        drawn = {"arch": names[1], "shown": names[1] not in unseen, "fit": "kde", "count": 16}
+        measured = {"sampled": {"accuracy": 0.777, "novelty": None}, "zoo_accuracy": 0.8, "classid_accuracy": 0.95}
+        write(run / "samples" / f"{names[1]}-kde-0.json", {**drawn, **measured})
+        return run
+
+    return make
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a run folder: `make_run(name, splits, lines, records)`."""

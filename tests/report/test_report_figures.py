@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netspace.report import figures, numbers
+from netspace.report import course, figures, numbers
 from netspace.report.drawing import plain, shortened, styled, to_png
 
 
@@ -45,8 +45,8 @@ def test_odd_data_can_be_drawn() -> None:
         drawn = [
             figures.preps([("a", bad, "b", np.zeros(4))]),
             figures.preps([("a", np.full(4, np.nan), "b", np.full(4, np.nan))]),
-            figures.training(records),
-            figures.training([{"step": 1}]),
+            course.training(records),
+            course.training([{"step": 1}]),
             figures.members(np.full(2, 0.5), np.full(2, 0.5)),
             figures.scatter(np.full(2, 0.5), np.full(2, 0.5), "equal"),
             figures.interpolation(np.array([0.0, 1.0]), np.array([np.nan, 0.5]), None, "a $ in a title", 0.1),

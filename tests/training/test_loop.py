@@ -15,12 +15,12 @@ import yaml
 from safetensors.torch import load_file
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.prep import unpack
 from netspace.runtime import alone, read_metrics, read_torch
 from netspace.space import Space
 from netspace.store import Population, Zoo, write_zoo
 from netspace.training import loop
 from netspace.training.recipe import SpaceRecipe
+from netspace.training.setting import task_of
 from netspace.training.validation import accuracies, compare
 
 
@@ -54,15 +54,15 @@ def test_the_best_validation_is_kept(tiny_run: Path, tiny_zoo: Path) -> None:
     best = min(checks, key=lambda record: record["val_mae"])
     space = Space.load(tiny_run)
     with Zoo(tiny_zoo) as zoo:
-        task, group = loop.task_of(zoo, "cpu"), zoo.only()
+        task, group = task_of(zoo, "cpu"), zoo.only()
         preps = group.read(group.rows("val"))
-    target, predicted = (unpack(each, 1477) for each in (preps, space.through(preps)[1]))
-    found = compare(space.nets, target, predicted, task, "val").summary()
+    target, predicted = space.networks(preps), space.decode_all(space.encode_preps(preps))
+    found = compare(target, predicted, task, "val").summary()
     for name, value in found.items():
         assert value == pytest.approx(best[f"val_{name}"], rel=1e-6, abs=1e-9)
     # the validation's targets are the zoo's accuracies
     stored = group.members["accuracy_val"][24:30]
-    np.testing.assert_allclose(accuracies(space.nets, target, task, "val"), stored, atol=1e-9)
+    np.testing.assert_allclose(accuracies(target, task, "val"), stored, atol=1e-9)
 
 
 def test_without_averaging_the_last_weights_are_the_models(

@@ -24,7 +24,8 @@ def model(seed: int = 0) -> AutoEncoder:
 
 def loss(net: nn.Module, number: int) -> Tensor:
     preps = torch.randn(3, 4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
-    latents, decoded = net.both(preps)
+    latents = net.encoder(preps)
+    decoded = net.decoder(latents)
     return (100 * decoded - preps).square().mean() + latents.square().mean()
 
 
@@ -77,7 +78,8 @@ def test_muon_steps_every_matrix_as_torchs_does_a_reshaped_copy() -> None:
     adam = torch.optim.Adam(list(others.values()), lr=1e-3)
     for number in range(5):
         preps = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(number))
-        latents, decoded = net.both(preps)
+        latents = net.encoder(preps)
+        decoded = net.decoder(latents)
         ((100 * decoded - preps).square().mean() + latents.square().mean()).backward()
         for name, value in net.named_parameters():
             assert value.grad is not None
@@ -112,7 +114,7 @@ def test_a_state_dict_goes_on_exactly(name: str) -> None:
     def go(net: nn.Module, optimizer: Optimizer, start: int, stop: int) -> None:
         for number in range(start, stop):
             preps = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(number))
-            (100 * net.both(preps)[1] - preps).square().mean().backward()
+            (100 * net.decoder(net.encoder(preps)) - preps).square().mean().backward()
             optimizer.step(number)
 
     go(through, Optimizer(through, config, 8), 0, 8)

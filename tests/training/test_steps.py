@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from netspace.prep import unflatten, unpack
 from netspace.store import Zoo
-from netspace.training.setting import prepare
 from netspace.training.recipe import SpaceRecipe
+from netspace.training.setting import prepare
 from netspace.training.steps import SingleStep, unwrapped
 
 

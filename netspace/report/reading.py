@@ -1,0 +1,69 @@
+"""Files of a run folder as checked values: whatever is broken is named with its file.
+
+A part that is not there is empty; a number that is none (null, NaN, infinite) is None, or NaN in a list.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netspace.errors import NetspaceError
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a float; None for anything that is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def part(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping inside `figures`, empty if there is none."""
+    value = figures.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def numbers_of(raw: Mapping[str, Any], name: str, file: Path) -> np.ndarray:
+    """A list of numbers as float64; null is NaN, nothing is empty."""
+    try:
+        return np.array([math.nan if value is None else float(value) for value in raw.get(name) or []])
+    except (TypeError, ValueError):
+        raise NetspaceError(f"{file}: {name!r} was expected to be a list of numbers") from None
+
+
+def names_of(raw: Mapping[str, Any], name: str, file: Path) -> list[str]:
+    """A list of names; nothing is empty."""
+    value = raw.get(name) or []
+    if not isinstance(value, list):
+        raise NetspaceError(f"{file}: {name!r} was expected to be a list of names")
+    return [str(each) for each in value]
+
+
+def mapping_of(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds."""
+    try:
+        found = json.loads(text_of(file))
+    except json.JSONDecodeError as error:
+        raise NetspaceError(f"{file} was expected to be JSON, but it does not parse: {error}") from None
+    if not isinstance(found, dict):
+        raise NetspaceError(f"{file} was expected to be a JSON object, but holds {type(found).__name__}")
+    return found
+
+
+def text_of(file: Path) -> str:
+    """The text of a file."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NetspaceError(f"{file} cannot be read: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

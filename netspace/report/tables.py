@@ -1,0 +1,169 @@
+"""The report's tables, as HTML: figures by split and by architecture, baselines, what lies between, starts, samples.
+
+A table is there only where its figures are; every text is escaped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from netspace.report.classes import Between
+from netspace.report.collect import Climb, Evaluation, Run, Sample
+from netspace.report.numbers import NOTHING, count, number, percent, points
+from netspace.report.pictures import BASELINES, taught_by
+from netspace.report.reading import finite, part
+
+FIGURES = (
+    ("members", count, "members"),
+    ("accuracy_target", percent, "mean accuracy of targets"),
+    ("accuracy_predicted", percent, "mean accuracy of predictions"),
+    ("r2", lambda value: number(value, 3), "R² of predicted accuracies"),
+    ("mae", points, "mean absolute difference of accuracy"),
+    ("agreement", percent, "agreement: same answer on an image"),
+    ("kl", lambda value: number(value, 3), "KL divergence from target to prediction, nats"),
+    ("classid_accuracy", percent, "architecture recognised (ClassId)"),
+    ("diversity", number, "diversity of predictions: mean L2 distance of pairs"),
+    ("zoo_diversity", number, "diversity of targets: the same for them"),
+)
+HEADS = ["", "R²", "mean difference", "agreement"]
+
+
+def tables(run: Run, chapter: str) -> tuple[list[str], list[str]]:
+    """The tables of a chapter: those before its figures and those after."""
+    if chapter == "behaviour" and run.evaluations:
+        return _measures(run), []
+    if chapter == "lines":
+        return _betweens(run), [*(_starts(run, climb) for climb in run.climbs if climb.arch), *_samples(run.samples)]
+    return [], []
+
+
+def _measures(run: Run) -> list[str]:
+    """Tables of figures: by split, by architecture, of the baselines."""
+    found = run.evaluations
+    rows = []
+    for key, form, name in FIGURES:
+        if any(finite(one.figures.get(key)) is not None for one in found.values()):
+            rows.append([name, *(form(one.figures.get(key)) for one in found.values())])
+    caption = "Figures by split of the zoo. All accuracies are on the task's test images."
+    told = [_table(["", *(f"{split} split" for split in found)], rows, caption)]
+    main = next(iter(found.values()))
+    classes = part(main.figures, "per_class")
+    if len(classes) > 1:
+        told.append(_by_architecture(main, classes))
+    others = part(main.figures, "baselines")
+    if others:
+        told.append(_baselines(main, others))
+    return told
+
+
+def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> str:
+    heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", *HEADS[2:], "R²"]
+    rows = []
+    for name in classes:
+        told = part(classes, name)
+        counts = count(told.get("parameters")), count(told.get("members"))
+        shares = [percent(told.get(key)) for key in ("classid_accuracy", "accuracy_target", "accuracy_predicted")]
+        rows.append([name, *counts, *shares, *_own(told)[1:], _own(told)[0]])
+    caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
+    return _table(heads, rows, caption)
+
+
+def _own(told: Mapping[str, Any]) -> list[str]:
+    return [number(told.get("r2"), 3), points(told.get("mae")), percent(told.get("agreement"))]
+
+
+def _baselines(main: Evaluation, others: Mapping[str, Any]) -> str:
+    names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
+    rows = [["the space", *_own(main.figures), "networks decoded from their latents"]]
+    for name in names:
+        told = part(others, name)
+        rows.append([name, *_own(told), f"{BASELINES.get(name, NOTHING)}{_scale(told.get('scale'))}"])
+    caption = f"The space beside baselines, {main.split} split: what each answers for the same targets."
+    return _table([*HEADS, "what answers"], rows, caption, glossed=True)
+
+
+def _scale(value: Any) -> str:
+    """Of the noise that is added, one figure or one for each architecture."""
+    found = [finite(each) for each in value] if isinstance(value, list) else [finite(value)]
+    known = sorted({number(each) for each in found if each is not None})
+    if not known:
+        return ""
+    return f" ({known[0]}{f' to {known[-1]}' if len(known) > 1 else ''} of each layer's spread)"
+
+
+def _betweens(run: Run) -> list[str]:
+    """What lies at the factors of Eq. 12, by split."""
+    told = []
+    for split, found in run.evaluations.items():
+        between = found.classes.between if found.classes else []
+        if not between:
+            continue
+        heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio"]
+        caption = (
+            f"Between the smallest and the largest architecture, {split} split: networks decoded from latents at the factors "
+            "γ of Eq. 12 between their members, as the ClassId head reads them, beside normally trained networks of the "
+            "architecture that is meant. Mean accuracies on the test images."
+        )
+        told.append(_table(heads, [_between(each) for each in between], caption))
+    return told
+
+
+def _between(told: Between) -> list[str]:
+    shares = [percent(value) for value in (told.recognised, told.accuracy, told.trained)]
+    return [_marked(told.arch, told.shown), number(told.gamma), *shares, number(told.ratio, 3)]
+
+
+def _starts(run: Run, climb: Climb) -> str:
+    """Table I of NetSpace for one optimisation: a column for each start."""
+    heads = [""]
+    for name, arch in zip(climb.starts, climb.arch, strict=True):
+        heads.append(_marked(name if arch in name else f"{arch}: {name}", arch not in run.unseen))
+    values = (("the network", climb.network), ("decoded", climb.before), ("optimised", climb.after))
+    rows = [[name, *map(percent, each.tolist())] for name, each in values]
+    caption = (
+        f"Descent on latents, taught by {taught_by(climb)}: accuracy on the test images of the networks that the starts were "
+        f"encoded from, of those decoded from their latents, and of those after at most {count(climb.steps[-1])} steps. "
+        "NetSpace, Tab. I."
+    )
+    return _table(heads, rows, caption)
+
+
+def _marked(name: str, shown: bool) -> str:
+    return name if shown else f"{name} (never shown)"
+
+
+def _samples(samples: Sequence[Sample]) -> list[str]:
+    """Networks that were drawn, beside trained ones."""
+    if not samples:
+        return []
+    heads = ["", "drawn", "from", "accuracy", "trained ones", "novelty", "decoded as it"]
+    rows = []
+    for told in samples:
+        shares = [percent(value) for value in (told.accuracy, told.trained, told.novelty, told.recognised)]
+        rows.append([_marked(told.arch, told.shown), count(told.count), told.fit, *shares])
+    caption = (
+        "New networks drawn from the distribution of latents of an architecture; mean accuracies on the test images. Novelty "
+        "is the share of images that they answer otherwise than the zoo's training network with the nearest weights, which "
+        "the space has not seen where the architecture was never shown."
+    )
+    return [_table(heads, rows, caption)]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, glossed: bool = False) -> str:
+    """A table of numbers; if `glossed`, its first row is set apart and its last column is text."""
+    kinds = ["n"] * (len(head) - 1 - glossed) + ["gloss"] * glossed
+    heads = "".join(
+        f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head[1:], kinds, strict=True)
+    )
+    body = []
+    for place, (name, *values) in enumerate(rows):
+        cells = "".join(f'<td class="{kind}">{escape(value)}</td>' for value, kind in zip(values, kinds, strict=True))
+        own = ' class="own"' if glossed and not place else ""
+        body.append(f'<tr{own}><th scope="row">{escape(name)}</th>{cells}</tr>')
+    return (
+        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption><thead><tr><td></td>{heads}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )

@@ -1,0 +1,48 @@
+"""Under a launcher two processes train and evaluate the same space of several architectures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import launch
+from safetensors.torch import load_file
+
+from netspace.runtime import read_metrics
+
+
+def test_two_processes_train_the_same_space(
+    cli: Callable[..., Any], multi_settings: dict[str, Any], multi_zoo: Path
+) -> None:
+    """With 2 networks of each class, the i-th of both ends make a pair, in one process as in two."""
+    changes = {"steps": 8, "log_every": 1, "validate_every": 4, "optimizer": {"name": "adam"}}
+    Path("space.yaml").write_text(yaml.safe_dump({**multi_settings, **changes}))  # Muon rounds to bf16
+    words = ["train", "space.yaml", "--zoo", multi_zoo, "--json"]
+    assert cli(*words, "--out", "one").code == 0
+    done = launch(*words, "--out", "two")
+    assert done.returncode == 0, done.stderr
+    alone, shared = (read_metrics(Path(run) / "metrics.jsonl") for run in ("one", "two"))
+    assert [record["step"] for record in alone] == [record["step"] for record in shared]  # written once
+    for one, two in zip(alone, shared, strict=True):
+        assert one.keys() == two.keys()
+        for name in {"classid", "distillation", "interpolation"} & one.keys():
+            assert two[name] == pytest.approx(one[name], rel=1e-3), name
+    first, second = (load_file(f"{run}/checkpoints/best.safetensors") for run in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], multi_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(multi_run, tmp_path / "runs" / "multi")
+    alone = json.loads(cli("eval", run, "--json").out)
+    done = launch("eval", run, "--json")
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)
+    for name in ("accuracy_predicted", "classid_accuracy", "agreement", "confusion", "between", "line"):
+        assert shared[name] == alone[name], name

@@ -1,0 +1,252 @@
+"""Reports of runs of several architectures: figures, tables and sentences, and files that contradict each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from netspace.errors import NetspaceError
+from netspace.report import class_figures, course, report
+from netspace.report.classes import ClassLine, factors
+from netspace.report.drawing import ARCH_COLOURS, looks, styled, to_png
+
+MakeRun = Callable[..., Path]
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def text_of(told: dict[str, object]) -> str:
+    """What a reader sees: without images, tags and style."""
+    html = Path(str(told["report"])).read_text(encoding="utf-8").split("</style>")[1]
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r'src="[^"]*"', "", html))))
+
+
+def names(told: dict[str, object]) -> set[str]:
+    return {Path(str(name)).name for name in told["figures"]}  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but not saved, which takes the most time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda _, held, **__: held.write(b"\x89PNG"))
+
+
+def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
+    told = report(make_several(unseen=("vanillacnn",)))
+    assert names(told) == {
+        "members-test.png",
+        "scatter-test.png",
+        "confusion-test.png",
+        "baselines-test.png",
+        "classes-test.png",
+        "interpolation-through.png",
+        "optimized-descent.png",
+        "preps-test.png",
+        "latents.png",
+        "training.png",
+    }
+    assert told["missing"] == []
+    text = text_of(told)
+    for words in (
+        "trained lenetlike, resnet8 and resnet20 networks of 800 to 3,200 parameters",
+        "Of vanillacnn it was never shown a network.",
+        "17 of them (94.4 %) as the architecture that they are",
+        "within single architectures from −1.50 to 1.50",
+        "where Eq. 12 puts vanillacnn, never shown, 90.0 % of latents are read as such; networks decoded there are 71.0 %",
+        "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900",
+        "resnet8 0.67 90.0 % 71.0 % 80.0 % 0.900",
+        "resnet8 2,400 6",
+        "lenetlike/0001 vanillacnn/0001 (never shown) noise-2:vanillacnn (never shown)",
+        "the network 11.1 % 22.2 % – decoded 20.0 % 20.0 % 20.0 % optimised 50.0 % 50.0 % 50.0 %",
+        "vanillacnn (never shown) 16 kde 77.7 % 80.0 % – 95.0 %",
+        "Decoded as another: 1 resnet20 as resnet8. Of vanillacnn the evaluation has no members.",
+        "Never shown to the space: vanillacnn. NetSpace, Fig. 5, right.",
+        "Those shown are of resnet20, the largest architecture that was evaluated.",
+        "the best by validation is vanillacnn/0001",
+    ):
+        assert words in text, words
+    assert "follow the targets'" not in text and not re.search(r"\bnan\b", text.lower())
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_where_all_were_shown_nothing_says_otherwise(make_several: MakeRun) -> None:
+    text = text_of(report(make_several()))
+    assert "never shown" not in text.lower().replace("those never shown decoded from between", "").replace(
+        "where the architecture was never shown", ""
+    )
+    assert "NetSpace, Fig. 5, centre." in text and "where Eq. 12 puts vanillacnn and resnet8, 90.0 % of" in text
+
+
+@pytest.mark.parametrize("archs", [2, 8])
+def test_few_and_many_architectures(make_several: MakeRun, archs: int) -> None:
+    from matplotlib.image import imread
+
+    told = report(make_several(archs=archs, splits=("test", "train") if archs == 8 else ("test",), members=20))
+    for name in told["figures"]:
+        pixels = imread(name)[..., :3]
+        assert pixels.shape[1] == 960 and pixels.shape[0] > 400 and pixels.std() > 0.02
+    text = text_of(told)
+    assert ("Between the ends" in text) == (archs > 2)
+    assert "classes-test.png" in names(told)
+
+
+def test_the_same_run_gives_the_same_page(make_several: MakeRun) -> None:
+    run = make_several(archs=3)
+    first = Path(report(run)["report"]).read_bytes()
+    assert Path(report(run)["report"]).read_bytes() == first
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_a_run_only_trained_is_told_where_to_go_on(make_several: MakeRun) -> None:
+    run = make_several(splits=())
+    (run / "interpolations" / "through.json").unlink()
+    told = report(run)
+    command = f"netspace interpolate --from worst:lenetlike --to best:resnet20 --steps 31 --run {run}"
+    assert any(command in sentence for sentence in told["missing"])
+    assert "latent space of lenetlike, vanillacnn, resnet8 and resnet20 networks" in text_of(told)
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_an_evaluation_without_ends_says_so(make_several: MakeRun) -> None:
+    run = make_several()
+    held = json.loads((run / "eval-test.json").read_text())
+    del held["between"], held["line"]
+    (run / "eval-test.json").write_text(json.dumps(held))
+    told = report(run)
+    assert any("no members of both lenetlike and resnet20" in sentence for sentence in told["missing"])
+    assert "classes-test.png" not in names(told) and "Between the ends" not in text_of(told)
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_without_space_json_the_evaluation_tells_the_architectures(make_several: MakeRun) -> None:
+    run = make_several(unseen=("resnet8",))
+    (run / "space.json").unlink()
+    text = text_of(report(run))
+    assert "Of resnet8 it was never shown a network." in text and "Never shown to the space: resnet8." in text
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_numbers_that_are_not_there_read_as_dashes(make_several: MakeRun) -> None:
+    run = make_several()
+    held = json.loads((run / "eval-test.json").read_text())
+    held["between"]["vanillacnn"] |= {"accuracy_zoo": None, "ratio": None}
+    held["between"]["resnet8"] = {}
+    held["per_class"]["resnet8"] = {}
+    held["line"]["accuracy"][3] = None
+    change(run / "eval-test.json", **held)
+    text = text_of(report(run))
+    assert "vanillacnn 0.33 90.0 % 71.0 % – –" in text and "resnet8 – – – – –" in text
+    assert (
+        "where Eq. 12 puts vanillacnn, 90.0 % of latents are read as such; networks decoded there are 71.0 % accurate."
+        in text
+    )
+    assert not re.search(r"\bnan\b", text.lower())
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_a_line_inside_one_architecture_is_the_usual_one(make_several: MakeRun) -> None:
+    run = make_several()
+    file = run / "interpolations" / "through.json"
+    points = len(json.loads(file.read_text())["gamma"])
+    change(file, arch=["resnet8"] * points, weight_accuracy=[0.5] * points, weight_spearman=None)
+    text = text_of(report(run))
+    assert "Blue squares are networks whose weights were interpolated directly." in text
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_a_prediction_of_another_architecture_is_cut_as_that(make_several: MakeRun) -> None:
+    run = make_several()
+    held = load_file(run / "eval-test.safetensors")
+    decoded = held["decoded"].copy()
+    decoded[:, 10 * 3 :] = np.nan  # the last member was read as resnet8, of 2,400 parameters
+    decoded[:-1] = held["preps"][:-1]
+    save_file({**held, "decoded": decoded}, run / "eval-test.safetensors")
+    text = text_of(report(run))
+    assert "0.00 times the target's norm on average" in text  # of those of one architecture
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("eval-test.json", {"detail": None}, "every member's name"),
+        ("eval-test.json", {"confusion": [[1, 2]]}, "'confusion' was expected to hold 4 x 4 counts"),
+        ("eval-test.json", {"confusion": None}, "'confusion' was expected"),
+        (
+            "eval-test.json",
+            {"archs": ["a", "b"]},
+            "'arch' was expected to tell every member's architecture, one of a, b",
+        ),
+        ("eval-test.json", {"archs": 3}, "'archs' was expected to be a list"),
+        (
+            "eval-test.json",
+            {"line": {"gamma": [0, 1], "accuracy": [1], "arch": ["a"]}},
+            "one accuracy and one architecture",
+        ),
+        ("eval-test.json", {"line": {"gamma": [0], "accuracy": ["x"], "arch": ["a"]}}, "'accuracy' was expected to be"),
+        ("interpolations/through.json", {"arch": ["lenetlike"]}, "one architecture for each gamma"),
+        ("optimized/descent/optimize.json", {"accuracy_network": [0.1]}, "every start's architecture"),
+        ("optimized/descent/optimize.json", {"arch": []}, "every start's architecture"),
+        ("samples/vanillacnn-kde-0.json", {"count": None}, "how many networks were drawn"),
+        ("samples/vanillacnn-kde-0.json", {"sampled": 3}, "how many networks were drawn"),
+    ],
+)
+def test_what_contradicts_itself_is_named(
+    make_several: MakeRun, file: str, values: dict[str, object], words: str
+) -> None:
+    run = make_several()
+    change(run / file, **values)
+    with pytest.raises(NetspaceError) as raised:
+        report(run)
+    assert str(run / file) in str(raised.value) and words in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_hostile_names_stay_text(make_several: MakeRun) -> None:
+    run = make_several(unseen=("vanillacnn",))
+    for file in (run / "eval-test.json", run / "space.json", run / "metrics.jsonl"):
+        file.write_text(file.read_text().replace("vanillacnn", "<b>$x_1$ 网"))
+    html = Path(report(run)["report"]).read_text()
+    assert "&lt;b&gt;$x_1$ 网" in html and "<b>" not in html
+
+
+def test_architectures_differ_in_look() -> None:
+    found = looks([str(place) for place in range(64)])
+    assert len(set(found.values())) == 64
+    assert [look.colour for look in list(found.values())[:8]] == list(ARCH_COLOURS)
+    assert len({look.marker for look in list(found.values())[:8]}) == 8
+
+
+def test_factors_are_those_of_the_paper() -> None:
+    assert factors(["a", "b", "c", "d"]) == [(1 / 3, "b"), (2 / 3, "c")]
+    assert factors(["a", "b", "c", "d"], backwards=True) == [(1 / 3, "c"), (2 / 3, "b")]
+    assert factors(["a", "b"]) == []
+
+
+def test_odd_data_can_be_drawn() -> None:
+    nothing = np.full(3, np.nan)
+    odd = ClassLine("a", "b", np.array([0.0, 0.5, 1.0]), nothing, ["a", "?", "b"], [(0.4, "gone")])
+    ids = np.array([0, 0, 1])
+    records = [
+        {"step": 1, "classid": 0.0, "val_between_x_classid": 1.0, "val_between_x": 0.5},
+        {"step": 2, "classid": 1e-9, "val_error": 0.5, "val_classid": 0.5, "val_mae": None},
+    ]
+    with styled():
+        drawn = [
+            class_figures.line(odd, looks(["a", "b", "?"]), ["?"], 0.1, nothing),
+            class_figures.members(np.ones(3), np.ones(3), ids, ids, ["a", "$"]),
+            class_figures.confusion(np.zeros((2, 2)), ["a" * 40, "b"], [1]),
+            class_figures.latent_map([("x", np.zeros((3, 2)), ids)], ["a", "b"], (0.0, 0.0)),
+            course.training(records, ["x"]),
+        ]
+        assert all(to_png(figure).startswith(b"\x89PNG") for figure in drawn)

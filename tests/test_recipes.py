@@ -1,0 +1,107 @@
+"""The bundled recipes of several architectures take their first steps, on generated images of the right shape.
+
+The zoos are random networks of the recipe's architectures at full size; nothing is learnt here but that all of it fits.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from model_zoo.recipe import ZooRecipe, plan
+from netspace.config import load
+from netspace.data import DataConfig
+from netspace.training.optimizers import Optimizer
+from netspace.training.recipe import SpaceRecipe
+
+ROOT = Path(__file__).parent.parent
+SHAPES = {
+    "multi-digits": DataConfig(name="generated", image_size=8, channels=1, limit=100),
+    "multi-fashion": DataConfig(name="generated", image_size=28, channels=1, limit=200),
+    "paper-cifar10": DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True, limit=200),
+    "paper-tiny-imagenet": DataConfig(
+        name="generated", image_size=64, channels=3, classes=200, crop_padding=8, flip=True, limit=400
+    ),
+}
+RECIPES = [
+    ("multi-digits", "multi-digits"),
+    ("multi-digits-unseen", "multi-digits"),
+    ("multi-fashion", "multi-fashion"),
+    ("paper-cifar10-multi", "paper-cifar10-multi"),
+    ("paper-cifar10-unseen", "paper-cifar10-multi"),
+    ("paper-tiny-imagenet-multi", "paper-tiny-imagenet-multi"),
+    ("paper-tiny-imagenet-unseen", "paper-tiny-imagenet-multi"),
+]
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("several")
+
+
+@pytest.mark.parametrize(("space", "zoo"), RECIPES)
+def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str) -> None:
+    recipe, zoo_recipe = load(SpaceRecipe, f"space/{space}"), load(ZooRecipe, f"zoo/{zoo}")
+    data = SHAPES[zoo.removesuffix("-multi")]
+    assert (
+        data.image_size == {"digits": 8, "fashion-mnist": 28, "cifar10": 32, "tiny-imagenet": 64}[zoo_recipe.data.name]
+    )
+    recipe = recipe.model_copy(update={"images": 4})  # the networks' part of a step, made short
+    case = several.MultiCase(space, several.few_shown(recipe), zoo_recipe, data, 1)
+    setting = several.multi_setting(case, torch.device("cpu"))
+    assert [each.id for each in setting.family] == list(zoo_recipe.archs), "recipes list architectures by size"
+    assert setting.family.size == ((88, 10_000) if "paper" in space else (28, zoo_recipe.prep_width))
+    assert {each.id for each in setting.family if not each.shown} == (
+        {"vanillacnn", "resnet8"} if "unseen" in space else set()
+    )
+    step = several.step_of(case, setting)
+    optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
+    before = {name: value.detach().clone() for name, value in setting.model.named_parameters()}
+    for number in range(1 if "paper" in space else 2):
+        terms = step(setting.model, number)
+        assert all(bool(torch.isfinite(value)) for value in terms.values())
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step(number)
+    moved = {name for name, value in setting.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == set(before)
+
+
+@pytest.mark.parametrize("zoo", sorted({zoo for _, zoo in RECIPES}))
+def test_their_zoos_are_planned_with_a_teacher(zoo: str) -> None:
+    recipe = load(ZooRecipe, f"zoo/{zoo}")
+    teacher = recipe.teacher_recipe()
+    assert teacher is not None
+    assert len(plan(recipe)) == len(recipe.archs) * recipe.members.total
+    assert {run.split for run in plan(teacher)} == {"train"}
+    if "paper" in zoo:
+        (run, *_) = plan(recipe)
+        assert (run.epochs, run.learning_rate, run.weight_decay, run.schedule) == ((300,), 0.05, 5e-4, "steps")
+        assert [recipe.optimizer.factor("steps", epoch / 300) for epoch in (149, 151, 181, 211)] == pytest.approx(
+            [1, 0.1, 0.01, 0.001]
+        )
+        assert list(teacher.archs) == ["resnet56"]
+
+
+def test_the_plain_step_of_several_architectures_has_the_same_loss(several: ModuleType) -> None:
+    (case,) = several.multi_cases(quick=True)
+    plain = case.recipe.model_copy(update={"precision": "float32", "networks_precision": "float32"})
+    multi = plain.multi.model_copy(update={"rows": 8})
+    width = case.zoo.model_copy(update={"prep_width": 656})
+    case = replace(case, recipe=plain.model_copy(update={"multi": multi}), zoo=width)
+    ours, theirs = (kind(case, torch.device("cpu")) for kind in (several.OurMultiStep, several.ReferenceMultiStep))
+    theirs.encoder.load_state_dict(ours.model.encoder.state_dict() | {"spread": theirs.encoder.spread})
+    theirs.decoder.load_state_dict(ours.model.decoder.state_dict())
+    theirs.head.load_state_dict(ours.model.get_submodule("head").state_dict())
+    # the plain encoder sees every PRep at the full height, as the paper's does
+    for class_id, source in ours.step.sources.items():
+        source.kept = torch.nn.functional.pad(source.kept, (0, 0, 0, 8 - source.kept.shape[1]))
+        assert class_id in theirs.ours.sources
+    loss = torch.stack(list(ours.step(ours.model, 0).values())).sum()
+    theirs.number = 0
+    torch.testing.assert_close(theirs.loss().detach(), loss.detach(), rtol=1e-4, atol=1e-4)

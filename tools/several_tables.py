@@ -1,0 +1,125 @@
+"""The part of docs/benchmarks.md on spaces of several architectures, from what their run folders hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+POINTS_UNDER = 0.02  # that predicted networks of a class may score under its targets
+RATIO = 0.9  # of normally trained networks' accuracy that architectures never shown have to reach
+SECONDS = 15 * 60  # of training
+
+
+def several(multi: Path, unseen: Path | None) -> str:
+    """Aims and figures of a run that was shown all its architectures, and of one that was shown the ends alone."""
+    found = json.loads((multi / "eval-test.json").read_text())
+    parts = [
+        "## Several architectures in one space\n\nBy `netspace zoo build zoo/multi-digits`, `train space/multi-digits`, `eval`; "
+        "`train space/multi-digits-unseen`, `eval`; test networks, test images.",
+        _aims(found, multi, unseen),
+        _by_class(found),
+    ]
+    if unseen:
+        parts.append(_between(json.loads((unseen / "eval-test.json").read_text())))
+    climbs = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
+    if climbs:
+        parts.append(_optimised(climbs))
+    return "\n\n".join(parts)
+
+
+def seconds(run: Path) -> float:
+    """How long a run's steps took, its validations included, from the records of its speed."""
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = [record for record in told if "steps_a_second" in record]
+    before = [0, *(record["step"] for record in timed)]
+    return float(
+        sum((record["step"] - last) / record["steps_a_second"] for record, last in zip(timed, before, strict=False))
+    )
+
+
+def _aims(found: dict[str, Any], multi: Path, unseen: Path | None) -> str:
+    under = max(each["accuracy_target"] - each["accuracy_predicted"] for each in found["per_class"].values())
+    rows = [
+        ("ClassId of test networks", "100 %", f"{found['classid_accuracy']:.1%}", found["classid_accuracy"] == 1),
+        (
+            "mean accuracy of a class's predicted networks under its targets', at worst",
+            f"<= {100 * POINTS_UNDER:.0f} points",
+            f"{100 * under:.1f} points",
+            under <= POINTS_UNDER,
+        ),
+        ("training", f"<= {SECONDS // 60} minutes", f"{seconds(multi) / 60:.1f}", seconds(multi) <= SECONDS),
+    ]
+    if unseen:
+        told = json.loads((unseen / "eval-test.json").read_text())["between"]
+        for name, each in told.items():
+            assert not each["shown"], f"{unseen} was shown networks of {name}"
+            rows.append(
+                (
+                    f"{name}, never shown: accuracy to normally trained",
+                    f">= {RATIO:.0%}",
+                    f"{each['ratio']:.1%}",
+                    each["ratio"] >= RATIO,
+                )
+            )
+    climbs = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
+    if climbs:
+        gains = [
+            after - before
+            for climb in climbs
+            for after, before in zip(climb["accuracy_after"], climb["accuracy_before"], strict=True)
+        ]
+        rows.append(
+            ("latent optimisation, every start: least gain", ">= 0", f"{100 * min(gains):.1f} points", min(gains) >= 0)
+        )
+    body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
+    return f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}"
+
+
+def _by_class(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} | {each['parameters']:,} | {each['members']} | {each['accuracy_target']:.1%} | "
+        f"{each['accuracy_predicted']:.1%} | {each['classid_accuracy']:.1%} | {each['agreement']:.1%} | "
+        f"{each['diversity']:.2f} ({each['zoo_diversity']:.2f}) |"
+        for name, each in found["per_class"].items()
+    ]
+    others = ", ".join(
+        f"{name.replace('_', ' ')} {each['accuracy_predicted']:.1%} (agreement {each['agreement']:.1%})"
+        for name, each in found["baselines"].items()
+    )
+    return (
+        "| architecture | parameters | networks | targets | predicted | ClassId | agreement | pairwise L2 (zoo) |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\nAll: predicted {found['accuracy_predicted']:.1%}, "
+        f"agreement {found['agreement']:.1%}, R2 {found['r2']:.2f}. Baselines: {others}."
+    )
+
+
+def _between(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} | {each['gamma']:.3f} | {each['pairs']} | {each['classid_accuracy']:.1%} | {each['accuracy']:.1%} | "
+        f"{each['accuracy_least']:.1%} | {each['accuracy_zoo']:.1%} | {each['ratio']:.1%} |"
+        for name, each in found["between"].items()
+    ]
+    return (
+        "Between the ends, of architectures that the space was never shown a network of:\n\n"
+        "| architecture | gamma | pairs | ClassId | decoded | least | normally trained | ratio |\n"
+        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _optimised(climbs: list[dict[str, Any]]) -> str:
+    rows = []
+    for climb in climbs:
+        for place, name in enumerate(climb["from"]):
+            own, before, after = (climb[f"accuracy_{key}"][place] for key in ("network", "before", "after"))
+            rows.append(
+                f"| {name} | {climb['arch'][place]} | {'-' if own is None else f'{own:.1%}'} | {before:.1%} | {after:.1%} | "
+                f"{100 * (after - before):+.1f} |"
+            )
+    return (
+        "`netspace optimize` in this space, taught by the zoo's teacher (the paper's Table I):\n\n"
+        "| start | architecture | the network | decoded | optimised | points |\n|---|---|---|---|---|---|\n"
+        + "\n".join(rows)
+    )
