@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from netspace.runtime import machine, write_json
-
-
-def cache_folder() -> Path:
-    """Where answers are remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
-    named = os.environ.get("NETSPACE_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "netspace"
+from netspace.runtime import cache_folder, machine, write_json
 
 
 def fastest(

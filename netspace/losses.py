@@ -6,6 +6,9 @@ B and over leading axes, so one network and a batch of M give the same scale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -114,3 +117,21 @@ def weight_loss(predicted: Tensor, target: Tensor) -> Tensor:
     The structural term that 'Structure Is Not Enough' (2025) sets beside the behaviour term.
     """
     return F.mse_loss(predicted.float(), target.float())
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Root of the mean squared difference of kernels (N, D), where `mask` (N, D) says that there is a weight (NeRN, Eq. 3).
+
+    The paper divides the norm by the number of weights; the authors' implementation, as this, takes the root of the mean.
+    """
+    squares = ((predicted.float() - target.float()) * mask).square().sum()
+    return (squares / mask.sum() + 1e-20).sqrt()
+
+
+def feature_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4)."""
+    found = []
+    for one, two in zip(predicted, target, strict=True):
+        flat = [F.normalize(maps.float().flatten(1), dim=1) for maps in (one, two)]
+        found.append((flat[0] - flat[1]).norm(dim=1).mean())
+    return torch.stack(found).sum()

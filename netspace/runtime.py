@@ -308,3 +308,9 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} was asked for, but it is not usable here: {str(error).splitlines()[0]}"
         ) from None
     return device
+
+
+def cache_folder() -> Path:
+    """Where what was measured or compiled is remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
+    named = os.environ.get("NETSPACE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "netspace"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from netspace import calibration
-from netspace.calibration import cache_folder, fastest
+from netspace.calibration import fastest
+from netspace.runtime import cache_folder
 
 
 class Clock:

@@ -13,10 +13,12 @@ from netspace.losses import (
     blend,
     class_loss,
     distillation_loss,
+    feature_loss,
     interpolated_class,
     interpolation_factors,
     interpolation_loss,
     prediction_loss,
+    reconstruction_loss,
     weight_loss,
 )
 
@@ -201,3 +203,23 @@ def test_without_points_between_there_is_no_loss_of_them() -> None:
         0.9,
     )
     assert none.shape == (0,) and float(none.sum().detach()) == 0.0
+
+
+def test_reconstruction_is_the_root_of_the_mean_over_weights_alone() -> None:
+    torch.manual_seed(0)
+    predicted, target, mask = torch.randn(5, 9), torch.randn(5, 9), (torch.rand(5, 9) < 0.6).float()
+    squares = [float(predicted[i, j] - target[i, j]) ** 2 for i in range(5) for j in range(9) if mask[i, j]]
+    found = reconstruction_loss(predicted, target, mask)
+    assert float(found) == pytest.approx((sum(squares) / len(squares)) ** 0.5, rel=1e-5)
+
+
+def test_feature_maps_are_compared_on_the_unit_sphere() -> None:
+    torch.manual_seed(0)
+    first, second = [torch.randn(3, 2, 4, 4), torch.randn(3, 5)], [torch.randn(3, 2, 4, 4), torch.randn(3, 5)]
+    wanted = 0.0
+    for one, two in zip(first, second, strict=True):
+        units = [each.double().flatten(1) / each.double().flatten(1).norm(dim=1, keepdim=True) for each in (one, two)]
+        wanted += float((units[0] - units[1]).norm(dim=1).mean())
+    assert float(feature_loss(first, second)) == pytest.approx(wanted, rel=1e-5)
+    larger = [7 * maps for maps in first]
+    assert float(feature_loss(larger, second)) == pytest.approx(wanted, rel=1e-5)  # size does not count

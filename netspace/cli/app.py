@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from netspace.cli import compress as compress_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.options import (
     Device,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo_commands.app, name="zoo")
 app.add_typer(zoo_commands.data_app, name="data")
+app.add_typer(compress_commands.app, name="compress")
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
 STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"

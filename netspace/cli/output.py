@@ -231,6 +231,30 @@ def samples(figures: dict[str, Any]) -> str:
     )
 
 
+def compression(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress eval`."""
+    told = [
+        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values for "
+        f"{figures['parameters_represented']:,} of {figures['parameters_original']:,} "
+        f"({percent(figures['parameters_predictor'] / figures['parameters_represented'])} of what is represented)",
+        f"{figures['bytes_file']:,} bytes beside {figures['bytes_original']:,}",
+    ]
+    if figures["relative_error"] is not None:
+        told.append(f"relative error of the weights {number(figures['relative_error'])}")
+    if figures["accuracy_original"] is not None:
+        told.append(
+            f"on the test images {percent(figures['accuracy_reconstructed'])}, the original {percent(figures['accuracy_original'])}; "
+            f"same answer {percent(figures['agreement'])}"
+        )
+    return "\n".join(told)
+
+
+def important(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress importance`."""
+    rows = [[each["layer"], each["filter"], number(each["relative_error"])] for each in figures["filters"]]
+    return table(["layer", "filter", "relative error"], rows) + f"\n{len(rows)} of {figures['count']} filters"
+
+
 def zoo(figures: dict[str, Any]) -> str:
     """The text of `netspace zoo info`."""
     rows = [

@@ -1,0 +1,209 @@
+"""`netspace compress`: a trained network held in a coordinate network half its size (NeRN, 2023).
+
+Axes: N kernels, F filters of a layer, P parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from netspace import archs
+from netspace.compressed import Compressed
+from netspace.config import changed, read_back, to_yaml
+from netspace.errors import NetspaceError, UsageError
+from netspace.kernels import Kernels, Layer
+from netspace.metrics import accuracy, agreement
+from netspace.models.inr import Predictor
+from netspace.ordering.arranging import arrange, paper_bits
+from netspace.prep import unflatten, unpack
+from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
+from netspace.spec import NetSpec
+from netspace.states import FILES, read_state_dict
+from netspace.store import Zoo
+from netspace.training.nern import Fit, FitConfig, Original, answers_of
+from netspace.training.setting import task_of
+
+
+def fit(model: str, out: Path, config: FitConfig, zoo_path: Path | None = None, resume: bool = False) -> dict[str, Any]:
+    """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
+
+    `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
+    member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    """
+    original, spec = _original(model, zoo_path)
+    for stage in config.stages:
+        if stage.runs_networks and original.module is None:
+            raise UsageError(
+                f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
+                "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "task" and original.task is None:
+            raise UsageError(
+                "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
+            )
+    with alone(out / ".lock", f"{out} is being written by another process"):
+        _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
+        torch.manual_seed(config.seed)
+        compressed = begin(original.state, config, spec)
+        work = Fit(config, compressed, original)
+        curve = work.run(out / "last.pt")
+        path = out / "compressed.safetensors"
+        compressed.save(path)
+        told = {**evaluate(path, model, zoo_path), "curve": curve}
+        write_json(out / "fit.json", told)
+    return told
+
+
+def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
+    """A fresh predictor for a network, its kernels in order."""
+    kernels = Kernels.of(state, config.layers)
+    values = kernels.gather(state)
+    norms = None
+    if config.norms:
+        norms = [_norms(state[layer.name], layer, kernels.side) for layer in kernels.layers]
+        values = (
+            values
+            / torch.cat(
+                [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
+            )[:, None, None]
+        )
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, config.order)]
+    names = {layer.name for layer in kernels.layers}
+    rest = {name: value for name, value in state.items() if name not in names}
+    predictor = Predictor(config.predictor, kernels.side**2)
+    return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+
+
+def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
+    """The root mean square of each filter (F,), or of each row of tiles; 1 for a filter of zeros."""
+    rows = weight.float().flatten(1)
+    if layer.is_matrix:
+        filters = layer.grid(side)[0]
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, filters * side - len(rows))).view(filters, -1)
+    found = rows.square().mean(dim=1).sqrt()
+    return torch.where(found > 0, found, torch.ones_like(found))
+
+
+def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None) -> dict[str, Any]:
+    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known."""
+    compressed = Compressed.load(path)
+    state = compressed.reconstruct()
+    grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
+    figures: dict[str, Any] = {
+        "file": str(path),
+        "accuracy_original": None,
+        "accuracy_reconstructed": None,
+        "agreement": None,
+        "relative_error": None,
+        **compressed.sizes(),
+        "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
+        "bytes_file": path.stat().st_size,
+        "order": compressed.kind,
+        "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
+    }
+    if model is None:
+        return figures
+    original, _ = _original(model, zoo_path)
+    shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
+    if next(shapes) != next(shapes):
+        raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
+    wanted, found = compressed.kernels.gather(original.state), compressed.kernels.gather(state)
+    figures["relative_error"] = float((found - wanted).norm() / wanted.norm())
+    if original.module is not None and original.task is not None:
+        both = [answers_of(original.module, each, original.task, "test") for each in (original.state, state)]
+        labels = original.task.test.labels
+        figures["accuracy_original"], figures["accuracy_reconstructed"] = (
+            float(accuracy(each, labels)) for each in both
+        )
+        figures["agreement"] = float(agreement(both[0], both[1]))
+    return figures
+
+
+def reconstruct(path: Path, out: Path) -> dict[str, Any]:
+    """Writes the network that a compressed file holds, as a state dict, from the file alone."""
+    compressed = Compressed.load(path)
+    state, notes = compressed.reconstruct(), {}
+    if compressed.spec is not None:
+        notes = {"arch": compressed.spec.arch, "settings": json.dumps(compressed.spec.settings)}
+    write_tensors(out, state, compressed=str(path), **notes)
+    return {"file": str(out), "tensors": len(state), **compressed.sizes()}
+
+
+def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 20) -> dict[str, Any]:
+    """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
+
+    A predictor too small for all of a network keeps what matters most to its loss.
+    """
+    compressed = Compressed.load(path)
+    original, _ = _original(model, zoo_path)
+    state, rows = compressed.reconstruct(), []
+    for layer in compressed.kernels.layers:
+        if layer.name not in original.state or original.state[layer.name].shape != state[layer.name].shape:
+            raise NetspaceError(f"{path} holds another network than {model}: {layer.name} differs")
+        wanted, found = (each[layer.name].float().flatten(1) for each in (original.state, state))
+        errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
+        rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]
+    rows.sort(key=lambda row: row[2])
+    filters = [{"layer": name, "filter": place, "relative_error": error} for name, place, error in rows]
+    return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
+
+
+def _original(model: str, zoo_path: Path | None) -> tuple[Original, NetSpec | None]:
+    """The network that `model` names, with its module and data where they are known."""
+    path = Path(model)
+    if path.suffix in FILES:
+        state = read_state_dict(path)
+        spec = _spec(path, state)
+        module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+        task = None
+        if zoo_path is not None:
+            with Zoo(zoo_path) as zoo:
+                task = task_of(zoo, "cpu")
+        return Original(state, module, task if module is not None else None), spec
+    if zoo_path is None:
+        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
+    with Zoo(zoo_path) as zoo:
+        member = zoo.find(model)
+        group = zoo.group(member.arch)
+        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
+        spec, task = group.spec, task_of(zoo, "cpu")
+    state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
+    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+
+
+def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:
+    """What a file of netspace's says of its network; None for other files."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        notes = dict(file.metadata() or {})
+    if "arch" not in notes or "settings" not in notes:
+        return None
+    settings = json.loads(notes["settings"])
+    shape = settings["channels"], settings["image_size"], settings["image_size"]
+    spec = NetSpec.from_module(archs.skeleton(notes["arch"], settings, shape), notes["arch"], settings, shape)
+    return None if spec.difference({name: tuple(value.shape) for name, value in state.items()}) else spec
+
+
+def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
+    file, mark = out / "config.yaml", out / "network.json"
+    if not file.exists():
+        write_json(mark, {"hash": network})
+        write_text(file, to_yaml(config))
+        return
+    if not resume:
+        raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
+    difference = changed(read_back(FitConfig, file).model_dump(mode="json"), config.model_dump(mode="json"))
+    if difference:
+        raise UsageError(
+            f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
+        )
+    if json.loads(mark.read_text())["hash"] != network:
+        raise UsageError(f"{out} was begun with another network: resume it with its own, or choose another --out")

@@ -1,0 +1,83 @@
+"""`netspace compress ...`: a network held in a coordinate network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netspace.cli.options import Json, Set
+from netspace.cli.output import compression, important, say
+
+app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A zoo's member (resnet20/0000, best) or a state-dict file of any network."),
+]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
+ModelZoo = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the member, or of the file's task.")]
+
+
+@app.command()
+def fit(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    config: Annotated[
+        str | None, typer.Option(help="A recipe: a YAML file, or a bundled one (compress/decoupled).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
+    set: Set = None,
+    zoo: ModelZoo = None,
+    json: Json = False,
+) -> None:
+    """Fit a coordinate network to a trained network's weights."""
+    from netspace.apps.compress import fit as fit_network
+    from netspace.config import load
+    from netspace.training.nern import FitConfig
+
+    say(fit_network(model, out, load(FitConfig, config or {}, set or []), zoo, resume), json, compression)
+
+
+@app.command("eval")
+def evaluate(
+    file: File,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
+    zoo: ModelZoo = None,
+    json: Json = False,
+) -> None:
+    """Sizes, and beside the original accuracy, agreement and error."""
+    from netspace.apps.compress import evaluate as measure
+
+    say(measure(file, model, zoo), json, compression)
+
+
+@app.command()
+def reconstruct(
+    file: File,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The state dict to write (safetensors).")],
+    json: Json = False,
+) -> None:
+    """The network as a state dict, from the compressed file alone."""
+    from netspace.apps.compress import reconstruct as rebuild
+
+    say(
+        rebuild(file, out),
+        json,
+        lambda r: f"{r['tensors']} tensors, {r['parameters_original']:,} values, in {r['file']}",
+    )
+
+
+@app.command()
+def importance(
+    file: File,
+    model: Model,
+    top: Annotated[int, typer.Option(help="How many filters; 0: all.")] = 20,
+    zoo: ModelZoo = None,
+    json: Json = False,
+) -> None:
+    """Filters by how well they are reconstructed: a small predictor keeps what matters."""
+    from netspace.apps.compress import importance as rank
+
+    say(rank(file, model, zoo, top), json, important)

@@ -1,0 +1,154 @@
+"""A network held in a predictor: what is on disk, and the network it gives back (NeRN, Sec. 3).
+
+Axes: N kernels, K their side, F filters and C channels of a layer.
+
+The file is safetensors: the predictor's weights, the packed order of every layer, the norms of filters where they were
+taken out, and all that is not represented (biases, linear layers, batch norm), with settings and shapes as JSON beside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from netspace.config import validate
+from netspace.errors import NetspaceError, UsageError
+from netspace.kernels import Kernels, Layer
+from netspace.models.inr import Predictor, PredictorConfig
+from netspace.ordering.arranging import pack_order, unpack_order
+from netspace.runtime import write_tensors
+from netspace.spec import NetSpec
+from netspace.states import read_safetensors
+
+VERSION = "1"
+
+
+@dataclass
+class Compressed:
+    """A predictor and all that reconstruction needs beside it."""
+
+    kernels: Kernels
+    predictor: Predictor
+    orders: list[Tensor]  # of each layer, (F * C,): which kernel lies at each coordinate
+    kind: str  # of the orders
+    norms: list[Tensor] | None  # of each layer, (F,): what its filters were divided by
+    rest: dict[str, Tensor]  # not represented
+    names: tuple[str, ...]  # of all tensors, in the network's order
+    spec: NetSpec | None = None  # of the folded network, where its architecture is known
+
+    def places(self) -> Tensor:
+        """Where each coordinate's kernel lies among the kernels of the network, int64 (N,)."""
+        starts = np.cumsum([0, *self.kernels.counts])[:-1].tolist()
+        return torch.cat([order + start for order, start in zip(self.orders, starts, strict=True)])
+
+    def scales(self) -> Tensor:
+        """What each kernel, in the network's order, was divided by, (N, 1, 1)."""
+        counts = self.kernels.counts
+        if self.norms is None:
+            return torch.ones(sum(counts), 1, 1)
+        pieces = [norm.repeat_interleave(count // len(norm)) for norm, count in zip(self.norms, counts, strict=True)]
+        return torch.cat(pieces)[:, None, None]
+
+    def weights(self, values: Tensor) -> dict[str, Tensor]:
+        """The represented weights by name, from predicted values (N, K * K) by coordinate; gradients flow through."""
+        places = self.places().to(values.device)
+        kernels = torch.empty_like(values).index_copy(0, places, values).view(-1, self.kernels.side, self.kernels.side)
+        return self.kernels.scatter(kernels * self.scales().to(values.device))
+
+    def targets(self, state: Mapping[str, Tensor]) -> Tensor:
+        """What the predictor should say for a state dict's weights, (N, K * K) by coordinate."""
+        return (self.kernels.gather(state) / self.scales())[self.places()].flatten(1)
+
+    @torch.no_grad()
+    def reconstruct(self) -> dict[str, Tensor]:
+        """The whole state dict, from this alone."""
+        values = torch.cat([self.predictor(piece) for piece in self.kernels.coordinates().split(1 << 16)])
+        state = {**self.rest, **self.weights(values)}
+        return {name: state[name].detach().clone() for name in self.names}
+
+    def save(self, path: Path) -> None:
+        """Writes the file, atomically."""
+        tensors = {f"predictor.{name}": value.detach().cpu() for name, value in self.predictor.state_dict().items()}
+        for place, layer in enumerate(self.kernels.layers):
+            packed = pack_order(self.orders[place].numpy(), layer.grid(self.kernels.side), self.kind)
+            if len(packed):
+                tensors[f"order.{layer.name}"] = torch.from_numpy(packed)
+            if self.norms is not None:
+                tensors[f"norm.{layer.name}"] = self.norms[place]
+        tensors |= {f"rest.{name}": value.detach().cpu().contiguous() for name, value in self.rest.items()}
+        told = {
+            "version": VERSION,
+            "kind": self.kind,
+            "side": self.kernels.side,
+            "layers": [[layer.name, list(layer.shape)] for layer in self.kernels.layers],
+            "names": list(self.names),
+            "predictor": self.predictor.config.model_dump(mode="json"),
+            "spec": None if self.spec is None else self.spec.to_json(),
+        }
+        write_tensors(path, tensors, netspace_compressed=json.dumps(told))
+
+    @classmethod
+    def load(cls, path: Path) -> Compressed:
+        """What `save` wrote. Raises `NetspaceError` for another file or version, `UsageError` if there is none."""
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist: give a file that `netspace compress fit` wrote")
+        tensors = read_safetensors(path)
+        try:
+            with safe_open(path, "pt") as file:
+                told: dict[str, Any] = json.loads((file.metadata() or {})["netspace_compressed"])
+            if told["version"] != VERSION:
+                raise NetspaceError(
+                    f"{path} is a compressed network of version {told['version']}; this reads {VERSION}"
+                )
+            kernels = Kernels(tuple(Layer(name, tuple(shape)) for name, shape in told["layers"]), int(told["side"]))
+            config = validate(PredictorConfig, told["predictor"], str(path))
+            predictor = Predictor(config, kernels.side**2)
+            predictor.load_state_dict(_part(tensors, "predictor."))
+            packed, norms = _part(tensors, "order."), _part(tensors, "norm.")
+            orders = [
+                torch.from_numpy(
+                    unpack_order(
+                        packed[layer.name].numpy() if layer.name in packed else np.empty(0, np.uint8),
+                        layer.grid(kernels.side),
+                        told["kind"],
+                    )
+                )
+                for layer in kernels.layers
+            ]
+            return cls(
+                kernels,
+                predictor,
+                orders,
+                told["kind"],
+                [norms[layer.name] for layer in kernels.layers] if norms else None,
+                _part(tensors, "rest."),
+                tuple(told["names"]),
+                NetSpec.from_json(told["spec"]) if told["spec"] else None,
+            )
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise NetspaceError(
+                f"{path} was expected to be a compressed network, as `netspace compress fit` writes: {first}"
+            ) from None
+
+    def sizes(self) -> dict[str, int]:
+        """How many values the network has, how many of them are represented, and how many the predictor has."""
+        represented = self.kernels.parameters
+        return {
+            "parameters_original": represented + sum(prod(value.shape) for value in self.rest.values()),
+            "parameters_represented": represented,
+            "parameters_predictor": sum(value.numel() for value in self.predictor.parameters()),
+        }
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

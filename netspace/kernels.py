@@ -1,0 +1,152 @@
+"""The weights of a network as a list of small kernels, each with a coordinate: what a coordinate network predicts.
+
+Axes: N kernels, K the side of the largest, L layers, F filters and C channels of a layer.
+
+NeRN (Sec. 3.1) gives the K x K kernel at channel c of filter f of layer l the coordinate (l, f, c); smaller kernels are the
+centre of what is predicted. Convolutions of 1 to 3 axes, grouped, depthwise and 1x1 are taken so; matrices (linear and
+attention projections) are cut into K x K tiles, whose rows and columns then count as filters and channels. Works on
+the state dict of any module; nothing is built or run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError, UsageError
+
+TILE = 3  # side of a matrix's tiles where no convolution says otherwise
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor that is represented."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is cut into tiles."""
+        return len(self.shape) == 2
+
+    def grid(self, side: int) -> tuple[int, int]:
+        """(F, C): how many filters and channels, or rows and columns of tiles."""
+        first, second = self.shape[:2]
+        return (-(-first // side), -(-second // side)) if self.is_matrix else (first, second)
+
+    def window(self, side: int) -> tuple[slice, slice]:
+        """Where a kernel lies in the K x K that is predicted: at the centre; one of one axis in the middle row."""
+        if self.is_matrix:
+            return slice(0, side), slice(0, side)
+        sides = (1, *self.shape[2:])[-2:]
+        starts = [(side - each) // 2 for each in sides]
+        return slice(starts[0], starts[0] + sides[0]), slice(starts[1], starts[1] + sides[1])
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The layers that are represented, in the order of the network."""
+
+    layers: tuple[Layer, ...]
+    side: int  # K
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], patterns: Sequence[str] = (), side: int | None = None) -> Kernels:
+        """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
+
+        Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
+        pattern that matches no weight.
+        """
+        able = {
+            name: tuple(value.shape)
+            for name, value in state.items()
+            if value.is_floating_point() and _able(value.shape)
+        }
+        if not able:
+            raise NetspaceError(
+                f"there is nothing to represent: no convolution or matrix among {len(state)} tensors ({_few(list(state))})"
+            )
+        names = [name for name, shape in able.items() if len(shape) > 2]
+        if patterns:
+            for pattern in patterns:
+                if not fnmatch.filter(able, pattern):
+                    raise UsageError(f"no weight matches {pattern!r}; there are: {_few(list(able), 40)}")
+            names = [name for name in able if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+        if not names:
+            raise NetspaceError(
+                f"this network has no convolution; name matrices to represent by a pattern, such as {_few(list(able))}"
+            )
+        for name in names:
+            if not torch.isfinite(state[name]).all():
+                raise NetspaceError(f"{name} holds values that are not finite: they cannot be represented")
+        widest = max((max(able[name][2:]) for name in names if len(able[name]) > 2), default=TILE)
+        return cls(tuple(Layer(name, able[name]) for name in names), side or widest)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Kernels of each layer; N is their sum."""
+        return tuple(prod(layer.grid(self.side)) for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Represented values."""
+        return sum(prod(layer.shape) for layer in self.layers)
+
+    def coordinates(self) -> Tensor:
+        """(l / L, f / F_l, c / C_l) of every kernel, float32 (N, 3), as the authors normalise them."""
+        found = []
+        for place, layer in enumerate(self.layers):
+            filters, channels = layer.grid(self.side)
+            grid = torch.cartesian_prod(torch.arange(filters) / filters, torch.arange(channels) / channels)
+            found.append(torch.cat([torch.full((len(grid), 1), place / len(self.layers)), grid], dim=1))
+        return torch.cat(found)
+
+    def gather(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The kernels (N, K, K) of a state dict; zeros around smaller ones."""
+        return torch.cat([self._cut(layer, state[layer.name]) for layer in self.layers])
+
+    def mask(self) -> Tensor:
+        """Which values of (N, K, K) are weights, bool."""
+        return self.gather({layer.name: torch.ones(layer.shape) for layer in self.layers}).bool()
+
+    def scatter(self, kernels: Tensor) -> dict[str, Tensor]:
+        """Kernels (N, K, K) as named weights; gradients flow through, what lies around smaller kernels is left out."""
+        pieces = kernels.split(self.counts)
+        return {layer.name: self._put(layer, piece) for layer, piece in zip(self.layers, pieces, strict=True)}
+
+    def _cut(self, layer: Layer, weight: Tensor) -> Tensor:
+        rows, columns = layer.window(self.side)
+        filters, channels = layer.grid(self.side)
+        if layer.is_matrix:
+            padding = (0, channels * self.side - weight.shape[1], 0, filters * self.side - weight.shape[0])
+            tiles = torch.nn.functional.pad(weight.float(), padding)
+            tiles = tiles.view(filters, self.side, channels, self.side).transpose(1, 2)
+            return tiles.reshape(-1, self.side, self.side)
+        if rows.start < 0 or columns.start < 0:
+            raise NetspaceError(f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}")
+        kernels = weight.new_zeros(filters * channels, self.side, self.side, dtype=torch.float32)
+        kernels[:, rows, columns] = weight.float().reshape(filters * channels, *(1, *layer.shape[2:])[-2:])
+        return kernels
+
+    def _put(self, layer: Layer, kernels: Tensor) -> Tensor:
+        rows, columns = layer.window(self.side)
+        if layer.is_matrix:
+            filters, channels = layer.grid(self.side)
+            tiles = kernels.view(filters, channels, self.side, self.side).transpose(1, 2)
+            return tiles.reshape(filters * self.side, channels * self.side)[: layer.shape[0], : layer.shape[1]]
+        return kernels[:, rows, columns].reshape(layer.shape)
+
+
+def _able(shape: torch.Size) -> bool:
+    """Convolutions with 1 or 2 axes, and matrices."""
+    return len(shape) in (3, 4) or (len(shape) == 2 and min(shape) > 1)
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

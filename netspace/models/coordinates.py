@@ -1,0 +1,46 @@
+"""Positional embeddings of coordinates (NeRN, Eq. 1).
+
+Axes: N coordinates, D of each, M frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Settings
+
+BASES = {"smooth": 0.76, "rough": 1.25}  # the authors': for networks whose kernels were put in order, and for others
+
+
+class EmbeddingConfig(Settings):
+    """How coordinates are embedded."""
+
+    base: float | Literal["smooth", "rough"] = "smooth"  # b of Eq. 1, by value or by what the network is like
+    count: int = Field(40, ge=1)  # frequencies of each coordinate
+
+
+class Embedding(nn.Module):
+    """gamma(v) = [sin(b^0 pi v), cos(b^0 pi v), ..., sin(b^(M-1) pi v), cos(b^(M-1) pi v)] of every coordinate (Eq. 1)."""
+
+    frequencies: Tensor
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        super().__init__()
+        base = BASES[config.base] if isinstance(config.base, str) else config.base
+        powers = torch.arange(config.count, dtype=torch.float64)
+        self.register_buffer("frequencies", (math.pi * base**powers).float(), persistent=False)
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """(N, D) -> (N, 2 M D), coordinate by coordinate, sine and cosine of a frequency side by side."""
+        angles = coordinates[..., None] * self.frequencies
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def embedded_size(config: EmbeddingConfig, dimensions: int = 3) -> int:
+    """2 M D: how many values `Embedding` gives."""
+    return 2 * config.count * dimensions

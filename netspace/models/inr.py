@@ -1,0 +1,71 @@
+"""The predictor: a coordinate network (INR) that emits weights for coordinates (NeRN, Sec. 3.1).
+
+Axes: N coordinates, D values emitted for each.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Settings
+from netspace.models.coordinates import Embedding, EmbeddingConfig, embedded_size
+
+
+class PredictorConfig(Settings):
+    """How a predictor is made."""
+
+    hidden: int = Field(160, ge=1)  # width
+    layers: int = Field(5, ge=2)  # linear ones
+    kind: Literal["plain", "residual", "nerf"] = "plain"  # nerf: the embedding is shown again to the middle layer
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+
+class Predictor(nn.Module):
+    """An MLP with ReLU from embedded coordinates to values."""
+
+    def __init__(self, config: PredictorConfig, values: int, dimensions: int = 3) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.embedding)
+        width, first = config.hidden, embedded_size(config.embedding, dimensions)
+        self.again = config.layers // 2 if config.kind == "nerf" else -1
+        sizes = [first, *[width] * (config.layers - 1)]
+        inputs = [size + (first if place == self.again else 0) for place, size in enumerate(sizes)]
+        outputs = [*[width] * (config.layers - 1), values]
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, outputs, strict=True))
+        for linear in self.linears:
+            assert isinstance(linear, nn.Linear)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+
+    @torch.no_grad()
+    def match(self, coordinates: Tensor, targets: Tensor) -> None:
+        """Scales the last layer so that what is first predicted has the targets' (N, D) mean and variance (NeRN, App. B)."""
+        last = self.linears[-1]
+        assert isinstance(last, nn.Linear)
+        predicted = self(coordinates)
+        factor = targets.std() / predicted.std().clamp_min(1e-12)
+        last.weight.mul_(factor)
+        last.bias.copy_((targets.mean() - factor * predicted.mean()).expand_as(last.bias))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Values (N, D) of coordinates (N, dimensions)."""
+        embedded = self.embedding(coordinates)
+        return self.of_embedded(embedded)
+
+    def of_embedded(self, embedded: Tensor) -> Tensor:
+        """Values (N, D) of embedded coordinates, which never change and can be kept."""
+        x, last = embedded, len(self.linears) - 1
+        for place, linear in enumerate(self.linears):
+            if place == self.again:
+                x = torch.cat([x, embedded], dim=1)
+            y = linear(x)
+            if place == last:
+                return torch.as_tensor(y)
+            y = torch.relu(y)
+            x = x + y if self.config.kind == "residual" and place > 0 else y
+        return x

@@ -1,0 +1,202 @@
+"""A network held in a predictor: fitted, measured, written and given back; stopped fits go on; mistakes are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
+from netspace.compressed import Compressed
+from netspace.errors import NetspaceError, UsageError
+from netspace.training import nern
+from netspace.training.nern import Fit, FitConfig, Original
+
+MEMBER = "resnet/0000"
+
+
+def settings(**changes: Any) -> FitConfig:
+    stages = [{"steps": 30, "kernels": 64, "optimizer": {"name": "muon", "learning_rate": 2e-3, "muon_rate": 0.02}}]
+    told = {"predictor": {"hidden": 24}, "stages": stages, "validate_every": 10}
+    return FitConfig.model_validate({**told, **changes})
+
+
+def state_of(seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return dict(
+        nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 3)).state_dict()
+    )
+
+
+def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: Path) -> None:
+    figures = fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
+    file = tmp_path / "c" / "compressed.safetensors"
+    errors = [record["relative_error"] for record in figures["curve"]]
+    assert errors[-1] < 0.97 * errors[0] and [record["step"] for record in figures["curve"]] == [0, 10, 20, 30]
+    assert figures["parameters_original"] > figures["parameters_represented"] > 0
+    assert figures["bytes_file"] == file.stat().st_size
+    assert 0 <= figures["agreement"] <= 1 and figures["accuracy_original"] >= figures["accuracy_reconstructed"] - 0.2
+    reconstruct(file, tmp_path / "net.safetensors")
+    given, held = load_file(tmp_path / "net.safetensors"), Compressed.load(file).reconstruct()
+    assert all(torch.equal(given[name], held[name]) for name in held)
+    again = evaluate(file, str(tmp_path / "net.safetensors"), multi_zoo)
+    assert again["relative_error"] == 0 and again["agreement"] == 1.0
+    assert again["accuracy_original"] == figures["accuracy_reconstructed"]
+
+
+def test_what_is_not_represented_is_kept_bit_by_bit(tmp_path: Path) -> None:
+    save_file(state_of(), tmp_path / "any.safetensors")
+    figures = fit(str(tmp_path / "any.safetensors"), tmp_path / "c", settings())
+    assert figures["accuracy_original"] is None and figures["relative_error"] > 0
+    given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
+    assert set(given) == set(state_of())
+    for name, value in state_of().items():
+        same = torch.equal(given[name], value)
+        assert same is (name not in ("0.weight", "2.weight")), name
+
+
+@pytest.mark.parametrize("order", ["none", "in-filter", "cross-filter"])
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("layers", [(), ("*.weight",)])
+def test_a_predictor_that_says_the_targets_gives_the_network_back(
+    tmp_path: Path, order: str, norms: bool, layers: tuple[str, ...]
+) -> None:
+    state = state_of()
+    compressed = begin(state, settings(order=order, norms=norms, layers=layers), None)
+    given = compressed.weights(compressed.targets(state))
+    for name, value in given.items():
+        torch.testing.assert_close(value, state[name])
+    compressed.save(tmp_path / "c.safetensors")
+    loaded = Compressed.load(tmp_path / "c.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.orders, compressed.orders, strict=True))
+    assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
+
+
+def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
+    from netspace.apps.compress import _original
+
+    original, spec = _original(MEMBER, multi_zoo)
+    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
+    config = settings(stages=[stage])
+    torch.manual_seed(0)
+    work = Fit(config, begin(original.state, config, spec), original)
+    told = config.stages[0]
+    chosen = work._chosen(told, 0, 0)
+    assert chosen is not None and len(chosen) == 16
+    assert original.task is not None
+    images = nern.Images(original.task, 0)
+    work._loss(told, 0, 0, chosen, images).backward()
+    found = [value.grad.clone() for value in work.compressed.predictor.parameters() if value.grad is not None]
+    work.compressed.predictor.zero_grad()
+
+    values = work._all()
+    values = torch.where(torch.isin(torch.arange(len(values)), chosen)[:, None], values, values.detach())
+    shown, _ = images.take(0, 8)
+    state = {**original.state, **work.compressed.weights(values)}
+    with torch.no_grad():
+        wanted, maps = work._run(original.state, shown, True)
+    logits, seen = work._run(state, shown, True)
+    divergence = (wanted.softmax(-1) * (wanted.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean()
+    distance = torch.zeros(())
+    for one, two in zip(seen, maps, strict=True):
+        units = [each.flatten(1) / each.flatten(1).norm(dim=1, keepdim=True) for each in (one, two)]
+        distance = distance + (units[0] - units[1]).norm(dim=1).mean()
+    (divergence + 0.5 * distance).backward()
+    for one, value in zip(found, work.compressed.predictor.parameters(), strict=True):
+        assert value.grad is not None
+        torch.testing.assert_close(one, value.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", ["all", "layer", "uniform", "weighted"])
+def test_kernels_are_drawn_as_asked(sampling: str) -> None:
+    config = settings(stages=[{"steps": 1, "kernels": 8, "sampling": sampling, "uniform": 0.0}])
+    work = Fit(config, begin(state_of(), config, None), Original(state_of()))
+    work.norm[:10] = 0
+    drawn = [work._chosen(config.stages[0], 0, number) for number in range(20)]
+    if sampling == "all":
+        assert drawn == [None] * 20
+        return
+    layers = {tuple(each.tolist()) for each in drawn if each is not None}
+    if sampling == "layer":
+        assert layers == {tuple(range(12)), tuple(range(12, 36))}
+    else:
+        assert all(len(each) == 8 for each in layers)
+        assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
+
+
+def test_rounds_fit_what_the_round_before_gave(tmp_path: Path) -> None:
+    config = settings(stages=[{"steps": 10, "rounds": 2, "kernels": 64}])
+    work = Fit(config, begin(state_of(), config, None), Original(state_of()))
+    first = work.target.clone()
+    work.run(tmp_path / "last.pt")
+    assert not torch.equal(work.target, first)
+    assert [(record["stage"], record["step"]) for record in work.curve] == [(0, 0), (0, 10), (1, 0), (1, 10)]
+
+
+def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(state_of(), tmp_path / "any.safetensors")
+    stages = [{"steps": 12, "kernels": 16}, {"steps": 12, "rounds": 2, "kernels": 16}]
+    config = settings(stages=stages, validate_every=5)
+    monkeypatch.setattr(nern, "CHECKPOINT_EVERY", 0.0)
+    whole = fit(str(tmp_path / "any.safetensors"), tmp_path / "whole", config)
+    for stop in (7, 17, 30):
+        taken = 0
+        chosen = Fit._chosen
+
+        def dying(self: Fit, *told: Any, limit: int = stop, chosen: Any = chosen) -> Any:
+            nonlocal taken
+            taken += 1
+            if taken > limit:
+                raise KeyboardInterrupt
+            return chosen(self, *told)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Fit, "_chosen", dying)
+            fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config)
+        found = fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config, resume=True)
+        assert found["curve"] == whole["curve"]
+        files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
+        assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:
+    fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
+    told = importance(tmp_path / "c" / "compressed.safetensors", MEMBER, multi_zoo, top=0)
+    errors = [each["relative_error"] for each in told["filters"]]
+    assert errors == sorted(errors) and len(errors) == told["count"]
+
+
+def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path: Path) -> None:
+    save_file(state_of(), tmp_path / "any.safetensors")
+    distil = settings(stages=[{"steps": 1, "distillation": 1.0}])
+    with pytest.raises(
+        UsageError, match=r"distillation runs the network, and of .*any\.safetensors only the weights are known"
+    ):
+        fit(str(tmp_path / "any.safetensors"), tmp_path / "c", distil)
+    with pytest.raises(UsageError, match="names a zoo's member, but no zoo is at hand"):
+        fit(MEMBER, tmp_path / "c", settings())
+    assert not (tmp_path / "c").exists()
+    save_file({"fc.bias": torch.ones(3)}, tmp_path / "none.safetensors")
+    with pytest.raises(NetspaceError, match="nothing to represent"):
+        fit(str(tmp_path / "none.safetensors"), tmp_path / "d", settings())
+    fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
+    file = tmp_path / "c" / "compressed.safetensors"
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="exists already: give --resume"):
+        fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
+    with pytest.raises(UsageError, match="begun with other settings: seed was 0 and is 1 now"):
+        fit(MEMBER, tmp_path / "c", settings(seed=1), multi_zoo, resume=True)
+    with pytest.raises(UsageError, match="begun with another network"):
+        fit("resnet/0001", tmp_path / "c", settings(), multi_zoo, resume=True)
+    with pytest.raises(NetspaceError, match="holds another network than lenet/0000"):
+        evaluate(file, "lenet/0000", multi_zoo)
+    assert file.read_bytes() == before
+    with pytest.raises(NetspaceError, match=r"any\.safetensors was expected to be a compressed network"):
+        Compressed.load(tmp_path / "any.safetensors")
+    told = json.loads((tmp_path / "c" / "fit.json").read_text())
+    assert told["file"] == str(file)

@@ -1,0 +1,104 @@
+"""`netspace compress ...` from the command line: one JSON object each, text that tells, sentences for mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from netspace import archs
+from netspace.store import Zoo
+
+Cli = Callable[..., Any]
+SHORT = (
+    "stages=[{steps: 20, kernels: 64, optimizer: {name: muon, muon_rate: 0.02}}, "
+    "{steps: 2, reconstruction: 0.0, distillation: 1.0, images: 8}]"
+)
+FILE = "c/compressed.safetensors"
+
+
+@pytest.fixture
+def fitted(cli: Cli, multi_zoo: Path) -> dict[str, Any]:
+    words = ("--zoo", multi_zoo, "-o", "c", "--set", "predictor.hidden=16", "--set", SHORT)
+    told: dict[str, Any] = cli("compress", "fit", "best:resnet", *words, "--json").json
+    return told
+
+
+def test_every_command_tells_json(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
+    wanted = {
+        "accuracy_original",
+        "accuracy_reconstructed",
+        "agreement",
+        "parameters_original",
+        "parameters_represented",
+        "parameters_predictor",
+        "bytes_original",
+        "bytes_file",
+    }
+    assert wanted <= set(fitted) and [record["stage"] for record in fitted["curve"]] == [0, 0, 1, 1]
+    told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo, "--json").json
+    assert told == {key: value for key, value in fitted.items() if key != "curve"}
+    assert cli("compress", "eval", FILE, "--json").json["accuracy_original"] is None
+    assert (
+        len(
+            cli("compress", "importance", FILE, "best:resnet", "--zoo", multi_zoo, "--top", 3, "--json").json["filters"]
+        )
+        == 3
+    )
+    told = cli("compress", "reconstruct", FILE, "-o", "net.safetensors", "--json").json
+    assert told["tensors"] == len(load_file("net.safetensors"))
+
+
+def test_a_reconstructed_network_loads_into_the_plain_architecture(
+    cli: Cli, multi_zoo: Path, fitted: dict[str, Any]
+) -> None:
+    assert cli("compress", "reconstruct", FILE, "-o", "net.safetensors").code == 0
+    with Zoo(multi_zoo) as zoo:
+        spec = zoo.group("resnet").spec
+    network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+    network.load_state_dict(load_file("net.safetensors"))
+    assert bool(torch.isfinite(network(torch.zeros(2, *spec.input_shape))).all())
+
+
+def test_texts(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
+    told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo).out
+    assert f"a predictor of {fitted['parameters_predictor']:,} values for" in told and "same answer" in told
+    assert "relative error" in cli("compress", "importance", FILE, "best:resnet", "--zoo", multi_zoo).out
+
+
+def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
+    found = cli("compress", "fit", "best", "-o", "d")
+    assert found.code == 2 and "but no zoo is at hand: give --zoo" in found.sentence
+    found = cli("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "d", "--set", "layers=['conv9*']")
+    assert found.code == 2 and "no weight matches 'conv9*'; there are: conv1.weight" in found.sentence
+    torch.save({"a": torch.nn.Linear(2, 2)}, "model.pt")
+    found = cli("compress", "fit", "model.pt", "-o", "d")
+    assert found.code == 1 and "model.pt" in found.sentence
+    found = cli("compress", "eval", "net.safetensors")
+    assert (
+        found.code == 2
+        and "net.safetensors does not exist: give a file that `netspace compress fit` wrote" in found.sentence
+    )
+    found = cli(
+        "compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "d", "--set", "stages=[{steps: 1, sampling: most}]"
+    )
+    assert found.code == 2 and "sampling" in found.sentence
+
+
+@pytest.mark.parametrize("recipe", ["paper", "decoupled"])
+def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> None:
+    from netspace.config import load
+    from netspace.training.nern import FitConfig
+
+    config = load(FitConfig, f"compress/{recipe}")
+    assert config.predictor.hidden == 160
+    stages = [
+        f"{{steps: 2, images: 4, distillation: {stage.distillation}, features: {stage.features}}}"
+        for stage in config.stages
+    ]
+    words = ("--config", f"compress/{recipe}", "--set", f"stages=[{', '.join(stages)}]", "--zoo", multi_zoo, "-o", "c")
+    assert cli("compress", "fit", "best:resnet", *words, "--json").json["relative_error"] > 0

@@ -1,0 +1,58 @@
+"""Embeddings and predictors against the paper's formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from netspace.models.coordinates import BASES, Embedding, EmbeddingConfig, embedded_size
+from netspace.models.inr import Predictor, PredictorConfig
+
+
+@pytest.mark.parametrize("base", ["smooth", "rough", 1.5])
+def test_an_embedding_is_eq_1(base: str | float) -> None:
+    config = EmbeddingConfig(base=base, count=5)  # type: ignore[arg-type]
+    value = BASES[base] if isinstance(base, str) else base
+    coordinates = torch.rand(4, 3)
+    wanted = [
+        [
+            function(value**power * math.pi * float(v))
+            for v in row
+            for power in range(5)
+            for function in (math.sin, math.cos)
+        ]
+        for row in coordinates
+    ]
+    torch.testing.assert_close(Embedding(config)(coordinates), torch.tensor(wanted), atol=1e-5, rtol=1e-5)
+    assert embedded_size(config) == 30
+
+
+def test_the_papers_predictor_has_its_size() -> None:
+    """Five layers, 240 inputs, hidden 160: 0.45 MB (NeRN, Table 1)."""
+    size = sum(value.numel() for value in Predictor(PredictorConfig(hidden=160), 9).parameters())
+    assert size == 240 * 160 + 160 + 3 * (160 * 160 + 160) + 160 * 9 + 9
+    assert round(4 * size / 2**20, 2) == 0.45
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "nerf"])
+def test_a_predictor_starts_with_the_targets_mean_and_spread(kind: str) -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(PredictorConfig(hidden=32, kind=kind), 9)  # type: ignore[arg-type]
+    coordinates, targets = torch.rand(500, 3), 0.02 * torch.randn(500, 9) + 0.01
+    predictor.match(coordinates, targets)
+    found = predictor(coordinates).detach()
+    assert float(found.mean()) == pytest.approx(float(targets.mean()), rel=1e-3)
+    assert float(found.std()) == pytest.approx(float(targets.std()), rel=1e-3)
+
+
+def test_kinds_differ_and_all_learn_from_every_layer() -> None:
+    coordinates = torch.rand(10, 3)
+    for kind in ("plain", "residual", "nerf"):
+        torch.manual_seed(0)
+        predictor = Predictor(PredictorConfig(hidden=16, kind=kind), 4)  # type: ignore[arg-type]
+        predictor(coordinates).square().sum().backward()
+        assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in predictor.parameters())
+    nerf = Predictor(PredictorConfig(hidden=16, kind="nerf"), 4)
+    assert [linear.in_features for linear in nerf.linears] == [240, 16, 16 + 240, 16, 16]
