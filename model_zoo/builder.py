@@ -155,7 +155,8 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
             if count > 1:
                 _run_workers(path, count, bar.advance)
                 return
-        with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
+        alone = len(groups) == 1 or task.device.type != "cpu"  # with nobody to share the cores with
+        with _threads(torch.get_num_threads() if alone else 1):
             Worker(the_plan, path, task).share(0, 1, bar.advance)
 
 

@@ -12,7 +12,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from bench import markdown
-from several_tables import several
+from several_tables import several, several_sentence
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -48,7 +48,7 @@ def main() -> None:
     if given.bench:
         measured = json.loads(given.bench.read_text())
         parts.append(
-            "## Speed: ratio to a plain reference\n\nBy `python tools/bench.py --repeats 3`; the memory by a call of its own, `python tools/bench.py memory`.\n\n"
+            "## Speed: ratio to a plain reference\n\nBy `python tools/bench.py --repeats 3`; memory and several architectures by calls of their own, `python tools/bench.py memory` and `multi --repeats 3`.\n\n"
             + aims(measured)
             + "\n\n"
             + markdown(measured)
@@ -70,7 +70,8 @@ def main() -> None:
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(START)
     after = rest.partition(END)[2] or rest
-    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(found)}\n{END}{after}")
+    more = f"\n\n{several_sentence(given.multi, given.unseen)}" if given.multi and given.unseen else ""
+    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(found)}{more}\n{END}{after}")
     picture(given.quickstart)
 
 
