@@ -30,13 +30,20 @@ from netspace.training.nern import Fit, FitConfig, Original, answers_of
 from netspace.training.setting import task_of
 
 
-def fit(model: str, out: Path, config: FitConfig, zoo_path: Path | None = None, resume: bool = False) -> dict[str, Any]:
+def fit(
+    model: str,
+    out: Path,
+    config: FitConfig,
+    zoo_path: Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
     member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = _original(model, zoo_path)
+    original, spec = _original(model, zoo_path, device)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
@@ -51,7 +58,7 @@ def fit(model: str, out: Path, config: FitConfig, zoo_path: Path | None = None, 
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
         compressed = begin(original.state, config, spec)
-        work = Fit(config, compressed, original)
+        work = Fit(config, compressed, original, device)
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
         compressed.save(path)
@@ -155,7 +162,7 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
 
 
-def _original(model: str, zoo_path: Path | None) -> tuple[Original, NetSpec | None]:
+def _original(model: str, zoo_path: Path | None, device: str = "cpu") -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known."""
     path = Path(model)
     if path.suffix in FILES:
@@ -165,7 +172,7 @@ def _original(model: str, zoo_path: Path | None) -> tuple[Original, NetSpec | No
         task = None
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
-                task = task_of(zoo, "cpu")
+                task = task_of(zoo, device)
         return Original(state, module, task if module is not None else None), spec
     if zoo_path is None:
         raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
@@ -173,7 +180,7 @@ def _original(model: str, zoo_path: Path | None) -> tuple[Original, NetSpec | No
         member = zoo.find(model)
         group = zoo.group(member.arch)
         flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        spec, task = group.spec, task_of(zoo, "cpu")
+        spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
 

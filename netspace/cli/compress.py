@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from netspace.cli.options import Json, Set
+from netspace.cli.options import Device, Json, Set, pick
 from netspace.cli.output import compression, important, say
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
@@ -30,6 +30,7 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
     set: Set = None,
     zoo: ModelZoo = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Fit a coordinate network to a trained network's weights."""
@@ -37,7 +38,7 @@ def fit(
     from netspace.config import load
     from netspace.training.nern import FitConfig
 
-    say(fit_network(model, out, load(FitConfig, config or {}, set or []), zoo, resume), json, compression)
+    say(fit_network(model, out, load(FitConfig, config or {}, set or []), zoo, resume, pick(device)), json, compression)
 
 
 @app.command("eval")

@@ -84,12 +84,19 @@ class Original:
 class Fit:
     """Fits a predictor, stage by stage; keeps the best by validation."""
 
-    def __init__(self, config: FitConfig, compressed: Compressed, original: Original) -> None:
-        self.config, self.compressed, self.original = config, compressed, original
-        self.coordinates = compressed.kernels.coordinates()
-        self.target = compressed.targets(original.state)  # (N, K * K)
-        self.mask = compressed.kernels.mask()[compressed.places()].flatten(1).float()
-        self.norm = (self.target * self.mask).norm(dim=1)
+    def __init__(
+        self, config: FitConfig, compressed: Compressed, original: Original, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.compressed, self.original, self.device = config, compressed, original, torch.device(device)
+        self.coordinates = compressed.kernels.coordinates().to(device)
+        self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
+        self.target = self.wanted  # what is fitted: that, or what the round before gave
+        self.mask = compressed.kernels.mask()[compressed.places()].flatten(1).float().to(device)
+        self.state = {name: value.to(device) for name, value in original.state.items()}
+        compressed.predictor.to(device)
+        if original.module is not None:
+            original.module.to(device)
+        self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.best: dict[str, Tensor] = {}
         self.best_score = -float("inf")
         self.curve: list[dict[str, Any]] = []
@@ -123,6 +130,7 @@ class Fit:
                 done += stage.steps
                 held = {}
         self._use_best()
+        self.compressed.predictor.cpu()
         return self.curve
 
     def _stage(
@@ -169,10 +177,10 @@ class Fit:
             counts = self.compressed.kernels.counts
             layer = int(torch.randint(len(counts), (), generator=random))
             first = sum(counts[:layer])
-            return torch.arange(first, first + counts[layer])
+            return torch.arange(first, first + counts[layer], device=self.device)
         if stage.sampling == "weighted" and float(torch.rand((), generator=random)) >= stage.uniform:
-            return torch.multinomial(self.norm, stage.kernels, generator=random)
-        return torch.randint(count, (stage.kernels,), generator=random)
+            return torch.multinomial(self.norm, stage.kernels, generator=random).to(self.device)
+        return torch.randint(count, (stage.kernels,), generator=random).to(self.device)
 
     def _loss(
         self, stage: StageConfig, place: int, number: int, chosen: Tensor | None, images: Images | None
@@ -180,7 +188,7 @@ class Fit:
         predictor = self.compressed.predictor
         rows = slice(None) if chosen is None else chosen
         values = predictor(self.coordinates[rows])
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self.device)
         if stage.reconstruction:
             away = losses.reconstruction_loss(values, self.target[rows], self.mask[rows])
             loss = loss + stage.reconstruction * away
@@ -195,13 +203,12 @@ class Fit:
             shown, _ = images.take(number, stage.images)
         else:
             shape = (stage.images, *self._input_shape())
-            shown = 2 * torch.rand(shape, generator=generator(self.config.seed, 37, place, number)) - 1
+            noise = torch.rand(shape, generator=generator(self.config.seed, 37, place, number))
+            shown = 2 * noise.to(self.device) - 1
         with half(self.config.precision, shown.device):
             with torch.no_grad():
-                told, maps = self._run(self.original.state, shown, stage.features > 0)
-            found, seen = self._run(
-                {**self.original.state, **self.compressed.weights(whole)}, shown, stage.features > 0
-            )
+                told, maps = self._run(self.state, shown, stage.features > 0)
+            found, seen = self._run({**self.state, **self.compressed.weights(whole)}, shown, stage.features > 0)
         if stage.distillation:
             loss = loss + stage.distillation * losses.prediction_loss(found, told, 1.0)
         if stage.features:
@@ -227,13 +234,12 @@ class Fit:
     def _validate(self, place: int, step: int) -> str:
         """Notes the error of all weights and, where there is data, accuracy on validation images; keeps the best."""
         values = self._all()
-        target = self.compressed.targets(self.original.state)
-        error = float(((values - target) * self.mask).norm() / (target * self.mask).norm())
+        error = float(((values - self.wanted) * self.mask).norm() / (self.wanted * self.mask).norm())
         record: dict[str, Any] = {"stage": place, "step": step, "relative_error": error, "accuracy_val": None}
         score, note = -error, f"relative error {error:.3f}"
         task = self.original.task
         if task is not None and self.original.module is not None:
-            state = {**self.original.state, **self.compressed.weights(values)}
+            state = {**self.state, **self.compressed.weights(values)}
             right = sum(
                 int((self._run(state, task.normalise(pixels), False)[0].argmax(-1) == labels).sum())
                 for pixels, labels in task.batches(task.val, 512)
@@ -263,6 +269,7 @@ class Fit:
     def _take_back(self, held: dict[str, Any]) -> None:
         self.compressed.predictor.load_state_dict(held["model"])
         self.best, self.best_score, self.curve, self.target = held["best"], held["score"], held["curve"], held["target"]
+        self.target = self.target.to(self.device)
 
 
 @torch.no_grad()
