@@ -49,6 +49,8 @@ class Space:
         try:
             told = json.loads((run / "space.json").read_text())
             family = Family.from_json(told["archs"], device, recipe.multi.rows if recipe.multi else None)
+        except UsageError:  # of an architecture that nobody trusted, which says what to do
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NetspaceError) as error:
             raise NetspaceError(f"{run} does not say which networks its space holds (space.json): {error}") from None
         weights = load_best(run)

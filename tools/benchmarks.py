@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--conv", type=Path, help="run folder of space/quickstart-conv on the quickstart's zoo")
     parser.add_argument("--multi", type=Path, help="run folder of space/multi-digits")
     parser.add_argument("--unseen", type=Path, help="run folder of space/multi-digits-unseen on the same zoo")
+    parser.add_argument("--compress", type=Path, help="folder of `netspace compress fit` on zoo/resnet20-fashion")
     parser.add_argument("--bench", type=Path, help="what `tools/bench.py --json` printed")
     parser.add_argument("--seconds", type=Path, help="JSON of seconds: {'fashion zoo': 1, 'fashion train': 2}")
     given = parser.parse_args()
@@ -43,6 +44,8 @@ def main() -> None:
         parts.append(optimised([json.loads(file.read_text()) for file in climbs], found[next(iter(found))]))
     if given.multi:
         parts.append(several(given.multi, given.unseen))
+    if given.compress:
+        parts.append(compressed(json.loads((given.compress / "fit.json").read_text())))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
@@ -197,6 +200,26 @@ def optimised(climbs: list[dict[str, Any]], figures: dict[str, Any]) -> str:
 def seconds(took: dict[str, float]) -> str:
     """How long parts took."""
     return "## Time\n\n| part | minutes |\n|---|---|\n" + "\n".join(f"| {k} | {v / 60:.1f} |" for k, v in took.items())
+
+
+def compressed(found: dict[str, Any]) -> str:
+    """A network in a smaller one: aims of NeRN's recipe and what was reached."""
+    first = [record for record in found["curve"] if record["stage"] == 0][-1]
+    away = found["accuracy_original"] - found["accuracy_reconstructed"]
+    share = found["parameters_predictor"] / found["parameters_represented"]
+    rows = [
+        ("accuracy under the original's, decoupled", "<= 0.5 points", f"{100 * away:.2f} points", away <= 0.005),
+        ("size of the predictor, of the convolutions", "about 44 %", f"{share:.1%}", abs(share - 0.44) < 0.02),
+    ]
+    body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
+    return (
+        "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion`, `compress fit best --config "
+        "compress/decoupled`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.\n\n"
+        f"| figure | aim | reached | holds |\n|---|---|---|---|\n{body}\n\n"
+        f"Original {found['accuracy_original']:.2%}, reconstructed {found['accuracy_reconstructed']:.2%}, same answer "
+        f"{found['agreement']:.1%}, relative error {found['relative_error']:.3f}; the file has {found['bytes_file']:,} bytes beside "
+        f"{found['bytes_original']:,}. After reconstruction alone: validation {first['accuracy_val']:.2%}."
+    )
 
 
 def short_table(found: dict[str, dict[str, Any]]) -> str:

@@ -102,6 +102,10 @@ def test_a_killed_builder_goes_on_to_the_same_zoo(cli: Cli, longer: Path) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 def test_ctrl_c_is_told_in_one_sentence(cli: Cli, longer: Path) -> None:
+    recipe = yaml.safe_load(longer.read_text())
+    longer.write_text(
+        yaml.safe_dump({**recipe, "epochs": {"first": 60, "last": 60}})
+    )  # outlasts what is done meanwhile
     process = start(longer)
     wait_for_parts(1, process)
     other = cli("zoo", "build", longer, "--out", "zoo.h5")  # meanwhile, somebody else
