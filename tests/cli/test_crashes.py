@@ -35,7 +35,14 @@ def longer(zoo_settings: dict[str, Any], recipes: Path) -> Path:
 
 def start(recipe: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "netspace", "zoo", "build", str(recipe), "--out", "zoo.h5", "--workers", "2"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
 
 
 def parts() -> list[Path]:
