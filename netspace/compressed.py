@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,13 @@ class Compressed:
     names: tuple[str, ...]  # of all tensors, in the network's order
     spec: NetSpec | None = None  # of the folded network, where its architecture is known
 
+    @cached_property
     def places(self) -> Tensor:
         """Where each coordinate's kernel lies among the kernels of the network, int64 (N,)."""
         starts = np.cumsum([0, *self.kernels.counts])[:-1].tolist()
         return torch.cat([order + start for order, start in zip(self.orders, starts, strict=True)])
 
+    @cached_property
     def scales(self) -> Tensor:
         """What each kernel, in the network's order, was divided by, (N, 1, 1)."""
         counts = self.kernels.counts
@@ -60,13 +63,13 @@ class Compressed:
 
     def weights(self, values: Tensor) -> dict[str, Tensor]:
         """The represented weights by name, from predicted values (N, K * K) by coordinate; gradients flow through."""
-        places = self.places().to(values.device)
+        places = self.places.to(values.device)
         kernels = torch.empty_like(values).index_copy(0, places, values).view(-1, self.kernels.side, self.kernels.side)
-        return self.kernels.scatter(kernels * self.scales().to(values.device))
+        return self.kernels.scatter(kernels * self.scales.to(values.device))
 
     def targets(self, state: Mapping[str, Tensor]) -> Tensor:
         """What the predictor should say for a state dict's weights, (N, K * K) by coordinate."""
-        return (self.kernels.gather(state) / self.scales())[self.places()].flatten(1)
+        return (self.kernels.gather(state) / self.scales)[self.places].flatten(1)
 
     @torch.no_grad()
     def reconstruct(self) -> dict[str, Tensor]:

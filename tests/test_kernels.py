@@ -88,9 +88,7 @@ def test_refusals() -> None:
         NetspaceError, match=r"no convolution; name matrices to represent by a pattern, such as fc\.weight"
     ):
         Kernels.of({"fc.weight": torch.ones(3, 4)})
-    with pytest.raises(
-        UsageError, match=r"no weight matches 'conv\?': *there are|no weight matches 'conv\?'; there are: a"
-    ):
+    with pytest.raises(UsageError, match=r"no weight matches 'conv\?'; there are: a$"):
         Kernels.of({"a": torch.ones(2, 3, 3, 3)}, ("conv?",))
     with pytest.raises(NetspaceError, match="a holds values that are not finite"):
         Kernels.of({"a": torch.full((2, 3, 3, 3), float("nan"))})

@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import reference
@@ -177,11 +178,10 @@ def single(setting: Setting) -> tuple[NetBatch, PRepSource, TaskData]:
 class OurStep:
     """The training loop's own step."""
 
-    def __init__(self, case: StepCase, device: torch.device) -> None:
+    def __init__(self, case: Any, device: torch.device) -> None:
         keep_freed_memory()
-        self.case, self.setting = case, setting_of(case, device)
-        self.model = self.setting.model
-        self.step = SingleStep(case.recipe, *single(self.setting))
+        self.case, self.setting = case, self.setting_of(case, device)
+        self.model, self.step = self.setting.model, self.step_of(case, self.setting)
         self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
         self.average = Average(self.model, case.recipe.optimizer.ema)
         self.number = 0
@@ -193,6 +193,14 @@ class OurStep:
             if self.case.recipe.optimizer.ema:
                 self.average.update(self.model, self.number)
             self.number += 1
+
+    def setting_of(self, case: Any, device: torch.device) -> Setting:
+        """What a training of the case is made of."""
+        return setting_of(case, device)
+
+    def step_of(self, case: Any, setting: Setting) -> Any:
+        """The step that is timed."""
+        return SingleStep(case.recipe, *single(setting))
 
 
 class ReferenceStep:

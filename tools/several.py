@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import reference
 import torch
+from contestants import OurStep
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_zoo.recipe import ZooRecipe
@@ -19,12 +20,11 @@ from netspace import archs
 from netspace.config import load as load_recipe
 from netspace.data import DataConfig, load
 from netspace.family import declared
-from netspace.memory import keep_freed_memory
 from netspace.prep import pack
 from netspace.runtime import generator
 from netspace.store import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 from netspace.training.multi import Between, MultiStep
-from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
+from netspace.training.optimizers import OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
 from netspace.training.setting import Setting, prepare
 
@@ -104,25 +104,14 @@ def step_of(case: MultiCase, setting: Setting) -> MultiStep:
     return MultiStep(case.recipe, setting.family, setting.train, setting.task, setting.teacher)
 
 
-class OurMultiStep:
+class OurMultiStep(OurStep):
     """The training loop's own step."""
 
-    def __init__(self, case: MultiCase, device: torch.device) -> None:
-        keep_freed_memory()
-        self.case, setting = case, multi_setting(case, device)
-        self.model = setting.model
-        self.step = step_of(case, setting)
-        self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
-        self.average = Average(self.model, case.recipe.optimizer.ema)
-        self.number = 0
+    def setting_of(self, case: MultiCase, device: torch.device) -> Setting:
+        return multi_setting(case, device)
 
-    def run(self) -> None:
-        for _ in range(self.case.steps):
-            torch.stack(list(self.step(self.model, self.number).values())).sum().backward()
-            self.optimizer.step(self.number)
-            if self.case.recipe.optimizer.ema:
-                self.average.update(self.model, self.number)
-            self.number += 1
+    def step_of(self, case: MultiCase, setting: Setting) -> MultiStep:
+        return step_of(case, setting)
 
 
 class ReferenceMultiStep:

@@ -91,7 +91,7 @@ class Fit:
         self.coordinates = compressed.kernels.coordinates().to(device)
         self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
         self.target = self.wanted  # what is fitted: that, or what the round before gave
-        self.mask = compressed.kernels.mask()[compressed.places()].flatten(1).float().to(device)
+        self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
         self.state = {name: value.to(device) for name, value in original.state.items()}
         compressed.predictor.to(device)
         if original.module is not None:

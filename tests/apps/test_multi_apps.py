@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,18 +26,6 @@ from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
 
 IMAGE = 1.5 / 500  # a tie may be rounded the other way
-
-
-@pytest.fixture
-def run(multi_run: Path, tmp_path: Path) -> Path:
-    """`multi_run`, to be written into."""
-    return Path(shutil.copytree(multi_run, tmp_path / "runs" / "multi"))
-
-
-@pytest.fixture
-def unseen(unseen_run: Path, tmp_path: Path) -> Path:
-    """`unseen_run`, to be written into."""
-    return Path(shutil.copytree(unseen_run, tmp_path / "runs" / "unseen"))
 
 
 @pytest.fixture

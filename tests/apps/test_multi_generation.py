@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,6 @@ from netspace.store import teacher_path
 from netspace.training.setting import task_of
 from netspace.training.teachers import teacher
 from netspace.training.validation import accuracies
-
-
-@pytest.fixture
-def run(multi_run: Path, tmp_path: Path) -> Path:
-    """`multi_run`, to be written into."""
-    return Path(shutil.copytree(multi_run, tmp_path / "runs" / "multi"))
-
-
-@pytest.fixture
-def unseen(unseen_run: Path, tmp_path: Path) -> Path:
-    """`unseen_run`, to be written into."""
-    return Path(shutil.copytree(unseen_run, tmp_path / "runs" / "unseen"))
 
 
 def written(run: Path, file: str, arch: str) -> float:
