@@ -80,9 +80,9 @@ def test_a_predictor_that_says_the_targets_gives_the_network_back(
 
 
 def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
-    from netspace.apps.compress import _original
+    from netspace.apps.originals import find_original
 
-    original, spec = _original(MEMBER, multi_zoo)
+    original, spec = find_original(MEMBER, multi_zoo)
     stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
     config = settings(stages=[stage])
     torch.manual_seed(0)
