@@ -64,7 +64,7 @@ def fit(
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
     """A fresh predictor for a network, its kernels in order."""
-    kernels = Kernels.of(state, config.layers)
+    kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
