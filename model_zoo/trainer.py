@@ -24,9 +24,9 @@ from model_zoo.recipe import RunPlan, ZooRecipe
 from netspace.data import TaskData
 from netspace.data.augment import crop_flip
 from netspace.errors import NetspaceError
-from netspace.losses import smoothness_loss
 from netspace.prep import unflatten
 from netspace.runtime import generator
+from netspace.smoothness import smoothness_loss
 from netspace.spec import NetSpec
 
 

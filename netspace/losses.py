@@ -6,11 +6,13 @@ B and over leading axes, so one network and a batch of M give the same scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from netspace.smoothness import smoothness_loss as smoothness_loss  # lies lower: zoos are trained with it
 
 
 def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:
@@ -134,30 +136,4 @@ def feature_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tenso
     for one, two in zip(predicted, target, strict=True):
         flat = [F.normalize(maps.float().flatten(1), dim=1) for maps in (one, two)]
         found.append((flat[0] - flat[1]).norm(dim=1).mean())
-    return torch.stack(found).sum()
-
-
-def smoothness_loss(weights: Iterable[Tensor]) -> Tensor:
-    """How far neighbouring kernels of convolutions (F, C, ...) are from each other, summed: a scalar (NeRN, Eq. 6).
-
-    Kernel [f, c] is compared with [f + 1, c] and [f, c + 1] for f < F - 1 and c < C - 1, as the equation's bounds have it: a
-    layer of one filter or one channel counts nothing. The distance is the cosine's, 1 - cos, or |a - b| for kernels of one
-    value. A kernel of zeros is at distance 1 from any other. Raises `ValueError` where there are no weights.
-
-    >>> import torch
-    >>> float(smoothness_loss([torch.tensor([[1.0, 2.0], [4.0, 9.0]]).view(2, 2, 1, 1)]))
-    4.0
-    """
-    found = []
-    for weight in weights:
-        kernels = weight.flatten(2)
-        single = kernels.shape[2] == 1
-        kernels = kernels if single else F.normalize(kernels, dim=2)
-        here, below, beside = kernels[:-1, :-1], kernels[1:, :-1], kernels[:-1, 1:]
-        if single:
-            found.append((here - below).abs().sum() + (here - beside).abs().sum())
-        else:
-            found.append((1 - (here * below).sum(2)).sum() + (1 - (here * beside).sum(2)).sum())
-    if not found:
-        raise ValueError("smoothness_loss takes the weights of one convolution at least; found none")
     return torch.stack(found).sum()

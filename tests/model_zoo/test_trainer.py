@@ -20,8 +20,8 @@ from model_zoo.trainer import Group, Way
 from netspace import archs
 from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError
-from netspace.losses import smoothness_loss
 from netspace.runtime import generator, read_torch, write_torch
+from netspace.smoothness import smoothness_loss
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 BATCH, IMAGES, EPOCHS = 16, 60, 5  # four steps an epoch, the last of 12 images: 20 steps
