@@ -125,7 +125,8 @@ class ZooRecipe(Settings):
 
     def science(self) -> dict[str, Any]:
         """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""
-        return self.model_dump(mode="json", exclude={"device", "teacher"})
+        unsaid = set() if self.smoothness else {"smoothness"}  # zoos from before the setting go on as they are
+        return self.model_dump(mode="json", exclude={"device", "teacher", *unsaid})
 
 
 @dataclass(frozen=True)
