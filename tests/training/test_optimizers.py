@@ -130,6 +130,22 @@ def test_a_state_dict_goes_on_exactly(name: str) -> None:
         assert torch.equal(a, b)
 
 
+def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps() -> None:
+    net = model()
+    other = copy.deepcopy(net)
+    train(net, Optimizer(net, OptimizerConfig(name="ranger", learning_rate=1e-3, betas=(0.5, 0.999)), 20), 0, 14)
+    radam = torch.optim.RAdam(other.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-5)
+    slow = [value.detach().clone() for value in other.parameters()]
+    for number in range(14):
+        other.zero_grad()
+        loss(other, number).backward()
+        radam.step()
+        if number % 6 == 5:
+            for value, held in zip(other.parameters(), slow, strict=True):
+                value.data.copy_(held.lerp_(value.data, 0.5))
+    assert_equal(net, other, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["ranger", "soap"])
 def test_the_librarys_optimisers_have_our_settings_and_lower_the_loss(name: str) -> None:
     net = model()
@@ -138,7 +154,6 @@ def test_the_librarys_optimisers_have_our_settings_and_lower_the_loss(name: str)
     before = float(loss(net, 0).detach())
     train(net, optimizer, 0, 30)
     (part,) = optimizer.parts
-    assert type(part).__name__.lower() == name and not getattr(part, "use_gc", False)
     assert all(group["betas"] == (0.5, 0.99) and group["weight_decay"] == 0 for group in part.param_groups)
     assert part.param_groups[0]["lr"] == pytest.approx(1e-3 * config.factor(29, 30))
     assert float(loss(net, 0).detach()) < 0.9 * before
