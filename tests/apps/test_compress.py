@@ -97,6 +97,30 @@ def test_tiled_pointwise_convolutions_survive_the_file(tmp_path: Path, norms: bo
     assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
 
+def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = nn.TransformerEncoderLayer(12, 2, 20).state_dict()
+    torch.save(state, tmp_path / "t.pt")
+    config = settings(layers=("*linear*", "*in_proj*"))
+    figures = fit(str(tmp_path / "t.pt"), tmp_path / "c", config)
+    assert figures["parameters_represented"] == 2 * 12 * 20 + 36 * 12
+    assert figures["curve"][-1]["relative_error"] < 0.97 * figures["curve"][0]["relative_error"]
+    given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
+    fitted = {"linear1.weight", "linear2.weight", "self_attn.in_proj_weight"}
+    assert list(given) == list(state)
+    assert {name for name, value in state.items() if not torch.equal(given[name], value)} == fitted
+
+
+def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
+    torch.manual_seed(0)
+    work = Fit(settings(), begin(state_of(), settings(), None), Original(state_of()))
+    exact, values = work._loss(work.config.stages[0], 0, 0, None, None), work._all()
+    work.config = settings(predictor_precision="bf16")
+    rounded = work._loss(work.config.stages[0], 0, 0, None, None)
+    assert rounded.dtype == torch.float32 and 0 < abs(rounded.item() / exact.item() - 1) < 0.02
+    assert torch.equal(values, work._all())
+
+
 def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     compressed = begin(state_of(), settings(), None)
