@@ -26,6 +26,12 @@ def begin() -> Any:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=DAYS)
 
 
+def end() -> None:
+    """Takes leave of the other processes: one whose threads still listen when it exits may abort, and fail the whole start."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes and speaks."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -303,6 +303,10 @@ def main() -> NoReturn:
         raise
     if code == 130:  # typer's word for Ctrl-C, in other versions
         _fail(STOPPED, 1)
+    if "torch" in sys.modules:
+        from netspace import ranks
+
+        ranks.end()
     sys.exit(code if isinstance(code, int) else 0)
 
 
