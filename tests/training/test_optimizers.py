@@ -106,7 +106,7 @@ def test_the_model_stays_plain_and_its_weights_can_be_loaded_under_the_optimiser
         assert torch.equal(view, value.flatten(1)) and view.data_ptr() == value.data_ptr()
 
 
-@pytest.mark.parametrize("name", ["adam", "muon"])
+@pytest.mark.parametrize("name", ["adam", "muon", "ranger", "soap"])
 def test_a_state_dict_goes_on_exactly(name: str) -> None:
     config = OptimizerConfig(name=name, schedule="cosine", warmup=3, clip=0.5)  # type: ignore[arg-type]
     through, first = model().float(), model().float()
@@ -128,6 +128,31 @@ def test_a_state_dict_goes_on_exactly(name: str) -> None:
     go(second, optimizer, 4, 8)
     for a, b in zip(through.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps() -> None:
+    net = model()
+    other = copy.deepcopy(net)
+    ranger = Optimizer(net, OptimizerConfig(name="ranger", learning_rate=1e-2, betas=(0.5, 0.999)), 20)
+    groups = [*other.parameters()]
+    radam, slow = torch.optim.RAdam(groups, lr=1e-2, betas=(0.5, 0.999), eps=1e-5), copy.deepcopy(other)
+    train(net, ranger, 0, 14)
+    for number in range(14):
+        other.zero_grad()
+        loss(other, number).backward()
+        radam.step()
+        if number % 6 == 5:
+            with torch.no_grad():
+                for value, held in zip(other.parameters(), slow.parameters(), strict=True):
+                    value.copy_(held.lerp_(value, 0.5))
+    def apart(one: nn.Module, two: nn.Module) -> list[float]:
+        pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+        return [float((a - b).norm() / b.norm()) for a, b in pairs]
+
+    assert max(apart(net, other)) < 0.05  # the library leaves RAdam's warm-up a step earlier or later than torch
+    plain = model()
+    train(plain, Optimizer(plain, OptimizerConfig(learning_rate=1e-2, betas=(0.5, 0.999)), 20), 0, 14)
+    assert max(apart(plain, other)) > 0.1
 
 
 def test_clipping_bounds_the_gradients_norm() -> None:
