@@ -5,6 +5,8 @@ Axes: R rows, C columns of a matrix.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -13,13 +15,18 @@ from netspace.errors import UsageError
 SHARES = 40  # clippings that are tried, of a row's largest magnitude
 
 
+def check_bits(bits: int) -> None:
+    """Raises `UsageError` for bits other than 4 and 8."""
+    if bits not in (4, 8):
+        raise UsageError(f"weights of {bits} bits were asked for, but they are packed in 8 or 4: give --bits 8 or 4")
+
+
 def quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Codes int8 (R, C) and scales float32 (R,) of a matrix (R, C), the clipping of each row by least squares.
 
     Raises `UsageError` for bits other than 4 and 8.
     """
-    if bits not in (4, 8):
-        raise UsageError(f"weights of {bits} bits were asked for, but they are packed in 8 or 4: give --bits 8 or 4")
+    check_bits(bits)
     rows, top = weight.detach().float(), 2 ** (bits - 1) - 1
     peak = rows.abs().amax(dim=1)
     full = torch.where(peak > 0, peak, torch.ones_like(peak)) / top
@@ -48,3 +55,28 @@ def unpack4(packed: Tensor, shape: tuple[int, int]) -> Tensor:
     wide = packed.to(torch.int16)
     codes = torch.stack([wide % 16, wide // 16], dim=1).flatten()[: shape[0] * shape[1]]
     return torch.where(codes > 7, codes - 16, codes).to(torch.int8).view(shape)
+
+
+def pack(tensors: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Named tensors with each matrix as NAME.codes, of 4 bits packed, and NAME.scales; all others as they are."""
+    packed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if value.dim() != 2:
+            packed[name] = value
+            continue
+        codes, packed[f"{name}.scales"] = quantise(value, bits)
+        packed[f"{name}.codes"] = pack4(codes) if bits == 4 else codes
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """What `pack` packed, float32, for tensors of these shapes. Raises `KeyError` for one that is not there."""
+    found: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        if f"{name}.codes" not in packed:
+            found[name] = packed[name]
+            continue
+        codes = packed[f"{name}.codes"]
+        codes = unpack4(codes, (shape[0], shape[1])) if codes.dtype == torch.uint8 else codes
+        found[name] = restore(codes, packed[f"{name}.scales"])
+    return found

@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netspace.apps.originals import find_original
+from netspace.apps.originals import Beside, find_original
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
-from netspace.metrics import accuracy, agreement
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.training.nern import Fit, FitConfig, answers_of
+from netspace.training.nern import Fit, FitConfig
 
 
 def fit(
@@ -107,25 +106,16 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
         "bytes_file": path.stat().st_size,
+        "bits": compressed.bits,
         "order": compressed.kind,
         "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
     }
     if model is None:
         return figures
-    original, _ = find_original(model, zoo_path)
-    shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
-    if next(shapes) != next(shapes):
-        raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
-    wanted, found = compressed.kernels.gather(original.state), compressed.kernels.gather(state)
-    figures["relative_error"] = float((found - wanted).norm() / wanted.norm())
-    if original.module is not None and original.task is not None:
-        both = [answers_of(original.module, each, original.task, "test") for each in (original.state, state)]
-        labels = original.task.test.labels
-        figures["accuracy_original"], figures["accuracy_reconstructed"] = (
-            float(accuracy(each, labels)) for each in both
-        )
-        figures["agreement"] = float(agreement(both[0], both[1]))
-    return figures
+    beside = Beside(compressed, state, path, model, zoo_path)
+    found = beside.measure(state)
+    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
+    return {**figures, **found}
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
