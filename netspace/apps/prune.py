@@ -29,8 +29,6 @@ def prune(path: Path, model: str, zoo_path: Path | None = None, shares: Sequence
     for share in shares:
         if not 0 <= share < 1:
             raise UsageError(f"a share of {share:g} of the weights was to be pruned: give shares from 0 to below 1")
-    if not shares:
-        raise UsageError("no share of weights to prune was given: give some from 0 to below 1")
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     beside = Beside(compressed, state, path, model, zoo_path)
