@@ -19,7 +19,9 @@ from netspace.config import Settings
 class OptimizerConfig(Settings):
     """How a space is trained."""
 
-    name: Literal["adam", "muon", "ranger", "soap"] = "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
+    name: Literal["adam", "muon", "ranger", "soap"] = (
+        "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
+    )
     learning_rate: float = Field(1e-4, gt=0)  # of all but Muon
     muon_rate: float = Field(0.01, gt=0)  # of Muon, for matrices
     elementwise_rate: float | None = Field(None, gt=0)  # of the decoder's last scale and bias; None: learning_rate
@@ -82,9 +84,9 @@ class Optimizer:
 def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser of all weights that Muon does not take."""
     if config.name == "ranger":
-        from pytorch_optimizer import Ranger
+        from pytorch_optimizer import Lookahead
 
-        return Ranger(groups, betas=config.betas, use_gc=False)  # without gradient centralisation, as NeRN's authors
+        return Lookahead(torch.optim.RAdam(groups, betas=config.betas, eps=1e-5), k=6, alpha=0.5)
     if config.name == "soap":
         from pytorch_optimizer import SOAP
 
