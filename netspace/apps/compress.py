@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from netspace.apps.originals import Beside, find_original
@@ -51,7 +52,7 @@ def fit(
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec)
+        compressed = begin(original.state, config, spec, out / "orders.safetensors")
         work = Fit(config, compressed, original, device)
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
@@ -61,8 +62,8 @@ def fit(
     return told
 
 
-def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
-    """A fresh predictor for a network, its kernels in order."""
+def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
+    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
     kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
@@ -74,12 +75,26 @@ def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> 
                 [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
             )[:, None, None]
         )
-    grids = [layer.grid(kernels.side) for layer in kernels.layers]
-    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, config.order)]
+    orders = _orders(values, kernels, config.order, kept)
     names = {layer.name for layer in kernels.layers}
     rest = {name: value for name, value in state.items() if name not in names}
     predictor = Predictor(config.predictor, kernels.side**2)
     return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+
+
+def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
+    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+    names = [layer.name for layer in kernels.layers]
+    of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
+    if kept is not None and kept.exists():
+        with safe_open(kept, "pt") as file:
+            if (file.metadata() or {}).get("of") == of:
+                return [file.get_tensor(name) for name in names]
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if kept is not None and kind != "none":
+        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
+    return found
 
 
 def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:

@@ -12,9 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from netspace.apps import compress
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.ordering.arranging import arrange
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
@@ -194,6 +196,18 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
         assert found["curve"] == whole["curve"]
         files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
         assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_orders_are_found_once_and_kept_beside_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, kept = state_of(), tmp_path / "orders.safetensors"
+    first = begin(state, settings(order="cross-filter"), None, kept)
+    looked = []
+    monkeypatch.setattr(compress, "arrange", lambda *told: looked.append(told) or arrange(*told))
+    again = begin(state, settings(order="cross-filter"), None, kept)
+    assert not looked and all(torch.equal(a, b) for a, b in zip(first.orders, again.orders, strict=True))
+    begin(state, settings(order="in-filter"), None, kept)  # of another kind
+    begin({name: 2 + value for name, value in state.items()}, settings(order="in-filter"), None, kept)  # other kernels
+    assert len(looked) == 2
 
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:
