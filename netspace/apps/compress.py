@@ -14,19 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from netspace.apps.likeness import likeness
-from netspace.apps.originals import find_original
+from netspace.apps.originals import Beside, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
 from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
-from netspace.metrics import accuracy, agreement
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.training.nern import Fit, FitConfig, answers_of
+from netspace.training.nern import Fit, FitConfig
 
 
 def fit(
@@ -145,27 +144,18 @@ def evaluate(
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
         "bytes_file": path.stat().st_size,
+        "bits": compressed.bits,
         "order": compressed.kind,
         "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
     }
     if model is None:
         return figures
-    original, _ = find_original(model, zoo_path, arch=arch)
-    shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
-    if next(shapes) != next(shapes):
-        raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
-    wanted, found = compressed.kernels.gather(original.state), compressed.kernels.gather(state)
-    figures["relative_error"] = float((found - wanted).norm() / wanted.norm())
-    if original.module is not None and original.task is not None:
-        both = [answers_of(original.module, each, original.task, "test") for each in (original.state, state)]
-        labels = original.task.test.labels
-        figures["accuracy_original"], figures["accuracy_reconstructed"] = (
-            float(accuracy(each, labels)) for each in both
-        )
-        figures["agreement"] = float(agreement(both[0], both[1]))
+    beside = Beside(compressed, state, path, model, zoo_path, arch)
+    found = beside.measure(state)
+    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
     if files:
-        figures["images"] = likeness(original, state, files, size, model)
-    return figures
+        figures["images"] = likeness(beside.original, state, files, size, model)
+    return {**figures, **found}
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:

@@ -233,8 +233,9 @@ def samples(figures: dict[str, Any]) -> str:
 
 def compression(figures: dict[str, Any]) -> str:
     """The text of `netspace compress eval`."""
+    bits = "" if figures["bits"] == 32 else f" in {figures['bits']} bits"
     told = [
-        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values for "
+        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values{bits} for "
         f"{figures['parameters_represented']:,} of {figures['parameters_original']:,} "
         f"({percent(figures['parameters_predictor'] / figures['parameters_represented'])} of what is represented)",
         f"{figures['bytes_file']:,} bytes beside {figures['bytes_original']:,}",
