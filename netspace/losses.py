@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
-
 from netspace.smoothness import smoothness_loss as smoothness_loss  # lies lower: zoos are trained with it
+
+CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
 
 def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:

@@ -43,7 +43,7 @@ class NernCase:
 
 def nern_cases(quick: bool) -> list[NernCase]:
     """The paper's fit, of ResNet20."""
-    paper = load_recipe(FitConfig, "compress/paper").model_copy(update={"precision": "bf16"})
+    paper = load_recipe(FitConfig, "compress/paper")
     if quick:
         data = DataConfig(name="generated", image_size=8, channels=1, limit=20)
         (stage,) = (each.model_copy(update={"images": 8, "kernels": 256}) for each in paper.stages)
