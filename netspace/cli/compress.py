@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netspace.cli.options import Device, Json, Set, pick
-from netspace.cli.output import compression, important, say
+from netspace.cli.output import analysis, compression, important, say
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
 
@@ -82,3 +82,11 @@ def importance(
     from netspace.apps.compress import importance as rank
 
     say(rank(file, model, zoo, top), json, important)
+
+
+@app.command()
+def analyse(file: File, model: Model, zoo: ModelZoo = None, json: Json = False) -> None:
+    """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
+    from netspace.apps.analyse import analyse as compare
+
+    say(compare(file, model, zoo), json, analysis)
