@@ -30,7 +30,8 @@ from netspace.runtime import write_tensors
 from netspace.spec import NetSpec
 from netspace.states import read_safetensors
 
-VERSION = "1"
+VERSION = "2"
+READABLE = ("1", VERSION)  # 1: before 1x1 convolutions could be tiled
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Compressed:
             "version": VERSION,
             "kind": self.kind,
             "side": self.kernels.side,
-            "layers": [[layer.name, list(layer.shape)] for layer in self.kernels.layers],
+            "layers": [[layer.name, list(layer.shape), layer.tiled] for layer in self.kernels.layers],
             "names": list(self.names),
             "predictor": self.predictor.config.model_dump(mode="json"),
             "spec": None if self.spec is None else self.spec.to_json(),
@@ -108,11 +109,13 @@ class Compressed:
         try:
             with safe_open(path, "pt") as file:
                 told: dict[str, Any] = json.loads((file.metadata() or {})["netspace_compressed"])
-            if told["version"] != VERSION:
+            if told["version"] not in READABLE:
                 raise NetspaceError(
-                    f"{path} is a compressed network of version {told['version']}; this reads {VERSION}"
+                    f"{path} is a compressed network of version {told['version']}; this reads {' and '.join(READABLE)}"
                 )
-            kernels = Kernels(tuple(Layer(name, tuple(shape)) for name, shape in told["layers"]), int(told["side"]))
+            kernels = Kernels(
+                tuple(Layer(name, tuple(shape), *tiled) for name, shape, *tiled in told["layers"]), int(told["side"])
+            )
             config = validate(PredictorConfig, told["predictor"], str(path))
             predictor = Predictor(config, kernels.side**2)
             predictor.load_state_dict(_part(tensors, "predictor."))

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netspace.smoothness import smoothness_loss as smoothness_loss  # lies lower: zoos are trained with it
+
 
 def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:
     """How far the predicted networks' outputs are from the targets': distillation (NetSpace, Eq. 1 and 3).

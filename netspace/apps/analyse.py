@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from netspace.apps.compress import _original as original_of
+from netspace.apps.originals import find_original
 from netspace.compressed import Compressed
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
@@ -44,7 +44,7 @@ def analyse(path: Path, model: str, zoo_path: Path | None = None, seed: int = 0)
     `UsageError` or `NetspaceError` for a file that is none, or a model that is not the file's.
     """
     compressed = Compressed.load(path)
-    original, _ = original_of(model, zoo_path)
+    original, _ = find_original(model, zoo_path)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     for name, value in state.items():
         if name not in original.state or original.state[name].shape != value.shape:

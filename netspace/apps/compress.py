@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from netspace import archs
+from netspace.apps.originals import find_original
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
@@ -21,13 +20,9 @@ from netspace.kernels import Kernels, Layer
 from netspace.metrics import accuracy, agreement
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
-from netspace.prep import unflatten, unpack
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.states import FILES, read_state_dict
-from netspace.store import Zoo
-from netspace.training.nern import Fit, FitConfig, Original, answers_of
-from netspace.training.setting import task_of
+from netspace.training.nern import Fit, FitConfig, answers_of
 
 
 def fit(
@@ -43,7 +38,7 @@ def fit(
     `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
     member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = _original(model, zoo_path, device)
+    original, spec = find_original(model, zoo_path, device)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
@@ -69,7 +64,7 @@ def fit(
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
     """A fresh predictor for a network, its kernels in order."""
-    kernels = Kernels.of(state, config.layers)
+    kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
@@ -117,7 +112,7 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
     }
     if model is None:
         return figures
-    original, _ = _original(model, zoo_path)
+    original, _ = find_original(model, zoo_path)
     shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
     if next(shapes) != next(shapes):
         raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
@@ -149,7 +144,7 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     A predictor too small for all of a network keeps what matters most to its loss.
     """
     compressed = Compressed.load(path)
-    original, _ = _original(model, zoo_path)
+    original, _ = find_original(model, zoo_path)
     state, rows = compressed.reconstruct(), []
     for layer in compressed.kernels.layers:
         if layer.name not in original.state or original.state[layer.name].shape != state[layer.name].shape:
@@ -160,43 +155,6 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     rows.sort(key=lambda row: row[2])
     filters = [{"layer": name, "filter": place, "relative_error": error} for name, place, error in rows]
     return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
-
-
-def _original(model: str, zoo_path: Path | None, device: str = "cpu") -> tuple[Original, NetSpec | None]:
-    """The network that `model` names, with its module and data where they are known."""
-    path = Path(model)
-    if path.suffix in FILES:
-        state = read_state_dict(path)
-        spec = _spec(path, state)
-        module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
-        task = None
-        if zoo_path is not None:
-            with Zoo(zoo_path) as zoo:
-                task = task_of(zoo, device)
-        return Original(state, module, task if module is not None else None), spec
-    if zoo_path is None:
-        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
-    with Zoo(zoo_path) as zoo:
-        member = zoo.find(model)
-        group = zoo.group(member.arch)
-        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        spec, task = group.spec, task_of(zoo, device)
-    state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
-
-
-def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:
-    """What a file of netspace's says of its network; None for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, "pt") as file:
-        notes = dict(file.metadata() or {})
-    if "arch" not in notes or "settings" not in notes:
-        return None
-    settings = json.loads(notes["settings"])
-    shape = settings["channels"], settings["image_size"], settings["image_size"]
-    spec = NetSpec.from_module(archs.skeleton(notes["arch"], settings, shape), notes["arch"], settings, shape)
-    return None if spec.difference({name: tuple(value.shape) for name, value in state.items()}) else spec
 
 
 def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:

@@ -22,6 +22,7 @@ from netspace.compressed import Compressed
 from netspace.config import Settings
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
+from netspace.kernels import Pointwise
 from netspace.models.inr import PredictorConfig
 from netspace.progress import progress
 from netspace.runtime import generator, read_torch, write_torch
@@ -64,6 +65,7 @@ class FitConfig(Settings):
 
     seed: int = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
+    pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
     norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
     predictor: PredictorConfig = PredictorConfig()

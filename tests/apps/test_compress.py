@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.runtime import write_tensors
+from netspace.states import read_safetensors
 from netspace.store import Zoo
 from netspace.training import nern
 from netspace.training.nern import Fit, FitConfig, Original
@@ -79,10 +82,37 @@ def test_a_predictor_that_says_the_targets_gives_the_network_back(
     assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
 
-def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
-    from netspace.apps.compress import _original
+@pytest.mark.parametrize("norms", [True, False])
+def test_tiled_pointwise_convolutions_survive_the_file(tmp_path: Path, norms: bool) -> None:
+    torch.manual_seed(0)
+    state = {"point.weight": torch.randn(7, 10, 1, 1), "deep.weight": torch.randn(4, 1, 3, 3)}
+    compressed = begin(state, settings(pointwise="tiles", norms=norms), None)
+    for name, value in compressed.weights(compressed.targets(state)).items():
+        torch.testing.assert_close(value, state[name])
+    compressed.save(tmp_path / "c.safetensors")
+    loaded = Compressed.load(tmp_path / "c.safetensors")
+    assert loaded.kernels == compressed.kernels and loaded.kernels.layers[0].tiled
+    assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
-    original, spec = _original(MEMBER, multi_zoo)
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    compressed = begin(state_of(), settings(), None)
+    compressed.save(path)
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["netspace_compressed"])
+    old = {**told, "version": "1", "layers": [layer[:2] for layer in told["layers"]]}
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps(old))
+    assert Compressed.load(path).kernels == compressed.kernels
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "3"}))
+    with pytest.raises(NetspaceError, match="of version 3; this reads 1 and 2"):
+        Compressed.load(path)
+
+
+def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
+    from netspace.apps.originals import find_original
+
+    original, spec = find_original(MEMBER, multi_zoo)
     stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
     config = settings(stages=[stage])
     torch.manual_seed(0)
