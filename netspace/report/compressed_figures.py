@@ -7,7 +7,7 @@ orange what was reconstructed, everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,10 +43,11 @@ def by_layer(names: Sequence[str], told: Sequence[Series], label: str) -> Figure
     count = len(names)
     every = -(-count // NAMED)
     figure, axes = new(1.6 + 0.26 * min(count, NAMED + 10))
-    for name, values, colour, marker in told:
-        axes.plot(
-            values, np.arange(count), color=colour, marker=marker, markersize=5, linewidth=1, label=name, alpha=0.9
-        )
+    for place, (name, values, colour, marker) in enumerate(told):
+        ring: dict[str, Any] = (
+            {"markersize": 9, "markerfacecolor": "none"} if not place else {"markersize": 5}
+        )  # none hides another
+        axes.plot(values, np.arange(count), color=colour, marker=marker, linewidth=1, label=name, **ring)
     axes.set_yticks(np.arange(0, count, every), [plain(name.removesuffix(".weight"), 26) for name in names[::every]])
     axes.tick_params(axis="y", labelsize=9.5)
     axes.invert_yaxis()

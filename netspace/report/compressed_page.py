@@ -107,7 +107,7 @@ def _gaps(fitted: Fitted) -> list[str]:
         f"The generalisation gap: accuracy and cross-entropy (nats) on {count(gaps.get('training_images'))} training images and "
         "on all test images, and the difference."
     )
-    return [table(["", "training", "test", "gap", "loss, training", "test", "gap"], rows, caption)]
+    return [table(["", "training", "test", "gap", "loss, training", "loss, test", "gap of loss"], rows, caption)]
 
 
 def _quantised(fitted: Fitted) -> list[str]:
