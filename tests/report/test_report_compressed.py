@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_report import change, read
 
 from netspace.errors import NetspaceError
 from netspace.report import report
-from test_report import change, read
 
 LAYERS = ["conv1.weight", "layer<1>.conv.weight", "layer2.conv.weight"]
 FIT: dict[str, Any] = {
