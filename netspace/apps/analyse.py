@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace.apps.originals import find_original
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
@@ -37,14 +38,16 @@ SIDE = 4  # maps are averaged to this side before
 State = dict[str, Tensor]
 
 
-def analyse(path: Path, model: str, zoo_path: Path | None = None, seed: int = 0) -> dict[str, Any]:
+def analyse(
+    path: Path, model: str, zoo_path: Path | None = None, arch: ArchConfig | None = None, seed: int = 0
+) -> dict[str, Any]:
     """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`.
 
     Where only weights are known (no architecture, no data), the singular values alone are told; the rest is None. Raises
     `UsageError` or `NetspaceError` for a file that is none, or a model that is not the file's.
     """
     compressed = Compressed.load(path)
-    original, _ = find_original(model, zoo_path)
+    original, _ = find_original(model, zoo_path, arch=arch)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     for name, value in state.items():
         if name not in original.state or original.state[name].shape != value.shape:

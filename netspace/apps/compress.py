@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from netspace.apps.likeness import likeness
 from netspace.apps.originals import find_original
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
+from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.metrics import accuracy, agreement
@@ -32,18 +36,24 @@ def fit(
     zoo_path: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
+    arch: ArchConfig | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
-    `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
-    member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
+    runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = find_original(model, zoo_path, device)
+    original, spec = find_original(model, zoo_path, device, arch)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
                 f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
                 "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "noise" and spec is None:
+            raise UsageError(
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --zoo and inputs=task, or leave "
+                "distillation and features at 0"
             )
         if stage.runs_networks and stage.inputs == "task" and original.task is None:
             raise UsageError(
@@ -52,18 +62,18 @@ def fit(
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec)
+        compressed = begin(original.state, config, spec, out / "orders.safetensors")
         work = Fit(config, compressed, original, device)
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
         compressed.save(path)
-        told = {**evaluate(path, model, zoo_path), "curve": curve}
+        told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
         write_json(out / "fit.json", told)
     return told
 
 
-def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
-    """A fresh predictor for a network, its kernels in order."""
+def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
+    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
     kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
@@ -75,12 +85,26 @@ def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> 
                 [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
             )[:, None, None]
         )
-    grids = [layer.grid(kernels.side) for layer in kernels.layers]
-    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, config.order)]
+    orders = _orders(values, kernels, config.order, kept)
     names = {layer.name for layer in kernels.layers}
     rest = {name: value for name, value in state.items() if name not in names}
     predictor = Predictor(config.predictor, kernels.side**2)
     return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+
+
+def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
+    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+    names = [layer.name for layer in kernels.layers]
+    of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
+    if kept is not None and kept.exists():
+        with safe_open(kept, "pt") as file:
+            if (file.metadata() or {}).get("of") == of:
+                return [file.get_tensor(name) for name in names]
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if kept is not None and kind != "none":
+        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
+    return found
 
 
 def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
@@ -93,8 +117,21 @@ def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
     return torch.where(found > 0, found, torch.ones_like(found))
 
 
-def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None) -> dict[str, Any]:
-    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known."""
+def evaluate(
+    path: Path,
+    model: str | None = None,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    images: Path | None = None,
+    size: int = 224,
+) -> dict[str, Any]:
+    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
+
+    With a folder `images`, what the original and the reconstructed network answer on them: no labels are needed.
+    """
+    if model is None and (arch is not None or images is not None):
+        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+    files = [] if images is None else pictures(images)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -103,6 +140,7 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
         "accuracy_original": None,
         "accuracy_reconstructed": None,
         "agreement": None,
+        "images": None,
         "relative_error": None,
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
@@ -112,7 +150,7 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
     }
     if model is None:
         return figures
-    original, _ = find_original(model, zoo_path)
+    original, _ = find_original(model, zoo_path, arch=arch)
     shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
     if next(shapes) != next(shapes):
         raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
@@ -125,6 +163,8 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
             float(accuracy(each, labels)) for each in both
         )
         figures["agreement"] = float(agreement(both[0], both[1]))
+    if files:
+        figures["images"] = likeness(original, state, files, size, model)
     return figures
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from netspace import archs
-from netspace.errors import UsageError
+from netspace.archs import ArchConfig
+from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten, unpack
 from netspace.spec import NetSpec
 from netspace.states import FILES, read_state_dict
@@ -18,21 +20,32 @@ from netspace.training.nern import Original
 from netspace.training.setting import task_of
 
 
-def find_original(model: str, zoo_path: Path | None, device: str = "cpu") -> tuple[Original, NetSpec | None]:
+def find_original(
+    model: str, zoo_path: Path | None, device: str = "cpu", arch: ArchConfig | None = None
+) -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known.
 
-    Raises `UsageError` for a member without a zoo, and as `read_state_dict` and `Zoo.find`.
+    With an `arch` a state-dict file is of that architecture, batch norm and all. Raises `UsageError` for a member without
+    a zoo or with an `arch`, `NetspaceError` where the file does not fit the `arch`, and as `read_state_dict`, `Zoo.find` and
+    `archs.build`.
     """
     path = Path(model)
     if path.suffix in FILES:
         state = read_state_dict(path)
-        spec = _spec(path, state)
+        spec = _spec(path, state) if arch is None else None
         module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+        if arch is not None:
+            module = _built(arch, state, path)
         task = None
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
                 task = task_of(zoo, device)
         return Original(state, module, task if module is not None else None), spec
+    if arch is not None:
+        raise UsageError(
+            f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
+            "leave --arch out"
+        )
     if zoo_path is None:
         raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
     with Zoo(zoo_path) as zoo:
@@ -42,6 +55,27 @@ def find_original(model: str, zoo_path: Path | None, device: str = "cpu") -> tup
         spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+
+
+def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The module of an architecture that a state dict fits in every name and shape, in eval mode."""
+    settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
+    with torch.random.fork_rng(devices=()):
+        try:
+            module = archs.build(arch.arch, **settings).eval()
+        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
+            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+    wanted, found = (
+        {name: tuple(value.shape) for name, value in each.items()} for each in (module.state_dict(), state)
+    )
+    for name in [*wanted, *found]:
+        if wanted.get(name) != found.get(name):
+            told = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (wanted, found)]
+            raise NetspaceError(
+                f"{path} does not fit {arch.arch} with {settings}: {name} is {told[0]} in the architecture and {told[1]} in the "
+                "file; name the architecture it was saved from, and its settings by --kwargs"
+            )
+    return module
 
 
 def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:

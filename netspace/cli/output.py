@@ -246,6 +246,12 @@ def compression(figures: dict[str, Any]) -> str:
             f"on the test images {percent(figures['accuracy_reconstructed'])}, the original {percent(figures['accuracy_original'])}; "
             f"same answer {percent(figures['agreement'])}"
         )
+    if figures["images"] is not None:
+        told.append(
+            f"on {figures['images']['count']} images same answer {percent(figures['images']['agreement'])}, "
+            f"of the 5 likeliest in common {percent(figures['images']['overlap_top5'])}, "
+            f"cosine of the logits {number(figures['images']['cosine'])}"
+        )
     return "\n".join(told)
 
 

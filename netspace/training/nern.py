@@ -72,6 +72,7 @@ class FitConfig(Settings):
     stages: tuple[StageConfig, ...] = (StageConfig(),)
     validate_every: int = Field(500, ge=1)  # steps
     precision: Literal["float32", "bf16"] = "float32"  # of the networks that are run
+    predictor_precision: Literal["float32", "bf16"] = "float32"  # of the predictor's steps; it is validated in float32
 
 
 @dataclass
@@ -189,7 +190,9 @@ class Fit:
     ) -> Tensor:
         predictor = self.compressed.predictor
         rows = slice(None) if chosen is None else chosen
-        values = predictor(self.coordinates[rows])
+        with half(self.config.predictor_precision, self.device):
+            values = predictor(self.coordinates[rows])
+        values = values.float()
         loss = torch.zeros((), device=self.device)
         if stage.reconstruction:
             away = losses.reconstruction_loss(values, self.target[rows], self.mask[rows])

@@ -99,13 +99,13 @@ def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, 
     assert found.code == 2 and "sampling" in found.sentence
 
 
-@pytest.mark.parametrize("recipe", ["paper", "decoupled"])
+@pytest.mark.parametrize("recipe", ["paper", "decoupled", "pretrained"])
 def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> None:
     from netspace.config import load
     from netspace.training.nern import FitConfig
 
     config = load(FitConfig, f"compress/{recipe}")
-    assert config.predictor.hidden == {"paper": 160, "decoupled": 180}[recipe]
+    assert config.predictor.hidden == {"paper": 160, "decoupled": 180, "pretrained": 580}[recipe]
     stages = [
         f"{{steps: 2, images: 4, distillation: {stage.distillation}, features: {stage.features}}}"
         for stage in config.stages
