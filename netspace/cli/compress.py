@@ -10,7 +10,7 @@ import typer
 
 from netspace.cli.compress_output import pruning, quantised
 from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
-from netspace.cli.output import compression, important, say
+from netspace.cli.output import analysis, compression, important, say
 
 if TYPE_CHECKING:
     from netspace.archs import ArchConfig
@@ -124,6 +124,23 @@ def importance(
     from netspace.apps.compress import importance as rank
 
     say(rank(file, model, zoo, top), json, important)
+
+
+@app.command()
+def analyse(
+    file: File,
+    model: Model,
+    zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
+    from netspace.apps.analyse import analyse as compare
+
+    trusting(trust_arch)
+    say(compare(file, model, zoo, _arch(arch, kwargs)), json, analysis)
 
 
 @app.command()
