@@ -80,6 +80,7 @@ class ZooRecipe(Settings):
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)
+    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of NeRN's Eq. 6 in the members' loss
     prep_width: int = Field(10_000, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)  # heights follow from the parameters
     fused: int | None = Field(None, ge=1)  # networks trained at once; None: what calibration finds fastest
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of the training's forward and backward passes
@@ -117,13 +118,15 @@ class ZooRecipe(Settings):
                 "epochs": EpochConfig(first=told.epochs, last=told.epochs),
                 "optimizer": told.optimizer,
                 "batch_size": told.batch_size,
+                "smoothness": 0.0,
                 "fused": None,
             }
         )
 
     def science(self) -> dict[str, Any]:
         """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""
-        return self.model_dump(mode="json", exclude={"device", "teacher"})
+        unsaid = set() if self.smoothness else {"smoothness"}  # zoos from before the setting go on as they are
+        return self.model_dump(mode="json", exclude={"device", "teacher", *unsaid})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from netspace.data.augment import crop_flip
 from netspace.errors import NetspaceError
 from netspace.prep import unflatten
 from netspace.runtime import generator
+from netspace.smoothness import smoothness_loss
 from netspace.spec import NetSpec
 
 
@@ -70,6 +71,7 @@ class Group:
         self.module = _seeded(make, self.all[0].seed).to(task.device).train()
         self.spec = NetSpec.from_module(self.module, "training", {}, task.image_shape)
         self.module.requires_grad_(False)
+        self.convolutions = [name for name, value in self.module.named_parameters() if value.ndim > 2]
         if way.precision == "bf16":
             self.module.to(memory_format=torch.channels_last)
         held = dict(self.module.named_buffers())
@@ -186,8 +188,13 @@ class Group:
     def _loss(self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         if self.way.precision == "bf16" and self.way.fused == 1:  # vmap knows no channels-last
             images = images.contiguous(memory_format=torch.channels_last)
-        logits = functional_call(self.module, {**unflatten(row, self.spec), **buffers}, (images,))
-        return F.cross_entropy(logits.float() if self.way.precision == "bf16" else logits, labels)
+        weights = unflatten(row, self.spec)
+        logits = functional_call(self.module, {**weights, **buffers}, (images,))
+        loss = F.cross_entropy(logits.float() if self.way.precision == "bf16" else logits, labels)
+        if self.recipe.smoothness and self.convolutions:
+            with torch.autocast(self.task.device.type, enabled=False):
+                loss = loss + self.recipe.smoothness * smoothness_loss(weights[name] for name in self.convolutions)
+        return loss
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.way.precision == "bf16":

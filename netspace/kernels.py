@@ -3,9 +3,9 @@
 Axes: N kernels, K the side of the largest, L layers, F filters and C channels of a layer.
 
 NeRN (Sec. 3.1) gives the K x K kernel at channel c of filter f of layer l the coordinate (l, f, c); smaller kernels are the
-centre of what is predicted. Convolutions of 1 to 3 axes, grouped, depthwise and 1x1 are taken so; matrices (linear and
-attention projections) are cut into K x K tiles, whose rows and columns then count as filters and channels. Works on
-the state dict of any module; nothing is built or run.
+centre of what is predicted. Convolutions of 1 or 2 axes, grouped, depthwise and 1x1 are taken so; matrices (linear and
+attention projections, and 1x1 convolutions if asked for) are cut into K x K tiles, whose rows and columns then count as
+filters and channels. Works on the state dict of any module; nothing is built or run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError
 
+Pointwise = Literal["centre", "tiles"]  # 1x1 convolutions as the centre of a kernel (NeRN), or cut as matrices are
 TILE = 3  # side of a matrix's tiles where no convolution says otherwise
 
 
@@ -29,11 +31,12 @@ class Layer:
 
     name: str
     shape: tuple[int, ...]
+    tiled: bool = False  # a 1x1 convolution that is cut as a matrix
 
     @property
     def is_matrix(self) -> bool:
         """Whether it is cut into tiles."""
-        return len(self.shape) == 2
+        return len(self.shape) == 2 or self.tiled
 
     def grid(self, side: int) -> tuple[int, int]:
         """(F, C): how many filters and channels, or rows and columns of tiles."""
@@ -57,7 +60,13 @@ class Kernels:
     side: int  # K
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], patterns: Sequence[str] = (), side: int | None = None) -> Kernels:
+    def of(
+        cls,
+        state: Mapping[str, Tensor],
+        patterns: Sequence[str] = (),
+        side: int | None = None,
+        pointwise: Pointwise = "centre",
+    ) -> Kernels:
         """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
 
         Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
@@ -85,8 +94,12 @@ class Kernels:
         for name in names:
             if not torch.isfinite(state[name]).all():
                 raise NetspaceError(f"{name} holds values that are not finite: they cannot be represented")
-        widest = max((max(able[name][2:]) for name in names if len(able[name]) > 2), default=TILE)
-        return cls(tuple(Layer(name, able[name]) for name in names), side or widest)
+        layers = tuple(
+            Layer(name, able[name], pointwise == "tiles" and len(able[name]) > 2 and prod(able[name][2:]) == 1)
+            for name in names
+        )
+        widest = max((max(layer.shape[2:]) for layer in layers if not layer.is_matrix), default=TILE)
+        return cls(layers, side or widest)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -125,7 +138,7 @@ class Kernels:
         filters, channels = layer.grid(self.side)
         if layer.is_matrix:
             padding = (0, channels * self.side - weight.shape[1], 0, filters * self.side - weight.shape[0])
-            tiles = torch.nn.functional.pad(weight.float(), padding)
+            tiles = torch.nn.functional.pad(weight.float().flatten(1), padding)
             tiles = tiles.view(filters, self.side, channels, self.side).transpose(1, 2)
             return tiles.reshape(-1, self.side, self.side)
         if rows.start < 0 or columns.start < 0:
@@ -139,7 +152,8 @@ class Kernels:
         if layer.is_matrix:
             filters, channels = layer.grid(self.side)
             tiles = kernels.view(filters, channels, self.side, self.side).transpose(1, 2)
-            return tiles.reshape(filters * self.side, channels * self.side)[: layer.shape[0], : layer.shape[1]]
+            whole = tiles.reshape(filters * self.side, channels * self.side)
+            return whole[: layer.shape[0], : layer.shape[1]].reshape(layer.shape)
         return kernels[:, rows, columns].reshape(layer.shape)
 
 

@@ -42,6 +42,26 @@ def test_what_is_cut_is_put_back(patterns: tuple[str, ...]) -> None:
     assert int(kernels.mask().sum()) == kernels.parameters == sum(held[name].numel() for name in back)
 
 
+@pytest.mark.parametrize("side", [None, 8])
+@pytest.mark.parametrize("patterns", [(), ("*",), ("point.weight",)])
+def test_pointwise_convolutions_are_cut_into_tiles(patterns: tuple[str, ...], side: int | None) -> None:
+    held = state()
+    kernels = Kernels.of(held, patterns, side, pointwise="tiles")
+    back = kernels.scatter(kernels.gather(held))
+    assert all(torch.equal(back[name], held[name]) for name in back)
+    assert len(kernels.gather(held)) == sum(kernels.counts) == len(kernels.coordinates())
+    assert int(kernels.mask().sum()) == kernels.parameters
+    assert [layer.name for layer in kernels.layers if layer.tiled] == ["point.weight"]
+
+
+def test_tiles_are_fewer_than_kernels() -> None:
+    held = {"a": torch.randn(32, 16, 1, 1), "b": torch.randn(4, 2, 3, 3)}
+    assert Kernels.of(held).counts == (32 * 16, 8)
+    tiled = Kernels.of(held, pointwise="tiles")
+    assert tiled.counts == (11 * 6, 8)
+    assert torch.equal(tiled.gather(held)[1], held["a"][:3, 3:6, 0, 0])
+
+
 def test_all_convolutions_are_taken_and_nothing_else() -> None:
     kernels = Kernels.of(state())
     assert [layer.name for layer in kernels.layers] == [

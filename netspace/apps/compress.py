@@ -13,21 +13,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from netspace import archs
+from netspace.apps.likeness import likeness
+from netspace.apps.originals import Beside, find_original
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
+from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
-from netspace.metrics import accuracy, agreement
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
-from netspace.prep import unflatten, unpack
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.states import FILES, read_state_dict
-from netspace.store import Zoo
-from netspace.training.nern import Fit, FitConfig, Original, answers_of
-from netspace.training.setting import task_of
+from netspace.training.nern import Fit, FitConfig
 
 
 def fit(
@@ -37,18 +35,24 @@ def fit(
     zoo_path: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
+    arch: ArchConfig | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
-    `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
-    member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
+    runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = _original(model, zoo_path, device)
+    original, spec = find_original(model, zoo_path, device, arch)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
                 f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
                 "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "noise" and spec is None:
+            raise UsageError(
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --zoo and inputs=task, or leave "
+                "distillation and features at 0"
             )
         if stage.runs_networks and stage.inputs == "task" and original.task is None:
             raise UsageError(
@@ -57,19 +61,19 @@ def fit(
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec)
+        compressed = begin(original.state, config, spec, out / "orders.safetensors")
         work = Fit(config, compressed, original, device)
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
         compressed.save(path)
-        told = {**evaluate(path, model, zoo_path), "curve": curve}
+        told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
         write_json(out / "fit.json", told)
     return told
 
 
-def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
-    """A fresh predictor for a network, its kernels in order."""
-    kernels = Kernels.of(state, config.layers)
+def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
+    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
+    kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
@@ -80,12 +84,26 @@ def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> 
                 [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
             )[:, None, None]
         )
-    grids = [layer.grid(kernels.side) for layer in kernels.layers]
-    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, config.order)]
+    orders = _orders(values, kernels, config.order, kept)
     names = {layer.name for layer in kernels.layers}
     rest = {name: value for name, value in state.items() if name not in names}
     predictor = Predictor(config.predictor, kernels.side**2)
     return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+
+
+def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
+    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+    names = [layer.name for layer in kernels.layers]
+    of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
+    if kept is not None and kept.exists():
+        with safe_open(kept, "pt") as file:
+            if (file.metadata() or {}).get("of") == of:
+                return [file.get_tensor(name) for name in names]
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if kept is not None and kind != "none":
+        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
+    return found
 
 
 def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
@@ -98,8 +116,21 @@ def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
     return torch.where(found > 0, found, torch.ones_like(found))
 
 
-def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None) -> dict[str, Any]:
-    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known."""
+def evaluate(
+    path: Path,
+    model: str | None = None,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    images: Path | None = None,
+    size: int = 224,
+) -> dict[str, Any]:
+    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
+
+    With a folder `images`, what the original and the reconstructed network answer on them: no labels are needed.
+    """
+    if model is None and (arch is not None or images is not None):
+        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+    files = [] if images is None else pictures(images)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -108,29 +139,23 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
         "accuracy_original": None,
         "accuracy_reconstructed": None,
         "agreement": None,
+        "images": None,
         "relative_error": None,
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
         "bytes_file": path.stat().st_size,
+        "bits": compressed.bits,
         "order": compressed.kind,
         "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
     }
     if model is None:
         return figures
-    original, _ = _original(model, zoo_path)
-    shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
-    if next(shapes) != next(shapes):
-        raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
-    wanted, found = compressed.kernels.gather(original.state), compressed.kernels.gather(state)
-    figures["relative_error"] = float((found - wanted).norm() / wanted.norm())
-    if original.module is not None and original.task is not None:
-        both = [answers_of(original.module, each, original.task, "test") for each in (original.state, state)]
-        labels = original.task.test.labels
-        figures["accuracy_original"], figures["accuracy_reconstructed"] = (
-            float(accuracy(each, labels)) for each in both
-        )
-        figures["agreement"] = float(agreement(both[0], both[1]))
-    return figures
+    beside = Beside(compressed, state, path, model, zoo_path, arch)
+    found = beside.measure(state)
+    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
+    if files:
+        figures["images"] = likeness(beside.original, state, files, size, model)
+    return {**figures, **found}
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
@@ -149,7 +174,7 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     A predictor too small for all of a network keeps what matters most to its loss.
     """
     compressed = Compressed.load(path)
-    original, _ = _original(model, zoo_path)
+    original, _ = find_original(model, zoo_path)
     state, rows = compressed.reconstruct(), []
     for layer in compressed.kernels.layers:
         if layer.name not in original.state or original.state[layer.name].shape != state[layer.name].shape:
@@ -160,43 +185,6 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     rows.sort(key=lambda row: row[2])
     filters = [{"layer": name, "filter": place, "relative_error": error} for name, place, error in rows]
     return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
-
-
-def _original(model: str, zoo_path: Path | None, device: str = "cpu") -> tuple[Original, NetSpec | None]:
-    """The network that `model` names, with its module and data where they are known."""
-    path = Path(model)
-    if path.suffix in FILES:
-        state = read_state_dict(path)
-        spec = _spec(path, state)
-        module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
-        task = None
-        if zoo_path is not None:
-            with Zoo(zoo_path) as zoo:
-                task = task_of(zoo, device)
-        return Original(state, module, task if module is not None else None), spec
-    if zoo_path is None:
-        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
-    with Zoo(zoo_path) as zoo:
-        member = zoo.find(model)
-        group = zoo.group(member.arch)
-        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        spec, task = group.spec, task_of(zoo, device)
-    state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
-
-
-def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:
-    """What a file of netspace's says of its network; None for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, "pt") as file:
-        notes = dict(file.metadata() or {})
-    if "arch" not in notes or "settings" not in notes:
-        return None
-    settings = json.loads(notes["settings"])
-    shape = settings["channels"], settings["image_size"], settings["image_size"]
-    spec = NetSpec.from_module(archs.skeleton(notes["arch"], settings, shape), notes["arch"], settings, shape)
-    return None if spec.difference({name: tuple(value.shape) for name, value in state.items()}) else spec
 
 
 def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:

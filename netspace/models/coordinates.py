@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from netspace.config import Settings
 
-BASES = {"smooth": 0.76, "rough": 1.25}  # the authors': for networks whose kernels were put in order, and for others
+BASES = {
+    "smooth": 0.76,
+    "rough": 1.25,
+}  # the authors': for kernels made smooth, by order or by Eq. 6 in training, and for others
 
 
 class EmbeddingConfig(Settings):

@@ -22,6 +22,7 @@ from netspace.compressed import Compressed
 from netspace.config import Settings
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
+from netspace.kernels import Pointwise
 from netspace.models.coordinates import embedded_size
 from netspace.models.inr import PredictorConfig
 from netspace.progress import progress
@@ -66,12 +67,14 @@ class FitConfig(Settings):
 
     seed: int = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
+    pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
     norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
     predictor: PredictorConfig = PredictorConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(),)
     validate_every: int = Field(500, ge=1)  # steps
     precision: Literal["float32", "bf16"] = "float32"  # of the networks that are run
+    predictor_precision: Literal["float32", "bf16"] = "float32"  # of the predictor's steps; it is validated in float32
 
 
 @dataclass
@@ -194,7 +197,9 @@ class Fit:
         self, stage: StageConfig, place: int, number: int, chosen: Tensor | None, images: Images | None
     ) -> Tensor:
         rows = slice(None) if chosen is None else chosen
-        values = self._predicted(rows)
+        with half(self.config.predictor_precision, self.device):
+            values = self._predicted(rows)
+        values = values.float()
         loss = torch.zeros((), device=self.device)
         if stage.reconstruction:
             away = losses.reconstruction_loss(values, self.target[rows], self.mask[rows])

@@ -1,4 +1,4 @@
-"""The optimiser of a space: Adam, or Muon on every weight that is a matrix and Adam on the rest.
+"""The optimiser of a space or a predictor: Muon on every weight that is a matrix and Adam on the rest, or one for all weights.
 
 `torch.optim.Muon` takes matrices only. A convolution's kernel is one, (out, in * kh * kw): it is optimised through
 a view of the same memory, so that models stay plain `nn.Conv2d` and their state dicts too.
@@ -19,8 +19,10 @@ from netspace.config import Settings
 class OptimizerConfig(Settings):
     """How a space is trained."""
 
-    name: Literal["adam", "muon"] = "adam"
-    learning_rate: float = Field(1e-4, gt=0)  # of Adam
+    name: Literal["adam", "muon", "ranger", "soap"] = (
+        "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
+    )
+    learning_rate: float = Field(1e-4, gt=0)  # of all but Muon
     muon_rate: float = Field(0.01, gt=0)  # of Muon, for matrices
     elementwise_rate: float | None = Field(None, gt=0)  # of the decoder's last scale and bias; None: learning_rate
     betas: tuple[float, float] = (0.9, 0.999)
@@ -48,10 +50,7 @@ class Optimizer:
         rest = [value for _, value in named if id(value) not in taken | taken_last]
         groups = [{"params": rest, "lr": config.learning_rate}]
         groups.append({"params": last, "lr": config.elementwise_rate or config.learning_rate})
-        fused = all(value.device.type in ("cpu", "cuda") for _, value in named)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Adam([group for group in groups if group["params"]], betas=config.betas, fused=fused)
-        ]
+        self.parts: list[torch.optim.Optimizer] = [_whole([group for group in groups if group["params"]], config)]
         self.views = [(value, nn.Parameter(value.detach().flatten(1))) for value in matrices]
         if matrices:
             shared = [view for _, view in self.views]
@@ -80,6 +79,20 @@ class Optimizer:
         """Goes on from `state_dict()`."""
         for part, held in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(held)
+
+
+def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser of all weights that Muon does not take."""
+    if config.name == "ranger":
+        from pytorch_optimizer import Lookahead
+
+        return Lookahead(torch.optim.RAdam(groups, betas=config.betas, eps=1e-5), k=6, alpha=0.5)
+    if config.name == "soap":
+        from pytorch_optimizer import SOAP
+
+        return SOAP(groups, betas=config.betas, weight_decay=0.0)
+    fused = all(value.device.type in ("cpu", "cuda") for group in groups for value in group["params"])
+    return torch.optim.Adam(groups, betas=config.betas, fused=fused)
 
 
 class Average:

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from netspace.apps import compress
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.ordering.arranging import arrange
+from netspace.runtime import write_tensors
+from netspace.states import read_safetensors
 from netspace.store import Zoo
 from netspace.training import nern
 from netspace.training.nern import Fit, FitConfig, Original
@@ -79,10 +84,61 @@ def test_a_predictor_that_says_the_targets_gives_the_network_back(
     assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
 
-def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
-    from netspace.apps.compress import _original
+@pytest.mark.parametrize("norms", [True, False])
+def test_tiled_pointwise_convolutions_survive_the_file(tmp_path: Path, norms: bool) -> None:
+    torch.manual_seed(0)
+    state = {"point.weight": torch.randn(7, 10, 1, 1), "deep.weight": torch.randn(4, 1, 3, 3)}
+    compressed = begin(state, settings(pointwise="tiles", norms=norms), None)
+    for name, value in compressed.weights(compressed.targets(state)).items():
+        torch.testing.assert_close(value, state[name])
+    compressed.save(tmp_path / "c.safetensors")
+    loaded = Compressed.load(tmp_path / "c.safetensors")
+    assert loaded.kernels == compressed.kernels and loaded.kernels.layers[0].tiled
+    assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
-    original, spec = _original(MEMBER, multi_zoo)
+
+def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = nn.TransformerEncoderLayer(12, 2, 20).state_dict()
+    torch.save(state, tmp_path / "t.pt")
+    config = settings(layers=("*linear*", "*in_proj*"))
+    figures = fit(str(tmp_path / "t.pt"), tmp_path / "c", config)
+    assert figures["parameters_represented"] == 2 * 12 * 20 + 36 * 12
+    assert figures["curve"][-1]["relative_error"] < 0.97 * figures["curve"][0]["relative_error"]
+    given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
+    fitted = {"linear1.weight", "linear2.weight", "self_attn.in_proj_weight"}
+    assert list(given) == list(state)
+    assert {name for name, value in state.items() if not torch.equal(given[name], value)} == fitted
+
+
+def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
+    torch.manual_seed(0)
+    work = Fit(settings(), begin(state_of(), settings(), None), Original(state_of()))
+    exact, values = work._loss(work.config.stages[0], 0, 0, None, None), work._all()
+    work.config = settings(predictor_precision="bf16")
+    rounded = work._loss(work.config.stages[0], 0, 0, None, None)
+    assert rounded.dtype == torch.float32 and 0 < abs(rounded.item() / exact.item() - 1) < 0.02
+    assert torch.equal(values, work._all())
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    compressed = begin(state_of(), settings(), None)
+    compressed.save(path)
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["netspace_compressed"])
+    old = {**told, "version": "1", "layers": [layer[:2] for layer in told["layers"]]}
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps(old))
+    assert Compressed.load(path).kernels == compressed.kernels
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "3"}))
+    with pytest.raises(NetspaceError, match="of version 3; this reads 1 and 2"):
+        Compressed.load(path)
+
+
+def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
+    from netspace.apps.originals import find_original
+
+    original, spec = find_original(MEMBER, multi_zoo)
     stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
     config = settings(stages=[stage])
     torch.manual_seed(0)
@@ -217,6 +273,18 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
         assert found["curve"] == whole["curve"]
         files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
         assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_orders_are_found_once_and_kept_beside_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, kept = state_of(), tmp_path / "orders.safetensors"
+    first = begin(state, settings(order="cross-filter"), None, kept)
+    looked = []
+    monkeypatch.setattr(compress, "arrange", lambda *told: looked.append(told) or arrange(*told))
+    again = begin(state, settings(order="cross-filter"), None, kept)
+    assert not looked and all(torch.equal(a, b) for a, b in zip(first.orders, again.orders, strict=True))
+    begin(state, settings(order="in-filter"), None, kept)  # of another kind
+    begin({name: 2 + value for name, value in state.items()}, settings(order="in-filter"), None, kept)  # other kernels
+    assert len(looked) == 2
 
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from netspace import archs
 from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError
 from netspace.runtime import generator, read_torch, write_torch
+from netspace.smoothness import smoothness_loss
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 BATCH, IMAGES, EPOCHS = 16, 60, 5  # four steps an epoch, the last of 12 images: 20 steps
@@ -237,6 +238,26 @@ def test_no_memory_for_one_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif(which("c++") is None, reason="torch.compile needs a compiler here")
+@pytest.mark.parametrize("name", NETS)
+def test_smooth_members_of_a_group_are_those_trained_alone(name: str) -> None:
+    smooth = recipe().model_copy(update={"smoothness": 0.01})
+
+    def trained(runs: list[RunPlan], fused: int) -> States:
+        return finish(Group(task(), make(name), runs, smooth, Way(fused)))
+
+    together = trained(RUNS, 3)
+    alone: States = {}
+    for run in RUNS:
+        alone |= trained([run], 1)
+    assert_equal(together, alone, 1e-9)
+    plain = finish(group(name, RUNS[:1], 1))[0, 5]
+
+    def roughness(state: dict[str, Tensor]) -> float:
+        return float(smoothness_loss(value for value in state.values() if value.ndim > 2))
+
+    assert roughness(together[0, 5]) < 0.95 * roughness(plain)
+
+
 @pytest.mark.slow
 def test_compiled_training_gives_the_same_networks() -> None:
     compiled = Group(task(), make("lenetlike"), RUNS, recipe().model_copy(update={"compile": True}), Way(3))

@@ -106,7 +106,7 @@ def test_the_model_stays_plain_and_its_weights_can_be_loaded_under_the_optimiser
         assert torch.equal(view, value.flatten(1)) and view.data_ptr() == value.data_ptr()
 
 
-@pytest.mark.parametrize("name", ["adam", "muon"])
+@pytest.mark.parametrize("name", ["adam", "muon", "ranger", "soap"])
 def test_a_state_dict_goes_on_exactly(name: str) -> None:
     config = OptimizerConfig(name=name, schedule="cosine", warmup=3, clip=0.5)  # type: ignore[arg-type]
     through, first = model().float(), model().float()
@@ -128,6 +128,35 @@ def test_a_state_dict_goes_on_exactly(name: str) -> None:
     go(second, optimizer, 4, 8)
     for a, b in zip(through.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps() -> None:
+    net = model()
+    other = copy.deepcopy(net)
+    train(net, Optimizer(net, OptimizerConfig(name="ranger", learning_rate=1e-3, betas=(0.5, 0.999)), 20), 0, 14)
+    radam = torch.optim.RAdam(other.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-5)
+    slow = [value.detach().clone() for value in other.parameters()]
+    for number in range(14):
+        other.zero_grad()
+        loss(other, number).backward()
+        radam.step()
+        if number % 6 == 5:
+            for value, held in zip(other.parameters(), slow, strict=True):
+                value.data.copy_(held.lerp_(value.data, 0.5))
+    assert_equal(net, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ranger", "soap"])
+def test_the_librarys_optimisers_have_our_settings_and_lower_the_loss(name: str) -> None:
+    net = model()
+    config = OptimizerConfig(name=name, learning_rate=1e-3, betas=(0.5, 0.99), schedule="cosine")  # type: ignore[arg-type]
+    optimizer = Optimizer(net, config, 30)
+    before = float(loss(net, 0).detach())
+    train(net, optimizer, 0, 30)
+    (part,) = optimizer.parts
+    assert all(group["betas"] == (0.5, 0.99) and group["weight_decay"] == 0 for group in part.param_groups)
+    assert part.param_groups[0]["lr"] == pytest.approx(1e-3 * config.factor(29, 30))
+    assert float(loss(net, 0).detach()) < 0.9 * before
 
 
 def test_clipping_bounds_the_gradients_norm() -> None:

@@ -1,0 +1,137 @@
+"""The network that a command is about: its weights, what runs it where that is known, and others beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from netspace import archs
+from netspace.archs import ArchConfig
+from netspace.compressed import Compressed
+from netspace.errors import NetspaceError, UsageError
+from netspace.metrics import accuracy, agreement
+from netspace.prep import unflatten, unpack
+from netspace.spec import NetSpec
+from netspace.states import FILES, read_state_dict
+from netspace.store import Zoo
+from netspace.training.nern import Original, answers_of
+from netspace.training.setting import task_of
+
+
+def find_original(
+    model: str, zoo_path: Path | None, device: str = "cpu", arch: ArchConfig | None = None
+) -> tuple[Original, NetSpec | None]:
+    """The network that `model` names, with its module and data where they are known.
+
+    With an `arch` a state-dict file is of that architecture, batch norm and all. Raises `UsageError` for a member without
+    a zoo or with an `arch`, `NetspaceError` where the file does not fit the `arch`, and as `read_state_dict`, `Zoo.find` and
+    `archs.build`.
+    """
+    path = Path(model)
+    if path.suffix in FILES:
+        state = read_state_dict(path)
+        spec = _spec(path, state) if arch is None else None
+        module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+        if arch is not None:
+            module = _built(arch, state, path)
+        task = None
+        if zoo_path is not None:
+            with Zoo(zoo_path) as zoo:
+                task = task_of(zoo, device)
+        return Original(state, module, task if module is not None else None), spec
+    if arch is not None:
+        raise UsageError(
+            f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
+            "leave --arch out"
+        )
+    if zoo_path is None:
+        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
+    with Zoo(zoo_path) as zoo:
+        member = zoo.find(model)
+        group = zoo.group(member.arch)
+        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
+        spec, task = group.spec, task_of(zoo, device)
+    state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
+    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+
+
+def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The module of an architecture that a state dict fits in every name and shape, in eval mode."""
+    settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
+    with torch.random.fork_rng(devices=()):
+        try:
+            module = archs.build(arch.arch, **settings).eval()
+        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
+            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+    wanted, found = (
+        {name: tuple(value.shape) for name, value in each.items()} for each in (module.state_dict(), state)
+    )
+    for name in [*wanted, *found]:
+        if wanted.get(name) != found.get(name):
+            told = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (wanted, found)]
+            raise NetspaceError(
+                f"{path} does not fit {arch.arch} with {settings}: {name} is {told[0]} in the architecture and {told[1]} in the "
+                "file; name the architecture it was saved from, and its settings by --kwargs"
+            )
+    return module
+
+
+class Beside:
+    """Measures networks beside the original, whose file must hold the same tensors; `accuracy` is the original's own.
+
+    Raises `NetspaceError` for another network.
+    """
+
+    def __init__(
+        self,
+        compressed: Compressed,
+        state: Mapping[str, Tensor],
+        path: Path,
+        model: str,
+        zoo: Path | None,
+        arch: ArchConfig | None = None,
+    ) -> None:
+        original, _ = find_original(model, zoo, arch=arch)
+        shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
+        if shapes[0] != shapes[1]:
+            raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
+        self.original, self.kernels = original, compressed.kernels
+        self.answers = self._answers(original.state)
+        self.accuracy = self._accuracy(self.answers)
+
+    def measure(self, state: dict[str, Tensor]) -> dict[str, float | None]:
+        """The relative error of the represented weights; accuracy and agreement on the test images, where they are known."""
+        wanted, found = self.kernels.gather(self.original.state), self.kernels.gather(state)
+        answers = self._answers(state)
+        return {
+            "relative_error": float((found - wanted).norm() / wanted.norm()),
+            "accuracy": self._accuracy(answers),
+            "agreement": None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
+        }
+
+    def _answers(self, state: dict[str, Tensor]) -> Tensor | None:
+        module, task = self.original.module, self.original.task
+        return None if module is None or task is None else answers_of(module, state, task, "test")
+
+    def _accuracy(self, answers: Tensor | None) -> float | None:
+        task = self.original.task
+        return None if answers is None or task is None else float(accuracy(answers, task.test.labels))
+
+
+def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:
+    """What a file of netspace's says of its network; None for other files."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        notes = dict(file.metadata() or {})
+    if "arch" not in notes or "settings" not in notes:
+        return None
+    settings = json.loads(notes["settings"])
+    shape = settings["channels"], settings["image_size"], settings["image_size"]
+    spec = NetSpec.from_module(archs.skeleton(notes["arch"], settings, shape), notes["arch"], settings, shape)
+    return None if spec.difference({name: tuple(value.shape) for name, value in state.items()}) else spec
