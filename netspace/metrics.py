@@ -22,6 +22,17 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
     return (first.argmax(-1) == second.argmax(-1)).double().mean(-1)
 
 
+def overlap(first: Tensor, second: Tensor, top: int = 5) -> Tensor:
+    """Share of the `top` likeliest classes that two networks have in common, mean over inputs: (...,) for logits (..., B, C)."""
+    taken = [logits.topk(min(top, logits.shape[-1]), dim=-1).indices for logits in (first, second)]
+    return (taken[0][..., :, None] == taken[1][..., None, :]).any(-1).double().mean((-2, -1))
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of two networks' logits for each input, averaged over inputs: (...,) for logits (..., B, C)."""
+    return F.cosine_similarity(first.double(), second.double(), dim=-1).mean(-1)
+
+
 def divergence(predicted: Tensor, target: Tensor) -> Tensor:
     """KL(softmax(target) || softmax(predicted)) in nats, averaged over inputs: (...,) for logits (..., B, C)."""
     log_p, log_t = F.log_softmax(predicted.double(), -1), F.log_softmax(target.double(), -1)

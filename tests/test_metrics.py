@@ -86,3 +86,15 @@ def test_nearest_tells_snapshots_of_one_run_apart() -> None:
     base, step = torch.randn(10_000), torch.randn(10_000) * 1e-4
     bank = torch.stack([base + number * step for number in range(40)])
     assert metrics.nearest(bank, bank).tolist() == list(range(40))
+
+
+def test_overlap_and_cosine_by_counting() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 3, 7, 9)
+    for member in range(3):
+        pairs = [list(pair) for pair in zip(first[member], second[member], strict=True)]
+        shared = sum(len(set(a.topk(4).indices.tolist()) & set(b.topk(4).indices.tolist())) for a, b in pairs)
+        assert float(metrics.overlap(first, second, 4)[member]) == pytest.approx(shared / 28)
+        angles = [float(a.double() @ b.double() / (a.double().norm() * b.double().norm())) for a, b in pairs]
+        assert float(metrics.cosine(first, second)[member]) == pytest.approx(sum(angles) / 7)
+    assert float(metrics.overlap(first[0], second[0], 20)) == 1.0, "fewer classes than are asked for"

@@ -13,9 +13,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from netspace.apps.likeness import likeness
 from netspace.apps.originals import Beside, find_original
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
+from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor
@@ -32,18 +35,24 @@ def fit(
     zoo_path: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
+    arch: ArchConfig | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
-    `model` is a member of the zoo, or a state-dict file of any module. Distillation runs the network and needs a zoo's
-    member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
+    runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = find_original(model, zoo_path, device)
+    original, spec = find_original(model, zoo_path, device, arch)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
                 f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
                 "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "noise" and spec is None:
+            raise UsageError(
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --zoo and inputs=task, or leave "
+                "distillation and features at 0"
             )
         if stage.runs_networks and stage.inputs == "task" and original.task is None:
             raise UsageError(
@@ -57,7 +66,7 @@ def fit(
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
         compressed.save(path)
-        told = {**evaluate(path, model, zoo_path), "curve": curve}
+        told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
         write_json(out / "fit.json", told)
     return told
 
@@ -107,8 +116,21 @@ def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
     return torch.where(found > 0, found, torch.ones_like(found))
 
 
-def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None) -> dict[str, Any]:
-    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known."""
+def evaluate(
+    path: Path,
+    model: str | None = None,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    images: Path | None = None,
+    size: int = 224,
+) -> dict[str, Any]:
+    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
+
+    With a folder `images`, what the original and the reconstructed network answer on them: no labels are needed.
+    """
+    if model is None and (arch is not None or images is not None):
+        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+    files = [] if images is None else pictures(images)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -117,6 +139,7 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
         "accuracy_original": None,
         "accuracy_reconstructed": None,
         "agreement": None,
+        "images": None,
         "relative_error": None,
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
@@ -127,9 +150,11 @@ def evaluate(path: Path, model: str | None = None, zoo_path: Path | None = None)
     }
     if model is None:
         return figures
-    beside = Beside(compressed, state, path, model, zoo_path)
+    beside = Beside(compressed, state, path, model, zoo_path, arch)
     found = beside.measure(state)
     figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
+    if files:
+        figures["images"] = likeness(beside.original, state, files, size, model)
     return {**figures, **found}
 
 

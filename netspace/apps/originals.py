@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from netspace import archs
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
@@ -21,21 +23,32 @@ from netspace.training.nern import Original, answers_of
 from netspace.training.setting import task_of
 
 
-def find_original(model: str, zoo_path: Path | None, device: str = "cpu") -> tuple[Original, NetSpec | None]:
+def find_original(
+    model: str, zoo_path: Path | None, device: str = "cpu", arch: ArchConfig | None = None
+) -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known.
 
-    Raises `UsageError` for a member without a zoo, and as `read_state_dict` and `Zoo.find`.
+    With an `arch` a state-dict file is of that architecture, batch norm and all. Raises `UsageError` for a member without
+    a zoo or with an `arch`, `NetspaceError` where the file does not fit the `arch`, and as `read_state_dict`, `Zoo.find` and
+    `archs.build`.
     """
     path = Path(model)
     if path.suffix in FILES:
         state = read_state_dict(path)
-        spec = _spec(path, state)
+        spec = _spec(path, state) if arch is None else None
         module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+        if arch is not None:
+            module = _built(arch, state, path)
         task = None
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
                 task = task_of(zoo, device)
         return Original(state, module, task if module is not None else None), spec
+    if arch is not None:
+        raise UsageError(
+            f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
+            "leave --arch out"
+        )
     if zoo_path is None:
         raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
     with Zoo(zoo_path) as zoo:
@@ -47,14 +60,43 @@ def find_original(model: str, zoo_path: Path | None, device: str = "cpu") -> tup
     return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
 
 
+def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The module of an architecture that a state dict fits in every name and shape, in eval mode."""
+    settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
+    with torch.random.fork_rng(devices=()):
+        try:
+            module = archs.build(arch.arch, **settings).eval()
+        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
+            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+    wanted, found = (
+        {name: tuple(value.shape) for name, value in each.items()} for each in (module.state_dict(), state)
+    )
+    for name in [*wanted, *found]:
+        if wanted.get(name) != found.get(name):
+            told = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (wanted, found)]
+            raise NetspaceError(
+                f"{path} does not fit {arch.arch} with {settings}: {name} is {told[0]} in the architecture and {told[1]} in the "
+                "file; name the architecture it was saved from, and its settings by --kwargs"
+            )
+    return module
+
+
 class Beside:
     """Measures networks beside the original, whose file must hold the same tensors; `accuracy` is the original's own.
 
     Raises `NetspaceError` for another network.
     """
 
-    def __init__(self, compressed: Compressed, state: Mapping[str, Tensor], path: Path, model: str, zoo: Path | None):
-        original, _ = find_original(model, zoo)
+    def __init__(
+        self,
+        compressed: Compressed,
+        state: Mapping[str, Tensor],
+        path: Path,
+        model: str,
+        zoo: Path | None,
+        arch: ArchConfig | None = None,
+    ) -> None:
+        original, _ = find_original(model, zoo, arch=arch)
         shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
         if shapes[0] != shapes[1]:
             raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")

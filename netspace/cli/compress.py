@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netspace.cli.compress_output import pruning, quantised
-from netspace.cli.options import Device, Json, Set, pick
-from netspace.cli.output import compression, important, say
+from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
+from netspace.cli.output import analysis, compression, important, say
+
+if TYPE_CHECKING:
+    from netspace.archs import ArchConfig
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
 
@@ -19,6 +23,30 @@ Model = Annotated[
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
 ModelZoo = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the member, or of the file's task.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What runs a state-dict file: a name, or module:factory (with --trust-arch)."),
+]
+Kwargs = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
+]
+
+
+def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
+    """The architecture that was named, with its keyword arguments."""
+    from netspace.archs import ArchConfig
+    from netspace.config import validate
+    from netspace.errors import UsageError
+
+    if name is None:
+        if kwargs is not None:
+            raise UsageError("--kwargs are those of --arch: give --arch too")
+        return None
+    try:
+        given = jsonlib.loads(kwargs or "{}")
+    except ValueError as error:
+        raise UsageError(f"--kwargs was expected to be a JSON object, but {kwargs!r} is not: {error}") from None
+    return validate(ArchConfig, {"arch": name, "kwargs": given}, "--kwargs")
 
 
 @app.command()
@@ -31,6 +59,9 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
     set: Set = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -39,7 +70,9 @@ def fit(
     from netspace.config import load
     from netspace.training.nern import FitConfig
 
-    say(fit_network(model, out, load(FitConfig, config or {}, set or []), zoo, resume, pick(device)), json, compression)
+    trusting(trust_arch)
+    recipe = load(FitConfig, config or {}, set or [])
+    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs)), json, compression)
 
 
 @app.command("eval")
@@ -47,12 +80,20 @@ def evaluate(
     file: File,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")] = 224,
     json: Json = False,
 ) -> None:
     """Sizes, and beside the original accuracy, agreement and error."""
     from netspace.apps.compress import evaluate as measure
 
-    say(measure(file, model, zoo), json, compression)
+    trusting(trust_arch)
+    say(measure(file, model, zoo, _arch(arch, kwargs), images, size), json, compression)
 
 
 @app.command()
@@ -83,6 +124,23 @@ def importance(
     from netspace.apps.compress import importance as rank
 
     say(rank(file, model, zoo, top), json, important)
+
+
+@app.command()
+def analyse(
+    file: File,
+    model: Model,
+    zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
+    from netspace.apps.analyse import analyse as compare
+
+    trusting(trust_arch)
+    say(compare(file, model, zoo, _arch(arch, kwargs)), json, analysis)
 
 
 @app.command()

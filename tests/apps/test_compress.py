@@ -97,6 +97,30 @@ def test_tiled_pointwise_convolutions_survive_the_file(tmp_path: Path, norms: bo
     assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
 
+def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = nn.TransformerEncoderLayer(12, 2, 20).state_dict()
+    torch.save(state, tmp_path / "t.pt")
+    config = settings(layers=("*linear*", "*in_proj*"))
+    figures = fit(str(tmp_path / "t.pt"), tmp_path / "c", config)
+    assert figures["parameters_represented"] == 2 * 12 * 20 + 36 * 12
+    assert figures["curve"][-1]["relative_error"] < 0.97 * figures["curve"][0]["relative_error"]
+    given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
+    fitted = {"linear1.weight", "linear2.weight", "self_attn.in_proj_weight"}
+    assert list(given) == list(state)
+    assert {name for name, value in state.items() if not torch.equal(given[name], value)} == fitted
+
+
+def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
+    torch.manual_seed(0)
+    work = Fit(settings(), begin(state_of(), settings(), None), Original(state_of()))
+    exact, values = work._loss(work.config.stages[0], 0, 0, None, None), work._all()
+    work.config = settings(predictor_precision="bf16")
+    rounded = work._loss(work.config.stages[0], 0, 0, None, None)
+    assert rounded.dtype == torch.float32 and 0 < abs(rounded.item() / exact.item() - 1) < 0.02
+    assert torch.equal(values, work._all())
+
+
 def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     compressed = begin(state_of(), settings(), None)
@@ -146,6 +170,59 @@ def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> Non
         torch.testing.assert_close(one, value.grad, rtol=1e-3, atol=1e-6)
 
 
+def distilling(multi_zoo: Path, **changes: Any) -> tuple[Fit, nern.Images]:
+    from netspace.apps.compress import _original
+
+    original, spec = _original(MEMBER, multi_zoo)
+    assert original.task is not None
+    config = settings(**changes)
+    torch.manual_seed(0)
+    return Fit(config, begin(original.state, config, spec), original), nern.Images(original.task, 0)
+
+
+def test_half_precision_keeps_the_loss_and_its_direction(multi_zoo: Path) -> None:
+    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64}
+    found = []
+    for precision in ("float32", "bf16"):
+        work, images = distilling(multi_zoo, stages=[stage], precision=precision)
+        loss = work._loss(work.config.stages[0], 0, 0, torch.arange(64), images)
+        loss.backward()
+        gradients = [value.grad.flatten() for value in work.compressed.predictor.parameters() if value.grad is not None]
+        found.append((float(loss.detach()), torch.cat(gradients)))
+    assert found[0][0] != found[1][0] and found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert float(torch.cosine_similarity(found[0][1], found[1][1], dim=0)) > 0.99
+
+
+def test_what_the_network_answers_to_still_images_is_asked_once(
+    multi_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "images": 8, "kernels": 64}
+    work, images = distilling(multi_zoo, stages=[stage])
+    assert images.fixed is not None
+    runs, run = [], Fit._run
+
+    def counted(self: Fit, state: Any, *told: Any) -> Any:
+        runs.append(state is self.state)
+        return run(self, state, *told)
+
+    monkeypatch.setattr(Fit, "_run", counted)
+    first = work._loss(work.config.stages[0], 0, 0, None, images)
+    again = work._loss(work.config.stages[0], 0, 0, None, images)
+    assert runs == [True, False, False] and torch.equal(first, again)
+    other = images.task.train.images.shape[0] // 8 - 1
+    work._loss(work.config.stages[0], 0, other, None, images)
+    assert runs[3:] == [True, False]
+
+
+def test_embedded_coordinates_are_kept_only_where_they_fit(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, _ = distilling(multi_zoo)
+    monkeypatch.setattr(nern, "CACHE_BYTES", 100)
+    monkeypatch.setattr(nern, "PIECE", 50)
+    fresh, _ = distilling(multi_zoo)
+    assert kept.embedded is not None and fresh.embedded is None
+    torch.testing.assert_close(fresh._all(), kept._all())
+
+
 @pytest.mark.parametrize("sampling", ["all", "layer", "uniform", "weighted"])
 def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     config = settings(stages=[{"steps": 1, "kernels": 8, "sampling": sampling, "uniform": 0.0}])
@@ -159,7 +236,7 @@ def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     if sampling == "layer":
         assert layers == {tuple(range(12)), tuple(range(12, 36))}
     else:
-        assert all(len(each) == 8 for each in layers)
+        assert all(len({*each}) == 8 for each in layers)  # each kernel once
         assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_texts(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
     assert "relative error" in cli("compress", "importance", FILE, "best:resnet", "--zoo", multi_zoo).out
 
 
+def test_analyse_tells_and_keeps(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
+    told = cli("compress", "analyse", FILE, "best:resnet", "--zoo", multi_zoo).out
+    for word in ("S_ratio", "CKA random", "share of frequencies kept", "on 300 training images"):
+        assert word in told
+    assert len(told.splitlines()) < 45
+    kept = json.loads(Path("c/analysis.json").read_text())
+    assert kept["generalisation"]["original"]["accuracy_test"] == fitted["accuracy_original"]
+
+
 def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
     found = cli("compress", "fit", "best", "-o", "d")
     assert found.code == 2 and "but no zoo is at hand: give --zoo" in found.sentence
@@ -89,13 +99,13 @@ def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, 
     assert found.code == 2 and "sampling" in found.sentence
 
 
-@pytest.mark.parametrize("recipe", ["paper", "decoupled"])
+@pytest.mark.parametrize("recipe", ["paper", "decoupled", "pretrained"])
 def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> None:
     from netspace.config import load
     from netspace.training.nern import FitConfig
 
     config = load(FitConfig, f"compress/{recipe}")
-    assert config.predictor.hidden == {"paper": 160, "decoupled": 180}[recipe]
+    assert config.predictor.hidden == {"paper": 160, "decoupled": 180, "pretrained": 580}[recipe]
     stages = [
         f"{{steps: 2, images: 4, distillation: {stage.distillation}, features: {stage.features}}}"
         for stage in config.stages

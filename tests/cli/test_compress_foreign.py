@@ -1,0 +1,157 @@
+"""`netspace compress` on networks of others: a module for the weights, pictures without labels, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from netspace import archs
+from netspace.data.pictures import pictures, shown
+
+Cli = Callable[..., Any]
+NAME = "torchvision.models:mobilenet_v2"
+KWARGS = '{"num_classes": 7, "width_mult": 0.1}'
+WORDS = ("--arch", NAME, "--kwargs", KWARGS)
+TRUSTED = (*WORDS, "--trust-arch", NAME)
+LITTLE = ("--set", "predictor.hidden=16", "--set", "stages=[{steps: 3, kernels: 64}]", "--set", "pointwise=tiles")
+FILE = "c/compressed.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def nobody_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(archs, "_TRUSTED", set())
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    """A MobileNetV2 with random weights that answers differently for different pictures; written as `net.pth`."""
+    torch.manual_seed(0)
+    module: torch.nn.Module = torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.1)
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.running_var, 0.01, 0.2)
+    torch.save(module.state_dict(), "net.pth")
+    return module.eval()
+
+
+@pytest.fixture
+def folder() -> Path:
+    random = np.random.default_rng(0)
+    Path("seen").mkdir()
+    for number in range(5):
+        Image.fromarray(random.integers(0, 256, (40, 64, 3), dtype=np.uint8)).save(f"seen/{number}.png")
+    return Path("seen")
+
+
+def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
+    told = cli("compress", "fit", "net.pth", *TRUSTED, *LITTLE, "-o", "c", "--json").json
+    assert told["accuracy_original"] is None and told["images"] is None and told["relative_error"] > 0
+    words = (*TRUSTED, "--images", folder, "--size", 35)
+    seen = cli("compress", "eval", FILE, "net.pth", *words, "--json").json["images"]
+
+    cli("compress", "reconstruct", FILE, "-o", "back.safetensors")
+    (batch,) = shown(pictures(folder), 35)
+    with torch.no_grad():
+        wanted = network(batch)
+        network.load_state_dict(load_file("back.safetensors"))
+        found = network(batch)
+    cosines = (wanted * found).sum(1) / (wanted.norm(dim=1) * found.norm(dim=1))
+    both = [logits.topk(5).indices.tolist() for logits in (wanted, found)]
+    shared = [len(set(one) & set(two)) / 5 for one, two in zip(*both, strict=True)]
+    assert (seen["count"], seen["size"]) == (5, 35)
+    assert seen["agreement"] == float((wanted.argmax(1) == found.argmax(1)).double().mean())
+    assert seen["overlap_top5"] == pytest.approx(sum(shared) / 5)
+    assert seen["cosine"] == pytest.approx(float(cosines.mean()), abs=1e-5) and seen["cosine"] < 0.999
+
+    same = cli("compress", "eval", FILE, "back.safetensors", *words, "--json").json["images"]
+    assert same["agreement"] == same["overlap_top5"] == 1.0 and same["cosine"] == pytest.approx(1.0)
+    text = cli("compress", "eval", FILE, "net.pth", *words).out
+    assert "on 5 images same answer" in text and "cosine of the logits" in text
+
+
+def test_what_does_not_go_together_is_refused(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
+    def refused(code: int, wanted: str, *words: object) -> None:
+        done = cli("compress", *words)
+        assert done.code == code and wanted in done.sentence, done.sentence
+
+    fit = ("fit", "net.pth", *LITTLE, "-o", "d")
+    refused(2, f"trust it with --trust-arch {NAME}", *fit, *WORDS)
+    refused(2, "--kwargs are those of --arch", *fit, "--kwargs", KWARGS)
+    refused(2, "--kwargs was expected to be a JSON object", *fit, "--arch", NAME, "--kwargs", "num_classes=7")
+    refused(2, "kwargs", *fit, "--arch", NAME, "--kwargs", "[7]")
+    one = ("--arch", NAME, "--trust-arch", NAME, "--kwargs")
+    refused(2, "unexpected keyword argument 'clases'; change --kwargs", *fit, *one, '{"clases": 7}')
+    wrong = '{"num_classes": 6, "width_mult": 0.1}'
+    shapes = "classifier.1.weight is of shape (6, 1280) in the architecture and of shape (7, 1280) in the file"
+    refused(1, shapes, *fit, *one, wrong)
+    save_file({**network.state_dict(), "more": torch.ones(2)}, "more.safetensors")
+    refused(
+        1,
+        "more is absent in the architecture and of shape (2,) in the file",
+        "fit",
+        "more.safetensors",
+        *fit[2:],
+        *TRUSTED,
+    )
+    noise = "stages=[{steps: 1, distillation: 1.0, inputs: noise}]"
+    refused(2, "noise has the shape of a network's inputs", *fit, *TRUSTED, "--set", noise)
+    assert not Path("d").exists()
+
+    assert cli("compress", *fit, "--json").json["relative_error"] > 0
+    evaluate = ("eval", "d/compressed.safetensors")
+    refused(2, "name it as MODEL", *evaluate, "--images", folder)
+    refused(2, "of net.pth only the weights are known: give --arch", *evaluate, "net.pth", "--images", folder)
+    refused(2, "there are no pictures in", *evaluate, "net.pth", *TRUSTED, "--images", "d")
+
+
+def test_an_arch_is_for_files_alone(cli: Cli, multi_zoo: Path) -> None:
+    done = cli("compress", "fit", "best:resnet", "--zoo", multi_zoo, "--arch", "resnet8", "-o", "d")
+    assert done.code == 2 and "'best:resnet' names a zoo's member, whose architecture is known" in done.sentence
+
+
+def test_networks_that_do_not_answer_with_logits_are_refused(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("odd_nets.py").write_text(
+        "from torch import nn\n"
+        "def maps(): return nn.Sequential(nn.Conv2d(3, 4, 3))\n"
+        "def flat(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.delitem(sys.modules, "odd_nets", raising=False)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(7, 2))
+    for name, told in (
+        ("maps", "was expected to answer images with logits (B, C), but gave a tensor of (5, 4, 30, 30)"),
+        ("flat", "cannot be run on images of 3 x 32 x 32: "),
+    ):
+        state = {key: value for key, value in layers.state_dict().items() if name == "flat" or key.startswith("0.")}
+        save_file(state, f"{name}.safetensors")
+        cli("compress", "fit", f"{name}.safetensors", *LITTLE, "-o", name)
+        arch = ("--arch", f"odd_nets:{name}", "--trust-arch", f"odd_nets:{name}")
+        words = (f"{name}.safetensors", *arch, "--images", folder, "--size", 32)
+        done = cli("compress", "eval", f"{name}/compressed.safetensors", *words)
+        assert done.code == 1 and told in done.sentence, done.sentence
+
+
+class Malice:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        return Path.touch, (Path("ran"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_that_would_run_code_is_refused(cli: Cli) -> None:
+    torch.save({"a.weight": torch.ones(4, 4, 3, 3), "b": Malice()}, "evil.pth")
+    done = cli("compress", "fit", "evil.pth", *TRUSTED, "-o", "d")
+    assert done.code == 1 and "cannot be read safely" in done.sentence
+    assert not Path("ran").exists() and not Path("d").exists()
+    torch.load("evil.pth", weights_only=False)
+    assert Path("ran").exists(), "the file would have run code"
