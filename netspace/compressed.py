@@ -2,7 +2,7 @@
 
 Axes: N kernels, K their side, F filters and C channels of a layer.
 
-The file is safetensors: the predictor's weights, the packed order of every layer, the norms of filters where they were
+The file is safetensors: the predictor's weights, quantised if asked for, the packed order of every layer, the norms of filters where they were
 taken out, and all that is not represented (biases, linear layers, batch norm), with settings and shapes as JSON beside.
 """
 
@@ -26,11 +26,13 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor, PredictorConfig
 from netspace.ordering.arranging import pack_order, unpack_order
+from netspace.quantising import pack, unpack
 from netspace.runtime import write_tensors
 from netspace.spec import NetSpec
 from netspace.states import read_safetensors
 
 VERSION = "2"
+FLOAT = 32  # bits of a weight that is not quantised
 READABLE = ("1", VERSION)  # 1: before 1x1 convolutions could be tiled
 
 
@@ -46,6 +48,7 @@ class Compressed:
     rest: dict[str, Tensor]  # not represented
     names: tuple[str, ...]  # of all tensors, in the network's order
     spec: NetSpec | None = None  # of the folded network, where its architecture is known
+    bits: int = FLOAT  # of the predictor's weights in the file; 8 or 4: quantised
 
     @cached_property
     def places(self) -> Tensor:
@@ -80,8 +83,10 @@ class Compressed:
         return {name: state[name].detach().clone() for name in self.names}
 
     def save(self, path: Path) -> None:
-        """Writes the file, atomically."""
-        tensors = {f"predictor.{name}": value.detach().cpu() for name, value in self.predictor.state_dict().items()}
+        """Writes the file, atomically; what was read quantised is so again."""
+        held = {name: value.detach().cpu() for name, value in self.predictor.state_dict().items()}
+        held = held if self.bits == FLOAT else pack(held, self.bits)
+        tensors = {f"predictor.{name}": value for name, value in held.items()}
         for place, layer in enumerate(self.kernels.layers):
             packed = pack_order(self.orders[place].numpy(), layer.grid(self.kernels.side), self.kind)
             if len(packed):
@@ -96,6 +101,7 @@ class Compressed:
             "layers": [[layer.name, list(layer.shape), layer.tiled] for layer in self.kernels.layers],
             "names": list(self.names),
             "predictor": self.predictor.config.model_dump(mode="json"),
+            "bits": self.bits,
             "spec": None if self.spec is None else self.spec.to_json(),
         }
         write_tensors(path, tensors, netspace_compressed=json.dumps(told))
@@ -118,7 +124,8 @@ class Compressed:
             )
             config = validate(PredictorConfig, told["predictor"], str(path))
             predictor = Predictor(config, kernels.side**2)
-            predictor.load_state_dict(_part(tensors, "predictor."))
+            shapes = {name: value.shape for name, value in predictor.state_dict().items()}
+            predictor.load_state_dict(unpack(_part(tensors, "predictor."), shapes))
             packed, norms = _part(tensors, "order."), _part(tensors, "norm.")
             orders = [
                 torch.from_numpy(
@@ -139,6 +146,7 @@ class Compressed:
                 _part(tensors, "rest."),
                 tuple(told["names"]),
                 NetSpec.from_json(told["spec"]) if told["spec"] else None,
+                int(told.get("bits", FLOAT)),
             )
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             first = (str(error) or type(error).__name__).splitlines()[0]

@@ -7,12 +7,16 @@ B and over leading axes, so one network and a batch of M give the same scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from netspace.smoothness import smoothness_loss as smoothness_loss  # lies lower: zoos are trained with it
+
+CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
 
 def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:
@@ -131,9 +135,59 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tens
 
 
 def feature_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4)."""
-    found = []
-    for one, two in zip(predicted, target, strict=True):
-        flat = [F.normalize(maps.float().flatten(1), dim=1) for maps in (one, two)]
-        found.append((flat[0] - flat[1]).norm(dim=1).mean())
-    return torch.stack(found).sum()
+    """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4).
+
+    Computed in float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1
+    and has no gradient: it has no direction.
+    """
+    distances = [_UnitDistance.apply(*_rows(one, two)) for one, two in zip(predicted, target, strict=True)]
+    return torch.stack([each.mean() for each in distances]).sum()
+
+
+def _rows(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps as (B, D), in one order: that in which `predicted` lies in memory, so that it is not copied."""
+    if predicted.dim() == 4 and predicted.is_contiguous(memory_format=torch.channels_last):
+        predicted, target = predicted.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1)
+    return predicted.flatten(1), target.flatten(1)
+
+
+class _UnitDistance(torch.autograd.Function):
+    """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D); its gradient is a's alone.
+
+    That is (u (u . v) - v) / (|a| |u - v|), of a's and b's own span: two factors a row are all that is kept. A few rows at
+    a time, so that what is computed in float32 on the way stays in a processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        found = []
+        for one, two in zip(*_pieces(a, b), strict=True):
+            one, two = one.float(), two.float()
+            lengths = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (one, two)]
+            scales = [length.clamp_min(1e-12).reciprocal() for length in lengths]
+            away = torch.linalg.vector_norm((one * scales[0]).addcmul_(two, scales[1], value=-1), dim=1, keepdim=True)
+            found.append(torch.cat([*lengths, away], dim=1))
+        lengths_a, lengths_b, away = torch.cat(found).unbind(1)
+        ctx.save_for_backward(a, b, lengths_a, lengths_b, away)
+        return away
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        a, b, lengths_a, lengths_b, away = ctx.saved_tensors
+        cosine = 1 - away.square() / 2
+        flat = (away == 0) | (lengths_a <= 1e-12) | (lengths_b <= 1e-12)
+        factors = [cosine / (lengths_a.square() * away), -1 / (lengths_a * lengths_b * away)]
+        of_a, of_b = (torch.where(flat, 0, grad * factor)[:, None] for factor in factors)
+        gradient = torch.empty_like(a)
+        for held, *rows in zip(*_pieces(gradient, a, b, of_a, of_b), strict=True):
+            one, two, factor, other = rows
+            held.copy_((one.float() * factor).addcmul_(two.float(), other))
+        return gradient, None
+
+
+def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The same few rows of each of several matrices, as many as a processor's cache holds; all on a GPU."""
+    count, width = tensors[0].shape
+    rows = count if tensors[0].is_cuda else min(count, max(1, CACHED // max(width, 1)))
+    return [each.split(max(rows, 1)) for each in tensors]

@@ -46,7 +46,14 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     assert found["device"] == "cpu" and found["quick"] is True
     assert set(found["matmul_flops_per_second"]) == {"float32", "bf16"}
     assert found["provenance"]["torch"] and found["provenance"]["machine"]["cores"]
-    assert [row["name"].partition(":")[0] for row in found["rows"]] == ["zoo", "step", "multi", "store", "store"]
+    assert [row["name"].partition(":")[0] for row in found["rows"]] == [
+        "zoo",
+        "step",
+        "multi",
+        "nern",
+        "store",
+        "store",
+    ]
     for row in found["rows"]:
         counted = not row["name"].startswith("store")  # which computes nothing
         assert (row["flops"] > 0) is counted and row["unit"] and row["how"]
@@ -92,6 +99,28 @@ def test_both_sides_of_a_step_do_the_same_work(contestants: ModuleType, kind: st
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
         plain.once()
         ours.run()
+
+
+def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
+    nern = importlib.import_module("nern")
+    (quick,) = nern.nern_cases(quick=True)
+    (stage,) = quick.config.stages
+    stage = stage.model_copy(update={"distillation": 0.3, "features": 0.1})  # each as large as the reconstruction
+    case = replace(quick, config=quick.config.model_copy(update={"precision": "float32", "stages": (stage,)}))
+    ours, plain = nern.OurFit(case, CPU), nern.ReferenceFit(case, CPU)
+    assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
+    for _ in range(3):
+        ours.number = plain.number
+        ours.fit.compressed.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
+        wanted, found = plain.loss(), ours.loss()
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+        gradients = [
+            torch.autograd.grad(loss, list(side.parameters()))
+            for loss, side in ((wanted, plain.predictor), (found, ours.fit.compressed.predictor))
+        ]
+        for one, two in zip(*gradients, strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
+        plain.once()
 
 
 @pytest.mark.parametrize("way", [Way(1), Way(3)], ids=str)

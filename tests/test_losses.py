@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netspace import losses
 from netspace.losses import (
     blend,
     class_loss,
@@ -289,3 +291,47 @@ def test_kernels_of_zeros_have_a_finite_gradient() -> None:
 def test_smoothness_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="one convolution at least; found none"):
         smoothness_loss([])
+
+
+@pytest.mark.parametrize("near", [2.0, 0.3, 1e-3])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("cached", [1 << 18, 100], ids=["whole", "pieces"])
+def test_feature_loss_and_its_gradient_are_float64s(
+    near: float, form: torch.memory_format, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CACHED", cached)
+    torch.manual_seed(0)
+    target = [3 * torch.randn(6, 4, 5, 5), torch.randn(6, 20)]
+    first = [(maps + near * torch.randn_like(maps)).requires_grad_() for maps in target]
+    first[0] = first[0].detach().contiguous(memory_format=form).requires_grad_()
+    exact = [maps.detach().double().requires_grad_() for maps in first]
+    units = [[F.normalize(each.double().flatten(1), dim=1) for each in maps] for maps in (exact, target)]
+    wanted = torch.stack([(one - two).norm(dim=1).mean() for one, two in zip(*units, strict=True)]).sum()
+    found = feature_loss(first, target)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6 + 1e-7 / near)
+    (5 * found).backward()
+    (5 * wanted).backward()
+    for one, two in zip(first, exact, strict=True):
+        assert one.grad is not None and two.grad is not None
+        away = (one.grad - two.grad).norm() / two.grad.norm()
+        assert float(away) < 1e-5 + 1e-6 / near
+
+
+def test_feature_loss_of_half_maps_rounds_only_its_gradient() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 300, 4, 16, 16).bfloat16()
+    first.requires_grad_()
+    exact = first.detach().float().requires_grad_()
+    found, wanted = feature_loss([first], [second]), feature_loss([exact], [second.float()])
+    assert found.dtype == torch.float32 and float(found.detach()) == float(wanted.detach())
+    found.backward()
+    wanted.backward()
+    assert first.grad is not None and exact.grad is not None and first.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(first.grad, exact.grad.bfloat16())
+
+
+def test_maps_that_are_equal_or_zero_have_no_gradient() -> None:
+    first = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    loss = feature_loss([first], [torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 0.0]])])
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2 / 3) and first.grad is not None and not first.grad.any()

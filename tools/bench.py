@@ -1,9 +1,10 @@
 """How fast netspace is here, against the plain way in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [multi] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [nern] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
-backward, optimizer) and `multi` the same with several architectures; `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
+backward, optimizer) and `multi` the same with several architectures; `nern` a step of fitting
+a coordinate network to a network by NeRN's whole loss; `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
 and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
 than memory. Every side of a comparison runs in processes of its own, so that its peak memory is its own,
 and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
@@ -38,6 +39,7 @@ from contestants import (
     wait,
     zoo_cases,
 )
+from nern import NernCase, OurFit, ReferenceFit, nern_cases
 from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
 from several import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
 from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
@@ -45,7 +47,7 @@ from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, Sto
 from model_zoo.trainer import Way
 from netspace.runtime import pick_device, provenance
 
-WHAT = ("zoo", "step", "multi", "store", "scale", "accuracy", "memory")
+WHAT = ("zoo", "step", "multi", "nern", "store", "scale", "accuracy", "memory")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -159,6 +161,15 @@ def measure_step(case: StepCase | MultiCase, device: torch.device, repeats: int)
     recipe = case.recipe
     how = f"encoder, decoder {recipe.precision}; networks {recipe.networks_precision}; {recipe.optimizer.name}"
     return compare(str(case), "steps/s", case.steps, recipe.precision, how, sides, repeats)
+
+
+def measure_nern(case: NernCase, device: torch.device, repeats: int) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    kinds = {"reference": ReferenceFit, "netspace": OurFit}
+    sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
+    (stage,), precision = case.config.stages, case.config.precision
+    how = f"{stage.kernels} kernels, {stage.images} images a step; {precision}; {stage.optimizer.name}"
+    return compare(str(case), "steps/s", case.steps, precision, how, sides, repeats)
 
 
 def measure_store(device: torch.device, repeats: int, quick: bool) -> list[dict[str, Any]]:
@@ -297,6 +308,8 @@ def main() -> None:
             *(multi_cases(given.quick) if "multi" in what else []),
         ]
         rows += [measure_step(case, device, repeats) for case in steps]
+        cases = nern_cases(given.quick) if "nern" in what else []
+        rows += [measure_nern(case, device, repeats) for case in cases]
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
         found["scale"] = [measure_point(point, device, repeats) for point in here]

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from netspace.apps.likeness import likeness
-from netspace.apps.originals import find_original
+from netspace.apps.originals import Beside, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
 from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
-from netspace.metrics import accuracy, agreement
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.training.nern import Fit, FitConfig, answers_of
+from netspace.training.nern import Fit, FitConfig
 
 
 def fit(
@@ -61,7 +61,7 @@ def fit(
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec)
+        compressed = begin(original.state, config, spec, out / "orders.safetensors")
         work = Fit(config, compressed, original, device)
         curve = work.run(out / "last.pt")
         path = out / "compressed.safetensors"
@@ -71,8 +71,8 @@ def fit(
     return told
 
 
-def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> Compressed:
-    """A fresh predictor for a network, its kernels in order."""
+def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
+    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
     kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
     values = kernels.gather(state)
     norms = None
@@ -84,12 +84,26 @@ def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None) -> 
                 [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
             )[:, None, None]
         )
-    grids = [layer.grid(kernels.side) for layer in kernels.layers]
-    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, config.order)]
+    orders = _orders(values, kernels, config.order, kept)
     names = {layer.name for layer in kernels.layers}
     rest = {name: value for name, value in state.items() if name not in names}
     predictor = Predictor(config.predictor, kernels.side**2)
     return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+
+
+def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
+    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+    names = [layer.name for layer in kernels.layers]
+    of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
+    if kept is not None and kept.exists():
+        with safe_open(kept, "pt") as file:
+            if (file.metadata() or {}).get("of") == of:
+                return [file.get_tensor(name) for name in names]
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if kept is not None and kind != "none":
+        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
+    return found
 
 
 def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
@@ -130,27 +144,18 @@ def evaluate(
         **compressed.sizes(),
         "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
         "bytes_file": path.stat().st_size,
+        "bits": compressed.bits,
         "order": compressed.kind,
         "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
     }
     if model is None:
         return figures
-    original, _ = find_original(model, zoo_path, arch=arch)
-    shapes = ({name: value.shape for name, value in each.items()} for each in (original.state, state))
-    if next(shapes) != next(shapes):
-        raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
-    wanted, found = compressed.kernels.gather(original.state), compressed.kernels.gather(state)
-    figures["relative_error"] = float((found - wanted).norm() / wanted.norm())
-    if original.module is not None and original.task is not None:
-        both = [answers_of(original.module, each, original.task, "test") for each in (original.state, state)]
-        labels = original.task.test.labels
-        figures["accuracy_original"], figures["accuracy_reconstructed"] = (
-            float(accuracy(each, labels)) for each in both
-        )
-        figures["agreement"] = float(agreement(both[0], both[1]))
+    beside = Beside(compressed, state, path, model, zoo_path, arch)
+    found = beside.measure(state)
+    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
     if files:
-        figures["images"] = likeness(original, state, files, size, model)
-    return figures
+        figures["images"] = likeness(beside.original, state, files, size, model)
+    return {**figures, **found}
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The network that a command is about: its weights, and what runs it where that is known."""
+"""The network that a command is about: its weights, what runs it where that is known, and others beside it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.archs import ArchConfig
+from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
 from netspace.spec import NetSpec
 from netspace.states import FILES, read_state_dict
 from netspace.store import Zoo
-from netspace.training.nern import Original
+from netspace.training.nern import Original, answers_of
 from netspace.training.setting import task_of
 
 
@@ -76,6 +79,48 @@ def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
                 "file; name the architecture it was saved from, and its settings by --kwargs"
             )
     return module
+
+
+class Beside:
+    """Measures networks beside the original, whose file must hold the same tensors; `accuracy` is the original's own.
+
+    Raises `NetspaceError` for another network.
+    """
+
+    def __init__(
+        self,
+        compressed: Compressed,
+        state: Mapping[str, Tensor],
+        path: Path,
+        model: str,
+        zoo: Path | None,
+        arch: ArchConfig | None = None,
+    ) -> None:
+        original, _ = find_original(model, zoo, arch=arch)
+        shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
+        if shapes[0] != shapes[1]:
+            raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
+        self.original, self.kernels = original, compressed.kernels
+        self.answers = self._answers(original.state)
+        self.accuracy = self._accuracy(self.answers)
+
+    def measure(self, state: dict[str, Tensor]) -> dict[str, float | None]:
+        """The relative error of the represented weights; accuracy and agreement on the test images, where they are known."""
+        wanted, found = self.kernels.gather(self.original.state), self.kernels.gather(state)
+        answers = self._answers(state)
+        return {
+            "relative_error": float((found - wanted).norm() / wanted.norm()),
+            "accuracy": self._accuracy(answers),
+            "agreement": None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
+        }
+
+    def _answers(self, state: dict[str, Tensor]) -> Tensor | None:
+        module, task = self.original.module, self.original.task
+        return None if module is None or task is None else answers_of(module, state, task, "test")
+
+    def _accuracy(self, answers: Tensor | None) -> float | None:
+        task = self.original.task
+        return None if answers is None or task is None else float(accuracy(answers, task.test.labels))
 
 
 def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:

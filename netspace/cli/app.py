@@ -270,7 +270,7 @@ def report(
     same_run: SameRun = None,
     json: Json = False,
 ) -> None:
-    """One self-contained HTML page and PNG figures of a run."""
+    """One self-contained HTML page and PNG figures of a run, or of a folder of `compress fit`."""
     from netspace.report import report as write_report
 
     say(write_report(run_folder(run, same_run)), json, lambda r: f"{r['report']} and {len(r['figures'])} figures")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netspace.cli.compress_output import pruning, quantised
 from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
-from netspace.cli.output import compression, important, say
+from netspace.cli.output import analysis, compression, important, say
 
 if TYPE_CHECKING:
     from netspace.archs import ArchConfig
@@ -123,3 +124,63 @@ def importance(
     from netspace.apps.compress import importance as rank
 
     say(rank(file, model, zoo, top), json, important)
+
+
+@app.command()
+def analyse(
+    file: File,
+    model: Model,
+    zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
+    from netspace.apps.analyse import analyse as compare
+
+    trusting(trust_arch)
+    say(compare(file, model, zoo, _arch(arch, kwargs)), json, analysis)
+
+
+@app.command()
+def quantise(
+    file: File,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
+    bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
+    zoo: ModelZoo = None,
+    json: Json = False,
+) -> None:
+    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE."""
+    from netspace.apps.quantise import quantise as shrink
+
+    say(shrink(file, out, bits, model, zoo), json, quantised)
+
+
+@app.command()
+def prune(
+    file: File,
+    model: Model,
+    shares: Annotated[
+        str | None, typer.Option(help="Of the weights, as in 0,0.25,0.5; default: twelve to 0.9.")
+    ] = None,
+    zoo: ModelZoo = None,
+    json: Json = False,
+) -> None:
+    """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
+    from netspace.apps.prune import SHARES
+    from netspace.apps.prune import prune as cut
+
+    say(cut(file, model, zoo, SHARES if shares is None else _numbers(shares)), json, pruning)
+
+
+def _numbers(text: str) -> list[float]:
+    from netspace.errors import UsageError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--shares {text!r} was expected to be numbers with commas between, as in 0,0.25,0.5"
+        ) from None

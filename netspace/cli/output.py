@@ -233,8 +233,9 @@ def samples(figures: dict[str, Any]) -> str:
 
 def compression(figures: dict[str, Any]) -> str:
     """The text of `netspace compress eval`."""
+    bits = "" if figures["bits"] == 32 else f" in {figures['bits']} bits"
     told = [
-        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values for "
+        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values{bits} for "
         f"{figures['parameters_represented']:,} of {figures['parameters_original']:,} "
         f"({percent(figures['parameters_predictor'] / figures['parameters_represented'])} of what is represented)",
         f"{figures['bytes_file']:,} bytes beside {figures['bytes_original']:,}",
@@ -259,6 +260,49 @@ def important(figures: dict[str, Any]) -> str:
     """The text of `netspace compress importance`."""
     rows = [[each["layer"], each["filter"], number(each["relative_error"])] for each in figures["filters"]]
     return table(["layer", "filter", "relative error"], rows) + f"\n{len(rows)} of {figures['count']} filters"
+
+
+def analysis(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress analyse`; of many layers some, evenly."""
+    ratios, cka = figures["singular_ratio"], figures["cka"]
+    places = range(0, len(figures["layers"]), -(-len(figures["layers"]) // 24))
+    head = ["layer", "S_ratio", "reconstructed", *(["CKA", "CKA random"] if cka else [])]
+    keys = ("reconstructed", "random") if cka else ()
+    rows = [
+        [
+            figures["layers"][place],
+            *(number(ratios[key][place]) for key in ("original", "reconstructed")),
+            *(number(cka[key][place]) for key in keys),
+        ]
+        for place in places
+    ]
+    told = [table(head, rows)]
+    if len(places) < len(figures["layers"]):
+        told.append(f"{len(places)} of {len(figures['layers'])} layers; all are in analysis.json")
+    if not cka:
+        return "\n".join(
+            [*told, "only the weights are known; the rest needs a zoo's member, or --zoo for a file's data"]
+        )
+    for key, name in (
+        ("low_pass", "share of frequencies kept"),
+        ("scale_small", "smaller half of singular values times"),
+    ):
+        found = figures[key]
+        rows = [["original's accuracy", *(percent(row["accuracy"]) for row in found)]]
+        rows.append(["mean S_ratio", *(number(row["singular_ratio"]) for row in found)])
+        told += ["", table([name, *(f"{row['amount']:g}" for row in found)], rows)]
+    gaps = figures["generalisation"]
+    rows = [
+        [
+            key,
+            *(percent(gaps[key][f"accuracy_{split}"]) for split in ("train", "test")),
+            f"{100 * gaps[key]['gap_accuracy']:.2f} points",
+            *(number(gaps[key][name]) for name in ("loss_train", "loss_test", "gap_loss")),
+        ]
+        for key in ("original", "reconstructed")
+    ]
+    head = [f"on {gaps['training_images']:,} training images", "accuracy", "on test", "gap", "loss", "on test", "gap"]
+    return "\n".join([*told, "", table(head, rows)])
 
 
 def zoo(figures: dict[str, Any]) -> str:

@@ -148,7 +148,9 @@ class Run:
 def collect(path: Path) -> Run:
     """Reads a run folder. Raises `NetspaceError` if it is none, holds no results yet, or a file in it is broken."""
     if not is_run(path):
-        raise NetspaceError(f"{path} is not a run folder (config.yaml and provenance.json were expected in it)")
+        raise NetspaceError(
+            f"{path} is not a run folder (config.yaml and provenance.json were expected in it), nor one that `netspace compress fit` wrote"
+        )
     config = text_of(path / "config.yaml")
     try:
         recipe = yaml.safe_load(config)

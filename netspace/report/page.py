@@ -7,7 +7,7 @@ to load or run anything but the inlined images and style.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -31,8 +31,13 @@ VERSIONS = ("netspace", "python", "torch", "numpy", "h5py", "accelerate")  # of 
 
 def page(run: Run, shown: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> str:
     """The whole document; `missing` are (chapter, sentence) for what is not there."""
-    title = escape(run.name)
     chapters = [_chapter(run, key, name, shown, missing) for key, name in CHAPTERS]
+    return document(run.name, summary(run), tiles(run), [*chapters, _provenance(run)])
+
+
+def document(title: str, said: str, told: Sequence[tuple[str, str]], sections: Sequence[str]) -> str:
+    """The page around its sections, which are HTML: title, a paragraph, tiles as (name, value)."""
+    title = escape(title)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -51,10 +56,9 @@ def page(run: Run, shown: Sequence[Picture], missing: Sequence[tuple[str, str]])
             f"<h1>{title}</h1>",
             "</header>",
             "<main>",
-            f'<p class="summary">{escape(summary(run))}</p>',
-            _tiles(tiles(run)),
-            *(chapter for chapter in chapters if chapter),
-            _provenance(run),
+            f'<p class="summary">{escape(said)}</p>',
+            _tiles(told),
+            *(section for section in sections if section),
             "</main>",
             "</body>",
             "</html>",
@@ -64,9 +68,21 @@ def page(run: Run, shown: Sequence[Picture], missing: Sequence[tuple[str, str]])
 
 
 def _chapter(run: Run, key: str, name: str, shown: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> str:
-    pictures = [_figure(picture) for picture in shown if picture.part == key]
-    notes = [f'<p class="missing">{_ticked(sentence)}</p>' for chapter, sentence in missing if chapter == key]
     before, after = tables(run, key)
+    return chapter(key, name, shown, missing, before, after)
+
+
+def chapter(
+    key: str,
+    name: str,
+    shown: Sequence[Picture],
+    missing: Sequence[tuple[str, str]],
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> str:
+    """The section of a chapter, its notes, figures and the tables around them; empty if it has none of these."""
+    pictures = [_figure(picture) for picture in shown if picture.part == key]
+    notes = [f'<p class="missing">{_ticked(sentence)}</p>' for place, sentence in missing if place == key]
     if not (pictures or notes or before or after):
         return ""
     drawn = ['<div class="figures">', *pictures, "</div>"] if pictures else []
@@ -112,9 +128,15 @@ def _provenance(run: Run) -> str:
         versions = part(found.figures, "versions")
         if versions:
             facts[f"evaluated ({split}) with"] = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return provenance(
+        {"hash of the zoo" if name == "zoo_hash" else name: value for name, value in facts.items()}, run.config
+    )
+
+
+def provenance(facts: Mapping[str, Any], config: str) -> str:
+    """The last section: facts by name, and the settings."""
     rows = (
-        f'<tr><th scope="row">{escape("hash of the zoo" if name == "zoo_hash" else name)}</th>'
-        f"<td>{escape(NOTHING if value is None else str(value))}</td></tr>"
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(NOTHING if value is None else str(value))}</td></tr>'
         for name, value in facts.items()
         if value != ""
     )
@@ -125,7 +147,7 @@ def _provenance(run: Run) -> str:
             f'<table class="facts"><tbody>{"".join(rows)}</tbody></table>',
             "<details>",
             "<summary>config.yaml, with every default resolved</summary>",
-            f"<pre>{escape(run.config)}</pre>",
+            f"<pre>{escape(config)}</pre>",
             "</details>",
             "</section>",
         ]

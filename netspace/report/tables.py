@@ -47,7 +47,7 @@ def _measures(run: Run) -> list[str]:
         if any(finite(one.figures.get(key)) is not None for one in found.values()):
             rows.append([name, *(form(one.figures.get(key)) for one in found.values())])
     caption = "Figures by split of the zoo. All accuracies are on the task's test images."
-    told = [_table(["", *(f"{split} split" for split in found)], rows, caption)]
+    told = [table(["", *(f"{split} split" for split in found)], rows, caption)]
     main = next(iter(found.values()))
     classes = part(main.figures, "per_class")
     if len(classes) > 1:
@@ -67,7 +67,7 @@ def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> str:
         shares = [percent(told.get(key)) for key in ("classid_accuracy", "accuracy_target", "accuracy_predicted")]
         rows.append([name, *counts, *shares, *_own(told)[1:], _own(told)[0]])
     caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
-    return _table(heads, rows, caption)
+    return table(heads, rows, caption)
 
 
 def _own(told: Mapping[str, Any]) -> list[str]:
@@ -81,7 +81,7 @@ def _baselines(main: Evaluation, others: Mapping[str, Any]) -> str:
         told = part(others, name)
         rows.append([name, *_own(told), f"{BASELINES.get(name, NOTHING)}{_scale(told.get('scale'))}"])
     caption = f"The space beside baselines, {main.split} split: what each answers for the same targets."
-    return _table([*HEADS, "what answers"], rows, caption, glossed=True)
+    return table([*HEADS, "what answers"], rows, caption, glossed=True)
 
 
 def _scale(value: Any) -> str:
@@ -106,7 +106,7 @@ def _betweens(run: Run) -> list[str]:
             "γ of Eq. 12 between their members, as the ClassId head reads them, beside normally trained networks of the "
             "architecture that is meant. Mean accuracies on the test images."
         )
-        told.append(_table(heads, [_between(each) for each in between], caption))
+        told.append(table(heads, [_between(each) for each in between], caption))
     return told
 
 
@@ -127,7 +127,7 @@ def _starts(run: Run, climb: Climb) -> str:
         f"encoded from, of those decoded from their latents, and of those after at most {count(climb.steps[-1])} steps. "
         "NetSpace, Tab. I."
     )
-    return _table(heads, rows, caption)
+    return table(heads, rows, caption)
 
 
 def _marked(name: str, shown: bool) -> str:
@@ -148,10 +148,10 @@ def _samples(samples: Sequence[Sample]) -> list[str]:
         "is the share of images that they answer otherwise than the zoo's training network with the nearest weights, which "
         "the space has not seen where the architecture was never shown."
     )
-    return [_table(heads, rows, caption)]
+    return [table(heads, rows, caption)]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, glossed: bool = False) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, glossed: bool = False) -> str:
     """A table of numbers; if `glossed`, its first row is set apart and its last column is text."""
     kinds = ["n"] * (len(head) - 1 - glossed) + ["gloss"] * glossed
     heads = "".join(

@@ -23,14 +23,16 @@ from netspace.config import Settings
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
 from netspace.kernels import Pointwise
+from netspace.models.coordinates import embedded_size
 from netspace.models.inr import PredictorConfig
 from netspace.progress import progress
 from netspace.runtime import generator, read_torch, write_torch
 from netspace.training.optimizers import Optimizer, OptimizerConfig
-from netspace.training.sources import Images
+from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
 
 CHECKPOINT_EVERY = 30.0  # seconds
+PIECE = 1 << 12  # coordinates that are predicted at once where nothing is learnt from them
 
 
 class StageConfig(Settings):
@@ -99,6 +101,9 @@ class Fit:
         compressed.predictor.to(device)
         if original.module is not None:
             original.module.to(device)
+        size = 4 * len(self.coordinates) * embedded_size(compressed.predictor.config.embedding)
+        self.embedded = None if size > CACHE_BYTES else compressed.predictor.embedding(self.coordinates)
+        self.answers: Tensor | None = None  # the network's to all images, NaN where it was not asked yet
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.best: dict[str, Tensor] = {}
         self.best_score = -float("inf")
@@ -182,16 +187,18 @@ class Fit:
             first = sum(counts[:layer])
             return torch.arange(first, first + counts[layer], device=self.device)
         if stage.sampling == "weighted" and float(torch.rand((), generator=random)) >= stage.uniform:
-            return torch.multinomial(self.norm, stage.kernels, generator=random).to(self.device)
-        return torch.randint(count, (stage.kernels,), generator=random).to(self.device)
+            able = min(stage.kernels, int(self.norm.count_nonzero()))
+            drawn = torch.multinomial(self.norm, able, generator=random) if able else torch.arange(0)
+        else:
+            drawn = torch.randperm(count, generator=random)[: stage.kernels]
+        return drawn.to(self.device, non_blocking=True)
 
     def _loss(
         self, stage: StageConfig, place: int, number: int, chosen: Tensor | None, images: Images | None
     ) -> Tensor:
-        predictor = self.compressed.predictor
         rows = slice(None) if chosen is None else chosen
         with half(self.config.predictor_precision, self.device):
-            values = predictor(self.coordinates[rows])
+            values = self._predicted(rows)
         values = values.float()
         loss = torch.zeros((), device=self.device)
         if stage.reconstruction:
@@ -201,24 +208,51 @@ class Fit:
             return loss
         whole = values
         if chosen is not None:
-            with torch.no_grad():
-                rest = self._all()
+            with torch.no_grad(), half(self.config.precision, self.device):
+                rest = self._all().to(values.dtype)
             whole = rest.index_copy(0, chosen, values)
+        places = None
         if images is not None:
-            shown, _ = images.take(number, stage.images)
+            shown, places = images.take(number, stage.images)
+            places = places if images.fixed is not None else None
         else:
             shape = (stage.images, *self._input_shape())
             noise = torch.rand(shape, generator=generator(self.config.seed, 37, place, number))
             shown = 2 * noise.to(self.device) - 1
+        features = stage.features > 0
         with half(self.config.precision, shown.device):
-            with torch.no_grad():
-                told, maps = self._run(self.state, shown, stage.features > 0)
-            found, seen = self._run({**self.state, **self.compressed.weights(whole)}, shown, stage.features > 0)
+            shown = self._quick(shown)
+            told, maps = self._told(shown, None if features else places, features)
+            weights = {name: self._quick(value) for name, value in self.compressed.weights(whole).items()}
+            found, seen = self._run({**self.state, **weights}, shown, features)
         if stage.distillation:
             loss = loss + stage.distillation * losses.prediction_loss(found, told, 1.0)
-        if stage.features:
+        if features:
             loss = loss + stage.features * losses.feature_loss(seen, maps)
         return loss
+
+    def _quick(self, values: Tensor) -> Tensor:
+        """What convolutions in half precision are fastest with; as it was in float32."""
+        if self.config.precision != "bf16":
+            return values
+        values = values.bfloat16()
+        return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+
+    @torch.no_grad()
+    def _told(self, shown: Tensor, places: Tensor | None, features: bool) -> tuple[Tensor, list[Tensor]]:
+        """What `_run` says of the network itself; logits for training images at `places` (B,) are remembered."""
+        if places is None:
+            return self._run(self.state, shown, features)
+        if self.answers is not None and not (known := self.answers[places]).isnan().any():
+            return known, []
+        logits, _ = self._run(self.state, shown, False)
+        assert self.original.task is not None
+        count = len(self.original.task.train)
+        if self.answers is None and 4 * count * logits.shape[1] <= CACHE_BYTES:
+            self.answers = torch.full((count, logits.shape[1]), torch.nan, device=self.device)
+        if self.answers is not None:
+            self.answers[places] = logits.float()
+        return logits, []
 
     def _run(self, state: dict[str, Tensor], shown: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, C) of the network with a state, and the outputs of the layers that are represented."""
@@ -232,8 +266,16 @@ class Fit:
             logits: Tensor = functional_call(module, state, (shown,))
         return logits, maps
 
+    def _predicted(self, rows: slice | Tensor) -> Tensor:
+        """Values (n, K * K) of chosen coordinates."""
+        predictor = self.compressed.predictor
+        return (
+            predictor(self.coordinates[rows]) if self.embedded is None else predictor.of_embedded(self.embedded[rows])
+        )
+
     def _all(self) -> Tensor:
-        return torch.cat([self.compressed.predictor(piece) for piece in self.coordinates.split(1 << 15)])
+        count = len(self.coordinates)
+        return torch.cat([self._predicted(slice(start, start + PIECE)) for start in range(0, count, PIECE)])
 
     @torch.no_grad()
     def _validate(self, place: int, step: int) -> str:

@@ -12,9 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from netspace.apps import compress
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.ordering.arranging import arrange
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
@@ -168,6 +170,59 @@ def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> Non
         torch.testing.assert_close(one, value.grad, rtol=1e-3, atol=1e-6)
 
 
+def distilling(multi_zoo: Path, **changes: Any) -> tuple[Fit, nern.Images]:
+    from netspace.apps.compress import _original
+
+    original, spec = _original(MEMBER, multi_zoo)
+    assert original.task is not None
+    config = settings(**changes)
+    torch.manual_seed(0)
+    return Fit(config, begin(original.state, config, spec), original), nern.Images(original.task, 0)
+
+
+def test_half_precision_keeps_the_loss_and_its_direction(multi_zoo: Path) -> None:
+    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64}
+    found = []
+    for precision in ("float32", "bf16"):
+        work, images = distilling(multi_zoo, stages=[stage], precision=precision)
+        loss = work._loss(work.config.stages[0], 0, 0, torch.arange(64), images)
+        loss.backward()
+        gradients = [value.grad.flatten() for value in work.compressed.predictor.parameters() if value.grad is not None]
+        found.append((float(loss.detach()), torch.cat(gradients)))
+    assert found[0][0] != found[1][0] and found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert float(torch.cosine_similarity(found[0][1], found[1][1], dim=0)) > 0.99
+
+
+def test_what_the_network_answers_to_still_images_is_asked_once(
+    multi_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "images": 8, "kernels": 64}
+    work, images = distilling(multi_zoo, stages=[stage])
+    assert images.fixed is not None
+    runs, run = [], Fit._run
+
+    def counted(self: Fit, state: Any, *told: Any) -> Any:
+        runs.append(state is self.state)
+        return run(self, state, *told)
+
+    monkeypatch.setattr(Fit, "_run", counted)
+    first = work._loss(work.config.stages[0], 0, 0, None, images)
+    again = work._loss(work.config.stages[0], 0, 0, None, images)
+    assert runs == [True, False, False] and torch.equal(first, again)
+    other = images.task.train.images.shape[0] // 8 - 1
+    work._loss(work.config.stages[0], 0, other, None, images)
+    assert runs[3:] == [True, False]
+
+
+def test_embedded_coordinates_are_kept_only_where_they_fit(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, _ = distilling(multi_zoo)
+    monkeypatch.setattr(nern, "CACHE_BYTES", 100)
+    monkeypatch.setattr(nern, "PIECE", 50)
+    fresh, _ = distilling(multi_zoo)
+    assert kept.embedded is not None and fresh.embedded is None
+    torch.testing.assert_close(fresh._all(), kept._all())
+
+
 @pytest.mark.parametrize("sampling", ["all", "layer", "uniform", "weighted"])
 def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     config = settings(stages=[{"steps": 1, "kernels": 8, "sampling": sampling, "uniform": 0.0}])
@@ -181,7 +236,7 @@ def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     if sampling == "layer":
         assert layers == {tuple(range(12)), tuple(range(12, 36))}
     else:
-        assert all(len(each) == 8 for each in layers)
+        assert all(len({*each}) == 8 for each in layers)  # each kernel once
         assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
 
 
@@ -218,6 +273,18 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
         assert found["curve"] == whole["curve"]
         files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
         assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_orders_are_found_once_and_kept_beside_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, kept = state_of(), tmp_path / "orders.safetensors"
+    first = begin(state, settings(order="cross-filter"), None, kept)
+    looked = []
+    monkeypatch.setattr(compress, "arrange", lambda *told: looked.append(told) or arrange(*told))
+    again = begin(state, settings(order="cross-filter"), None, kept)
+    assert not looked and all(torch.equal(a, b) for a, b in zip(first.orders, again.orders, strict=True))
+    begin(state, settings(order="in-filter"), None, kept)  # of another kind
+    begin({name: 2 + value for name, value in state.items()}, settings(order="in-filter"), None, kept)  # other kernels
+    assert len(looked) == 2
 
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:

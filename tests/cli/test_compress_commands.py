@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ def test_texts(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
     told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo).out
     assert f"a predictor of {fitted['parameters_predictor']:,} values for" in told and "same answer" in told
     assert "relative error" in cli("compress", "importance", FILE, "best:resnet", "--zoo", multi_zoo).out
+
+
+def test_analyse_tells_and_keeps(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
+    told = cli("compress", "analyse", FILE, "best:resnet", "--zoo", multi_zoo).out
+    for word in ("S_ratio", "CKA random", "share of frequencies kept", "on 300 training images"):
+        assert word in told
+    assert len(told.splitlines()) < 45
+    kept = json.loads(Path("c/analysis.json").read_text())
+    assert kept["generalisation"]["original"]["accuracy_test"] == fitted["accuracy_original"]
 
 
 def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:

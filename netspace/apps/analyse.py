@@ -1,0 +1,175 @@
+"""`netspace compress analyse`: how a compressed network differs from its original (decoupled NeRN, 2024, the analysis).
+
+Axes: B images, D features of a layer, L layers. Smoothness of the weights by singular values, what a low pass and smaller
+singular values do to the original's accuracy, generalisation gaps, and how alike both networks see, layer by layer.
+Accuracies are fractions; nothing here is chosen by them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from netspace.apps.originals import find_original
+from netspace.archs import ArchConfig
+from netspace.compressed import Compressed
+from netspace.data import TaskData
+from netspace.errors import NetspaceError
+from netspace.kernels import Layer
+from netspace.metrics import accuracy
+from netspace.runtime import generator, write_json
+from netspace.spectra import linear_cka, low_pass, scale_small, singular_ratio
+from netspace.training.nern import answers_of
+
+SHARES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)  # of frequencies that are kept
+FACTORS = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.0)  # of the smaller half of singular values
+TRAINING = 10_000  # training images of the generalisation gap, at most
+SEEN = 512  # test images of which the layers' features are compared
+SIDE = 4  # maps are averaged to this side before
+State = dict[str, Tensor]
+
+
+def analyse(
+    path: Path, model: str, zoo_path: Path | None = None, arch: ArchConfig | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`.
+
+    Where only weights are known (no architecture, no data), the singular values alone are told; the rest is None. Raises
+    `UsageError` or `NetspaceError` for a file that is none, or a model that is not the file's.
+    """
+    compressed = Compressed.load(path)
+    original, _ = find_original(model, zoo_path, arch=arch)
+    state, layers = compressed.reconstruct(), compressed.kernels.layers
+    for name, value in state.items():
+        if name not in original.state or original.state[name].shape != value.shape:
+            raise NetspaceError(f"{path} holds another network than {model}: {name} differs")
+    told: dict[str, Any] = {
+        "file": str(path),
+        "layers": [layer.name for layer in layers],
+        "singular_ratio": {key: _ratios(each, layers) for key, each in _both(original.state, state)},
+        **dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka")),
+    }
+    if original.module is not None and original.task is not None:
+        module, task = original.module, original.task
+        few = replace(task, train=task.train.take(_chosen(len(task.train), TRAINING, seed)))
+        told["low_pass"] = _changed(module, original.state, task, layers, low_pass, SHARES)
+        told["scale_small"] = _changed(module, original.state, task, layers, scale_small, FACTORS)
+        told["generalisation"] = {
+            "training_images": len(few.train),
+            **{key: generalisation(module, each, few) for key, each in _both(original.state, state)},
+        }
+        images = task.test.images[_chosen(len(task.test), SEEN, seed)]
+        told["cka"] = alignment(module, original.state, state, task.normalise(images), layers, seed)
+    write_json(path.parent / "analysis.json", told)
+    return told
+
+
+def generalisation(module: nn.Module, state: State, task: TaskData) -> dict[str, float]:
+    """Accuracy and cross-entropy (nats) on training and test images, and the gaps between them."""
+    found: dict[str, float] = {}
+    for split in ("train", "test"):
+        logits, labels = answers_of(module, state, task, split), task.split(split).labels
+        found[f"accuracy_{split}"] = float(accuracy(logits, labels))
+        found[f"loss_{split}"] = float(F.cross_entropy(logits.double(), labels))
+    found["gap_accuracy"] = found["accuracy_train"] - found["accuracy_test"]
+    found["gap_loss"] = abs(found["loss_test"] - found["loss_train"])  # as the authors define it
+    return found
+
+
+def alignment(
+    module: nn.Module, original: State, reconstructed: State, inputs: Tensor, layers: Sequence[Layer], seed: int = 0
+) -> dict[str, Any]:
+    """Linear CKA by layer of the original's features with the reconstructed network's, and with those of random weights.
+
+    None for a layer whose module was not called, or whose features do not vary.
+    """
+    wanted = features(module, original, inputs, layers)
+    told: dict[str, Any] = {"images": len(inputs)}
+    for key, state in (("reconstructed", reconstructed), ("random", fresh(module, seed))):
+        found = features(module, state, inputs, layers)
+        told[key] = [
+            linear_cka(wanted[layer.name], found[layer.name]) if layer.name in wanted else None for layer in layers
+        ]
+    return told
+
+
+@torch.no_grad()
+def features(module: nn.Module, state: State, inputs: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """The outputs (B, D) of layers by name; maps are averaged to at most `SIDE` x `SIDE` places and flattened."""
+    pieces: dict[str, list[Tensor]] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+
+            def keep(_module: nn.Module, _inputs: Any, output: Any, layer: Layer = layer) -> None:
+                held = output[0] if isinstance(output, tuple) else output  # attention gives its weights too
+                pieces.setdefault(layer.name, []).append(_pooled(held, layer))
+
+            held = module.get_submodule(layer.name.rpartition(".")[0])
+            hooks.callback(held.register_forward_hook(keep).remove)
+        for some in inputs.split(128):
+            functional_call(module, state, (some,))
+    return {name: torch.cat(found) for name, found in pieces.items()}
+
+
+def _pooled(output: Tensor, layer: Layer) -> Tensor:
+    """An output (B, C, H, W) or (B, C, T), or of a matrix (B, ..., C), as (B, D)."""
+    if output.dim() == 2:
+        return output
+    if layer.is_matrix:
+        output = output.movedim(-1, 1).flatten(2)
+    if output.dim() == 3:
+        return F.adaptive_avg_pool1d(output, min(SIDE**2, output.shape[-1])).flatten(1)
+    height, width = output.shape[-2:]
+    return F.adaptive_avg_pool2d(output, (min(SIDE, height), min(SIDE, width))).flatten(1)
+
+
+def fresh(module: nn.Module, seed: int = 0) -> State:
+    """The state of the same network with random weights, as its modules draw them; torch's random state stays."""
+    other = copy.deepcopy(module).cpu()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(generator(seed, 59).initial_seed())  # not one that the network itself was drawn by
+        for part in other.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if reset is not None:
+                reset()
+    return dict(other.state_dict())
+
+
+def _changed(
+    module: nn.Module,
+    state: State,
+    task: TaskData,
+    layers: Sequence[Layer],
+    change: Callable[[Tensor, float], Tensor],
+    amounts: Sequence[float],
+) -> list[dict[str, float]]:
+    """Accuracy on test images, and the mean S_ratio, of a network whose represented layers are changed by amounts."""
+    rows = []
+    for amount in amounts:
+        changed = {**state, **{layer.name: change(state[layer.name], amount) for layer in layers}}
+        right = float(accuracy(answers_of(module, changed, task, "test"), task.test.labels))
+        ratio = sum(_ratios(changed, layers)) / len(layers)
+        rows.append({"amount": amount, "accuracy": right, "singular_ratio": ratio})
+    return rows
+
+
+def _ratios(state: State, layers: Sequence[Layer]) -> list[float]:
+    return [singular_ratio(state[layer.name]) for layer in layers]
+
+
+def _chosen(count: int, most: int, seed: int) -> Tensor:
+    """At most so many places of `count`, drawn by the seed, in order."""
+    return torch.randperm(count, generator=generator(seed, 53))[:most].sort().values
+
+
+def _both(original: State, reconstructed: State) -> tuple[tuple[str, State], tuple[str, State]]:
+    return ("original", original), ("reconstructed", reconstructed)

@@ -1,0 +1,74 @@
+"""`netspace compress quantise`: the predictor's weights as small integers (decoupled NeRN, 2024).
+
+The original's own weights, quantised as directly, stand beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from netspace.apps.originals import Beside
+from netspace.compressed import FLOAT, Compressed
+from netspace.errors import UsageError
+from netspace.quantising import check_bits, pack, unpack
+from netspace.runtime import write_json
+
+
+def quantise(
+    path: Path, out: Path, bits: int, model: str | None = None, zoo_path: Path | None = None
+) -> dict[str, Any]:
+    """Writes the file with its predictor's matrices in `bits` bits, and the figures as quantise-BITS.json beside `path`.
+
+    `networks` holds a row for the original, the original quantised, and what both files give back: bytes, and with
+    `model` the relative error of the represented weights, accuracy and agreement with the original on the test images.
+    `relative_change` is the distance of both files' weights, in units of the first's. Raises `UsageError` for other bits
+    than 4 and 8, a file that is quantised already and `out` equal to `path`, `NetspaceError` for another network's file.
+    """
+    check_bits(bits)
+    if out.resolve() == path.resolve():
+        raise UsageError(f"{path} would be overwritten by what is made of it: choose another --out")
+    compressed = Compressed.load(path)
+    if compressed.bits != FLOAT:
+        raise UsageError(f"{path} is quantised to {compressed.bits} bits already: give the file that it was made of")
+    before = compressed.reconstruct()
+    beside = None if model is None else Beside(compressed, before, path, model, zoo_path)
+    replace(compressed, bits=bits).save(out)
+    after = Compressed.load(out).reconstruct()
+    wanted, found = (compressed.kernels.gather(state) for state in (before, after))
+    networks: dict[str, dict[str, Any]] = {}
+    if beside is not None:
+        state = beside.original.state
+        coarse, size = _directly(state, [layer.name for layer in compressed.kernels.layers], bits)
+        networks["original"] = {"bytes": _bytes(state), **beside.measure(state)}
+        networks["original_quantised"] = {"bytes": size, **beside.measure(coarse)}
+    for name, file, state in (("reconstructed", path, before), ("quantised", out, after)):
+        networks[name] = {"bytes": file.stat().st_size, **({} if beside is None else beside.measure(state))}
+    told = {
+        "file": str(path),
+        "out": str(out),
+        "bits": bits,
+        **compressed.sizes(),
+        "bytes_original": _bytes(before),
+        "relative_change": float((found - wanted).norm() / wanted.norm()),
+        "networks": networks,
+    }
+    write_json(path.parent / f"quantise-{bits}.json", told)
+    return told
+
+
+def _directly(state: dict[str, Tensor], names: list[str], bits: int) -> tuple[dict[str, Tensor], int]:
+    """A network whose own weights are quantised, a scale for each filter, and its bytes."""
+    matrices = {name: state[name].flatten(1) for name in names}
+    packed = pack(matrices, bits)
+    coarse = unpack(packed, {name: value.shape for name, value in matrices.items()})
+    rest = {name: value for name, value in state.items() if name not in matrices}
+    whole = {**state, **{name: value.view(state[name].shape) for name, value in coarse.items()}}
+    return whole, _bytes(packed) + _bytes(rest)
+
+
+def _bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors.values())

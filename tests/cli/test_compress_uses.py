@@ -1,0 +1,57 @@
+"""`netspace compress quantise` and `prune` from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+FILE = "c/compressed.safetensors"
+
+
+@pytest.fixture
+def fitted(cli: Cli, multi_zoo: Path) -> tuple[object, ...]:
+    words = ("--set", "predictor.hidden=16", "--set", "stages=[{steps: 20, kernels: 64}]")
+    assert cli("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "c", *words).code == 0
+    return ("best:resnet", "--zoo", multi_zoo)
+
+
+def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[object, ...]) -> None:
+    told = cli("compress", "quantise", FILE, *fitted, "-o", "four.safetensors", "--bits", 4, "--json").json
+    assert told["bits"] == 4 and told == json.loads(Path("c/quantise-4.json").read_text())
+    assert told["networks"].keys() == {"original", "original_quantised", "reconstructed", "quantised"}
+    text = cli("compress", "quantise", FILE, "-o", "eight.safetensors").out
+    assert "reconstructed, predictor in 8 bits" in text and "eight.safetensors: quantising moves the weights by" in text
+    text = cli("compress", "eval", "eight.safetensors", *fitted).out
+    assert f"a predictor of {told['parameters_predictor']:,} values in 8 bits for" in text
+    assert cli("compress", "reconstruct", "eight.safetensors", "-o", "net.safetensors").code == 0
+    assert "relative error" in cli("compress", "importance", "four.safetensors", *fitted).out
+    assert cli("compress", "prune", "four.safetensors", *fitted, "--shares", "0.5").code == 0
+
+
+def test_prune_tells_the_curve(cli: Cli, fitted: tuple[object, ...]) -> None:
+    told = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25,0.5", "--json").json
+    assert [row["share"] for row in told["predictor"]] == [row["share"] for row in told["original"]] == [0, 0.25, 0.5]
+    assert told == json.loads(Path("c/prune.json").read_text())
+    text = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25").out
+    assert "25.0 %" in text and f"{told['predictor'][1]['weights']:,}" in text and "original's weights" in text
+    assert len(cli("compress", "prune", FILE, *fitted, "--json").json["predictor"]) == 12
+
+
+def test_mistakes_are_one_sentence(cli: Cli, fitted: tuple[object, ...]) -> None:
+    for words, code, said in (
+        (("quantise", FILE, "-o", "x.safetensors", "--bits", 5), 2, "weights of 5 bits were asked for"),
+        (("quantise", FILE, "-o", FILE), 2, "choose another --out"),
+        (("quantise", FILE, "lenet/0000", *fitted[1:], "-o", "x.safetensors"), 1, "another network than lenet/0000"),
+        (("prune", FILE, *fitted, "--shares", "0,1"), 2, "a share of 1 of the weights"),
+        (("prune", FILE, *fitted, "--shares", "0;1"), 2, "numbers with commas between"),
+        (("prune", FILE, "lenet/0000", *fitted[1:]), 1, "another network than lenet/0000"),
+        (("prune", "none.safetensors", *fitted), 2, "none.safetensors does not exist"),
+    ):
+        found = cli("compress", *words)
+        assert found.code == code and said in found.sentence, found.sentence
+    assert not Path("x.safetensors").exists() and not Path("c/prune.json").exists()

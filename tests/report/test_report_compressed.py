@@ -1,0 +1,187 @@
+"""`netspace report` of a compressed network: what it shows, what it says where parts are missing, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report import change, read
+
+from netspace.errors import NetspaceError
+from netspace.report import report
+
+LAYERS = ["conv1.weight", "layer<1>.conv.weight", "layer2.conv.weight"]
+FIT: dict[str, Any] = {
+    "file": "c/compressed.safetensors",
+    "accuracy_original": 0.9302,
+    "accuracy_reconstructed": 0.9291,
+    "agreement": 0.9913,
+    "relative_error": 0.1577,
+    "parameters_original": 271_402,
+    "parameters_represented": 269_968,
+    "parameters_predictor": 116_829,
+    "bytes_original": 1_085_608,
+    "bytes_file": 528_503,
+    "order": "cross-filter",
+    "curve": [
+        {"stage": stage, "step": step, "relative_error": 1 / (1 + step), "accuracy_val": step / 100}
+        for stage, steps in ((0, (0, 30, 60)), (2, (0, 20)))
+        for step in steps
+    ],
+}
+ROWS = [
+    {"amount": amount, "accuracy": amount, "singular_ratio": 1 - amount / 3, "share": 1 - amount, "relative_error": 0.1}
+    for amount in (1.0, 0.75, 0.5)
+]
+GAP = {"accuracy_train": 0.96, "accuracy_test": 0.93, "loss_train": 0.1, "loss_test": 0.2, "gap_loss": 0.1}
+ANALYSIS: dict[str, Any] = {
+    "layers": LAYERS,
+    "singular_ratio": {"original": [0.6, 0.7, 0.8], "reconstructed": [0.7, 0.6, 0.9]},
+    "low_pass": ROWS,
+    "scale_small": ROWS,
+    "generalisation": {"training_images": 10_000, **dict.fromkeys(("original", "reconstructed"), GAP)},
+    "cka": {"images": 512, "reconstructed": [1.0, 0.99, None], "random": [0.9, 0.5, float("nan")]},
+}
+ANALYSIS["generalisation"]["original"] = {**GAP, "gap_accuracy": 0.03}
+QUANTISED = {
+    "bytes_original": 1000,
+    "networks": {
+        "original": {"bytes": 1000, "accuracy": 0.93},
+        "quantised": {"bytes": 169, "relative_error": 0.167, "accuracy": 0.9272, "agreement": 0.981},
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As `compress fit`, `analyse`, `prune` and `quantise` leave it."""
+    path = tmp_path / "a & b"
+    path.mkdir()
+    (path / "config.yaml").write_text("seed: 0\norder: <cross-filter>\n")
+    told = {
+        "fit": FIT,
+        "analysis": ANALYSIS,
+        "network": {"hash": "ab12"},
+        "prune": {"predictor": ROWS, "original": ROWS},
+    }
+    for name, value in {**told, "quantise-8": QUANTISED, "quantise-4": QUANTISED}.items():
+        (path / f"{name}.json").write_text(json.dumps(value))
+    return path
+
+
+def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
+    told = report(folder)
+    names = ["course", "singular", "cka", "low-pass", "scale-small", "pruning"]
+    assert [Path(name).stem for name in told["figures"]] == names and told["missing"] == []
+    page = read(told)
+    assert len(page.alts) == 6 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
+    for text in (
+        "A predictor of 116,829 values stands for 269,968 of the network's 271,402 parameters",
+        "43.3 %",
+        "48.7 %",
+        "92.91 %",
+        "Reconstruction raises it in 2 of 3 layers, on average from 0.700 to 0.733",
+        "Its accuracy on test images is 100.0 % at 1, 75.0 % at 0.75, 50.0 % at 0.5",
+        "Predictor: 100.0 % at 0 %, 75.0 % at 25 %, 50.0 % at 50 %; original, directly: 100.0 %",
+        "3.00 points",
+        "reconstructed, predictor in 4 bits",
+        "16.9 %",
+        "a & b",
+        "order: <cross-filter>",
+        "ab12",
+    ):
+        assert text in page.text, text
+    first = (folder / "report.html").read_bytes()
+    report(folder)
+    assert (folder / "report.html").read_bytes() == first
+
+
+def test_what_is_missing_is_told_with_its_command(folder: Path) -> None:
+    for name in ("analysis", "prune", "quantise-4"):
+        (folder / f"{name}.json").unlink()
+    told = report(folder)
+    assert [Path(name).stem for name in told["figures"]] == ["course"]
+    commands = ("compress analyse", "compress prune", "compress quantise")
+    assert [command in sentence for command, sentence in zip(commands, told["missing"], strict=True)] == [True] * 3
+    assert "--bits 4" in told["missing"][2] and "a & b/compressed.safetensors'" in told["missing"][0]
+    assert "predictor in 8 bits" in read(told).text and "predictor in 4 bits" not in read(told).text
+
+
+def test_a_folder_of_weights_alone(folder: Path) -> None:
+    unknown = dict.fromkeys(("accuracy_original", "accuracy_reconstructed", "agreement"))
+    course = [{**record, "accuracy_val": None} for record in FIT["curve"]]
+    change(folder / "fit.json", **unknown, curve=course)
+    change(folder / "analysis.json", **dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka")))
+    rows = [{**row, "accuracy": None} for row in ROWS]
+    change(folder / "prune.json", predictor=rows, original=rows)
+    told = report(folder)
+    assert [Path(name).stem for name in told["figures"]] == ["course", "singular", "pruning"]
+    assert "only weights were known" in told["missing"][0]
+    text = read(told).text
+    assert "accuracy, original" not in text and "Predictor: 0.100 at 0 %" in text and not re.search(r"\bnan\b", text)
+
+
+def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
+    nothing = [None] * 3
+    change(folder / "analysis.json", cka={"reconstructed": nothing, "random": nothing})
+    text = " ".join(read(report(folder)).alts)
+    assert "Linear CKA with the original from – up" in text
+
+
+def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from netspace.report import compressed_figures
+
+    seen: list[Any] = []
+    draw = compressed_figures.course
+
+    def course(*told: Any) -> Any:
+        seen.extend(told)
+        return draw(*told)
+
+    monkeypatch.setattr(compressed_figures, "course", course)
+    report(folder)
+    np.testing.assert_array_equal(seen[0], [0, 30, 60, 60, 80])
+    assert seen[3] == [60]
+
+
+def test_many_layers(folder: Path) -> None:
+    many = {"original": [0.6] * 130, "reconstructed": [0.7] * 130, "random": [0.5] * 130}
+    change(folder / "analysis.json", layers=[f"block{n}.weight" for n in range(130)], singular_ratio=many, cka=many)
+    assert len(report(folder)["figures"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        (
+            "analysis",
+            {"layers": LAYERS[:2]},
+            "one singular_ratio for each of 2 layers: run `netspace compress analyse`",
+        ),
+        (
+            "analysis",
+            {"low_pass": 3},
+            "'low_pass' was expected to be a list of records: run `netspace compress analyse`",
+        ),
+        ("prune", {"original": [1]}, "'original' was expected to be a list of records: run `netspace compress prune`"),
+        ("fit", {"curve": [{"step": "x"}]}, "'step' was expected to be a list of numbers"),
+    ],
+)
+def test_broken_files_are_named(folder: Path, name: str, values: dict[str, Any], sentence: str) -> None:
+    change(folder / f"{name}.json", **values)
+    with pytest.raises(NetspaceError) as found:
+        report(folder)
+    assert sentence in str(found.value) and f"{name}.json" in str(found.value)
+
+
+def test_a_fit_that_is_not_done_and_a_folder_of_nothing(folder: Path) -> None:
+    (folder / "fit.json").unlink()
+    with pytest.raises(NetspaceError, match=r"its fit is not done; go on with it .*--resume"):
+        report(folder)
+    (folder / "network.json").unlink()
+    with pytest.raises(NetspaceError, match="nor one that `netspace compress fit` wrote"):
+        report(folder)

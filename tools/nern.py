@@ -1,0 +1,226 @@
+"""What `tools/bench.py nern` lets step: the fit of a coordinate network to a network, ours and the plain way's.
+
+Axes: N kernels, K their side, B images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from netspace import archs
+from netspace.apps.compress import begin
+from netspace.config import load as load_recipe
+from netspace.data import DataConfig, load
+from netspace.memory import keep_freed_memory
+from netspace.models.coordinates import BASES
+from netspace.training.nern import Fit, FitConfig, Original
+from netspace.training.optimizers import Optimizer
+from netspace.training.sources import Images
+
+
+@dataclass(frozen=True)
+class NernCase:
+    """A step of a fit by the whole of Eq. 2, to a network of random weights."""
+
+    name: str
+    config: FitConfig
+    arch: str
+    data: DataConfig
+    steps: int  # timed together
+
+    def __str__(self) -> str:
+        return f"nern: {self.name}"
+
+
+def nern_cases(quick: bool) -> list[NernCase]:
+    """The paper's fit, of ResNet20."""
+    paper = load_recipe(FitConfig, "compress/paper")
+    if quick:
+        data = DataConfig(name="generated", image_size=8, channels=1, limit=20)
+        (stage,) = (each.model_copy(update={"images": 8, "kernels": 256}) for each in paper.stages)
+        predictor = paper.predictor.model_copy(update={"hidden": 16})
+        return [
+            NernCase(
+                "paper, tiny",
+                paper.model_copy(update={"stages": (stage,), "predictor": predictor, "order": "in-filter"}),
+                "resnet8",
+                data,
+                1,
+            )
+        ]
+    data = DataConfig(name="generated", image_size=28, channels=1, limit=4096)
+    return [NernCase("paper, ResNet20, 28x28x1", paper, "resnet20", data, 2)]
+
+
+def fit_of(case: NernCase, device: torch.device) -> Fit:
+    """What `netspace compress fit` would make of the case."""
+    task = load(case.data, device=device)
+    settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+    torch.manual_seed(case.config.seed)
+    module = archs.skeleton(case.arch, settings, task.image_shape)
+    state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    return Fit(case.config, begin(state, case.config, None), Original(state, module, task), device)
+
+
+class OurFit:
+    """The fit's own step."""
+
+    def __init__(self, case: NernCase, device: torch.device) -> None:
+        keep_freed_memory()
+        self.case, self.fit = case, fit_of(case, device)
+        (self.stage,) = case.config.stages
+        assert self.fit.original.task is not None
+        self.images = Images(self.fit.original.task, case.config.seed)
+        self.optimizer = Optimizer(self.fit.compressed.predictor, self.stage.optimizer, self.stage.steps)
+        self.number = 0
+
+    def loss(self) -> Tensor:
+        chosen = self.fit._chosen(self.stage, 0, self.number)
+        return self.fit._loss(self.stage, 0, self.number, chosen, self.images)
+
+    def run(self) -> None:
+        for _ in range(self.case.steps):
+            self.loss().backward()
+            self.optimizer.step(self.number)
+            self.number += 1
+
+
+class PlainPredictor(nn.Module):
+    """Eq. 1 and an MLP with ReLU: coordinates (N, 3) -> kernels (N, K * K)."""
+
+    def __init__(self, base: float, count: int, hidden: int, layers: int, values: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", math.pi * base ** torch.arange(count))
+        sizes = [6 * count, *[hidden] * (layers - 1), values]
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        angles = coordinates[:, :, None] * self.frequencies
+        x = torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(1)
+        for linear in self.linears[:-1]:
+            x = F.relu(linear(x))
+        return self.linears[-1](x)
+
+
+def built(kernels: Tensor, shapes: dict[str, tuple[int, ...]], side: int) -> dict[str, Tensor]:
+    """Weights of convolutions by name from kernels (N, K * K) in the network's order; small ones from the middle."""
+    weights, start = {}, 0
+    for name, (filters, channels, height, width) in shapes.items():
+        piece = kernels[start : start + filters * channels].view(filters, channels, side, side)
+        top, left = (side - height) // 2, (side - width) // 2
+        weights[name] = piece[:, :, top : top + height, left : left + width]
+        start += filters * channels
+    return weights
+
+
+def run_with_maps(
+    network: nn.Module, state: dict[str, Tensor], layers: Sequence[str], images: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits and the outputs of the named layers."""
+    maps: list[Tensor] = []
+    handles = [
+        network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+        for layer in layers
+    ]
+    logits = functional_call(network, state, (images,))
+    for handle in handles:
+        handle.remove()
+    return logits, maps
+
+
+def nern_loss(
+    predictor: nn.Module,
+    network: nn.Module,
+    state: dict[str, Tensor],
+    shapes: dict[str, tuple[int, ...]],
+    coordinates: Tensor,
+    places: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    chosen: Tensor,
+    images: Tensor,
+    weights: tuple[float, float, float],
+) -> Tensor:
+    """Eq. 2 for all kernels, gradients through the `chosen` ones; terms in the order of the equation.
+
+    `places` (N,) says where each coordinate's kernel lies in the network; `target` and `mask` are (N, K * K) by coordinate.
+    """
+    with torch.no_grad():
+        kernels = predictor(coordinates)
+    predicted = predictor(coordinates[chosen])
+    kernels[chosen] = predicted
+    difference = (predicted - target[chosen]) * mask[chosen]
+    reconstruction = torch.sqrt(difference.square().sum() / mask[chosen].sum())
+    in_network = torch.empty_like(kernels)
+    in_network[places] = kernels
+    student_state = {**state, **built(in_network, shapes, math.isqrt(target.shape[1]))}
+    layers = [name.removesuffix(".weight") for name in shapes]
+    with torch.no_grad():
+        teacher, teacher_maps = run_with_maps(network, state, layers, images)
+    student, student_maps = run_with_maps(network, student_state, layers, images)
+    distillation = F.kl_div(F.log_softmax(student, 1), F.softmax(teacher, 1), reduction="batchmean")
+    features = torch.zeros((), device=images.device)
+    for one, two in zip(student_maps, teacher_maps, strict=True):
+        distance = F.normalize(one.flatten(1), dim=1) - F.normalize(two.flatten(1), dim=1)
+        features = features + distance.norm(dim=1).mean()
+    return weights[0] * reconstruction + weights[1] * distillation + weights[2] * features
+
+
+class ReferenceFit:
+    """The same step, plain, in float32: from the same weights, on the same images and kernels."""
+
+    def __init__(self, case: NernCase, device: torch.device) -> None:
+        self.case, self.ours = case, OurFit(case, device)  # for its stream of images and kernels, and its first weights
+        fit, config = self.ours.fit, case.config.predictor
+        base = config.embedding.base
+        value = BASES[base] if isinstance(base, str) else base
+        values = fit.target.shape[1]
+        self.predictor = PlainPredictor(value, config.embedding.count, config.hidden, config.layers, values).to(device)
+        self.predictor.load_state_dict(fit.compressed.predictor.state_dict(), strict=False)
+        assert fit.original.module is not None
+        self.network = fit.original.module
+        self.shapes = {layer.name: layer.shape for layer in fit.compressed.kernels.layers}
+        self.coordinates, self.places = fit.coordinates, fit.compressed.places.to(device)
+        rate, betas = self.ours.stage.optimizer.learning_rate, self.ours.stage.optimizer.betas
+        self.optimizer = torch.optim.RAdam(self.predictor.parameters(), lr=rate, betas=betas)
+        self.number = 0
+        with FlopCounterMode(display=False) as counter:
+            self.once()
+        self.flops = counter.get_total_flops() * case.steps
+
+    def loss(self) -> Tensor:
+        fit, stage = self.ours.fit, self.ours.stage
+        chosen = fit._chosen(stage, 0, self.number)
+        assert chosen is not None
+        return nern_loss(
+            self.predictor,
+            self.network,
+            fit.state,
+            self.shapes,
+            self.coordinates,
+            self.places,
+            fit.target,
+            fit.mask,
+            chosen,
+            self.ours.images.take(self.number, stage.images)[0],
+            (stage.reconstruction, stage.distillation, stage.features),
+        )
+
+    def once(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        self.number += 1
+
+    def run(self) -> None:
+        for _ in range(self.case.steps):
+            self.once()
