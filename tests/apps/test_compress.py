@@ -171,9 +171,9 @@ def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> Non
 
 
 def distilling(multi_zoo: Path, **changes: Any) -> tuple[Fit, nern.Images]:
-    from netspace.apps.compress import _original
+    from netspace.apps.originals import find_original
 
-    original, spec = _original(MEMBER, multi_zoo)
+    original, spec = find_original(MEMBER, multi_zoo)
     assert original.task is not None
     config = settings(**changes)
     torch.manual_seed(0)
