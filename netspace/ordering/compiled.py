@@ -12,5 +12,5 @@ numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defi
 
 
 def compiled(function: Any) -> Any:
-    """The function, compiled when it is first called; other threads run while it does."""
-    return numba.njit(cache=True, nogil=True)(function)
+    """The function, compiled when it is first called."""
+    return numba.njit(cache=True)(function)

@@ -6,41 +6,28 @@ import numpy as np
 
 from netspace.ordering.compiled import compiled
 
-BLOCK = 1_024  # points whose distances are found together
-
 
 @compiled
 def greedy(points: np.ndarray) -> np.ndarray:
-    """Values of points (N, D) are laid out by axis and taken a block at a time, so that they are read in vectors."""
     count, width = points.shape
     left = np.arange(count)
-    rest = points.T.copy()
+    rest = points.copy()
     order = np.empty(count, dtype=np.int64)
-    current, block = np.empty(width, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
     here = 0
     for place in range(count):
         order[place] = left[here]
+        current = rest[here].copy()
         last = count - place - 1
         left[here] = left[last]
-        for axis in range(width):
-            current[axis] = rest[axis, here]
-            rest[axis, here] = rest[axis, last]
+        rest[here] = rest[last]
         best, here = np.float32(np.inf), 0
-        for start in range(0, last, BLOCK):
-            many = min(BLOCK, last - start)
-            block[:many] = 0
+        for other in range(last):
+            distance = np.float32(0.0)
             for axis in range(width):
-                row, value = rest[axis, start : start + many], current[axis]
-                for other in range(many):
-                    step = row[other] - value
-                    block[other] += step * step
-            nearest = block[:many].min()
-            if nearest < best:
-                best = nearest
-                for other in range(many):
-                    if block[other] == nearest:
-                        here = start + other
-                        break
+                step = rest[other, axis] - current[axis]
+                distance += step * step
+            if distance < best:
+                best, here = distance, other
     return order
 
 
