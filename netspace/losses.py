@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from netspace.smoothness import smoothness_loss as smoothness_loss  # lies lower: zoos are trained with it
-
 CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
 

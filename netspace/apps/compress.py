@@ -6,11 +6,12 @@ Axes: N kernels, F filters of a layer, P parameters.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace.apps.likeness import likeness
@@ -96,7 +97,7 @@ def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> l
     names = [layer.name for layer in kernels.layers]
     of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
     if kept is not None and kept.exists():
-        with safe_open(kept, "pt") as file:
+        with suppress(SafetensorError, OSError), safe_open(kept, "pt") as file:  # a damaged one is found anew
             if (file.metadata() or {}).get("of") == of:
                 return [file.get_tensor(name) for name in names]
     grids = [layer.grid(kernels.side) for layer in kernels.layers]

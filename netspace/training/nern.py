@@ -32,6 +32,7 @@ from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
 
 CHECKPOINT_EVERY = 30.0  # seconds
+WORST = -float("inf"), -float("inf")  # validation accuracy, and the relative error's negative
 PIECE = 1 << 12  # coordinates that are predicted at once where nothing is learnt from them
 
 
@@ -106,7 +107,7 @@ class Fit:
         self.answers: Tensor | None = None  # the network's to all images, NaN where it was not asked yet
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.best: dict[str, Tensor] = {}
-        self.best_score = -float("inf")
+        self.best_score = WORST
         self.curve: list[dict[str, Any]] = []
         compressed.predictor.match(self.coordinates, self.target)
 
@@ -156,7 +157,7 @@ class Fit:
             assert self.original.task is not None
             images = Images(self.original.task, self.config.seed + place)
         if start == 0:
-            self.best_score = -float("inf")  # of this stage: what it is for may cost what the one before was for
+            self.best_score = WORST  # of this stage: what it is for may cost what the one before was for
             self._validate(place, 0)
         for number in range(start, stage.steps):
             chosen = self._chosen(stage, place, number)
@@ -283,19 +284,19 @@ class Fit:
         values = self._all()
         error = float(((values - self.wanted) * self.mask).norm() / (self.wanted * self.mask).norm())
         record: dict[str, Any] = {"stage": place, "step": step, "relative_error": error, "accuracy_val": None}
-        score, note = -error, f"relative error {error:.3f}"
+        right, note = 0.0, f"relative error {error:.3f}"
         task = self.original.task
         if task is not None and self.original.module is not None:
             state = {**self.state, **self.compressed.weights(values)}
-            right = sum(
+            found = sum(
                 int((self._run(state, task.normalise(pixels), False)[0].argmax(-1) == labels).sum())
                 for pixels, labels in task.batches(task.val, 512)
             )
-            score = record["accuracy_val"] = right / len(task.val)
-            note += f", val {100 * score:.1f} %"
+            right = record["accuracy_val"] = found / len(task.val)
+            note += f", val {100 * right:.1f} %"
         self.curve.append(record)
-        if score > self.best_score:
-            self.best_score = score
+        if (right, -error) > self.best_score:  # of equally accurate ones, as at chance, the nearer
+            self.best_score = right, -error
             self.best = {name: value.clone() for name, value in self.compressed.predictor.state_dict().items()}
         return note
 

@@ -285,6 +285,23 @@ def test_orders_are_found_once_and_kept_beside_the_fit(tmp_path: Path, monkeypat
     begin(state, settings(order="in-filter"), None, kept)  # of another kind
     begin({name: 2 + value for name, value in state.items()}, settings(order="in-filter"), None, kept)  # other kernels
     assert len(looked) == 2
+    kept.write_bytes(b"damaged")
+    begin(state, settings(order="cross-filter"), None, kept)
+    assert len(looked) == 3 and begin(state, settings(order="cross-filter"), None, kept) and len(looked) == 3
+
+
+def test_of_equally_accurate_predictors_the_nearer_is_kept(multi_zoo: Path) -> None:
+    work, _ = distilling(multi_zoo, stages=[{"steps": 1}])
+    work._run = lambda state, shown, features: (torch.zeros(len(shown), 10), [])  # type: ignore[method-assign]
+    work._validate(0, 0)
+    first = {name: value.clone() for name, value in work.best.items()}
+    with torch.no_grad():
+        work.compressed.predictor.linears[-1].weight.zero_()
+        work.compressed.predictor.linears[-1].bias.zero_()
+    work._validate(0, 1)  # all zeros have a relative error of 1, below that of random weights
+    assert work.curve[0]["accuracy_val"] == work.curve[1]["accuracy_val"]
+    assert work.curve[1]["relative_error"] < work.curve[0]["relative_error"]
+    assert any(not torch.equal(first[name], work.best[name]) for name in first)
 
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:
