@@ -46,6 +46,9 @@ def main() -> None:
         parts.append(several(given.multi, given.unseen))
     if given.compress:
         parts.append(compressed(json.loads((given.compress / "fit.json").read_text())))
+        names = ("quantise-8", "quantise-4", "prune", "analysis")
+        files = {name: given.compress / f"{name}.json" for name in names}
+        parts.append(used({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
@@ -220,6 +223,46 @@ def compressed(found: dict[str, Any]) -> str:
         f"{found['agreement']:.1%}, relative error {found['relative_error']:.3f}; the file has {found['bytes_file']:,} bytes beside "
         f"{found['bytes_original']:,}. After reconstruction alone: validation {first['accuracy_val']:.2%}."
     )
+
+
+def used(found: dict[str, dict[str, Any]]) -> str:
+    """What `compress quantise`, `prune` and `analyse` left beside a fit; nothing is trained on."""
+    parts = [
+        "After it, by `compress quantise`, `compress prune` and `compress analyse`, test images; nothing is trained on."
+    ]
+    rows = {}
+    for bits in (8, 4):
+        for name, row in found.get(f"quantise-{bits}", {"networks": {}})["networks"].items():
+            label = {"original_quantised": f"original in {bits} bits", "quantised": f"predictor in {bits} bits"}.get(
+                name, name
+            )
+            rows[label] = (
+                f"| {label} | {row['bytes']:,} | {row['accuracy']:.1%} | {row['agreement']:.1%} | {row['relative_error']:.3f} |"
+            )
+    if rows:
+        lines = sorted(rows.values(), key=lambda line: ("predictor" in line, "reconstructed" in line))
+        parts.append(
+            "| what | bytes | accuracy | same answers | relative error |\n|---|---|---|---|---|\n" + "\n".join(lines)
+        )
+    if "prune" in found:
+        shares = [f"{row['share']:.0%}" for row in found["prune"]["predictor"]]
+        table = [f"| share pruned by magnitude | {' | '.join(shares)} |", "|---" * (len(shares) + 1) + "|"]
+        for name in ("predictor", "original"):
+            cells = " | ".join(f"{row['accuracy']:.1%}" for row in found["prune"][name])
+            table.append(f"| of the {name} | {cells} |")
+        parts.append("\n".join(table))
+    if "analysis" in found:
+        told = found["analysis"]
+        ratios = [sum(each) / len(each) for each in told["singular_ratio"].values()]
+        cka = told["cka"]
+        gaps = [told["generalisation"][name] for name in ("original", "reconstructed")]
+        parts.append(
+            f"Linear CKA with the original: at least {min(cka['reconstructed']):.3f}, of fresh weights "
+            f"{sum(cka['random']) / len(cka['random']):.3f} on the mean. Mean S_ratio {ratios[0]:.4f} before and {ratios[1]:.4f} after. Gaps "
+            f"between training and test images, before and after: accuracy {100 * gaps[0]['gap_accuracy']:.2f} and "
+            f"{100 * gaps[1]['gap_accuracy']:.2f} points, cross-entropy {gaps[0]['gap_loss']:.4f} and {gaps[1]['gap_loss']:.4f}."
+        )
+    return "\n\n".join(parts)
 
 
 def short_table(found: dict[str, dict[str, Any]]) -> str:
