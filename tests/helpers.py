@@ -22,13 +22,13 @@ DRIVER = """
 import os, signal, sys
 from netspace.training import loop
 loop.CHECKPOINT_EVERY = -1.0
-write, at = loop.save_last, int(sys.argv.pop(1))
-def save(run, state):
+write, at = loop.write_torch, int(sys.argv.pop(1))
+def save(path, state):
     if state["step"] == at + 4:  # steps after the last checkpoint are lost
         os.kill(os.getpid(), signal.SIGKILL)
     if state["step"] <= at:
-        write(run, state)
-loop.save_last = save
+        write(path, state)
+loop.write_torch = save
 from netspace.cli.app import main
 main()
 """

@@ -111,12 +111,12 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
     assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
     for _ in range(3):
         ours.number = plain.number
-        ours.fit.compressed.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
+        ours.step.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
         wanted, found = plain.loss(), ours.loss()
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
         gradients = [
             torch.autograd.grad(loss, list(side.parameters()))
-            for loss, side in ((wanted, plain.predictor), (found, ours.fit.compressed.predictor))
+            for loss, side in ((wanted, plain.predictor), (found, ours.step.predictor))
         ]
         for one, two in zip(*gradients, strict=True):
             torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)

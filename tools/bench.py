@@ -81,7 +81,7 @@ class Side:
 
     def __init__(self, kind: type, processes: int, threads: int, **settings: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "netspace.training.loop", "model_zoo.builder"])
+        context.set_forkserver_preload(["torch", "netspace.training.space", "model_zoo.builder"])
         self.pipes, self.processes = [], []
         for _ in range(processes):
             mine, theirs = context.Pipe()

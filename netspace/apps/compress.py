@@ -6,7 +6,7 @@ Axes: N kernels, F filters of a layer, P parameters.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.training.nern import Fit, FitConfig
+from netspace.training.fitting import Fit
+from netspace.training.loop import processes
+from netspace.training.nern import FitConfig
 
 
 def fit(
@@ -43,7 +45,8 @@ def fit(
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
     runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = find_original(model, zoo_path, device, arch)
+    accelerator, own = processes(torch.device(device))
+    original, spec = find_original(model, zoo_path, own, arch)
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
@@ -59,17 +62,20 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
-    with alone(out / ".lock", f"{out} is being written by another process"):
-        _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
+    first = accelerator.is_main_process
+    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
+        if first:
+            _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec, out / "orders.safetensors")
-        work = Fit(config, compressed, original, device)
-        curve = work.run(out / "last.pt")
-        path = out / "compressed.safetensors"
-        compressed.save(path)
-        told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
-        write_json(out / "fit.json", told)
-    return told
+        with accelerator.main_process_first():  # which keeps the orders for the others
+            compressed = begin(original.state, config, spec, out / "orders.safetensors")
+        curve = Fit(config, compressed, original, accelerator, own).run(out)
+        if first:
+            path = out / "compressed.safetensors"
+            compressed.save(path)
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
+        accelerator.wait_for_everyone()
+    return dict(json.loads((out / "fit.json").read_text()))
 
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:

@@ -24,7 +24,7 @@ from netspace.training.setting import task_of
 
 
 def find_original(
-    model: str, zoo_path: Path | None, device: str = "cpu", arch: ArchConfig | None = None
+    model: str, zoo_path: Path | None, device: torch.device | str = "cpu", arch: ArchConfig | None = None
 ) -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known.
 

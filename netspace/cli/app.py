@@ -105,8 +105,8 @@ def train(
     """Learn the latent space of a zoo."""
     from netspace.config import load
     from netspace.runtime import read_metrics
-    from netspace.training.loop import train as train_space
     from netspace.training.recipe import SpaceRecipe
+    from netspace.training.space import train as train_space
 
     trusting(trust_arch)
     recipe = load(SpaceRecipe, config, [*(set or []), *([f"device={device}"] if device else [])])
