@@ -62,6 +62,10 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
+        if stage.runs_networks and stage.images % accelerator.num_processes:
+            raise UsageError(
+                f"images ({stage.images}) cannot be shared evenly by {accelerator.num_processes} processes: choose a multiple"
+            )
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
         if first:

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from netspace.compressed import Compressed
-from netspace.errors import UsageError
 from netspace.runtime import read_metrics
 from netspace.training.loop import Learner, Loop, Stage, Validation
 from netspace.training.nern import FitConfig, NernStep, Original
@@ -19,7 +18,7 @@ from netspace.training.nern import FitConfig, NernStep, Original
 class Fit(Learner):
     """A predictor in training; each stage begins with the best, by validation, of the one before."""
 
-    validates_first = True
+    name, validates_first = "fit", True
 
     def __init__(
         self,
@@ -29,16 +28,12 @@ class Fit(Learner):
         accelerator: Accelerator,
         device: torch.device | str = "cpu",
     ) -> None:
-        shares = accelerator.num_processes
-        self.config, self.accelerator, self.model = config, accelerator, compressed.predictor
+        self.accelerator, self.model = accelerator, compressed.predictor
+        self.log_every, self.validate_every = config.log_every, config.validate_every
         self.rounds = [(stage, number) for stage in config.stages for number in range(stage.rounds)]
         self.stages = [Stage(stage.steps, stage.optimizer) for stage, _ in self.rounds]
-        for stage in config.stages:
-            if stage.runs_networks and stage.images % shares:
-                raise UsageError(
-                    f"images ({stage.images}) cannot be shared evenly by {shares} processes: choose a multiple"
-                )
-        self.step = NernStep(config, compressed, original, device, accelerator.process_index, shares)
+        place, shares = accelerator.process_index, accelerator.num_processes
+        self.step = NernStep(config, compressed, original, device, place, shares)
         self.best: dict[str, Tensor] = {}
 
     def run(self, out: Path) -> list[dict[str, Any]]:
@@ -46,11 +41,10 @@ class Fit(Learner):
 
         Goes on from the last checkpoint in the folder `out`, where there is one.
         """
-        metrics, every = out / "metrics.jsonl", (self.config.log_every, self.config.validate_every)
-        Loop(self, self.accelerator, metrics, out / "last.pt", "fit", *every).run()
+        Loop(self, self.accelerator, out / "metrics.jsonl", out / "last.pt").run()
         self._use_best()
         self.model.cpu()
-        return [record for record in read_metrics(metrics) if "relative_error" in record]
+        return [record for record in read_metrics(out / "metrics.jsonl") if "relative_error" in record]
 
     def begin(self, place: int) -> None:
         """A stage begins with the best so far; a round after the first has what that says as its target ('progressive')."""

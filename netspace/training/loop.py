@@ -53,8 +53,11 @@ class Validation:
 class Learner:
     """What the loop trains."""
 
+    name: str  # for the progress bar
     model: nn.Module
     stages: Sequence[Stage]
+    log_every: int  # steps
+    validate_every: int  # steps
     validates_first = False  # before the first step of a stage too
 
     def begin(self, place: int) -> None:
@@ -95,18 +98,9 @@ def processes(device: torch.device, **more: Any) -> tuple[Accelerator, torch.dev
 class Loop:
     """Takes a learner through its stages, from its last checkpoint where there is one."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        accelerator: Accelerator,
-        metrics: Path,  # a record a line
-        last: Path,  # the checkpoint
-        what: str,  # for the progress bar
-        log_every: int,  # steps
-        validate_every: int,  # steps
-    ) -> None:
-        self.learner, self.accelerator, self.last, self.what = learner, accelerator, last, what
-        self.log_every, self.validate_every = log_every, validate_every
+    def __init__(self, learner: Learner, accelerator: Accelerator, metrics: Path, last: Path) -> None:
+        """Records go to `metrics`, a line each, and the checkpoint is `last`."""
+        self.learner, self.accelerator, self.last = learner, accelerator, last
         self.main, self.metrics = accelerator.is_main_process, Metrics(metrics)
         self.model = accelerator.prepare_model(learner.model, device_placement=False)
 
@@ -117,12 +111,11 @@ class Loop:
         self.accelerator.wait_for_everyone()  # until all have read what one will write
         if self.main:
             self.metrics.keep(lambda record: (record.get("stage", 0), record["step"]) <= reached)
-        with progress(self.what, sum(stage.steps for stage in stages), "steps") as bar:
+        with progress(self.learner.name, sum(stage.steps for stage in stages), "steps") as bar:
             for place in range(reached[0], len(stages)):
-                start = self._begin(place, held)
+                start, held = self._begin(place, held), {}
                 bar.begin_at(self.before + start)
                 self._steps(start, bar)
-                held = {}
         self.accelerator.wait_for_everyone()
 
     def _begin(self, place: int, held: dict[str, Any]) -> int:
@@ -158,13 +151,13 @@ class Loop:
                 self.average.update(self.learner.model, number)
             done, note = number + 1, ""
             last = done == self.stage.steps
-            if done % self.log_every == 0 or last:
+            if done % self.learner.log_every == 0 or last:
                 means = self._means(terms, done)
                 now = time.monotonic()
                 rate = (done - logged) / max(now - clock, 1e-9)
                 logged, clock = done, now
                 self._record(done, rate=factor, steps_a_second=rate, **means)
-            if done % self.validate_every == 0 or last:
+            if done % self.learner.validate_every == 0 or last:
                 note = self._validate(done)
             if self.main and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
                 self._save(done)

@@ -45,9 +45,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
             _begin_run(setting, zoo, run)
         learner = SpaceLearner(setting, run, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
-        last = run / "checkpoints" / "last.pt"
-        every = recipe.log_every, recipe.validate_every
-        Loop(learner, accelerator, run / "metrics.jsonl", last, "train", *every).run()
+        Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
         accelerator.end_training()
     return run
 
@@ -55,10 +53,12 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
 class SpaceLearner(Learner):
     """A space in training: one stage, of the recipe's step."""
 
+    name = "train"
+
     def __init__(self, setting: Setting, run: Path, place: int, shares: int) -> None:
         recipe = setting.recipe
-        self.setting, self.run, self.main = setting, run, place == 0
-        self.model = setting.model
+        self.setting, self.run, self.main, self.model = setting, run, place == 0, setting.model
+        self.log_every, self.validate_every = recipe.log_every, recipe.validate_every
         self.model.decoder.recompute = recipe.recompute
         if recipe.compile:
             for module in (self.model.encoder, self.model.decoder):

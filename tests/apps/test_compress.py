@@ -197,6 +197,18 @@ def distilling(multi_zoo: Path, place: int = 0, shares: int = 1, **changes: Any)
     return stepping(config, begin(original.state, config, spec), original, place, shares)
 
 
+@pytest.mark.parametrize("inputs", ["task", "noise"])
+def test_the_shares_of_processes_make_up_the_step(multi_zoo: Path, inputs: str) -> None:
+    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "inputs": inputs, "images": 8, "kernels": 64}
+    whole, *shares = (distilling(multi_zoo, *told, stages=[stage]) for told in ((), (0, 2), (1, 2)))
+    for number in range(3):
+        wanted, found = whole(whole.predictor, number), [step(step.predictor, number) for step in shares]
+        assert wanted.keys() == {"reconstruction", "distillation", "features"}
+        for name, value in wanted.items():
+            torch.testing.assert_close((found[0][name] + found[1][name]) / 2, value, rtol=1e-5, atol=1e-7)
+            assert name == "reconstruction" or found[0][name] != found[1][name]
+
+
 def test_half_precision_keeps_the_loss_and_its_direction(multi_zoo: Path) -> None:
     stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64}
     found = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from campaign import Cli, campaign
+from campaign import Cli, campaign, records
 from helpers import flat
 from safetensors.torch import load_file, save_file
 
@@ -46,6 +46,7 @@ def test_a_fit_under_fire(cli: Cli, sooner: None, monkeypatch: pytest.MonkeyPatc
 
         def check() -> None:
             assert flat(load_file(folder / "run" / "compressed.safetensors")) == flat(wanted)
+            assert records(folder / "run") == records(Path("whole/run"))
 
         return lambda: words(folder), look, check
 

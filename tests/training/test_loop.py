@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from netspace.errors import NetspaceError
@@ -22,7 +23,7 @@ ADAM = OptimizerConfig(name="adam", learning_rate=0.1)
 class Line(Learner):
     """Learns the slope 3 from 8 noisy points a step; its score is its nearness, but for what `scores` says."""
 
-    validates_first = True
+    name, log_every, validate_every, validates_first = "line", 2, 4, True
 
     def __init__(self, *stages: Stage, scores: dict[tuple[int, int], float] | None = None) -> None:
         torch.manual_seed(0)
@@ -61,15 +62,24 @@ class Line(Learner):
         return float(self.model.weight.detach())
 
 
-def run(learner: Learner, folder: Path, log_every: int = 2, validate_every: int = 4) -> list[dict[str, Any]]:
+def run(learner: Learner, folder: Path, **every: int) -> list[dict[str, Any]]:
     """The records but for the speed."""
     accelerator, _ = processes(torch.device("cpu"))
     folder.mkdir(exist_ok=True)
     metrics = folder / "metrics.jsonl"
-    Loop(learner, accelerator, metrics, folder / "last.pt", "line", log_every, validate_every).run()
+    for name, steps in every.items():
+        setattr(learner, name, steps)
+    Loop(learner, accelerator, metrics, folder / "last.pt").run()
     return [
         {key: value for key, value in record.items() if key != "steps_a_second"} for record in read_metrics(metrics)
     ]
+
+
+def test_a_process_alone_begins_on_any_device_though_it_began_on_another() -> None:
+    processes(torch.device("cpu"))
+    AcceleratorState._shared_state["device"] = torch.device("cuda")
+    accelerator, device = processes(torch.device("cpu"))
+    assert accelerator.device == device == torch.device("cpu") and accelerator.num_processes == 1
 
 
 def test_stages_are_recorded_and_have_an_optimiser_each(tmp_path: Path) -> None:
