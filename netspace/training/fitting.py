@@ -44,7 +44,8 @@ class Fit(Learner):
         Loop(self, self.accelerator, out / "metrics.jsonl", out / "last.pt").run()
         self._use_best()
         self.model.cpu()
-        return [record for record in read_metrics(out / "metrics.jsonl") if "relative_error" in record]
+        records = read_metrics(out / "metrics.jsonl")
+        return [{"stage": 0, **record} for record in records if "relative_error" in record]
 
     def begin(self, place: int) -> None:
         """A stage begins with the best so far; a round after the first has what that says as its target ('progressive')."""

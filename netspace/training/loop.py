@@ -102,6 +102,7 @@ class Loop:
         """Records go to `metrics`, a line each, and the checkpoint is `last`."""
         self.learner, self.accelerator, self.last = learner, accelerator, last
         self.main, self.metrics = accelerator.is_main_process, Metrics(metrics)
+        self.several = len(learner.stages) > 1
         self.model = accelerator.prepare_model(learner.model, device_placement=False)
 
     def run(self) -> None:
@@ -183,7 +184,7 @@ class Loop:
         means = dict(zip(terms, values, strict=True))
         if not all(map(math.isfinite, values)):
             told = ", ".join(f"{name} {value}" for name, value in means.items())
-            where = f"step {done}" + (f" of stage {self.place + 1}" if len(self.learner.stages) > 1 else "")
+            where = f"step {done}" + (f" of stage {self.place + 1}" if self.several else "")
             raise NetspaceError(f"the loss is not finite at {where} ({told}): lower the learning rate")
         return means
 
@@ -201,7 +202,7 @@ class Loop:
 
     def _record(self, done: int, **values: float | None) -> None:
         if self.main:
-            self.metrics.write(stage=self.place, step=done, **values)
+            self.metrics.write(**({"stage": self.place} if self.several else {}), step=done, **values)
         self.accelerator.log(values, step=self.before + done)
 
     def _save(self, done: int) -> None:

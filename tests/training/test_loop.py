@@ -94,6 +94,10 @@ def test_stages_are_recorded_and_have_an_optimiser_each(tmp_path: Path) -> None:
     assert all(record["nothing"] is None for record in records if "slope" in record)
 
 
+def test_records_of_a_single_stage_do_not_number_it(tmp_path: Path) -> None:
+    assert [record["step"] for record in run(Line(Stage(4, ADAM)), tmp_path) if "stage" not in record] == [0, 2, 4, 4]
+
+
 def test_a_stage_begins_with_what_was_kept_and_keeps_its_own(tmp_path: Path) -> None:
     """The best of a stage stands only against its own stage: the second is worse throughout, and is kept."""
     worse = {(1, step): -9.0 for step in range(4, 9)} | {(1, 6): -8.0}
