@@ -1,6 +1,6 @@
 """What lies in the folder of a compressed network, read once, checked, and never written.
 
-Axes: S records of the fit, L layers. `fit` writes fit.json; analysis.json, prune.json and quantise-BITS.json are of
+Axes: S records of the fit, R of its loss, L layers. `fit` writes fit.json; analysis.json, prune.json and quantise-BITS.json are of
 commands of their own, and None or empty where they were not run.
 """
 
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
+from netspace.report.course import NOT_LOSSES
+from netspace.report.drawing import named
 from netspace.report.reading import mapping_of, numbers_of, part, text_of
-from netspace.runtime import is_run
+from netspace.runtime import is_run, read_metrics
 
 Columns = dict[str, np.ndarray]  # by name, all of one length
 
@@ -41,6 +43,7 @@ class Fitted:
     network: str | None  # hash of the original
     figures: Mapping[str, Any]  # of fit.json
     course: Columns  # 'stage', 'step', 'relative_error', 'accuracy_val', (S,) each
+    losses: Columns  # 'stage', 'step' and the terms of the loss, (R,) each, NaN where a stage has none
     analysis: Analysis | None
     pruning: Mapping[str, Columns]  # 'predictor' and 'original': 'share', 'accuracy', 'relative_error'
     quantised: Mapping[int, Mapping[str, Any]]  # figures by bits
@@ -74,10 +77,17 @@ def collect(path: Path) -> Fitted:
         None if told is None else str(told),
         figures,
         _columns(figures, "curve", names, file, "compress fit"),
+        _losses(path / "metrics.jsonl"),
         _analysis(path / "analysis.json"),
         _pruning(path / "prune.json"),
         {bits: mapping_of(found) for bits, found in quantised.items() if found.is_file()},
     )
+
+
+def _losses(file: Path) -> Columns:
+    rows = [{"stage": 0, **record} for record in read_metrics(file) if "rate" in record]
+    terms = [name for name in named(rows) if name not in NOT_LOSSES]
+    return _columns({"losses": rows}, "losses", ("stage", "step", *terms), file, "compress fit")
 
 
 def _analysis(file: Path) -> Analysis | None:

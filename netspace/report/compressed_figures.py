@@ -6,12 +6,12 @@ orange what was reconstructed, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netspace.report.drawing import GREY, PREDICTED, TARGET, curve, logarithmic, new, plain
+from netspace.report.drawing import GREEN, GREY, PREDICTED, TARGET, curve, logarithmic, new, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,10 +21,20 @@ Series = tuple[str, np.ndarray, str, str]  # name, values, colour, marker
 ORIGINAL, RECONSTRUCTED = (TARGET, "o"), (PREDICTED, "D")
 
 
-def course(steps: np.ndarray, error: np.ndarray, accuracy: np.ndarray, borders: Sequence[float]) -> Figure:
-    """Relative error and accuracy on validation images (S,), NaN where unknown; `borders` are where stages begin."""
-    known = np.isfinite(accuracy).any()
-    figure, stack = new(2.7 + 2.0 * known, 1 + int(known), sharex=True)
+def course(
+    steps: np.ndarray,
+    error: np.ndarray,
+    accuracy: np.ndarray,
+    borders: Sequence[float],
+    logged: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+) -> Figure:
+    """Relative error and accuracy on validation images (S,), and terms of the loss (R,) at the steps `logged`.
+
+    NaN where unknown; `borders` are where stages begin.
+    """
+    known = bool(np.isfinite(accuracy).any())
+    figure, stack = new(2.7 + 2.0 * (known + bool(losses)), 1 + known + bool(losses), sharex=True)
     for axes in stack:
         for border in borders:
             axes.axvline(border, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)))
@@ -34,6 +44,13 @@ def course(steps: np.ndarray, error: np.ndarray, accuracy: np.ndarray, borders: 
     if known:
         curve(stack[1], steps, 100 * accuracy, PREDICTED, "")
         stack[1].set_title("accuracy on validation images, %")
+    for (name, values), colour in zip(losses.items(), (TARGET, PREDICTED, GREEN) * len(losses), strict=False):
+        there = np.isfinite(values)
+        curve(stack[-1], logged[there], values[there], colour, plain(name))
+    if losses:
+        logarithmic(stack[-1])
+        stack[-1].set_title("loss by term, with its weight (log scale)")
+        stack[-1].legend(loc="upper right")
     stack[-1].set_xlabel("step, over all stages")
     return figure
 

@@ -9,6 +9,7 @@ import numpy as np
 from netspace.report import compressed_figures as figures
 from netspace.report.compressed import Analysis, Columns, Fitted
 from netspace.report.compressed_figures import ORIGINAL, RECONSTRUCTED
+from netspace.report.course import NOT_LOSSES
 from netspace.report.drawing import GREY, styled, to_png
 from netspace.report.numbers import count, number, percent
 from netspace.report.picture import Picture
@@ -28,13 +29,16 @@ def _course(fitted: Fitted) -> Iterator[Picture]:
     stages = np.unique(found["stage"])
     lengths = [found["step"][found["stage"] == stage].max() for stage in stages]
     begins = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
-    steps = found["step"] + begins[np.searchsorted(stages, found["stage"])]
+    steps, logged = (each["step"] + begins[np.searchsorted(stages, each["stage"])] for each in (found, fitted.losses))
+    losses = {name: values for name, values in fitted.losses.items() if name not in NOT_LOSSES}
     several = " Dashed lines: where a stage begins, from the best weights of the one before." if len(stages) > 1 else ""
     yield Picture(
         "course",
         "course",
         "Error and accuracy over the steps",
-        to_png(figures.course(steps, found["relative_error"], found["accuracy_val"], begins[1:].tolist())),
+        to_png(
+            figures.course(steps, found["relative_error"], found["accuracy_val"], begins[1:].tolist(), logged, losses)
+        ),
         f"{count(steps.max())} steps in {len(stages)} stages; the relative error ends at {number(found['relative_error'][-1], 3)}, "
         f"accuracy on validation images at {percent(found['accuracy_val'][-1])}.",
         f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} Each stage "

@@ -133,6 +133,7 @@ def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
 
 
 def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the course, and of the terms of the loss, where they were recorded."""
     from netspace.report import compressed_figures
 
     seen: list[Any] = []
@@ -145,7 +146,19 @@ def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compressed_figures, "course", course)
     report(folder)
     np.testing.assert_array_equal(seen[0], [0, 30, 60, 60, 80])
-    assert seen[3] == [60]
+    assert seen[3] == [60] and len(seen[4]) == 0 and seen[5] == {}
+    told = [
+        {"stage": 0, "step": 60, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.5},
+        {"stage": 2, "step": 0, "relative_error": 0.1},
+        {"stage": 2, "step": 20, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.25, "features": 4.0},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))
+    seen.clear()
+    report(folder)
+    np.testing.assert_array_equal(seen[4], [60, 80])
+    assert seen[5].keys() == {"reconstruction", "features"}
+    np.testing.assert_array_equal(seen[5]["reconstruction"], [0.5, 0.25])
+    np.testing.assert_array_equal(seen[5]["features"], [np.nan, 4.0])
 
 
 def test_many_layers(folder: Path) -> None:
