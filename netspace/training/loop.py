@@ -88,7 +88,8 @@ class Learner:
 
 def processes(device: torch.device, **more: Any) -> tuple[Accelerator, torch.device]:
     """accelerate's view of the processes, and this one's device: `device`, or one of its own where there are several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    before = AcceleratorState._shared_state.get("device", device)
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 and before.type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)  # it would insist on the device it was first made for
     patient = InitProcessGroupKwargs(timeout=DAYS)
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patient], **more)
