@@ -106,9 +106,7 @@ class NernStep:
         self.embedded = 4 * len(coordinates) * embedded_size(self.predictor.config.embedding) <= CACHE_BYTES
         self.inputs = self.predictor.embedding(coordinates) if self.embedded else coordinates
         self.answers: Tensor | None = None  # the network's to all images, where they are known
-        self.known = torch.zeros(
-            0, dtype=torch.bool
-        )  # of which images; on the CPU, so that no step waits for the device
+        self.known = torch.zeros(0, dtype=torch.bool)  # of which images; on the CPU: no step waits for the device
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.predictor.match(coordinates, self.target)
 
