@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from netspace.report.course import BESIDE
 from netspace.report.drawing import GREEN, GREY, PREDICTED, TARGET, curve, logarithmic, new, plain
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def course(
         curve(stack[-1], logged[there], values[there], colour, plain(name))
     if losses:
         logarithmic(stack[-1])
-        stack[-1].set_title("loss by term, with its weight (log scale)")
-        stack[-1].legend(loc="upper right")
+        stack[-1].set_title("loss by term")
+        stack[-1].legend(**BESIDE)
     stack[-1].set_xlabel("step, over all stages")
     return figure
 
