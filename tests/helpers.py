@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from netspace.runtime import read_metrics, read_torch
 
@@ -32,6 +33,15 @@ loop.save_last = save
 from netspace.cli.app import main
 main()
 """
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on every operation that makes the host wait for a device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2")
+        assert str(func).split(".")[1] not in waiting, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -211,7 +211,7 @@ def test_two_builders_at_one_zoo(small: ZooRecipe, tmp_path: Path, monkeypatch: 
 
 def test_shares_cover_all_groups_once(small: ZooRecipe, tmp_path: Path) -> None:
     path = tmp_path / "zoo.h5"
-    the_plan = Plan(small, load(small.data).split_hash, {"lenetlike": work.Way(2)})
+    the_plan = Plan(small, load(small.data).split_hash, {"lenetlike": work.Way(2, "float32", "channels last")})
     the_plan.write(path)
     assert Plan.read(path) == the_plan
     seen: list[int] = []
