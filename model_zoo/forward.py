@@ -1,4 +1,4 @@
-"""The forward pass of M networks in training: in this precision and layout, stacked or alone, compiled or not.
+"""A forward and backward pass of M networks in training: in this precision and layout, stacked or alone, compiled or not.
 
 Axes: M members, P parameters, B images of a batch, C channels, H W pixels. The forward is the module's own, through
 `torch.func`, and a function of tensors alone: batch norm's new statistics come back beside the losses, so that a pass
@@ -51,7 +51,7 @@ class Way:
 
 
 class Forward:
-    """Losses of networks of one architecture; several groups may share one, and then share what was compiled."""
+    """Losses and gradients of networks of one architecture; several groups may share one, and then share what was compiled."""
 
     def __init__(self, module: nn.Module, recipe: ZooRecipe, way: Way, task: TaskData) -> None:
         self.module, self.way, self.device = module.requires_grad_(False), way, task.device
@@ -61,7 +61,7 @@ class Forward:
         self.half = way.precision == "bf16"
         self.halved = give_convolutions(module) if self.half and way.fused > 1 else frozenset[str]()
         stacked: Callable[..., tuple[Tensor, dict[str, Tensor]]] = vmap(self._loss, randomness="different")
-        self.run = self._loss if way.fused == 1 else stacked
+        self.run = self._alone if way.fused == 1 else stacked
         if self.compiled:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PASSES)
             graphs = "reduce-overhead" if task.device.type == "cuda" else None
@@ -69,33 +69,36 @@ class Forward:
 
     def __call__(
         self, rows: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses (M,) and new buffers of parameters (M, P), for normalised images (M, B, C, H, W) and labels (M, B).
-
-        Compiled ones are overwritten by the next call.
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Losses (M,), gradients (M, P) and new buffers of parameters (M, P), on normalised images (M, B, C, H, W) with
+        labels (M, B). What a compiled pass gave is overwritten by the next.
         """
-        if self.compiled and self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
+        count, last = len(rows), self.way.layout == "channels last"
+        if self.compiled:
+            rows, images, labels = (self._filled(each) for each in (rows, images, labels))
+            buffers = {name: self._filled(value) for name, value in buffers.items()}
+            if self.device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()
+        if last and self.way.fused == 1:
+            images = images[0].contiguous(memory_format=torch.channels_last)[None]
+        elif last:
+            images = stacked_channels_last(images)
+        rows.requires_grad_()
         with self._autocast():
-            if self.way.fused == 1:
-                if self.way.layout == "channels last":
-                    images = images[0].contiguous(memory_format=torch.channels_last)[None]
-                alone = {name: value[0] for name, value in buffers.items()}
-                loss, held = self.run(rows[0], alone, images[0], labels[0])
-                return loss[None], {name: value[None] for name, value in held.items()}
-            count = len(rows)
-            if self.compiled:
-                rows, images, labels = (self._filled(each) for each in (rows, images, labels))
-                buffers = {name: self._filled(value) for name, value in buffers.items()}
-            if self.way.layout == "channels last":
-                images = stacked_channels_last(images)
             losses, held = self.run(rows, buffers, images, labels)
-            return losses[:count], {name: value[:count] for name, value in held.items()}
+        (gradient,) = torch.autograd.grad(losses.sum(), rows)
+        return losses.detach()[:count], gradient[:count], {name: value[:count] for name, value in held.items()}
 
     def _filled(self, each: Tensor) -> Tensor:
         """Up to one of a few lengths by the first of all."""
         length = min(1 << (len(each) - 1).bit_length(), max(self.way.fused, len(each)))
         return torch.cat([each, each[:1].expand(length - len(each), *each.shape[1:])]) if length > len(each) else each
+
+    def _alone(
+        self, rows: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, held = self._loss(rows[0], {name: value[0] for name, value in buffers.items()}, images[0], labels[0])
+        return loss[None], {name: value[None] for name, value in held.items()}
 
     def _loss(
         self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor

@@ -145,23 +145,18 @@ class Group:
                 torch.cuda.empty_cache()
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [slice(start, start + self.width) for start in range(0, len(self.flat), self.width)]
-        losses, gradients, statistics = [], [], []
-        for part in parts:
-            rows = self.flat[part].requires_grad_()
-            found, held = self.forward(
-                rows, {name: value[part] for name, value in self.buffers.items()}, images[part], labels[part]
-            )
-            (gradient,) = torch.autograd.grad(found.sum(), rows)
-            found = found.detach()
-            if len(parts) > 1:  # the next part may overwrite what this one gave
-                found, gradient = found.clone(), gradient.clone()
+        found = []
+        for start in range(0, len(self.flat), self.width):
+            part = slice(start, start + self.width)
+            held = {name: value[part] for name, value in self.buffers.items()}
+            losses, gradient, held = self.forward(self.flat[part], held, images[part], labels[part])
+            if self.width < len(self.flat):  # the next part may overwrite what this one gave
+                losses, gradient = losses.clone(), gradient.clone()
                 held = {name: value.clone() for name, value in held.items()}
-            losses.append(found)
-            gradients.append(gradient)
-            statistics.append(held)
-        self.buffers = {name: torch.cat([each[name] for each in statistics]) for name in self.buffers}
-        return torch.cat(losses), gradients[0] if len(parts) == 1 else torch.cat(gradients)
+            found.append((losses, gradient, held))
+        self.buffers = {name: torch.cat([held[name] for _, _, held in found]) for name in self.buffers}
+        gradient = found[0][1] if len(found) == 1 else torch.cat([each for _, each, _ in found])
+        return torch.cat([losses for losses, _, _ in found]), gradient
 
     def _one_epoch(self) -> int:
         task, batch, device = self.task, self.recipe.batch_size, self.task.device

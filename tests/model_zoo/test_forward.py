@@ -116,7 +116,7 @@ def test_a_failed_pass_has_changed_nothing() -> None:
     group = Group(data, make("resnet8"), RUNS[:2], recipe(), way)
     before = {name: value.clone() for name, value in group.buffers.items()}
     images = data.normalise(data.train.images[:8]).expand(2, 8, 1, 8, 8)
-    _, held = group.forward(group.flat, group.buffers, images, data.train.labels[:8].expand(2, 8))
+    _, _, held = group.forward(group.flat, group.buffers, images, data.train.labels[:8].expand(2, 8))
     assert all(torch.equal(value, before[name]) for name, value in group.buffers.items())
     assert not torch.equal(held["bn1.running_mean"], before["bn1.running_mean"])
 
