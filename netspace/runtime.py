@@ -312,9 +312,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, without waiting for what the device still has to do; from the CPU by page-locked memory."""
-    if device.type != "cuda" or tensor.device == device:
-        return tensor.to(device)
-    return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def cache_folder() -> Path:

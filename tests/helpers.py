@@ -35,10 +35,29 @@ main()
 """
 
 
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Fails on whatever makes the host wait for a GPU; on a CPU, on the operations that would."""
+    if device.type != "cuda":
+        with NoWaiting():
+            yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 class NoWaiting(TorchDispatchMode):
     """Fails on every operation that makes the host wait for a device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = [each for each in args[1:2] if "index" in str(func) and isinstance(each, list | tuple)]
+        assert not any(each is not None and each.dtype == torch.bool for mask in masks for each in mask), (
+            f"{func} waits"
+        )
         waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2")
         assert str(func).split(".")[1] not in waiting, f"{func} waits for the device"
         return func(*args, **(kwargs or {}))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import NoWaiting
+from helpers import no_waiting
 from test_trainer import RUNS, States, assert_equal, finish, make, recipe, task
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -196,11 +196,22 @@ def test_compiled_training_gives_the_same_networks(name: str) -> None:
     assert_equal(finish(compiled), finish(Group(task(), make(name), RUNS[:2], settings, Way(2))), 1e-9)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("fused", [1, 3])
-def test_an_epoch_does_not_wait_for_the_device(fused: int) -> None:
-    group = Group(task(True), make("resnet8"), RUNS, recipe(name="adamw", weight_decay=0.1), Way(fused))
+def test_an_epoch_does_not_wait_for_the_device(fused: int, precision: Precision, device: str) -> None:
+    data = load(
+        DataConfig(name="generated", image_size=8, channels=1, classes=3, limit=60, crop_padding=2, flip=True),
+        device=device,
+    )
+
+    def build() -> nn.Module:
+        return archs.build("resnet8", channels=1, image_size=8, classes=3, width=0.25)
+
+    group = Group(data, build, RUNS, recipe(name="adamw", weight_decay=0.1), Way(fused, precision, STACKED))
     group.round = 1
-    with NoWaiting():
+    group._one_epoch()  # the first one sets up libraries
+    with no_waiting(data.device):
         group._one_epoch()
 
 
@@ -209,26 +220,9 @@ def test_an_epoch_does_not_wait_for_the_device(fused: int) -> None:
 
 @pytest.fixture
 def cuda_task() -> TaskData:
-    return load(
-        DataConfig(name="generated", image_size=16, channels=3, classes=3, limit=60, crop_padding=2, flip=True),
-        device="cuda",
-    )
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_an_epoch_on_a_gpu_does_not_wait_for_it(cuda_task: TaskData, precision: Precision) -> None:
-    group = Group(
-        cuda_task, partial(archs.build, "resnet8", image_size=16, classes=3), RUNS, recipe(), Way(3, precision)
-    )
-    group.round = 1
-    group._one_epoch()  # the first one sets up libraries
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        group._one_epoch()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    """Images on the GPU."""
+    data = DataConfig(name="generated", image_size=16, channels=3, classes=3, limit=60, crop_padding=2, flip=True)
+    return load(data, device="cuda")
 
 
 @pytest.mark.gpu
