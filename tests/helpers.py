@@ -63,6 +63,19 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Convolutions(TorchDispatchMode):
+    """Notes what the convolutions of a forward pass were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.inputs.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def small_disk(size: int) -> Iterator[None]:
     """No file may grow beyond `size` bytes inside the block: the nearest thing to a full disk."""

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import no_waiting
+from helpers import Convolutions, no_waiting
 from test_trainer import RUNS, States, assert_equal, finish, make, recipe, task
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from model_zoo.forward import Forward, Layout, Precision, Way
 from model_zoo.recipe import RunPlan
@@ -28,19 +27,6 @@ STACKED: Layout = "channels last"
 
 def trained(name: str, runs: list[RunPlan], way: Way, moving: bool = False) -> States:
     return finish(Group(task(moving), make(name), runs, recipe(), way))
-
-
-class Convolutions(TorchDispatchMode):
-    """Notes what the convolutions of a forward pass were given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs: list[Tensor] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default:
-            self.inputs.append(args[0])
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -167,8 +153,7 @@ def test_a_compiled_pass_is_one_graph_though_members_leave(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("fused", [1, 2])
+@pytest.mark.parametrize(("fused", "precision"), [(1, "float32"), (2, "bf16")])
 @pytest.mark.parametrize("name", NETS)
 def test_a_compiled_pass_of_every_kind_is_one_graph(
     monkeypatch: pytest.MonkeyPatch, name: str, fused: int, precision: Precision
