@@ -120,9 +120,10 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
 
     def trial(way: Way) -> Callable[[], object]:
         group = Group(task, chosen.make, runs[: way.fused], plain, way)
-        places = torch.randint(len(task.train), (way.fused, batch), generator=generator(0)).to(task.device)
+        count = len(group.runs)
+        places = torch.randint(len(task.train), (count, batch), generator=generator(0)).to(task.device)
         images, labels = task.normalise(task.train.images[places]), task.train.labels[places]
-        rates = torch.zeros(way.fused, 1, device=task.device)
+        rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
     subject = f"zoo 2 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"

@@ -68,7 +68,7 @@ class Convolutions(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs: list[Tensor] = []
+        self.inputs: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:

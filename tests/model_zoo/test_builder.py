@@ -306,6 +306,9 @@ def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monke
     assert (found, tried[0]) == (Way(1, "float32", "channels last"), alone[:2])
     found, tried = chosen_way(small, monkeypatch, lambda ways: ways[0])
     assert found.fused == 2 and not tried  # nothing to choose
+    many = small.model_copy(update={"fused": 20})  # more than there are: 8 are tried
+    monkeypatch.setattr(builder, "_ways", lambda *_: [Way(20), Way(20, "float32", "channels last")])
+    assert chosen_way(many, monkeypatch, lambda ways: ways[1])[0] == Way(20, "float32", "channels last")
 
 
 def test_gpus_have_more_to_choose_from() -> None:
