@@ -21,7 +21,7 @@ from netspace.data import TaskData
 from netspace.kernels import Pointwise
 from netspace.models.coordinates import embedded_size
 from netspace.models.inr import PredictorConfig
-from netspace.runtime import generator
+from netspace.runtime import generator, send
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
@@ -162,7 +162,7 @@ class NernStep:
             drawn = torch.multinomial(self.norm, able, generator=random) if able else torch.arange(0)
         else:
             drawn = torch.randperm(count, generator=random)[: stage.kernels]
-        return drawn.to(self.device, non_blocking=True)
+        return send(drawn, self.device)
 
     def all(self) -> Tensor:
         """Values (N, K * K) of all coordinates."""
@@ -202,7 +202,7 @@ class NernStep:
             assert spec is not None
             random = generator(self.config.seed, 37, self.number, number)
             noise = torch.rand((many, *spec.input_shape), generator=random)[self.mine]
-            return 2 * noise.to(self.device, non_blocking=True) - 1, None
+            return 2 * send(noise, self.device) - 1, None
         shown = images.take(number, many)[0][self.mine]
         return shown, images.places(number, many)[self.mine] if images.fixed is not None else None
 
@@ -212,7 +212,7 @@ class NernStep:
         features = self.stage.features > 0
         if places is None or features:
             return self.run(self.state, shown, features)
-        there = places.to(self.device, non_blocking=True)
+        there = send(places, self.device)
         if self.answers is not None and self.known[places].all():
             return self.answers[there], []
         logits, _ = self.run(self.state, shown, False)
