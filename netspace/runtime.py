@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -55,21 +55,56 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(file: Path, busy: str) -> Iterator[None]:
-    """Holds a lock on `file`, which is made if need be, for the length of the block; a killed process holds none.
+    """Holds a lock on `file` for the length of the block; a killed process holds none.
 
-    Raises `NetspaceError` with `busy` and what to do if another process holds it, or if the folder cannot be written.
+    The file is made, and removed with those of its folders that were made for it and are empty: a block that fails before
+    it writes leaves nothing. Raises `NetspaceError` with `busy` and what to do if another process holds the lock, or if
+    the folder cannot be written.
     """
+    made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+        held = _lock_file(file)
     except OSError as error:
         raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
+    if held is None:
+        raise NetspaceError(f"{busy}: wait for it, or choose another --out")
     with held:
         try:
+            yield
+        finally:
+            with suppress(OSError):
+                if _is_at(held, file):  # and was not moved away, with its folder, by the block
+                    file.unlink()
+                for folder in made:
+                    folder.rmdir()  # fails on what is not empty
+
+
+def _lock_file(file: Path) -> IO[str] | None:
+    """`file`, made, open and locked; None where another process holds it."""
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+        except FileNotFoundError:  # its folder was removed by who held it
+            continue
+        try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            return None
         except OSError:
-            raise NetspaceError(f"{busy}: wait for it, or choose another --out") from None
-        yield
+            held.close()
+            raise
+        if _is_at(held, file):
+            return held
+        held.close()  # who held it has removed it in between
+
+
+def _is_at(held: IO[str], file: Path) -> bool:
+    """Whether an open file is what lies at a path now."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(held.fileno()), file.stat())
+    return False
 
 
 class Sink(io.FileIO):

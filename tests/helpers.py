@@ -47,6 +47,22 @@ def small_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """A block that should not wait for ever fails instead."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"nothing happened for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def flat(value: Any) -> Any:
     """Nested values with tensors as bytes, so that == compares bit by bit."""
     if isinstance(value, dict):

@@ -59,6 +59,7 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
+    Kernels.of(original.state, config.layers, pointwise=config.pointwise)  # raises while there is no folder yet
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)

@@ -18,7 +18,7 @@ from netspace.store.layout import parts_folder
 from netspace.store.reading import ArchGroup, ZooFile
 from netspace.store.writing import write
 
-TRAINING = ("run", "seed", "epochs", "learning_rate")  # what tells diverged members of an architecture apart
+TRAINING = ("seed", "epochs", "learning_rate", "source")  # tell diverged members apart; runs count anew in each merged zoo
 
 
 class Zoo(ZooFile):
