@@ -25,7 +25,7 @@ from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.trainer import Group, Way
 from model_zoo.work import Candidate, Plan, Worker, candidate
 from netspace import archs
-from netspace.calibration import fastest
+from netspace.calibration import fastest, remembered
 from netspace.config import changed
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
@@ -152,7 +152,8 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
     groups = the_plan.groups()
     total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
     told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
-    print(f"training {sum(map(len, groups))} runs ({told})", file=sys.stderr)
+    timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {remembered()} to time again"
+    print(f"training {sum(map(len, groups))} runs ({told}{timed})", file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
             count = min(workers or os.cpu_count() or 1, len(groups))
