@@ -47,6 +47,16 @@ def small_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+def refused(done: Any, code: int, *words: str) -> str:
+    """Checks that a command was refused in one sentence that has `words`, and returns it."""
+    sentence = str(done.sentence)
+    assert done.code == code, (done.code, sentence)
+    for word in words:
+        assert word in sentence, sentence
+    assert len(sentence) < 700
+    return sentence
+
+
 @contextmanager
 def deadline(seconds: int) -> Iterator[None]:
     """A block that should not wait for ever fails instead."""

@@ -271,7 +271,10 @@ def test_who_comes_second_is_refused_and_spoils_nothing(tmp_path: Path) -> None:
     lock = tmp_path / "a" / ".lock"
     with alone(lock, "busy"):
         for _ in range(2):
-            with pytest.raises(NetspaceError, match=r"^busy: wait for it, or choose another --out$"), alone(lock, "busy"):
+            with (
+                pytest.raises(NetspaceError, match=r"^busy: wait for it, or choose another --out$"),
+                alone(lock, "busy"),
+            ):
                 pytest.fail("two at once")
         assert lock.is_file()
     lock.parent.mkdir()

@@ -18,7 +18,12 @@ from netspace.store.layout import parts_folder
 from netspace.store.reading import ArchGroup, ZooFile
 from netspace.store.writing import write
 
-TRAINING = ("seed", "epochs", "learning_rate", "source")  # tell diverged members apart; runs count anew in each merged zoo
+TRAINING = (
+    "seed",
+    "epochs",
+    "learning_rate",
+    "source",
+)  # tell diverged members apart; runs count anew in each merged zoo
 
 
 class Zoo(ZooFile):
