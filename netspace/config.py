@@ -124,9 +124,8 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
             raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         what = f"setting {where} in {origin}" if where else f"{origin} as a whole"
-        whole = first["type"] == "value_error" and isinstance(
-            first["input"], Mapping
-        )  # the message says what is wrong in it
+        # what a group's own check says needs none of the group's keys
+        whole = first["type"] == "value_error" and isinstance(first["input"], Mapping)
         raise UsageError(f"{what}: {message}" + ("" if whole else f" (found: {_told(first['input'])})")) from None
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.likeness import likeness
 from netspace.apps.originals import Beside, find_original
 from netspace.archs import ArchConfig
@@ -69,6 +70,7 @@ def fit(
         path = out / "compressed.safetensors"
         compressed.save(path)
         told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
+        keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
         write_json(out / "fit.json", told)
     return told
 
