@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/digits' is configs/zoo/digits.yaml
+
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch takes
 
 
 class Settings(BaseModel):

@@ -15,10 +15,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
@@ -187,13 +189,16 @@ def remove_remains(folder: Path) -> None:
 def read_torch(path: Path) -> Any:
     """What `write_torch` wrote. Raises `NetspaceError` for anything that is not plain tensors and values."""
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
+            return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise NetspaceError(f"{path} does not exist") from None
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, UnpicklingError):  # whose own text says how to load it unsafely
+            why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
         raise NetspaceError(
-            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
         ) from None
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.likeness import likeness
-from netspace.apps.originals import Beside, find_original
+from netspace.apps.originals import Beside, check_new, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
@@ -163,7 +163,15 @@ def evaluate(
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
-    """Writes the network that a compressed file holds, as a state dict, from the file alone."""
+    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+
+    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    """
+    check_new(out)
+    if out.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
+        )
     compressed = Compressed.load(path)
     state, notes = compressed.reconstruct(), {}
     if compressed.spec is not None:
