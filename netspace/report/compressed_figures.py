@@ -42,7 +42,7 @@ def course(steps: np.ndarray, error: np.ndarray, accuracy: np.ndarray, borders: 
 def kernels(original: np.ndarray, reconstructed: np.ndarray) -> Figure:
     """Kernels (N, h, w) of both networks and their differences, side by side on one scale."""
     rows, cells = -(-len(original) // ROW), original.shape[1] + 1
-    figure, _ = new(1.0 + 2.05 * (rows * cells) / (ROW * (original.shape[2] + 1)), 0)
+    figure, _ = new(0.82 + 2.05 * (rows * cells) / (ROW * (original.shape[2] + 1)), 0)
     limit = float(np.abs(np.stack([original, reconstructed])).max()) or 1.0
     panels = figure.subplots(1, 3)
     for axes, title, values in zip(
