@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
@@ -109,45 +108,6 @@ def _is_at(held: IO[str], file: Path) -> bool:
     return False
 
 
-class Sink(io.FileIO):
-    """A new file for HDF5 to write to, which never fails in its sight: HDF5 crashes on closing what it could not write.
-
-    The first error is kept, nothing is written after it, and `check`, or the end of the block, raises it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+b")
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Writes all of `data`, or keeps the error."""
-        left = memoryview(data).cast("B")
-        try:
-            while self.error is None and len(left):
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None) -> int:
-        """Sets the file's size, or keeps the error."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    def check(self) -> None:
-        """Raises the first error there was."""
-        if self.error is not None:
-            raise self.error
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self.close()
-        if kind is None:
-            self.check()
-
-
 def write_text(path: Path, text: str) -> None:
     """`text` as the whole content of `path`, atomically."""
     with replacing(path) as temporary:
@@ -195,7 +155,7 @@ def read_torch(path: Path) -> Any:
         raise NetspaceError(f"{path} does not exist") from None
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnpicklingError):  # whose own text says how to load it unsafely
+        if type(error).__name__ == "UnpicklingError":  # whose own text says how to load it unsafely
             why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
         raise NetspaceError(
             f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
