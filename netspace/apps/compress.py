@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.likeness import likeness
-from netspace.apps.originals import Beside, find_original
+from netspace.apps.originals import Beside, check_new, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
@@ -66,6 +67,7 @@ def fit(
             raise UsageError(
                 f"images ({stage.images}) cannot be shared evenly by {accelerator.num_processes} processes: choose a multiple"
             )
+    Kernels.of(original.state, config.layers, pointwise=config.pointwise)  # raises while there is no folder yet
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
         if first:
@@ -77,6 +79,7 @@ def fit(
         if first:
             path = out / "compressed.safetensors"
             compressed.save(path)
+            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
             write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
         accelerator.wait_for_everyone()
     return dict(json.loads((out / "fit.json").read_text()))
@@ -170,7 +173,15 @@ def evaluate(
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
-    """Writes the network that a compressed file holds, as a state dict, from the file alone."""
+    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+
+    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    """
+    check_new(out)
+    if out.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
+        )
     compressed = Compressed.load(path)
     state, notes = compressed.reconstruct(), {}
     if compressed.spec is not None:
