@@ -109,8 +109,8 @@ def _by_length(lengths: np.ndarray) -> np.ndarray:
     """The order of lengths, none negative, by the digits of their bits; equal ones stay as they are."""
     keys = lengths.view(np.uint32)
     order, other = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
-    for edge in range(len(keys)):
-        order[edge] = edge
+    for place in range(len(keys)):
+        order[place] = place
     starts = np.empty(DIGIT + 1, dtype=np.int64)
     for shift in (0, 11, 22):
         starts[:] = 0
@@ -119,9 +119,9 @@ def _by_length(lengths: np.ndarray) -> np.ndarray:
         for digit in range(DIGIT):
             starts[digit + 1] += starts[digit]
         for edge in order:
-            digit = (keys[edge] >> shift) & (DIGIT - 1)
-            other[starts[digit]] = edge
-            starts[digit] += 1
+            value = (keys[edge] >> shift) & (DIGIT - 1)
+            other[starts[value]] = edge
+            starts[value] += 1
         order, other = other, order
     return order
 

@@ -34,7 +34,7 @@ class Circle(NamedTuple):
 
 
 @compiled_in_vectors
-def distance(points: np.ndarray, a: int, b: int) -> float:
+def distance(points: np.ndarray, a: int, b: int) -> np.float32:
     """Between two nodes. Everything that is compared comes from here, so that equal distances are equal to the last bit."""
     last = len(points) - 1
     if a == last or b == last:
@@ -44,7 +44,7 @@ def distance(points: np.ndarray, a: int, b: int) -> float:
         for axis in range(start, start + LANES):
             step = points[a, axis] - points[b, axis]
             total += step * step
-    return np.sqrt(total)
+    return np.float32(np.sqrt(total))
 
 
 @compiled
@@ -125,10 +125,8 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
                 return True
             if level + 1 < len(WIDTHS):
                 level += 1
-                where = _turned(steps, level - 1, level, beyond)
-                partner = _turned(steps, 0, level, place[fixed])
-                steps[level, WHERE], steps[level, TRIED] = where, 0
-                steps[level, SIDE] = 1 if _round(where + 1, nodes) == partner else -1
+                steps[level, WHERE] = _turned(steps, level - 1, level, beyond)
+                steps[level, SIDE], steps[level, TRIED] = -1 if i < j else 1, 0
                 won[level] = left
     return False
 
