@@ -64,7 +64,7 @@ def _short_paths(groups: np.ndarray) -> np.ndarray:
         for i in range(count):
             for axis in range(width):
                 largest = max(largest, abs(points[i, axis]))
-        scale = np.float32(2.0 ** -math.frexp(largest)[1])
+        scale = np.float32(2.0 ** -max(math.frexp(largest)[1], -100))  # finite
         for i in range(count):
             for axis in range(width):
                 placed[i, axis] = filled[i, axis] = points[leaves[i], axis] * scale

@@ -51,8 +51,7 @@ def test_a_path_gets_shorter_and_stays_whole(count: int, longest: int | None) ->
     points, start = cloud(count, 0), np.arange(count)
     path = improved(points, start, longest)
     assert sorted(path.tolist()) == list(range(count))
-    assert path_length(points, path) < (0.9 if longest is not None and longest < count else 0.7) * path_length(
-        points, start
-    )
+    share = 0.98 if longest is not None and longest < count else 0.7  # of a random path's length
+    assert path_length(points, path) < share * path_length(points, start)
     again = improved(points, path, longest)
     assert path_length(points, again) <= path_length(points, path) + 1e-5
