@@ -89,6 +89,32 @@ def small_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+def refused(done: Any, code: int, *words: str) -> str:
+    """Checks that a command was refused in one sentence that has `words`, and returns it."""
+    sentence = str(done.sentence)
+    assert done.code == code, (done.code, sentence)
+    for word in words:
+        assert word in sentence, sentence
+    assert len(sentence) < 1000  # all bundled recipes are named to who names none
+    return sentence
+
+
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """A block that should not wait for ever fails instead."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"nothing happened for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def flat(value: Any) -> Any:
     """Nested values with tensors as bytes, so that == compares bit by bit."""
     if isinstance(value, dict):

@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.likeness import likeness
-from netspace.apps.originals import Beside, find_original
+from netspace.apps.originals import Beside, check_new, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
@@ -59,6 +60,7 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
+    Kernels.of(original.state, config.layers, pointwise=config.pointwise)  # raises while there is no folder yet
     with alone(out / ".lock", f"{out} is being written by another process"):
         _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
@@ -68,6 +70,7 @@ def fit(
         path = out / "compressed.safetensors"
         compressed.save(path)
         told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
+        keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
         write_json(out / "fit.json", told)
     return told
 
@@ -160,7 +163,15 @@ def evaluate(
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
-    """Writes the network that a compressed file holds, as a state dict, from the file alone."""
+    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+
+    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    """
+    check_new(out)
+    if out.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
+        )
     compressed = Compressed.load(path)
     state, notes = compressed.reconstruct(), {}
     if compressed.spec is not None:

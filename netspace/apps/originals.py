@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.archs import ArchConfig
-from netspace.compressed import Compressed
+from netspace.compressed import NOTE, Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
@@ -35,6 +35,7 @@ def find_original(
     path = Path(model)
     if path.suffix in FILES:
         state = read_state_dict(path)
+        _check_values(path, state)
         spec = _spec(path, state) if arch is None else None
         module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         if arch is not None:
@@ -50,7 +51,9 @@ def find_original(
             "leave --arch out"
         )
     if zoo_path is None:
-        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
+        raise UsageError(
+            f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file ({', '.join(FILES)})"
+        )
     with Zoo(zoo_path) as zoo:
         member = zoo.find(model)
         group = zoo.group(member.arch)
@@ -58,6 +61,19 @@ def find_original(
         spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuses a compressed network and values that no network runs with; -inf is a mask's."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            if NOTE in (file.metadata() or {}):
+                raise UsageError(
+                    f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
+                )
+    for name, value in state.items():
+        if value.is_floating_point() and not (value < float("inf")).all():
+            raise NetspaceError(f"{name} of {path} holds values that are not finite")
 
 
 def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
@@ -79,6 +95,12 @@ def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
                 "file; name the architecture it was saved from, and its settings by --kwargs"
             )
     return module
+
+
+def check_new(out: Path) -> None:
+    """Raises `UsageError` if something lies at a file that is to be written."""
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out, so that nothing is lost")
 
 
 class Beside:

@@ -1,6 +1,6 @@
 """What lies in the folder of a compressed network, read once, checked, and never written.
 
-Axes: S records of the fit, L layers. `fit` writes fit.json; analysis.json, prune.json and quantise-BITS.json are of
+Axes: S records of the fit, L layers, N kernels, h w their sides. `fit` writes fit.json and kernels.json; analysis.json, prune.json and quantise-BITS.json are of
 commands of their own, and None or empty where they were not run.
 """
 
@@ -33,6 +33,18 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Kernels of one layer, the median of `layers` by relative error."""
+
+    layer: str
+    layers: int
+    relative_error: float
+    count: int  # of the layer's kernels
+    original: np.ndarray  # (N, h, w): the first of them
+    reconstructed: np.ndarray  # likewise
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The folder's content."""
 
@@ -41,6 +53,7 @@ class Fitted:
     network: str | None  # hash of the original
     figures: Mapping[str, Any]  # of fit.json
     course: Columns  # 'stage', 'step', 'relative_error', 'accuracy_val', (S,) each
+    kernels: Kept | None
     analysis: Analysis | None
     pruning: Mapping[str, Columns]  # 'predictor' and 'original': 'share', 'accuracy', 'relative_error'
     quantised: Mapping[int, Mapping[str, Any]]  # figures by bits
@@ -74,10 +87,29 @@ def collect(path: Path) -> Fitted:
         None if told is None else str(told),
         figures,
         _columns(figures, "curve", names, file, "compress fit"),
+        _kernels(path / "kernels.json"),
         _analysis(path / "analysis.json"),
         _pruning(path / "prune.json"),
         {bits: mapping_of(found) for bits, found in quantised.items() if found.is_file()},
     )
+
+
+def _kernels(file: Path) -> Kept | None:
+    if not file.is_file():
+        return None
+    raw = mapping_of(file)
+    try:
+        found = [np.array(raw[key], dtype=np.float64) for key in ("original", "reconstructed")]
+        kept = Kept(
+            str(raw["layer"]), int(raw["layers"]), float(raw["relative_error"]), int(raw["count"]), found[0], found[1]
+        )
+        if found[0].shape != found[1].shape or found[0].ndim != 3 or not found[0].size:
+            raise ValueError("their shapes differ")
+    except (KeyError, TypeError, ValueError):
+        raise NetspaceError(
+            f"{file} was expected to hold kernels of a layer in both networks: run `netspace compress analyse` again"
+        ) from None
+    return kept
 
 
 def _analysis(file: Path) -> Analysis | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netspace.report import compressed_figures as figures
-from netspace.report.compressed import Analysis, Columns, Fitted
+from netspace.report.compressed import Analysis, Columns, Fitted, Kept
 from netspace.report.compressed_figures import ORIGINAL, RECONSTRUCTED
 from netspace.report.drawing import GREY, styled, to_png
 from netspace.report.numbers import count, number, percent
@@ -18,7 +18,13 @@ from netspace.report.reading import finite
 def pictures(fitted: Fitted) -> list[Picture]:
     """All figures, in the order of the page."""
     with styled():
-        return [*_course(fitted), *_layers(fitted.analysis), *_changed(fitted.analysis), *_pruning(fitted)]
+        return [
+            *_course(fitted),
+            *_kernels(fitted.kernels),
+            *_layers(fitted.analysis),
+            *_changed(fitted.analysis),
+            *_pruning(fitted),
+        ]
 
 
 def _course(fitted: Fitted) -> Iterator[Picture]:
@@ -39,6 +45,23 @@ def _course(fitted: Fitted) -> Iterator[Picture]:
         f"accuracy on validation images at {percent(found['accuracy_val'][-1])}.",
         f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} Each stage "
         "keeps the weights that are best on validation images, or of the least error where there is no data.",
+    )
+
+
+def _kernels(found: Kept | None) -> Iterator[Picture]:
+    if found is None:
+        return
+    shown, away = len(found.original), np.abs(found.reconstructed - found.original)
+    which = f"The first {count(shown)} of {count(found.count)}" if shown < found.count else f"All {count(shown)}"
+    yield Picture(
+        "kernels",
+        "layers",
+        f"Kernels of {found.layer}",
+        to_png(figures.kernels(found.original, found.reconstructed)),
+        f"{count(shown)} kernels of {found.layer} in the original and reconstructed, and their differences, which are "
+        f"{number(away.mean(), 4)} on average where the original's weights are {number(np.abs(found.original).mean(), 4)}.",
+        f"{which} kernels of the layer, filter by filter, {figures.ROW} a row, on one scale (purple is negative, green "
+        f"positive). By relative error ({number(found.relative_error, 3)}) it is the median of {count(found.layers)} layers.",
     )
 
 

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from netspace import losses
 from netspace.compressed import Compressed
-from netspace.config import Settings
+from netspace.config import Seed, Settings
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
 from netspace.kernels import Pointwise
@@ -66,13 +66,13 @@ class StageConfig(Settings):
 class FitConfig(Settings):
     """How a network is represented."""
 
-    seed: int = 0
+    seed: Seed = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
     pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
     norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
     predictor: PredictorConfig = PredictorConfig()
-    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)
     validate_every: int = Field(500, ge=1)  # steps
     precision: Literal["float32", "bf16"] = "float32"  # of the networks that are run
     predictor_precision: Literal["float32", "bf16"] = "float32"  # of the predictor's steps; it is validated in float32
