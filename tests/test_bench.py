@@ -64,6 +64,9 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
             assert all(row[side][key] > 0 for key in wanted)
         assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
     assert found["feeding"] > 0 and [row["axis"] for row in found["scale"]] == ["members"]
+    ways = [row["way"] for row in found["orders"] if row["kind"] == "in-filter"]
+    assert ways == ["greedy, numpy", "greedy, compiled", "ours, one core", "ours", "greedy, compiled", "ours"]
+    assert all(row["seconds"] > 0 and row["length"] > 0 and row["under_greedy"] < 1 for row in found["orders"])
     assert found["accuracy"][0]["arch"] == "lenetlike" and len(found["accuracy"][0]["difference"]) == 2
     assert found["memory"]["members"] == 4_000 and found["memory"]["peak_bytes"] < found["memory"]["zoo_bytes"]
 
