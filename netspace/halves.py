@@ -11,19 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.runtime import cache_folder
-
-numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
-
-
-def compiled_in_vectors(function: Any) -> Any:
-    """The function as machine code, made when it is first called; sums may be taken in any order, NaN stays NaN."""
-    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+from netspace.compiled import compiled_in_vectors
 
 
 def fits(*tensors: Tensor) -> bool:

@@ -43,11 +43,11 @@ class Predictor(nn.Module):
             nn.init.zeros_(linear.bias)
 
     @torch.no_grad()
-    def match(self, coordinates: Tensor, targets: Tensor) -> None:
+    def match(self, coordinates: Tensor, targets: Tensor, embedded: bool = False) -> None:
         """Scales the last layer so that what is first predicted has the targets' (N, D) mean and variance (NeRN, App. B)."""
         last = self.linears[-1]
         assert isinstance(last, nn.Linear)
-        predicted = self(coordinates)
+        predicted = self(coordinates, embedded)
         factor = targets.std() / predicted.std().clamp_min(1e-12)
         last.weight.mul_(factor)
         last.bias.copy_((targets.mean() - factor * predicted.mean()).expand_as(last.bias))

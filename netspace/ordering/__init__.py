@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
+from netspace.compiled import compiled
 from netspace.errors import NetspaceError
-from netspace.ordering.compiled import compiled
 from netspace.ordering.joining import greedy, joined
 from netspace.ordering.moves import LANES, improve
 from netspace.ordering.nearest import leaf_order, nearest

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from netspace.compiled import compiled
 from netspace.errors import unknown
 from netspace.ordering import short_path, short_paths
-from netspace.ordering.compiled import compiled
 
 KINDS = ("none", "in-filter", "cross-filter")
 Grid = tuple[int, int]

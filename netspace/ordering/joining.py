@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netspace.ordering.compiled import compiled
+from netspace.compiled import compiled
 from netspace.ordering.nearest import nearest
 
 BLOCK = 1_024  # points whose distances are found together

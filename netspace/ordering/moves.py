@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netspace.ordering.compiled import compiled, compiled_in_vectors
+from netspace.compiled import compiled, compiled_without_nan
 
 LANES = 16  # the dimensions of points are filled up with zeros to a multiple of it
 WIDTHS = np.array([8, 8, 5])  # near points that are tried at each step of a row of moves
@@ -33,7 +33,7 @@ class Circle(NamedTuple):
     queued: np.ndarray  # (2,): the queue's head and how many are in it
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def distance(points: np.ndarray, a: int, b: int) -> np.float32:
     """Between two nodes. Everything that is compared comes from here, so that equal distances are equal to the last bit."""
     last = len(points) - 1

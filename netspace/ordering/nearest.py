@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netspace.ordering.compiled import compiled_in_vectors
+from netspace.compiled import compiled_without_nan
 
 BLOCK = 64  # points
 LANES = 16  # of them are looked at in one go; divides BLOCK by 4
@@ -17,7 +17,7 @@ VISITS = 32  # blocks in which a point's neighbours are looked for: all of them 
 FAR = np.float32(1e18)  # where the places of a last block lie that no point fills
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _select(keys: np.ndarray, rows: np.ndarray, low: int, high: int, middle: int) -> None:
     """Sorts keys low .. high - 1, and rows with them, so far that none before `middle` is above one from there on."""
     high -= 1
@@ -43,7 +43,7 @@ def _select(keys: np.ndarray, rows: np.ndarray, low: int, high: int, middle: int
             return
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _sort(keys: np.ndarray, rows: np.ndarray, count: int) -> None:
     """The first `count` keys by insertion, and rows with them."""
     for last in range(1, count):
@@ -54,7 +54,7 @@ def _sort(keys: np.ndarray, rows: np.ndarray, count: int) -> None:
         keys[place], rows[place] = key, row
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def leaf_order(points: np.ndarray) -> np.ndarray:
     """An order (N,) of points (N, D) in which each block lies close together: halves by the widest axis, and halves of these."""
     count, width = points.shape
@@ -92,7 +92,7 @@ def leaf_order(points: np.ndarray) -> np.ndarray:
     return order
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
     """For each point (N, D) `many` others near it, K of them, nearest first, and how far away: both (N, K).
 
@@ -143,7 +143,7 @@ def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
     return near, away
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _gaps(lower: np.ndarray, upper: np.ndarray, block: int, gaps: np.ndarray) -> None:
     """How far the middle of a block is from the box of each; from its own, less than nothing."""
     gaps[:] = 0
@@ -155,7 +155,7 @@ def _gaps(lower: np.ndarray, upper: np.ndarray, block: int, gaps: np.ndarray) ->
     gaps[block] = -1
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _bounds(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, bound: np.ndarray) -> None:
     """The squared distance of each point of a block (D, BLOCK) to a box."""
     bound[:] = 0
@@ -166,7 +166,7 @@ def _bounds(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, bound: np.
             bound[k] += step * step
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _squares(values: np.ndarray, point: np.ndarray, found: np.ndarray, least: np.ndarray) -> None:
     """The squared distances of a point (D,) to a block's (D, BLOCK), and the least of every `LANES`-th."""
     found[:] = 0
@@ -180,7 +180,7 @@ def _squares(values: np.ndarray, point: np.ndarray, found: np.ndarray, least: np
         least[lane] = min(two, min(found[lane + 2 * LANES], found[lane + 3 * LANES]))
 
 
-@compiled_in_vectors
+@compiled_without_nan
 def _insert(near: np.ndarray, away: np.ndarray, other: int, distance: float) -> None:
     place = len(near) - 1
     while place > 0 and away[place - 1] > distance:

@@ -48,11 +48,12 @@ class Fit(Learner):
         return [{"stage": 0, **record} for record in records if "relative_error" in record]
 
     def begin(self, place: int) -> None:
-        """A stage begins with the best so far; a round after the first has what that says as its target ('progressive')."""
+        """A stage begins with the best so far; a round after the first has that as its target, and begins anew ('progressive')."""
         stage, number = self.rounds[place]
         self._use_best()
         if number > 0:
             self.step.target = self.step.all().detach()
+            self.step.begin_anew(place)
         self.step.begin(stage, place)
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:

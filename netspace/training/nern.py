@@ -20,7 +20,7 @@ from netspace.config import Seed, Settings
 from netspace.data import TaskData
 from netspace.kernels import Pointwise
 from netspace.models.coordinates import embedded_size
-from netspace.models.inr import PredictorConfig
+from netspace.models.inr import Predictor, PredictorConfig
 from netspace.runtime import generator, send
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.sources import CACHE_BYTES, Images
@@ -33,7 +33,9 @@ class StageConfig(Settings):
     """One stage of the fit, with an optimiser of its own."""
 
     steps: int = Field(8_000, ge=1)
-    rounds: int = Field(1, ge=1)  # of so many steps; each after the first fits what the one before gave ('progressive')
+    rounds: int = Field(
+        1, ge=1
+    )  # of so many steps; each after the first fits, from anew, what the one before gave ('progressive')
     reconstruction: float = Field(1.0, ge=0)  # weight of Eq. 3
     distillation: float = Field(0.0, ge=0)  # of Eq. 5
     features: float = Field(0.0, ge=0)  # of Eq. 4
@@ -101,6 +103,8 @@ class NernStep:
         self.target = self.wanted  # what is fitted: that, or what the round before gave
         self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
         self.state = {name: value.to(device) for name, value in original.state.items()}
+        quick = {name: self._quick(value) for name, value in self.state.items() if value.dim() == 4}
+        self.told = {**self.state, **quick}  # what the network itself is run with
         if original.module is not None:
             original.module.to(device)
         self.embedded = 4 * len(coordinates) * embedded_size(self.predictor.config.embedding) <= CACHE_BYTES
@@ -108,7 +112,15 @@ class NernStep:
         self.answers: Tensor | None = None  # the network's to all images, where they are known
         self.known = torch.zeros(0, dtype=torch.bool)  # of which images; on the CPU: no step waits for the device
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
-        self.predictor.match(coordinates, self.target)
+        self.predictor.match(self.inputs, self.target, self.embedded)
+
+    def begin_anew(self, number: int) -> None:
+        """Other first weights for the predictor, and the same ones for the same `number`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(self.config.seed, 41, number).initial_seed())
+            fresh = Predictor(self.predictor.config, self.target.shape[1])
+        self.predictor.load_state_dict(fresh.state_dict())
+        self.predictor.match(self.inputs, self.target, self.embedded)
 
     def begin(self, stage: StageConfig, number: int) -> None:
         """The steps to come are of a stage, and of its number among all stages and rounds."""
@@ -211,11 +223,11 @@ class NernStep:
         """What `run` says of the network itself; logits for training images at `places` are remembered."""
         features = self.stage.features > 0
         if places is None or features:
-            return self.run(self.state, shown, features)
+            return self.run(self.told, shown, features)
         there = send(places, self.device)
         if self.answers is not None and self.known[places].all():
             return self.answers[there], []
-        logits, _ = self.run(self.state, shown, False)
+        logits, _ = self.run(self.told, shown, False)
         assert self.original.task is not None
         count = len(self.original.task.train)
         if self.answers is None and 4 * count * logits.shape[1] <= CACHE_BYTES:

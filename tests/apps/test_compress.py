@@ -231,7 +231,7 @@ def test_what_the_network_answers_to_still_images_is_asked_once(
     runs, run = [], NernStep.run
 
     def counted(self: NernStep, state: Any, *told: Any) -> Any:
-        runs.append(state is self.state)
+        runs.append(state is self.told)
         return run(self, state, *told)
 
     monkeypatch.setattr(NernStep, "run", counted)
@@ -269,13 +269,20 @@ def test_kernels_are_drawn_as_asked(sampling: str) -> None:
         assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
 
 
-def test_rounds_fit_what_the_round_before_gave(tmp_path: Path) -> None:
-    config = settings(stages=[{"steps": 10, "rounds": 2, "kernels": 64}])
-    work = fitting(config, begin(state_of(), config, None), Original(state_of()))
-    first = work.step.target.clone()
-    curve = work.run(tmp_path)
-    assert not torch.equal(work.step.target, first)
+def test_rounds_fit_anew_what_the_round_before_gave(tmp_path: Path) -> None:
+    def run(rounds: int) -> tuple[Fit, list[dict[str, Any]]]:
+        torch.manual_seed(0)
+        config = settings(stages=[{"steps": 10, "rounds": rounds, "kernels": 64}])
+        work = fitting(config, begin(state_of(), config, None), Original(state_of()))
+        (tmp_path / str(rounds)).mkdir()
+        return work, work.run(tmp_path / str(rounds))
+
+    (one, _), (two, curve) = run(1), run(2)
+    assert torch.equal(two.step.target, one.step.all())
+    assert not torch.equal(two.step.all(), one.step.all())  # another predictor, which nears it
     assert [(record["stage"], record["step"]) for record in curve] == [(0, 0), (0, 10), (1, 0), (1, 10)]
+    begun, ended = (record["relative_error"] for record in curve[2:])
+    assert begun > 0.9 and ended < begun
 
 
 def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
