@@ -6,7 +6,7 @@ Axes: B rows, D values of a row. bf16 is handed over as its bits: the upper half
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -23,17 +23,21 @@ def fits(*tensors: Tensor) -> bool:
     return all(each.dtype == torch.bfloat16 and each.device.type == "cpu" and each.is_contiguous() for each in tensors)
 
 
-def unit_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a|, |b| and |a / |a| - b / |b|| of rows (B, D): (B, 3) in float32. A row of zeros stays zeros."""
-    found = torch.empty(len(a), 3)
-    _shared(_unit_distances, _bits(a), _bits(b), found.numpy())
+def unit_distances(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """|a|, |b| and |a / |a| - b / |b|| of rows of each pair (B, D): (B, 3) in float32. A row of zeros stays zeros."""
+    found = [torch.empty(len(a), 3) for a, _ in pairs]
+    _shared(_unit_distances, [(_bits(a), _bits(b), each.numpy()) for (a, b), each in zip(pairs, found, strict=True)])
     return found
 
 
-def mixed(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
-    """Rows of_a * a + of_b * b (B, D) in bf16, for factors (B,) in float32."""
-    found = torch.empty_like(a)
-    _shared(_mixed, _bits(a), _bits(b), of_a.numpy(), of_b.numpy(), _bits(found))
+def mixed(mixes: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> list[Tensor]:
+    """Rows of_a * a + of_b * b (B, D) in bf16, for each a and b and their factors (B,) in float32."""
+    found = [torch.empty_like(a) for a, *_ in mixes]
+    jobs = [
+        (_bits(a), _bits(b), of_a.numpy(), of_b.numpy(), _bits(each))
+        for (a, b, of_a, of_b), each in zip(mixes, found, strict=True)
+    ]
+    _shared(_mixed, jobs)
     return found
 
 
@@ -41,15 +45,19 @@ def _bits(values: Tensor) -> np.ndarray:
     return np.asarray(values.detach().view(torch.uint16).numpy())
 
 
-def _shared(function: Callable[..., None], *arrays: np.ndarray) -> None:
-    """The function on rows, shared out between as many threads as torch has."""
-    threads, count = torch.get_num_threads(), len(arrays[0])
-    step = max(1, -(-count // threads))
-    parts = [tuple(array[start : start + step] for array in arrays) for start in range(0, count, step)]
-    if len(parts) == 1:
-        function(*arrays)
+def _shared(function: Callable[..., None], jobs: Sequence[tuple[np.ndarray, ...]]) -> None:
+    """The function on rows of each job, shared out between as many threads as torch has."""
+    threads = torch.get_num_threads()
+
+    def work(place: int) -> None:
+        for arrays in jobs:
+            first, last = (len(arrays[0]) * end // threads for end in (place, place + 1))
+            function(*(array[first:last] for array in arrays))
+
+    if threads == 1:
+        work(0)
     else:
-        list(_pool(os.getpid(), threads).map(lambda part: function(*part), parts))
+        list(_pool(os.getpid(), threads).map(work, range(threads)))
 
 
 @cache

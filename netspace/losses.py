@@ -140,7 +140,8 @@ def feature_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tenso
     Computed in float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1
     and has no gradient: it has no direction.
     """
-    distances = [_UnitDistance.apply(*_rows(one, two)) for one, two in zip(predicted, target, strict=True)]
+    rows = [_rows(one, two) for one, two in zip(predicted, target, strict=True)]
+    distances = _UnitDistances.apply(*(one for one, _ in rows), *(two for _, two in rows))
     return torch.stack([each.mean() for each in distances]).sum()
 
 
@@ -151,46 +152,59 @@ def _rows(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return predicted.flatten(1), target.flatten(1)
 
 
-class _UnitDistance(torch.autograd.Function):
-    """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D); its gradient is a's alone.
+class _UnitDistances(torch.autograd.Function):
+    """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D), for maps a, a', ..., b, b', ...
 
-    That is (u (u . v) - v) / (|a| |u - v|), of a's and b's own span: two factors a row are all that is kept. A few rows at
-    a time, so that what is computed in float32 on the way stays in a processor's cache.
+    The gradient is that of the a alone. It is (u (u . v) - v) / (|a| |u - v|), of a's and b's own span: two factors a row
+    are all that is kept. All maps at once, so that threads that share them begin once.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        if halves.fits(a, b):
-            lengths_a, lengths_b, away = halves.unit_distances(a, b).unbind(1)
-            ctx.save_for_backward(a, b, lengths_a, lengths_b, away)
-            return away
-        found = []
-        for one, two in zip(*_pieces(a, b), strict=True):
-            one, two = one.float(), two.float()
-            lengths = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (one, two)]
-            scales = [length.clamp_min(1e-12).reciprocal() for length in lengths]
-            away = torch.linalg.vector_norm((one * scales[0]).addcmul_(two, scales[1], value=-1), dim=1, keepdim=True)
-            found.append(torch.cat([*lengths, away], dim=1))
-        lengths_a, lengths_b, away = torch.cat(found).unbind(1)
-        ctx.save_for_backward(a, b, lengths_a, lengths_b, away)
-        return away
+    def forward(ctx: Any, *rows: Tensor) -> tuple[Tensor, ...]:
+        pairs = list(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True))
+        quick = all(halves.fits(*pair) for pair in pairs)
+        found = halves.unit_distances(pairs) if quick else [_unit_distances(*pair) for pair in pairs]
+        ctx.save_for_backward(*rows, *found)
+        return tuple(each[:, 2].clone() for each in found)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        a, b, lengths_a, lengths_b, away = ctx.saved_tensors
-        cosine = 1 - away.square() / 2
-        flat = (away == 0) | (lengths_a <= 1e-12) | (lengths_b <= 1e-12)
-        factors = [cosine / (lengths_a.square() * away), -1 / (lengths_a * lengths_b * away)]
-        of_a, of_b = (torch.where(flat, 0, grad * factor) for factor in factors)
-        if halves.fits(a, b):
-            return halves.mixed(a, b, of_a, of_b), None
-        of_a, of_b = of_a[:, None], of_b[:, None]
-        gradient = torch.empty_like(a)
-        for held, *rows in zip(*_pieces(gradient, a, b, of_a, of_b), strict=True):
-            one, two, factor, other = rows
-            held.copy_((one.float() * factor).addcmul_(two.float(), other))
-        return gradient, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(grads)
+        first, second, found = (ctx.saved_tensors[start : start + count] for start in (0, count, 2 * count))
+        mixes = [(a, b, *_factors(each, grad)) for a, b, each, grad in zip(first, second, found, grads, strict=True)]
+        quick = all(halves.fits(a, b) for a, b, *_ in mixes)
+        gradients = halves.mixed(mixes) if quick else [_mixed(*each) for each in mixes]
+        return *gradients, *[None] * count
+
+
+def _factors(found: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a's rows and b's (B,) in the gradient, from their norms and distances (B, 3) and the gradient of these (B,)."""
+    lengths_a, lengths_b, away = found.unbind(1)
+    flat = (away == 0) | (lengths_a <= 1e-12) | (lengths_b <= 1e-12)
+    of_a = (1 - away.square() / 2) / (lengths_a.square() * away)
+    of_b = -1 / (lengths_a * lengths_b * away)
+    return torch.where(flat, 0, grad * of_a), torch.where(flat, 0, grad * of_b)
+
+
+def _unit_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a|, |b| and |a / |a| - b / |b|| of rows (B, D): (B, 3). A few rows at a time: what is computed in float32 stays in a cache."""
+    found = []
+    for one, two in zip(*_pieces(a, b), strict=True):
+        one, two = one.float(), two.float()
+        lengths = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (one, two)]
+        scales = [length.clamp_min(1e-12).reciprocal() for length in lengths]
+        away = torch.linalg.vector_norm((one * scales[0]).addcmul_(two, scales[1], value=-1), dim=1, keepdim=True)
+        found.append(torch.cat([*lengths, away], dim=1))
+    return torch.cat(found)
+
+
+def _mixed(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """Rows of_a * a + of_b * b (B, D) in their precision, a few at a time."""
+    mixed = torch.empty_like(a)
+    for held, one, two, factor, other in zip(*_pieces(mixed, a, b, of_a[:, None], of_b[:, None]), strict=True):
+        held.copy_((one.float() * factor).addcmul_(two.float(), other))
+    return mixed
 
 
 def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

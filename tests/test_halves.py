@@ -17,7 +17,8 @@ def test_distances_are_float64s(rows: int, width: int, seed: int) -> None:
     a, b = torch.randn(2, rows, width, generator=random).bfloat16()
     exact = [each.double() / each.double().norm(dim=1, keepdim=True) for each in (a, b)]
     wanted = torch.stack([a.double().norm(dim=1), b.double().norm(dim=1), (exact[0] - exact[1]).norm(dim=1)], dim=1)
-    torch.testing.assert_close(halves.unit_distances(a, b).double(), wanted, rtol=1e-5, atol=1e-6)
+    (found,) = halves.unit_distances([(a, b)])
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1 + 2**-9, -0.3, 3e30, 1e-30])
@@ -26,7 +27,7 @@ def test_mixed_rows_are_rounded_as_torch_rounds(factor: float) -> None:
     a = every[every.isfinite() & ((every.float() * factor).isfinite())][None]
     for of_a, of_b in ((factor, 0.0), (0.0, factor)):
         scales = [torch.tensor([value], dtype=torch.float32) for value in (of_a, of_b)]
-        found = halves.mixed(a, a, *scales)
+        (found,) = halves.mixed([(a, a, scales[0], scales[1])])
         wanted = (a.float() * torch.tensor(factor, dtype=torch.float32)).bfloat16()
         assert torch.equal(found, wanted)
 
