@@ -14,13 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from netspace.apps.likeness import likeness
-from netspace.apps.originals import Beside, find_original
+from netspace.apps.originals import Beside, Pictures, check_named, check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
-from netspace.data.pictures import pictures
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
@@ -74,7 +72,7 @@ def fit(
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
     """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
-    kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
+    kernels = Kernels.of(state, config.layers, config.side, config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
@@ -122,16 +120,13 @@ def evaluate(
     model: str | None = None,
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
-    images: Path | None = None,
-    size: int = 224,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
     """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
 
-    With a folder `images`, what the original and the reconstructed network answer on them: no labels are needed.
+    With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
     """
-    if model is None and (arch is not None or images is not None):
-        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
-    files = [] if images is None else pictures(images)
+    check_named(model, arch, pictures)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -151,11 +146,9 @@ def evaluate(
     }
     if model is None:
         return figures
-    beside = Beside(compressed, state, path, model, zoo_path, arch)
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures)
     found = beside.measure(state)
     figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
-    if files:
-        figures["images"] = likeness(beside.original, state, files, size, model)
     return {**figures, **found}
 
 
@@ -177,9 +170,8 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     compressed = Compressed.load(path)
     original, _ = find_original(model, zoo_path)
     state, rows = compressed.reconstruct(), []
+    check_same(path, state, model, original)
     for layer in compressed.kernels.layers:
-        if layer.name not in original.state or original.state[layer.name].shape != state[layer.name].shape:
-            raise NetspaceError(f"{path} holds another network than {model}: {layer.name} differs")
         wanted, found = (each[layer.name].float().flatten(1) for each in (original.state, state))
         errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
         rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]

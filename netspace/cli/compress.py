@@ -13,6 +13,7 @@ from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
 from netspace.cli.output import analysis, compression, important, say
 
 if TYPE_CHECKING:
+    from netspace.apps.originals import Pictures
     from netspace.archs import ArchConfig
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
@@ -31,6 +32,11 @@ Kwargs = Annotated[
     str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
 ]
 
+Images = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
+]
+Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
+
 
 def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
     """The architecture that was named, with its keyword arguments."""
@@ -47,6 +53,12 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
     except ValueError as error:
         raise UsageError(f"--kwargs was expected to be a JSON object, but {kwargs!r} is not: {error}") from None
     return validate(ArchConfig, {"arch": name, "kwargs": given}, "--kwargs")
+
+
+def _pictures(images: Path | None, size: int) -> Pictures | None:
+    from netspace.apps.originals import Pictures
+
+    return None if images is None else Pictures(images, size)
 
 
 @app.command()
@@ -83,17 +95,15 @@ def evaluate(
     arch: Arch = None,
     kwargs: Kwargs = None,
     trust_arch: Trust = None,
-    images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")] = 224,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
     """Sizes, and beside the original accuracy, agreement and error."""
     from netspace.apps.compress import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, _arch(arch, kwargs), images, size), json, compression)
+    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, compression)
 
 
 @app.command()
@@ -150,12 +160,18 @@ def quantise(
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
-    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE."""
+    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE (-alone without MODEL)."""
     from netspace.apps.quantise import quantise as shrink
 
-    say(shrink(file, out, bits, model, zoo), json, quantised)
+    trusting(trust_arch)
+    say(shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, quantised)
 
 
 @app.command()
@@ -166,13 +182,20 @@ def prune(
         str | None, typer.Option(help="Of the weights, as in 0,0.25,0.5; default: twelve to 0.9.")
     ] = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
     """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
     from netspace.apps.prune import SHARES
     from netspace.apps.prune import prune as cut
 
-    say(cut(file, model, zoo, SHARES if shares is None else _numbers(shares)), json, pruning)
+    trusting(trust_arch)
+    chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size)
+    say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen), json, pruning)
 
 
 def _numbers(text: str) -> list[float]:

@@ -79,6 +79,27 @@ def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch
     assert "on 5 images same answer" in text and "cosine of the logits" in text
 
 
+def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
+    cli("compress", "fit", "net.pth", *LITTLE, "-o", "c")
+    words = ("net.pth", *TRUSTED, "--images", folder, "--size", 35)
+    told = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors", "--bits", 4, "--json").json["networks"]
+    for file, name in ((FILE, "reconstructed"), ("q.safetensors", "quantised")):
+        assert told[name]["images"] == cli("compress", "eval", file, *words, "--json").json["images"]
+    assert told["original"]["images"]["agreement"] == 1 and told["original"]["images"]["cosine"] == pytest.approx(1)
+    assert 0.5 < told["original_quantised"]["images"]["cosine"] < 0.9999
+    text = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors").out
+    assert "on images" in text and "100.0 %" in text
+
+    rows = cli("compress", "prune", FILE, *words, "--shares", "0,0.5", "--json").json
+    assert rows["predictor"][0]["images"] == told["reconstructed"]["images"] and rows["accuracy_original"] is None
+    assert rows["original"][0]["images"]["agreement"] == 1 > rows["original"][1]["images"]["cosine"]
+    text = cli("compress", "prune", FILE, *words, "--shares", "0").out
+    assert "same answer" in text and "answers as the original's on the images" in text
+    for command in (("quantise", FILE, "-o", "r.safetensors"), ("eval", FILE)):
+        done = cli("compress", *command, "--images", folder)
+        assert done.code == 2 and "name it as MODEL" in done.sentence and not Path("r.safetensors").exists()
+
+
 def test_what_does_not_go_together_is_refused(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
     def refused(code: int, wanted: str, *words: object) -> None:
         done = cli("compress", *words)
