@@ -35,22 +35,25 @@ def fit(
     resume: bool = False,
     device: str = "cpu",
     arch: ArchConfig | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
-    runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W). Raises `UsageError` or `NetspaceError` before anything is written.
     """
     original, spec = find_original(model, zoo_path, device, arch)
+    if input_shape is not None:
+        original.input_shape = input_shape
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
                 f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
                 "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
             )
-        if stage.runs_networks and stage.inputs == "noise" and spec is None:
+        if stage.runs_networks and stage.inputs == "noise" and original.input_shape is None:
             raise UsageError(
-                f"noise has the shape of a network's inputs, which is not known of {model}: give --zoo and inputs=task, or leave "
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --input-shape C,H,W, or leave "
                 "distillation and features at 0"
             )
         if stage.runs_networks and stage.inputs == "task" and original.task is None:

@@ -45,10 +45,11 @@ class Likeness:
     @torch.no_grad()
     def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
         self.module.load_state_dict(state)
-        return torch.cat([_logits(self.module, batch, self.model) for batch in shown(self.files, self.size)])
+        return torch.cat([logits_of(self.module, batch, self.model) for batch in shown(self.files, self.size)])
 
 
-def _logits(module: nn.Module, batch: Tensor, model: str) -> Tensor:
+def logits_of(module: nn.Module, batch: Tensor, model: str) -> Tensor:
+    """Logits (B, C) of the module of `model` for images. Raises `NetspaceError` where it gives none."""
     try:
         logits = module(batch)
     except (RuntimeError, ValueError, TypeError) as error:  # whatever a module of others raises

@@ -47,7 +47,8 @@ def find_original(
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
                 task = task_of(zoo, device)
-        return Original(state, module, task if module is not None else None), spec
+        shape = None if spec is None else spec.input_shape
+        return Original(state, module, task if module is not None else None, shape), spec
     if arch is not None:
         raise UsageError(
             f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
@@ -61,7 +62,7 @@ def find_original(
         flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
         spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 
 
 def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.compress_output import pruning, quantised
+from netspace.cli.compress_output import correction, pruning, quantised
 from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
 from netspace.cli.output import analysis, compression, important, say
 
@@ -34,6 +34,9 @@ Kwargs = Annotated[
 
 Images = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
+]
+Shape = Annotated[
+    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Of an input of the network, for noise.")
 ]
 Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
 
@@ -74,6 +77,7 @@ def fit(
     arch: Arch = None,
     kwargs: Kwargs = None,
     trust_arch: Trust = None,
+    input_shape: Shape = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -84,7 +88,8 @@ def fit(
 
     trusting(trust_arch)
     recipe = load(FitConfig, config or {}, set or [])
-    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs)), json, compression)
+    shape = _shape(input_shape)
+    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape), json, compression)
 
 
 @app.command("eval")
@@ -154,6 +159,28 @@ def analyse(
 
 
 @app.command()
+def correct(
+    file: File,
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
+    zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
+    input_shape: Shape = None,
+    json: Json = False,
+) -> None:
+    """Batch norms and biases made up for errors of the weights, by images of any kind or noise; the size stays."""
+    from netspace.apps.correct import correct as make_up
+
+    trusting(trust_arch)
+    shape = _shape(input_shape)
+    say(make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size), shape), json, correction)
+
+
+@app.command()
 def quantise(
     file: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
@@ -196,6 +223,20 @@ def prune(
     trusting(trust_arch)
     chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size)
     say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen), json, pruning)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    """The sides of an input that were named."""
+    from netspace.errors import UsageError
+
+    if text is None:
+        return None
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--input-shape {text!r} was expected to be whole numbers with commas between, as in 3,224,224"
+        )
+    return tuple(int(side) for side in sides)
 
 
 def _numbers(text: str) -> list[float]:

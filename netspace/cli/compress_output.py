@@ -7,6 +7,14 @@ from typing import Any
 from netspace.cli.output import number, percent, table
 
 
+def correction(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress correct`."""
+    return (
+        f"{figures['out']}: {len(figures['corrected'])} tensors of batch norms and biases corrected by "
+        f"{figures['count']} inputs ({figures['shown']}); compare it by `netspace compress eval` on others"
+    )
+
+
 def quantised(figures: dict[str, Any]) -> str:
     """The text of `netspace compress quantise`."""
     bits = figures["bits"]

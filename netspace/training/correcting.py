@@ -2,9 +2,9 @@
 
 Axes: B images, C channels.
 
-Weights with errors move the mean and the spread of every output. Both networks are shown the same inputs, and layer by layer the
-statistics that batch norm keeps move by as much as those of its inputs differ between the two; biases of represented layers
-likewise by the difference of mean outputs. Bias correction is of Nagel et al. (Data-free quantization through weight
+Weights with errors move the mean and the spread of every output. Both networks are shown the same inputs. Layer by layer, what a
+batch norm is given, s x + t for the original's x as far as mean and variance tell, has the statistics it keeps turned in the same
+way, s m + t and s^2 v; biases of represented layers make up for the difference of mean outputs. Bias correction is of Nagel et al. (Data-free quantization through weight
 equalization and bias correction, ICCV 2019, Sec. 4.2); batch norm's statistics are re-estimated in REPAIR (Jordan et al., 2023). As differences
 count alone, inputs need not be those that the network was trained on: noise serves too, though less well.
 """
@@ -66,9 +66,10 @@ def corrected(
                 def move(part: nn.Module, given: tuple[Tensor, ...], wanted: tuple[Tensor, Tensor] = wanted) -> None:
                     assert isinstance(part.running_mean, Tensor) and isinstance(part.running_var, Tensor)
                     mean, variance = _statistics(given[0], 1)
-                    part.running_mean += mean - wanted[0]
-                    little = 1e-3 * wanted[1].mean()  # channels that hardly vary say nothing of their spread
-                    part.running_var *= ((variance + little) / (wanted[1] + little)).clamp(1 / MOST, MOST)
+                    little = 1e-6 * wanted[1].mean() + 1e-30  # a channel that does not vary says nothing of its spread
+                    ratio = ((variance + little) / (wanted[1] + little)).clamp(1 / MOST, MOST)
+                    part.running_mean.sub_(wanted[0]).mul_(ratio.sqrt()).add_(mean)
+                    part.running_var *= ratio
 
                 hooks.callback(part.register_forward_pre_hook(move).remove)
             else:

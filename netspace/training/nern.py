@@ -86,6 +86,7 @@ class Original:
     state: dict[str, Tensor]
     module: nn.Module | None = None
     task: TaskData | None = None
+    input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
 
 
 class Fit:
@@ -302,9 +303,8 @@ class Fit:
         return note
 
     def _input_shape(self) -> tuple[int, ...]:
-        spec = self.compressed.spec
-        assert spec is not None
-        return spec.input_shape
+        assert self.original.input_shape is not None
+        return self.original.input_shape
 
     def _use_best(self) -> None:
         if self.best:
