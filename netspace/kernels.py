@@ -81,7 +81,7 @@ class Kernels:
             raise NetspaceError(
                 f"there is nothing to represent: no convolution or matrix among {len(state)} tensors ({_few(list(state))})"
             )
-        names = [name for name, shape in able.items() if len(shape) > 2]
+        names = [name for name, shape in able.items() if len(shape) > 2 and not _token(name, shape)]
         if patterns:
             for pattern in patterns:
                 if not fnmatch.filter(able, pattern):
@@ -142,7 +142,10 @@ class Kernels:
             tiles = tiles.view(filters, self.side, channels, self.side).transpose(1, 2)
             return tiles.reshape(-1, self.side, self.side)
         if rows.start < 0 or columns.start < 0:
-            raise NetspaceError(f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}")
+            raise NetspaceError(
+                f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}: leave it out by `layers`, "
+                "or choose another `side`"
+            )
         kernels = weight.new_zeros(filters * channels, self.side, self.side, dtype=torch.float32)
         kernels[:, rows, columns] = weight.float().reshape(filters * channels, *(1, *layer.shape[2:])[-2:])
         return kernels
@@ -160,6 +163,11 @@ class Kernels:
 def _able(shape: torch.Size) -> bool:
     """Convolutions with 1 or 2 axes, and matrices."""
     return len(shape) in (3, 4) or (len(shape) == 2 and min(shape) > 1)
+
+
+def _token(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a transformer's tokens or positions, (1, N, D), which have a convolution's shape but not its name."""
+    return len(shape) == 3 and shape[0] == 1 and name.rpartition(".")[2] != "weight"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -105,8 +105,8 @@ def test_a_file_is_corrected_by_pictures_or_noise(cli: Cli, network: torch.nn.Mo
     held, words = load_file(FILE), ("net.pth", *TRUSTED)
     seen = ("--images", folder, "--size", 35)
     before = cli("compress", "eval", FILE, *words, *seen, "--json").json
-    for shown, kind, count in ((seen, "images", 5), (("--input-shape", "3,35,35"), "noise", 128)):
-        told = cli("compress", "correct", FILE, *words, *shown, "-o", "better.safetensors", "--json").json
+    for given, kind, count in ((seen, "images", 5), (("--input-shape", "3,35,35"), "noise", 128)):
+        told = cli("compress", "correct", FILE, *words, *given, "-o", "better.safetensors", "--json").json
         assert (told["shown"], told["count"]) == (kind, count)
         assert {f"rest.{name}" for name in told["corrected"]} == {
             name for name, value in load_file("better.safetensors").items() if not torch.equal(value, held[name])
