@@ -69,7 +69,7 @@ class Kernels:
     ) -> Kernels:
         """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
 
-        Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
+        With a `side`, larger kernels are left out. Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
         pattern that matches no weight.
         """
         able = {
@@ -98,6 +98,10 @@ class Kernels:
             Layer(name, able[name], pointwise == "tiles" and len(able[name]) > 2 and prod(able[name][2:]) == 1)
             for name in names
         )
+        if side is not None:
+            layers = tuple(layer for layer in layers if layer.is_matrix or max(layer.shape[2:]) <= side)
+            if not layers:
+                raise NetspaceError(f"all of {_few(names)} have kernels larger than {side} x {side}: choose a larger side")
         widest = max((max(layer.shape[2:]) for layer in layers if not layer.is_matrix), default=TILE)
         return cls(layers, side or widest)
 
@@ -142,10 +146,7 @@ class Kernels:
             tiles = tiles.view(filters, self.side, channels, self.side).transpose(1, 2)
             return tiles.reshape(-1, self.side, self.side)
         if rows.start < 0 or columns.start < 0:
-            raise NetspaceError(
-                f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}: leave it out by `layers`, "
-                "or choose another `side`"
-            )
+            raise NetspaceError(f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}")
         kernels = weight.new_zeros(filters * channels, self.side, self.side, dtype=torch.float32)
         kernels[:, rows, columns] = weight.float().reshape(filters * channels, *(1, *layer.shape[2:])[-2:])
         return kernels
