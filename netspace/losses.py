@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from netspace import halves
+
 CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
 
@@ -158,6 +160,10 @@ class _UnitDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        if halves.fits(a, b):
+            lengths_a, lengths_b, away = halves.unit_distances(a, b).unbind(1)
+            ctx.save_for_backward(a, b, lengths_a, lengths_b, away)
+            return away
         found = []
         for one, two in zip(*_pieces(a, b), strict=True):
             one, two = one.float(), two.float()
@@ -176,7 +182,10 @@ class _UnitDistance(torch.autograd.Function):
         cosine = 1 - away.square() / 2
         flat = (away == 0) | (lengths_a <= 1e-12) | (lengths_b <= 1e-12)
         factors = [cosine / (lengths_a.square() * away), -1 / (lengths_a * lengths_b * away)]
-        of_a, of_b = (torch.where(flat, 0, grad * factor)[:, None] for factor in factors)
+        of_a, of_b = (torch.where(flat, 0, grad * factor) for factor in factors)
+        if halves.fits(a, b):
+            return halves.mixed(a, b, of_a, of_b), None
+        of_a, of_b = of_a[:, None], of_b[:, None]
         gradient = torch.empty_like(a)
         for held, *rows in zip(*_pieces(gradient, a, b, of_a, of_b), strict=True):
             one, two, factor, other = rows

@@ -257,11 +257,28 @@ def test_feature_loss_of_half_maps_rounds_only_its_gradient() -> None:
     first.requires_grad_()
     exact = first.detach().float().requires_grad_()
     found, wanted = feature_loss([first], [second]), feature_loss([exact], [second.float()])
-    assert found.dtype == torch.float32 and float(found.detach()) == float(wanted.detach())
+    assert found.dtype == torch.float32 and float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
     found.backward()
     wanted.backward()
     assert first.grad is not None and exact.grad is not None and first.grad.dtype == torch.bfloat16
     torch.testing.assert_close(first.grad, exact.grad.bfloat16())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_maps_may_hold_rows_of_zeros_equal_rows_and_nan(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0], [3.0, -4.0]]).bfloat16().requires_grad_()
+        second = torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 0.0], [-3.0, 4.0]]).bfloat16()
+        loss = feature_loss([first], [second])
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx((1 + 0 + 1 + 2) / 4)
+        assert first.grad is not None and not first.grad[:3].any() and bool(first.grad.isfinite().all())
+        second[0, 0] = float("nan")
+        assert bool(feature_loss([first], [second]).isnan())
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_maps_that_are_equal_or_zero_have_no_gradient() -> None:

@@ -1,15 +1,17 @@
-"""NeRN's ablations (Sec. 4.4 and 4.6) on one network: fits that differ from one base by one setting each.
+"""NeRN's ablations (Sec. 4.4 and 4.6) on one network, and optimisers: fits that differ from one base by one setting each.
 
     python tools/ablations.py best --zoo resnet20.h5 --out runs/ablations
+    python tools/ablations.py best --zoo resnet20.h5 --out runs/optimizers --group optimizers --steps 1200
 
 Every fit lies in a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
-validation images. Writes `ablations.json` and prints a table with the orders that the paper reports, held or not.
+validation images. Writes `ablations.json` and prints a table; for NeRN's, with the orders that the paper reports, held or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,20 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what differs from the base: settings 
     "sampling: uniform": {"sampling": "uniform"},
     "sampling: all": {"sampling": "all"},
 }
+ALONE = {"distillation": 0.0, "features": 0.0}
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # by reconstruction alone, each at the best of the rates that were tried
+    "Muon (0.03)": ALONE,
+    "SOAP (0.003)": {
+        **ALONE,
+        "optimizer": {"name": "soap", "learning_rate": 0.003, "betas": [0.9, 0.95], "schedule": "cosine"},
+    },
+    "Ranger (0.005, the paper's)": {
+        **ALONE,
+        "optimizer": {"name": "ranger", "learning_rate": 0.005, "betas": [0.5, 0.999], "schedule": "cosine"},
+    },
+    "Adam (0.003)": {**ALONE, "optimizer": {"name": "adam", "learning_rate": 0.003, "schedule": "cosine"}},
+}
+GROUPS = {"nern": VARIANTS, "optimizers": OPTIMIZERS}
 ORDERS = (  # what the paper finds: the first is worse than the second
     ("reconstruction only", "base"),
     ("order: none", "order: in-filter"),
@@ -82,19 +98,24 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--weight", type=float, default=0.01, help="of both distillation terms")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="default: all")
+    parser.add_argument("--weight", type=float, default=1e-4, help="of both distillation terms; default: the paper's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--group", choices=list(GROUPS), default="nern")
+    parser.add_argument("--only", nargs="*", help="default: all of the group")
     told = parser.parse_args()
+    variants = GROUPS[told.group]
+    for name in told.only or ():
+        if name not in variants:
+            parser.error(f"{told.group} has no variant {name!r}: choose from {', '.join(variants)}")
     found: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(told.seeds):
-        for name in told.only or VARIANTS:
-            folder = told.out / f"{name.replace(': ', '-').replace(' ', '-')}-{seed}"
+    for seed in told.seeds:
+        for name in told.only or variants:
+            folder = told.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-{seed}"
             done = folder / "fit.json"
             if done.exists():
                 figures = json.loads(done.read_text())
             else:
-                config = config_of(VARIANTS[name], told.steps, told.weight, seed)
+                config = config_of(variants[name], told.steps, told.weight, seed)
                 figures = fit(told.member, folder, config, told.zoo, resume=(folder / "config.yaml").exists())
             kept = ("accuracy_original", "accuracy_reconstructed", "agreement", "relative_error")
             found.setdefault(name, []).append({"seed": seed, **{key: figures[key] for key in kept}})

@@ -12,6 +12,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from bench import markdown
+from compressed_tables import compressed
 from several_tables import several, several_sentence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--conv", type=Path, help="run folder of space/quickstart-conv on the quickstart's zoo")
     parser.add_argument("--multi", type=Path, help="run folder of space/multi-digits")
     parser.add_argument("--unseen", type=Path, help="run folder of space/multi-digits-unseen on the same zoo")
-    parser.add_argument("--compress", type=Path, help="folder of `netspace compress fit` on zoo/resnet20-fashion")
+    parser.add_argument("--compress", type=Path, help="folder of fits; see tools/compressed_tables.py")
     parser.add_argument("--bench", type=Path, help="what `tools/bench.py --json` printed")
     parser.add_argument("--seconds", type=Path, help="JSON of seconds: {'fashion zoo': 1, 'fashion train': 2}")
     given = parser.parse_args()
@@ -45,10 +46,7 @@ def main() -> None:
     if given.multi:
         parts.append(several(given.multi, given.unseen))
     if given.compress:
-        parts.append(compressed(json.loads((given.compress / "fit.json").read_text())))
-        names = ("quantise-8", "quantise-4", "prune", "analysis")
-        files = {name: given.compress / f"{name}.json" for name in names}
-        parts.append(used({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}))
+        parts.append(compressed(given.compress))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:
@@ -203,66 +201,6 @@ def optimised(climbs: list[dict[str, Any]], figures: dict[str, Any]) -> str:
 def seconds(took: dict[str, float]) -> str:
     """How long parts took."""
     return "## Time\n\n| part | minutes |\n|---|---|\n" + "\n".join(f"| {k} | {v / 60:.1f} |" for k, v in took.items())
-
-
-def compressed(found: dict[str, Any]) -> str:
-    """A network in a smaller one: aims of NeRN's recipe and what was reached."""
-    first = [record for record in found["curve"] if record["stage"] == 0][-1]
-    away = found["accuracy_original"] - found["accuracy_reconstructed"]
-    share = found["parameters_predictor"] / found["parameters_represented"]
-    rows = [
-        ("accuracy under the original's, decoupled", "<= 0.5 points", f"{100 * away:.2f} points", away <= 0.005),
-        ("size of the predictor, of the convolutions", "about 44 %", f"{share:.1%}", abs(share - 0.44) < 0.02),
-    ]
-    body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
-    return (
-        "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion`, `compress fit best --config "
-        "compress/decoupled`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.\n\n"
-        f"| figure | aim | reached | holds |\n|---|---|---|---|\n{body}\n\n"
-        f"Original {found['accuracy_original']:.2%}, reconstructed {found['accuracy_reconstructed']:.2%}, same answer "
-        f"{found['agreement']:.1%}, relative error {found['relative_error']:.3f}; the file has {found['bytes_file']:,} bytes beside "
-        f"{found['bytes_original']:,}. After reconstruction alone: validation {first['accuracy_val']:.2%}."
-    )
-
-
-def used(found: dict[str, dict[str, Any]]) -> str:
-    """What `compress quantise`, `prune` and `analyse` left beside a fit; nothing is trained on."""
-    parts = [
-        "After it, by `compress quantise`, `compress prune` and `compress analyse`, test images; nothing is trained on."
-    ]
-    rows = {}
-    for bits in (8, 4):
-        for name, row in found.get(f"quantise-{bits}", {"networks": {}})["networks"].items():
-            label = {"original_quantised": f"original in {bits} bits", "quantised": f"predictor in {bits} bits"}.get(
-                name, name
-            )
-            rows[label] = (
-                f"| {label} | {row['bytes']:,} | {row['accuracy']:.1%} | {row['agreement']:.1%} | {row['relative_error']:.3f} |"
-            )
-    if rows:
-        lines = sorted(rows.values(), key=lambda line: ("predictor" in line, "reconstructed" in line))
-        parts.append(
-            "| what | bytes | accuracy | same answers | relative error |\n|---|---|---|---|---|\n" + "\n".join(lines)
-        )
-    if "prune" in found:
-        shares = [f"{row['share']:.0%}" for row in found["prune"]["predictor"]]
-        table = [f"| share pruned by magnitude | {' | '.join(shares)} |", "|---" * (len(shares) + 1) + "|"]
-        for name in ("predictor", "original"):
-            cells = " | ".join(f"{row['accuracy']:.1%}" for row in found["prune"][name])
-            table.append(f"| of the {name} | {cells} |")
-        parts.append("\n".join(table))
-    if "analysis" in found:
-        told = found["analysis"]
-        ratios = [sum(each) / len(each) for each in told["singular_ratio"].values()]
-        cka = told["cka"]
-        gaps = [told["generalisation"][name] for name in ("original", "reconstructed")]
-        parts.append(
-            f"Linear CKA with the original: at least {min(cka['reconstructed']):.3f}, of fresh weights "
-            f"{sum(cka['random']) / len(cka['random']):.3f} on the mean. Mean S_ratio {ratios[0]:.4f} before and {ratios[1]:.4f} after. Gaps "
-            f"between training and test images, before and after: accuracy {100 * gaps[0]['gap_accuracy']:.2f} and "
-            f"{100 * gaps[1]['gap_accuracy']:.2f} points, cross-entropy {gaps[0]['gap_loss']:.4f} and {gaps[1]['gap_loss']:.4f}."
-        )
-    return "\n\n".join(parts)
 
 
 def short_table(found: dict[str, dict[str, Any]]) -> str:

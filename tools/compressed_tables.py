@@ -1,0 +1,142 @@
+"""The part of docs/benchmarks.md on coordinate networks, from what `netspace compress` and the tools left in one folder.
+
+Folders in it: `decoupled`, `joint`, `large` and `smooth` (fits of zoo/resnet20-fashion, and of its smooth variant), `ablations` and
+`optimizers` (`tools/ablations.py`). What is missing is said to be.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ablations import table
+
+MINUTES = 30  # a fit may take so many on two cores
+
+
+def compressed(folder: Path) -> str:
+    """The whole section."""
+    fits = {name: _read(folder / name / "fit.json") for name in ("decoupled", "joint", "large", "smooth")}
+    uses = {
+        name: _read(folder / "decoupled" / f"{name}.json") for name in ("quantise-8", "quantise-4", "prune", "analysis")
+    }
+    parts = [
+        "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion` and `compress fit best --config "
+        "compress/...`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.",
+        _aims(fits),
+        _fits(fits),
+        used({name: found for name, found in uses.items() if found}),
+        _ablations(_read(folder / "ablations" / "ablations.json")),
+        _optimizers(_read(folder / "optimizers" / "ablations.json")),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+ABOVE = "| figure | aim | reached | holds |\n|---|---|---|---|"
+
+
+def _aims(fits: dict[str, dict[str, Any] | None]) -> str:
+    """What was aimed at, and what was reached."""
+    rows = [_close(fits["decoupled"], "decoupled", 0.005), _close(fits["joint"], "by the whole loss (`joint`)", 0.01)]
+    if fits["decoupled"]:
+        share = fits["decoupled"]["parameters_predictor"] / fits["decoupled"]["parameters_represented"]
+        rows.append(
+            ("size of the predictor, of the convolutions", "about 44 %", f"{share:.1%}", abs(share - 0.44) < 0.02)
+        )
+    if fits["joint"] and "seconds" in fits["joint"]:
+        took = fits["joint"]["seconds"] / 60
+        rows.append(("minutes of the whole loss", f"<= {MINUTES}", f"{took:.1f}", took <= MINUTES))
+    if fits["large"]:
+        more = fits["large"]["accuracy_reconstructed"] - fits["large"]["accuracy_original"]
+        share = fits["large"]["parameters_predictor"] / fits["large"]["parameters_represented"]
+        what = f"a predictor of {share:.0%} of the convolutions (`large`) over the original"
+        rows.append((what, ">= 0", f"{100 * more:+.2f} points", more >= 0))
+    body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
+    return f"{ABOVE}\n{body}"
+
+
+def _close(found: dict[str, Any] | None, name: str, most: float) -> tuple[str, str, str, bool]:
+    what, aim = f"accuracy under the original's, {name}", f"<= {100 * most} points"
+    if found is None:
+        return what, aim, "not run", False
+    away = found["accuracy_original"] - found["accuracy_reconstructed"]
+    return what, aim, f"{100 * away:.2f} points", away <= most
+
+
+def _fits(fits: dict[str, dict[str, Any] | None]) -> str:
+    rows = []
+    for name, found in fits.items():
+        if found is not None:
+            rows.append(
+                f"| {name} | {found['parameters_predictor'] / found['parameters_represented']:.1%} | {found['bytes_file']:,} of "
+                f"{found['bytes_original']:,} | {found['relative_error']:.3f} | {found['accuracy_original']:.2%} | "
+                f"{found['accuracy_reconstructed']:.2%} | {found['agreement']:.1%} |"
+            )
+    head = "| fit | predictor, of the convolutions | bytes | relative error | original | reconstructed | same answer |"
+    return "\n".join([head, "|---" * 7 + "|", *rows])
+
+
+def _ablations(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "NeRN's ablations: not run."
+    seeds = max(len(rows) for rows in found["variants"].values())
+    return (
+        f"NeRN's ablations, by `python tools/ablations.py best --zoo resnet20.h5 --out ablations --steps {found['steps']} --seeds "
+        f"{' '.join(map(str, range(seeds)))}`: {found['steps']} steps, terms of distillation at {found['weight']:g}, means of "
+        f"{seeds} seeds; the orders that the paper reports:\n\n{table(found['variants'])}"
+    )
+
+
+def _optimizers(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {sum(row['relative_error'] for row in rows) / len(rows):.3f} |"
+        for name, rows in found["variants"].items()
+    )
+    return f"Optimisers, by reconstruction alone, {found['steps']} steps (`--group optimizers`):\n\n| optimiser | relative error |\n|---|---|\n{rows}"
+
+
+def used(found: dict[str, dict[str, Any]]) -> str:
+    """What `compress quantise`, `prune` and `analyse` left beside a fit; nothing is trained on."""
+    parts = [
+        "After it, by `compress quantise`, `compress prune` and `compress analyse`, test images; nothing is trained on."
+    ]
+    rows = {}
+    for bits in (8, 4):
+        for name, row in found.get(f"quantise-{bits}", {"networks": {}})["networks"].items():
+            label = {"original_quantised": f"original in {bits} bits", "quantised": f"predictor in {bits} bits"}.get(
+                name, name
+            )
+            rows[label] = (
+                f"| {label} | {row['bytes']:,} | {row['accuracy']:.1%} | {row['agreement']:.1%} | {row['relative_error']:.3f} |"
+            )
+    if rows:
+        lines = sorted(rows.values(), key=lambda line: ("predictor" in line, "reconstructed" in line))
+        parts.append(
+            "| what | bytes | accuracy | same answers | relative error |\n|---|---|---|---|---|\n" + "\n".join(lines)
+        )
+    if "prune" in found:
+        shares = [f"{row['share']:.0%}" for row in found["prune"]["predictor"]]
+        table = [f"| share pruned by magnitude | {' | '.join(shares)} |", "|---" * (len(shares) + 1) + "|"]
+        for name in ("predictor", "original"):
+            cells = " | ".join(f"{row['accuracy']:.1%}" for row in found["prune"][name])
+            table.append(f"| of the {name} | {cells} |")
+        parts.append("\n".join(table))
+    if "analysis" in found:
+        told = found["analysis"]
+        ratios = [sum(each) / len(each) for each in told["singular_ratio"].values()]
+        cka = told["cka"]
+        gaps = [told["generalisation"][name] for name in ("original", "reconstructed")]
+        parts.append(
+            f"Linear CKA with the original: at least {min(cka['reconstructed']):.3f}, of fresh weights "
+            f"{sum(cka['random']) / len(cka['random']):.3f} on the mean. Mean S_ratio {ratios[0]:.4f} before and {ratios[1]:.4f} after. Gaps "
+            f"between training and test images, before and after: accuracy {100 * gaps[0]['gap_accuracy']:.2f} and "
+            f"{100 * gaps[1]['gap_accuracy']:.2f} points, cross-entropy {gaps[0]['gap_loss']:.4f} and {gaps[1]['gap_loss']:.4f}."
+        )
+    return "\n\n".join(parts)
