@@ -101,7 +101,9 @@ class Kernels:
         if side is not None:
             layers = tuple(layer for layer in layers if layer.is_matrix or max(layer.shape[2:]) <= side)
             if not layers:
-                raise NetspaceError(f"all of {_few(names)} have kernels larger than {side} x {side}: choose a larger side")
+                raise NetspaceError(
+                    f"all of {_few(names)} have kernels larger than {side} x {side}: choose a larger side"
+                )
         widest = max((max(layer.shape[2:]) for layer in layers if not layer.is_matrix), default=TILE)
         return cls(layers, side or widest)
 

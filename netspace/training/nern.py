@@ -69,7 +69,7 @@ class FitConfig(Settings):
     seed: int = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
     pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
-    side: int | None = Field(None, ge=1)  # K, larger convolutions are left out; None: the largest's, 3 where there are matrices alone
+    side: int | None = Field(None, ge=1)  # K, larger convolutions left out; None: the largest's, 3 for matrices alone
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
     norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
     predictor: PredictorConfig = PredictorConfig()
