@@ -16,12 +16,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from model_zoo.forward import Precision, Way
 from model_zoo.recipe import ZooRecipe, plan
-from model_zoo.trainer import Group, Way
+from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate
 from netspace import archs
 from netspace.calibration import fastest
@@ -34,6 +35,7 @@ from netspace.runtime import alone, generator, pick_device
 from netspace.store import Zoo, merge, parts_folder, teacher_path
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
@@ -113,27 +115,23 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
     """
     runs = [run for run in plan(recipe) if run.arch == chosen.id]
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
-    gpu = task.device.type == "cuda"
-    precisions = ["float32", "bf16"] if recipe.precision == "auto" else [recipe.precision]
     batch = min(recipe.batch_size, len(task.train))
+    plain = recipe.model_copy(update={"compile": False})  # what is fastest so is taken to be the fastest compiled
 
     def trial(way: Way) -> Callable[[], object]:
-        group = Group(task, chosen.make, runs[: way.fused], recipe, way)
-        places = torch.randint(len(task.train), (way.fused, batch), generator=generator(0)).to(task.device)
+        group = Group(task, chosen.make, runs[: way.fused], plain, way)
+        count = len(group.runs)
+        places = torch.randint(len(task.train), (count, batch), generator=generator(0)).to(task.device)
         images, labels = task.normalise(task.train.images[places]), task.train.labels[places]
-        rates = torch.zeros(way.fused, 1, device=task.device)
+        rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
-    subject = f"zoo {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
+    subject = f"zoo 2 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
     best: Way | None = None
     for size in sizes:  # larger groups are tried as long as they win, so that no time goes to hopeless ones
-        fits = [p for p in precisions if size == 1 or p == "float32" or gpu or len(precisions) == 1]
-        ways = [Way(size, precision) for precision in fits] + (
-            [best] if best else []
-        )  # bf16 under vmap is slow on CPUs
+        ways = _ways(size, recipe.precision, task.device.type == "cpu") + ([best] if best else [])
         if len(ways) == 1:
-            best = ways[0]
-            continue
+            return ways[0]
         trials = {str(way): trial(way) for way in ways}
         choice = fastest(subject, trials, repeats=2, work={str(way): way.fused for way in ways})
         winner = next(way for way in ways if str(way) == choice)
@@ -142,6 +140,18 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
         best = winner
     assert best is not None
     return best
+
+
+def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[Way]:
+    """What may be the fastest for groups of a size; on CPUs channels last always wins for bf16 and for stacked networks."""
+    found = []
+    for kind in PRECISIONS if precision == "auto" else (precision,):
+        if cpu and size > 1 and kind == "bf16" and precision == "auto":
+            continue  # slow
+        if not cpu or (size == 1 and kind == "float32"):
+            found.append(Way(size, kind))
+        found.append(Way(size, kind, "channels last"))
+    return found
 
 
 def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> None:

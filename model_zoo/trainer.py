@@ -9,36 +9,21 @@ finished members go (`model_zoo.work`).
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
+from model_zoo.forward import Forward, Way
 from model_zoo.optim import StackedOptimizer
 from model_zoo.recipe import RunPlan, ZooRecipe
 from netspace.data import TaskData
 from netspace.data.augment import crop_flip
 from netspace.errors import NetspaceError
 from netspace.prep import unflatten
-from netspace.runtime import generator
-from netspace.smoothness import smoothness_loss
-from netspace.spec import NetSpec
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a group is trained: so many networks at once, in this precision."""
-
-    fused: int = 1  # 1: alone, by a plain forward; more: stacked, by vmap
-    precision: str = "float32"  # or 'bf16': forward and backward in bf16 and channels-last, weights in float32
-
-    def __str__(self) -> str:
-        return f"{self.fused} at once, {self.precision}"
+from netspace.runtime import generator, send
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,8 @@ class Snapshot:
 class Group:
     """Runs in training, `way.fused` at once. Iterate `epochs()`; between epochs, `state()` is all that a restart needs.
 
-    `width` is the most members in one forward pass, where memory holds no more; `step` halves it by itself.
+    `width` is the most members in one forward pass, where memory holds no more; `step` halves it by itself. `forward` is
+    that of an earlier group of the same architecture, recipe and way, so that it is compiled once.
     """
 
     def __init__(
@@ -64,18 +50,16 @@ class Group:
         recipe: ZooRecipe,
         way: Way,
         width: int | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.task, self.recipe, self.way, self.make = task, recipe, way, make
         self.width = width or way.fused
         self.all = list(runs)
-        self.module = _seeded(make, self.all[0].seed).to(task.device).train()
-        self.spec = NetSpec.from_module(self.module, "training", {}, task.image_shape)
-        self.module.requires_grad_(False)
-        self.convolutions = [name for name, value in self.module.named_parameters() if value.ndim > 2]
-        if way.precision == "bf16":
-            self.module.to(memory_format=torch.channels_last)
-        held = dict(self.module.named_buffers())
-        self.flat = next(self.module.parameters()).new_empty(0, self.spec.num_parameters)
+        if forward is None:
+            forward = Forward(_seeded(make, self.all[0].seed).to(task.device).train(), recipe, way, task)
+        self.forward, self.spec = forward, forward.spec
+        held = dict(forward.module.named_buffers())
+        self.flat = next(forward.module.parameters()).new_empty(0, self.spec.num_parameters)
         self.buffers = {name: value.new_empty(0, *value.shape) for name, value in held.items()}
         self.optimizer = StackedOptimizer(recipe.optimizer, self.flat)
         self.round = 0  # epochs of the group; a member's own began with it
@@ -83,10 +67,6 @@ class Group:
         self.begun: list[int] = []  # the round before each member's first epoch
         self.waiting = self.all
         self._decays: Tensor | None = None
-        self._settled = False  # whether these members have had a step, so that memory is known to suffice
-        self._stacked = vmap(self._loss, randomness="different")
-        if recipe.compile:
-            self._stacked = torch.compile(self._stacked)
         self._fill()
 
     def epochs(self) -> Iterator[tuple[int, Snapshot | None]]:
@@ -150,63 +130,40 @@ class Group:
 
     def _within_memory(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (M,) and gradients (M, P); takes fewer members at once when memory runs out."""
-        before = None if self._settled else {name: value.clone() for name, value in self.buffers.items()}
         while True:
+            wide = min(self.width, len(self.runs))
             try:
-                found = self._backward(images, labels)
+                return self._backward(images, labels)
             except torch.OutOfMemoryError:
-                if before is None or self.width == 1:
+                if wide == 1:
                     raise NetspaceError(
-                        f"the device's memory does not hold {min(self.width, len(self.runs))} networks in training with "
-                        f"{labels.shape[1]} images each: set batch_size or fused lower"
+                        f"the device's memory does not hold one network in training with {labels.shape[1]} images: set "
+                        "batch_size lower"
                     ) from None
-            else:
-                self._settled = True
-                return found
-            self.width = -(-min(self.width, len(self.runs)) // 2)
-            self.buffers = {name: value.clone() for name, value in before.items()}
+            self.width = -(-wide // 2)
             if self.task.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        losses: list[Tensor] = []
-        gradients: list[Tensor] = []
+        found = []
         for start in range(0, len(self.flat), self.width):
             part = slice(start, start + self.width)
-            rows = self.flat[part].requires_grad_()
-            buffers = {name: value[part] for name, value in self.buffers.items()}
-            with self._autocast():
-                if self.way.fused == 1:
-                    alone = {name: value[0] for name, value in buffers.items()}
-                    found = self._loss(rows[0], alone, images[start], labels[start]).unsqueeze(0)
-                else:
-                    found = self._stacked(rows, buffers, images[part], labels[part])
-            gradients += torch.autograd.grad(found.sum(), rows)
-            losses.append(found.detach())
-        return torch.cat(losses), gradients[0] if len(gradients) == 1 else torch.cat(gradients)
-
-    def _loss(self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        if self.way.precision == "bf16" and self.way.fused == 1:  # vmap knows no channels-last
-            images = images.contiguous(memory_format=torch.channels_last)
-        weights = unflatten(row, self.spec)
-        logits = functional_call(self.module, {**weights, **buffers}, (images,))
-        loss = F.cross_entropy(logits.float() if self.way.precision == "bf16" else logits, labels)
-        if self.recipe.smoothness and self.convolutions:
-            with torch.autocast(self.task.device.type, enabled=False):
-                loss = loss + self.recipe.smoothness * smoothness_loss(weights[name] for name in self.convolutions)
-        return loss
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.way.precision == "bf16":
-            return torch.autocast(self.task.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+            held = {name: value[part] for name, value in self.buffers.items()}
+            losses, gradient, held = self.forward(self.flat[part], held, images[part], labels[part])
+            if self.width < len(self.flat):  # the next part may overwrite what this one gave
+                losses, gradient = losses.clone(), gradient.clone()
+                held = {name: value.clone() for name, value in held.items()}
+            found.append((losses, gradient, held))
+        self.buffers = {name: torch.cat([held[name] for _, _, held in found]) for name in self.buffers}
+        gradient = found[0][1] if len(found) == 1 else torch.cat([each for _, each, _ in found])
+        return torch.cat([losses for losses, _, _ in found]), gradient
 
     def _one_epoch(self) -> int:
         task, batch, device = self.task, self.recipe.batch_size, self.task.device
         images, labels = task.train.images, task.train.labels
         orders, offsets, mirrored = self._draws(len(labels))
         starts = range(0, len(labels), batch)
-        rates = self._rates(len(starts)).to(device)
+        rates = send(self._rates(len(starts)), device)
         for number, start in enumerate(starts):
             places = orders[:, start : start + batch]  # (M, B)
             chosen = images[places]
@@ -236,9 +193,9 @@ class Group:
                 mirrored.append(flips if self.task.flip else torch.zeros_like(flips))
         empty = torch.empty(0)
         return (
-            torch.stack(orders).to(device),
-            torch.stack(offsets).to(device) if offsets else empty,
-            torch.stack(mirrored).to(device) if mirrored else empty,
+            send(torch.stack(orders), device),
+            send(torch.stack(offsets), device) if offsets else empty,
+            send(torch.stack(mirrored), device) if mirrored else empty,
         )
 
     def _rates(self, steps: int) -> Tensor:
@@ -286,7 +243,6 @@ class Group:
         """After members came or left."""
         decays = [[run.weight_decay] for run in self.runs]
         self._decays = self.flat.new_tensor(decays) if any(decay for (decay,) in decays) else None
-        self._settled = False
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:

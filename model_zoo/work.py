@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
-from model_zoo.trainer import Group, Snapshot, Way
+from model_zoo.trainer import Group, Snapshot
 from netspace import archs, prep
 from netspace.config import validate
 from netspace.data import TaskData, load
@@ -89,7 +90,7 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """Writes `plan.json` for the zoo at `path`."""
-        ways = {name: [way.fused, way.precision] for name, way in self.ways.items()}
+        ways = {name: [way.fused, way.precision, way.layout] for name, way in self.ways.items()}
         told = {"recipe": self.recipe.model_dump(mode="json"), "split_hash": self.split_hash, "ways": ways}
         write_json(parts_folder(path) / "plan.json", told)
 
@@ -121,6 +122,7 @@ class Worker:
             name: candidate(name, config, self.task, recipe.prep_width) for name, config in recipe.archs.items()
         }
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
+        self.forwards: dict[str, Forward] = {}  # by architecture: of its groups, one after another
         self.widths: dict[str, int] = {}  # of architectures of which fewer fit into memory than are trained at once
 
     def share(self, place: int, shares: int, report: Callable[[int], None]) -> None:
@@ -136,7 +138,9 @@ class Worker:
             return
         chosen = self.candidates[runs[0].arch]
         way = self.plan.ways[runs[0].arch]
-        group = Group(self.task, chosen.make, runs, self.plan.recipe, way, self.widths.get(chosen.id))
+        known = self.widths.get(chosen.id), self.forwards.get(chosen.id)
+        group = Group(self.task, chosen.make, runs, self.plan.recipe, way, *known)
+        self.forwards[chosen.id] = group.forward
         checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
         if checkpoint.exists():
             group.load(read_torch(checkpoint))

@@ -10,11 +10,12 @@ ways below run the module's own `forward` through `torch.func`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.conv import _ConvNd
 
 from netspace.calibration import fastest
 from netspace.errors import NetspaceError
@@ -44,11 +45,45 @@ def _channels_last(images: Tensor) -> Tensor:
     return dense if images.dim() == 4 else dense.unflatten(0, images.shape[:2])
 
 
-def run_vmap(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-    """Outputs (M, B, C) of M networks in one program."""
+def stacked_channels_last(images: Tensor) -> Tensor:
+    """Images (M, B, C, H, W), in memory as (B, H, W, M, C): channels last for convolutions that `vmap` stacks."""
+    return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
+
+
+def give_convolutions(module: nn.Module) -> frozenset[str]:
+    """The names of all convolutions' parameters, to be given in bf16 where `vmap` hides convolutions from autocast.
+
+    From now on layers with weights bring their inputs to the weights' precision (linear ones are left to autocast).
+    """
+    names = set[str]()
+    for name, layer in module.named_modules():
+        own = dict(layer.named_parameters(name, recurse=False))
+        if own and not isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(_as_the_weights)
+        if isinstance(layer, _ConvNd):
+            names |= own.keys()
+    return frozenset(names)
+
+
+def _as_the_weights(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    kind = next(layer.parameters(recurse=False)).dtype
+    return tuple(each.to(kind) if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
+
+
+def run_vmap(
+    skeleton: nn.Module,
+    spec: NetSpec,
+    flat: Tensor,
+    inputs: Tensor,
+    shared: bool,
+    halved: frozenset[str] = frozenset(),
+) -> Tensor:
+    """Outputs (M, B, C) of M networks in one program; parameters named in `halved` are given in bf16."""
 
     def one(row: Tensor, batch: Tensor) -> Tensor:
-        return run_one(skeleton, spec, row, batch)
+        weights = {n: w.bfloat16() if n in halved else w for n, w in unflatten(row, spec).items()}
+        output: Tensor = functional_call(skeleton, weights, (batch,), strict=True)
+        return output
 
     output: Tensor = vmap(one, in_dims=(0, None if shared else 0))(flat, inputs)
     return output
@@ -76,6 +111,7 @@ class NetBatch:
         self.mode: Mode = mode
         self.max_elements = max_elements
         self._chosen: dict[tuple[object, ...], str] = {}
+        self._convolutions: frozenset[str] | None = None
 
     def __call__(self, flat: Tensor, inputs: Tensor, *, shared: bool = True) -> Tensor:
         """Outputs (M, B, C) for parameters (M, P).
@@ -97,8 +133,17 @@ class NetBatch:
         return torch.cat(pieces)
 
     def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-        run = run_vmap if self._pick(flat, inputs, shared) == "vmap" else run_loop
-        return run(self.skeleton, self.spec, flat, inputs, shared)
+        if self._pick(flat, inputs, shared) == "loop":
+            return run_loop(self.skeleton, self.spec, flat, inputs, shared)
+        return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._halved(inputs.device))
+
+    def _halved(self, device: torch.device) -> frozenset[str]:
+        """What stacked networks are given in bf16: under autocast, their convolutions. Not on CPUs, where that is slow."""
+        if device.type == "cpu" or not torch.is_autocast_enabled(device.type):
+            return frozenset()
+        if self._convolutions is None:
+            self._convolutions = give_convolutions(self.skeleton)
+        return self._convolutions
 
     def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
         if self.mode != "auto":

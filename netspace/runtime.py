@@ -310,6 +310,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, without waiting for what the device still has to do; from the CPU by page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def cache_folder() -> Path:
     """Where what was measured or compiled is remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
     named = os.environ.get("NETSPACE_CACHE")

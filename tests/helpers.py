@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from netspace.runtime import read_metrics, read_torch
 
@@ -32,6 +33,47 @@ loop.save_last = save
 from netspace.cli.app import main
 main()
 """
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Fails on whatever makes the host wait for a GPU; on a CPU, on the operations that would."""
+    if device.type != "cuda":
+        with NoWaiting():
+            yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on every operation that makes the host wait for a device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = [each for each in args[1:2] if "index" in str(func) and isinstance(each, list | tuple)]
+        assert not any(each is not None and each.dtype == torch.bool for mask in masks for each in mask), (
+            f"{func} waits"
+        )
+        waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2")
+        assert str(func).split(".")[1] not in waiting, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes what the convolutions of a forward pass were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.inputs.append(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

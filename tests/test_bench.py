@@ -14,8 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from model_zoo.forward import Way
 from model_zoo.recipe import RunPlan
-from model_zoo.trainer import Group, Way
+from model_zoo.trainer import Group
 from netspace import archs
 from netspace.data import DataConfig, load
 from netspace.models.encoder import EncoderConfig

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from helpers import Convolutions
 from torch import Tensor, nn
 
 from netspace import archs, functional
@@ -168,3 +169,32 @@ def test_half_precision_is_calibrated_apart_and_runs_channels_last(monkeypatch: 
     assert len(set(asked)) == 3 and rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
     torch.testing.assert_close(own, rough)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_stacked_convolutions_can_be_given_in_half_precision(shared: bool) -> None:
+    """As networks alone are computed under autocast, which does not reach convolutions under `vmap`."""
+    module, spec, flat = example("resnet8")
+    module, flat, inputs = module.float(), flat.float(), inputs_for(shared).float()
+    halved = functional.give_convolutions(module)
+    convolutions = {name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+    assert {name.rpartition(".")[0] for name in halved} == convolutions and len(halved) == 2 * len(convolutions)
+    exact = run_vmap(module, spec, flat, inputs, shared)
+    with torch.autocast("cpu", torch.bfloat16), Convolutions() as seen:
+        rough = run_vmap(module, spec, flat, inputs, shared, halved)
+    assert {each.dtype for each in seen.inputs} == {torch.bfloat16}
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(run_vmap(module, spec, flat, inputs, shared), exact)  # the layers' hooks change nothing
+
+
+@pytest.mark.gpu
+def test_stacked_networks_on_a_gpu_compute_in_half_precision_under_autocast() -> None:
+    module, spec, flat = example("resnet8")
+    nets, rows, inputs = NetBatch(module.float().cuda(), spec), flat.float().cuda(), inputs_for(True).float().cuda()
+    exact, seen = nets(rows, inputs), list[torch.dtype]()
+    handle = module.conv1.register_forward_hook(lambda layer, given, found: seen.append(found.dtype))
+    with torch.autocast("cuda", torch.bfloat16):
+        rough = nets(rows, inputs)
+    handle.remove()
+    assert seen == [torch.bfloat16]
+    torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1)

@@ -28,6 +28,7 @@ from netspace.runtime import (
     read_metrics,
     read_torch,
     replacing,
+    send,
     write_json,
     write_text,
     write_torch,
@@ -241,6 +242,16 @@ def test_hash_tensors_sees_values_shapes_types_and_order() -> None:
         hash_tensors(a),
     ]
     assert len({same, *others}) == 6
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_what_is_sent_arrives(device: str) -> None:
+    held = torch.arange(6).view(2, 3)
+    for each in (held, held.T, held[:, ::2]):
+        sent = send(each, torch.device(device))
+        assert sent.device.type == device and torch.equal(sent.cpu(), each)
+        assert torch.equal(send(sent, torch.device("cpu")), each)
+    assert send(held, torch.device("cpu")) is held
 
 
 def test_devices() -> None:

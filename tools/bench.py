@@ -44,7 +44,7 @@ from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_tab
 from several import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
 from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
 
-from model_zoo.trainer import Way
+from model_zoo.forward import Way
 from netspace.runtime import pick_device, provenance
 
 WHAT = ("zoo", "step", "multi", "nern", "store", "scale", "accuracy", "memory")

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_zoo.builder import choose_way
+from model_zoo.forward import Way
 from model_zoo.recipe import ArchConfig, RunPlan, SplitConfig, ZooRecipe
-from model_zoo.trainer import Group, Way
+from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe

@@ -12,8 +12,9 @@ import reference
 import torch
 from contestants import OurZoo, ZooCase, plain_loader
 
+from model_zoo.forward import Way
 from model_zoo.recipe import ArchConfig, EpochConfig, RunPlan, SplitConfig, ZooRecipe
-from model_zoo.trainer import Group, Way
+from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.data import DataConfig, load

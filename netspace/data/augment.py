@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from netspace.runtime import send
+
 
 def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
     """Pad by zeros, crop back at a random place, mirror one image in two (NetSpace, Suppl. IV, after [9]).
@@ -29,7 +31,7 @@ def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int, f
         offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=where)
     if flip:
         mirrored = torch.randint(2, (count,), generator=generator, device=where).bool()
-    offsets, mirrored = (t.to(images.device, non_blocking=True) for t in (offsets, mirrored))
+    offsets, mirrored = (send(t, images.device) for t in (offsets, mirrored))
     return crop_flip(stack, offsets, mirrored, padding).reshape(images.shape)
 
 

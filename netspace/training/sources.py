@@ -14,7 +14,7 @@ from torch import Tensor
 from netspace.data import TaskData
 from netspace.functional import NetBatch
 from netspace.prep import unpack
-from netspace.runtime import generator
+from netspace.runtime import generator, send
 from netspace.store import ArchGroup
 
 CACHE_BYTES = 1 << 30  # PReps, and targets' outputs, are kept in memory up to this size each
@@ -58,10 +58,10 @@ class PRepSource:
     def take(self, places: Tensor) -> Tensor:
         """PReps (M, H, W) of the members at `places` (M,) of the chosen rows."""
         if self.kept is not None:
-            return self.kept[places.to(self.device)]
+            return self.kept[send(places, self.device)]
         if self._expected is not None and self._expected[0] == places.tolist():
-            return self._expected[1].result().to(self.device, non_blocking=True)
-        return self._read(places).to(self.device)
+            return send(self._expected[1].result(), self.device)
+        return send(self._read(places), self.device)
 
     def expect(self, places: Tensor) -> None:
         """Begins to read what will be taken next, in the background, where members lie in a file."""
@@ -72,7 +72,7 @@ class PRepSource:
 
     def _read(self, places: Tensor) -> Tensor:
         preps = self.group.read(self.rows[places].numpy())
-        return preps.pin_memory() if self.device.type == "cuda" else preps
+        return preps.pin_memory() if self.device.type == "cuda" else preps  # in the reader's time
 
 
 class Targets:
@@ -99,7 +99,8 @@ class Targets:
     def take(self, members: Tensor, places: Tensor, preps: Tensor, images: Tensor) -> Tensor:
         """Logits (M, B, C) of the members for the images (B, ...) at `places` of the training split."""
         if self.table is not None:
-            return self.table[members.to(self.table.device)[:, None], places.to(self.table.device)[None, :]]
+            device = self.table.device
+            return self.table[send(members, device)[:, None], send(places, device)[None, :]]
         with torch.no_grad():
             return self.nets(unpack(preps, self.nets.spec.num_parameters), images)
 
@@ -115,7 +116,7 @@ class Images:
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
         """Images (B, ...) and their places (B,) in the training split, for a step."""
-        places = self.shuffle.take(step * many, many).to(self.task.device)
+        places = send(self.shuffle.take(step * many, many), self.task.device)
         if self.fixed is not None:
             return self.fixed[places], places
         pixels = self.task.augment(self.task.train.images[places], generator(self.seed, 3, step))

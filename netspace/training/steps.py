@@ -15,7 +15,7 @@ from netspace import losses
 from netspace.data import TaskData
 from netspace.functional import NetBatch
 from netspace.prep import unpack
-from netspace.runtime import generator
+from netspace.runtime import generator, send
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.sources import Images, PRepSource, Shuffle, Targets
 
@@ -49,7 +49,7 @@ class SingleStep:
         lines = recipe.loss.lines > 0 and len(members) > 1
         pairs = len(members) // 2 if lines else 0
         shares = torch.rand(recipe.networks // 2, generator=generator(recipe.seed, 5, number))
-        share = shares[place::apart][:pairs].to(preps.device)  # the pairs of one process, dealt out
+        share = send(shares[place::apart][:pairs], preps.device)  # the pairs of one process, dealt out
         with half(recipe.precision, self.task.device):
             predicted, between = model(preps, share)
         predicted = torch.cat([predicted, between]).float()

@@ -162,6 +162,23 @@ def test_a_read_only_folder_for_a_training(cli: Cli, recipes: Path, tiny_zoo: Pa
     assert files(Path("closed")) == set()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(MOUNTS.returncode != 0, reason="no read-only disk can be mounted here")
+@pytest.mark.parametrize("what", ["zoo", "run"])
+def test_a_read_only_disk(recipes: Path, tiny_zoo: Path, what: str) -> None:
+    """Closed for root too."""
+    Path("closed").mkdir()
+    words = {
+        "zoo": ["zoo", "build", recipes / "zoo.yaml", "--out", "closed/zoo.h5"],
+        "run": ["train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "closed/run"],
+    }[what]
+    close = 'mount --bind closed closed && mount -o remount,bind,ro closed && "$@"'
+    command = ["unshare", "-rm", "sh", "-c", close, "sh", sys.executable, "-m", "netspace", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "closed" in sentence(done.stderr) and "Read-only" in sentence(done.stderr)
+    assert files(Path("closed")) == set()
+
+
 # networks that diverge
 
 

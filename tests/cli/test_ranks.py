@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,40 @@ def test_more_processes_than_runs_is_a_mistake(recipes: Path) -> None:
         "2 processes were started for a zoo of 1 training runs: start at most 1"
     )
     assert not Path("zoo.h5").exists()
+
+
+DYING = """
+import os, signal
+if os.environ.get("RANK") == "1":
+    from model_zoo import work
+    write, written = work.write_zoo, []
+    def dying(*rest):
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(rest)
+        write(*rest)
+    work.write_zoo, work.COMMIT_EVERY = dying, -1.0
+"""
+
+
+def test_a_process_that_dies_costs_no_member(
+    recipes: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies in the middle of its share; started again, both finish: no member twice, none missing."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DYING)
+    words = ("zoo", "build", recipes / "zoo.yaml", "--out", "zoo.h5", "--json")
+    with monkeypatch.context() as patch:
+        places = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(places))
+        assert launch(*words).returncode
+    assert not Path("zoo.h5").exists()
+    with Zoo("zoo.h5") as zoo:  # what there is of it
+        kept = {(int(row["run"]), row.tobytes()) for row in zoo.only().members}
+        assert not zoo.complete and 2 <= len(kept) == len(zoo) < 36
+    done = launch(*words)
+    assert done.returncode == 0, done.stderr
+    with Zoo(tiny_zoo) as one, Zoo("zoo.h5") as two:
+        assert two.complete and two.content_hash == one.content_hash
+        assert kept <= {(int(row["run"]), row.tobytes()) for row in two.only().members}
+    assert sorted(path.name for path in Path().iterdir()) == ["site", "zoo.h5"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from helpers import NoWaiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from netspace.data.augment import crop_flip, random_crop_flip
 
@@ -99,14 +97,6 @@ def test_half_are_mirrored_and_all_crops_occur_equally() -> None:
     out = random_crop_flip(images, seeded(0), 0, True)
     assert abs((out[:, 0, 0, 0] == 2).float().mean() - 0.5) < 0.05
     assert (out.sum(3) == 3).all()
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails on every operation that makes the host wait for a device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(word in str(func) for word in ("_local_scalar_dense", "nonzero", "masked_select", "equal"))
-        return func(*args, **(kwargs or {}))
 
 
 def test_nothing_waits_for_the_device() -> None:

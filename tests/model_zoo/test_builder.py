@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model_zoo import builder, work
-from model_zoo.builder import build
+from model_zoo.builder import build, choose_way
+from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.work import Plan, Worker
 from netspace.data import load
@@ -211,7 +213,7 @@ def test_two_builders_at_one_zoo(small: ZooRecipe, tmp_path: Path, monkeypatch: 
 
 def test_shares_cover_all_groups_once(small: ZooRecipe, tmp_path: Path) -> None:
     path = tmp_path / "zoo.h5"
-    the_plan = Plan(small, load(small.data).split_hash, {"lenetlike": work.Way(2)})
+    the_plan = Plan(small, load(small.data).split_hash, {"lenetlike": work.Way(2, "float32", "channels last")})
     the_plan.write(path)
     assert Plan.read(path) == the_plan
     seen: list[int] = []
@@ -249,3 +251,82 @@ def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) ->
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_what_memory_held_is_said_once_and_remembered(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, failed = Forward.__call__, [0]
+
+    def greedy(forward: Forward, rows: Tensor, *rest: Any) -> Any:
+        if len(rows) > 1:
+            failed[0] += 1
+            raise torch.OutOfMemoryError
+        return whole(forward, rows, *rest)
+
+    monkeypatch.setattr(Forward, "__call__", greedy)
+    path = build(small, tmp_path / "zoo.h5", workers=1)
+    told = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
+    assert told == ["lenetlike: 2 networks at once did not fit into memory; 1 do"] and failed == [1]
+    with Zoo(path) as zoo:
+        assert zoo.complete and (zoo.only().members["status"] == b"ok").all()
+
+
+# ---- how networks are trained is found by trying
+
+
+def chosen_way(
+    recipe: ZooRecipe, monkeypatch: pytest.MonkeyPatch, wins: Callable[[list[str]], str]
+) -> tuple[Way, list[list[str]]]:
+    """What is chosen where `wins` says which of the ways that are tried is the fastest; and what was tried."""
+    tried: list[list[str]] = []
+
+    def fastest(subject: str, ways: dict[str, Callable[[], object]], repeats: int, work: dict[str, float]) -> str:
+        tried.append(list(ways))
+        assert work == {name: int(name.split()[0]) for name in ways}
+        for way in ways.values():
+            way()
+        return wins(list(ways))
+
+    monkeypatch.setattr(builder, "fastest", fastest)
+    task = load(recipe.data)
+    return choose_way(work.candidate("lenetlike", recipe.archs["lenetlike"], task, 128), recipe, task), tried
+
+
+def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small.model_copy(update={"fused": None, "compile": True})
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiling is not timed"))
+    alone = ["1 at once, float32", "1 at once, float32, channels last", "1 at once, bf16, channels last"]
+    stacked = "8 at once, float32, channels last"
+    found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[0])
+    assert (found, tried) == (Way(8, "float32", "channels last"), [alone, [stacked, alone[0]]])
+    found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[-1])
+    assert (found, tried) == (Way(1, "bf16", "channels last"), [alone, [stacked, alone[2]]])
+    found, tried = chosen_way(recipe.model_copy(update={"precision": "float32"}), monkeypatch, lambda ways: ways[1])
+    assert (found, tried[0]) == (Way(1, "float32", "channels last"), alone[:2])
+    found, tried = chosen_way(small, monkeypatch, lambda ways: ways[0])
+    assert found.fused == 2 and not tried  # nothing to choose
+    many = small.model_copy(update={"fused": 20})  # more than there are: 8 are tried
+    monkeypatch.setattr(builder, "_ways", lambda *_: [Way(20), Way(20, "float32", "channels last")])
+    assert chosen_way(many, monkeypatch, lambda ways: ways[1])[0] == Way(20, "float32", "channels last")
+
+
+def test_gpus_have_more_to_choose_from() -> None:
+    every = [(precision, layout) for precision in ("float32", "bf16") for layout in ("plain", "channels last")]
+    for size in (1, 32):
+        assert [(way.precision, way.layout) for way in builder._ways(size, "auto", cpu=False)] == every
+    assert [str(way) for way in builder._ways(8, "bf16", cpu=True)] == ["8 at once, bf16, channels last"]
+
+
+def test_what_was_chosen_is_told_and_kept_for_a_restart(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, way = small.model_copy(update={"fused": None}), Way(1, "bf16", "channels last")
+    path = tmp_path / "zoo.h5"
+    with monkeypatch.context() as inner:
+        inner.setattr(builder, "choose_way", lambda *_: way)
+        interrupt(inner, recipe, path, 1, False)
+    monkeypatch.setattr(builder, "choose_way", lambda *_: pytest.fail("it was chosen before"))
+    build(recipe, path, workers=1)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training")]
+    assert told == ["training 8 runs (lenetlike 1 at once, bf16, channels last)"] * 2

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_zoo.forward import Way
 from model_zoo.optim import OptimizerConfig
 from model_zoo.recipe import RunPlan, ZooRecipe
-from model_zoo.trainer import Group, Way
+from model_zoo.trainer import Group
 from netspace import archs
 from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError
@@ -208,31 +209,33 @@ def test_a_run_in_the_place_of_another_is_the_one_trained_alone(name: str) -> No
     assert_equal(found, alone, 1e-9)
 
 
-def test_fewer_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same networks, batch norm's statistics included, though steps failed half-way."""
+@pytest.mark.parametrize("late", [False, True], ids=["at the first step", "later"])
+def test_fewer_at_once_where_memory_is_short(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """The same networks, batch norm's statistics included, though steps failed half-way, at whatever step."""
     expected = finish(group("resnet8", RUNS, 3))
     short = group("resnet8", RUNS, 3)
-    whole = short._stacked
+    whole, calls = short.forward, [0]
 
-    def greedy(rows: Tensor, *rest: Any) -> Tensor:
+    def greedy(rows: Tensor, *rest: Any) -> Any:
         found = whole(rows, *rest)
-        if len(rows) > 1:
+        calls[0] += 1
+        if len(rows) > 1 and (calls[0] > 2 or not late):
             raise torch.OutOfMemoryError
         return found
 
-    monkeypatch.setattr(short, "_stacked", greedy)
+    monkeypatch.setattr(short, "forward", greedy)
     assert_equal(finish(short), expected, 1e-9)
     assert short.width == 1
 
 
 def test_no_memory_for_one_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*rest: Any) -> Tensor:
+    def never(*rest: Any) -> Any:
         raise torch.OutOfMemoryError
 
     short = group("lenetlike", RUNS, 3)
-    monkeypatch.setattr(short, "_stacked", never)
+    monkeypatch.setattr(short, "forward", never)
     with pytest.raises(
-        NetspaceError, match=r"does not hold 1 networks in training with 16 images each: set batch_size"
+        NetspaceError, match=r"memory does not hold one network in training with 16 images: set batch_size lower"
     ):
         finish(short)
 
@@ -256,12 +259,6 @@ def test_smooth_members_of_a_group_are_those_trained_alone(name: str) -> None:
         return float(smoothness_loss(value for value in state.values() if value.ndim > 2))
 
     assert roughness(together[0, 5]) < 0.95 * roughness(plain)
-
-
-@pytest.mark.slow
-def test_compiled_training_gives_the_same_networks() -> None:
-    compiled = Group(task(), make("lenetlike"), RUNS, recipe().model_copy(update={"compile": True}), Way(3))
-    assert_equal(finish(compiled), finish(group("lenetlike", RUNS, 3)), 1e-9)
 
 
 def test_the_order_of_members_does_not_matter_and_the_seed_does() -> None:

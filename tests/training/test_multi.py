@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import no_waiting
 from torch import Tensor
 
 from netspace.family import ArchClass
@@ -266,3 +267,18 @@ def test_augmented_images_are_shown_to_the_teacher_too(zoo: Zoo, multi_settings:
     found = values(step(moving.model, 2))
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, rel=CLOSE), name
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_step_does_not_wait_for_the_device(zoo: Zoo, multi_settings: dict[str, Any], device: str) -> None:
+    multi = {**multi_settings["multi"], "batches": "classes"}
+    recipe = SpaceRecipe.model_validate({**multi_settings, "multi": multi, "loss": ALL})
+    setting = prepare(recipe, zoo, torch.device(device))
+    step = step_of(setting)
+
+    def once(number: int) -> None:
+        torch.stack(list(step(setting.model, number).values())).sum().backward()
+
+    once(0)  # calibrates, and sets up libraries
+    with no_waiting(torch.device(device)):
+        once(1)

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import no_waiting
 
 from netspace.prep import unflatten, unpack
 from netspace.store import Zoo
+from netspace.training import sources
+from netspace.training.optimizers import Average, Optimizer
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setting import prepare
 from netspace.training.steps import SingleStep, unwrapped
@@ -135,3 +138,33 @@ def test_the_parts_of_a_batch_mean_what_it_says(tiny_zoo: Path, space_settings: 
                     (sum(step(model, 3, part).values()) / (parts * shares)).backward()
             for name, value in model.named_parameters():
                 torch.testing.assert_close(value.grad, whole[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("kept", [True, False], ids=["in memory", "in the file"])
+@pytest.mark.parametrize("encoder", [{"kind": "conv"}, {"kind": "probe", "probes": 4}])
+def test_a_step_does_not_wait_for_the_device(
+    tiny_zoo: Path,
+    space_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    encoder: dict[str, Any],
+    kept: bool,
+    device: str,
+) -> None:
+    if not kept:
+        monkeypatch.setattr(sources, "CACHE_BYTES", 0)
+    loss = {"behaviour": 1.0, "lines": 0.5, "weights": 0.1}
+    recipe = SpaceRecipe.model_validate({**space_settings, "loss": loss, "encoder": encoder})
+    with Zoo(tiny_zoo) as zoo:
+        setting = prepare(recipe, zoo, torch.device(device))
+        step, optimizer = step_of(setting), Optimizer(setting.model, recipe.optimizer, recipe.steps)
+        average = Average(setting.model, 0.9)
+
+        def once(number: int) -> None:
+            torch.stack(list(step(setting.model, number).values())).sum().backward()
+            optimizer.step(number)
+            average.update(setting.model, number)
+
+        once(0)  # calibrates, and sets up libraries
+        with no_waiting(torch.device(device)):
+            once(1)
