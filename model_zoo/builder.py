@@ -12,11 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 
@@ -25,7 +26,7 @@ from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate
 from netspace import archs
-from netspace.calibration import fastest
+from netspace.calibration import fastest, remembered
 from netspace.config import changed
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
@@ -35,6 +36,7 @@ from netspace.runtime import alone, generator, pick_device
 from netspace.store import Zoo, merge, parts_folder, teacher_path
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
+TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
 
@@ -65,7 +67,6 @@ def _check(recipe: ZooRecipe, path: Path) -> None:
 
 
 def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     ranks = begin()
     if path.exists() and not parts_folder(path).exists():
         _same_recipe(recipe, path)
@@ -85,6 +86,9 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
     archs.trust(*(config.arch for config in recipe.archs.values()))
     device = pick_device(recipe.device)
     task = load(recipe.data, device=device)
+    teacher = recipe.teacher_recipe()  # trained after the zoo; what is wrong with it is told before
+    for name, config in teacher.archs.items() if teacher else ():
+        candidate(name, config, task, recipe.prep_width)
     before = Plan.read(path)
     if before is not None:
         difference = changed(before.recipe.science(), recipe.science())
@@ -158,7 +162,8 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
     groups = the_plan.groups()
     total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
     told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
-    print(f"training {sum(map(len, groups))} runs ({told})", file=sys.stderr)
+    timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {remembered()} to time again"
+    print(f"training {sum(map(len, groups))} runs ({told}{timed})", file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
             count = min(workers or os.cpu_count() or 1, len(groups))
@@ -173,27 +178,29 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
 def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     commands = [[sys.executable, "-m", "model_zoo.worker", str(path), str(place), str(count)] for place in range(count)]
+    said = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that nobody reads would block who writes
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for command in commands
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
+        for command, told in zip(commands, said, strict=True)
     ]
     errors: list[str] = []
 
-    def listen(process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None and process.stderr is not None
-        with process:  # closes its pipes
+    def listen(process: subprocess.Popen[str], told: IO[bytes]) -> None:
+        assert process.stdout is not None
+        with process, told:  # closes them
             for line in process.stdout:
                 if line.startswith("{"):
                     errors.append(str(json.loads(line)["error"]))
                 else:
                     report(int(line))
-            tail = process.stderr.read().strip().splitlines()
             if process.wait() and not errors:
+                told.seek(max(0, told.seek(0, os.SEEK_END) - TAIL))
+                tail = told.read().decode(errors="replace").strip().splitlines()
                 errors.append(
                     f"a worker process ended with code {process.returncode}: {tail[-1] if tail else 'no message'}"
                 )
 
-    listeners = [threading.Thread(target=listen, args=(process,), daemon=True) for process in processes]
+    listeners = [threading.Thread(target=listen, args=pair, daemon=True) for pair in zip(processes, said, strict=True)]
     try:
         for listener in listeners:
             listener.start()

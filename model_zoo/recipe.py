@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from model_zoo.optim import OptimizerConfig, Schedule
 from netspace import archs
-from netspace.config import Settings
+from netspace.config import Seed, Settings
 from netspace.data import DataConfig
 from netspace.errors import UsageError
 from netspace.prep import WIDTH_STEP
@@ -72,7 +72,7 @@ class ZooRecipe(Settings):
     """Everything that decides which networks a zoo holds, and how they are trained."""
 
     name: str = "zoo"
-    seed: int = 0
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     archs: dict[str, ArchConfig]
     teacher: TeacherConfig | None = None  # built beside the zoo, as a zoo of its own

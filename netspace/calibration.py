@@ -2,7 +2,8 @@
 
 Ways differ in rounding, so a choice that changed from run to run would break 'same seed, same machine, same
 result'. The answer is therefore kept in `calibration.json` in the user's cache folder (or the folder that the
-environment variable NETSPACE_CACHE names), keyed by what was timed, the device, threads and torch version.
+environment variable NETSPACE_CACHE names), keyed by what was timed, the kind of device, processor, GPUs, threads and the versions
+of netspace and torch; whoever deletes that file has everything timed anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from netspace.runtime import cache_folder, machine, write_json
+from netspace.runtime import cache_folder, machine, package_version, write_json
 
 
 def fastest(
@@ -26,7 +27,7 @@ def fastest(
     `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs
     out of memory is out of the race. What was chosen before on this machine is returned untimed.
     """
-    file = cache_folder() / "calibration.json"
+    file = remembered()
     key = _key(subject, sorted(ways))
     known = _read(file)
     if known.get(key) in ways:
@@ -38,6 +39,11 @@ def fastest(
     except Exception:  # a read-only home is no reason to stop: the choice holds for this process
         pass
     return choice
+
+
+def remembered() -> Path:
+    """The file that holds all choices."""
+    return cache_folder() / "calibration.json"
 
 
 def _time(way: Callable[[], object], repeats: int) -> float:
@@ -62,8 +68,8 @@ def _synchronise() -> None:
 
 
 def _key(subject: str, names: list[str]) -> str:
-    here = machine()
-    told = f"{subject}|{names}|{here['processor']}|{here['gpus']}|{torch.get_num_threads()}|{torch.__version__}"
+    here, versions = machine(), f"netspace {package_version('netspace')} torch {torch.__version__}"
+    told = f"{subject}|{names}|{here['processor']}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 

@@ -25,13 +25,14 @@ from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor, PredictorConfig
-from netspace.ordering.arranging import pack_order, unpack_order
+from netspace.ordering.arranging import KINDS, pack_order, unpack_order
 from netspace.quantising import pack, unpack
 from netspace.runtime import write_tensors
 from netspace.spec import NetSpec
 from netspace.states import read_safetensors
 
 VERSION = "2"
+NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
 FLOAT = 32  # bits of a weight that is not quantised
 READABLE = ("1", VERSION)  # 1: before 1x1 convolutions could be tiled
 
@@ -104,55 +105,74 @@ class Compressed:
             "bits": self.bits,
             "spec": None if self.spec is None else self.spec.to_json(),
         }
-        write_tensors(path, tensors, netspace_compressed=json.dumps(told))
+        write_tensors(path, tensors, **{NOTE: json.dumps(told)})
 
     @classmethod
     def load(cls, path: Path) -> Compressed:
         """What `save` wrote. Raises `NetspaceError` for another file or version, `UsageError` if there is none."""
+        if path.is_dir():
+            raise UsageError(
+                f"{path} is a folder: give the compressed network in it, {path / 'compressed.safetensors'}"
+            )
         if not path.is_file():
             raise UsageError(f"{path} does not exist: give a file that `netspace compress fit` wrote")
         tensors = read_safetensors(path)
         try:
             with safe_open(path, "pt") as file:
-                told: dict[str, Any] = json.loads((file.metadata() or {})["netspace_compressed"])
-            if told["version"] not in READABLE:
-                raise NetspaceError(
-                    f"{path} is a compressed network of version {told['version']}; this reads {' and '.join(READABLE)}"
-                )
-            kernels = Kernels(
-                tuple(Layer(name, tuple(shape), *tiled) for name, shape, *tiled in told["layers"]), int(told["side"])
-            )
-            config = validate(PredictorConfig, told["predictor"], str(path))
-            predictor = Predictor(config, kernels.side**2)
-            shapes = {name: value.shape for name, value in predictor.state_dict().items()}
-            predictor.load_state_dict(unpack(_part(tensors, "predictor."), shapes))
-            packed, norms = _part(tensors, "order."), _part(tensors, "norm.")
-            orders = [
-                torch.from_numpy(
-                    unpack_order(
-                        packed[layer.name].numpy() if layer.name in packed else np.empty(0, np.uint8),
-                        layer.grid(kernels.side),
-                        told["kind"],
-                    )
-                )
-                for layer in kernels.layers
-            ]
-            return cls(
-                kernels,
-                predictor,
-                orders,
-                told["kind"],
-                [norms[layer.name] for layer in kernels.layers] if norms else None,
-                _part(tensors, "rest."),
-                tuple(told["names"]),
-                NetSpec.from_json(told["spec"]) if told["spec"] else None,
-                int(told.get("bits", FLOAT)),
-            )
+                told: dict[str, Any] = json.loads((file.metadata() or {})[NOTE])
+            version = told["version"]
+            if version in READABLE:
+                return cls._of(tensors, told, str(path))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0]
+            first = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+            why = f"it has no {error}" if isinstance(error, KeyError) else first
             raise NetspaceError(
-                f"{path} was expected to be a compressed network, as `netspace compress fit` writes: {first}"
+                f"{path} was expected to be a compressed network, as `netspace compress fit` writes: {why}"
             ) from None
+        except NetspaceError as error:
+            raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None
+        raise NetspaceError(f"{path} is a compressed network of version {version}; this reads {' and '.join(READABLE)}")
+
+    @classmethod
+    def _of(cls, tensors: Mapping[str, Tensor], told: dict[str, Any], origin: str) -> Compressed:
+        """What a file's tensors and note say. Raises `KeyError`, `ValueError` and such for what does not fit together."""
+        kernels = Kernels(
+            tuple(Layer(name, tuple(shape), *tiled) for name, shape, *tiled in told["layers"]), int(told["side"])
+        )
+        if not kernels.layers:
+            raise ValueError("it has no layers")
+        if told["kind"] not in KINDS:
+            raise ValueError(f"{told['kind']!r} is no order of kernels")
+        predictor = Predictor(validate(PredictorConfig, told["predictor"], origin), kernels.side**2)
+        shapes = {name: value.shape for name, value in predictor.state_dict().items()}
+        predictor.load_state_dict(unpack(_part(tensors, "predictor."), shapes))
+        for name, value in predictor.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise ValueError(f"the predictor's {name} holds values that are not finite")
+        packed, norms = _part(tensors, "order."), _part(tensors, "norm.")
+        orders = []
+        for layer in kernels.layers:
+            grid, held = layer.grid(kernels.side), packed.get(layer.name)
+            order = unpack_order(np.empty(0, np.uint8) if held is None else held.numpy(), grid, told["kind"])
+            if not np.array_equal(np.sort(order), np.arange(prod(grid))):
+                raise ValueError(f"the order of {layer.name} leaves kernels out")
+            orders.append(torch.from_numpy(order))
+            if norms and norms[layer.name].shape != grid[:1]:
+                raise ValueError(f"{layer.name} has {grid[0]} filters and norms of another number")
+        rest = _part(tensors, "rest.")
+        if sorted(told["names"]) != sorted([*rest, *(layer.name for layer in kernels.layers)]):
+            raise ValueError("its tensors are not those that it names")
+        return cls(
+            kernels,
+            predictor,
+            orders,
+            told["kind"],
+            [norms[layer.name] for layer in kernels.layers] if norms else None,
+            rest,
+            tuple(told["names"]),
+            NetSpec.from_json(told["spec"]) if told["spec"] else None,
+            int(told.get("bits", FLOAT)),
+        )
 
     def sizes(self) -> dict[str, int]:
         """How many values the network has, how many of them are represented, and how many the predictor has."""

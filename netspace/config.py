@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/digits' is configs/zoo/digits.yaml
+
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch takes
 
 
 class Settings(BaseModel):
@@ -124,7 +127,9 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
             raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         what = f"setting {where} in {origin}" if where else f"{origin} as a whole"
-        raise UsageError(f"{what}: {message} (found: {_told(first['input'])})") from None
+        # what a group's own check says needs none of the group's keys
+        whole = first["type"] == "value_error" and isinstance(first["input"], Mapping)
+        raise UsageError(f"{what}: {message}" + ("" if whole else f" (found: {_told(first['input'])})")) from None
 
 
 def _told(value: Any) -> str:

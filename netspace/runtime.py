@@ -15,11 +15,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -55,60 +56,56 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(file: Path, busy: str) -> Iterator[None]:
-    """Holds a lock on `file`, which is made if need be, for the length of the block; a killed process holds none.
+    """Holds a lock on `file` for the length of the block; a killed process holds none.
 
-    Raises `NetspaceError` with `busy` and what to do if another process holds it, or if the folder cannot be written.
+    The file is made, and removed with those of its folders that were made for it and are empty: a block that fails before
+    it writes leaves nothing. Raises `NetspaceError` with `busy` and what to do if another process holds the lock, or if
+    the folder cannot be written.
     """
+    made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+        held = _lock_file(file)
     except OSError as error:
         raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
+    if held is None:
+        raise NetspaceError(f"{busy}: wait for it, or choose another --out")
     with held:
         try:
+            yield
+        finally:
+            with suppress(OSError):
+                if _is_at(held, file):  # and was not moved away, with its folder, by the block
+                    file.unlink()
+                for folder in made:
+                    folder.rmdir()  # fails on what is not empty
+
+
+def _lock_file(file: Path) -> IO[str] | None:
+    """`file`, made, open and locked; None where another process holds it."""
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+        except FileNotFoundError:  # its folder was removed by who held it
+            continue
+        try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            return None
         except OSError:
-            raise NetspaceError(f"{busy}: wait for it, or choose another --out") from None
-        yield
+            held.close()
+            raise
+        if _is_at(held, file):
+            return held
+        held.close()  # who held it has removed it in between
 
 
-class Sink(io.FileIO):
-    """A new file for HDF5 to write to, which never fails in its sight: HDF5 crashes on closing what it could not write.
-
-    The first error is kept, nothing is written after it, and `check`, or the end of the block, raises it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+b")
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Writes all of `data`, or keeps the error."""
-        left = memoryview(data).cast("B")
-        try:
-            while self.error is None and len(left):
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None) -> int:
-        """Sets the file's size, or keeps the error."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    def check(self) -> None:
-        """Raises the first error there was."""
-        if self.error is not None:
-            raise self.error
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self.close()
-        if kind is None:
-            self.check()
+def _is_at(held: IO[str], file: Path) -> bool:
+    """Whether an open file is what lies at a path now."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(held.fileno()), file.stat())
+    return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -152,13 +149,16 @@ def remove_remains(folder: Path) -> None:
 def read_torch(path: Path) -> Any:
     """What `write_torch` wrote. Raises `NetspaceError` for anything that is not plain tensors and values."""
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
+            return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise NetspaceError(f"{path} does not exist") from None
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if type(error).__name__ == "UnpicklingError":  # whose own text says how to load it unsafely
+            why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
         raise NetspaceError(
-            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
         ) from None
 
 

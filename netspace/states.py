@@ -55,7 +55,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")
     found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise NetspaceError(f"{path} was expected to hold a state dict (names to tensors), but holds something else")
+        raise NetspaceError(
+            f"{path} was expected to hold a state dict (names to tensors), but holds something else: save "
+            "`model.state_dict()` alone"
+        )
     return dict(found)
 
 

@@ -23,13 +23,13 @@ DRIVER = """
 import os, signal, sys
 from netspace.training import loop
 loop.CHECKPOINT_EVERY = -1.0
-write, at = loop.save_last, int(sys.argv.pop(1))
-def save(run, state):
+write, at = loop.write_torch, int(sys.argv.pop(1))
+def save(path, state):
     if state["step"] == at + 4:  # steps after the last checkpoint are lost
         os.kill(os.getpid(), signal.SIGKILL)
     if state["step"] <= at:
-        write(run, state)
-loop.save_last = save
+        write(path, state)
+loop.write_torch = save
 from netspace.cli.app import main
 main()
 """
@@ -87,6 +87,32 @@ def small_disk(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
+
+
+def refused(done: Any, code: int, *words: str) -> str:
+    """Checks that a command was refused in one sentence that has `words`, and returns it."""
+    sentence = str(done.sentence)
+    assert done.code == code, (done.code, sentence)
+    for word in words:
+        assert word in sentence, sentence
+    assert len(sentence) < 1000  # all bundled recipes are named to who names none
+    return sentence
+
+
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """A block that should not wait for ever fails instead."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"nothing happened for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def flat(value: Any) -> Any:

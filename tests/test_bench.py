@@ -64,6 +64,9 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
             assert all(row[side][key] > 0 for key in wanted)
         assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
     assert found["feeding"] > 0 and [row["axis"] for row in found["scale"]] == ["members"]
+    ways = [row["way"] for row in found["orders"] if row["kind"] == "in-filter"]
+    assert ways == ["greedy, numpy", "greedy, compiled", "ours, one core", "ours", "greedy, compiled", "ours"]
+    assert all(row["seconds"] > 0 and row["length"] > 0 and row["under_greedy"] < 1 for row in found["orders"])
     assert found["accuracy"][0]["arch"] == "lenetlike" and len(found["accuracy"][0]["difference"]) == 2
     assert found["memory"]["members"] == 4_000 and found["memory"]["peak_bytes"] < found["memory"]["zoo_bytes"]
 
@@ -112,12 +115,12 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
     assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
     for _ in range(3):
         ours.number = plain.number
-        ours.fit.compressed.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
+        ours.step.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
         wanted, found = plain.loss(), ours.loss()
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
         gradients = [
             torch.autograd.grad(loss, list(side.parameters()))
-            for loss, side in ((wanted, plain.predictor), (found, ours.fit.compressed.predictor))
+            for loss, side in ((wanted, plain.predictor), (found, ours.step.predictor))
         ]
         for one, two in zip(*gradients, strict=True):
             torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from netspace import calibration
-from netspace.calibration import fastest
+from netspace.calibration import fastest, remembered
 from netspace.runtime import cache_folder
 
 
@@ -70,6 +70,22 @@ def test_another_subject_other_ways_and_other_threads_are_timed_anew(clock: Cloc
         torch.set_num_threads(threads)
     assert clock.runs["a"] > before
     assert len(json.loads((cache_folder() / "calibration.json").read_text())) == 4
+
+
+@pytest.mark.parametrize("package", ["netspace", "torch"])
+def test_another_version_is_timed_anew(clock: Clock, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    fastest("subject", {"a": clock.way("a", 1.0), "b": clock.way("b", 2.0)})
+    if package == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9")
+    else:
+        monkeypatch.setattr(calibration, "package_version", lambda name: f"{name} 9.9")
+    assert fastest("subject", {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}) == "b"
+
+
+def test_deleting_the_file_forgets(clock: Clock) -> None:
+    fastest("subject", {"a": clock.way("a", 1.0), "b": clock.way("b", 2.0)})
+    remembered().unlink()
+    assert fastest("subject", {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}) == "b"
 
 
 def test_work_makes_the_time_of_a_unit_count(clock: Clock) -> None:

@@ -18,6 +18,7 @@ from netspace import runtime
 from netspace.errors import NetspaceError
 from netspace.runtime import (
     Metrics,
+    alone,
     free_bytes,
     generator,
     hash_tensors,
@@ -260,3 +261,62 @@ def test_devices() -> None:
     for name in ("cuda:77", "nonsense"):
         with pytest.raises(NetspaceError, match=f"device '{name}' was asked for, but it is not usable here: .+"):
             pick_device(name)
+
+
+def test_a_block_alone_leaves_no_lock_and_no_empty_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "a" / "b" / ".lock"
+    with pytest.raises(KeyError), alone(lock, "busy"):
+        assert lock.is_file()
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with alone(tmp_path / "mine" / ".lock", "busy"):
+        pass
+    assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == []  # which was there before
+    with alone(lock, "busy"):
+        (lock.parent / "found").touch()
+    assert os.listdir(lock.parent) == ["found"]
+
+
+def test_who_comes_second_is_refused_and_spoils_nothing(tmp_path: Path) -> None:
+    lock = tmp_path / "a" / ".lock"
+    with alone(lock, "busy"):
+        for _ in range(2):
+            with (
+                pytest.raises(NetspaceError, match=r"^busy: wait for it, or choose another --out$"),
+                alone(lock, "busy"),
+            ):
+                pytest.fail("two at once")
+        assert lock.is_file()
+    lock.parent.mkdir()
+    lock.touch()  # of a process that was killed
+    with alone(lock, "busy"):
+        pass
+    assert os.listdir(lock.parent) == []
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and locking it: a lock on a file that is gone would keep nobody out."""
+    lock, locking, calls = tmp_path / "a" / ".lock", runtime.fcntl.flock, list[int]()
+
+    def removed(held: object, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            lock.unlink()
+            lock.parent.rmdir()
+        locking(held, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime.fcntl, "flock", removed)
+    with alone(lock, "busy"):
+        assert len(calls) == 2 and lock.is_file()
+
+
+def test_a_lock_that_moves_away_with_its_folder_is_not_looked_for(tmp_path: Path) -> None:
+    lock = tmp_path / "a" / "lock"
+    with alone(lock, "busy"):
+        lock.parent.rename(tmp_path / "b")
+        lock.parent.mkdir()
+        lock.touch()  # another's
+    assert lock.is_file() and (tmp_path / "b" / "lock").is_file()

@@ -17,9 +17,9 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten, unpack
 from netspace.space import Space
 from netspace.store import Zoo
-from netspace.training.loop import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setting import task_of
+from netspace.training.space import train
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,8 @@ def test_what_is_no_state_dict_file(tmp_path: Path) -> None:
     with pytest.raises(NetspaceError) as told:
         read_state_dict(tmp_path / "list.pt")
     assert str(told.value) == (
-        f"{tmp_path / 'list.pt'} was expected to hold a state dict (names to tensors), but holds something else"
+        f"{tmp_path / 'list.pt'} was expected to hold a state dict (names to tensors), but holds something else: save "
+        "`model.state_dict()` alone"
     )
     torch.save({"a": 1}, tmp_path / "numbers.pt")
     with pytest.raises(NetspaceError, match="holds something else"):

@@ -1,10 +1,11 @@
 """How fast netspace is here, against the plain way in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [multi] [nern] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [nern] [orders] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
 backward, optimizer) and `multi` the same with several architectures; `nern` a step of fitting
-a coordinate network to a network by NeRN's whole loss; `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
+a coordinate network to a network by NeRN's whole loss; `orders` puts kernels in short paths (those of `--net`, or drawn
+ones); `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
 and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
 than memory. Every side of a comparison runs in processes of its own, so that its peak memory is its own,
 and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
@@ -40,6 +41,7 @@ from contestants import (
     zoo_cases,
 )
 from nern import NernCase, OurFit, ReferenceFit, nern_cases
+from paths import Orders, orders_table
 from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
 from several import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
 from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
@@ -47,7 +49,7 @@ from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, Sto
 from model_zoo.forward import Way
 from netspace.runtime import pick_device, provenance
 
-WHAT = ("zoo", "step", "multi", "nern", "store", "scale", "accuracy", "memory")
+WHAT = ("zoo", "step", "multi", "nern", "orders", "store", "scale", "accuracy", "memory")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -81,7 +83,7 @@ class Side:
 
     def __init__(self, kind: type, processes: int, threads: int, **settings: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "netspace.training.loop", "model_zoo.builder"])
+        context.set_forkserver_preload(["torch", "netspace.training.space", "model_zoo.builder"])
         self.pipes, self.processes = [], []
         for _ in range(processes):
             mine, theirs = context.Pipe()
@@ -223,6 +225,13 @@ def measure_memory(quick: bool) -> dict[str, Any]:
     return dict(side.facts["rates"])
 
 
+def measure_orders(given: argparse.Namespace, repeats: int) -> list[dict[str, Any]]:
+    settings = {"network": given.net, "zoo": given.zoo, "repeats": repeats, "quick": given.quick}
+    side = Side(Orders, 1, 1, device=torch.device("cpu"), **settings)
+    side.end()
+    return list(side.facts["rates"])
+
+
 def feeding(rows: list[dict[str, Any]]) -> float | None:
     """The share of the paper's step that reading its members from the zoo file takes; None if one was not measured."""
     steps = [row for row in rows if row["name"].startswith("step: paper")]
@@ -261,6 +270,8 @@ def markdown(found: dict[str, Any]) -> str:
             "",
             f"Reading the members of a step takes {found['feeding']:.1%} of the paper's step (before prefetching).",
         ]
+    if found["orders"]:
+        lines += ["", *orders_table(found["orders"])]
     if found["scale"]:
         lines += ["", *scale_table(found["scale"])]
     if found["accuracy"]:
@@ -282,6 +293,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the times mean nothing")
     parser.add_argument("--repeats", type=int, default=None, help="turns of each side (default 5; 1 with --quick)")
+    parser.add_argument("--net", help="whose kernels `orders` takes: a member of --zoo, `best`, a file")
+    parser.add_argument("--zoo", type=Path)
     given = parser.parse_args()
     wrong = [word for word in given.what if word not in WHAT]
     if wrong:
@@ -311,6 +324,7 @@ def main() -> None:
         cases = nern_cases(given.quick) if "nern" in what else []
         rows += [measure_nern(case, device, repeats) for case in cases]
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
+        found["orders"] = measure_orders(given, repeats) if "orders" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
         found["scale"] = [measure_point(point, device, repeats) for point in here]
         ways = {

@@ -1,7 +1,6 @@
 """Holds a quickstart's result against its bounds: `python tools/check_quickstart.py quickstart.json`.
 
-The bounds are the project's targets, but for the rank correlation of one line (target 0.95, here 0.9), which a tie can move
-by that much. Speed is printed, not judged.
+The bounds are the project's targets. Speed is printed, not judged.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ BOUNDS = {  # figure -> (least or most, bound)
     "mae": ("at most", 0.04),
     "agreement": ("at least", 0.80),
 }
-SPEARMAN = 0.9
+# Of one line of 11 points, of which two neighbours that change places cost 0.009. The same seed, machine and number of threads
+# give the same; another number of threads rounds otherwise: 0.998 was measured with one, 0.964 to 0.973 with two.
+SPEARMAN = 0.95
 
 
 def main(path: Path) -> int:

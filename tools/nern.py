@@ -22,9 +22,8 @@ from netspace.config import load as load_recipe
 from netspace.data import DataConfig, load
 from netspace.memory import keep_freed_memory
 from netspace.models.coordinates import BASES
-from netspace.training.nern import Fit, FitConfig, Original
+from netspace.training.nern import FitConfig, NernStep, Original
 from netspace.training.optimizers import Optimizer
-from netspace.training.sources import Images
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,16 @@ def nern_cases(quick: bool) -> list[NernCase]:
     return [NernCase("paper, ResNet20, 28x28x1", paper, "resnet20", data, 2)]
 
 
-def fit_of(case: NernCase, device: torch.device) -> Fit:
-    """What `netspace compress fit` would make of the case."""
+def step_of(case: NernCase, device: torch.device) -> NernStep:
+    """That of `netspace compress fit` of the case."""
     task = load(case.data, device=device)
     settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
     torch.manual_seed(case.config.seed)
     module = archs.skeleton(case.arch, settings, task.image_shape)
     state = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    return Fit(case.config, begin(state, case.config, None), Original(state, module, task), device)
+    step = NernStep(case.config, begin(state, case.config, None), Original(state, module, task), device)
+    step.begin(case.config.stages[0], 0)
+    return step
 
 
 class OurFit:
@@ -76,16 +77,13 @@ class OurFit:
 
     def __init__(self, case: NernCase, device: torch.device) -> None:
         keep_freed_memory()
-        self.case, self.fit = case, fit_of(case, device)
-        (self.stage,) = case.config.stages
-        assert self.fit.original.task is not None
-        self.images = Images(self.fit.original.task, case.config.seed)
-        self.optimizer = Optimizer(self.fit.compressed.predictor, self.stage.optimizer, self.stage.steps)
+        self.case, self.step = case, step_of(case, device)
+        stage = self.step.stage
+        self.optimizer = Optimizer(self.step.predictor, stage.optimizer, stage.steps)
         self.number = 0
 
     def loss(self) -> Tensor:
-        chosen = self.fit._chosen(self.stage, 0, self.number)
-        return self.fit._loss(self.stage, 0, self.number, chosen, self.images)
+        return torch.stack(list(self.step(self.step.predictor, self.number).values())).sum()
 
     def run(self) -> None:
         for _ in range(self.case.steps):
@@ -180,17 +178,18 @@ class ReferenceFit:
 
     def __init__(self, case: NernCase, device: torch.device) -> None:
         self.case, self.ours = case, OurFit(case, device)  # for its stream of images and kernels, and its first weights
-        fit, config = self.ours.fit, case.config.predictor
+        step, config = self.ours.step, case.config.predictor
         base = config.embedding.base
         value = BASES[base] if isinstance(base, str) else base
-        values = fit.target.shape[1]
+        values = step.target.shape[1]
         self.predictor = PlainPredictor(value, config.embedding.count, config.hidden, config.layers, values).to(device)
-        self.predictor.load_state_dict(fit.compressed.predictor.state_dict(), strict=False)
-        assert fit.original.module is not None
-        self.network = fit.original.module
-        self.shapes = {layer.name: layer.shape for layer in fit.compressed.kernels.layers}
-        self.coordinates, self.places = fit.coordinates, fit.compressed.places.to(device)
-        rate, betas = self.ours.stage.optimizer.learning_rate, self.ours.stage.optimizer.betas
+        self.predictor.load_state_dict(step.predictor.state_dict(), strict=False)
+        assert step.original.module is not None
+        self.network = step.original.module
+        self.shapes = {layer.name: layer.shape for layer in step.compressed.kernels.layers}
+        self.coordinates = step.compressed.kernels.coordinates().to(device)
+        self.places = step.compressed.places.to(device)
+        rate, betas = step.stage.optimizer.learning_rate, step.stage.optimizer.betas
         self.optimizer = torch.optim.RAdam(self.predictor.parameters(), lr=rate, betas=betas)
         self.number = 0
         with FlopCounterMode(display=False) as counter:
@@ -198,20 +197,20 @@ class ReferenceFit:
         self.flops = counter.get_total_flops() * case.steps
 
     def loss(self) -> Tensor:
-        fit, stage = self.ours.fit, self.ours.stage
-        chosen = fit._chosen(stage, 0, self.number)
-        assert chosen is not None
+        step, stage = self.ours.step, self.ours.step.stage
+        chosen = step.chosen(self.number)
+        assert chosen is not None and step.images is not None
         return nern_loss(
             self.predictor,
             self.network,
-            fit.state,
+            step.state,
             self.shapes,
             self.coordinates,
             self.places,
-            fit.target,
-            fit.mask,
+            step.target,
+            step.mask,
             chosen,
-            self.ours.images.take(self.number, stage.images)[0],
+            step.images.take(self.number, stage.images)[0],
             (stage.reconstruction, stage.distillation, stage.features),
         )
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.originals import check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
@@ -40,7 +41,7 @@ State = dict[str, Tensor]
 def analyse(
     path: Path, model: str, zoo_path: Path | None = None, arch: ArchConfig | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`.
+    """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`; some kernels as `kernels.json`.
 
     Where only weights are known (no architecture, no data), the singular values alone are told; the rest is None. Raises
     `UsageError` or `NetspaceError` for a file that is none, or a model that is not the file's.
@@ -66,6 +67,7 @@ def analyse(
         }
         images = task.test.images[_chosen(len(task.test), SEEN, seed)]
         told["cka"] = alignment(module, original.state, state, task.normalise(images), layers, seed)
+    keep_kernels(path.parent, compressed.kernels, original.state, state)
     write_json(path.parent / "analysis.json", told)
     return told
 

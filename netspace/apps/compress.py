@@ -6,7 +6,7 @@ Axes: N kernels, F filters of a layer, P parameters.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from netspace.apps.originals import Beside, Pictures, check_named, check_same, find_original
+from netspace.apps.kept_kernels import keep_kernels
+from netspace.apps.originals import Beside, Pictures, check_named, check_new, check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
@@ -24,7 +25,9 @@ from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
-from netspace.training.nern import Fit, FitConfig
+from netspace.training.fitting import Fit
+from netspace.training.loop import processes
+from netspace.training.nern import FitConfig
 
 
 def fit(
@@ -42,7 +45,8 @@ def fit(
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
     runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W). Raises `UsageError` or `NetspaceError` before anything is written.
     """
-    original, spec = find_original(model, zoo_path, device, arch)
+    accelerator, own = processes(torch.device(device))
+    original, spec = find_original(model, zoo_path, own, arch)
     if input_shape is not None:
         original.input_shape = input_shape
     for stage in config.stages:
@@ -60,17 +64,26 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
-    with alone(out / ".lock", f"{out} is being written by another process"):
-        _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
+        if stage.runs_networks and stage.images % accelerator.num_processes:
+            raise UsageError(
+                f"images ({stage.images}) cannot be shared evenly by {accelerator.num_processes} processes: choose a multiple"
+            )
+    Kernels.of(original.state, config.layers, pointwise=config.pointwise)  # raises while there is no folder yet
+    first = accelerator.is_main_process
+    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
+        if first:
+            _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
         torch.manual_seed(config.seed)
-        compressed = begin(original.state, config, spec, out / "orders.safetensors")
-        work = Fit(config, compressed, original, device)
-        curve = work.run(out / "last.pt")
-        path = out / "compressed.safetensors"
-        compressed.save(path)
-        told = {**evaluate(path, model, zoo_path, arch), "curve": curve}
-        write_json(out / "fit.json", told)
-    return told
+        with accelerator.main_process_first():  # which keeps the orders for the others
+            compressed = begin(original.state, config, spec, out / "orders.safetensors")
+        curve = Fit(config, compressed, original, accelerator, own).run(out)
+        if first:
+            path = out / "compressed.safetensors"
+            compressed.save(path)
+            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
+        accelerator.wait_for_everyone()
+    return dict(json.loads((out / "fit.json").read_text()))
 
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
@@ -156,7 +169,15 @@ def evaluate(
 
 
 def reconstruct(path: Path, out: Path) -> dict[str, Any]:
-    """Writes the network that a compressed file holds, as a state dict, from the file alone."""
+    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+
+    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    """
+    check_new(out)
+    if out.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
+        )
     compressed = Compressed.load(path)
     state, notes = compressed.reconstruct(), {}
     if compressed.spec is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from netspace.apps.likeness import logits_of
-from netspace.apps.originals import Pictures, check_same, find_original
+from netspace.apps.originals import Pictures, check_new, check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.data.pictures import shown
@@ -39,8 +39,7 @@ def correct(
     Both networks are shown the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Raises
     `UsageError` where the network cannot be run or shown anything, and where nothing can be corrected.
     """
-    if out.resolve() == path.resolve():
-        raise UsageError(f"{path} would be overwritten by what is made of it: choose another --out")
+    check_new(out)
     if pictures is not None and input_shape is not None:
         raise UsageError("--images and --input-shape both say what is shown: give one of them")
     files = [] if pictures is None else pictures.files()

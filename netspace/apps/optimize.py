@@ -18,7 +18,7 @@ from torch import Tensor
 
 from netspace.apps.latents import known_latents
 from netspace.apps.networks import Named, resolve, write_latent, write_network, zoo_of
-from netspace.config import Settings, changed, read_back, to_yaml
+from netspace.config import Seed, Settings, changed, read_back, to_yaml
 from netspace.data import TaskData
 from netspace.errors import UsageError
 from netspace.family import Networks
@@ -51,7 +51,7 @@ class OptimizeConfig(Settings):
     images: int = Field(128, ge=1)  # in a batch
     validate_every: int = Field(25, ge=1)  # steps
     patience: int = Field(8, ge=1)  # validations without a better start after which nothing more is tried
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["float32", "bf16"] = "float32"  # of the decoder
 
 

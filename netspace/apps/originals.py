@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.apps.likeness import Likeness
 from netspace.archs import ArchConfig
-from netspace.compressed import Compressed
+from netspace.compressed import NOTE, Compressed
 from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
@@ -28,7 +28,7 @@ from netspace.training.setting import task_of
 
 
 def find_original(
-    model: str, zoo_path: Path | None, device: str = "cpu", arch: ArchConfig | None = None
+    model: str, zoo_path: Path | None, device: torch.device | str = "cpu", arch: ArchConfig | None = None
 ) -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known.
 
@@ -39,6 +39,7 @@ def find_original(
     path = Path(model)
     if path.suffix in FILES:
         state = read_state_dict(path)
+        _check_values(path, state)
         spec = _spec(path, state) if arch is None else None
         module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         if arch is not None:
@@ -55,7 +56,9 @@ def find_original(
             "leave --arch out"
         )
     if zoo_path is None:
-        raise UsageError(f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file")
+        raise UsageError(
+            f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file ({', '.join(FILES)})"
+        )
     with Zoo(zoo_path) as zoo:
         member = zoo.find(model)
         group = zoo.group(member.arch)
@@ -63,6 +66,19 @@ def find_original(
         spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuses a compressed network and values that no network runs with; -inf is a mask's."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            if NOTE in (file.metadata() or {}):
+                raise UsageError(
+                    f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
+                )
+    for name, value in state.items():
+        if value.is_floating_point() and not (value < float("inf")).all():
+            raise NetspaceError(f"{name} of {path} holds values that are not finite")
 
 
 def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
@@ -112,6 +128,12 @@ def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures |
     """Raises `UsageError` where an original is described that was not named."""
     if model is None and (arch is not None or pictures is not None):
         raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+
+
+def check_new(out: Path) -> None:
+    """Raises `UsageError` if something lies at a file that is to be written."""
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out, so that nothing is lost")
 
 
 class Beside:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from netspace.apps.originals import Beside, Pictures, check_named
+from netspace.apps.originals import Beside, Pictures, check_named, check_new
 from netspace.archs import ArchConfig
 from netspace.compressed import FLOAT, Compressed
 from netspace.errors import UsageError
@@ -33,11 +33,10 @@ def quantise(
     `networks` holds a row for the original, the original quantised, and what both files give back: bytes, and with
     `model` the relative error of the represented weights, accuracy and agreement with the original on the test images.
     `relative_change` is the distance of both files' weights, in units of the first's. Raises `UsageError` for other bits
-    than 4 and 8, a file that is quantised already and `out` equal to `path`, `NetspaceError` for another network's file.
+    than 4 and 8, a file that is quantised already and an `out` that exists, `NetspaceError` for another network's file.
     """
     check_bits(bits)
-    if out.resolve() == path.resolve():
-        raise UsageError(f"{path} would be overwritten by what is made of it: choose another --out")
+    check_new(out)
     check_named(model, arch, pictures)
     compressed = Compressed.load(path)
     if compressed.bits != FLOAT:

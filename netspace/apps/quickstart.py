@@ -20,8 +20,8 @@ from netspace.apps.interpolate import interpolate
 from netspace.config import load
 from netspace.runtime import is_run, write_json
 from netspace.store import MemberRef, Zoo
-from netspace.training.loop import train
 from netspace.training.recipe import SpaceRecipe
+from netspace.training.space import train
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_SPACE = ("steps=300", "validate_every=100")

@@ -52,6 +52,10 @@ def sample(
     """
     if count < 2:
         raise UsageError(f"at least 2 networks are drawn, to tell how they differ; {count} were asked for")
+    if not 0 < bandwidth < float("inf"):
+        raise UsageError(
+            f"a bandwidth of {bandwidth:g} was asked for: give a number above 0, in widths of the Gaussian"
+        )
     if fit not in FITS:
         raise unknown("fit", fit, FITS)
     space = Space.load(run, device)

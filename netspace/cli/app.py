@@ -105,8 +105,8 @@ def train(
     """Learn the latent space of a zoo."""
     from netspace.config import load
     from netspace.runtime import read_metrics
-    from netspace.training.loop import train as train_space
     from netspace.training.recipe import SpaceRecipe
+    from netspace.training.space import train as train_space
 
     trusting(trust_arch)
     recipe = load(SpaceRecipe, config, [*(set or []), *([f"device={device}"] if device else [])])
@@ -290,6 +290,10 @@ def main() -> NoReturn:
         what = error.filename or "a file"
         _fail(f"{what} could not be read or written: {error.strerror or error}", 1)
     except Exception as error:
+        if _memory_ran_out(error):
+            _fail(
+                f"memory ran out: {str(error).splitlines()[0][:300]}; take fewer at once (see the recipe's settings)", 1
+            )
         if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
             _fail(STOPPED, 1)
         if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
@@ -308,6 +312,13 @@ def main() -> NoReturn:
 
         ranks.end()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    """On a GPU torch has a class for that; on a CPU its text says so."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -131,7 +131,7 @@ def reconstruct(
 def importance(
     file: File,
     model: Model,
-    top: Annotated[int, typer.Option(help="How many filters; 0: all.")] = 20,
+    top: Annotated[int, typer.Option(min=0, help="How many filters; 0: all.")] = 20,
     zoo: ModelZoo = None,
     json: Json = False,
 ) -> None:

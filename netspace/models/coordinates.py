@@ -6,10 +6,10 @@ Axes: N coordinates, D of each, M frequencies.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from netspace.config import Settings
@@ -25,6 +25,17 @@ class EmbeddingConfig(Settings):
 
     base: float | Literal["smooth", "rough"] = "smooth"  # b of Eq. 1, by value or by what the network is like
     count: int = Field(40, ge=1)  # frequencies of each coordinate
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _able(cls, base: Any) -> Any:
+        try:
+            able = base in BASES or 0 < float(base) < math.inf
+        except (TypeError, ValueError):
+            able = False
+        if not able:
+            raise ValueError(f"expected a number above 0, or one of {', '.join(BASES)}")
+        return base
 
 
 class Embedding(nn.Module):

@@ -52,17 +52,13 @@ class Predictor(nn.Module):
         last.weight.mul_(factor)
         last.bias.copy_((targets.mean() - factor * predicted.mean()).expand_as(last.bias))
 
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Values (N, D) of coordinates (N, dimensions)."""
-        embedded = self.embedding(coordinates)
-        return self.of_embedded(embedded)
-
-    def of_embedded(self, embedded: Tensor) -> Tensor:
-        """Values (N, D) of embedded coordinates, which never change and can be kept."""
-        x, last = embedded, len(self.linears) - 1
+    def forward(self, coordinates: Tensor, embedded: bool = False) -> Tensor:
+        """Values (N, D) of coordinates (N, dimensions), or of `embedded` ones, which never change and can be kept."""
+        first = coordinates if embedded else self.embedding(coordinates)
+        x, last = first, len(self.linears) - 1
         for place, linear in enumerate(self.linears):
             if place == self.again:
-                x = torch.cat([x, embedded], dim=1)
+                x = torch.cat([x, first], dim=1)
             y = linear(x)
             if place == last:
                 return torch.as_tensor(y)

@@ -1,23 +1,26 @@
 """Orders in which neighbours are alike: short paths through points (NeRN, Sec. 3.3).
 
-Axes: N points, D dimensions. A coordinate network fits a smooth signal best, so kernels are put in an order in which each is
-close to the next. The paper walks to the nearest point not yet visited. `short_path` finds shorter paths, faster: edges
-between near neighbours (from a k-d tree), shortest first, as long as they make paths; what pieces remain is joined in the
-same way by their ends; then 2-opt and Or-opt along the same neighbours (Bentley 1992; Johnson and McGeoch 1997).
+Axes: N points, D dimensions, G groups. A coordinate network fits a smooth signal best, so kernels are put in an order in which
+each is close to the next. The paper walks to the nearest point not yet visited. `short_path` finds shorter paths: edges
+between near neighbours, shortest first, as long as they make paths; what pieces remain is joined in the same way by their
+ends; then rows of 2-opt moves and Or-opt along the same neighbours (Bentley 1992; Johnson and McGeoch 1997).
 """
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.spatial import cKDTree
+import math
 
-from netspace.ordering.joining import greedy, join, walk
-from netspace.ordering.moves import improved
+import numpy as np
+
+from netspace.errors import NetspaceError
+from netspace.ordering.compiled import compiled
+from netspace.ordering.joining import greedy, joined
+from netspace.ordering.moves import LANES, improve
+from netspace.ordering.nearest import leaf_order, nearest
 
 NEIGHBOURS = 8  # of each point, between which edges are looked for
-APPROXIMATE = 30_000  # points from which on neighbours may be up to twice as far as the nearest: ten times faster
-LONGEST = 1_000  # points that one improvement may turn around, where there are many: longer ones rarely pay
-KICKS = 1  # for each point, where there are not many
+MANY = 30_000  # points from which on no move turns more than LONGEST around: longer ones rarely pay
+LONGEST = 1_000
 
 
 def path_length(points: np.ndarray, order: np.ndarray) -> float:
@@ -33,40 +36,41 @@ def greedy_path(points: np.ndarray) -> np.ndarray:
 
 def short_path(points: np.ndarray) -> np.ndarray:
     """An order (N,) of points (N, D) that is short to walk. The same points give the same order."""
+    return np.asarray(short_paths(points[None])[0])
+
+
+def short_paths(points: np.ndarray) -> np.ndarray:
+    """The same for each of several groups of points (G, N, D): orders (G, N)."""
     points = np.ascontiguousarray(points, dtype=np.float32)
-    if len(points) < 3:
-        return np.arange(len(points))
-    near = _neighbours(points, min(NEIGHBOURS, len(points) - 1))
-    order = _joined(points, near)
-    longest = len(points) if len(points) <= APPROXIMATE else LONGEST
-    kicks = KICKS * len(points) if len(points) <= APPROXIMATE else 0
-    return np.asarray(improved(points, order, near, longest, kicks))
+    if not np.isfinite(points).all():
+        raise NetspaceError(
+            "a path was asked for through points that are not all finite: found NaN or infinity among them"
+        )
+    if points.shape[1] < 3:
+        return np.tile(np.arange(points.shape[1]), (len(points), 1))
+    return np.asarray(_short_paths(points))
 
 
-def _neighbours(points: np.ndarray, count: int) -> np.ndarray:
-    """The nearest other points (N, count) of each, nearest first."""
-    eps = 1.0 if len(points) > APPROXIMATE else 0.0
-    _, found = cKDTree(points, balanced_tree=False).query(points, count + 1, eps=eps, workers=-1)
-    found = found.astype(np.int64)
-    others = found != np.arange(len(points))[:, None]
-    others[others.all(axis=1), -1] = False  # equal points may hide a point from itself
-    return found[others].reshape(len(points), count)
-
-
-def _joined(points: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """One path of pieces, joined by shortest edges first; round by round between the ends that are left."""
-    links = np.full((len(points), 2), -1)
-    piece = np.arange(len(points))
-    ends, neighbours = np.arange(len(points)), near
-    count = near.shape[1]
-    while True:
-        first = np.repeat(ends, neighbours.shape[1])
-        second = neighbours.ravel()
-        lengths = np.linalg.norm(points[first] - points[second], axis=1)
-        joined = join(links, piece, first, second, np.argsort(lengths, kind="stable"))
-        ends = np.flatnonzero(links[:, 1] < 0)
-        if len(ends) - (links[ends, 0] >= 0).sum() / 2 <= 1:  # one piece: two ends, or a lone point
-            return walk(links, int(ends[0]))
-        count = min(count if joined else 2 * count, len(ends) - 1)
-        _, found = cKDTree(points[ends], balanced_tree=False).query(points[ends], count + 1, workers=-1)
-        neighbours = ends[found[:, 1:] if found.ndim == 2 else found[:, None]]
+@compiled
+def _short_paths(groups: np.ndarray) -> np.ndarray:
+    """Points are put in leaf order and scaled by a power of two, which changes no digit, to at most 1."""
+    count, width = groups.shape[1:]
+    orders = np.empty((len(groups), count), dtype=np.int64)
+    placed = np.empty((count, width), dtype=np.float32)
+    filled = np.zeros((count + 1, (width + LANES - 1) // LANES * LANES), dtype=np.float32)
+    for group in range(len(groups)):
+        points, leaves = groups[group], leaf_order(groups[group])
+        largest = np.float32(0)
+        for i in range(count):
+            for axis in range(width):
+                largest = max(largest, abs(points[i, axis]))
+        scale = np.float32(2.0 ** -max(math.frexp(largest)[1], -100))  # finite
+        for i in range(count):
+            for axis in range(width):
+                placed[i, axis] = filled[i, axis] = points[leaves[i], axis] * scale
+        near, away = nearest(placed, min(NEIGHBOURS, count - 1))
+        path = joined(placed, near, away)
+        improve(filled, near, path, count if count <= MANY else LONGEST)
+        for i in range(count):
+            orders[group, i] = leaves[path[i]]
+    return orders

@@ -6,12 +6,14 @@ Axes: N kernels of all layers, D values of a kernel, F filters and C channels of
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from netspace.errors import unknown
-from netspace.ordering import short_path
+from netspace.ordering import short_path, short_paths
 from netspace.ordering.compiled import compiled
 
 KINDS = ("none", "in-filter", "cross-filter")
@@ -22,24 +24,33 @@ def arrange(kernels: np.ndarray, grids: Sequence[Grid], kind: str) -> list[np.nd
     """Which kernel of its layer lies at each coordinate: one order (F * C,) for each layer's grid (F, C).
 
     'cross-filter' puts all kernels of a layer in one short path; 'in-filter' those of every filter, and then the filters,
-    so that kernels stay with their filter.
+    so that kernels stay with their filter. Layers are put in order at once, one on each core, the largest first.
     """
     if kind not in KINDS:
         raise unknown("order", kind, KINDS)
-    orders, first = [], 0
-    for filters, channels in grids:
-        points = kernels[first : first + filters * channels]
-        first += filters * channels
-        if kind == "none":
-            orders.append(np.arange(len(points)))
-        elif kind == "cross-filter":
-            orders.append(short_path(points))
-        else:
-            inside = np.stack([short_path(each) for each in points.reshape(filters, channels, -1)])
-            rows = np.arange(filters)[:, None] * channels + inside  # (F, C)
-            outside = short_path(points[rows].reshape(filters, -1))
-            orders.append(rows[outside].ravel())
-    return orders
+    sizes = [filters * channels for filters, channels in grids]
+    layers = np.split(kernels[: sum(sizes)], np.cumsum(sizes)[:-1])
+    if kind == "none":
+        return [np.arange(size) for size in sizes]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {}
+        for place in sorted(range(len(grids)), key=lambda place: -sizes[place]):
+            jobs[place] = pool.submit(
+                _cross_filter if kind == "cross-filter" else _in_filter, layers[place], grids[place]
+            )
+        return [jobs[place].result() for place in range(len(grids))]
+
+
+def _cross_filter(points: np.ndarray, grid: Grid) -> np.ndarray:
+    return short_path(points)
+
+
+def _in_filter(points: np.ndarray, grid: Grid) -> np.ndarray:
+    filters, channels = grid
+    inside = short_paths(points.reshape(filters, channels, -1))
+    rows = np.arange(filters)[:, None] * channels + inside  # (F, C)
+    outside = short_path(points[rows].reshape(filters, -1))
+    return rows[outside].ravel()
 
 
 def paper_bits(grid: Grid, kind: str) -> float:

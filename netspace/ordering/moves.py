@@ -1,230 +1,237 @@
-"""2-opt, Or-opt and kicks on a path, each a row of turns that can be undone. Compiled."""
+"""Paths made shorter by rows of 2-opt moves and by Or-opt, until no point has anything to gain. Compiled.
+
+Axes: N points, M = N + 1 nodes, D dimensions, K neighbours. A path is a circle through its points and one more node, the last, which is at no
+distance from any: so no move needs to know of ends, and of a stretch and the rest the shorter is turned around.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from netspace.ordering.compiled import compiled
+from netspace.ordering.compiled import compiled, compiled_in_vectors
 
-SWEEPS = 30  # over all points, at most
-STRETCH = 50  # points of the longest stretch that a kick moves
-LOG = 4_096  # turns that a kick can be undone over
+LANES = 16  # the dimensions of points are filled up with zeros to a multiple of it
+WIDTHS = np.array([8, 8, 5])  # near points that are tried at each step of a row of moves
+CARRIED = 3  # points that Or-opt moves together, at most
+END, SIDE, WHERE, TRIED, MET, LOW, HIGH = range(7)  # columns of what is noted of each step of such a row
+SMALL = 1e-7  # what is not worth a move, where no value is above 1
+
+
+class Circle(NamedTuple):
+    """A circle through all nodes, what is known of its points, and which of them may still have something to gain."""
+
+    points: np.ndarray  # (M, a multiple of LANES) float32
+    near: np.ndarray  # (N, K): the points near each, nearest first
+    away: np.ndarray  # (N, K): how far they are
+    order: np.ndarray  # (M,): the node at each place
+    place: np.ndarray  # (M,): the place of each node
+    longest: int  # nodes that one move may turn around
+    waits: np.ndarray  # (M,): whether a node is in the queue
+    queue: np.ndarray  # (M,): a ring
+    queued: np.ndarray  # (2,): the queue's head and how many are in it
+
+
+@compiled_in_vectors
+def distance(points: np.ndarray, a: int, b: int) -> np.float32:
+    """Between two nodes. Everything that is compared comes from here, so that equal distances are equal to the last bit."""
+    last = len(points) - 1
+    if a == last or b == last:
+        return np.float32(0)
+    total = np.float32(0)
+    for start in range(0, points.shape[1], LANES):
+        for axis in range(start, start + LANES):
+            step = points[a, axis] - points[b, axis]
+            total += step * step
+    return np.float32(np.sqrt(total))
 
 
 @compiled
-def improved(points: np.ndarray, order: np.ndarray, near: np.ndarray, longest: int, tries: int) -> np.ndarray:
-    """2-opt and Or-opt between near neighbours until nothing gets shorter; then `tries` kicks, each kept if it pays.
+def improve(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int) -> None:
+    """Makes a path (N,) as short as moves between near points (N, K) can; they lie in points (M, D), a last row for the node between ends.
 
-    A kick swaps two neighbouring stretches of up to `STRETCH` points (a double bridge) and lets 2-opt and Or-opt mend what it
-    broke; every move is a row of turns, so that a kick that did not pay is undone (Johnson and McGeoch 1997).
+    A point's moves are looked for when it comes to the head of a queue; the points that a move touches go to its tail (Bentley
+    1992). Every move shortens the path, so that there is an end.
     """
-    count = len(order)
-    place = np.empty(count, dtype=np.int64)
+    count = len(near)
+    away = np.empty(near.shape, dtype=np.float32)
+    for a in range(count):
+        for k in range(near.shape[1]):
+            away[a, k] = distance(points, a, near[a, k])
+    order, place = np.empty(count + 1, dtype=np.int32), np.empty(count + 1, dtype=np.int32)
+    for where in range(count + 1):
+        node = path[where] if where < count else count
+        order[where], place[node] = node, where
+    waits, queue = np.zeros(count + 1, dtype=np.bool_), np.empty(count + 1, dtype=np.int32)
+    circle = Circle(points, near, away, order, place, longest, waits, queue, np.zeros(2, dtype=np.int64))
+    for node in path:
+        _wait(circle, node)
+    steps, won = np.empty((len(WIDTHS) + 1, HIGH + 1), dtype=np.int64), np.empty(len(WIDTHS))
+    while circle.queued[1] > 0:
+        a = _next(circle)
+        if _chain(circle, a, steps, won) or _carry(circle, a):
+            _wait(circle, a)
     for where in range(count):
-        place[order[where]] = where
-    open_ = np.ones(count, dtype=np.bool_)  # whether a point may still have something to gain
-    log = np.zeros((LOG, 2), dtype=np.int64)  # row 0: how many rows are used
-    for _ in range(SWEEPS):
-        moves = 0
-        for where in range(count):
-            a = order[where]
-            while open_[a]:
-                open_[a] = False
-                log[0, 0] = 1
-                if _improve(points, order, place, near, longest, a, open_, log) > 0:
-                    moves += 1
-                    open_[a] = True
-        if moves == 0:
-            break
-    open_[:] = False
-    state = np.uint64(88172645463325252)
-    touched = np.empty(LOG, dtype=np.int64)
-    for _ in range(tries if count > 8 else 0):
-        state ^= state << np.uint64(13)
-        state ^= state >> np.uint64(7)
-        state ^= state << np.uint64(17)
-        stretch = min(STRETCH, (count - 2) // 2)
-        first = 1 + int(state >> np.uint64(8)) % stretch
-        second = 1 + int(state >> np.uint64(24)) % stretch
-        start = int(state >> np.uint64(40)) % (count - first - second)
-        middle, end = start + first, start + first + second  # the stretches start + 1 .. middle and middle + 1 .. end
-        a, b, c, d, e, f = (
-            order[start],
-            order[start + 1],
-            order[middle],
-            order[middle + 1],
-            order[end],
-            _at(order, end + 1),
-        )
-        gain = _distance(points, a, b) + _distance(points, c, d) + _distance(points, e, f)
-        gain -= _distance(points, a, d) + _distance(points, e, b) + _distance(points, c, f)
-        log[0, 0] = 1
-        _turn(order, place, start + 1, end, log)
-        _turn(order, place, start + 1, start + second, log)
-        _turn(order, place, start + second + 1, end, log)
-        waiting = 0
-        for point in (a, b, c, d, e, f):
-            if point >= 0:
-                touched[waiting] = point
-                waiting += 1
-                open_[point] = True
-        done = 0
-        while done < waiting:
-            point = touched[done]
-            done += 1
-            while open_[point]:
-                open_[point] = False
-                if log[0, 0] > LOG - 8 or waiting > LOG - 64:
-                    break
-                before = log[0, 0]
-                better = _improve(points, order, place, near, longest, point, open_, log)
-                if better <= 0:
-                    break
-                gain += better
-                open_[point] = True
-                for turn in range(before, log[0, 0]):  # the points at the seams of what was turned
-                    for where in (log[turn, 0] - 1, log[turn, 0], log[turn, 1], log[turn, 1] + 1):
-                        other = _at(order, where)
-                        if other >= 0 and open_[other] and other != point and waiting < LOG:
-                            touched[waiting] = other
-                            waiting += 1
-        for place_ in range(waiting):
-            open_[touched[place_]] = False
-        if gain <= 1e-7:
-            for turn in range(log[0, 0] - 1, 0, -1):
-                start, end = log[turn, 0], log[turn, 1]
-                while start < end:
-                    order[start], order[end] = order[end], order[start]
-                    place[order[start]], place[order[end]] = start, end
-                    start += 1
-                    end -= 1
-    return order
+        path[where] = order[_round(place[count] + 1 + where, count + 1)]
 
 
 @compiled
-def _distance(points: np.ndarray, a: int, b: int) -> float:
-    """Between two points; 0 from the open end of the path (-1)."""
-    if a < 0 or b < 0:
-        return 0.0
-    total = 0.0
-    for axis in range(points.shape[1]):
-        step = points[a, axis] - points[b, axis]
-        total += step * step
-    return np.sqrt(total)
+def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
+    """Makes the first row of 2-opt moves from `a` that shortens the path as a whole (Lin and Kernighan 1973); False if none does.
 
-
-@compiled
-def _turn(order: np.ndarray, place: np.ndarray, start: int, end: int, log: np.ndarray) -> None:
-    """Turns the stretch start .. end of the path around, and notes it, so that it can be undone."""
-    used = log[0, 0]
-    if used < len(log):
-        log[used, 0], log[used, 1] = start, end
-    log[0, 0] = used + 1
-    while start < end:
-        order[start], order[end] = order[end], order[start]
-        place[order[start]], place[order[end]] = start, end
-        start += 1
-        end -= 1
-    if start == end:
-        place[order[start]] = start
-
-
-@compiled
-def _at(order: np.ndarray, where: int) -> int:
-    return order[where] if 0 <= where < len(order) else -1
-
-
-@compiled
-def _improve(
-    points: np.ndarray,
-    order: np.ndarray,
-    place: np.ndarray,
-    near: np.ndarray,
-    longest: int,
-    a: int,
-    open_: np.ndarray,
-    log: np.ndarray,
-) -> float:
-    """By how much the first move that is found at point `a` shortens the path; the points it touches are opened."""
-    small = 1e-7
-    reach = max(
-        _distance(points, a, _at(order, place[a] + 1)), _distance(points, a, _at(order, place[a] - 1))
-    )  # neighbours further away than this have nothing to give
-    for c in near[a]:
-        away = _distance(points, a, c)
-        if away + small >= reach:
-            break
-        for side in (1, -1):
-            i, j = place[a], place[c]
-            after_a, after_c = _at(order, i + side), _at(order, j + side)
-            gain = _distance(points, a, after_a) - away
-            if gain <= small:
+    A loose end and its fixed partner give up the edge between them. The end is joined to a point near it, whose own edge on
+    that side goes in turn: its other node is the next loose end, and next to the fixed one. Moves are only noted until a row is known to pay.
+    """
+    points, near, away, order, place = circle.points, circle.near, circle.away, circle.order, circle.place
+    nodes = len(order)
+    for first in (1, -1):
+        fixed = order[_round(place[a] + first, nodes)]
+        steps[0, END], steps[0, SIDE], steps[0, WHERE], steps[0, TRIED] = a, first, place[a], 0
+        won[0], level = distance(points, a, fixed), 0
+        while level >= 0:
+            end, side, i, tried = steps[level, END], steps[level, SIDE], steps[level, WHERE], steps[level, TRIED]
+            if end == nodes - 1 or tried >= min(WIDTHS[level], near.shape[1]):
+                level -= 1
                 continue
-            # 2-opt: a - after_a and c - after_c become a - c and after_a - after_c
-            better = gain + _distance(points, c, after_c) - _distance(points, after_a, after_c)
-            low, high = (min(i, j) + 1, max(i, j)) if side == 1 else (min(i, j), max(i, j) - 1)
-            if better > small and high - low < longest:
-                _turn(order, place, low, high, log)
-                _reopen(open_, a, c, after_a, after_c)
-                return better
-            # Or-opt: one to three points that begin at c go between a and after_a
-            for many in range(1, 4):
-                for way in (1, -1):
-                    end = j + way * (many - 1)
-                    if end < 0 or end >= len(order):
-                        continue
-                    low, high = min(j, end), max(j, end)
-                    if low <= i <= high or low <= i + side <= high:
-                        continue
-                    before, behind, last = _at(order, low - 1), _at(order, high + 1), order[end]
-                    taken = _distance(points, before, order[low]) + _distance(points, order[high], behind)
-                    better = gain + taken - _distance(points, before, behind) - _distance(points, last, after_a)
-                    if better <= small:
-                        continue
-                    if _move(order, place, low, high, min(i, i + side), c == order[low], a, side, longest, log):
-                        _reopen(open_, a, c, after_a, last)
-                        _reopen(open_, before, behind, after_a, last)
-                        return better
-    return 0.0
+            left = won[level] - away[end, tried]
+            if left <= SMALL:  # the points after it are further still
+                level -= 1
+                continue
+            met = near[end, tried]
+            steps[level, TRIED] = tried + 1
+            j = _turned(steps, 0, level, place[met])
+            beyond = _round(j + side, nodes)
+            if met == fixed or beyond == i:
+                continue
+            low, high = min(i, j), max(i, j)
+            if side == 1:
+                low += 1
+            else:
+                high -= 1
+            if min(high - low + 1, nodes - (high - low + 1)) > circle.longest:
+                continue
+            other = order[_turned_back(steps, level, beyond)]
+            left += distance(points, met, other)
+            steps[level, MET], steps[level, LOW], steps[level, HIGH] = met, low, high
+            steps[level + 1, END] = other
+            if left - distance(points, other, fixed) > SMALL:
+                for step in range(level + 1):
+                    _exchange(circle, steps[step, END], fixed, steps[step, MET], steps[step + 1, END])
+                    _wait(circle, steps[step, END])
+                    _wait(circle, steps[step, MET])
+                _wait(circle, other)
+                _wait(circle, fixed)
+                return True
+            if level + 1 < len(WIDTHS):
+                level += 1
+                steps[level, WHERE] = _turned(steps, level - 1, level, beyond)
+                steps[level, SIDE], steps[level, TRIED] = -1 if i < j else 1, 0
+                won[level] = left
+    return False
 
 
 @compiled
-def _reopen(open_: np.ndarray, a: int, b: int, c: int, d: int) -> None:
-    for point in (a, b, c, d):
-        if point >= 0:
-            open_[point] = True
+def _turned(steps: np.ndarray, start: int, stop: int, where: int) -> int:
+    """Where the turns of steps start .. stop - 1 put what is at place `where`."""
+    for step in range(start, stop):
+        if steps[step, LOW] <= where <= steps[step, HIGH]:
+            where = steps[step, LOW] + steps[step, HIGH] - where
+    return where
 
 
 @compiled
-def _move(
-    order: np.ndarray,
-    place: np.ndarray,
-    low: int,
-    high: int,
-    gap: int,
-    head_first: bool,
-    a: int,
-    side: int,
-    longest: int,
-    log: np.ndarray,
-) -> bool:
-    """Puts the stretch low .. high between places `gap` and `gap` + 1, its point c beside `a`; False if that is too far."""
-    many = high - low + 1
-    head = order[low] if head_first else order[high]  # the one that comes beside a
-    if gap > high:
-        if gap - low >= longest:
-            return False
-        _turn(order, place, low, gap, log)
-        _turn(order, place, low, gap - many, log)
-        start = gap - many + 1
+def _turned_back(steps: np.ndarray, stop: int, where: int) -> int:
+    """From where the turns of the steps before `stop` bring what is then at place `where`."""
+    for step in range(stop - 1, -1, -1):
+        if steps[step, LOW] <= where <= steps[step, HIGH]:
+            where = steps[step, LOW] + steps[step, HIGH] - where
+    return where
+
+
+@compiled
+def _carry(circle: Circle, a: int) -> bool:
+    """Puts a few points in a row, of which the first or last is near `a`, between `a` and its neighbour if that pays (Or 1976)."""
+    points, order, place = circle.points, circle.order, circle.place
+    nodes = len(order)
+    for side in (1, -1):
+        after = order[_round(place[a] + side, nodes)]
+        gap = np.float64(distance(points, a, after))
+        for k in range(circle.near.shape[1]):
+            gain = gap - circle.away[a, k]
+            if gain <= SMALL:
+                break
+            head = circle.near[a, k]
+            apart = abs(place[a] - place[head])
+            if min(apart, nodes - apart) + CARRIED > circle.longest:
+                continue
+            for way in (1, -1):
+                before, tail = order[_round(place[head] - way, nodes)], head
+                if before == a:
+                    continue
+                gain_there = gain + distance(points, before, head)
+                for many in range(1, CARRIED + 1):
+                    behind = order[_round(place[head] + way * many, nodes)]
+                    if behind == a or tail == after or tail == nodes - 1:
+                        break
+                    given = np.float64(distance(points, before, behind)) + distance(points, tail, after)
+                    if gain_there + distance(points, tail, behind) - given > SMALL:
+                        if way != side:
+                            _exchange(circle, a, after, head, before)
+                            _exchange(circle, tail, behind, after, before)
+                        else:
+                            _exchange(circle, a, after, tail, behind)
+                            _exchange(circle, head, before, after, behind)
+                            _exchange(circle, a, tail, head, after)
+                        for node in (a, after, head, tail, before, behind):
+                            _wait(circle, node)
+                        return True
+                    tail = behind
+    return False
+
+
+@compiled
+def _exchange(circle: Circle, a: int, b: int, c: int, d: int) -> None:
+    """2-opt: edges a - b and c - d, b on the side of a on which d is of c, become a - c and b - d."""
+    order, place = circle.order, circle.place
+    nodes = len(order)
+    if order[_round(place[a] + 1, nodes)] == b:
+        start, end = place[b], place[c]
     else:
-        if high - gap > longest:
-            return False
-        _turn(order, place, gap + 1, high, log)
-        _turn(order, place, gap + 1 + many, high, log)
-        start = gap + 1
-    end = start + many - 1
-    beside = start if place[a] < start else end
-    if order[beside] != head:
-        _turn(order, place, start, end, log)
-    return True
+        start, end = place[a], place[d]
+    many = end - start + 1
+    if many <= 0:
+        many += nodes
+    if 2 * many > nodes:  # turning the others makes the same circle
+        start, end, many = _round(end + 1, nodes), _round(start - 1, nodes), nodes - many
+    for _ in range(many // 2):
+        one, two = order[start], order[end]
+        order[start], order[end] = two, one
+        place[two], place[one] = start, end
+        start, end = _round(start + 1, nodes), _round(end - 1, nodes)
+
+
+@compiled
+def _round(where: int, nodes: int) -> int:
+    """A place that may lie one circle before or after."""
+    if where >= nodes:
+        return where - nodes
+    return where + nodes if where < 0 else where
+
+
+@compiled
+def _wait(circle: Circle, node: int) -> None:
+    """To the queue's tail, if it is not in it."""
+    if node < len(circle.near) and not circle.waits[node]:
+        circle.waits[node] = True
+        circle.queue[_round(circle.queued[0] + circle.queued[1], len(circle.queue))] = node
+        circle.queued[1] += 1
+
+
+@compiled
+def _next(circle: Circle) -> int:
+    node = circle.queue[circle.queued[0]]
+    circle.queued[0] = _round(circle.queued[0] + 1, len(circle.queue))
+    circle.queued[1] -= 1
+    circle.waits[node] = False
+    return node

@@ -1,6 +1,6 @@
 """What lies in the folder of a compressed network, read once, checked, and never written.
 
-Axes: S records of the fit, L layers. `fit` writes fit.json; analysis.json, prune.json and quantise-BITS.json (-alone: beside no original) are of
+Axes: S records of the fit, R of its loss, L layers, N kernels, h w their sides. `fit` writes fit.json and kernels.json; analysis.json, prune.json and quantise-BITS.json (-alone: beside no original) are of
 commands of their own, and None or empty where they were not run.
 """
 
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
+from netspace.report.course import NOT_LOSSES
+from netspace.report.drawing import named
 from netspace.report.reading import mapping_of, numbers_of, part, text_of
-from netspace.runtime import is_run
+from netspace.runtime import is_run, read_metrics
 
 Columns = dict[str, np.ndarray]  # by name, all of one length
 
@@ -33,6 +35,18 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Kernels of one layer, the median of `layers` by relative error."""
+
+    layer: str
+    layers: int
+    relative_error: float
+    count: int  # of the layer's kernels
+    original: np.ndarray  # (N, h, w): the first of them
+    reconstructed: np.ndarray  # likewise
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The folder's content."""
 
@@ -41,6 +55,8 @@ class Fitted:
     network: str | None  # hash of the original
     figures: Mapping[str, Any]  # of fit.json
     course: Columns  # 'stage', 'step', 'relative_error', 'accuracy_val', (S,) each
+    losses: Columns  # 'stage', 'step' and the terms of the loss, (R,) each, NaN where a stage has none
+    kernels: Kept | None
     analysis: Analysis | None
     pruning: Mapping[str, Columns]  # 'predictor' and 'original': 'share', 'accuracy', 'relative_error'
     quantised: Mapping[int, Mapping[str, Any]]  # figures by bits
@@ -75,10 +91,36 @@ def collect(path: Path) -> Fitted:
         None if told is None else str(told),
         figures,
         _columns(figures, "curve", names, file, "compress fit"),
+        _losses(path / "metrics.jsonl"),
+        _kernels(path / "kernels.json"),
         _analysis(path / "analysis.json"),
         _pruning(path / "prune.json"),
         {bits: mapping_of(found) for bits, found in quantised.items() if found is not None},
     )
+
+
+def _losses(file: Path) -> Columns:
+    rows = [{"stage": 0, **record} for record in read_metrics(file) if "rate" in record]
+    terms = [name for name in named(rows) if name not in NOT_LOSSES]
+    return _columns({"losses": rows}, "losses", ("stage", "step", *terms), file, "compress fit")
+
+
+def _kernels(file: Path) -> Kept | None:
+    if not file.is_file():
+        return None
+    raw = mapping_of(file)
+    try:
+        found = [np.array(raw[key], dtype=np.float64) for key in ("original", "reconstructed")]
+        kept = Kept(
+            str(raw["layer"]), int(raw["layers"]), float(raw["relative_error"]), int(raw["count"]), found[0], found[1]
+        )
+        if found[0].shape != found[1].shape or found[0].ndim != 3 or not found[0].size:
+            raise ValueError("their shapes differ")
+    except (KeyError, TypeError, ValueError):
+        raise NetspaceError(
+            f"{file} was expected to hold kernels of a layer in both networks: run `netspace compress analyse` again"
+        ) from None
+    return kept
 
 
 def _analysis(file: Path) -> Analysis | None:

@@ -1,30 +1,42 @@
 """Figures of a compressed network: plain data in, a matplotlib `Figure` out.
 
-Axes: S records of the fit, L layers, A amounts. Accuracies come as fractions and are drawn as per cent. Blue is the original,
+Axes: S records of the fit, L layers, A amounts, N kernels, h w their sides. Accuracies come as fractions and are drawn as per cent. Blue is the original,
 orange what was reconstructed, everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netspace.report.drawing import GREY, PREDICTED, TARGET, curve, logarithmic, new, plain
+from netspace.report.course import BESIDE
+from netspace.report.drawing import GREEN, GREY, PREDICTED, TARGET, curve, logarithmic, new, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ROW = 8  # kernels in a row
 NAMED = 40  # layers that are named, at most: of more, some
 Series = tuple[str, np.ndarray, str, str]  # name, values, colour, marker
 ORIGINAL, RECONSTRUCTED = (TARGET, "o"), (PREDICTED, "D")
 
 
-def course(steps: np.ndarray, error: np.ndarray, accuracy: np.ndarray, borders: Sequence[float]) -> Figure:
-    """Relative error and accuracy on validation images (S,), NaN where unknown; `borders` are where stages begin."""
-    known = np.isfinite(accuracy).any()
-    figure, stack = new(2.7 + 2.0 * known, 1 + int(known), sharex=True)
+def course(
+    steps: np.ndarray,
+    error: np.ndarray,
+    accuracy: np.ndarray,
+    borders: Sequence[float],
+    logged: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+) -> Figure:
+    """Relative error and accuracy on validation images (S,), and terms of the loss (R,) at the steps `logged`.
+
+    NaN where unknown; `borders` are where stages begin.
+    """
+    known = bool(np.isfinite(accuracy).any())
+    figure, stack = new(2.7 + 2.0 * (known + bool(losses)), 1 + known + bool(losses), sharex=True)
     for axes in stack:
         for border in borders:
             axes.axvline(border, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)))
@@ -34,8 +46,46 @@ def course(steps: np.ndarray, error: np.ndarray, accuracy: np.ndarray, borders: 
     if known:
         curve(stack[1], steps, 100 * accuracy, PREDICTED, "")
         stack[1].set_title("accuracy on validation images, %")
+    for (name, values), colour in zip(losses.items(), (TARGET, PREDICTED, GREEN) * len(losses), strict=False):
+        there = np.isfinite(values)
+        curve(stack[-1], logged[there], values[there], colour, plain(name))
+    if losses:
+        logarithmic(stack[-1])
+        stack[-1].set_title("loss by term")
+        stack[-1].legend(**BESIDE)
     stack[-1].set_xlabel("step, over all stages")
     return figure
+
+
+def kernels(original: np.ndarray, reconstructed: np.ndarray) -> Figure:
+    """Kernels (N, h, w) of both networks and their differences, side by side on one scale."""
+    rows, cells = -(-len(original) // ROW), original.shape[1] + 1
+    figure, _ = new(0.82 + 2.05 * (rows * cells) / (ROW * (original.shape[2] + 1)), 0)
+    limit = float(np.abs(np.stack([original, reconstructed])).max()) or 1.0
+    panels = figure.subplots(1, 3)
+    for axes, title, values in zip(
+        panels,
+        ("original", "reconstructed", "difference"),
+        (original, reconstructed, reconstructed - original),
+        strict=True,
+    ):
+        shown = axes.imshow(mosaic(values), cmap="PRGn", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=[], facecolor="#b4b4b4")
+        axes.grid(False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.colorbar(shown, ax=panels, location="bottom", shrink=0.6, aspect=35, ticks=[-limit, 0, limit], format="%.2g")
+    return figure
+
+
+def mosaic(values: np.ndarray) -> np.ndarray:
+    """Kernels (N, h, w) as one picture, `ROW` a row, NaN between and around them."""
+    count, height, width = values.shape
+    rows = -(-count // ROW)
+    tiles = np.full((rows * ROW, height + 1, width + 1), np.nan)
+    tiles[:count, 1:, 1:] = values
+    whole = tiles.reshape(rows, ROW, height + 1, width + 1).swapaxes(1, 2).reshape(rows * (height + 1), -1)
+    return np.pad(whole, ((0, 1), (0, 1)), constant_values=np.nan)
 
 
 def by_layer(names: Sequence[str], told: Sequence[Series], label: str) -> Figure:

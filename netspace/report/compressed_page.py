@@ -80,7 +80,9 @@ def missing(fitted: Fitted) -> list[tuple[str, str]]:
     analyse = f"`netspace compress analyse {file} MODEL --zoo ZOO`"
     if fitted.analysis is None:
         told.append(("layers", f"Singular values and likeness by layer were not measured yet: {analyse} does."))
-    elif not fitted.analysis.alike:
+    elif fitted.kernels is None:
+        told.append(("layers", f"No kernels were kept that could be shown: {analyse} keeps some."))
+    if fitted.analysis is not None and not fitted.analysis.alike:
         told.append(("layers", f"Of the original only weights were known: {analyse} with its data measures the rest."))
     if not fitted.pruning:
         told.append(("smaller", f"The predictor was not pruned yet: `netspace compress prune {file} MODEL` does."))

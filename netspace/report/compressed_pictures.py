@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from netspace.report import compressed_figures as figures
-from netspace.report.compressed import Analysis, Columns, Fitted
+from netspace.report.compressed import Analysis, Columns, Fitted, Kept
 from netspace.report.compressed_figures import ORIGINAL, RECONSTRUCTED
+from netspace.report.course import NOT_LOSSES
 from netspace.report.drawing import GREY, styled, to_png
 from netspace.report.numbers import count, number, percent
 from netspace.report.picture import Picture
@@ -18,7 +19,13 @@ from netspace.report.reading import finite
 def pictures(fitted: Fitted) -> list[Picture]:
     """All figures, in the order of the page."""
     with styled():
-        return [*_course(fitted), *_layers(fitted.analysis), *_changed(fitted.analysis), *_pruning(fitted)]
+        return [
+            *_course(fitted),
+            *_kernels(fitted.kernels),
+            *_layers(fitted.analysis),
+            *_changed(fitted.analysis),
+            *_pruning(fitted),
+        ]
 
 
 def _course(fitted: Fitted) -> Iterator[Picture]:
@@ -28,17 +35,37 @@ def _course(fitted: Fitted) -> Iterator[Picture]:
     stages = np.unique(found["stage"])
     lengths = [found["step"][found["stage"] == stage].max() for stage in stages]
     begins = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
-    steps = found["step"] + begins[np.searchsorted(stages, found["stage"])]
+    steps, logged = (each["step"] + begins[np.searchsorted(stages, each["stage"])] for each in (found, fitted.losses))
+    losses = {name: values for name, values in fitted.losses.items() if name not in NOT_LOSSES}
     several = " Dashed lines: where a stage begins, from the best weights of the one before." if len(stages) > 1 else ""
     yield Picture(
         "course",
         "course",
         "Error and accuracy over the steps",
-        to_png(figures.course(steps, found["relative_error"], found["accuracy_val"], begins[1:].tolist())),
+        to_png(
+            figures.course(steps, found["relative_error"], found["accuracy_val"], begins[1:].tolist(), logged, losses)
+        ),
         f"{count(steps.max())} steps in {len(stages)} stages; the relative error ends at {number(found['relative_error'][-1], 3)}, "
         f"accuracy on validation images at {percent(found['accuracy_val'][-1])}.",
         f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} Each stage "
         "keeps the weights that are best on validation images, or of the least error where there is no data.",
+    )
+
+
+def _kernels(found: Kept | None) -> Iterator[Picture]:
+    if found is None:
+        return
+    shown, away = len(found.original), np.abs(found.reconstructed - found.original)
+    which = f"The first {count(shown)} of {count(found.count)}" if shown < found.count else f"All {count(shown)}"
+    yield Picture(
+        "kernels",
+        "layers",
+        f"Kernels of {found.layer}",
+        to_png(figures.kernels(found.original, found.reconstructed)),
+        f"{count(shown)} kernels of {found.layer} in the original and reconstructed, and their differences, which are "
+        f"{number(away.mean(), 4)} on average where the original's weights are {number(np.abs(found.original).mean(), 4)}.",
+        f"{which} kernels of the layer, filter by filter, {figures.ROW} a row, on one scale (purple is negative, green "
+        f"positive). By relative error ({number(found.relative_error, 3)}) it is the median of {count(found.layers)} layers.",
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NOT_LOSSES = ("step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
+NOT_LOSSES = ("stage", "step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
 FLOOR = 1e-4  # losses of spaces of several architectures are drawn down to this
 BETWEEN, CLASSID = "val_between_", "_classid"  # accuracy, and share taken for the architecture, of what lies between
 SHARES = (("val_r2", "R²", TARGET), ("val_agreement", "agreement", GREEN), ("val_classid", "ClassId", PURPLE))

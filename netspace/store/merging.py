@@ -18,7 +18,8 @@ from netspace.store.layout import parts_folder
 from netspace.store.reading import ArchGroup, ZooFile
 from netspace.store.writing import write
 
-TRAINING = ("run", "seed", "epochs", "learning_rate")  # what tells diverged members of an architecture apart
+# what tells diverged members of an architecture apart; not their runs, which are counted on in a merged zoo
+TRAINING = ("seed", "epochs", "learning_rate", "source")
 
 
 class Zoo(ZooFile):

@@ -12,9 +12,10 @@ import numpy as np
 
 from netspace.errors import NetspaceError
 from netspace.prep import check_size
-from netspace.runtime import Sink, replacing
+from netspace.runtime import replacing
 from netspace.spec import NetSpec
 from netspace.store.layout import MEMBER, VERSION, Header, Population
+from netspace.store.sink import Sink
 
 STORED = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
 

@@ -1,26 +1,14 @@
-"""Checkpoints of a run: `last.pt` to go on exactly, `best.safetensors` to use."""
+"""The weights that a run is used by, `best.safetensors`; `last.pt` beside it, to go on exactly, is the loop's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from netspace.errors import NetspaceError
-from netspace.runtime import read_torch, write_tensors, write_torch
+from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
-
-
-def save_last(run: Path, state: dict[str, Any]) -> None:
-    """Everything that going on needs, atomically."""
-    write_torch(run / "checkpoints" / "last.pt", state)
-
-
-def load_last(run: Path) -> dict[str, Any] | None:
-    """What `save_last` wrote; None if the run has no checkpoint yet."""
-    path = run / "checkpoints" / "last.pt"
-    return dict(read_torch(path)) if path.exists() else None
 
 
 def save_best(run: Path, weights: dict[str, Tensor]) -> None:

@@ -1,211 +1,229 @@
-"""The one training loop: steps, validation, checkpoints, records; from a zoo and a recipe to a run folder.
+"""The one training loop: stages of steps, validation, checkpoints, records. What it trains is a `Learner`.
 
-Every step's batch depends on (seed, step) alone, so a run that was stopped, or killed, goes on to the same weights
-as one that was not. Under `accelerate launch` the networks of a batch are shared out between the processes.
+A step depends on the seed, its stage and its number alone, so what was stopped, or killed, goes on to the same weights as
+what was not. Under `accelerate launch` every process takes its share of a step.
 """
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from torch import Tensor, nn
 
-from netspace.config import changed, read_back, to_yaml
-from netspace.errors import NetspaceError, UsageError
-from netspace.progress import progress
-from netspace.runtime import Metrics, alone, pick_device, provenance, remove_remains, write_json, write_text
-from netspace.store import Zoo
-from netspace.training.checkpoints import load_last, save_best, save_last
-from netspace.training.multi import MultiStep
-from netspace.training.optimizers import Average, Optimizer
-from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import Setting, prepare, validate_members
-from netspace.training.steps import SingleStep, unwrapped
+from netspace.errors import NetspaceError
+from netspace.progress import Progress, progress
+from netspace.ranks import DAYS
+from netspace.runtime import Metrics, read_torch, write_torch
+from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 
 CHECKPOINT_EVERY = 30.0  # seconds
+WORST = (-math.inf,)
+HELD = {"stage", "step", "score", "model", "optimizer", "average", "learner"}  # in a checkpoint
 
 
-def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) -> Path:
-    """Learns a space and returns its run folder.
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of steps, with an optimiser of its own."""
 
-    Goes on from the folder's last checkpoint with `resume`. Raises `UsageError` for a folder that holds another
-    run, `NetspaceError` for data that are not the zoo's or a loss that is not finite.
-    """
-    torch.manual_seed(recipe.seed)
-    device = pick_device(recipe.device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        log_with="tensorboard" if _tensorboard() else None,
-        project_dir=str(run),
-    )
-    first = accelerator.is_main_process
-    with (
-        Zoo(zoo_path) as zoo,
-        alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext(),
-    ):
-        accelerator.wait_for_everyone()
-        before = _check_run(recipe, zoo, run, resume)
-        setting = prepare(recipe, zoo, accelerator.device)
-        _check_shares(setting, accelerator.num_processes)
-        _check_teacher(setting, run)
-        accelerator.wait_for_everyone()
-        if first:
-            _begin_run(setting, zoo, run)
-        _loop(setting, run, before, accelerator)
-    return run
+    steps: int
+    optimizer: OptimizerConfig
+    accumulate: int = 1  # parts of a step, one after another
 
 
-def _check_shares(setting: Setting, shares: int) -> None:
-    recipe = setting.recipe
-    classes = setting.shown if recipe.multi and recipe.multi.batches == "classes" else 1
-    if recipe.networks % (shares * recipe.accumulate * classes):
-        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
-        of_each = f" with as many of each of {classes} classes" if classes > 1 else ""
-        raise UsageError(
-            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}{of_each}: choose a multiple"
-        )
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found."""
+
+    figures: Mapping[str, float | None]  # for the records
+    score: tuple[float, ...]  # the highest of a stage is kept
+    note: str  # for the progress bar
 
 
-def _check_teacher(setting: Setting, run: Path) -> None:
-    config = run / "config.yaml"
-    if setting.teacher is None or not config.exists():
-        return
-    told = json.loads((run / "provenance.json").read_text())
-    if told.get("teacher_hash") != setting.teacher.hash:
-        raise UsageError(
-            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({told.get('teacher')})"
-        )
+class Learner:
+    """What the loop trains."""
+
+    name: str  # for the progress bar
+    model: nn.Module
+    stages: Sequence[Stage]
+    log_every: int  # steps
+    validate_every: int  # steps
+    validates_first = False  # before the first step of a stage too
+
+    def begin(self, place: int) -> None:
+        """Stage `place` begins; what is gone on with is taken back afterwards."""
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        """The terms of a part of step `number`, for this process's share; their sum is minimised.
+
+        The mean over parts and processes is the whole step's. `model` is `self.model`, in what shares gradients.
+        """
+        raise NotImplementedError
+
+    def validate(self) -> Validation:
+        """How good `self.model` is."""
+        raise NotImplementedError
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        """Keeps the weights of the best validation of the stage so far."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What going on needs beside model and optimiser."""
+        return {}
+
+    def take_back(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
 
 
-def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> dict[str, Any] | None:
-    """The last checkpoint of the run in a folder, None if there is none; refuses before anything is written."""
-    config = run / "config.yaml"
-    state = None
-    if config.exists():
-        held = read_back(SpaceRecipe, config)
-        told = json.loads((run / "provenance.json").read_text())
-        if not resume:
-            raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
-        before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
-        difference = changed(before, now)
-        if difference:
-            raise UsageError(
-                f"{run} was begun with another recipe: {difference}; resume it with its own, or choose another --out"
-            )
-        if told["zoo_hash"] != zoo.content_hash:
-            raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
-        state = load_last(run)
-    return state
+def processes(device: torch.device, **more: Any) -> tuple[Accelerator, torch.device]:
+    """accelerate's view of the processes, and this one's device: `device`, or one of its own where there are several."""
+    before = AcceleratorState._shared_state.get("device", device)
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 and before.type != device.type:
+        AcceleratorState._reset_state(reset_partial_state=True)  # it would insist on the device it was first made for
+    patient = InitProcessGroupKwargs(timeout=DAYS)
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patient], **more)
+    return accelerator, accelerator.device if accelerator.num_processes > 1 else device
 
 
-def _begin_run(setting: Setting, zoo: Zoo, run: Path) -> None:
-    config = run / "config.yaml"
-    for place in (run, run / "checkpoints"):
-        remove_remains(place)
-    if not config.exists():
-        for folder in ("checkpoints", "figures"):
-            (run / folder).mkdir(parents=True, exist_ok=True)
-        more = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
-        if setting.teacher is not None:
-            more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
-        write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
-        write_text(config, to_yaml(setting.recipe))
-    write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
+class Loop:
+    """Takes a learner through its stages, from its last checkpoint where there is one."""
 
+    def __init__(self, learner: Learner, accelerator: Accelerator, metrics: Path, last: Path) -> None:
+        """Records go to `metrics`, a line each, and the checkpoint is `last`."""
+        self.learner, self.accelerator, self.last = learner, accelerator, last
+        self.main, self.metrics = accelerator.is_main_process, Metrics(metrics)
+        self.several = len(learner.stages) > 1
+        self.model = accelerator.prepare_model(learner.model, device_placement=False)
 
-def _loop(setting: Setting, run: Path, before: dict[str, Any] | None, accelerator: Accelerator) -> None:
-    recipe, device = setting.recipe, accelerator.device
-    setting.model.decoder.recompute = recipe.recompute
-    if recipe.compile:
-        for module in (setting.model.encoder, setting.model.decoder):
-            module.compile()
-    model = accelerator.prepare_model(setting.model)
-    bare = unwrapped(model)
-    optimizer = Optimizer(bare, recipe.optimizer, recipe.steps)
-    average = Average(bare, recipe.optimizer.ema)
-    step = _step(setting, accelerator.process_index, accelerator.num_processes)
-    metrics = Metrics(run / "metrics.jsonl")
-    start, best = 0, float("inf")
-    if before is not None:
-        bare.load_state_dict(before["model"])
-        optimizer.load_state_dict(before["optimizer"])
-        average.values = {name: value.to(device) for name, value in before["average"].items()}
-        start, best = int(before["step"]), float(before["best"])
-    if accelerator.is_main_process:
-        metrics.keep(lambda record: record["step"] <= start)
-    accelerator.init_trackers("tensorboard")
-    terms: dict[str, Tensor] = {}
-    saved = clock = time.monotonic()
-    with progress("train", recipe.steps, "steps") as bar:
-        bar.begin_at(start)
-        for number in range(start, recipe.steps):
-            terms = {}
-            for part in range(recipe.accumulate):
-                early = part + 1 < recipe.accumulate  # gradients meet those of other processes after the last part
-                with accelerator.no_sync(model) if early else nullcontext():
-                    found = step(model, number, part)
-                    accelerator.backward(torch.stack(list(found.values())).sum() / recipe.accumulate)
-                for name, value in found.items():
-                    terms[name] = terms.get(name, 0.0) + value.detach() / recipe.accumulate
-            factor = optimizer.step(number)
-            if recipe.optimizer.ema:
-                average.update(bare, number)
-            done = number + 1
-            last = done == recipe.steps
-            if done % recipe.log_every == 0 or last:
-                means = accelerator.reduce(torch.stack(list(terms.values())), "mean")  # over all processes
-                record = dict(zip(terms, means.tolist(), strict=True))  # the one wait for the device
-                if not all(map(_finite, record.values())):
-                    told = ", ".join(f"{name} {value}" for name, value in record.items())
-                    raise NetspaceError(f"the loss is not finite at step {done} ({told}): lower the learning rate")
+    def run(self) -> None:
+        """All stages. Raises `NetspaceError` where a loss is not finite, or for a checkpoint of something else."""
+        stages, held = self.learner.stages, self._held()
+        reached = (int(held["stage"]), int(held["step"])) if held else (0, -1)
+        self.accelerator.wait_for_everyone()  # until all have read what one will write
+        if self.main:
+            self.metrics.keep(lambda record: (record.get("stage", 0), record["step"]) <= reached)
+        with progress(self.learner.name, sum(stage.steps for stage in stages), "steps") as bar:
+            for place in range(reached[0], len(stages)):
+                start, held = self._begin(place, held), {}
+                bar.begin_at(self.before + start)
+                self._steps(start, bar)
+        self.accelerator.wait_for_everyone()
+
+    def _begin(self, place: int, held: dict[str, Any]) -> int:
+        """Begins a stage, or goes on with it from a checkpoint; returns the step it begins at."""
+        learner, model = self.learner, self.learner.model
+        self.place, self.stage = place, learner.stages[place]
+        self.before = sum(stage.steps for stage in learner.stages[:place])
+        learner.begin(place)
+        if held:
+            model.load_state_dict(held["model"])
+            learner.take_back(held["learner"])
+        decay = self.stage.optimizer.ema
+        self.optimizer = Optimizer(model, self.stage.optimizer, self.stage.steps)
+        self.average = Average(model, decay) if decay else None
+        self.score = WORST
+        if held:
+            self.optimizer.load_state_dict(held["optimizer"])
+            self.score = held["score"]
+            if self.average is not None:
+                self.average.load(held["average"])
+            return int(held["step"])
+        if learner.validates_first:
+            self._validate(0)
+        return 0
+
+    def _steps(self, start: int, bar: Progress) -> None:
+        logged, saved = start, time.monotonic()
+        clock = saved
+        for number in range(start, self.stage.steps):
+            terms = self._gradients(number)
+            factor = self.optimizer.step(number)
+            if self.average is not None:
+                self.average.update(self.learner.model, number)
+            done, note = number + 1, ""
+            last = done == self.stage.steps
+            if done % self.learner.log_every == 0 or last:
+                means = self._means(terms, done)
                 now = time.monotonic()
-                rate = recipe.log_every / max(now - clock, 1e-9)
-                clock = now
-                _record(accelerator, metrics, step=done, rate=factor, steps_a_second=rate, **record)
-            note = ""
-            if done % recipe.validate_every == 0 or last:
-                figures = validate_members(setting, bare, average if recipe.optimizer.ema else None)
-                _record(accelerator, metrics, step=done, **{f"val_{name}": value for name, value in figures.items()})
-                if accelerator.is_main_process and figures["error"] < best:
-                    save_best(run, average.values if recipe.optimizer.ema else bare.state_dict())
-                best = min(best, figures["error"])
-                note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
-            if accelerator.is_main_process and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
-                held = {"model": bare.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
-                save_last(run, {**held, "step": done, "best": best})
+                rate = (done - logged) / max(now - clock, 1e-9)
+                logged, clock = done, now
+                self._record(done, rate=factor, steps_a_second=rate, **means)
+            if done % self.learner.validate_every == 0 or last:
+                note = self._validate(done)
+            if self.main and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
+                self._save(done)
                 saved = time.monotonic()
             bar.advance(1, note)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
+    def _gradients(self, number: int) -> dict[str, Tensor]:
+        """Gradients of a step, in the model; its terms, averaged over parts."""
+        terms: dict[str, Tensor] = {}
+        parts = self.stage.accumulate
+        for part in range(parts):
+            early = part + 1 < parts  # gradients meet those of other processes after the last part
+            with self.accelerator.no_sync(self.model) if early else nullcontext():
+                found = self.learner.terms(self.model, number, part)
+                self.accelerator.backward(torch.stack(list(found.values())).sum() / parts)
+            for name, value in found.items():
+                terms[name] = terms.get(name, 0.0) + value.detach() / parts
+        return terms
 
-def _step(setting: Setting, place: int, shares: int) -> SingleStep | MultiStep:
-    recipe, family, task = setting.recipe, setting.family, setting.task
-    if recipe.multi is None:
-        source = setting.train[0]
-        assert source is not None
-        return SingleStep(recipe, family[0].nets, source, task, place, shares)
-    assert setting.teacher is not None
-    return MultiStep(recipe, family, setting.train, task, setting.teacher, place, shares)
+    def _means(self, terms: dict[str, Tensor], done: int) -> dict[str, float]:
+        """The terms of a step over all processes: the one wait for the device."""
+        values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean").tolist()
+        means = dict(zip(terms, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            told = ", ".join(f"{name} {value}" for name, value in means.items())
+            where = f"step {done}" + (f" of stage {self.place + 1}" if self.several else "")
+            raise NetspaceError(f"the loss is not finite at {where} ({told}): lower the learning rate")
+        return means
 
+    def _validate(self, done: int) -> str:
+        """Notes what the weights are worth, averaged ones where there are, and keeps the best; returns a note for the bar."""
+        learner = self.learner
+        with nullcontext() if self.average is None else self.average.shown(learner.model):
+            found = learner.validate()
+        self._record(done, **found.figures)
+        (score,) = broadcast_object_list([found.score])  # the main process decides for all
+        if score > self.score:
+            self.score = score
+            learner.keep(learner.model.state_dict() if self.average is None else self.average.values)
+        return found.note
 
-def _record(accelerator: Accelerator, metrics: Metrics, step: int, **values: float) -> None:
-    if accelerator.is_main_process:
-        metrics.write(step=step, **values)
-    accelerator.log(values, step=step)
+    def _record(self, done: int, **values: float | None) -> None:
+        if self.main:
+            self.metrics.write(**({"stage": self.place} if self.several else {}), step=done, **values)
+        self.accelerator.log(values, step=self.before + done)
 
+    def _save(self, done: int) -> None:
+        state = {
+            "stage": self.place,
+            "step": done,
+            "score": self.score,
+            "model": self.learner.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.values,
+            "learner": self.learner.state(),
+        }
+        write_torch(self.last, state)
 
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
-
-
-def _tensorboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tensorboard") is not None
+    def _held(self) -> dict[str, Any]:
+        """The last checkpoint; empty where there is none."""
+        held = dict(read_torch(self.last)) if self.last.exists() else {}
+        if held and held.keys() != HELD:
+            raise NetspaceError(
+                f"{self.last} was expected to hold {', '.join(sorted(HELD))}, but holds {', '.join(sorted(map(str, held)))}: "
+                "another version wrote it; choose another --out"
+            )
+        return held

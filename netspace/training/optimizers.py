@@ -7,6 +7,8 @@ a view of the same memory, so that models stay plain `nn.Conv2d` and their state
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -110,6 +112,21 @@ class Average:
         held = [value for value in self.values.values() if value.is_floating_point()]
         new = [now[name] for name, value in self.values.items() if value.is_floating_point()]
         torch._foreach_lerp_(held, new, 1 - decay)
+
+    @contextmanager
+    def shown(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the block."""
+        held = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            model.load_state_dict(held)
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Goes on from `values`, of any device."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
 
 
 def _is_matrix(name: str, value: Tensor) -> bool:

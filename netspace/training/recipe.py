@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from netspace.archs import ArchConfig
-from netspace.config import Settings
+from netspace.config import Seed, Settings
 from netspace.models.decoder import DecoderConfig
 from netspace.models.encoder import EncoderConfig
 from netspace.training.optimizers import OptimizerConfig
@@ -50,7 +50,7 @@ class SpaceRecipe(Settings):
     """How a latent space is learnt; the zoo is named beside it."""
 
     name: str = "space"
-    seed: int = 0
+    seed: Seed = 0
     latent: int = Field(4096, ge=16)  # E: a square of a multiple of 4; of 32 too for the convolutional encoder
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()

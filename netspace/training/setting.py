@@ -20,7 +20,6 @@ from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.prep import flatten, pack
 from netspace.runtime import generator
 from netspace.store import ArchGroup, Zoo
-from netspace.training.optimizers import Average
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.sources import PRepSource
 from netspace.training.steps import half
@@ -164,23 +163,13 @@ def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
 
 
 @torch.no_grad()
-def validate_members(setting: Setting, model: AutoEncoder, average: Average | None) -> dict[str, float]:
+def validate_members(setting: Setting) -> dict[str, float]:
     """How well validation members are given back, on validation images; what is least is kept is `error`.
 
     For one architecture that is the mean |difference| of accuracies; for several, 1 - the mean over architectures of
     accuracy, of predicted members where they are shown and of the points of Eq. 12 where they are not.
     """
-    held = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    if average is not None:
-        model.load_state_dict(average.values)
-    try:
-        return _validated(setting, model)
-    finally:
-        model.load_state_dict(held)
-
-
-def _validated(setting: Setting, model: AutoEncoder) -> dict[str, float]:
-    task, family = setting.task, setting.family
+    task, family, model = setting.task, setting.family, setting.model
     found: dict[int, Comparison] = {}
     latents: dict[int, Tensor] = {}
     right: list[bool] = []

@@ -116,8 +116,12 @@ class Images:
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
         """Images (B, ...) and their places (B,) in the training split, for a step."""
-        places = send(self.shuffle.take(step * many, many), self.task.device)
+        places = send(self.places(step, many), self.task.device)
         if self.fixed is not None:
             return self.fixed[places], places
         pixels = self.task.augment(self.task.train.images[places], generator(self.seed, 3, step))
         return self.task.normalise(pixels), places
+
+    def places(self, step: int, many: int) -> Tensor:
+        """Places (B,) of a step's images in the training split, on the CPU."""
+        return self.shuffle.take(step * many, many)

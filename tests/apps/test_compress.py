@@ -20,8 +20,10 @@ from netspace.ordering.arranging import arrange
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
-from netspace.training import nern
-from netspace.training.nern import Fit, FitConfig, Original
+from netspace.training import loop, nern
+from netspace.training.fitting import Fit
+from netspace.training.loop import processes
+from netspace.training.nern import FitConfig, NernStep, Original
 
 MEMBER = "resnet/0000"
 
@@ -37,6 +39,24 @@ def state_of(seed: int = 0) -> dict[str, torch.Tensor]:
     return dict(
         nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 3)).state_dict()
     )
+
+
+def stepping(
+    config: FitConfig, compressed: Compressed, original: Original, place: int = 0, shares: int = 1
+) -> NernStep:
+    """The step of a fit's first stage."""
+    step = NernStep(config, compressed, original, "cpu", place, shares)
+    step.begin(config.stages[0], 0)
+    return step
+
+
+def loss_of(step: NernStep, number: int) -> torch.Tensor:
+    return torch.stack(list(step(step.predictor, number).values())).sum()
+
+
+def fitting(config: FitConfig, compressed: Compressed, original: Original) -> Fit:
+    accelerator, device = processes(torch.device("cpu"))
+    return Fit(config, compressed, original, accelerator, device)
 
 
 def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: Path) -> None:
@@ -125,12 +145,12 @@ def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None
 
 def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
     torch.manual_seed(0)
-    work = Fit(settings(), begin(state_of(), settings(), None), Original(state_of()))
-    exact, values = work._loss(work.config.stages[0], 0, 0, None, None), work._all()
-    work.config = settings(predictor_precision="bf16")
-    rounded = work._loss(work.config.stages[0], 0, 0, None, None)
+    step = stepping(settings(), begin(state_of(), settings(), None), Original(state_of()))
+    exact, values = loss_of(step, 0), step.all()
+    step.config = settings(predictor_precision="bf16")
+    rounded = loss_of(step, 0)
     assert rounded.dtype == torch.float32 and 0 < abs(rounded.item() / exact.item() - 1) < 0.02
-    assert torch.equal(values, work._all())
+    assert torch.equal(values, step.all())
 
 
 def test_files_of_version_1_are_read(tmp_path: Path) -> None:
@@ -154,52 +174,61 @@ def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> Non
     stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
     config = settings(stages=[stage])
     torch.manual_seed(0)
-    work = Fit(config, begin(original.state, config, spec), original)
-    told = config.stages[0]
-    chosen = work._chosen(told, 0, 0)
+    step = stepping(config, begin(original.state, config, spec), original)
+    chosen = step.chosen(0)
     assert chosen is not None and len(chosen) == 16
-    assert original.task is not None
-    images = nern.Images(original.task, 0)
-    work._loss(told, 0, 0, chosen, images).backward()
-    found = [value.grad.clone() for value in work.compressed.predictor.parameters() if value.grad is not None]
-    work.compressed.predictor.zero_grad()
+    assert step.images is not None
+    loss_of(step, 0).backward()
+    found = [value.grad.clone() for value in step.predictor.parameters() if value.grad is not None]
+    step.predictor.zero_grad()
 
-    values = work._all()
+    values = step.all()
     values = torch.where(torch.isin(torch.arange(len(values)), chosen)[:, None], values, values.detach())
-    shown, _ = images.take(0, 8)
-    state = {**original.state, **work.compressed.weights(values)}
+    shown, _ = step.images.take(0, 8)
+    state = {**original.state, **step.compressed.weights(values)}
     with torch.no_grad():
-        wanted, maps = work._run(original.state, shown, True)
-    logits, seen = work._run(state, shown, True)
+        wanted, maps = step.run(original.state, shown, True)
+    logits, seen = step.run(state, shown, True)
     divergence = (wanted.softmax(-1) * (wanted.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean()
     distance = torch.zeros(())
     for one, two in zip(seen, maps, strict=True):
         units = [each.flatten(1) / each.flatten(1).norm(dim=1, keepdim=True) for each in (one, two)]
         distance = distance + (units[0] - units[1]).norm(dim=1).mean()
     (divergence + 0.5 * distance).backward()
-    for one, value in zip(found, work.compressed.predictor.parameters(), strict=True):
+    for one, value in zip(found, step.predictor.parameters(), strict=True):
         assert value.grad is not None
         torch.testing.assert_close(one, value.grad, rtol=1e-3, atol=1e-6)
 
 
-def distilling(multi_zoo: Path, **changes: Any) -> tuple[Fit, nern.Images]:
+def distilling(multi_zoo: Path, place: int = 0, shares: int = 1, **changes: Any) -> NernStep:
     from netspace.apps.originals import find_original
 
     original, spec = find_original(MEMBER, multi_zoo)
-    assert original.task is not None
     config = settings(**changes)
     torch.manual_seed(0)
-    return Fit(config, begin(original.state, config, spec), original), nern.Images(original.task, 0)
+    return stepping(config, begin(original.state, config, spec), original, place, shares)
+
+
+@pytest.mark.parametrize("inputs", ["task", "noise"])
+def test_the_shares_of_processes_make_up_the_step(multi_zoo: Path, inputs: str) -> None:
+    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "inputs": inputs, "images": 8, "kernels": 64}
+    whole, *shares = (distilling(multi_zoo, *told, stages=[stage]) for told in ((), (0, 2), (1, 2)))
+    for number in range(3):
+        wanted, found = whole(whole.predictor, number), [step(step.predictor, number) for step in shares]
+        assert wanted.keys() == {"reconstruction", "distillation", "features"}
+        for name, value in wanted.items():
+            torch.testing.assert_close((found[0][name] + found[1][name]) / 2, value, rtol=1e-5, atol=1e-7)
+            assert name == "reconstruction" or found[0][name] != found[1][name]
 
 
 def test_half_precision_keeps_the_loss_and_its_direction(multi_zoo: Path) -> None:
     stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64}
     found = []
     for precision in ("float32", "bf16"):
-        work, images = distilling(multi_zoo, stages=[stage], precision=precision)
-        loss = work._loss(work.config.stages[0], 0, 0, torch.arange(64), images)
+        step = distilling(multi_zoo, stages=[stage], precision=precision)
+        loss = loss_of(step, 0)
         loss.backward()
-        gradients = [value.grad.flatten() for value in work.compressed.predictor.parameters() if value.grad is not None]
+        gradients = [value.grad.flatten() for value in step.predictor.parameters() if value.grad is not None]
         found.append((float(loss.detach()), torch.cat(gradients)))
     assert found[0][0] != found[1][0] and found[1][0] == pytest.approx(found[0][0], rel=0.02)
     assert float(torch.cosine_similarity(found[0][1], found[1][1], dim=0)) > 0.99
@@ -209,38 +238,38 @@ def test_what_the_network_answers_to_still_images_is_asked_once(
     multi_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "images": 8, "kernels": 64}
-    work, images = distilling(multi_zoo, stages=[stage])
-    assert images.fixed is not None
-    runs, run = [], Fit._run
+    step = distilling(multi_zoo, stages=[stage])
+    assert step.images is not None and step.images.fixed is not None
+    runs, run = [], NernStep.run
 
-    def counted(self: Fit, state: Any, *told: Any) -> Any:
+    def counted(self: NernStep, state: Any, *told: Any) -> Any:
         runs.append(state is self.state)
         return run(self, state, *told)
 
-    monkeypatch.setattr(Fit, "_run", counted)
-    first = work._loss(work.config.stages[0], 0, 0, None, images)
-    again = work._loss(work.config.stages[0], 0, 0, None, images)
+    monkeypatch.setattr(NernStep, "run", counted)
+    first, again = loss_of(step, 0), loss_of(step, 0)
     assert runs == [True, False, False] and torch.equal(first, again)
-    other = images.task.train.images.shape[0] // 8 - 1
-    work._loss(work.config.stages[0], 0, other, None, images)
+    other = step.images.task.train.images.shape[0] // 8 - 1
+    loss_of(step, other)
     assert runs[3:] == [True, False]
+    assert step.known.sum() == 16 and step.known.device.type == "cpu"
 
 
 def test_embedded_coordinates_are_kept_only_where_they_fit(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, _ = distilling(multi_zoo)
+    kept = distilling(multi_zoo)
     monkeypatch.setattr(nern, "CACHE_BYTES", 100)
     monkeypatch.setattr(nern, "PIECE", 50)
-    fresh, _ = distilling(multi_zoo)
-    assert kept.embedded is not None and fresh.embedded is None
-    torch.testing.assert_close(fresh._all(), kept._all())
+    fresh = distilling(multi_zoo)
+    assert kept.embedded and not fresh.embedded
+    torch.testing.assert_close(fresh.all(), kept.all())
 
 
 @pytest.mark.parametrize("sampling", ["all", "layer", "uniform", "weighted"])
 def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     config = settings(stages=[{"steps": 1, "kernels": 8, "sampling": sampling, "uniform": 0.0}])
-    work = Fit(config, begin(state_of(), config, None), Original(state_of()))
-    work.norm[:10] = 0
-    drawn = [work._chosen(config.stages[0], 0, number) for number in range(20)]
+    step = stepping(config, begin(state_of(), config, None), Original(state_of()))
+    step.norm[:10] = 0
+    drawn = [step.chosen(number) for number in range(20)]
     if sampling == "all":
         assert drawn == [None] * 20
         return
@@ -254,24 +283,24 @@ def test_kernels_are_drawn_as_asked(sampling: str) -> None:
 
 def test_rounds_fit_what_the_round_before_gave(tmp_path: Path) -> None:
     config = settings(stages=[{"steps": 10, "rounds": 2, "kernels": 64}])
-    work = Fit(config, begin(state_of(), config, None), Original(state_of()))
-    first = work.target.clone()
-    work.run(tmp_path / "last.pt")
-    assert not torch.equal(work.target, first)
-    assert [(record["stage"], record["step"]) for record in work.curve] == [(0, 0), (0, 10), (1, 0), (1, 10)]
+    work = fitting(config, begin(state_of(), config, None), Original(state_of()))
+    first = work.step.target.clone()
+    curve = work.run(tmp_path)
+    assert not torch.equal(work.step.target, first)
+    assert [(record["stage"], record["step"]) for record in curve] == [(0, 0), (0, 10), (1, 0), (1, 10)]
 
 
 def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(state_of(), tmp_path / "any.safetensors")
     stages = [{"steps": 12, "kernels": 16}, {"steps": 12, "rounds": 2, "kernels": 16}]
     config = settings(stages=stages, validate_every=5)
-    monkeypatch.setattr(nern, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
     whole = fit(str(tmp_path / "any.safetensors"), tmp_path / "whole", config)
     for stop in (7, 17, 30):
         taken = 0
-        chosen = Fit._chosen
+        chosen = NernStep.chosen
 
-        def dying(self: Fit, *told: Any, limit: int = stop, chosen: Any = chosen) -> Any:
+        def dying(self: NernStep, *told: Any, limit: int = stop, chosen: Any = chosen) -> Any:
             nonlocal taken
             taken += 1
             if taken > limit:
@@ -279,7 +308,7 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
             return chosen(self, *told)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Fit, "_chosen", dying)
+            patch.setattr(NernStep, "chosen", dying)
             fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config)
         found = fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config, resume=True)
         assert found["curve"] == whole["curve"]
@@ -303,17 +332,16 @@ def test_orders_are_found_once_and_kept_beside_the_fit(tmp_path: Path, monkeypat
 
 
 def test_of_equally_accurate_predictors_the_nearer_is_kept(multi_zoo: Path) -> None:
-    work, _ = distilling(multi_zoo, stages=[{"steps": 1}])
-    work._run = lambda state, shown, features: (torch.zeros(len(shown), 10), [])  # type: ignore[method-assign]
-    work._validate(0, 0)
-    first = {name: value.clone() for name, value in work.best.items()}
+    step = distilling(multi_zoo, stages=[{"steps": 1}])
+    work = fitting(step.config, step.compressed, step.original)
+    work.step.run = lambda state, shown, features: (torch.zeros(len(shown), 10), [])  # type: ignore[method-assign]
+    first = work.validate()
     with torch.no_grad():
-        work.compressed.predictor.linears[-1].weight.zero_()
-        work.compressed.predictor.linears[-1].bias.zero_()
-    work._validate(0, 1)  # all zeros have a relative error of 1, below that of random weights
-    assert work.curve[0]["accuracy_val"] == work.curve[1]["accuracy_val"]
-    assert work.curve[1]["relative_error"] < work.curve[0]["relative_error"]
-    assert any(not torch.equal(first[name], work.best[name]) for name in first)
+        work.model.linears[-1].weight.zero_()
+        work.model.linears[-1].bias.zero_()
+    second = work.validate()  # all zeros have a relative error of 1, below that of random weights
+    assert first.figures["accuracy_val"] == second.figures["accuracy_val"] and first.score < second.score
+    assert first.score == (first.figures["accuracy_val"], -first.figures["relative_error"])
 
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:

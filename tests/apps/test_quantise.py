@@ -121,7 +121,7 @@ def test_mistakes_are_told_and_nothing_is_written(file: Path, multi_zoo: Path) -
     for bits in (0, 3, 16, 32):
         with pytest.raises(UsageError, match=f"weights of {bits} bits were asked for.*give --bits 8 or 4"):
             quantise(file, out, bits)
-    with pytest.raises(UsageError, match="would be overwritten by what is made of it: choose another --out"):
+    with pytest.raises(UsageError, match="exists already: choose another --out"):
         quantise(file, Path("c/../c/compressed.safetensors"), 8)
     with pytest.raises(NetspaceError, match="holds another network than lenet/0000"):
         quantise(file, out, 8, "lenet/0000", multi_zoo)

@@ -61,3 +61,6 @@ def test_mistakes(tiny_run: Path) -> None:
         sample(tiny_run, fit="gauss")
     with pytest.raises(UsageError, match=r"at least 2 networks are drawn"):
         sample(tiny_run, 1)
+    for bandwidth in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"a bandwidth of .* was asked for: give a number above 0"):
+            sample(tiny_run, fit="kde", bandwidth=bandwidth)

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from campaign import Cli, campaign
+from campaign import Cli, campaign, records
 from helpers import flat
 from safetensors.torch import load_file, save_file
 
 from netspace.runtime import read_torch
-from netspace.training import nern
+from netspace.training import loop
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 STAGES = "stages=[{steps: 400, kernels: 64}, {steps: 200, rounds: 2, kernels: 64}]"
 
 
 def test_a_fit_under_fire(cli: Cli, sooner: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nern.CHECKPOINT_EVERY > 0  # this is still its name
-    monkeypatch.setenv("NETSPACE_TEST_SOONER", "netspace.training.nern.CHECKPOINT_EVERY=0.1")
+    assert loop.CHECKPOINT_EVERY > 0  # this is still its name
+    monkeypatch.setenv("NETSPACE_TEST_SOONER", "netspace.training.loop.CHECKPOINT_EVERY=0.1")
     draw = torch.Generator().manual_seed(0)
     save_file({f"{name}.weight": torch.randn(8, 8, 3, 3, generator=draw) for name in "abc"}, "net.safetensors")
     settings = ["--set", "predictor.hidden=32", "--set", "validate_every=50", "--set", STAGES]
@@ -46,6 +46,7 @@ def test_a_fit_under_fire(cli: Cli, sooner: None, monkeypatch: pytest.MonkeyPatc
 
         def check() -> None:
             assert flat(load_file(folder / "run" / "compressed.safetensors")) == flat(wanted)
+            assert records(folder / "run") == records(Path("whole/run"))
 
         return lambda: words(folder), look, check
 

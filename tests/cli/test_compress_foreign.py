@@ -87,7 +87,7 @@ def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.n
         assert told[name]["images"] == cli("compress", "eval", file, *words, "--json").json["images"]
     assert told["original"]["images"]["agreement"] == 1 and told["original"]["images"]["cosine"] == pytest.approx(1)
     assert 0.5 < told["original_quantised"]["images"]["cosine"] < 0.9999
-    text = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors").out
+    text = cli("compress", "quantise", FILE, *words, "-o", "r8.safetensors").out
     assert "on images" in text and "100.0 %" in text
 
     rows = cli("compress", "prune", FILE, *words, "--shares", "0,0.5", "--json").json
@@ -106,18 +106,18 @@ def test_a_file_is_corrected_by_pictures_or_noise(cli: Cli, network: torch.nn.Mo
     seen = ("--images", folder, "--size", 35)
     before = cli("compress", "eval", FILE, *words, *seen, "--json").json
     for given, kind, count in ((seen, "images", 5), (("--input-shape", "3,35,35"), "noise", 128)):
-        told = cli("compress", "correct", FILE, *words, *given, "-o", "better.safetensors", "--json").json
+        told = cli("compress", "correct", FILE, *words, *given, "-o", f"{kind}.safetensors", "--json").json
         assert (told["shown"], told["count"]) == (kind, count)
         assert {f"rest.{name}" for name in told["corrected"]} == {
-            name for name, value in load_file("better.safetensors").items() if not torch.equal(value, held[name])
+            name for name, value in load_file(f"{kind}.safetensors").items() if not torch.equal(value, held[name])
         }
         assert "features.0.1.running_mean" in told["corrected"] and "classifier.1.bias" not in told["corrected"]
-        assert abs(Path("better.safetensors").stat().st_size - before["bytes_file"]) < 64
+        assert abs(Path(f"{kind}.safetensors").stat().st_size - before["bytes_file"]) < 64
         if kind == "images":  # as it was made on them
-            after = cli("compress", "eval", "better.safetensors", *words, *seen, "--json").json
+            after = cli("compress", "eval", f"{kind}.safetensors", *words, *seen, "--json").json
             assert after["images"]["cosine"] > before["images"]["cosine"] + 0.01
             assert after["relative_error"] == before["relative_error"]
-    assert "tensors of batch norms" in cli("compress", "correct", FILE, *words, *seen, "-o", "better.safetensors").out
+    assert "tensors of batch norms" in cli("compress", "correct", FILE, *words, *seen, "-o", "third.safetensors").out
 
     def refused(code: int, wanted: str, *others: object) -> None:
         done = cli("compress", "correct", FILE, *others)

@@ -139,9 +139,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     cli: Cli, recipes: Path, tiny_zoo: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    from netspace.training import loop
+    from netspace.training import loop, space
 
-    class Stopped(loop.SingleStep):
+    class Stopped(space.SingleStep):
         def __call__(self, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
             if number == step:
                 raise KeyboardInterrupt
@@ -149,7 +149,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     words = ["train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run"]
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SingleStep", Stopped)
+        patch.setattr(space, "SingleStep", Stopped)
         patch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
         stopped = cli(*words)
         assert stopped.code == 1 and stopped.sentence.startswith("stopped")

@@ -47,6 +47,36 @@ def test_two_processes_train_the_same_space(cli: Callable[..., Any], recipes: Pa
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_fit_the_same_predictor(cli: Callable[..., Any], multi_zoo: Path) -> None:
+    adam = "optimizer: {name: adam, learning_rate: 0.002}"
+    taught = f"{{steps: 4, rounds: 2, kernels: 64, images: 16, distillation: 1, features: 0.5, {adam}}}"
+    words = ["compress", "fit", "resnet/0000", "--zoo", multi_zoo, "--json", "--set", "predictor.hidden=24"]
+    for change in (f"stages=[{{steps: 6, kernels: 64, {adam}}}, {taught}]", "log_every=1", "validate_every=3"):
+        words += ["--set", change]
+    assert cli(*words, "--out", "one").code == 0
+    done = launch(*words, "--out", "two")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["curve"] == json.loads(Path("two/fit.json").read_text())["curve"]
+    alone, shared = (read_metrics(Path(run) / "metrics.jsonl") for run in ("one", "two"))
+    assert len(alone) == len(shared) == 14 + 9  # written once
+    for one, two in zip(alone, shared, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"steps_a_second"}:
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+    assert {path.name for path in Path("one").iterdir()} == {path.name for path in Path("two").iterdir()}
+    first, second = (load_file(f"{run}/compressed.safetensors") for run in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_of_a_fit_that_cannot_be_shared_is_a_mistake(multi_zoo: Path) -> None:
+    odd = ("--set", "stages=[{distillation: 1, images: 15}]")
+    done = launch("compress", "fit", "resnet/0000", "--zoo", multi_zoo, "--json", "--out", "run", *odd)
+    assert done.returncode and "images (15) cannot be shared evenly by 2 processes" in json.loads(done.stdout)["error"]
+    assert not Path("run").exists()
+
+
 def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], run_copy: Path) -> None:
     alone = json.loads(cli("eval", run_copy, "--json").out)
     kept = (run_copy / "eval-test.json").read_bytes()

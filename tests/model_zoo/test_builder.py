@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import deadline
 from torch import Tensor
 
 from model_zoo import builder, work
@@ -242,6 +244,28 @@ def test_a_worker_that_fails_is_told(small: ZooRecipe, tmp_path: Path, monkeypat
     with pytest.raises(NetspaceError, match="worker process ended with code 1"):
         build(small, tmp_path / "zoo.h5", workers=2)
     assert not (tmp_path / "zoo.h5").exists()
+
+
+CHATTER = """
+import os, sys
+if "model_zoo.worker" in sys.orig_argv:
+    for _ in range(1024):
+        os.write(2, b"x" * 1023 + b"\\n")
+    if os.environ.get("FAILS"):
+        os.write(2, b"the last word\\n")
+        os._exit(3)
+"""
+
+
+def test_workers_that_say_much(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte each, before they begin: more than a pipe holds."""
+    (tmp_path / "sitecustomize.py").write_text(CHATTER)  # which every Python process imports when it starts
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with deadline(60):
+        assert content(build(small, tmp_path / "two.h5", workers=2))[:2] == (True, 8)
+        monkeypatch.setenv("FAILS", "1")
+        with pytest.raises(NetspaceError, match=r"^a worker process ended with code 3: the last word$"):
+            build(small, tmp_path / "failed.h5", workers=2)
 
 
 def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) -> None:

@@ -45,6 +45,16 @@ def test_in_filter_orders_keep_kernels_with_their_filter() -> None:
     assert all(len({place // 5 for place in row}) == 1 for row in order.reshape(grid))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_any_size_are_put_in_order_each_by_itself(kind: str) -> None:
+    grids = [(1, 1), (1, 2), (2, 1), (7, 1), (1, 7), (5, 2), (2, 70), (70, 2)]
+    ends = np.cumsum([filters * channels for filters, channels in grids])
+    points = kernels(int(ends[-1]), 1)
+    for layer, grid, order in zip(np.split(points, ends[:-1]), grids, arrange(points, grids, kind), strict=True):
+        assert sorted(order.tolist()) == list(range(len(layer)))
+        assert np.array_equal(order, arrange(layer, [grid], kind)[0])
+
+
 def test_orders_get_shorter_from_none_to_in_filter_to_cross_filter() -> None:
     points, grids = kernels(24, 16), [(8, 16), (16, 16)]
     lengths = []

@@ -46,6 +46,14 @@ ANALYSIS: dict[str, Any] = {
     "generalisation": {"training_images": 10_000, **dict.fromkeys(("original", "reconstructed"), GAP)},
     "cka": {"images": 512, "reconstructed": [1.0, 0.99, None], "random": [0.9, 0.5, float("nan")]},
 }
+KERNELS: dict[str, Any] = {
+    "layer": "layer<1>.conv.weight",
+    "layers": 3,
+    "relative_error": 0.1593,
+    "count": 80,
+    "original": (np.arange(64 * 9).reshape(64, 3, 3) / 576).tolist(),
+    "reconstructed": (np.arange(64 * 9).reshape(64, 3, 3) / 576 + 0.25).tolist(),
+}
 ANALYSIS["generalisation"]["original"] = {**GAP, "gap_accuracy": 0.03}
 QUANTISED = {
     "bytes_original": 1000,
@@ -64,6 +72,7 @@ def folder(tmp_path: Path) -> Path:
     (path / "config.yaml").write_text("seed: 0\norder: <cross-filter>\n")
     told = {
         "fit": FIT,
+        "kernels": KERNELS,
         "analysis": ANALYSIS,
         "network": {"hash": "ab12"},
         "prune": {"predictor": ROWS, "original": ROWS},
@@ -75,10 +84,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
     told = report(folder)
-    names = ["course", "singular", "cka", "low-pass", "scale-small", "pruning"]
+    names = ["course", "kernels", "singular", "cka", "low-pass", "scale-small", "pruning"]
     assert [Path(name).stem for name in told["figures"]] == names and told["missing"] == []
     page = read(told)
-    assert len(page.alts) == 6 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
+    assert len(page.alts) == 7 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
     for text in (
         "A predictor of 116,829 values stands for 269,968 of the network's 271,402 parameters",
         "43.3 %",
@@ -88,6 +97,9 @@ def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
         "Its accuracy on test images is 100.0 % at 1, 75.0 % at 0.75, 50.0 % at 0.5",
         "Predictor: 100.0 % at 0 %, 75.0 % at 25 %, 50.0 % at 50 %; original, directly: 100.0 %",
         "3.00 points",
+        "Kernels of layer<1>.conv.weight",
+        "The first 64 of 80 kernels of the layer, filter by filter, 8 a row",
+        "By relative error (0.159) it is the median of 3 layers",
         "reconstructed, predictor in 4 bits",
         "16.9 %",
         "a & b",
@@ -104,7 +116,7 @@ def test_what_is_missing_is_told_with_its_command(folder: Path) -> None:
     for name in ("analysis", "prune", "quantise-4"):
         (folder / f"{name}.json").unlink()
     told = report(folder)
-    assert [Path(name).stem for name in told["figures"]] == ["course"]
+    assert [Path(name).stem for name in told["figures"]] == ["course", "kernels"]
     commands = ("compress analyse", "compress prune", "compress quantise")
     assert [command in sentence for command, sentence in zip(commands, told["missing"], strict=True)] == [True] * 3
     assert "--bits 4" in told["missing"][2] and "a & b/compressed.safetensors'" in told["missing"][0]
@@ -119,7 +131,7 @@ def test_a_folder_of_weights_alone(folder: Path) -> None:
     rows = [{**row, "accuracy": None} for row in ROWS]
     change(folder / "prune.json", predictor=rows, original=rows)
     told = report(folder)
-    assert [Path(name).stem for name in told["figures"]] == ["course", "singular", "pruning"]
+    assert [Path(name).stem for name in told["figures"]] == ["course", "kernels", "singular", "pruning"]
     assert "only weights were known" in told["missing"][0]
     text = read(told).text
     assert "accuracy, original" not in text and "Predictor: 0.100 at 0 %" in text and not re.search(r"\bnan\b", text)
@@ -133,6 +145,7 @@ def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
 
 
 def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the course, and of the terms of the loss, where they were recorded."""
     from netspace.report import compressed_figures
 
     seen: list[Any] = []
@@ -145,13 +158,58 @@ def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compressed_figures, "course", course)
     report(folder)
     np.testing.assert_array_equal(seen[0], [0, 30, 60, 60, 80])
-    assert seen[3] == [60]
+    assert seen[3] == [60] and len(seen[4]) == 0 and seen[5] == {}
+    told = [
+        {"stage": 0, "step": 60, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.5},
+        {"stage": 2, "step": 0, "relative_error": 0.1},
+        {"stage": 2, "step": 20, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.25, "features": 4.0},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))
+    seen.clear()
+    report(folder)
+    np.testing.assert_array_equal(seen[4], [60, 80])
+    assert seen[5].keys() == {"reconstruction", "features"}
+    np.testing.assert_array_equal(seen[5]["reconstruction"], [0.5, 0.25])
+    np.testing.assert_array_equal(seen[5]["features"], [np.nan, 4.0])
 
 
 def test_many_layers(folder: Path) -> None:
     many = {"original": [0.6] * 130, "reconstructed": [0.7] * 130, "random": [0.5] * 130}
     change(folder / "analysis.json", layers=[f"block{n}.weight" for n in range(130)], singular_ratio=many, cka=many)
-    assert len(report(folder)["figures"]) == 6
+    assert len(report(folder)["figures"]) == 7
+
+
+def test_kernels_lie_side_by_side_on_one_scale() -> None:
+    from netspace.report.compressed_figures import kernels, mosaic
+    from netspace.report.drawing import styled, to_png
+
+    random = np.random.default_rng(0)
+    for count, height, width in ((64, 3, 3), (9, 1, 3), (3, 5, 5), (10, 1, 1)):
+        one = random.standard_normal((count, height, width))
+        other = one + 0.1 * random.standard_normal(one.shape)
+        with styled():
+            figure = kernels(one, other)
+            assert len(to_png(figure)) > 1000
+        images = [axes.get_images()[0] for axes in figure.axes[:3]]
+        for image, values in zip(images, (one, other, other - one), strict=True):
+            np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), mosaic(values))
+            limit = max(np.abs(one).max(), np.abs(other).max())
+            assert image.get_clim() == (-limit, limit)
+        shown = mosaic(one)
+        assert shown.shape == (-(-count // 8) * (height + 1) + 1, 8 * (width + 1) + 1)
+        for place, kernel in enumerate(one):
+            row, column = place // 8 * (height + 1) + 1, place % 8 * (width + 1) + 1
+            np.testing.assert_array_equal(shown[row : row + height, column : column + width], kernel)
+        assert np.isfinite(shown).sum() == one.size
+
+
+def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
+    (folder / "kernels.json").unlink()
+    told = report(folder)
+    assert "kernels" not in [Path(name).stem for name in told["figures"]]
+    assert len(told["missing"]) == 1 and told["missing"][0].startswith(
+        "No kernels were kept that could be shown: 'netspace compress analyse"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +226,9 @@ def test_many_layers(folder: Path) -> None:
             "'low_pass' was expected to be a list of records: run `netspace compress analyse`",
         ),
         ("prune", {"original": [1]}, "'original' was expected to be a list of records: run `netspace compress prune`"),
+        ("kernels", {"reconstructed": KERNELS["original"][:3]}, "kernels of a layer in both networks: run"),
+        ("kernels", {"original": [[[1.0], [1.0, 2.0]]]}, "kernels of a layer in both networks: run"),
+        ("kernels", {"layers": None}, "kernels of a layer in both networks: run `netspace compress analyse` again"),
         ("fit", {"curve": [{"step": "x"}]}, "'step' was expected to be a list of numbers"),
     ],
 )

@@ -119,10 +119,10 @@ def test_a_zoo_that_is_there_is_not_put_together_again(tmp_path: Path) -> None:
 
 
 def test_members_of_no_split_are_kept_when_diverged(tmp_path: Path) -> None:
-    """Their PReps are all zero, yet they are different members."""
+    """Their PReps are all zero, yet they are different members: of one training even."""
     held = population(count=4)
     held.preps[:], held.members["status"], held.members["split"] = 0, b"diverged", b""
-    held.members["seed"] = 5
+    held.members["seed"] = held.members["run"] = 5
     told = merge(tmp_path / "out.h5", [zoo_at(tmp_path / "a.h5", tiny=held)])
     assert told == {"members": 4, "duplicates": 0}
 
@@ -133,10 +133,20 @@ def test_a_diverged_member_that_is_there_already_is_left_out(tmp_path: Path) -> 
     one = zoo_at(tmp_path / "a.h5", tiny=held)
     told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", tiny=held)])
     assert told == {"members": 4, "duplicates": 4}
-    for name in ("run", "seed", "epochs", "learning_rate"):
+    for name, value in {"seed": 9, "epochs": 90, "learning_rate": 9.0, "source": b"other"}.items():
         other = Population(held.spec, held.preps, held.members.copy())
-        other.members[name][3] += 1
+        other.members[name][3] = value
         told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", tiny=other)], ordered=True)
         assert told == {"members": 5, "duplicates": 3}, name
     told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", other=held)])
     assert told == {"members": 6, "duplicates": 2}  # of another architecture
+
+
+def test_a_diverged_member_of_a_merged_zoo_is_left_out_too(tmp_path: Path) -> None:
+    """There its run has another number, as those of several zoos are counted on."""
+    first, held = zoo_at(tmp_path / "a.h5", tiny=population(seed=1)), population(count=4)
+    held.preps[2:], held.members["status"][2:], held.members["split"][2:] = 0, b"diverged", b""
+    second = zoo_at(tmp_path / "b.h5", tiny=held)
+    assert merge(tmp_path / "both.h5", [first, second]) == {"members": 10, "duplicates": 0}
+    told = merge(tmp_path / "again.h5", [tmp_path / "both.h5", second, first])
+    assert told == {"members": 10, "duplicates": 10}

@@ -1,183 +1,195 @@
-"""`train`: what a run folder holds, that the loss falls, that the best is kept; resumption is in tests/cli."""
+"""The loop on its own: stages, parts, averages, what is kept, what is recorded, and going on after a stop."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from shutil import which
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 
-from netspace.errors import NetspaceError, UsageError
-from netspace.runtime import alone, read_metrics, read_torch
-from netspace.space import Space
-from netspace.store import Population, Zoo, write_zoo
+from netspace.errors import NetspaceError
+from netspace.runtime import generator, read_metrics, read_torch, write_torch
 from netspace.training import loop
-from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import task_of
-from netspace.training.validation import accuracies, compare
+from netspace.training.loop import Learner, Loop, Stage, Validation, processes
+from netspace.training.optimizers import OptimizerConfig
+
+ADAM = OptimizerConfig(name="adam", learning_rate=0.1)
 
 
-def made(settings: dict[str, Any], **changes: Any) -> SpaceRecipe:
-    return SpaceRecipe.model_validate({**settings, **changes})
+class Line(Learner):
+    """Learns the slope 3 from 8 noisy points a step; its score is its nearness, but for what `scores` says."""
+
+    name, log_every, validate_every, validates_first = "line", 2, 4, True
+
+    def __init__(self, *stages: Stage, scores: dict[tuple[int, int], float] | None = None) -> None:
+        torch.manual_seed(0)
+        self.model, self.stages, self.scores = nn.Linear(1, 1, bias=False), stages, scores or {}
+        self.place, self.best, self.steps, self.told = 0, {}, 0, []
+
+    def begin(self, place: int) -> None:
+        self.place = place
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.told.append(("begin", place, self.slope))
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        parts = self.stages[self.place].accumulate
+        x = torch.randn(8, 1, generator=generator(0, self.place, number))[part::parts]
+        self.steps += 1
+        error = (model(x) - 3 * x).square().mean()
+        return {"far": error, "none": 0 * error}
+
+    def validate(self) -> Validation:
+        score = self.scores.get((self.place, self.steps), -abs(self.slope - 3))
+        return Validation({"slope": self.slope, "nothing": None}, (score,), "")
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        self.best = {name: value.clone() for name, value in weights.items()}
+        self.told.append(("keep", self.place, float(self.best["weight"])))
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "steps": self.steps}
+
+    def take_back(self, state: dict[str, Any]) -> None:
+        self.best, self.steps = state["best"], state["steps"]
+
+    @property
+    def slope(self) -> float:
+        return float(self.model.weight.detach())
 
 
-def test_what_a_run_folder_holds(tiny_run: Path, tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
-    held = yaml.safe_load((tiny_run / "config.yaml").read_text())
-    assert SpaceRecipe.model_validate(held) == made(space_settings)  # resolved, and complete
-    told = json.loads((tiny_run / "provenance.json").read_text())
-    with Zoo(tiny_zoo) as zoo:
-        assert (told["zoo"], told["zoo_hash"], told["seed"]) == (str(tiny_zoo), zoo.content_hash, 0)
-        entry = json.loads((tiny_run / "space.json").read_text())["archs"]["lenetlike"]
-        assert entry["prep"] == [12, 128] and entry["spec"] == json.loads(zoo.only().spec.to_json())
-    assert {"torch", "numpy", "h5py", "machine", "command", "commit"} <= told.keys()
-    assert not [path for path in tiny_run.rglob("*") if path.name.endswith(".tmp")]
+def run(learner: Learner, folder: Path, **every: int) -> list[dict[str, Any]]:
+    """The records but for the speed."""
+    accelerator, _ = processes(torch.device("cpu"))
+    folder.mkdir(exist_ok=True)
+    metrics = folder / "metrics.jsonl"
+    for name, steps in every.items():
+        setattr(learner, name, steps)
+    Loop(learner, accelerator, metrics, folder / "last.pt").run()
+    return [
+        {key: value for key, value in record.items() if key != "steps_a_second"} for record in read_metrics(metrics)
+    ]
 
 
-def test_records(tiny_run: Path) -> None:
-    records = read_metrics(tiny_run / "metrics.jsonl")
-    losses = {record["step"]: record["behaviour"] for record in records if "behaviour" in record}
-    checks = {record["step"]: record for record in records if "val_mae" in record}
-    assert list(losses) == [5, 10, 15, 20, 25, 30] and list(checks) == [10, 20, 30]
-    assert losses[30] < losses[5] / 2
-    assert all(0 <= check["val_agreement"] <= 1 for check in checks.values())
+def test_a_process_alone_begins_on_any_device_though_it_began_on_another() -> None:
+    processes(torch.device("cpu"))
+    AcceleratorState._shared_state["device"] = torch.device("cuda")
+    accelerator, device = processes(torch.device("cpu"))
+    assert accelerator.device == device == torch.device("cpu") and accelerator.num_processes == 1
 
 
-def test_the_best_validation_is_kept(tiny_run: Path, tiny_zoo: Path) -> None:
-    checks = [record for record in read_metrics(tiny_run / "metrics.jsonl") if "val_mae" in record]
-    best = min(checks, key=lambda record: record["val_mae"])
-    space = Space.load(tiny_run)
-    with Zoo(tiny_zoo) as zoo:
-        task, group = task_of(zoo, "cpu"), zoo.only()
-        preps = group.read(group.rows("val"))
-    target, predicted = space.networks(preps), space.decode_all(space.encode_preps(preps))
-    found = compare(target, predicted, task, "val").summary()
-    for name, value in found.items():
-        assert value == pytest.approx(best[f"val_{name}"], rel=1e-6, abs=1e-9)
-    # the validation's targets are the zoo's accuracies
-    stored = group.members["accuracy_val"][24:30]
-    np.testing.assert_allclose(accuracies(target, task, "val"), stored, atol=1e-9)
+def test_stages_are_recorded_and_have_an_optimiser_each(tmp_path: Path) -> None:
+    halved = OptimizerConfig(name="adam", learning_rate=0.05, warmup=4)
+    records = run(Line(Stage(5, ADAM), Stage(4, halved)), tmp_path)
+    steps = [(record["stage"], record["step"]) for record in records if "far" in record]
+    checks = [(record["stage"], record["step"]) for record in records if "slope" in record]
+    assert steps == [(0, 2), (0, 4), (0, 5), (1, 2), (1, 4)]
+    assert checks == [(0, 0), (0, 4), (0, 5), (1, 0), (1, 4)]
+    assert [record["rate"] for record in records if "far" in record] == [1.0, 1.0, 1.0, 0.5, 1.0]
+    assert all(record["none"] == 0 for record in records if "far" in record)
+    assert all(record["nothing"] is None for record in records if "slope" in record)
 
 
-def test_without_averaging_the_last_weights_are_the_models(
-    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
+def test_records_of_a_single_stage_do_not_number_it(tmp_path: Path) -> None:
+    assert [record["step"] for record in run(Line(Stage(4, ADAM)), tmp_path) if "stage" not in record] == [0, 2, 4, 4]
+
+
+def test_a_stage_begins_with_what_was_kept_and_keeps_its_own(tmp_path: Path) -> None:
+    """The best of a stage stands only against its own stage: the second is worse throughout, and is kept."""
+    worse = {(1, step): -9.0 for step in range(4, 9)} | {(1, 6): -8.0}
+    learner = Line(Stage(4, ADAM), Stage(4, ADAM), scores={(0, 2): 1.0, **worse})
+    records = run(learner, tmp_path, validate_every=2)
+    slopes = {(record["stage"], record["step"]): record["slope"] for record in records if "slope" in record}
+    assert learner.told == [
+        ("begin", 0, slopes[0, 0]),
+        ("keep", 0, slopes[0, 0]),
+        ("keep", 0, slopes[0, 2]),
+        ("begin", 1, slopes[0, 2]),
+        ("keep", 1, slopes[1, 0]),
+        ("keep", 1, slopes[1, 2]),
+    ]
+    assert slopes[1, 0] == slopes[0, 2] != slopes[0, 4]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_is_stopped_anywhere_goes_on_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
 ) -> None:
-    space_settings["optimizer"] = {"name": "adam", "learning_rate": 1e-3}
-    run = loop.train(made(space_settings, steps=3, encoder={"kind": "conv"}), tiny_zoo, tmp_path / "run")
-    best, last = load_file(run / "checkpoints" / "best.safetensors"), read_torch(run / "checkpoints" / "last.pt")
-    assert last["step"] == 3 and all(torch.equal(best[name], last["model"][name]) for name in best)
+    stages = [Stage(5, ADAM.model_copy(update={"ema": ema})), Stage(4, ADAM), Stage(3, ADAM)]
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
+    whole = Line(*stages)
+    wanted = run(whole, tmp_path / "whole")
+
+    class Stopped(Line):
+        def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+            if self.steps == stop:
+                raise KeyboardInterrupt
+            return super().terms(model, number, part)
+
+    for stop in range(12):
+        with pytest.raises(KeyboardInterrupt):
+            run(Stopped(*stages), tmp_path / f"{stop}")
+        found = Line(*stages)
+        assert run(found, tmp_path / f"{stop}") == wanted
+        assert found.slope == whole.slope and found.best == whole.best
+    again = Line(*stages)
+    assert run(again, tmp_path / "whole") == wanted  # nothing is left to do
+    assert (again.slope, again.best, again.told) == (whole.slope, whole.best, [("begin", 2, again.told[0][2])])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"loss": {"behaviour": 0, "weights": 1}},
-        {"loss": {"behaviour": 1, "weights": 0.1, "relative": True}},
-        {"loss": {"behaviour": 1, "lines": 0.5}},
-        {"precision": "bf16"},
-        {"remember_targets": False},
-        {"decoder": {"start": "small"}, "encoder": {"kind": "conv"}},
-    ],
-)
-def test_other_settings_train_and_load(
-    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    run = loop.train(made(space_settings, steps=2, log_every=1, **changes), tiny_zoo, tmp_path / "run")
-    terms = next(set(record) - {"step", "rate", "steps_a_second"} for record in read_metrics(run / "metrics.jsonl"))
-    wanted = {"behaviour": {"behaviour": 1.0}, **changes}.get("loss", {"behaviour": 1.0})
-    assert terms == {name for name in ("behaviour", "weights", "lines") if wanted.get(name)}
-    network = Space.load(run).decode(torch.zeros(64))
-    assert all(value.isfinite().all() for value in network.parameters())
+def test_a_step_in_parts_is_the_whole_step(tmp_path: Path) -> None:
+    whole, parts = Line(Stage(6, ADAM)), Line(Stage(6, ADAM, accumulate=4))
+    for one, two in zip(run(whole, tmp_path / "whole"), run(parts, tmp_path / "parts"), strict=True):
+        assert one == {key: value if value is None else pytest.approx(value, rel=1e-5) for key, value in two.items()}
+    assert (whole.steps, parts.steps) == (6, 24)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = loop.SingleStep.__call__
-
-    def exploding(self: Any, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
-        return {name: value * (math.inf if number == 6 else 1) for name, value in step(self, model, number).items()}
-
-    monkeypatch.setattr(loop.SingleStep, "__call__", exploding)
-    with pytest.raises(NetspaceError, match=r"not finite at step 7 \(behaviour inf\)"):
-        loop.train(made(space_settings, log_every=1), tiny_zoo, tmp_path / "run")
-    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+def test_averaged_weights_are_validated_and_kept_and_others_trained(tmp_path: Path) -> None:
+    plain, averaged = Line(Stage(8, ADAM)), Line(Stage(8, ADAM.model_copy(update={"ema": 0.9})))
+    records = [run(learner, tmp_path / name) for learner, name in ((plain, "plain"), (averaged, "averaged"))]
+    far = [[record["far"] for record in each if "far" in record] for each in records]
+    slopes = [[record["slope"] for record in each if "slope" in record] for each in records]
+    assert far[0] == far[1] and plain.slope == averaged.slope
+    assert slopes[0][0] == slopes[1][0] < slopes[1][-1] < slopes[0][-1] == plain.slope
+    assert float(averaged.best["weight"]) == slopes[1][-1]
 
 
-def test_a_zoo_without_validation_members(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
-    with Zoo(tiny_zoo) as zoo:
-        group = zoo.only()
-        only = Population(group.spec, group.read(range(24)).numpy(), group.members[:24])
-        write_zoo(tmp_path / "train.h5", zoo.header, {"lenetlike": only})
-    with pytest.raises(NetspaceError, match="no members in its val split"):
-        loop.train(made(space_settings), tmp_path / "train.h5", tmp_path / "run")
+def test_the_device_is_waited_for_where_a_record_is_due_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, means = [], Loop._means
+
+    def counted(self: Loop, terms: dict[str, Tensor], done: int) -> dict[str, float]:
+        assert all(not value.requires_grad for value in terms.values())
+        read.append(done)
+        return means(self, terms, done)
+
+    monkeypatch.setattr(Loop, "_means", counted)
+    run(Line(Stage(10, ADAM)), tmp_path, log_every=4)
+    assert read == [4, 8, 10]
 
 
-def test_two_architectures_are_one_too_many(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
-    with Zoo(tiny_zoo) as zoo:
-        group = zoo.only()
-        one = Population(group.spec, group.read(range(36)).numpy(), group.members)
-        write_zoo(tmp_path / "two.h5", zoo.header, {"a": one, "b": one})
-    with pytest.raises(UsageError, match="2 architectures"):
-        loop.train(made(space_settings), tmp_path / "two.h5", tmp_path / "run")
-    assert not (tmp_path / "run" / "config.yaml").exists()
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_loss_that_is_not_finite(tmp_path: Path, stages: int) -> None:
+    class Exploding(Line):
+        def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+            terms = super().terms(model, number, part)
+            return {**terms, "far": terms["far"] * (math.inf if self.steps == 4 * stages - 1 else 1)}
+
+    where = "step 3 of stage 2" if stages == 2 else "step 3"
+    with pytest.raises(NetspaceError, match=rf"not finite at {where} \(far inf, none .*\): lower the learning rate"):
+        run(Exploding(*[Stage(4, ADAM)] * stages), tmp_path, log_every=1)
 
 
-def test_training_leaves_the_zoo_and_the_callers_precision_alone(
-    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
-) -> None:
-    before = tiny_zoo.read_bytes()
-    loop.train(made(space_settings, steps=1), tiny_zoo, tmp_path / "run")
-    assert tiny_zoo.read_bytes() == before and torch.get_default_dtype() == torch.float32
-
-
-def test_a_run_goes_on_with_its_own_recipe_alone(
-    run_copy: Path, tiny_zoo: Path, space_settings: dict[str, Any]
-) -> None:
-    other = made({**space_settings, "loss": {"behaviour": 2.0}})
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    run(Line(Stage(2, ADAM)), tmp_path)
+    held = read_torch(tmp_path / "last.pt")
+    assert (held["stage"], held["step"]) == (0, 2)
+    del held["learner"]
+    write_torch(tmp_path / "last.pt", held)
     with pytest.raises(
-        UsageError, match=r"another recipe: loss.behaviour was 1.0 and is 2.0 now; resume it with its own"
+        NetspaceError, match=r"last\.pt was expected to hold average, learner, .*, but holds average, mod"
     ):
-        loop.train(other, tiny_zoo, run_copy, resume=True)
-
-
-def test_two_trainings_in_one_folder(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with (
-        alone(run / ".lock", "busy"),
-        pytest.raises(NetspaceError, match=r"run is being trained by another process: wait"),
-    ):
-        loop.train(made(space_settings), tiny_zoo, run)
-    assert [path.name for path in run.iterdir()] == [".lock"]
-
-
-def test_a_batch_in_parts_trains_the_same_space(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"steps": 8, "log_every": 1, "optimizer": {"name": "adam"}, "networks": 8}
-    for name, accumulate in (("whole", 1), ("parts", 2)):
-        recipe = made(space_settings, **changes, accumulate=accumulate, recompute=accumulate > 1)
-        loop.train(recipe, tiny_zoo, tmp_path / name)
-    whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
-    for one, two in zip(whole, parts, strict=True):
-        assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(which("c++") is None, reason="torch.compile needs a compiler here")
-@pytest.mark.parametrize("encoder", [{"kind": "conv"}, {"kind": "probe", "probes": 4}])
-def test_a_compiled_model_trains_the_same_space(
-    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, encoder: dict[str, Any]
-) -> None:
-    changes: dict[str, Any] = {"steps": 4, "log_every": 1, "optimizer": {"name": "adam"}, "encoder": encoder}
-    for name, compiled in (("plain", False), ("compiled", True)):
-        loop.train(made(space_settings, **changes, compile=compiled), tiny_zoo, tmp_path / name)
-    plain, compiled_records = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("plain", "compiled"))
-    for one, two in zip(plain, compiled_records, strict=True):
-        assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-3)
-    Space.load(tmp_path / "compiled")
+        run(Line(Stage(2, ADAM)), tmp_path)

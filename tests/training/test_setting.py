@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def test_the_error_is_1_minus_the_mean_accuracy_over_architectures(
     """Of predicted members where they are shown, of the points of Eq. 12 where they are not."""
     setting = made(zoo, multi_settings, **multi)
     assert isinstance(setting.model, MultiAutoEncoder)
-    found = validate_members(setting, setting.model, None)
+    found = validate_members(setting)
     with torch.no_grad():
         wanted = one_by_one(setting, setting.model)
     image = 1.5 / len(task_of(zoo, CPU).val)  # a tie may be rounded the other way
@@ -239,6 +240,7 @@ def test_averaged_weights_are_validated_and_the_model_stays_as_it_is(zoo: Zoo, m
     setting, other = made(zoo, multi_settings), made(zoo, {**multi_settings, "seed": 1})
     average = Average(other.model, 0.9)
     before = {name: value.clone() for name, value in setting.model.state_dict().items()}
-    found = validate_members(setting, setting.model, average)
-    assert found == validate_members(setting, other.model, None) != validate_members(setting, setting.model, None)
+    with average.shown(setting.model):
+        found = validate_members(setting)
+    assert found == validate_members(replace(setting, model=other.model)) != validate_members(setting)
     assert all(torch.equal(value, before[name]) for name, value in setting.model.state_dict().items())

@@ -21,9 +21,9 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.family import ArchClass, net_batch
 from netspace.prep import unpack
 from netspace.store import Zoo, teacher_path
-from netspace.training.loop import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setting import task_of
+from netspace.training.space import train
 from netspace.training.teachers import Teacher, teacher
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 7, "width": 0.25}

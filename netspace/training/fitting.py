@@ -1,0 +1,83 @@
+"""Fitting a predictor to one network, in stages and rounds (NeRN, Sec. 3.2; decoupled NeRN, 2024)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from netspace.compressed import Compressed
+from netspace.runtime import read_metrics
+from netspace.training.loop import Learner, Loop, Stage, Validation
+from netspace.training.nern import FitConfig, NernStep, Original
+
+
+class Fit(Learner):
+    """A predictor in training; each stage begins with the best, by validation, of the one before."""
+
+    name, validates_first = "fit", True
+
+    def __init__(
+        self,
+        config: FitConfig,
+        compressed: Compressed,
+        original: Original,
+        accelerator: Accelerator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.accelerator, self.model = accelerator, compressed.predictor
+        self.log_every, self.validate_every = config.log_every, config.validate_every
+        self.rounds = [(stage, number) for stage in config.stages for number in range(stage.rounds)]
+        self.stages = [Stage(stage.steps, stage.optimizer) for stage, _ in self.rounds]
+        place, shares = accelerator.process_index, accelerator.num_processes
+        self.step = NernStep(config, compressed, original, device, place, shares)
+        self.best: dict[str, Tensor] = {}
+
+    def run(self, out: Path) -> list[dict[str, Any]]:
+        """All stages; leaves the best of the last one, and returns the course of validation.
+
+        Goes on from the last checkpoint in the folder `out`, where there is one.
+        """
+        Loop(self, self.accelerator, out / "metrics.jsonl", out / "last.pt").run()
+        self._use_best()
+        self.model.cpu()
+        records = read_metrics(out / "metrics.jsonl")
+        return [{"stage": 0, **record} for record in records if "relative_error" in record]
+
+    def begin(self, place: int) -> None:
+        """A stage begins with the best so far; a round after the first has what that says as its target ('progressive')."""
+        stage, number = self.rounds[place]
+        self._use_best()
+        if number > 0:
+            self.step.target = self.step.all().detach()
+        self.step.begin(stage, place)
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        """Those of Eq. 2."""
+        return self.step(model, number)
+
+    def validate(self) -> Validation:
+        """The error of all weights and, where there is data, accuracy on validation images."""
+        error, accuracy = self.step.measure()
+        note = f"relative error {error:.3f}" + ("" if accuracy is None else f", val {100 * accuracy:.1f} %")
+        score = accuracy or 0.0, -error  # of equally accurate ones, as at chance, the nearer
+        return Validation({"relative_error": error, "accuracy_val": accuracy}, score, note)
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        """For the next stage, or for good."""
+        self.best = {name: value.clone() for name, value in weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What is best, and what is fitted."""
+        return {"best": self.best, "target": self.step.target}
+
+    def take_back(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
+        self.best, self.step.target = state["best"], state["target"].to(self.step.device)
+
+    def _use_best(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best)

@@ -1,0 +1,77 @@
+"""Mistakes with `netspace train` and `optimize`: wrong recipes, a folder that holds another run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import refused
+
+from netspace.store import Population, Zoo, write_zoo
+
+Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("latent=100", ["latent", "100"]),
+        ("encoder.kind=transformer", ["encoder.kind", "conv", "probe", "transformer"]),
+        ("encoder.probs=4", ["probs", "probes"]),
+        ("steps=0", ["steps", "0"]),
+        ("precision=fp8", ["precision", "bf16"]),
+        ("loss.behaviour=0", ["loss"]),
+    ],
+)
+def test_wrong_space_settings(cli: Cli, recipes: Path, tiny_zoo: Path, change: str, words: list[str]) -> None:
+    refused(cli("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run", "--set", change), 2, *words)
+    assert not Path("run").exists()
+
+
+def test_unknown_recipe(cli: Cli, tiny_zoo: Path) -> None:
+    refused(cli("zoo", "build", "zoo/quickstrat"), 2, "zoo/quickstrat", "zoo/quickstart")
+    refused(cli("train", "nothing.yaml", "--zoo", tiny_zoo), 2, "nothing.yaml")
+
+
+def test_a_start_that_fails_leaves_nothing(cli: Cli, recipes: Path, tiny_zoo: Path, multi_zoo: Path) -> None:
+    train = ("train", recipes / "space.yaml", "--out", "runs/new/run")
+    refused(cli(*train, "--zoo", multi_zoo), 2, "3 architectures", "multi")
+    refused(cli(*train, "--zoo", tiny_zoo, "--set", "multi.teacher=best"), 2, "several architectures", "multi")
+    refused(cli(*train, "--zoo", multi_zoo, "--set", "multi.teacher=lenet/0099"), 2, "lenet/0099")
+    refused(cli(*train, "--zoo", "gone.h5"), 1, "gone.h5")
+    assert not list(Path().iterdir())
+    Path("mine").mkdir()
+    refused(cli("train", recipes / "space.yaml", "--out", "mine", "--zoo", multi_zoo), 2, "multi")
+    assert [path.name for path in Path().rglob("*")] == ["mine"]
+
+
+def test_an_optimisation_that_cannot_begin_leaves_nothing(cli: Cli, run_copy: Path) -> None:
+    before = sorted(Path().rglob("*"))
+    optimize = ("optimize", "--run", run_copy, "--from")
+    refused(cli(*optimize, "lenetlike/9999"), 2, "lenetlike/9999")
+    refused(cli(*optimize, "best", "--teacher", "resnet8/0000"), 2, "resnet8")
+    refused(cli(*optimize, "best", "--steps", 0), 2, "steps")
+    refused(cli(*optimize, "best", "--out", "new/run", "--set", "alpha=2"), 2, "alpha")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_training_into_a_run_that_exists(
+    cli: Cli, recipes: Path, tiny_zoo: Path, zoo_copy: Path, run_copy: Path
+) -> None:
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    train = ("train", recipes / "space.yaml", "--out", run_copy)
+    refused(cli(*train, "--zoo", tiny_zoo), 2, str(run_copy), "--resume")
+    refused(cli(*train, "--zoo", tiny_zoo, "--resume", "--set", "latent=144"), 2, "latent")
+    with Zoo(tiny_zoo) as zoo:
+        group = zoo.only()
+        fewer = Population(group.spec, group.read(range(35)).numpy(), group.members[:35])
+        write_zoo(Path("fewer.h5"), zoo.header, {"lenetlike": fewer})
+    refused(cli(*train, "--zoo", "fewer.h5", "--resume"), 2, "another zoo")
+    refused(cli("eval", run_copy, "--zoo", "fewer.h5"), 1, "fewer.h5", "--zoo")
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+    Path("folder").mkdir()
+    Path("folder/mine.txt").write_text("mine")
+    assert cli("train", recipes / "space.yaml", "--out", "folder", "--zoo", tiny_zoo, "--set", "steps=1").code == 0
+    assert Path("folder/mine.txt").read_text() == "mine"
