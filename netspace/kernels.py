@@ -69,7 +69,7 @@ class Kernels:
     ) -> Kernels:
         """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
 
-        Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
+        With a `side`, larger kernels are left out. Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
         pattern that matches no weight.
         """
         able = {
@@ -81,7 +81,7 @@ class Kernels:
             raise NetspaceError(
                 f"there is nothing to represent: no convolution or matrix among {len(state)} tensors ({_few(list(state))})"
             )
-        names = [name for name, shape in able.items() if len(shape) > 2]
+        names = [name for name, shape in able.items() if len(shape) > 2 and not _token(name, shape)]
         if patterns:
             for pattern in patterns:
                 if not fnmatch.filter(able, pattern):
@@ -98,6 +98,12 @@ class Kernels:
             Layer(name, able[name], pointwise == "tiles" and len(able[name]) > 2 and prod(able[name][2:]) == 1)
             for name in names
         )
+        if side is not None:
+            layers = tuple(layer for layer in layers if layer.is_matrix or max(layer.shape[2:]) <= side)
+            if not layers:
+                raise NetspaceError(
+                    f"all of {_few(names)} have kernels larger than {side} x {side}: choose a larger side"
+                )
         widest = max((max(layer.shape[2:]) for layer in layers if not layer.is_matrix), default=TILE)
         return cls(layers, side or widest)
 
@@ -160,6 +166,11 @@ class Kernels:
 def _able(shape: torch.Size) -> bool:
     """Convolutions with 1 or 2 axes, and matrices."""
     return len(shape) in (3, 4) or (len(shape) == 2 and min(shape) > 1)
+
+
+def _token(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a transformer's tokens or positions, (1, N, D), which have a convolution's shape but not its name."""
+    return len(shape) == 3 and shape[0] == 1 and name.rpartition(".")[2] != "weight"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace.apps.kept_kernels import keep_kernels
-from netspace.apps.originals import find_original
+from netspace.apps.originals import check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.data import TaskData
-from netspace.errors import NetspaceError
 from netspace.kernels import Layer
 from netspace.metrics import accuracy
 from netspace.runtime import generator, write_json
@@ -50,9 +49,7 @@ def analyse(
     compressed = Compressed.load(path)
     original, _ = find_original(model, zoo_path, arch=arch)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
-    for name, value in state.items():
-        if name not in original.state or original.state[name].shape != value.shape:
-            raise NetspaceError(f"{path} holds another network than {model}: {name} differs")
+    check_same(path, state, model, original)
     told: dict[str, Any] = {
         "file": str(path),
         "layers": [layer.name for layer in layers],

@@ -15,13 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace.apps.kept_kernels import keep_kernels
-from netspace.apps.likeness import likeness
-from netspace.apps.originals import Beside, check_new, find_original
+from netspace.apps.originals import Beside, Pictures, check_named, check_new, check_same, find_original
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
-from netspace.data.pictures import pictures
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
@@ -40,23 +38,26 @@ def fit(
     resume: bool = False,
     device: str = "cpu",
     arch: ArchConfig | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
-    runs the network and needs a zoo's member, or the zoo of a file's task. Raises `UsageError` or `NetspaceError` before anything is written.
+    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W). Raises `UsageError` or `NetspaceError` before anything is written.
     """
     accelerator, own = processes(torch.device(device))
     original, spec = find_original(model, zoo_path, own, arch)
+    if input_shape is not None:
+        original.input_shape = input_shape
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
                 f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
                 "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
             )
-        if stage.runs_networks and stage.inputs == "noise" and spec is None:
+        if stage.runs_networks and stage.inputs == "noise" and original.input_shape is None:
             raise UsageError(
-                f"noise has the shape of a network's inputs, which is not known of {model}: give --zoo and inputs=task, or leave "
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --input-shape C,H,W, or leave "
                 "distillation and features at 0"
             )
         if stage.runs_networks and stage.inputs == "task" and original.task is None:
@@ -87,7 +88,7 @@ def fit(
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
     """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
-    kernels = Kernels.of(state, config.layers, pointwise=config.pointwise)
+    kernels = Kernels.of(state, config.layers, config.side, config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
@@ -135,16 +136,13 @@ def evaluate(
     model: str | None = None,
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
-    images: Path | None = None,
-    size: int = 224,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
     """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
 
-    With a folder `images`, what the original and the reconstructed network answer on them: no labels are needed.
+    With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
     """
-    if model is None and (arch is not None or images is not None):
-        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
-    files = [] if images is None else pictures(images)
+    check_named(model, arch, pictures)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -164,11 +162,9 @@ def evaluate(
     }
     if model is None:
         return figures
-    beside = Beside(compressed, state, path, model, zoo_path, arch)
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures)
     found = beside.measure(state)
     figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
-    if files:
-        figures["images"] = likeness(beside.original, state, files, size, model)
     return {**figures, **found}
 
 
@@ -198,9 +194,8 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     compressed = Compressed.load(path)
     original, _ = find_original(model, zoo_path)
     state, rows = compressed.reconstruct(), []
+    check_same(path, state, model, original)
     for layer in compressed.kernels.layers:
-        if layer.name not in original.state or original.state[layer.name].shape != state[layer.name].shape:
-            raise NetspaceError(f"{path} holds another network than {model}: {layer.name} differs")
         wanted, found = (each[layer.name].float().flatten(1) for each in (original.state, state))
         errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
         rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]

@@ -6,6 +6,7 @@ Axes: B images, C classes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,37 @@ from netspace.metrics import agreement, cosine, overlap
 from netspace.training.nern import Original
 
 
-@torch.no_grad()
-def likeness(original: Original, state: dict[str, Tensor], files: list[Path], size: int, model: str) -> dict[str, Any]:
-    """What the original, called `model`, and a state of it answer on the pictures, shown at `size` x `size`.
+class Likeness:
+    """Measures states of the network called `model` beside the original, on pictures shown at `size` x `size`.
 
     Raises `UsageError` where no module is known, `NetspaceError` where it does not map the pictures to logits (B, C).
     """
-    if original.module is None:
-        raise UsageError(f"images are shown to the network, and of {model} only the weights are known: give --arch")
-    modules = [copy.deepcopy(original.module) for _ in range(2)]
-    for module, values in zip(modules, (original.state, state), strict=True):
-        module.load_state_dict(values)
-    batches = [[_logits(module, batch, model) for module in modules] for batch in shown(files, size)]
-    both = [torch.cat(answers) for answers in zip(*batches, strict=True)]
-    return {
-        "count": len(files),
-        "size": size,
-        "agreement": float(agreement(both[0], both[1])),
-        "overlap_top5": float(overlap(both[0], both[1])),
-        "cosine": float(cosine(both[0], both[1])),
-    }
+
+    def __init__(self, original: Original, files: list[Path], size: int, model: str) -> None:
+        if original.module is None:
+            raise UsageError(f"images are shown to the network, and of {model} only the weights are known: give --arch")
+        self.module, self.files, self.size, self.model = copy.deepcopy(original.module), files, size, model
+        self.answers = self._answers(original.state)
+
+    def measure(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a state of the network answers, beside what the original does."""
+        found = self._answers(state)
+        return {
+            "count": len(self.files),
+            "size": self.size,
+            "agreement": float(agreement(self.answers, found)),
+            "overlap_top5": float(overlap(self.answers, found)),
+            "cosine": float(cosine(self.answers, found)),
+        }
+
+    @torch.no_grad()
+    def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
+        self.module.load_state_dict(state)
+        return torch.cat([logits_of(self.module, batch, self.model) for batch in shown(self.files, self.size)])
 
 
-def _logits(module: nn.Module, batch: Tensor, model: str) -> Tensor:
+def logits_of(module: nn.Module, batch: Tensor, model: str) -> Tensor:
+    """Logits (B, C) of the module of `model` for images. Raises `NetspaceError` where it gives none."""
     try:
         logits = module(batch)
     except (RuntimeError, ValueError, TypeError) as error:  # whatever a module of others raises

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from netspace import archs
+from netspace.apps.likeness import Likeness
 from netspace.archs import ArchConfig
 from netspace.compressed import NOTE, Compressed
+from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
@@ -44,7 +48,8 @@ def find_original(
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
                 task = task_of(zoo, device)
-        return Original(state, module, task if module is not None else None), spec
+        shape = None if spec is None else spec.input_shape
+        return Original(state, module, task if module is not None else None, shape), spec
     if arch is not None:
         raise UsageError(
             f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
@@ -60,7 +65,7 @@ def find_original(
         flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
         spec, task = group.spec, task_of(zoo, device)
     state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task), spec
+    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 
 
 def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -97,6 +102,34 @@ def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
     return module
 
 
+def check_same(path: Path, state: Mapping[str, Tensor], model: str, original: Original) -> None:
+    """Raises `NetspaceError` where what the file `path` gives back has other names or shapes than the original, `model`."""
+    shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
+    for name in [*shapes[0], *shapes[1]]:
+        if shapes[0].get(name) != shapes[1].get(name):
+            raise NetspaceError(
+                f"{path} holds another network than {model}: {name} differs; name the network that the file was fitted to"
+            )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A folder of pictures without labels, and the side at which they are shown."""
+
+    folder: Path
+    size: int = 224
+
+    def files(self) -> list[Path]:
+        """As `netspace.data.pictures.pictures`, which see."""
+        return pictures(self.folder)
+
+
+def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None) -> None:
+    """Raises `UsageError` where an original is described that was not named."""
+    if model is None and (arch is not None or pictures is not None):
+        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+
+
 def check_new(out: Path) -> None:
     """Raises `UsageError` if something lies at a file that is to be written."""
     if out.exists():
@@ -106,7 +139,7 @@ def check_new(out: Path) -> None:
 class Beside:
     """Measures networks beside the original, whose file must hold the same tensors; `accuracy` is the original's own.
 
-    Raises `NetspaceError` for another network.
+    Raises `NetspaceError` for another network, and as `Pictures.files` and `Likeness`.
     """
 
     def __init__(
@@ -117,23 +150,28 @@ class Beside:
         model: str,
         zoo: Path | None,
         arch: ArchConfig | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
+        files = [] if pictures is None else pictures.files()
         original, _ = find_original(model, zoo, arch=arch)
-        shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
-        if shapes[0] != shapes[1]:
-            raise NetspaceError(f"{path} holds another network than {model}: their tensors differ in names or shapes")
+        check_same(path, state, model, original)
         self.original, self.kernels = original, compressed.kernels
+        self.likeness = None if pictures is None else Likeness(original, files, pictures.size, model)
         self.answers = self._answers(original.state)
         self.accuracy = self._accuracy(self.answers)
 
-    def measure(self, state: dict[str, Tensor]) -> dict[str, float | None]:
-        """The relative error of the represented weights; accuracy and agreement on the test images, where they are known."""
+    def measure(self, state: dict[str, Tensor]) -> dict[str, Any]:
+        """The relative error of the represented weights; accuracy and agreement on the test images, where they are known.
+
+        `images` says how alike both answer on pictures, where there are any.
+        """
         wanted, found = self.kernels.gather(self.original.state), self.kernels.gather(state)
         answers = self._answers(state)
         return {
             "relative_error": float((found - wanted).norm() / wanted.norm()),
             "accuracy": self._accuracy(answers),
             "agreement": None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
+            **({} if self.likeness is None else {"images": self.likeness.measure(state)}),
         }
 
     def _answers(self, state: dict[str, Tensor]) -> Tensor | None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netspace.apps.originals import Beside
+from netspace.apps.originals import Beside, Pictures
+from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.errors import UsageError
 from netspace.progress import progress
@@ -19,11 +20,18 @@ from netspace.runtime import write_json
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def prune(path: Path, model: str, zoo_path: Path | None = None, shares: Sequence[float] = SHARES) -> dict[str, Any]:
+def prune(
+    path: Path,
+    model: str,
+    zoo_path: Path | None = None,
+    shares: Sequence[float] = SHARES,
+    arch: ArchConfig | None = None,
+    pictures: Pictures | None = None,
+) -> dict[str, Any]:
     """Sets shares of the predictor's weights to 0, the smallest of all its matrices first; writes prune.json beside `path`.
 
     `predictor` has a row for each share: weights left, and the reconstructed network's relative error, accuracy and
-    agreement with the original on the test images. `original` has the same for the original's represented weights,
+    agreement with the original on the test images, and `images` with pictures. `original` has the same for the original's represented weights,
     pruned directly. Raises `UsageError` for shares outside [0, 1), `NetspaceError` for another network's file.
     """
     for share in shares:
@@ -31,7 +39,7 @@ def prune(path: Path, model: str, zoo_path: Path | None = None, shares: Sequence
             raise UsageError(f"a share of {share:g} of the weights was to be pruned: give shares from 0 to below 1")
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
-    beside = Beside(compressed, state, path, model, zoo_path)
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures)
     whole = deepcopy(compressed.predictor.state_dict())
     matrices = {name: value for name, value in whole.items() if value.dim() == 2}
     represented = {layer.name: beside.original.state[layer.name] for layer in compressed.kernels.layers}

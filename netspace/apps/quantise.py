@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from netspace.apps.originals import Beside, check_new
+from netspace.apps.originals import Beside, Pictures, check_named, check_new
+from netspace.archs import ArchConfig
 from netspace.compressed import FLOAT, Compressed
 from netspace.errors import UsageError
 from netspace.quantising import check_bits, pack, unpack
@@ -19,9 +20,15 @@ from netspace.runtime import write_json
 
 
 def quantise(
-    path: Path, out: Path, bits: int, model: str | None = None, zoo_path: Path | None = None
+    path: Path,
+    out: Path,
+    bits: int,
+    model: str | None = None,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
-    """Writes the file with its predictor's matrices in `bits` bits, and the figures as quantise-BITS.json beside `path`.
+    """Writes the file with its predictor's matrices in `bits` bits, and the figures as quantise-BITS.json beside `path` (quantise-BITS-alone.json without `model`).
 
     `networks` holds a row for the original, the original quantised, and what both files give back: bytes, and with
     `model` the relative error of the represented weights, accuracy and agreement with the original on the test images.
@@ -30,11 +37,12 @@ def quantise(
     """
     check_bits(bits)
     check_new(out)
+    check_named(model, arch, pictures)
     compressed = Compressed.load(path)
     if compressed.bits != FLOAT:
         raise UsageError(f"{path} is quantised to {compressed.bits} bits already: give the file that it was made of")
     before = compressed.reconstruct()
-    beside = None if model is None else Beside(compressed, before, path, model, zoo_path)
+    beside = None if model is None else Beside(compressed, before, path, model, zoo_path, arch, pictures)
     replace(compressed, bits=bits).save(out)
     after = Compressed.load(out).reconstruct()
     wanted, found = (compressed.kernels.gather(state) for state in (before, after))
@@ -55,7 +63,7 @@ def quantise(
         "relative_change": float((found - wanted).norm() / wanted.norm()),
         "networks": networks,
     }
-    write_json(path.parent / f"quantise-{bits}.json", told)
+    write_json(path.parent / f"quantise-{bits}{'-alone' if model is None else ''}.json", told)
     return told
 
 

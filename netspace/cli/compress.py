@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.compress_output import pruning, quantised
+from netspace.cli.compress_output import correction, pruning, quantised
 from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
 from netspace.cli.output import analysis, compression, important, say
 
 if TYPE_CHECKING:
+    from netspace.apps.originals import Pictures
     from netspace.archs import ArchConfig
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
@@ -30,6 +31,14 @@ Arch = Annotated[
 Kwargs = Annotated[
     str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
 ]
+
+Images = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
+]
+Shape = Annotated[
+    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Of an input of the network, for noise.")
+]
+Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
 
 
 def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
@@ -49,6 +58,12 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
     return validate(ArchConfig, {"arch": name, "kwargs": given}, "--kwargs")
 
 
+def _pictures(images: Path | None, size: int) -> Pictures | None:
+    from netspace.apps.originals import Pictures
+
+    return None if images is None else Pictures(images, size)
+
+
 @app.command()
 def fit(
     model: Model,
@@ -62,6 +77,7 @@ def fit(
     arch: Arch = None,
     kwargs: Kwargs = None,
     trust_arch: Trust = None,
+    input_shape: Shape = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -72,7 +88,8 @@ def fit(
 
     trusting(trust_arch)
     recipe = load(FitConfig, config or {}, set or [])
-    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs)), json, compression)
+    shape = _shape(input_shape)
+    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape), json, compression)
 
 
 @app.command("eval")
@@ -83,17 +100,15 @@ def evaluate(
     arch: Arch = None,
     kwargs: Kwargs = None,
     trust_arch: Trust = None,
-    images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")] = 224,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
     """Sizes, and beside the original accuracy, agreement and error."""
     from netspace.apps.compress import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, _arch(arch, kwargs), images, size), json, compression)
+    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, compression)
 
 
 @app.command()
@@ -144,18 +159,46 @@ def analyse(
 
 
 @app.command()
+def correct(
+    file: File,
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
+    zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
+    input_shape: Shape = None,
+    json: Json = False,
+) -> None:
+    """Batch norms and biases made up for errors of the weights, by images of any kind or noise; the size stays."""
+    from netspace.apps.correct import correct as make_up
+
+    trusting(trust_arch)
+    shape = _shape(input_shape)
+    say(make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size), shape), json, correction)
+
+
+@app.command()
 def quantise(
     file: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
-    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE."""
+    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE (-alone without MODEL)."""
     from netspace.apps.quantise import quantise as shrink
 
-    say(shrink(file, out, bits, model, zoo), json, quantised)
+    trusting(trust_arch)
+    say(shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, quantised)
 
 
 @app.command()
@@ -166,13 +209,34 @@ def prune(
         str | None, typer.Option(help="Of the weights, as in 0,0.25,0.5; default: twelve to 0.9.")
     ] = None,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
+    trust_arch: Trust = None,
+    images: Images = None,
+    size: Size = 224,
     json: Json = False,
 ) -> None:
     """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
     from netspace.apps.prune import SHARES
     from netspace.apps.prune import prune as cut
 
-    say(cut(file, model, zoo, SHARES if shares is None else _numbers(shares)), json, pruning)
+    trusting(trust_arch)
+    chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size)
+    say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen), json, pruning)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    """The sides of an input that were named."""
+    from netspace.errors import UsageError
+
+    if text is None:
+        return None
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--input-shape {text!r} was expected to be whole numbers with commas between, as in 3,224,224"
+        )
+    return tuple(int(side) for side in sides)
 
 
 def _numbers(text: str) -> list[float]:

@@ -7,6 +7,14 @@ from typing import Any
 from netspace.cli.output import number, percent, table
 
 
+def correction(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress correct`."""
+    return (
+        f"{figures['out']}: {len(figures['corrected'])} tensors of batch norms and biases corrected by "
+        f"{figures['count']} inputs ({figures['shown']}); compare it by `netspace compress eval` on others"
+    )
+
+
 def quantised(figures: dict[str, Any]) -> str:
     """The text of `netspace compress quantise`."""
     bits = figures["bits"]
@@ -16,14 +24,18 @@ def quantised(figures: dict[str, Any]) -> str:
         "reconstructed": "reconstructed",
         "quantised": f"reconstructed, predictor in {bits} bits",
     }
+    seen = "images" in next(iter(figures["networks"].values()))
     rows = []
     for key, found in figures["networks"].items():
         measured = [
             show(found.get(name))
             for name, show in (("relative_error", number), ("accuracy", percent), ("agreement", percent))
         ]
+        if seen:
+            measured.append(percent(found["images"]["agreement"]))
         rows.append([names[key], f"{found['bytes']:,}", percent(found["bytes"] / figures["bytes_original"]), *measured])
     head = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
+    head += ["on images"] if seen else []
     return "\n".join(
         [
             table(head, rows),
@@ -34,17 +46,16 @@ def quantised(figures: dict[str, Any]) -> str:
 
 def pruning(figures: dict[str, Any]) -> str:
     """The text of `netspace compress prune`."""
-    rows = [
-        [
-            percent(one["share"]),
-            *(
-                cell
-                for row in (one, two)
-                for cell in (f"{row['weights']:,}", number(row["relative_error"]), percent(row["accuracy"]))
-            ),
-        ]
-        for one, two in zip(figures["predictor"], figures["original"], strict=True)
-    ]
-    head = ["pruned", "predictor's weights", "relative error", "accuracy"]
-    head += ["original's weights", "relative error", "accuracy"]
-    return table(head, rows) + "\nsmallest magnitudes first; accuracy on the test images"
+    seen = "images" in figures["predictor"][0]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        told = percent(row["images"]["agreement"] if seen else row["accuracy"])
+        return [f"{row['weights']:,}", number(row["relative_error"]), told]
+
+    pairs = zip(figures["predictor"], figures["original"], strict=True)
+    rows = [[percent(one["share"]), *cells(one), *cells(two)] for one, two in pairs]
+    last = "same answer" if seen else "accuracy"
+    head = ["pruned", "predictor's weights", "relative error", last]
+    head += ["original's weights", "relative error", last]
+    where = "answers as the original's on the images" if seen else "accuracy on the test images"
+    return table(head, rows) + f"\nsmallest magnitudes first; {where}"

@@ -1,6 +1,6 @@
 """What lies in the folder of a compressed network, read once, checked, and never written.
 
-Axes: S records of the fit, R of its loss, L layers, N kernels, h w their sides. `fit` writes fit.json and kernels.json; analysis.json, prune.json and quantise-BITS.json are of
+Axes: S records of the fit, R of its loss, L layers, N kernels, h w their sides. `fit` writes fit.json and kernels.json; analysis.json, prune.json and quantise-BITS.json (-alone: beside no original) are of
 commands of their own, and None or empty where they were not run.
 """
 
@@ -82,7 +82,8 @@ def collect(path: Path) -> Fitted:
         )
     figures = mapping_of(file)
     names = ("stage", "step", "relative_error", "accuracy_val")
-    quantised = {bits: path / f"quantise-{bits}.json" for bits in (8, 4)}
+    both = {bits: [path / f"quantise-{bits}{end}.json" for end in ("", "-alone")] for bits in (8, 4)}
+    quantised = {bits: next((file for file in files if file.is_file()), None) for bits, files in both.items()}
     told = mapping_of(network).get("hash") if network.is_file() else None
     return Fitted(
         path,
@@ -94,7 +95,7 @@ def collect(path: Path) -> Fitted:
         _kernels(path / "kernels.json"),
         _analysis(path / "analysis.json"),
         _pruning(path / "prune.json"),
-        {bits: mapping_of(found) for bits, found in quantised.items() if found.is_file()},
+        {bits: mapping_of(found) for bits, found in quantised.items() if found is not None},
     )
 
 

@@ -64,6 +64,7 @@ class FitConfig(Settings):
     seed: Seed = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
     pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
+    side: int | None = Field(None, ge=1)  # K, larger convolutions left out; None: the largest's, 3 for matrices alone
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
     norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
     predictor: PredictorConfig = PredictorConfig()
@@ -81,6 +82,7 @@ class Original:
     state: dict[str, Tensor]
     module: nn.Module | None = None
     task: TaskData | None = None
+    input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
 
 
 class NernStep:
@@ -210,10 +212,9 @@ class NernStep:
         """Inputs (B, ...) of a step, and their places (B,) in the training split, on the CPU; None where they change."""
         many, images = self.stage.images, self.images
         if images is None:
-            spec = self.compressed.spec
-            assert spec is not None
+            assert self.original.input_shape is not None
             random = generator(self.config.seed, 37, self.number, number)
-            noise = torch.rand((many, *spec.input_shape), generator=random)[self.mine]
+            noise = torch.rand((many, *self.original.input_shape), generator=random)[self.mine]
             return 2 * send(noise, self.device) - 1, None
         shown = images.take(number, many)[0][self.mine]
         return shown, images.places(number, many)[self.mine] if images.fixed is not None else None

@@ -117,6 +117,18 @@ def test_tiled_pointwise_convolutions_survive_the_file(tmp_path: Path, norms: bo
     assert all(torch.equal(loaded.reconstruct()[name], value) for name, value in compressed.reconstruct().items())
 
 
+def test_what_is_larger_than_the_side_is_left_out(tmp_path: Path) -> None:
+    state = {"point.weight": torch.randn(7, 10, 1, 1), "deep.weight": torch.randn(4, 1, 3, 3)}
+    compressed = begin(state, settings(pointwise="tiles", side=2, layers=("*weight",)), None)
+    assert list(compressed.rest) == ["deep.weight"] and compressed.kernels.side == 2 and len(compressed.places) == 4 * 5
+    torch.testing.assert_close(compressed.weights(compressed.targets(state))["point.weight"], state["point.weight"])
+    compressed.save(tmp_path / "c.safetensors")
+    assert Compressed.load(tmp_path / "c.safetensors").kernels == compressed.kernels
+    assert begin(state, settings(pointwise="tiles", side=2), None).kernels == compressed.kernels
+    with pytest.raises(NetspaceError, match=r"all of deep.weight have kernels larger than 2 x 2: choose a larger side"):
+        begin(state, settings(pointwise="tiles", side=2, layers=("deep*",)), None)
+
+
 def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = nn.TransformerEncoderLayer(12, 2, 20).state_dict()

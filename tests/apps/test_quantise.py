@@ -63,7 +63,7 @@ def test_matrices_are_codes_and_scales_and_all_else_is_as_it_was(file: Path, net
     assert len(errors) == 10
     sizes = {name: each["bytes"] for name, each in told["networks"].items()}
     assert sizes == {"reconstructed": file.stat().st_size, "quantised": Path("small.safetensors").stat().st_size}
-    assert json.loads(Path(f"c/quantise-{bits}.json").read_text()) == told
+    assert json.loads(Path(f"c/quantise-{bits}-alone.json").read_text()) == told
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -105,7 +105,7 @@ def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> N
     from netspace.training.nern import FitConfig
 
     config = load(FitConfig, f"compress/{recipe}")
-    assert config.predictor.hidden == {"paper": 160, "decoupled": 180, "pretrained": 580}[recipe]
+    assert config.predictor.hidden == {"paper": 160, "decoupled": 180, "pretrained": 224}[recipe]
     stages = [
         f"{{steps: 2, images: 4, distillation: {stage.distillation}, features: {stage.features}}}"
         for stage in config.stages

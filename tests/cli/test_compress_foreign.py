@@ -79,6 +79,69 @@ def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch
     assert "on 5 images same answer" in text and "cosine of the logits" in text
 
 
+def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
+    cli("compress", "fit", "net.pth", *LITTLE, "-o", "c")
+    words = ("net.pth", *TRUSTED, "--images", folder, "--size", 35)
+    told = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors", "--bits", 4, "--json").json["networks"]
+    for file, name in ((FILE, "reconstructed"), ("q.safetensors", "quantised")):
+        assert told[name]["images"] == cli("compress", "eval", file, *words, "--json").json["images"]
+    assert told["original"]["images"]["agreement"] == 1 and told["original"]["images"]["cosine"] == pytest.approx(1)
+    assert 0.5 < told["original_quantised"]["images"]["cosine"] < 0.9999
+    text = cli("compress", "quantise", FILE, *words, "-o", "r8.safetensors").out
+    assert "on images" in text and "100.0 %" in text
+
+    rows = cli("compress", "prune", FILE, *words, "--shares", "0,0.5", "--json").json
+    assert rows["predictor"][0]["images"] == told["reconstructed"]["images"] and rows["accuracy_original"] is None
+    assert rows["original"][0]["images"]["agreement"] == 1 > rows["original"][1]["images"]["cosine"]
+    text = cli("compress", "prune", FILE, *words, "--shares", "0").out
+    assert "same answer" in text and "answers as the original's on the images" in text
+    for command in (("quantise", FILE, "-o", "r.safetensors"), ("eval", FILE)):
+        done = cli("compress", *command, "--images", folder)
+        assert done.code == 2 and "name it as MODEL" in done.sentence and not Path("r.safetensors").exists()
+
+
+def test_a_file_is_corrected_by_pictures_or_noise(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
+    cli("compress", "fit", "net.pth", *LITTLE, "-o", "c")
+    held, words = load_file(FILE), ("net.pth", *TRUSTED)
+    seen = ("--images", folder, "--size", 35)
+    before = cli("compress", "eval", FILE, *words, *seen, "--json").json
+    for given, kind, count in ((seen, "images", 5), (("--input-shape", "3,35,35"), "noise", 128)):
+        told = cli("compress", "correct", FILE, *words, *given, "-o", f"{kind}.safetensors", "--json").json
+        assert (told["shown"], told["count"]) == (kind, count)
+        assert {f"rest.{name}" for name in told["corrected"]} == {
+            name for name, value in load_file(f"{kind}.safetensors").items() if not torch.equal(value, held[name])
+        }
+        assert "features.0.1.running_mean" in told["corrected"] and "classifier.1.bias" not in told["corrected"]
+        assert abs(Path(f"{kind}.safetensors").stat().st_size - before["bytes_file"]) < 64
+        if kind == "images":  # as it was made on them
+            after = cli("compress", "eval", f"{kind}.safetensors", *words, *seen, "--json").json
+            assert after["images"]["cosine"] > before["images"]["cosine"] + 0.01
+            assert after["relative_error"] == before["relative_error"]
+    assert "tensors of batch norms" in cli("compress", "correct", FILE, *words, *seen, "-o", "third.safetensors").out
+
+    def refused(code: int, wanted: str, *others: object) -> None:
+        done = cli("compress", "correct", FILE, *others)
+        assert done.code == code and wanted in done.sentence and not Path("x").exists(), done.sentence
+
+    refused(2, "choose another --out", *words, *seen, "-o", FILE)
+    refused(2, "give one of them", *words, *seen, "--input-shape", "3,35,35", "-o", "x")
+    refused(2, "nothing is at hand to show to net.pth", *words, "-o", "x")
+    refused(2, "of net.pth only the weights are known", "net.pth", *seen, "-o", "x")
+    refused(2, "'3,x' was expected to be whole numbers", *words, "--input-shape", "3,x", "-o", "x")
+    refused(1, "cannot be run on images of 4 x 9 x 9", *words, "--input-shape", "4,9,9", "-o", "x")
+
+
+def test_noise_teaches_a_network_of_others(cli: Cli, network: torch.nn.Module) -> None:
+    noise = (
+        "--set",
+        "stages=[{steps: 2, kernels: 64, images: 2, reconstruction: 0.0, distillation: 1.0, inputs: noise}]",
+    )
+    words = ("fit", "net.pth", *TRUSTED, *LITTLE, *noise, "--json")
+    told = cli("compress", *words, "--input-shape", "3,33,33", "-o", "c").json
+    other = cli("compress", *words, "--input-shape", "3,65,65", "-o", "d").json
+    assert told["curve"][0] == other["curve"][0] and told["curve"][-1] != other["curve"][-1]
+
+
 def test_what_does_not_go_together_is_refused(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
     def refused(code: int, wanted: str, *words: object) -> None:
         done = cli("compress", *words)

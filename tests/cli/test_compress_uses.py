@@ -24,6 +24,9 @@ def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[o
     told = cli("compress", "quantise", FILE, *fitted, "-o", "four.safetensors", "--bits", 4, "--json").json
     assert told["bits"] == 4 and told == json.loads(Path("c/quantise-4.json").read_text())
     assert told["networks"].keys() == {"original", "original_quantised", "reconstructed", "quantised"}
+    cli("compress", "quantise", FILE, "-o", "again.safetensors", "--bits", 4)
+    assert told == json.loads(Path("c/quantise-4.json").read_text()), "figures without MODEL are kept apart"
+    assert json.loads(Path("c/quantise-4-alone.json").read_text())["networks"].keys() == {"reconstructed", "quantised"}
     text = cli("compress", "quantise", FILE, "-o", "eight.safetensors").out
     assert "reconstructed, predictor in 8 bits" in text and "eight.safetensors: quantising moves the weights by" in text
     text = cli("compress", "eval", "eight.safetensors", *fitted).out
