@@ -25,9 +25,11 @@ from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
+from netspace.store import Zoo
 from netspace.training.fitting import Fit
 from netspace.training.loop import processes
-from netspace.training.nern import FitConfig
+from netspace.training.nern import FitConfig, Original
+from netspace.training.teachers import Teacher, teacher
 
 
 def fit(
@@ -43,12 +45,34 @@ def fit(
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
-    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W). Raises `UsageError` or `NetspaceError` before anything is written.
+    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W).
+    Raises `UsageError` or `NetspaceError` before anything is written.
     """
     accelerator, own = processes(torch.device(device))
     original, spec = find_original(model, zoo_path, own, arch)
     if input_shape is not None:
         original.input_shape = input_shape
+    _check_stages(config, original, model, accelerator.num_processes)
+    original.teachers = _teachers(config, original, zoo_path)
+    Kernels.of(original.state, config.layers, config.side, config.pointwise)  # raises while there is no folder yet
+    first = accelerator.is_main_process
+    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
+        if first:
+            _check_folder(out, config, resume, _hash(original))
+        torch.manual_seed(config.seed)
+        with accelerator.main_process_first():  # which keeps the orders for the others
+            compressed = begin(original.state, config, spec, out / "orders.safetensors")
+        curve = Fit(config, compressed, original, accelerator, own).run(out)
+        if first:
+            path = out / "compressed.safetensors"
+            compressed.save(path)
+            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
+        accelerator.wait_for_everyone()
+    return dict(json.loads((out / "fit.json").read_text()))
+
+
+def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
     for stage in config.stages:
         if stage.runs_networks and original.module is None:
             raise UsageError(
@@ -64,26 +88,21 @@ def fit(
             raise UsageError(
                 "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
             )
-        if stage.runs_networks and stage.images % accelerator.num_processes:
+        if stage.runs_networks and stage.images % processes:
             raise UsageError(
-                f"images ({stage.images}) cannot be shared evenly by {accelerator.num_processes} processes: choose a multiple"
+                f"images ({stage.images}) cannot be shared evenly by {processes} processes: choose a multiple"
             )
-    Kernels.of(original.state, config.layers, pointwise=config.pointwise)  # raises while there is no folder yet
-    first = accelerator.is_main_process
-    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
-        if first:
-            _check_folder(out, config, resume, hash_tensors(*(original.state[name] for name in sorted(original.state))))
-        torch.manual_seed(config.seed)
-        with accelerator.main_process_first():  # which keeps the orders for the others
-            compressed = begin(original.state, config, spec, out / "orders.safetensors")
-        curve = Fit(config, compressed, original, accelerator, own).run(out)
-        if first:
-            path = out / "compressed.safetensors"
-            compressed.save(path)
-            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
-            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
-        accelerator.wait_for_everyone()
-    return dict(json.loads((out / "fit.json").read_text()))
+
+
+def _teachers(config: FitConfig, original: Original, zoo_path: Path | None) -> dict[str, Teacher]:
+    """The networks that stages name as teachers, by these names."""
+    names = [stage.teacher for stage in config.stages if stage.teacher is not None]
+    if not names:
+        return {}
+    if zoo_path is None or original.task is None:
+        raise UsageError(f"the teacher {names[0]} answers the task's images, which are not known: give --zoo")
+    with Zoo(zoo_path) as zoo:
+        return {name: teacher(name, zoo, original.task) for name in names}
 
 
 def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
@@ -204,6 +223,12 @@ def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 
     return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
 
 
+def _hash(original: Original) -> str:
+    """Of a network's weights, and of its teachers' where there are any."""
+    teachers = [taught.hash for _, taught in sorted(original.teachers.items()) if isinstance(taught, Teacher)]
+    return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])
+
+
 def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
     file, mark = out / "config.yaml", out / "network.json"
     if not file.exists():
@@ -218,4 +243,6 @@ def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> N
             f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
         )
     if json.loads(mark.read_text())["hash"] != network:
-        raise UsageError(f"{out} was begun with another network: resume it with its own, or choose another --out")
+        raise UsageError(
+            f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
+        )

@@ -5,8 +5,9 @@ Axes: N kernels, K their side, B images, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 import torch
@@ -26,6 +27,7 @@ from netspace.training.optimizers import OptimizerConfig
 from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
 
+Teaches = Callable[[Tensor], Tensor]  # logits (B, C) for inputs (B, ...)
 PIECE = 1 << 12  # coordinates that are predicted at once where nothing is learnt from them
 
 
@@ -39,6 +41,9 @@ class StageConfig(Settings):
     reconstruction: float = Field(1.0, ge=0)  # weight of Eq. 3
     distillation: float = Field(0.0, ge=0)  # of Eq. 5
     features: float = Field(0.0, ge=0)  # of Eq. 4
+    teacher: str | None = (
+        None  # whose logits are distilled: a zoo's member, a zoo's best, a network's file; None: the network's own
+    )
     inputs: Literal["task", "noise"] = "task"  # what is shown to the networks; noise: U[-1, 1], no data
     images: int = Field(256, ge=1)  # in a batch
     kernels: int = Field(4096, ge=1)  # that gradients flow through in a step
@@ -83,6 +88,9 @@ class Original:
     module: nn.Module | None = None
     task: TaskData | None = None
     input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
+    teachers: Mapping[str, Teaches] = field(
+        default_factory=dict
+    )  # other networks of the task, by the names that stages use
 
 
 class NernStep:
@@ -111,7 +119,8 @@ class NernStep:
             original.module.to(device)
         self.embedded = 4 * len(coordinates) * embedded_size(self.predictor.config.embedding) <= CACHE_BYTES
         self.inputs = self.predictor.embedding(coordinates) if self.embedded else coordinates
-        self.answers: Tensor | None = None  # the network's to all images, where they are known
+        self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
+        self.answers: Tensor | None = None  # who teaches' logits for all training images, where they are known
         self.known = torch.zeros(0, dtype=torch.bool)  # of which images; on the CPU: no step waits for the device
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.predictor.match(self.inputs, self.target, self.embedded)
@@ -127,6 +136,9 @@ class NernStep:
     def begin(self, stage: StageConfig, number: int) -> None:
         """The steps to come are of a stage, and of its number among all stages and rounds."""
         self.stage, self.number, self.images = stage, number, None
+        teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
+        if teacher is not self.teacher:
+            self.teacher, self.answers = teacher, None
         if stage.runs_networks and stage.inputs == "task":
             assert self.original.task is not None
             self.images = Images(self.original.task, self.config.seed + number)
@@ -221,14 +233,20 @@ class NernStep:
 
     @torch.no_grad()
     def _told(self, shown: Tensor, places: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """What `run` says of the network itself; logits for training images at `places` are remembered."""
-        features = self.stage.features > 0
-        if places is None or features:
-            return self.run(self.told, shown, features)
-        there = send(places, self.device)
-        if self.answers is not None and self.known[places].all():
-            return self.answers[there], []
-        logits, _ = self.run(self.told, shown, False)
+        """The logits that are learnt, and the network's own maps where features are."""
+        if not self.stage.features:
+            return self._answers(shown, places), []
+        own, maps = self.run(self.told, shown, True)
+        return own if self.teacher is None else self._answers(shown, places), maps
+
+    def _answers(self, shown: Tensor, places: Tensor | None) -> Tensor:
+        """Logits of who teaches; those for training images at `places` are remembered."""
+        there = None if places is None else send(places, self.device)
+        if there is not None and self.answers is not None and self.known[places].all():
+            return self.answers[there]
+        logits = self.run(self.told, shown, False)[0] if self.teacher is None else self.teacher(shown)
+        if there is None:
+            return logits
         assert self.original.task is not None
         count = len(self.original.task.train)
         if self.answers is None and 4 * count * logits.shape[1] <= CACHE_BYTES:
@@ -237,7 +255,7 @@ class NernStep:
         if self.answers is not None:
             self.answers[there] = logits.float()
             self.known[places] = True
-        return logits, []
+        return logits
 
     def _quick(self, values: Tensor) -> Tensor:
         """What convolutions in half precision are fastest with; as it was in float32."""

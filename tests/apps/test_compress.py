@@ -255,6 +255,43 @@ def test_what_the_network_answers_to_still_images_is_asked_once(
     assert step.known.sum() == 16 and step.known.device.type == "cpu"
 
 
+@pytest.mark.parametrize("features", [0.0, 0.5])
+def test_a_teacher_is_learnt_from_in_place_of_the_network(multi_zoo: Path, features: float) -> None:
+    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": features, "images": 8, "kernels": 64}
+    own, taught = (distilling(multi_zoo, stages=[stage]) for _ in range(2))
+    shift = torch.linspace(0, 3, 10)
+    taught.original.teachers = {"it": lambda shown: taught.run(taught.state, shown, False)[0] + shift}
+    taught.begin(own.stage.model_copy(update={"teacher": "it"}), 0)
+    for _ in range(2):  # asked, and remembered
+        with torch.no_grad():
+            terms = [step(step.predictor, 0) for step in (own, taught)]
+        assert float(terms[0]["distillation"]) != pytest.approx(float(terms[1]["distillation"]))
+        assert features == 0.0 or torch.equal(terms[0]["features"], terms[1]["features"])  # the network's own
+    shown, places = taught._shown(0)
+    torch.testing.assert_close(taught._answers(shown, places), own._told(shown, places)[0] + shift)
+    taught.begin(own.stage, 0)
+    torch.testing.assert_close(
+        taught._answers(shown, places), own._told(shown, places)[0]
+    )  # what was remembered is gone
+
+
+def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path: Path) -> None:
+    stage = {"steps": 2, "distillation": 1.0, "images": 8, "kernels": 64, "teacher": "best"}
+    fit(MEMBER, tmp_path / "out", settings(stages=[stage]), multi_zoo)
+    told = json.loads((tmp_path / "out" / "network.json").read_text())
+    assert len(told["hash"].split()) == 2
+    (tmp_path / "out" / "network.json").write_text(json.dumps({"hash": told["hash"][:-1]}))
+    with pytest.raises(UsageError, match="another network or teacher"):
+        fit(MEMBER, tmp_path / "out", settings(stages=[stage]), multi_zoo, resume=True)
+    with pytest.raises(NetspaceError, match="unknown architecture .nobody."):
+        fit(MEMBER, tmp_path / "no", settings(stages=[{**stage, "teacher": "nobody/0001"}]), multi_zoo)
+    save_file(state_of(), tmp_path / "any.safetensors")
+    plain = settings(stages=[{"steps": 2, "teacher": "best"}])
+    with pytest.raises(UsageError, match="give --zoo"):
+        fit(str(tmp_path / "any.safetensors"), tmp_path / "no", plain)
+    assert not (tmp_path / "no").exists()
+
+
 def test_embedded_coordinates_are_kept_only_where_they_fit(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = distilling(multi_zoo)
     monkeypatch.setattr(nern, "CACHE_BYTES", 100)
