@@ -50,10 +50,11 @@ def test_the_page_says_what_holds_and_what_was_not_run(tmp_path: Path, ablations
     compressed = importlib.import_module("compressed_tables").compressed  # its neighbour, found as `ablations` was
     write_json(tmp_path / "decoupled" / "fit.json", FIT)
     write_json(tmp_path / "large" / "fit.json", {**FIT, "parameters_predictor": 112, "accuracy_reconstructed": 0.931})
-    text = compressed(tmp_path)
+    text = compressed(tmp_path, {"rows": [{"name": "nern: paper", "ratio": 2.2}]})
+    assert "| >= 3 | 2.20 | NO |" in text
     assert "decoupled | <= 0.5 points | 0.20 points | yes" in text
     assert "`joint`) | <= 1.0 points | not run | NO" in text
     assert "112% of the convolutions (`large`) over the original | >= 0 | +0.10 points | yes" in text
     assert "ablations: not run" in text
     write_json(tmp_path / "joint" / "fit.json", {**FIT, "accuracy_reconstructed": 0.91})
-    assert "`joint`) | <= 1.0 points | 2.00 points | NO" in compressed(tmp_path)
+    assert "`joint`) | <= 1.0 points | 2.00 points | NO" in compressed(tmp_path, {})

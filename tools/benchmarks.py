@@ -46,7 +46,7 @@ def main() -> None:
     if given.multi:
         parts.append(several(given.multi, given.unseen))
     if given.compress:
-        parts.append(compressed(given.compress))
+        parts.append(compressed(given.compress, json.loads(given.bench.read_text()) if given.bench else {}))
     if given.seconds:
         parts.append(seconds(json.loads(given.seconds.read_text())))
     if given.bench:

@@ -15,8 +15,8 @@ from ablations import table
 MINUTES = 30  # a fit may take so many on two cores
 
 
-def compressed(folder: Path) -> str:
-    """The whole section."""
+def compressed(folder: Path, measured: dict[str, Any]) -> str:
+    """The whole section; `measured` is what `tools/bench.py --json` printed, or empty."""
     fits = {name: _read(folder / name / "fit.json") for name in ("decoupled", "joint", "large", "smooth")}
     uses = {
         name: _read(folder / "decoupled" / f"{name}.json") for name in ("quantise-8", "quantise-4", "prune", "analysis")
@@ -24,8 +24,9 @@ def compressed(folder: Path) -> str:
     parts = [
         "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion` and `compress fit best --config "
         "compress/...`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.",
-        _aims(fits),
+        _aims(fits, measured),
         _fits(fits),
+        _misses(folder),
         used({name: found for name, found in uses.items() if found}),
         _ablations(_read(folder / "ablations" / "ablations.json")),
         _optimizers(_read(folder / "optimizers" / "ablations.json")),
@@ -40,7 +41,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 ABOVE = "| figure | aim | reached | holds |\n|---|---|---|---|"
 
 
-def _aims(fits: dict[str, dict[str, Any] | None]) -> str:
+def _aims(fits: dict[str, dict[str, Any] | None], measured: dict[str, Any]) -> str:
     """What was aimed at, and what was reached."""
     rows = [_close(fits["decoupled"], "decoupled", 0.005), _close(fits["joint"], "by the whole loss (`joint`)", 0.01)]
     if fits["decoupled"]:
@@ -56,8 +57,50 @@ def _aims(fits: dict[str, dict[str, Any] | None]) -> str:
         share = fits["large"]["parameters_predictor"] / fits["large"]["parameters_represented"]
         what = f"a predictor of {share:.0%} of the convolutions (`large`) over the original"
         rows.append((what, ">= 0", f"{100 * more:+.2f} points", more >= 0))
+    rows += _speeds(measured)
     body = "\n".join(f"| {what} | {aim} | {value} | {'yes' if ok else 'NO'} |" for what, aim, value, ok in rows)
     return f"{ABOVE}\n{body}"
+
+
+def _speeds(measured: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Of orders and of a step, where they were measured."""
+    found = {(row["name"].split(",")[0], row["kind"], row["way"]): row for row in measured.get("orders", ())}
+    large, small, plain, compiled = (
+        next(
+            (
+                row
+                for (name, kind, way), row in found.items()
+                if (kind, way) == ("cross-filter", wanted) and big == ("18" in name)
+            ),
+            None,
+        )
+        for big, wanted in ((True, "ours"), (False, "ours"), (False, "greedy, numpy"), (False, "greedy, compiled"))
+    )
+    rows = []
+    if large is not None:
+        what = f"cross-filter orders of ResNet18's size ({large['kernels']:,} kernels)"
+        rows.append((what, "< 120 s", f"{large['seconds']:.1f} s", large["seconds"] < 120))
+    if small is not None and plain is not None and compiled is not None:
+        less = 1 - small["length"] / plain["length"]
+        rows.append(("path through ResNet20's kernels, under greedy's", ">= 5 %", f"{less:.1%}", less >= 0.05))
+        took, most = small["seconds"], plain["seconds"]
+        rows.append(("its seconds, greedy's in numpy", f"<= {most:.2f}", f"{took:.2f}", took <= most))
+        rows.append(
+            ("the same, greedy's compiled", f"<= {compiled['seconds']:.2f}", f"{took:.2f}", took <= compiled["seconds"])
+        )
+    for row in measured.get("rows", ()):
+        if row["name"].startswith("nern"):
+            rows.append(
+                ("a step of the whole loss, ratio to the plain way", ">= 3", f"{row['ratio']:.2f}", row["ratio"] >= 3)
+            )
+    rows.append(("a whole fit on a GPU", "<= 10 minutes", "not measured, no GPU", False))
+    return rows
+
+
+def _misses(folder: Path) -> str:
+    """What is told of a network that nobody here trained; a text, for its photographs are not in the repository."""
+    path = folder / "pretrained.md"
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _close(found: dict[str, Any] | None, name: str, most: float) -> tuple[str, str, str, bool]:
