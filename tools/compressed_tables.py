@@ -26,10 +26,10 @@ def compressed(folder: Path, measured: dict[str, Any]) -> str:
         "compress/...`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.",
         _aims(fits, measured),
         _fits(fits),
-        _misses(folder),
         used({name: found for name, found in uses.items() if found}),
         _ablations(_read(folder / "ablations" / "ablations.json")),
         _optimizers(_read(folder / "optimizers" / "ablations.json")),
+        _pretrained(folder),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -49,7 +49,7 @@ def _aims(fits: dict[str, dict[str, Any] | None], measured: dict[str, Any]) -> s
         rows.append(
             ("size of the predictor, of the convolutions", "about 44 %", f"{share:.1%}", abs(share - 0.44) < 0.02)
         )
-    if fits["joint"] and "seconds" in fits["joint"]:
+    if fits["joint"] and fits["joint"].get("seconds"):
         took = fits["joint"]["seconds"] / 60
         rows.append(("minutes of the whole loss", f"<= {MINUTES}", f"{took:.1f}", took <= MINUTES))
     if fits["large"]:
@@ -97,7 +97,7 @@ def _speeds(measured: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     return rows
 
 
-def _misses(folder: Path) -> str:
+def _pretrained(folder: Path) -> str:
     """What is told of a network that nobody here trained; a text, for its photographs are not in the repository."""
     path = folder / "pretrained.md"
     return path.read_text().strip() if path.exists() else ""

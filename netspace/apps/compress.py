@@ -6,6 +6,7 @@ Axes: N kernels, F filters of a layer, P parameters.
 from __future__ import annotations
 
 import json
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def fit(
     Kernels.of(original.state, config.layers, config.side, config.pointwise)  # raises while there is no folder yet
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
+        begun = None if (out / "last.pt").exists() else time.monotonic()  # of what is gone on with it is not known
         if first:
             _check_folder(out, config, resume, _hash(original))
         torch.manual_seed(config.seed)
@@ -67,7 +69,8 @@ def fit(
             path = out / "compressed.safetensors"
             compressed.save(path)
             keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
-            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "curve": curve})
+            seconds = None if begun is None else round(time.monotonic() - begun, 1)
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "seconds": seconds, "curve": curve})
         accelerator.wait_for_everyone()
     return dict(json.loads((out / "fit.json").read_text()))
 
