@@ -85,10 +85,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     lines.append("")
     for worse, better in ORDERS:
         if worse in found and better in found:
-            pair = [
-                sum(row["accuracy_reconstructed"] for row in found[name]) / len(found[name]) for name in (worse, better)
-            ]
-            lines.append(f"- {worse} < {better}: {'yes' if pair[0] < pair[1] else 'no'}")
+            pairs = [[row["accuracy_reconstructed"] for row in found[name]] for name in (worse, better)]
+            held = sum(pairs[0]) / len(pairs[0]) < sum(pairs[1]) / len(pairs[1])
+            seeds = [one < two for one, two in zip(*pairs, strict=False)]
+            lines.append(f"- {worse} < {better}: {'yes' if held else 'no'}, by {sum(seeds)} of {len(seeds)} seeds")
     return "\n".join(lines)
 
 

@@ -53,6 +53,7 @@ def main() -> None:
         measured = json.loads(given.bench.read_text())
         parts.append(
             "## Speed: ratio to a plain reference\n\nBy `python tools/bench.py --repeats 3`; memory and several architectures by calls of their own, `python tools/bench.py memory` and `multi --repeats 3`.\n\n"
+            + (f"{measured['note']}\n\n" if "note" in measured else "")
             + aims(measured)
             + "\n\n"
             + markdown(measured)
@@ -83,7 +84,7 @@ def header(origin: dict[str, Any]) -> str:
     """Versions and machine."""
     machine = origin["machine"]
     return (
-        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing is typed by hand. "
+        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing but the notes on smoothness and on MobileNetV2 is typed by hand. "
         f"netspace {origin['netspace']}, torch {origin['torch']}, Python {origin['python']}; {machine['processor']}, "
         f"{machine['cores']} cores, GPUs: {', '.join(machine['gpus']) or 'none'}. Nothing here was measured on a GPU."
         if not machine["gpus"]

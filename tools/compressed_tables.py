@@ -1,7 +1,7 @@
 """The part of docs/benchmarks.md on coordinate networks, from what `netspace compress` and the tools left in one folder.
 
 Folders in it: `decoupled`, `joint`, `large` and `smooth` (fits of zoo/resnet20-fashion, and of its smooth variant), `ablations` and
-`optimizers` (`tools/ablations.py`). What is missing is said to be.
+`optimizers` (`tools/ablations.py`), `notes.md` (what is printed as it is). What is missing is said to be.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compressed(folder: Path, measured: dict[str, Any]) -> str:
         used({name: found for name, found in uses.items() if found}),
         _ablations(_read(folder / "ablations" / "ablations.json")),
         _optimizers(_read(folder / "optimizers" / "ablations.json")),
-        _pretrained(folder),
+        _notes(folder),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -97,9 +97,9 @@ def _speeds(measured: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     return rows
 
 
-def _pretrained(folder: Path) -> str:
-    """What is told of a network that nobody here trained; a text, for its photographs are not in the repository."""
-    path = folder / "pretrained.md"
+def _notes(folder: Path) -> str:
+    """What was measured besides, with what is not in the repository; a text."""
+    path = folder / "notes.md"
     return path.read_text().strip() if path.exists() else ""
 
 
