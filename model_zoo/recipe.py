@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -70,6 +70,8 @@ class TeacherConfig(ArchConfig):
 
 class ZooRecipe(Settings):
     """Everything that decides which networks a zoo holds, and how they are trained."""
+
+    bundled: ClassVar[str] = "zoo"
 
     name: str = "zoo"
     seed: Seed = 0

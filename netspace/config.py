@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,7 @@ class Settings(BaseModel):
     """The base of every group of settings: frozen, and closed to names it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    bundled: ClassVar[str] = ""  # the folder of its bundled recipes; empty: any of them
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -43,7 +44,7 @@ def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequen
         raw: Any = copy.deepcopy(dict(source))
         origin = "the settings"
     else:
-        path = find(source)
+        path = find(source, getattr(model, "bundled", ""))
         origin = str(source)
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -59,8 +60,11 @@ def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequen
     return validate(model, raw, origin)
 
 
-def find(source: str | Path) -> Path:
-    """The file of a recipe: a path as it stands, else a bundled recipe with or without '.yaml'."""
+def find(source: str | Path, kind: str = "") -> Path:
+    """The file of a recipe: a path as it stands, else a bundled recipe with or without '.yaml'.
+
+    Raises `UsageError` where there is none, which names the bundled recipes of a `kind` ('zoo', 'space', 'compress').
+    """
     path = Path(source)
     if path.is_file():
         return path
@@ -69,7 +73,8 @@ def find(source: str | Path) -> Path:
         for candidate in (folder / name, folder / name.removeprefix(f"{BUNDLED}/")):
             if candidate.is_file():
                 return candidate
-    raise unknown("recipe", source, bundled_names(), "Or give the path of a YAML file that exists.")
+    names = [name for name in bundled_names() if name.startswith(kind)]
+    raise unknown("recipe", source, names, "Or give the path of a YAML file that exists.")
 
 
 def bundled_folder() -> Path:

@@ -95,7 +95,7 @@ def refused(done: Any, code: int, *words: str) -> str:
     assert done.code == code, (done.code, sentence)
     for word in words:
         assert word in sentence, sentence
-    assert len(sentence) < 1000  # all bundled recipes are named to who names none
+    assert len(sentence) < 700
     return sentence
 
 

@@ -28,7 +28,9 @@ def quantise(
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
 ) -> dict[str, Any]:
-    """Writes the file with its predictor's matrices in `bits` bits, and the figures as quantise-BITS.json beside `path` (quantise-BITS-alone.json without `model`).
+    """Writes the file with its predictor's matrices in `bits` bits; figures go to quantise-BITS.json beside `path`.
+
+    Without `model` they go to quantise-BITS-alone.json.
 
     `networks` holds a row for the original, the original quantised, and what both files give back: bytes, and with
     `model` the relative error of the represented weights, accuracy and agreement with the original on the test images.

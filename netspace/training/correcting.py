@@ -3,10 +3,11 @@
 Axes: B images, C channels.
 
 Weights with errors move the mean and the spread of every output. Both networks are shown the same inputs. Layer by layer, what a
-batch norm is given, s x + t for the original's x as far as mean and variance tell, has the statistics it keeps turned in the same
-way, s m + t and s^2 v; biases of represented layers make up for the difference of mean outputs. Bias correction is of Nagel et al. (Data-free quantization through weight
-equalization and bias correction, ICCV 2019, Sec. 4.2); batch norm's statistics are re-estimated in REPAIR (Jordan et al., 2023). As differences
-count alone, inputs need not be those that the network was trained on: noise serves too, though less well.
+batch norm is given, s x + t for the original's x as far as mean and variance tell, has the statistics it keeps turned in the
+same way, s m + t and s^2 v; biases of represented layers make up for the difference of mean outputs. Bias correction is of
+Nagel et al. (Data-free quantization through weight equalization and bias correction, ICCV 2019, Sec. 4.2); batch norm's
+statistics are re-estimated in REPAIR (Jordan et al., 2023). As differences count alone, inputs need not be those that the
+network was trained on: noise serves too, though less well.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -65,6 +65,8 @@ class StageConfig(Settings):
 
 class FitConfig(Settings):
     """How a network is represented."""
+
+    bundled: ClassVar[str] = "compress"
 
     seed: Seed = 0
     layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions

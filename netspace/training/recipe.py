@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -48,6 +48,8 @@ class MultiConfig(Settings):
 
 class SpaceRecipe(Settings):
     """How a latent space is learnt; the zoo is named beside it."""
+
+    bundled: ClassVar[str] = "space"
 
     name: str = "space"
     seed: Seed = 0
