@@ -131,6 +131,8 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
         if first["type"] == "missing":
             raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
         message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "too_short":
+            message = f"a list of at least {first['ctx']['min_length']} is expected"
         what = f"setting {where} in {origin}" if where else f"{origin} as a whole"
         # what a group's own check says needs none of the group's keys
         whole = first["type"] == "value_error" and isinstance(first["input"], Mapping)

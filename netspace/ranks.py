@@ -27,7 +27,7 @@ def begin() -> Any:
 
 
 def end() -> None:
-    """Takes leave of the other processes: one whose threads still listen when it exits may abort, and fail the whole start."""
+    """Takes leave of the other processes."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

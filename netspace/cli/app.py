@@ -297,7 +297,7 @@ def main() -> NoReturn:
         if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
             _fail(STOPPED, 1)
         if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
-            sys.exit(getattr(error, "exit_code", 1))
+            _leave(getattr(error, "exit_code", 1))
         message = getattr(error, "format_message", None)
         if message is not None:  # click's own: an unknown option, a missing argument
             _fail(
@@ -307,11 +307,7 @@ def main() -> NoReturn:
         raise
     if code == 130:  # typer's word for Ctrl-C, in other versions
         _fail(STOPPED, 1)
-    if "torch" in sys.modules:
-        from netspace import ranks
-
-        ranks.end()
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
 
 
 def _memory_ran_out(error: Exception) -> bool:
@@ -331,4 +327,21 @@ def _fail(sentence: str, code: int) -> NoReturn:
     if "--json" in sys.argv and not int(os.environ.get("RANK", "0")):
         print(jsonlib.dumps({"error": sentence}))
     print(f"netspace: {sentence}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exits; where several processes were started at once, and without Python's own shutdown.
+
+    Threads of gloo outlive their group, and one that lets go of a tensor while Python shuts down aborts its process
+    (pytorch/pytorch#179291), which the launcher takes for a failure of the whole start.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not code and "torch" in sys.modules:
+            from netspace import ranks
+
+            ranks.end()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -160,6 +160,8 @@ class ZooFile:
 
 
 def _open(path: Path) -> h5py.File:
+    if path.is_dir():
+        raise NetspaceError(f"{path} is a folder: give the path of a zoo file, such as {path / 'zoo.h5'}")
     if not path.is_file():
         raise NetspaceError(f"{path} does not exist: build a zoo (`netspace zoo build`) or give the path of one")
     try:

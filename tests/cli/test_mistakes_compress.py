@@ -141,7 +141,7 @@ def test_a_mask_of_minus_infinity_is_a_value(cli: Cli, network: dict[str, torch.
     ("change", "words"),
     [
         ("layers=['conv9*']", ["no weight matches 'conv9*'", "conv1.weight"]),
-        ("stages=[]", ["setting stages", "at least 1 item"]),
+        ("stages=[]", ["setting stages", "a list of at least 1 is expected (found: [])"]),
         ("stages=[{steps: 1, reconstruction: 0}]", ["setting stages.0", "all terms of a stage are 0"]),
         ("seed=99999999999999999999", ["setting seed", "less than"]),
         (

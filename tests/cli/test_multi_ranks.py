@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,3 +49,19 @@ def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], multi_run: 
     shared = json.loads(done.stdout)
     for name in ("accuracy_predicted", "classid_accuracy", "agreement", "confusion", "between", "line"):
         assert shared[name] == alone[name], name
+
+
+@pytest.mark.parametrize(("words", "code"), [(["zoo", "--help"], 0), (["zoo", "info", "none.h5"], 1)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_of_one_start_leave_without_pythons_shutdown(words: list[str], code: int, count: int) -> None:
+    """gloo's threads may abort a process in it, which fails the whole start; nothing that was said is lost."""
+    begin = "import atexit, sys; atexit.register(print, 'shut down', file=sys.stderr); from netspace.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", begin, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WORLD_SIZE": str(count)},
+    )
+    assert done.returncode == code, done.stderr
+    assert ("shut down" in done.stderr) == (count == 1)
+    assert "Usage" in done.stdout if code == 0 else "none.h5" in done.stderr
