@@ -24,6 +24,7 @@ from torch import Tensor
 from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
+from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
 from netspace.ordering.arranging import KINDS, pack_order, unpack_order
 from netspace.quantising import pack, unpack
@@ -79,7 +80,8 @@ class Compressed:
     @torch.no_grad()
     def reconstruct(self) -> dict[str, Tensor]:
         """The whole state dict, from this alone."""
-        values = torch.cat([self.predictor(piece) for piece in self.kernels.coordinates().split(1 << 16)])
+        coordinates = Distinct.of(self.kernels.coordinates())
+        values = torch.cat([self.predictor(piece) for piece in coordinates.split(1 << 16)])
         state = {**self.rest, **self.weights(values)}
         return {name: state[name].detach().clone() for name in self.names}
 

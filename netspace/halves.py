@@ -17,42 +17,48 @@ from torch import Tensor
 
 from netspace.compiled import compiled_in_vectors
 
+PIECE = 1024  # values decoded at once: two such pieces stay in a core's first cache
+NEAR = 1e-3  # squared distances below this are summed from differences, as 2 - 2 u . v would lose their digits
+SMALLEST = 1e-12  # length that a row is divided by
+
 
 def fits(*tensors: Tensor) -> bool:
     """Whether these matrices are what the functions here take."""
     return all(each.dtype == torch.bfloat16 and each.device.type == "cpu" and each.is_contiguous() for each in tensors)
 
 
-def unit_distances(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """|a|, |b| and |a / |a| - b / |b|| of rows of each pair (B, D): (B, 3) in float32. A row of zeros stays zeros."""
-    found = [torch.empty(len(a), 3) for a, _ in pairs]
-    _shared(_unit_distances, [(_bits(a), _bits(b), each.numpy()) for (a, b), each in zip(pairs, found, strict=True)])
-    return found
+def unit_distances(
+    pairs: Sequence[tuple[Tensor, Tensor]], scale: float | None = None, places: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """|a / |a| - b / |b|| of rows of each pair (B, D): (B,) in float32. A row of zeros stays zeros.
 
-
-def mixed(mixes: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> list[Tensor]:
-    """Rows of_a * a + of_b * b (B, D) in bf16, for each a and b and their factors (B,) in float32."""
-    found = [torch.empty_like(a) for a, *_ in mixes]
+    With `places` (B,) the rows b are those of (N, D); `IndexError` where there is no such row. With `scale` also its gradient with respect to a, times that, (B, D) in bf16, while the row is in the cache; else none.
+    """
+    found = [torch.empty(len(a)) for a, _ in pairs]
+    gradients = [torch.empty_like(a) if scale is not None else a.new_empty(len(a), 0) for a, _ in pairs]
+    rows = np.arange(len(pairs[0][0])) if places is None else places.numpy()
+    if places is not None and not (rows.min() >= 0 and rows.max() < min(len(b) for _, b in pairs)):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} are not all among {min(len(b) for _, b in pairs)}")
     jobs = [
-        (_bits(a), _bits(b), of_a.numpy(), of_b.numpy(), _bits(each))
-        for (a, b, of_a, of_b), each in zip(mixes, found, strict=True)
+        ((_bits(a), rows, away.numpy(), _bits(gradient)), (_bits(b), np.float32(scale or 0)))
+        for (a, b), away, gradient in zip(pairs, found, gradients, strict=True)
     ]
-    _shared(_mixed, jobs)
-    return found
+    _shared(_unit_distances, jobs)
+    return found, gradients if scale is not None else []
 
 
 def _bits(values: Tensor) -> np.ndarray:
     return np.asarray(values.detach().view(torch.uint16).numpy())
 
 
-def _shared(function: Callable[..., None], jobs: Sequence[tuple[np.ndarray, ...]]) -> None:
-    """The function on rows of each job, shared out between as many threads as torch has."""
+def _shared(function: Callable[..., None], jobs: Sequence[tuple[tuple[np.ndarray, ...], tuple[Any, ...]]]) -> None:
+    """The function on rows of each job's first arrays, and on the others whole, by as many threads as torch has."""
     threads = torch.get_num_threads()
 
     def work(place: int) -> None:
-        for arrays in jobs:
+        for arrays, whole in jobs:
             first, last = (len(arrays[0]) * end // threads for end in (place, place + 1))
-            function(*(array[first:last] for array in arrays))
+            function(*(array[first:last] for array in arrays), *whole)
 
     if threads == 1:
         work(0)
@@ -73,11 +79,13 @@ def _decode(bits: np.ndarray, values: np.ndarray) -> None:
 
 
 @compiled_in_vectors
-def _squares(x: np.ndarray) -> Any:
-    total = np.float32(0)
+def _products(x: np.ndarray, y: np.ndarray) -> Any:
+    xx, yy, xy = np.float32(0), np.float32(0), np.float32(0)
     for place in range(len(x)):
-        total += x[place] * x[place]
-    return total
+        xx += x[place] * x[place]
+        yy += y[place] * y[place]
+        xy += x[place] * y[place]
+    return xx, yy, xy
 
 
 @compiled_in_vectors
@@ -90,29 +98,56 @@ def _squares_between(x: np.ndarray, y: np.ndarray, of_x: Any, of_y: Any) -> Any:
 
 
 @compiled_in_vectors
-def _unit_distances(a: np.ndarray, b: np.ndarray, found: np.ndarray) -> None:
-    decoded = np.empty((2, a.shape[1]), dtype=np.uint32)
-    x, y = decoded[0].view(np.float32), decoded[1].view(np.float32)
-    for row in range(len(a)):
-        _decode(a[row], decoded[0])
-        _decode(b[row], decoded[1])
-        first, second = np.sqrt(_squares(x)), np.sqrt(_squares(y))
-        smallest = np.float32(1e-12)
-        scales = np.float32(1) / max(first, smallest), np.float32(1) / max(second, smallest)
-        found[row, 0], found[row, 1] = first, second
-        found[row, 2] = np.sqrt(_squares_between(x, y, scales[0], scales[1]))
+def _mix(x: np.ndarray, y: np.ndarray, of_x: Any, of_y: Any) -> None:
+    for place in range(len(x)):
+        x[place] = x[place] * of_x + y[place] * of_y
 
 
 @compiled_in_vectors
-def _mixed(a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray, found: np.ndarray) -> None:
-    decoded = np.empty((2, a.shape[1]), dtype=np.uint32)
-    x, y = decoded[0].view(np.float32), decoded[1].view(np.float32)
+def _round(values: np.ndarray, bits: np.ndarray) -> None:
+    for place in range(len(bits)):  # to the nearest, and to an even one between two
+        value = values[place]
+        odd = (value >> np.uint32(16)) & np.uint32(1)
+        bits[place] = np.uint16((value + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@compiled_in_vectors
+def _unit_distances(
+    a: np.ndarray, rows: np.ndarray, found: np.ndarray, gradients: np.ndarray, bs: np.ndarray, scale: Any
+) -> None:
+    width = a.shape[1]
+    decoded = np.empty((2, PIECE), dtype=np.uint32)
+    first, second = decoded[0].view(np.float32), decoded[1].view(np.float32)
     for row in range(len(a)):
-        _decode(a[row], decoded[0])
-        _decode(b[row], decoded[1])
-        for place in range(len(x)):
-            x[place] = x[place] * of_a[row] + y[place] * of_b[row]
-        for place in range(len(x)):  # rounded to the nearest, and to an even one between two
-            bits = decoded[0, place]
-            odd = (bits >> np.uint32(16)) & np.uint32(1)
-            found[row, place] = np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+        b = bs[rows[row]]
+        aa, bb, ab = 0.0, 0.0, 0.0
+        for start in range(0, width, PIECE):
+            count = min(PIECE, width - start)
+            _decode(a[row, start : start + count], decoded[0, :count])
+            _decode(b[start : start + count], decoded[1, :count])
+            xx, yy, xy = _products(first[:count], second[:count])
+            aa, bb, ab = aa + xx, bb + yy, ab + xy
+        of_a, of_b = 1 / max(np.sqrt(aa), SMALLEST), 1 / max(np.sqrt(bb), SMALLEST)
+        squares = aa * of_a**2 + bb * of_b**2 - 2 * ab * of_a * of_b
+        if squares < NEAR:
+            squares = 0.0
+            for start in range(0, width, PIECE):
+                count = min(PIECE, width - start)
+                _decode(a[row, start : start + count], decoded[0, :count])
+                _decode(b[start : start + count], decoded[1, :count])
+                squares += _squares_between(first[:count], second[:count], np.float32(of_a), np.float32(of_b))
+        away = np.sqrt(squares)
+        found[row] = away
+        if not gradients.shape[1]:
+            continue
+        # of u = a / |a| and v = b / |b|: (u (u . v) - v) / (|a| |u - v|), where u . v = 1 - |u - v|^2 / 2
+        grows, falls = np.float32(0), np.float32(0)
+        if away > 0 and aa > SMALLEST**2 and bb > SMALLEST**2:
+            grows = np.float32(scale * (1 - squares / 2) / (aa * away))
+            falls = np.float32(-scale * of_a * of_b / away)
+        for start in range(0, width, PIECE):
+            count = min(PIECE, width - start)
+            _decode(a[row, start : start + count], decoded[0, :count])
+            _decode(b[start : start + count], decoded[1, :count])
+            _mix(first[:count], second[:count], grows, falls)
+            _round(decoded[0, :count], gradients[row, start : start + count])

@@ -134,15 +134,21 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tens
     return (squares / mask.sum() + 1e-20).sqrt()
 
 
-def feature_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+def feature_loss(
+    predicted: Sequence[Tensor], target: Sequence[Tensor], weight: float = 1.0, places: Tensor | None = None
+) -> Tensor:
     """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4).
 
-    Computed in float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1
+    Times `weight`, its weight among other terms. With `places` (B,) the target's maps are those rows of (N, ...). Computed in float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1
     and has no gradient: it has no direction.
     """
     rows = [_rows(one, two) for one, two in zip(predicted, target, strict=True)]
+    if all(halves.fits(*pair) for pair in rows):
+        return _Halves.apply(weight, places, *(one for one, _ in rows), *(two.detach() for _, two in rows))
+    if places is not None:
+        rows = [(one, two.index_select(0, places)) for one, two in rows]
     distances = _UnitDistances.apply(*(one for one, _ in rows), *(two for _, two in rows))
-    return torch.stack([each.mean() for each in distances]).sum()
+    return weight * torch.stack([each.mean() for each in distances]).sum()
 
 
 def _rows(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,18 +158,41 @@ def _rows(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return predicted.flatten(1), target.flatten(1)
 
 
+class _Halves(torch.autograd.Function):
+    """The whole loss of maps a, a', ..., b, b', ... (B, D) in bf16 on a processor, and the gradient of the a in the same pass.
+
+    All maps at once, so that threads that share them begin once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: float, places: Tensor | None, *rows: Tensor) -> Tensor:
+        count = len(rows) // 2
+        learns = any(ctx.needs_input_grad[2 : 2 + count])
+        pairs = list(zip(rows[:count], rows[count:], strict=True))
+        found, gradients = halves.unit_distances(pairs, weight / len(rows[0]) if learns else None, places)
+        ctx.save_for_backward(*gradients)
+        return weight * torch.stack([each.mean() for each in found]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        if float(grad) != 1:  # no device to wait for
+            gradients = [each * grad.to(each.dtype) for each in gradients]
+        return None, None, *gradients, *[None] * len(gradients)
+
+
 class _UnitDistances(torch.autograd.Function):
     """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D), for maps a, a', ..., b, b', ...
 
     The gradient is that of the a alone. It is (u (u . v) - v) / (|a| |u - v|), of a's and b's own span: two factors a row
-    are all that is kept. All maps at once, so that threads that share them begin once.
+    are all that is kept.
     """
 
     @staticmethod
     def forward(ctx: Any, *rows: Tensor) -> tuple[Tensor, ...]:
-        pairs = list(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True))
-        quick = all(halves.fits(*pair) for pair in pairs)
-        found = halves.unit_distances(pairs) if quick else [_unit_distances(*pair) for pair in pairs]
+        pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
+        found = [_unit_distances(*pair) for pair in pairs]
         ctx.save_for_backward(*rows, *found)
         return tuple(each[:, 2].clone() for each in found)
 
@@ -173,9 +202,7 @@ class _UnitDistances(torch.autograd.Function):
         count = len(grads)
         first, second, found = (ctx.saved_tensors[start : start + count] for start in (0, count, 2 * count))
         mixes = [(a, b, *_factors(each, grad)) for a, b, each, grad in zip(first, second, found, grads, strict=True)]
-        quick = all(halves.fits(a, b) for a, b, *_ in mixes)
-        gradients = halves.mixed(mixes) if quick else [_mixed(*each) for each in mixes]
-        return *gradients, *[None] * count
+        return *(_mixed(*each) for each in mixes), *[None] * count
 
 
 def _factors(found: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

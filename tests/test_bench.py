@@ -110,7 +110,8 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
     (quick,) = nern.nern_cases(quick=True)
     (stage,) = quick.config.stages
     stage = stage.model_copy(update={"distillation": 0.3, "features": 0.1})  # each as large as the reconstruction
-    case = replace(quick, config=quick.config.model_copy(update={"precision": "float32", "stages": (stage,)}))
+    exact = {"precision": "float32", "predictor_precision": "float32", "stages": (stage,)}
+    case = replace(quick, config=quick.config.model_copy(update=exact))
     ours, plain = nern.OurFit(case, CPU), nern.ReferenceFit(case, CPU)
     assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,25 +12,62 @@ from netspace import halves
 
 
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 9), width=st.integers(1, 70), seed=st.integers(0, 1000))
-def test_distances_are_float64s(rows: int, width: int, seed: int) -> None:
+@given(
+    rows=st.integers(1, 9),
+    width=st.sampled_from([1, 2, 17, 70, 1024, 1025, 2500]),
+    near=st.sampled_from([1.0, 0.1, 0.01]),
+    seed=st.integers(0, 1000),
+)
+def test_distances_and_their_gradients_are_float64s(rows: int, width: int, near: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(2, rows, width, generator=random).bfloat16()
-    exact = [each.double() / each.double().norm(dim=1, keepdim=True) for each in (a, b)]
-    wanted = torch.stack([a.double().norm(dim=1), b.double().norm(dim=1), (exact[0] - exact[1]).norm(dim=1)], dim=1)
-    (found,) = halves.unit_distances([(a, b)])
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    b, other = torch.randn(2, rows, width, generator=random)
+    a, b = (b + near * other).bfloat16(), b.bfloat16()
+    exact = a.double().requires_grad_()
+    units = [each / each.norm(dim=1, keepdim=True) for each in (exact, b.double())]
+    wanted = (units[0] - units[1]).norm(dim=1)
+    (found,), none = halves.unit_distances([(a, b)])
+    torch.testing.assert_close(found.double(), wanted.detach(), rtol=1e-4, atol=1e-6)
+    (again,), (gradient,) = halves.unit_distances([(a, b)], 0.3)
+    assert torch.equal(found, again) and not none
+    picked = torch.randperm(rows, generator=random)
+    (same,), (alike,) = halves.unit_distances([(a, b[picked])], 0.3, torch.argsort(picked))
+    assert torch.equal(found, same) and torch.equal(gradient, alike)
+    far = wanted.detach() > 1e-3
+    wanted[far].sum().backward()
+    assert exact.grad is not None
+    error = (gradient.double() - 0.3 * exact.grad)[far].norm(dim=1)
+    assert bool((error <= 0.01 * 0.3 / a.double().norm(dim=1)[far]).all())  # of a gradient's length, at most 1 / |a|
 
 
 @pytest.mark.parametrize("factor", [1.0, 1 + 2**-9, -0.3, 3e30, 1e-30])
-def test_mixed_rows_are_rounded_as_torch_rounds(factor: float) -> None:
-    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
-    a = every[every.isfinite() & ((every.float() * factor).isfinite())][None]
-    for of_a, of_b in ((factor, 0.0), (0.0, factor)):
-        scales = [torch.tensor([value], dtype=torch.float32) for value in (of_a, of_b)]
-        (found,) = halves.mixed([(a, a, scales[0], scales[1])])
-        wanted = (a.float() * torch.tensor(factor, dtype=torch.float32)).bfloat16()
-        assert torch.equal(found, wanted)
+def test_values_are_rounded_as_torch_rounds(factor: float) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16).float() * factor
+    values = every[every.isfinite() & every.bfloat16().isfinite()]
+    bits = np.empty(len(values), dtype=np.uint16)
+    halves._round(values.view(torch.uint32).numpy(), bits)
+    assert torch.equal(torch.from_numpy(bits).view(torch.bfloat16), values.bfloat16())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 + 2**-9, -0.3, 3e30, 1e-30])
+def test_gradients_are_rounded_as_torch_rounds(scale: float) -> None:
+    """At right angles the gradient is -v / (|a| sqrt 2), whatever the values of v are."""
+    torch.manual_seed(0)
+    b = torch.zeros(1, 2001, dtype=torch.bfloat16)
+    b[:, 1:] = torch.randn(1, 2000).bfloat16()
+    a = torch.zeros_like(b)
+    a[:, 0] = 2
+    _, (gradient,) = halves.unit_distances([(a, b)], scale)
+    falls = torch.tensor(-scale / (2 * float(b.double().norm()) * 2**0.5), dtype=torch.float32)
+    wanted = b.float() * falls
+    near = (gradient[:, 1:].float() / wanted[:, 1:] - 1).abs()
+    assert float(near.max()) <= 2**-8 and float((gradient[:, 1:] == wanted[:, 1:].bfloat16()).float().mean()) > 0.99
+
+
+@pytest.mark.parametrize("row", [-1, 4])
+def test_rows_that_are_not_there_are_not_read(row: int) -> None:
+    rows = torch.ones(4, 6, dtype=torch.bfloat16)
+    with pytest.raises(IndexError, match="not all among 4"):
+        halves.unit_distances([(rows[:2], rows)], None, torch.tensor([0, row]))
 
 
 def test_what_is_not_half_or_not_in_rows_is_not_taken() -> None:

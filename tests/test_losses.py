@@ -281,6 +281,29 @@ def test_half_maps_may_hold_rows_of_zeros_equal_rows_and_nan(threads: int) -> No
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_target_maps_may_be_rows_of_a_table_and_the_loss_has_a_weight(
+    dtype: torch.dtype, form: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(9, 4, 5, 5, dtype=dtype).contiguous(memory_format=form)
+    first = torch.randn(3, 4, 5, 5, dtype=dtype).contiguous(memory_format=form)
+    places, found = torch.tensor([7, 0, 7]), []
+    for target, rows in ((table[places].contiguous(memory_format=form), None), (table, places)):
+        maps = first.clone().requires_grad_()
+        loss = feature_loss([maps], [target], 0.5, rows)
+        loss.backward()
+        assert maps.grad is not None
+        found.append((loss.detach(), maps.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert float(found[0][0]) == pytest.approx(0.5 * float(feature_loss([first], [table[places]])), rel=1e-6)
+    maps = first.clone().requires_grad_()
+    (3 * feature_loss([maps], [table], 0.5, places)).backward()
+    assert maps.grad is not None
+    torch.testing.assert_close(maps.grad, 3 * found[0][1])
+
+
 def test_maps_that_are_equal_or_zero_have_no_gradient() -> None:
     first = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     loss = feature_loss([first], [torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 0.0]])])

@@ -25,6 +25,8 @@ from netspace.models.coordinates import BASES
 from netspace.training.nern import FitConfig, NernStep, Original
 from netspace.training.optimizers import Optimizer
 
+POOL = 2048  # images whose maps are remembered, where they are
+
 
 @dataclass(frozen=True)
 class NernCase:
@@ -57,7 +59,13 @@ def nern_cases(quick: bool) -> list[NernCase]:
             )
         ]
     data = DataConfig(name="generated", image_size=28, channels=1, limit=4096)
-    return [NernCase("paper, ResNet20, 28x28x1", paper, "resnet20", data, 2)]
+    pooled = tuple(stage.model_copy(update={"pool": POOL}) for stage in paper.stages)
+    return [
+        NernCase("paper, ResNet20, 28x28x1", paper, "resnet20", data, 2),
+        NernCase(
+            f"the same, a pool of {POOL:,} images", paper.model_copy(update={"stages": pooled}), "resnet20", data, 2
+        ),
+    ]
 
 
 def step_of(case: NernCase, device: torch.device) -> NernStep:
@@ -81,6 +89,8 @@ class OurFit:
         stage = self.step.stage
         self.optimizer = Optimizer(self.step.predictor, stage.optimizer, stage.steps)
         self.number = 0
+        for number in range(-(-(stage.pool or 0) // stage.images)):  # as in all but the first steps of a fit
+            self.step(self.step.predictor, number)
 
     def loss(self) -> Tensor:
         return torch.stack(list(self.step(self.step.predictor, self.number).values())).sum()

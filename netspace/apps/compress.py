@@ -29,7 +29,7 @@ from netspace.spec import NetSpec
 from netspace.store import Zoo
 from netspace.training.fitting import Fit
 from netspace.training.loop import processes
-from netspace.training.nern import FitConfig, Original
+from netspace.training.nern import FitConfig, Original, check_pools
 from netspace.training.teachers import Teacher, teacher
 
 
@@ -55,7 +55,8 @@ def fit(
         original.input_shape = input_shape
     _check_stages(config, original, model, accelerator.num_processes)
     original.teachers = _teachers(config, original, zoo_path)
-    Kernels.of(original.state, config.layers, config.side, config.pointwise)  # raises while there is no folder yet
+    kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise)
+    check_pools(config, original, kernels, own)  # both raise while there is no folder yet
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
         begun = None if (out / "last.pt").exists() else time.monotonic()  # of what is gone on with it is not known

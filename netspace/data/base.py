@@ -17,6 +17,7 @@ from torch import Tensor
 
 from netspace.data.augment import random_crop_flip
 from netspace.errors import NetspaceError, unknown
+from netspace.runtime import generator
 
 SPLITS = ("train", "val", "test")
 
@@ -129,6 +130,13 @@ class TaskData:
             raise unknown("split", name, SPLITS)
         split: Split = getattr(self, name)
         return split
+
+    def drawn(self, count: int, seed: int) -> TaskData:
+        """The same task with `count` of its training images, drawn by the seed; all of them where there are no more."""
+        if count >= len(self.train):
+            return self
+        places = torch.randperm(len(self.train), generator=generator(seed, 43))[:count].to(self.device)
+        return replace(self, train=Split(self.train.images[places], self.train.labels[places]))
 
     def to(self, device: torch.device | str) -> TaskData:
         """The same task on another device; what is there already is not copied."""

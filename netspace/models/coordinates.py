@@ -6,6 +6,8 @@ Axes: N coordinates, D of each, M frequencies.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -36,6 +38,34 @@ class EmbeddingConfig(Settings):
         if not able:
             raise ValueError(f"expected a number above 0, or one of {', '.join(BASES)}")
         return base
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Coordinates (N, D) by the values that each takes, few for the places of a network: what is made of one alone, such as
+    its embedding, is made once."""
+
+    values: tuple[Tensor, ...]  # D of (U,), each its own U
+    places: Tensor  # (N, D): of each coordinate's value among all D U of them
+
+    @classmethod
+    def of(cls, coordinates: Tensor) -> Distinct:
+        """Of coordinates (N, D)."""
+        found = [torch.unique(column, return_inverse=True) for column in coordinates.unbind(1)]
+        starts = accumulate((len(values) for values, _ in found[:-1]), initial=0)
+        places = [inverse + start for (_, inverse), start in zip(found, starts, strict=True)]
+        return cls(tuple(values for values, _ in found), torch.stack(places, dim=1))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, rows: Tensor | slice) -> Distinct:
+        """Some of them."""
+        return Distinct(self.values, self.places[rows])
+
+    def split(self, size: int) -> list[Distinct]:
+        """All, `size` at a time."""
+        return [Distinct(self.values, piece) for piece in self.places.split(size)]
 
 
 class Embedding(nn.Module):

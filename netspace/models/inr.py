@@ -5,14 +5,16 @@ Axes: N coordinates, D values emitted for each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from netspace.config import Settings
-from netspace.models.coordinates import Embedding, EmbeddingConfig, embedded_size
+from netspace.models.coordinates import Distinct, Embedding, EmbeddingConfig, embedded_size
 
 
 class PredictorConfig(Settings):
@@ -43,25 +45,49 @@ class Predictor(nn.Module):
             nn.init.zeros_(linear.bias)
 
     @torch.no_grad()
-    def match(self, coordinates: Tensor, targets: Tensor, embedded: bool = False) -> None:
+    def match(self, coordinates: Tensor | Distinct, targets: Tensor) -> None:
         """Scales the last layer so that what is first predicted has the targets' (N, D) mean and variance (NeRN, App. B)."""
         last = self.linears[-1]
         assert isinstance(last, nn.Linear)
-        predicted = self(coordinates, embedded)
+        predicted = self(coordinates)
         factor = targets.std() / predicted.std().clamp_min(1e-12)
         last.weight.mul_(factor)
         last.bias.copy_((targets.mean() - factor * predicted.mean()).expand_as(last.bias))
 
-    def forward(self, coordinates: Tensor, embedded: bool = False) -> Tensor:
-        """Values (N, D) of coordinates (N, dimensions), or of `embedded` ones, which never change and can be kept."""
-        first = coordinates if embedded else self.embedding(coordinates)
-        x, last = first, len(self.linears) - 1
+    def forward(self, coordinates: Tensor | Distinct) -> Tensor:
+        """Values (N, D) of coordinates (N, dimensions)."""
+        shown = [self.embedding(each[:, None]) for each in _columns(coordinates)]
+        x, last = torch.empty(0), len(self.linears) - 1
         for place, linear in enumerate(self.linears):
-            if place == self.again:
-                x = torch.cat([x, first], dim=1)
-            y = linear(x)
+            assert isinstance(linear, nn.Linear)
+            if place == 0:
+                y = _of_embedding(linear.weight, linear.bias, shown, coordinates)
+            elif place == self.again:
+                first, second = linear.weight.split(
+                    [self.config.hidden, linear.in_features - self.config.hidden], dim=1
+                )
+                y = F.linear(x, first) + _of_embedding(second, linear.bias, shown, coordinates)
+            else:
+                y = linear(x)
             if place == last:
                 return torch.as_tensor(y)
             y = torch.relu(y)
             x = x + y if self.config.kind == "residual" and place > 0 else y
-        return x
+        raise AssertionError("a predictor has layers")
+
+
+def _columns(coordinates: Tensor | Distinct) -> Sequence[Tensor]:
+    return coordinates.values if isinstance(coordinates, Distinct) else coordinates.unbind(1)
+
+
+def _of_embedding(weight: Tensor, bias: Tensor, shown: list[Tensor], coordinates: Tensor | Distinct) -> Tensor:
+    """A linear layer of embedded coordinates: a sum over coordinates, for distinct values of a few rows of tables."""
+    if not isinstance(coordinates, Distinct):
+        return F.linear(torch.cat(shown, dim=1), weight, bias)
+    device = weight.device.type
+    halved = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    with torch.autocast(device, enabled=False):
+        parts = weight.split([each.shape[1] for each in shown], dim=1)
+        first, *more = (F.linear(each, part) for each, part in zip(shown, parts, strict=True))
+        table = torch.cat([first + bias, *more]).to(halved)
+    return F.embedding_bag(coordinates.places, table, mode="sum")

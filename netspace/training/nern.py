@@ -5,7 +5,7 @@ Axes: N kernels, K their side, B images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
@@ -19,11 +19,14 @@ from netspace import losses
 from netspace.compressed import Compressed
 from netspace.config import Seed, Settings
 from netspace.data import TaskData
-from netspace.kernels import Pointwise
-from netspace.models.coordinates import embedded_size
+from netspace.errors import UsageError
+from netspace.kernels import Kernels, Layer, Pointwise
+from netspace.memory import free_memory
+from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
 from netspace.runtime import generator, send
 from netspace.training.optimizers import OptimizerConfig
+from netspace.training.remembered import Remembered
 from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
 
@@ -46,6 +49,9 @@ class StageConfig(Settings):
     )
     inputs: Literal["task", "noise"] = "task"  # what is shown to the networks; noise: U[-1, 1], no data
     images: int = Field(256, ge=1)  # in a batch
+    pool: int | None = Field(
+        None, ge=1
+    )  # of so many training images, drawn once, batches are made; the network's own maps for them are remembered
     kernels: int = Field(4096, ge=1)  # that gradients flow through in a step
     sampling: Literal["all", "layer", "uniform", "weighted"] = "weighted"  # how they are drawn
     uniform: float = Field(0.8, ge=0, le=1)  # p_uni: share of steps that 'weighted' draws uniformly
@@ -55,6 +61,8 @@ class StageConfig(Settings):
     def _something(self) -> Self:
         if not self.reconstruction + self.distillation + self.features:
             raise ValueError("all terms of a stage are 0")
+        if self.pool is not None and (self.inputs == "noise" or not self.runs_networks):
+            raise ValueError("a pool is of the task's images: it wants inputs: task, and terms that run the networks")
         return self
 
     @property
@@ -110,7 +118,7 @@ class NernStep:
         self.config, self.compressed, self.original, self.device = config, compressed, original, torch.device(device)
         self.mine = slice(place, None, shares)  # of a batch's images
         self.predictor = compressed.predictor.to(device)
-        coordinates = compressed.kernels.coordinates().to(device)
+        self.coordinates = Distinct.of(compressed.kernels.coordinates().to(device))
         self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
         self.target = self.wanted  # what is fitted: that, or what the round before gave
         self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
@@ -119,13 +127,12 @@ class NernStep:
         self.told = {**self.state, **quick}  # what the network itself is run with
         if original.module is not None:
             original.module.to(device)
-        self.embedded = 4 * len(coordinates) * embedded_size(self.predictor.config.embedding) <= CACHE_BYTES
-        self.inputs = self.predictor.embedding(coordinates) if self.embedded else coordinates
         self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
-        self.answers: Tensor | None = None  # who teaches' logits for all training images, where they are known
-        self.known = torch.zeros(0, dtype=torch.bool)  # of which images; on the CPU: no step waits for the device
+        self.answers: Remembered | None = None  # who teaches' logits
+        self.maps: Remembered | None = None  # the network's own logits and feature maps
+        self.asked: tuple[str | None, int | None] | None = None  # who teaches, and the pool, of what is remembered
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
-        self.predictor.match(self.inputs, self.target, self.embedded)
+        self.predictor.match(self.coordinates, self.target)
 
     def begin_anew(self, number: int) -> None:
         """Other first weights for the predictor, and the same ones for the same `number`."""
@@ -133,24 +140,28 @@ class NernStep:
             torch.manual_seed(generator(self.config.seed, 41, number).initial_seed())
             fresh = Predictor(self.predictor.config, self.target.shape[1])
         self.predictor.load_state_dict(fresh.state_dict())
-        self.predictor.match(self.inputs, self.target, self.embedded)
+        self.predictor.match(self.coordinates, self.target)
 
     def begin(self, stage: StageConfig, number: int) -> None:
         """The steps to come are of a stage, and of its number among all stages and rounds."""
         self.stage, self.number, self.images = stage, number, None
-        teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
-        if teacher is not self.teacher:
-            self.teacher, self.answers = teacher, None
+        self.teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
         if stage.runs_networks and stage.inputs == "task":
             assert self.original.task is not None
-            self.images = Images(self.original.task, self.config.seed + number)
+            task = self.original.task if stage.pool is None else self.original.task.drawn(stage.pool, self.config.seed)
+            self.images = Images(task, self.config.seed + number)
+            if self.asked != (stage.teacher, stage.pool):
+                few = self.images.fixed is not None and 4 * len(task.train) * task.num_classes <= CACHE_BYTES
+                self.answers = Remembered(len(task.train)) if few else None
+                self.maps = Remembered(len(task.train)) if stage.pool is not None else None
+                self.asked = stage.teacher, stage.pool
 
     def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """The terms of step `number` of the stage for a predictor, `self.predictor` or what holds it."""
         stage, chosen = self.stage, self.chosen(number)
         rows = slice(None) if chosen is None else chosen
         with half(self.config.predictor_precision, self.device):
-            values = model(self.inputs[rows], self.embedded)
+            values = model(self.coordinates.take(rows))
         values, terms = values.float(), {}
         if stage.reconstruction:
             away = losses.reconstruction_loss(values, self.target[rows], self.mask[rows])
@@ -165,13 +176,13 @@ class NernStep:
         shown, places = self._shown(number)
         with half(self.config.precision, shown.device):
             shown = self._quick(shown)
-            told, maps = self._told(shown, places)
+            told, maps, rows_told = self._told(shown, places)
             weights = {name: self._quick(value) for name, value in self.compressed.weights(whole).items()}
             found, seen = self.run({**self.state, **weights}, shown, stage.features > 0)
         if stage.distillation:
             terms["distillation"] = stage.distillation * losses.prediction_loss(found, told, 1.0)
         if stage.features:
-            terms["features"] = stage.features * losses.feature_loss(seen, maps)
+            terms["features"] = losses.feature_loss(seen, maps, stage.features, rows_told)
         return terms
 
     def chosen(self, number: int) -> Tensor | None:
@@ -194,19 +205,12 @@ class NernStep:
 
     def all(self) -> Tensor:
         """Values (N, K * K) of all coordinates."""
-        return torch.cat([self.predictor(piece, self.embedded) for piece in self.inputs.split(PIECE)])
+        return torch.cat([self.predictor(piece) for piece in self.coordinates.split(PIECE)])
 
     def run(self, state: dict[str, Tensor], shown: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, C) of the network with a state, and the outputs of the layers that are represented."""
-        module, maps = self.original.module, []
-        assert module is not None
-        with ExitStack() as hooks:
-            for layer in self.compressed.kernels.layers if features else ():
-                held = module.get_submodule(layer.name.rpartition(".")[0])
-                handle = held.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-                hooks.callback(handle.remove)
-            logits: Tensor = functional_call(module, state, (shown,))
-        return logits, maps
+        assert self.original.module is not None
+        return run_with_maps(self.original.module, state, shown, self.compressed.kernels.layers if features else ())
 
     @torch.no_grad()
     def measure(self) -> tuple[float, float | None]:
@@ -234,30 +238,33 @@ class NernStep:
         return shown, images.places(number, many)[self.mine] if images.fixed is not None else None
 
     @torch.no_grad()
-    def _told(self, shown: Tensor, places: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The logits that are learnt, and the network's own maps where features are."""
+    def _told(self, shown: Tensor, places: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """The logits (B, C) that are learnt; where features are, the network's own maps, or of many images with the rows."""
         if not self.stage.features:
-            return self._answers(shown, places), []
-        own, maps = self.run(self.told, shown, True)
-        return own if self.teacher is None else self._answers(shown, places), maps
+            return self._answers(shown, places), [], None
+
+        def ask() -> list[Tensor]:
+            logits, maps = self.run(self.told, shown, True)
+            return [logits, *maps]
+
+        if places is None or self.maps is None:
+            (own, *maps), rows = ask(), None
+        else:
+            (answers, *maps), rows = self.maps.take(places, ask)
+            own = answers[rows]
+        return own if self.teacher is None else self._answers(shown, places), maps, rows
 
     def _answers(self, shown: Tensor, places: Tensor | None) -> Tensor:
-        """Logits of who teaches; those for training images at `places` are remembered."""
-        there = None if places is None else send(places, self.device)
-        if there is not None and self.answers is not None and self.known[places].all():
-            return self.answers[there]
-        logits = self.run(self.told, shown, False)[0] if self.teacher is None else self.teacher(shown)
-        if there is None:
-            return logits
-        assert self.original.task is not None
-        count = len(self.original.task.train)
-        if self.answers is None and 4 * count * logits.shape[1] <= CACHE_BYTES:
-            self.answers = torch.zeros(count, logits.shape[1], device=self.device)
-            self.known = torch.zeros(count, dtype=torch.bool)
-        if self.answers is not None:
-            self.answers[there] = logits.float()
-            self.known[places] = True
-        return logits
+        """Logits (B, C) of who teaches."""
+
+        def ask() -> list[Tensor]:
+            logits = self.run(self.told, shown, False)[0] if self.teacher is None else self.teacher(shown)
+            return [logits.float()]
+
+        if places is None or self.answers is None:
+            return ask()[0]
+        (answers,), rows = self.answers.take(places, ask)
+        return answers[rows]
 
     def _quick(self, values: Tensor) -> Tensor:
         """What convolutions in half precision are fastest with; as it was in float32."""
@@ -265,6 +272,46 @@ class NernStep:
             return values
         values = values.bfloat16()
         return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+
+
+def run_with_maps(
+    module: nn.Module, state: dict[str, Tensor], shown: Tensor, layers: Sequence[Layer]
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, C) of a module with a state, and the outputs of the layers."""
+    maps: list[Tensor] = []
+    with ExitStack() as hooks:
+        for layer in layers:
+            held = module.get_submodule(layer.name.rpartition(".")[0])
+            hooks.callback(held.register_forward_hook(lambda _module, _inputs, output: maps.append(output)).remove)
+        logits: Tensor = functional_call(module, state, (shown,))
+    return logits, maps
+
+
+@torch.no_grad()
+def check_pools(config: FitConfig, original: Original, kernels: Kernels, device: torch.device) -> None:
+    """Raises `UsageError` where what a stage is to remember of its pool cannot be: images that move, or too little memory."""
+    task = original.task
+    for place, stage in enumerate(config.stages):
+        if stage.pool is None or task is None or original.module is None:
+            continue
+        if task.crop_padding or task.flip:
+            raise UsageError(
+                f"stage {place} draws its images from a pool and remembers what the network makes of them, but "
+                f"{task.name} is augmented here (crop_padding, flip): leave out 'pool'"
+            )
+        if not stage.features:
+            continue
+        _, maps = run_with_maps(
+            original.module, original.state, task.normalise(task.train.images[:1]).cpu(), kernels.layers
+        )
+        size = sum(each.numel() for each in maps) * (2 if config.precision == "bf16" else 4)
+        count, free = min(stage.pool, len(task.train)), free_memory(device)
+        if count * size > free:
+            fewer = f"set its 'pool' to {free // (2 * size):,} or leave it out" if free >= 2 * size else "leave it out"
+            raise UsageError(
+                f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
+                f"{count * size / 2**30:.1f} GiB, where {free / 2**30:.1f} GiB are free: {fewer}"
+            )
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fits import MEMBER, distilling, fitting, settings, state_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,43 +21,9 @@ from netspace.ordering.arranging import arrange
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
-from netspace.training import loop, nern
+from netspace.training import loop
 from netspace.training.fitting import Fit
-from netspace.training.loop import processes
-from netspace.training.nern import FitConfig, NernStep, Original
-
-MEMBER = "resnet/0000"
-
-
-def settings(**changes: Any) -> FitConfig:
-    stages = [{"steps": 30, "kernels": 64, "optimizer": {"name": "muon", "learning_rate": 2e-3, "muon_rate": 0.02}}]
-    told = {"predictor": {"hidden": 24}, "stages": stages, "validate_every": 10}
-    return FitConfig.model_validate({**told, **changes})
-
-
-def state_of(seed: int = 0) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
-    return dict(
-        nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 3)).state_dict()
-    )
-
-
-def stepping(
-    config: FitConfig, compressed: Compressed, original: Original, place: int = 0, shares: int = 1
-) -> NernStep:
-    """The step of a fit's first stage."""
-    step = NernStep(config, compressed, original, "cpu", place, shares)
-    step.begin(config.stages[0], 0)
-    return step
-
-
-def loss_of(step: NernStep, number: int) -> torch.Tensor:
-    return torch.stack(list(step(step.predictor, number).values())).sum()
-
-
-def fitting(config: FitConfig, compressed: Compressed, original: Original) -> Fit:
-    accelerator, device = processes(torch.device("cpu"))
-    return Fit(config, compressed, original, accelerator, device)
+from netspace.training.nern import NernStep, Original
 
 
 def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: Path) -> None:
@@ -143,16 +110,6 @@ def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None
     assert {name for name, value in state.items() if not torch.equal(given[name], value)} == fitted
 
 
-def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
-    torch.manual_seed(0)
-    step = stepping(settings(), begin(state_of(), settings(), None), Original(state_of()))
-    exact, values = loss_of(step, 0), step.all()
-    step.config = settings(predictor_precision="bf16")
-    rounded = loss_of(step, 0)
-    assert rounded.dtype == torch.float32 and 0 < abs(rounded.item() / exact.item() - 1) < 0.02
-    assert torch.equal(values, step.all())
-
-
 def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     compressed = begin(state_of(), settings(), None)
@@ -165,114 +122,6 @@ def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "3"}))
     with pytest.raises(NetspaceError, match="of version 3; this reads 1 and 2"):
         Compressed.load(path)
-
-
-def test_gradients_flow_through_the_chosen_kernels_alone(multi_zoo: Path) -> None:
-    from netspace.apps.originals import find_original
-
-    original, spec = find_original(MEMBER, multi_zoo)
-    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 16}
-    config = settings(stages=[stage])
-    torch.manual_seed(0)
-    step = stepping(config, begin(original.state, config, spec), original)
-    chosen = step.chosen(0)
-    assert chosen is not None and len(chosen) == 16
-    assert step.images is not None
-    loss_of(step, 0).backward()
-    found = [value.grad.clone() for value in step.predictor.parameters() if value.grad is not None]
-    step.predictor.zero_grad()
-
-    values = step.all()
-    values = torch.where(torch.isin(torch.arange(len(values)), chosen)[:, None], values, values.detach())
-    shown, _ = step.images.take(0, 8)
-    state = {**original.state, **step.compressed.weights(values)}
-    with torch.no_grad():
-        wanted, maps = step.run(original.state, shown, True)
-    logits, seen = step.run(state, shown, True)
-    divergence = (wanted.softmax(-1) * (wanted.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean()
-    distance = torch.zeros(())
-    for one, two in zip(seen, maps, strict=True):
-        units = [each.flatten(1) / each.flatten(1).norm(dim=1, keepdim=True) for each in (one, two)]
-        distance = distance + (units[0] - units[1]).norm(dim=1).mean()
-    (divergence + 0.5 * distance).backward()
-    for one, value in zip(found, step.predictor.parameters(), strict=True):
-        assert value.grad is not None
-        torch.testing.assert_close(one, value.grad, rtol=1e-3, atol=1e-6)
-
-
-def distilling(multi_zoo: Path, place: int = 0, shares: int = 1, **changes: Any) -> NernStep:
-    from netspace.apps.originals import find_original
-
-    original, spec = find_original(MEMBER, multi_zoo)
-    config = settings(**changes)
-    torch.manual_seed(0)
-    return stepping(config, begin(original.state, config, spec), original, place, shares)
-
-
-@pytest.mark.parametrize("inputs", ["task", "noise"])
-def test_the_shares_of_processes_make_up_the_step(multi_zoo: Path, inputs: str) -> None:
-    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "inputs": inputs, "images": 8, "kernels": 64}
-    whole, *shares = (distilling(multi_zoo, *told, stages=[stage]) for told in ((), (0, 2), (1, 2)))
-    for number in range(3):
-        wanted, found = whole(whole.predictor, number), [step(step.predictor, number) for step in shares]
-        assert wanted.keys() == {"reconstruction", "distillation", "features"}
-        for name, value in wanted.items():
-            torch.testing.assert_close((found[0][name] + found[1][name]) / 2, value, rtol=1e-5, atol=1e-7)
-            assert name == "reconstruction" or found[0][name] != found[1][name]
-
-
-def test_half_precision_keeps_the_loss_and_its_direction(multi_zoo: Path) -> None:
-    stage = {"steps": 1, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64}
-    found = []
-    for precision in ("float32", "bf16"):
-        step = distilling(multi_zoo, stages=[stage], precision=precision)
-        loss = loss_of(step, 0)
-        loss.backward()
-        gradients = [value.grad.flatten() for value in step.predictor.parameters() if value.grad is not None]
-        found.append((float(loss.detach()), torch.cat(gradients)))
-    assert found[0][0] != found[1][0] and found[1][0] == pytest.approx(found[0][0], rel=0.02)
-    assert float(torch.cosine_similarity(found[0][1], found[1][1], dim=0)) > 0.99
-
-
-def test_what_the_network_answers_to_still_images_is_asked_once(
-    multi_zoo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "images": 8, "kernels": 64}
-    step = distilling(multi_zoo, stages=[stage])
-    assert step.images is not None and step.images.fixed is not None
-    runs, run = [], NernStep.run
-
-    def counted(self: NernStep, state: Any, *told: Any) -> Any:
-        runs.append(state is self.told)
-        return run(self, state, *told)
-
-    monkeypatch.setattr(NernStep, "run", counted)
-    first, again = loss_of(step, 0), loss_of(step, 0)
-    assert runs == [True, False, False] and torch.equal(first, again)
-    other = step.images.task.train.images.shape[0] // 8 - 1
-    loss_of(step, other)
-    assert runs[3:] == [True, False]
-    assert step.known.sum() == 16 and step.known.device.type == "cpu"
-
-
-@pytest.mark.parametrize("features", [0.0, 0.5])
-def test_a_teacher_is_learnt_from_in_place_of_the_network(multi_zoo: Path, features: float) -> None:
-    stage = {"steps": 1, "reconstruction": 0.0, "distillation": 1.0, "features": features, "images": 8, "kernels": 64}
-    own, taught = (distilling(multi_zoo, stages=[stage]) for _ in range(2))
-    shift = torch.linspace(0, 3, 10)
-    taught.original.teachers = {"it": lambda shown: taught.run(taught.state, shown, False)[0] + shift}
-    taught.begin(own.stage.model_copy(update={"teacher": "it"}), 0)
-    for _ in range(2):  # asked, and remembered
-        with torch.no_grad():
-            terms = [step(step.predictor, 0) for step in (own, taught)]
-        assert float(terms[0]["distillation"]) != pytest.approx(float(terms[1]["distillation"]))
-        assert features == 0.0 or torch.equal(terms[0]["features"], terms[1]["features"])  # the network's own
-    shown, places = taught._shown(0)
-    torch.testing.assert_close(taught._answers(shown, places), own._told(shown, places)[0] + shift)
-    taught.begin(own.stage, 0)
-    torch.testing.assert_close(
-        taught._answers(shown, places), own._told(shown, places)[0]
-    )  # what was remembered is gone
 
 
 def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path: Path) -> None:
@@ -290,32 +139,6 @@ def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path
     with pytest.raises(UsageError, match="give --zoo"):
         fit(str(tmp_path / "any.safetensors"), tmp_path / "no", plain)
     assert not (tmp_path / "no").exists()
-
-
-def test_embedded_coordinates_are_kept_only_where_they_fit(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = distilling(multi_zoo)
-    monkeypatch.setattr(nern, "CACHE_BYTES", 100)
-    monkeypatch.setattr(nern, "PIECE", 50)
-    fresh = distilling(multi_zoo)
-    assert kept.embedded and not fresh.embedded
-    torch.testing.assert_close(fresh.all(), kept.all())
-
-
-@pytest.mark.parametrize("sampling", ["all", "layer", "uniform", "weighted"])
-def test_kernels_are_drawn_as_asked(sampling: str) -> None:
-    config = settings(stages=[{"steps": 1, "kernels": 8, "sampling": sampling, "uniform": 0.0}])
-    step = stepping(config, begin(state_of(), config, None), Original(state_of()))
-    step.norm[:10] = 0
-    drawn = [step.chosen(number) for number in range(20)]
-    if sampling == "all":
-        assert drawn == [None] * 20
-        return
-    layers = {tuple(each.tolist()) for each in drawn if each is not None}
-    if sampling == "layer":
-        assert layers == {tuple(range(12)), tuple(range(12, 36))}
-    else:
-        assert all(len({*each}) == 8 for each in layers)  # each kernel once
-        assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
 
 
 def test_rounds_fit_anew_what_the_round_before_gave(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from netspace.models.coordinates import BASES, Embedding, EmbeddingConfig, embedded_size
+from netspace.models.coordinates import BASES, Distinct, Embedding, EmbeddingConfig, embedded_size
 from netspace.models.inr import Predictor, PredictorConfig
 
 
@@ -56,3 +56,37 @@ def test_kinds_differ_and_all_learn_from_every_layer() -> None:
         assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in predictor.parameters())
     nerf = Predictor(PredictorConfig(hidden=16, kind="nerf"), 4)
     assert [linear.in_features for linear in nerf.linears] == [240, 16, 16 + 240, 16, 16]
+
+
+def test_distinct_values_make_up_the_coordinates() -> None:
+    coordinates = torch.cartesian_prod(torch.arange(3) / 3, torch.arange(5) / 5, torch.arange(3) / 3)[
+        torch.randperm(45)
+    ]
+    distinct = Distinct.of(coordinates)
+    assert [len(values) for values in distinct.values] == [3, 5, 3] and len(distinct) == 45
+    assert torch.equal(torch.cat(distinct.values)[distinct.places], coordinates)
+    assert torch.equal(distinct.take(torch.tensor([7, 3])).places, distinct.places[[7, 3]])
+    assert torch.equal(torch.cat([piece.places for piece in distinct.split(20)]), distinct.places)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "nerf"])
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_distinct_coordinates_say_and_learn_what_coordinates_do(kind: str, layers: int) -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(PredictorConfig(hidden=16, layers=layers, kind=kind), 4).double()  # type: ignore[arg-type]
+    coordinates = torch.rand(6, 3, dtype=torch.float64)[torch.randint(6, (50,))]
+    found = []
+    for shown in (coordinates, Distinct.of(coordinates)):
+        predictor.zero_grad()
+        values = predictor(shown)
+        values.square().sum().backward()
+        found.append(
+            [values.detach(), *(value.grad.clone() for value in predictor.parameters() if value.grad is not None)]
+        )
+    assert len(found[0]) == 1 + 2 * layers
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+    for shown in (coordinates.float(), Distinct.of(coordinates.float())):
+        with torch.autocast("cpu", torch.bfloat16):
+            halved = predictor.float()(shown).detach()
+        assert halved.dtype == torch.bfloat16
+        assert float((halved - found[0][0]).norm() / found[0][0].norm()) < 0.02
