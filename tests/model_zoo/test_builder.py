@@ -15,21 +15,13 @@ from helpers import deadline
 from torch import Tensor
 
 from model_zoo import builder, work
-from model_zoo.builder import build, choose_way
+from model_zoo.builder import build
 from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.work import Plan, Worker
 from netspace.data import load
 from netspace.errors import NetspaceError, UsageError
 from netspace.store import Zoo, merge, parts_folder
-
-
-@pytest.fixture
-def small(zoo_settings: dict[str, Any]) -> ZooRecipe:
-    """Eight networks of one or two epochs, two at once."""
-    zoo_settings["members"] = {"train": 4, "val": 2, "test": 2}
-    zoo_settings["epochs"] = {"first": 1, "last": 2}
-    return ZooRecipe.model_validate({**zoo_settings, "fused": 2})
 
 
 def content(path: Path) -> tuple[bool, int, str]:
@@ -294,52 +286,6 @@ def test_what_memory_held_is_said_once_and_remembered(
     assert told == ["lenetlike: 2 networks at once did not fit into memory; 1 do"] and failed == [1]
     with Zoo(path) as zoo:
         assert zoo.complete and (zoo.only().members["status"] == b"ok").all()
-
-
-# ---- how networks are trained is found by trying
-
-
-def chosen_way(
-    recipe: ZooRecipe, monkeypatch: pytest.MonkeyPatch, wins: Callable[[list[str]], str]
-) -> tuple[Way, list[list[str]]]:
-    """What is chosen where `wins` says which of the ways that are tried is the fastest; and what was tried."""
-    tried: list[list[str]] = []
-
-    def fastest(subject: str, ways: dict[str, Callable[[], object]], repeats: int, work: dict[str, float]) -> str:
-        tried.append(list(ways))
-        assert work == {name: int(name.split()[0]) for name in ways}
-        for way in ways.values():
-            way()
-        return wins(list(ways))
-
-    monkeypatch.setattr(builder, "fastest", fastest)
-    task = load(recipe.data)
-    return choose_way(work.candidate("lenetlike", recipe.archs["lenetlike"], task, 128), recipe, task), tried
-
-
-def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small.model_copy(update={"fused": None, "compile": True})
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiling is not timed"))
-    alone = ["1 at once, float32", "1 at once, float32, channels last", "1 at once, bf16, channels last"]
-    stacked = "8 at once, float32, channels last"
-    found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[0])
-    assert (found, tried) == (Way(8, "float32", "channels last"), [alone, [stacked, alone[0]]])
-    found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[-1])
-    assert (found, tried) == (Way(1, "bf16", "channels last"), [alone, [stacked, alone[2]]])
-    found, tried = chosen_way(recipe.model_copy(update={"precision": "float32"}), monkeypatch, lambda ways: ways[1])
-    assert (found, tried[0]) == (Way(1, "float32", "channels last"), alone[:2])
-    found, tried = chosen_way(small, monkeypatch, lambda ways: ways[0])
-    assert found.fused == 2 and not tried  # nothing to choose
-    many = small.model_copy(update={"fused": 20})  # more than there are: 8 are tried
-    monkeypatch.setattr(builder, "_ways", lambda *_: [Way(20), Way(20, "float32", "channels last")])
-    assert chosen_way(many, monkeypatch, lambda ways: ways[1])[0] == Way(20, "float32", "channels last")
-
-
-def test_gpus_have_more_to_choose_from() -> None:
-    every = [(precision, layout) for precision in ("float32", "bf16") for layout in ("plain", "channels last")]
-    for size in (1, 32):
-        assert [(way.precision, way.layout) for way in builder._ways(size, "auto", cpu=False)] == every
-    assert [str(way) for way in builder._ways(8, "bf16", cpu=True)] == ["8 at once, bf16, channels last"]
 
 
 def test_what_was_chosen_is_told_and_kept_for_a_restart(
