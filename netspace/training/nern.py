@@ -305,12 +305,12 @@ def check_pools(config: FitConfig, original: Original, kernels: Kernels, device:
             original.module, original.state, task.normalise(task.train.images[:1]).cpu(), kernels.layers
         )
         size = sum(each.numel() for each in maps) * (2 if config.precision == "bf16" else 4)
-        count, free = min(stage.pool, len(task.train)), free_memory(device)
-        if count * size > free:
-            fewer = f"set its 'pool' to {free // (2 * size):,} or leave it out" if free >= 2 * size else "leave it out"
+        count, most = min(stage.pool, len(task.train)), free_memory(device) // 2
+        if count * size > most:
+            fewer = f"set its 'pool' to {most // size:,} or leave it out" if most >= size else "leave it out"
             raise UsageError(
                 f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
-                f"{count * size / 2**30:.1f} GiB, where {free / 2**30:.1f} GiB are free: {fewer}"
+                f"{count * size / 2**30:.1f} GiB, more than half of the {most / 2**29:.1f} GiB that are free: {fewer}"
             )
 
 

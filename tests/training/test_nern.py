@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fits import MEMBER, distilling, loss_of, settings, state_of, stepping
+from helpers import no_waiting
 
 from netspace.apps.compress import begin
 from netspace.apps.originals import find_original
@@ -194,3 +195,19 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     for wrong in ({"inputs": "noise"}, {"features": 0.0}):
         with pytest.raises(ValueError, match="a pool is of the task's images"):
             FitConfig.model_validate({"stages": [{**stage, **wrong}]})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("pool", [None, 16])
+def test_a_step_does_not_wait_for_the_device(multi_zoo: Path, pool: int | None, precision: str) -> None:
+    device = torch.device("cuda")
+    original, spec = find_original(MEMBER, multi_zoo, device)
+    stage = {"steps": 9, "distillation": 1.0, "features": 0.5, "images": 8, "kernels": 64, "pool": pool}
+    config = settings(stages=[stage], precision=precision, predictor_precision=precision)
+    step = NernStep(config, begin(original.state, config, spec), original, device)
+    step.begin(config.stages[0], 0)
+    for number in range(3):  # all of the pool is known then
+        loss_of(step, number).backward()
+    with no_waiting(device):
+        loss_of(step, 3).backward()
