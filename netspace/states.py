@@ -50,16 +50,29 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a state-dict file: safetensors, or torch's format read without running code."""
+    """Named tensors of a state-dict file: safetensors, or torch's format read without running code.
+
+    Of a checkpoint the state dict in it is taken, where there is one alone. Raises `UsageError` or `NetspaceError`.
+    """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")
     found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise NetspaceError(
-            f"{path} was expected to hold a state dict (names to tensors), but holds something else: save "
-            "`model.state_dict()` alone"
-        )
-    return dict(found)
+    if _is_state(found):
+        return dict(found)
+    inside = (
+        {key: value for key, value in found.items() if value and _is_state(value)} if isinstance(found, Mapping) else {}
+    )
+    if len(inside) == 1:
+        return dict(*inside.values())
+    what = f"{len(inside)} of them ({', '.join(map(str, inside))})" if inside else "something else"
+    raise NetspaceError(
+        f"{path} was expected to hold a state dict (names to tensors), but holds {what}: save "
+        "`model.state_dict()` alone"
+    )
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -90,6 +90,20 @@ def test_state_dict_files(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "gone.pt")
 
 
+def test_the_state_dict_in_a_checkpoint_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 3)
+    adam = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    adam.step()
+    checkpoint = {"model": net.state_dict(), "optimizer": adam.state_dict(), "epoch": 3, "best": {}}
+    torch.save(checkpoint, tmp_path / "one.pt")
+    found = read_state_dict(tmp_path / "one.pt")
+    assert found.keys() == {"weight", "bias"} and torch.equal(found["weight"], net.weight)
+    torch.save({**checkpoint, "ema": net.state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(NetspaceError, match=r"holds 2 of them \(model, ema\): save `model.state_dict\(\)` alone"):
+        read_state_dict(tmp_path / "two.pt")
+
+
 def test_what_is_no_state_dict_file(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(NetspaceError) as told:

@@ -114,13 +114,13 @@ class Bomb:
 def test_networks_that_are_none(cli: Cli, network: dict[str, torch.Tensor]) -> None:
     torch.save({"a": Bomb()}, "bomb.pt")
     Path("bare.pt").write_bytes(pickle.dumps(Bomb()))
-    torch.save({"state_dict": network, "epoch": 3}, "checkpoint.pt")
+    torch.save({"state_dict": network, "ema": network}, "checkpoint.pt")
     save_file({**network, "fc.bias": network["fc.bias"] * torch.nan}, "nan.safetensors")
     fit = ("compress", "fit", "-o", "d", *SHORT)
     for file in ("bomb.pt", "bare.pt"):
         told = refused(cli(*fit, file), 1, file, "of which nothing was run", "save `model.state_dict()` alone")
         assert "weights_only" not in told and not Path("ran").exists()
-    refused(cli(*fit, "checkpoint.pt"), 1, "holds something else: save `model.state_dict()` alone")
+    refused(cli(*fit, "checkpoint.pt"), 1, "holds 2 of them (state_dict, ema): save `model.state_dict()` alone")
     refused(cli(*fit, "nan.safetensors"), 1, "fc.bias of nan.safetensors holds values that are not finite")
     refused(cli("compress", "analyse", FILE, "nan.safetensors"), 1, "fc.bias of nan.safetensors")
     refused(
