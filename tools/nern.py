@@ -43,7 +43,7 @@ class NernCase:
 
 
 def nern_cases(quick: bool) -> list[NernCase]:
-    """The paper's fit, of ResNet20."""
+    """The paper's fit, of ResNet20, with images of all the data and of a pool."""
     paper = load_recipe(FitConfig, "compress/paper")
     if quick:
         data = DataConfig(name="generated", image_size=8, channels=1, limit=20)
