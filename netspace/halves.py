@@ -28,23 +28,33 @@ def fits(*tensors: Tensor) -> bool:
 
 
 def unit_distances(
-    pairs: Sequence[tuple[Tensor, Tensor]], scale: float | None = None, places: Tensor | None = None
+    pairs: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float] | None = None, places: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """|a / |a| - b / |b|| of rows of each pair (B, D): (B,) in float32. A row of zeros stays zeros.
+    """|a / |a| - b / |b|| of rows of each pair (B, D), each its own B and D: (B,) in float32. A row of zeros stays zeros.
 
-    With `places` (B,) the rows b are those of (N, D); `IndexError` where there is no such row. With `scale` also its gradient with respect to a, times that, (B, D) in bf16, while the row is in the cache; else none.
+    With `places` (B,) the rows b are those of (N, D). With `scales`, one for each pair, also the gradients of that with
+    respect to a, times the scale, (B, D) in bf16, made while the row is in the cache; else none. Raises `ValueError` or
+    `IndexError` where rows do not match.
     """
     found = [torch.empty(len(a)) for a, _ in pairs]
-    gradients = [torch.empty_like(a) if scale is not None else a.new_empty(len(a), 0) for a, _ in pairs]
-    rows = np.arange(len(pairs[0][0])) if places is None else places.numpy()
-    if places is not None and not (rows.min() >= 0 and rows.max() < min(len(b) for _, b in pairs)):
-        raise IndexError(f"rows {rows.min()} to {rows.max()} are not all among {min(len(b) for _, b in pairs)}")
+    gradients = [torch.empty_like(a) if scales is not None else a.new_empty(len(a), 0) for a, _ in pairs]
+    factors = [0.0] * len(pairs) if scales is None else scales
     jobs = [
-        ((_bits(a), rows, away.numpy(), _bits(gradient)), (_bits(b), np.float32(scale or 0)))
-        for (a, b), away, gradient in zip(pairs, found, gradients, strict=True)
+        ((_bits(a), _rows(a, b, places), away.numpy(), _bits(gradient)), (_bits(b), np.float32(factor)))
+        for (a, b), away, gradient, factor in zip(pairs, found, gradients, factors, strict=True)
     ]
     _shared(_unit_distances, jobs)
-    return found, gradients if scale is not None else []
+    return found, gradients if scales is not None else []
+
+
+def _rows(a: Tensor, b: Tensor, places: Tensor | None) -> np.ndarray:
+    """Which rows of b belong to those of a; compiled code looks at no bounds."""
+    rows = np.arange(len(b)) if places is None else places.numpy()
+    if a.shape[1] != b.shape[1] or len(a) != len(rows):
+        raise ValueError(f"{len(rows)} rows of {b.shape[1]} values are compared with {len(a)} of {a.shape[1]}")
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(b)):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} are not all among {len(b)}")
+    return rows
 
 
 def _bits(values: Tensor) -> np.ndarray:

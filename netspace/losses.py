@@ -139,8 +139,9 @@ def feature_loss(
 ) -> Tensor:
     """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4).
 
-    Times `weight`, its weight among other terms. With `places` (B,) the target's maps are those rows of (N, ...). Computed in float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1
-    and has no gradient: it has no direction.
+    Times `weight`, its weight among other terms. With `places` (B,) the target's maps are those rows of (N, ...). Computed in
+    float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1 and has no
+    gradient: it has no direction. B is a map's own where layers fold other axes into it.
     """
     rows = [_rows(one, two) for one, two in zip(predicted, target, strict=True)]
     if all(halves.fits(*pair) for pair in rows):
@@ -169,7 +170,8 @@ class _Halves(torch.autograd.Function):
         count = len(rows) // 2
         learns = any(ctx.needs_input_grad[2 : 2 + count])
         pairs = list(zip(rows[:count], rows[count:], strict=True))
-        found, gradients = halves.unit_distances(pairs, weight / len(rows[0]) if learns else None, places)
+        scales = [weight / max(len(a), 1) for a, _ in pairs] if learns else None
+        found, gradients = halves.unit_distances(pairs, scales, places)
         ctx.save_for_backward(*gradients)
         return weight * torch.stack([each.mean() for each in found]).sum()
 
@@ -178,7 +180,7 @@ class _Halves(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.saved_tensors
         if float(grad) != 1:  # no device to wait for
-            gradients = [each * grad.to(each.dtype) for each in gradients]
+            gradients = [each * grad for each in gradients]  # in bf16, as a tensor without axes changes no precision
         return None, None, *gradients, *[None] * len(gradients)
 
 

@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
+    """Bytes that are free on a device; for processors the machine's: what a container is limited to is not seen."""
     if device.type == "cuda":
         import torch
 

@@ -60,7 +60,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if _is_state(found):
         return dict(found)
     inside = (
-        {key: value for key, value in found.items() if value and _is_state(value)} if isinstance(found, Mapping) else {}
+        {key: value for key, value in found.items() if _is_state(value) and value} if isinstance(found, Mapping) else {}
     )
     if len(inside) == 1:
         return dict(*inside.values())

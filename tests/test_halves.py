@@ -27,10 +27,10 @@ def test_distances_and_their_gradients_are_float64s(rows: int, width: int, near:
     wanted = (units[0] - units[1]).norm(dim=1)
     (found,), none = halves.unit_distances([(a, b)])
     torch.testing.assert_close(found.double(), wanted.detach(), rtol=1e-4, atol=1e-6)
-    (again,), (gradient,) = halves.unit_distances([(a, b)], 0.3)
+    (again,), (gradient,) = halves.unit_distances([(a, b)], [0.3])
     assert torch.equal(found, again) and not none
     picked = torch.randperm(rows, generator=random)
-    (same,), (alike,) = halves.unit_distances([(a, b[picked])], 0.3, torch.argsort(picked))
+    (same,), (alike,) = halves.unit_distances([(a, b[picked])], [0.3], torch.argsort(picked))
     assert torch.equal(found, same) and torch.equal(gradient, alike)
     far = wanted.detach() > 1e-3
     wanted[far].sum().backward()
@@ -56,7 +56,7 @@ def test_gradients_are_rounded_as_torch_rounds(scale: float) -> None:
     b[:, 1:] = torch.randn(1, 2000).bfloat16()
     a = torch.zeros_like(b)
     a[:, 0] = 2
-    _, (gradient,) = halves.unit_distances([(a, b)], scale)
+    _, (gradient,) = halves.unit_distances([(a, b)], [scale])
     falls = torch.tensor(-scale / (2 * float(b.double().norm()) * 2**0.5), dtype=torch.float32)
     wanted = b.float() * falls
     near = (gradient[:, 1:].float() / wanted[:, 1:] - 1).abs()
@@ -68,6 +68,17 @@ def test_rows_that_are_not_there_are_not_read(row: int) -> None:
     rows = torch.ones(4, 6, dtype=torch.bfloat16)
     with pytest.raises(IndexError, match="not all among 4"):
         halves.unit_distances([(rows[:2], rows)], None, torch.tensor([0, row]))
+
+
+def test_rows_that_do_not_match_are_not_compared() -> None:
+    rows = torch.ones(4, 6, dtype=torch.bfloat16)
+    for a, b, places in ((rows, rows[:2], None), (rows[:2], rows, None), (rows, rows[:, :5].contiguous(), None)):
+        with pytest.raises(ValueError, match="are compared with"):
+            halves.unit_distances([(a, b)], None, places)
+    with pytest.raises(ValueError, match="1 rows of 6 values are compared with 4 of 6"):
+        halves.unit_distances([(rows, rows)], None, torch.tensor([0]))
+    none = halves.unit_distances([(rows[:0], rows)], [1.0], torch.tensor([], dtype=torch.int64))
+    assert none[0][0].shape == (0,) and none[1][0].shape == (0, 6)
 
 
 def test_what_is_not_half_or_not_in_rows_is_not_taken() -> None:

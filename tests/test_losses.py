@@ -299,9 +299,23 @@ def test_target_maps_may_be_rows_of_a_table_and_the_loss_has_a_weight(
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     assert float(found[0][0]) == pytest.approx(0.5 * float(feature_loss([first], [table[places]])), rel=1e-6)
     maps = first.clone().requires_grad_()
-    (3 * feature_loss([maps], [table], 0.5, places)).backward()
+    (feature_loss([maps], [table], 0.5, places) / 3).backward()
     assert maps.grad is not None
-    torch.testing.assert_close(maps.grad, 3 * found[0][1])
+    torch.testing.assert_close(maps.grad, found[0][1] / 3)
+    ratio = maps.grad.double().norm() / found[0][1].double().norm()
+    assert float(ratio) == pytest.approx(1 / 3, rel=3e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_may_have_numbers_of_rows_of_their_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(rows, 30, dtype=dtype).requires_grad_() for rows in (8, 2, 800)]
+    targets = [torch.randn(rows, 30, dtype=dtype) for rows in (8, 2, 800)]
+    feature_loss(maps, targets).backward()
+    for one, two in zip(maps, targets, strict=True):
+        alone = one.detach().clone().requires_grad_()
+        feature_loss([alone], [two]).backward()
+        assert one.grad is not None and alone.grad is not None and torch.equal(one.grad, alone.grad)
 
 
 def test_maps_that_are_equal_or_zero_have_no_gradient() -> None:

@@ -95,7 +95,13 @@ def test_the_state_dict_in_a_checkpoint_is_taken_where_there_is_one(tmp_path: Pa
     adam = torch.optim.Adam(net.parameters())
     net(torch.ones(1, 2)).sum().backward()
     adam.step()
-    checkpoint = {"model": net.state_dict(), "optimizer": adam.state_dict(), "epoch": 3, "best": {}}
+    checkpoint = {
+        "model": net.state_dict(),
+        "optimizer": adam.state_dict(),
+        "epoch": 3,
+        "best": {},
+        "mean": torch.ones(3),
+    }
     torch.save(checkpoint, tmp_path / "one.pt")
     found = read_state_dict(tmp_path / "one.pt")
     assert found.keys() == {"weight", "bias"} and torch.equal(found["weight"], net.weight)

@@ -56,7 +56,7 @@ def fit(
     _check_stages(config, original, model, accelerator.num_processes)
     original.teachers = _teachers(config, original, zoo_path)
     kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise)
-    check_pools(config, original, kernels, own)  # both raise while there is no folder yet
+    check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
         begun = None if (out / "last.pt").exists() else time.monotonic()  # of what is gone on with it is not known

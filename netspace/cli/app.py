@@ -331,12 +331,12 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exits; where several processes were started at once, and without Python's own shutdown.
+    """Exits; under a launcher of processes without Python's own shutdown.
 
     Threads of gloo outlive their group, and one that lets go of a tensor while Python shuts down aborts its process
     (pytorch/pytorch#179291), which the launcher takes for a failure of the whole start.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "WORLD_SIZE" in os.environ:
         if not code and "torch" in sys.modules:
             from netspace import ranks
 

@@ -132,7 +132,10 @@ class TaskData:
         return split
 
     def drawn(self, count: int, seed: int) -> TaskData:
-        """The same task with `count` of its training images, drawn by the seed; all of them where there are no more."""
+        """The same task with `count` of its training images, drawn by the seed; all of them where there are no more.
+
+        Mean, standard deviation and hash stay those of the whole.
+        """
         if count >= len(self.train):
             return self
         places = torch.randperm(len(self.train), generator=generator(seed, 43))[:count].to(self.device)

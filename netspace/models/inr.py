@@ -89,5 +89,6 @@ def _of_embedding(weight: Tensor, bias: Tensor, shown: list[Tensor], coordinates
     with torch.autocast(device, enabled=False):
         parts = weight.split([each.shape[1] for each in shown], dim=1)
         first, *more = (F.linear(each, part) for each, part in zip(shown, parts, strict=True))
-        table = torch.cat([first + bias, *more]).to(halved)
-    return F.embedding_bag(coordinates.places, table, mode="sum")
+        table = torch.cat([first + bias, *more])
+    # its gradient adds up thousands of rows: in float32, as bf16 would lose them
+    return F.embedding_bag(coordinates.places, table, mode="sum").to(halved)

@@ -130,7 +130,8 @@ class NernStep:
         self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
         self.answers: Remembered | None = None  # who teaches' logits
         self.maps: Remembered | None = None  # the network's own logits and feature maps
-        self.asked: tuple[str | None, int | None] | None = None  # who teaches, and the pool, of what is remembered
+        self.taught: tuple[str | None, int | None] | None = None  # by whom, on which pool, of the answers remembered
+        self.pool: int | None = None  # of the maps remembered
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.predictor.match(self.coordinates, self.target)
 
@@ -150,11 +151,13 @@ class NernStep:
             assert self.original.task is not None
             task = self.original.task if stage.pool is None else self.original.task.drawn(stage.pool, self.config.seed)
             self.images = Images(task, self.config.seed + number)
-            if self.asked != (stage.teacher, stage.pool):
+            if self.taught != (stage.teacher, stage.pool):
                 few = self.images.fixed is not None and 4 * len(task.train) * task.num_classes <= CACHE_BYTES
                 self.answers = Remembered(len(task.train)) if few else None
+                self.taught = stage.teacher, stage.pool
+            if self.pool != stage.pool:
                 self.maps = Remembered(len(task.train)) if stage.pool is not None else None
-                self.asked = stage.teacher, stage.pool
+                self.pool = stage.pool
 
     def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """The terms of step `number` of the stage for a predictor, `self.predictor` or what holds it."""
@@ -288,8 +291,12 @@ def run_with_maps(
 
 
 @torch.no_grad()
-def check_pools(config: FitConfig, original: Original, kernels: Kernels, device: torch.device) -> None:
-    """Raises `UsageError` where what a stage is to remember of its pool cannot be: images that move, or too little memory."""
+def check_pools(
+    config: FitConfig, original: Original, kernels: Kernels, device: torch.device, processes: int = 1
+) -> None:
+    """Raises `UsageError` where what a stage is to remember of its pool cannot be: images that move, maps of no single image,
+    or too little memory for all processes of this machine.
+    """
     task = original.task
     for place, stage in enumerate(config.stages):
         if stage.pool is None or task is None or original.module is None:
@@ -304,13 +311,19 @@ def check_pools(config: FitConfig, original: Original, kernels: Kernels, device:
         _, maps = run_with_maps(
             original.module, original.state, task.normalise(task.train.images[:1]).cpu(), kernels.layers
         )
+        if any(len(each) != 1 for each in maps):
+            raise UsageError(
+                f"stage {place} remembers feature maps of each image of its 'pool', but a layer of this network folds other "
+                "axes into that of the images: leave out 'pool'"
+            )
         size = sum(each.numel() for each in maps) * (2 if config.precision == "bf16" else 4)
-        count, most = min(stage.pool, len(task.train)), free_memory(device) // 2
+        shared = 2 * (1 if device.type == "cuda" else processes)
+        count, most = min(stage.pool, len(task.train)), free_memory(device) // shared
         if count * size > most:
             fewer = f"set its 'pool' to {most // size:,} or leave it out" if most >= size else "leave it out"
             raise UsageError(
                 f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
-                f"{count * size / 2**30:.1f} GiB, more than half of the {most / 2**29:.1f} GiB that are free: {fewer}"
+                f"{count * size / 2**30:.1f} GiB, where half of the free memory is {most / 2**30:.1f} GiB for a process: {fewer}"
             )
 
 

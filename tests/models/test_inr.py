@@ -90,3 +90,19 @@ def test_distinct_coordinates_say_and_learn_what_coordinates_do(kind: str, layer
             halved = predictor.float()(shown).detach()
         assert halved.dtype == torch.bfloat16
         assert float((halved - found[0][0]).norm() / found[0][0].norm()) < 0.02
+
+
+def test_half_precision_loses_no_gradient_of_coordinates_that_share_values() -> None:
+    """Thousands of coordinates of a few distinct values, as a network's are: their gradients are added up in float32."""
+    torch.manual_seed(0)
+    predictor = Predictor(PredictorConfig(hidden=32), 9)
+    distinct = Distinct.of(torch.cartesian_prod(torch.arange(4) / 4, torch.arange(32) / 32, torch.arange(32) / 32))
+    targets, found = torch.randn(len(distinct), 9), []
+    for halved in (False, True):
+        predictor.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            values = predictor(distinct)
+        (values.float() - targets).square().sum().backward()
+        found.append([value.grad.clone() for value in predictor.parameters() if value.grad is not None])
+    for wanted, gradient in zip(*found, strict=True):
+        assert float((gradient - wanted).norm() / wanted.norm()) < 0.03

@@ -192,6 +192,10 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     original.task = replace(original.task, flip=True)
     with pytest.raises(UsageError, match=r"stage 1 draws its images from a pool.*augmented.*leave out 'pool'"):
         nern.check_pools(config, original, kernels, cpu)
+    original.task = replace(original.task, flip=False)
+    monkeypatch.setattr(nern, "run_with_maps", lambda *_: (torch.zeros(1, 10), [torch.zeros(4, 7)]))
+    with pytest.raises(UsageError, match=r"stage 1 .*folds other axes into that of the images: leave out 'pool'"):
+        nern.check_pools(config, original, kernels, cpu)
     for wrong in ({"inputs": "noise"}, {"features": 0.0}):
         with pytest.raises(ValueError, match="a pool is of the task's images"):
             FitConfig.model_validate({"stages": [{**stage, **wrong}]})
