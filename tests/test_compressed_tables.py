@@ -8,7 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from netspace.config import to_yaml
 from netspace.runtime import write_json
+from netspace.training.nern import FitConfig
 
 FIT = {
     "accuracy_original": 0.93,
@@ -58,3 +60,7 @@ def test_the_page_says_what_holds_and_what_was_not_run(tmp_path: Path, ablations
     assert "ablations: not run" in text
     write_json(tmp_path / "joint" / "fit.json", {**FIT, "accuracy_reconstructed": 0.91})
     assert "`joint`) | <= 1.0 points | 2.00 points | NO" in compressed(tmp_path, {})
+    write_json(tmp_path / "joint-pool" / "fit.json", FIT)
+    pooled = FitConfig.model_validate({"stages": [{"features": 1.0, "pool": 4096}]})
+    (tmp_path / "joint-pool" / "config.yaml").write_text(to_yaml(pooled))
+    assert "| joint, `pool` 4,096 | 44.0% |" in compressed(tmp_path, {})

@@ -1,7 +1,7 @@
 """The part of docs/benchmarks.md on coordinate networks, from what `netspace compress` and the tools left in one folder.
 
-Folders in it: `decoupled`, `joint`, `large` and `smooth` (fits of zoo/resnet20-fashion, and of its smooth variant), `ablations` and
-`optimizers` (`tools/ablations.py`), `notes.md` (what is printed as it is). What is missing is said to be.
+Folders in it: `decoupled`, `joint`, `joint-pool` (with a `pool` in its stage), `large` and `smooth` (fits of zoo/resnet20-fashion, and of
+its smooth variant), `ablations` and `optimizers` (`tools/ablations.py`), `notes.md` (what is printed as it is). What is missing is said to be.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from typing import Any
 
 from ablations import table
 
+from netspace.config import read_back
+from netspace.training.nern import FitConfig
+
+FITS = ("decoupled", "joint", "joint-pool", "large", "smooth")
 MINUTES = 30  # a fit may take so many on two cores
 
 
 def compressed(folder: Path, measured: dict[str, Any]) -> str:
     """The whole section; `measured` is what `tools/bench.py --json` printed, or empty."""
-    fits = {name: _read(folder / name / "fit.json") for name in ("decoupled", "joint", "large", "smooth")}
+    fits = {name: _read(folder / name / "fit.json") for name in FITS}
     uses = {
         name: _read(folder / "decoupled" / f"{name}.json") for name in ("quantise-8", "quantise-4", "prune", "analysis")
     }
@@ -25,7 +29,7 @@ def compressed(folder: Path, measured: dict[str, Any]) -> str:
         "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion` and `compress fit best --config "
         "compress/...`: ResNet20 on Fashion-MNIST, test images; what is kept was chosen on validation images.",
         _aims(fits, measured),
-        _fits(fits),
+        _fits(folder, fits),
         used({name: found for name, found in uses.items() if found}),
         _ablations(_read(folder / "ablations" / "ablations.json")),
         _optimizers(_read(folder / "optimizers" / "ablations.json")),
@@ -111,17 +115,26 @@ def _close(found: dict[str, Any] | None, name: str, most: float) -> tuple[str, s
     return what, aim, f"{100 * away:.2f} points", away <= most
 
 
-def _fits(fits: dict[str, dict[str, Any] | None]) -> str:
+def _fits(folder: Path, fits: dict[str, dict[str, Any] | None]) -> str:
     rows = []
     for name, found in fits.items():
         if found is not None:
+            share = found["parameters_predictor"] / found["parameters_represented"]
             rows.append(
-                f"| {name} | {found['parameters_predictor'] / found['parameters_represented']:.1%} | {found['bytes_file']:,} of "
+                f"| {_called(folder, name)} | {share:.1%} | {found['bytes_file']:,} of "
                 f"{found['bytes_original']:,} | {found['relative_error']:.3f} | {found['accuracy_original']:.2%} | "
                 f"{found['accuracy_reconstructed']:.2%} | {found['agreement']:.1%} |"
             )
     head = "| fit | predictor, of the convolutions | bytes | relative error | original | reconstructed | same answer |"
     return "\n".join([head, "|---" * 7 + "|", *rows])
+
+
+def _called(folder: Path, name: str) -> str:
+    """A fit's recipe, with the pool of images where it was given one."""
+    file = folder / name / "config.yaml"
+    stages = read_back(FitConfig, file).stages if file.exists() else ()
+    pools = [f"`pool` {stage.pool:,}" for stage in stages if stage.pool is not None]
+    return ", ".join([name.removesuffix("-pool"), *pools])
 
 
 def _ablations(found: dict[str, Any] | None) -> str:
