@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -43,6 +44,7 @@ app.add_typer(compress_commands.app, name="compress")
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
 STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"
+PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 
@@ -324,9 +326,12 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    if "--json" in sys.argv and not int(os.environ.get("RANK", "0")):
+    first = not int(os.environ.get("RANK", "0"))
+    if "--json" in sys.argv and first:
         print(jsonlib.dumps({"error": sentence}))
-    print(f"netspace: {sentence}", file=sys.stderr)
+    print(f"netspace: {sentence}", file=sys.stderr, flush=True)
+    if not first and sentence != STOPPED:
+        time.sleep(PATIENCE)
     _leave(code)
 
 

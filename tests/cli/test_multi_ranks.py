@@ -41,6 +41,24 @@ def test_two_processes_train_the_same_space(
         torch.testing.assert_close(second[name], value, rtol=1e-2, atol=1e-3)
 
 
+def test_a_mistake_of_another_process_leaves_the_first_time_to_tell() -> None:
+    """The launcher ends all processes when one has ended: what the first one prints is what is read."""
+    begin = "from netspace.cli import app; app.PATIENCE = 100.0; app.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", begin, "zoo", "info", "none.h5", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "WORLD_SIZE": "2", "RANK": "1"},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "none.h5 does not exist" in process.stderr.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.terminate()
+        assert process.wait(10) < 0 and not process.stdout.read()
+
+
 def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], multi_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(multi_run, tmp_path / "runs" / "multi")
     alone = json.loads(cli("eval", run, "--json").out)
