@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import os
 import re
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -15,6 +11,7 @@ import typer
 
 from netspace.cli import compress as compress_commands
 from netspace.cli import zoo as zoo_commands
+from netspace.cli.ending import STOPPED, fail, leave
 from netspace.cli.options import (
     Device,
     Json,
@@ -43,8 +40,6 @@ app.add_typer(zoo_commands.data_app, name="data")
 app.add_typer(compress_commands.app, name="compress")
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
-STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"
-PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 
@@ -285,31 +280,31 @@ def main() -> NoReturn:
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
     except NetspaceError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(STOPPED, 1)
+        fail(STOPPED, 1)
     except OSError as error:
         what = error.filename or "a file"
-        _fail(f"{what} could not be read or written: {error.strerror or error}", 1)
+        fail(f"{what} could not be read or written: {error.strerror or error}", 1)
     except Exception as error:
         if _memory_ran_out(error):
-            _fail(
+            fail(
                 f"memory ran out: {str(error).splitlines()[0][:300]}; take fewer at once (see the recipe's settings)", 1
             )
         if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
-            _fail(STOPPED, 1)
+            fail(STOPPED, 1)
         if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
-            _leave(getattr(error, "exit_code", 1))
+            leave(getattr(error, "exit_code", 1))
         message = getattr(error, "format_message", None)
         if message is not None:  # click's own: an unknown option, a missing argument
-            _fail(
+            fail(
                 f"{message().rstrip('.')}; see `{getattr(getattr(error, 'ctx', None), 'command_path', 'netspace')} --help`",
                 2,
             )
         raise
     if code == 130:  # typer's word for Ctrl-C, in other versions
-        _fail(STOPPED, 1)
-    _leave(code if isinstance(code, int) else 0)
+        fail(STOPPED, 1)
+    leave(code if isinstance(code, int) else 0)
 
 
 def _memory_ran_out(error: Exception) -> bool:
@@ -323,30 +318,3 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """A writer in the background (TensorBoard's) that meets a full disk: the command itself tells of it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    first = not int(os.environ.get("RANK", "0"))
-    if "--json" in sys.argv and first:
-        print(jsonlib.dumps({"error": sentence}))
-    print(f"netspace: {sentence}", file=sys.stderr, flush=True)
-    if not first and sentence != STOPPED:
-        time.sleep(PATIENCE)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exits; under a launcher of processes without Python's own shutdown.
-
-    Threads of gloo outlive their group, and one that lets go of a tensor while Python shuts down aborts its process
-    (pytorch/pytorch#179291), which the launcher takes for a failure of the whole start.
-    """
-    if "WORLD_SIZE" in os.environ:
-        if not code and "torch" in sys.modules:
-            from netspace import ranks
-
-            ranks.end()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
