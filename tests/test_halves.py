@@ -26,7 +26,8 @@ def test_distances_and_their_gradients_are_float64s(rows: int, width: int, near:
     units = [each / each.norm(dim=1, keepdim=True) for each in (exact, b.double())]
     wanted = (units[0] - units[1]).norm(dim=1)
     (found,), none = halves.unit_distances([(a, b)])
-    torch.testing.assert_close(found.double(), wanted.detach(), rtol=1e-4, atol=1e-6)
+    rtol = 1e-4 if near == 0.1 else 1e-5  # between: 2 - 2 u . v of products summed in pieces
+    torch.testing.assert_close(found.double(), wanted.detach(), rtol=rtol, atol=1e-6)
     (again,), (gradient,) = halves.unit_distances([(a, b)], [0.3])
     assert torch.equal(found, again) and not none
     picked = torch.randperm(rows, generator=random)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Validation:
     note: str  # for the progress bar
 
 
-class Learner:
+class Learner(ABC):
     """What the loop trains."""
 
     name: str  # for the progress bar
@@ -60,29 +61,29 @@ class Learner:
     validate_every: int  # steps
     validates_first = False  # before the first step of a stage too
 
-    def begin(self, place: int) -> None:
+    def begin(self, place: int) -> None:  # noqa: B027 - most have nothing to do then
         """Stage `place` begins; what is gone on with is taken back afterwards."""
 
+    @abstractmethod
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
         """The terms of a part of step `number`, for this process's share; their sum is minimised.
 
         The mean over parts and processes is the whole step's. `model` is `self.model`, in what shares gradients.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> Validation:
         """How good `self.model` is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, weights: dict[str, Tensor]) -> None:
         """Keeps the weights of the best validation of the stage so far."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """What going on needs beside model and optimiser."""
         return {}
 
-    def take_back(self, state: dict[str, Any]) -> None:
+    def take_back(self, state: dict[str, Any]) -> None:  # noqa: B027 - as `state`
         """Goes on from `state()`."""
 
 
