@@ -194,7 +194,7 @@ def read_back(model: type[S], path: Path) -> S:
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
     """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
     for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
+        old, new = (_by_place(each.get(key)) for each in (before, now))
         if isinstance(old, dict) and isinstance(new, dict):
             inner = changed(old, new, f"{where}{key}.")
             if inner:
@@ -202,3 +202,9 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") 
         elif old != new:
             return f"{where}{key} was {old!r} and is {new!r} now"
     return ""
+
+
+def _by_place(value: Any) -> Any:
+    """A list of groups as a group by their places: of many stages, one setting of one is told."""
+    groups = isinstance(value, list | tuple) and bool(value) and all(isinstance(each, dict) for each in value)
+    return {str(place): each for place, each in enumerate(value)} if groups else value

@@ -263,3 +263,6 @@ def test_the_change_is_told_by_its_name() -> None:
     assert changed({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == ""
     assert changed({"a": 1, "b": {"c": 1}}, {"a": 1, "b": {"c": 2}}) == "b.c was 1 and is 2 now"
     assert changed({}, {"x": None, "y": 2}) == "y was None and is 2 now"
+    stages = {"stages": [{"pool": 3, "steps": 1}, {"pool": 64, "steps": 1}]}
+    other = {"stages": [{"pool": 3, "steps": 1}, {"pool": 32, "steps": 1}]}
+    assert changed(stages, other) == "stages.1.pool was 64 and is 32 now" and changed(stages, stages) == ""
