@@ -6,7 +6,6 @@ On CPUs every core gets a worker process of one thread, which beats one process 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -32,8 +31,8 @@ from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.progress import progress
 from netspace.ranks import begin
-from netspace.runtime import alone, generator, pick_device
-from netspace.store import Zoo, merge, parts_folder, teacher_path
+from netspace.runtime import alone, generator, pick_device, remove_remains
+from netspace.store import Zoo, merge, parts_folder, teacher_path, zoo_lock
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
 TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
@@ -252,9 +251,10 @@ def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
 
 
 def _finish(path: Path) -> None:
-    merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
-    done = _done(path)
-    parts_folder(path).rename(done)  # whole or gone: what is left of it must not be taken for an interrupted build
+    with zoo_lock(path, builder=True):
+        merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
+        done = _done(path)
+        parts_folder(path).rename(done)  # whole or gone: what is left of it must not be taken for an interrupted build
     shutil.rmtree(done)
 
 
@@ -266,8 +266,7 @@ def _tidy(path: Path) -> None:
     """Deletes what killed builders left of a zoo that is finished, or of one that the caller holds the lock of."""
     if _done(path).exists():
         shutil.rmtree(_done(path))
-    for remains in path.parent.glob(f".{path.name}.*.tmp"):
-        remains.unlink(missing_ok=True)
+    remove_remains(path.parent, path.name)
 
 
 def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
@@ -279,8 +278,15 @@ def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
         )
 
 
-def _lock(path: Path) -> contextlib.AbstractContextManager[None]:
-    return alone(parts_folder(path) / "lock", f"{path} is being built by another process")
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """From its beginning on only the builder writes the zoo at `path`."""
+    begun = parts_folder(path).exists()
+    with alone(parts_folder(path) / "lock", f"{path} is being built by another process"):
+        with zoo_lock(path, builder=True):
+            if path.exists() and not begun:
+                raise NetspaceError(f"{path} was written by another process just now: start the build again")
+        yield
 
 
 @contextmanager

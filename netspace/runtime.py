@@ -1,165 +1,64 @@
-"""What every long job shares: run folders, atomic writes, provenance, records of metrics, one seed.
+"""What every long job shares: run folders, provenance, records of metrics, one seed.
 
 A run folder holds `config.yaml` (resolved), `provenance.json` (versions, seed, zoo hash, commit),
-`metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`. Every file appears whole or not at all: it is
-written beside its place and renamed.
+`metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import io
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError
+from netspace.files import (
+    alone,
+    read_torch,
+    remove_remains,
+    replacing,
+    write_json,
+    write_tensors,
+    write_text,
+    write_torch,
+)
+
+__all__ = [
+    "RUNS",
+    "Metrics",
+    "alone",
+    "cache_folder",
+    "commit",
+    "free_bytes",
+    "generator",
+    "hash_tensors",
+    "is_run",
+    "machine",
+    "newest_run",
+    "package_version",
+    "pick_device",
+    "provenance",
+    "read_metrics",
+    "read_torch",
+    "remove_remains",
+    "replacing",
+    "send",
+    "write_json",
+    "write_tensors",
+    "write_text",
+    "write_torch",
+]
 
 RUNS = Path("runs")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, to be written inside the block; renamed onto `path` when it ends well.
-
-    Raises `NetspaceError` when the folder cannot be written or the disk is full; `path` is then as before.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error  # HDF5's own text goes over many lines
-        raise NetspaceError(
-            f"{path} could not be written: {why}. Free space or choose another place; "
-            "what was there before is untouched"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(file: Path, busy: str) -> Iterator[None]:
-    """Holds a lock on `file` for the length of the block; a killed process holds none.
-
-    The file is made, and removed with those of its folders that were made for it and are empty: a block that fails before
-    it writes leaves nothing. Raises `NetspaceError` with `busy` and what to do if another process holds the lock, or if
-    the folder cannot be written.
-    """
-    made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
-    try:
-        held = _lock_file(file)
-    except OSError as error:
-        raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
-    if held is None:
-        raise NetspaceError(f"{busy}: wait for it, or choose another --out")
-    with held:
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if _is_at(held, file):  # and was not moved away, with its folder, by the block
-                    file.unlink()
-                for folder in made:
-                    folder.rmdir()  # fails on what is not empty
-
-
-def _lock_file(file: Path) -> IO[str] | None:
-    """`file`, made, open and locked; None where another process holds it."""
-    while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held = open(file, "w")  # noqa: SIM115 - open as long as the lock
-        except FileNotFoundError:  # its folder was removed by who held it
-            continue
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.close()
-            return None
-        except OSError:
-            held.close()
-            raise
-        if _is_at(held, file):
-            return held
-        held.close()  # who held it has removed it in between
-
-
-def _is_at(held: IO[str], file: Path) -> bool:
-    """Whether an open file is what lies at a path now."""
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(held.fileno()), file.stat())
-    return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """`text` as the whole content of `path`, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
-
-
-def write_torch(path: Path, value: Any) -> None:
-    """Tensors and plain values by `torch.save`, atomically; `read_torch` reads them without running code."""
-    held = io.BytesIO()
-    torch.save(value, held)
-    _write_bytes(path, held.getbuffer())
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
-    """Named tensors with notes as safetensors, atomically."""
-    from safetensors.torch import save
-
-    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write_bytes(path, save(here, metadata=notes or None))
-
-
-def _write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """By Python's own file, which tells of a full disk as every other does: torch and safetensors do not."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def remove_remains(folder: Path) -> None:
-    """Deletes the temporary files in a folder that killed processes left; only for who is alone there."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def read_torch(path: Path) -> Any:
-    """What `write_torch` wrote. Raises `NetspaceError` for anything that is not plain tensors and values."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise NetspaceError(f"{path} does not exist") from None
-    except Exception as error:  # torch raises pickle, zip and runtime errors alike
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if type(error).__name__ == "UnpicklingError":  # whose own text says how to load it unsafely
-            why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
-        raise NetspaceError(
-            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
-        ) from None
 
 
 def free_bytes(path: Path) -> int:

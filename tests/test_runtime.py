@@ -14,7 +14,7 @@ from helpers import small_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netspace import runtime
+from netspace import files, runtime
 from netspace.errors import NetspaceError
 from netspace.runtime import (
     Metrics,
@@ -299,7 +299,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening the file and locking it: a lock on a file that is gone would keep nobody out."""
-    lock, locking, calls = tmp_path / "a" / ".lock", runtime.fcntl.flock, list[int]()
+    lock, locking, calls = tmp_path / "a" / ".lock", files.fcntl.flock, list[int]()
 
     def removed(held: object, how: int) -> None:
         calls.append(how)
@@ -308,7 +308,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
             lock.parent.rmdir()
         locking(held, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runtime.fcntl, "flock", removed)
+    monkeypatch.setattr(files.fcntl, "flock", removed)
     with alone(lock, "busy"):
         assert len(calls) == 2 and lock.is_file()
 

@@ -105,13 +105,15 @@ def merge(
     """Join zoos into a new one; networks that are equal to the last bit are kept once."""
     from netspace.errors import UsageError
     from netspace.store import merge as merge_zoos
+    from netspace.store import zoo_lock
 
     zoos = files
     if out is None:
         out, *zoos = files
-    if zoos and out.exists():
-        raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
-    counts = merge_zoos(out, zoos)
+    with zoo_lock(out):
+        if zoos and out.exists():
+            raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
+        counts = merge_zoos(out, zoos)
     say({**describe(out), **counts}, json, lambda r: f"{zoo_text(r)}\n{r['duplicates']} duplicates left out")
 
 

@@ -14,6 +14,7 @@ builder was killed is put together from them when it is next opened. What is lef
 from __future__ import annotations
 
 from netspace.store.layout import MEMBER, SPLITS, VERSION, Header, MemberRef, Population, parts_folder, teacher_path
+from netspace.store.locking import zoo_lock
 from netspace.store.merging import Zoo, merge, recover
 from netspace.store.reading import ArchGroup
 from netspace.store.writing import write_zoo
@@ -32,4 +33,5 @@ __all__ = [
     "recover",
     "teacher_path",
     "write_zoo",
+    "zoo_lock",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from netspace.errors import NetspaceError, UsageError
 from netspace.spec import NetSpec
 from netspace.store.layout import parts_folder
+from netspace.store.locking import zoo_lock
 from netspace.store.reading import ArchGroup, ZooFile
 from netspace.store.writing import write
 
@@ -42,6 +43,8 @@ class Zoo(ZooFile):
 
 def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> dict[str, int]:
     """One zoo from several, streamed, atomically; members that are the same to the last bit are kept once.
+
+    The caller holds the lock of `path` (`netspace.store.zoo_lock`) where others may write it.
 
     With `ordered`, members are sorted by (run, epochs, seed), so the outcome does not depend on who finished first.
     Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ,
@@ -120,5 +123,7 @@ def finished_parts(path: Path) -> list[Path]:
 
 def recover(path: Path) -> None:
     """Puts a zoo together from the parts that an interrupted builder left, if there are any."""
-    if parts := finished_parts(path):
-        merge(path, parts, complete=False, ordered=True)
+    if finished_parts(path):
+        with zoo_lock(path, builder=True):
+            if parts := finished_parts(path):  # the builder may have finished meanwhile
+                merge(path, parts, complete=False, ordered=True)

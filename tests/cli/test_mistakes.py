@@ -68,7 +68,7 @@ def test_a_full_disk(cli: Cli, tiny_zoo: Path, run_copy: Path, monkeypatch: pyte
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("netspace.runtime.os.fsync", full)
+    monkeypatch.setattr("netspace.files.os.fsync", full)
     refused(cli("encode", "worst", "-o", "z.safetensors"), 1, "z.safetensors", "No space left")
     refused(cli("zoo", "merge", "both.h5", tiny_zoo), 1, "both.h5", "No space left")
     refused(cli("decode", "z.safetensors", "-o", "net.safetensors"), 1, "net.safetensors", "No space left")

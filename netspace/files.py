@@ -1,0 +1,190 @@
+"""Files as netspace keeps them: each appears whole or not at all, and a file that was opened never runs anything.
+
+A file is written beside its place and renamed. Who writes it holds a lock on the temporary file, so that what a killed
+process left is told from what another process is writing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import io
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError
+
+POLL = 0.05  # seconds between two attempts at a lock that another process holds
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written inside the block; renamed onto `path` when it ends well.
+
+    A link is written through: its target is replaced. Raises `NetspaceError` where `path` is no file, the folder cannot be
+    written or the disk is full; `path` is then as before.
+    """
+    target = _target(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_remains(target.parent, target.name)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with _claim(temporary):
+            try:
+                yield temporary
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
+                os.replace(temporary, target)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error  # HDF5's own text goes over many lines
+        raise NetspaceError(
+            f"{path} could not be written: {why}. Free space or choose another place; "
+            "what was there before is untouched"
+        ) from error
+
+
+def _target(path: Path) -> Path:
+    """The file that is replaced by writing to `path`: where a link points, and nothing but a file."""
+    try:
+        target = path.resolve() if path.is_symlink() else path
+        kind = None if not target.exists() or target.is_file() else "a folder" if target.is_dir() else "a device"
+    except RuntimeError:  # what pathlib raises for links that go in a circle
+        kind = "a link to itself"
+    except OSError:
+        return path  # writing says what is wrong
+    if kind is not None:
+        raise NetspaceError(f"{path} could not be written: it is {kind}, not a file; choose another place")
+    return target
+
+
+def _claim(temporary: Path) -> IO[str]:
+    """`temporary`, made and locked as long as it is open: nobody takes it for what a killed process left."""
+    while True:
+        if (claim := _lock_file(temporary)) is not None:
+            return claim
+        time.sleep(POLL)  # somebody looks whether it is a remain
+
+
+def remove_remains(folder: Path, name: str = "*") -> None:
+    """Deletes the temporary files of `name`, by default of all files in a folder, that killed processes left."""
+    pattern = name if name == "*" else glob.escape(name)
+    for path in folder.glob(f".{pattern}.*.tmp"):
+        with suppress(OSError), open(path, "rb") as remain:
+            fcntl.flock(remain, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+@contextmanager
+def alone(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
+    """Holds a lock on `file` for the length of the block; a killed process holds none.
+
+    The file is made, and removed with those of its folders that were made for it and are empty: a block that fails before
+    it writes leaves nothing. Raises `NetspaceError` with `busy` and what to do if another process still holds the lock after
+    `patience` seconds, or if the folder cannot be written.
+    """
+    made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
+    deadline = time.monotonic() + patience
+    try:
+        while (held := _lock_file(file)) is None and time.monotonic() < deadline:
+            time.sleep(POLL)
+    except OSError as error:
+        raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
+    if held is None:
+        raise NetspaceError(f"{busy}: wait for it, or choose another --out")
+    with held:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if _is_at(held, file):  # and was not moved away, with its folder, by the block
+                    file.unlink()
+                for folder in made:
+                    folder.rmdir()  # fails on what is not empty
+
+
+def _lock_file(file: Path) -> IO[str] | None:
+    """`file`, made, open and locked; None where another process holds it."""
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = open(file, "w")  # noqa: SIM115 - open as long as the lock
+        except FileNotFoundError:  # its folder was removed by who held it
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            return None
+        except OSError:
+            held.close()
+            raise
+        if _is_at(held, file):
+            return held
+        held.close()  # who held it has removed it in between
+
+
+def _is_at(held: IO[str], file: Path) -> bool:
+    """Whether an open file is what lies at a path now."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(held.fileno()), file.stat())
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` as the whole content of `path`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def write_torch(path: Path, value: Any) -> None:
+    """Tensors and plain values by `torch.save`, atomically; `read_torch` reads them without running code."""
+    held = io.BytesIO()
+    torch.save(value, held)
+    _write_bytes(path, held.getbuffer())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
+    """Named tensors with notes as safetensors, atomically."""
+    from safetensors.torch import save
+
+    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    _write_bytes(path, save(here, metadata=notes or None))
+
+
+def _write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """By Python's own file, which tells of a full disk as every other does: torch and safetensors do not."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_torch(path: Path) -> Any:
+    """What `write_torch` wrote. Raises `NetspaceError` for anything that is not plain tensors and values."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise NetspaceError(f"{path} does not exist") from None
+    except Exception as error:  # torch raises pickle, zip and runtime errors alike
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if type(error).__name__ == "UnpicklingError":  # whose own text says how to load it unsafely
+            why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
+        raise NetspaceError(
+            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
+        ) from None
