@@ -17,7 +17,7 @@ from model_zoo.recipe import ZooRecipe, plan
 from netspace.config import load
 from netspace.data import DataConfig
 from netspace.training.optimizers import Optimizer
-from netspace.training.recipe import SpaceRecipe
+from netspace.training.recipe import LossConfig, SpaceRecipe
 
 ROOT = Path(__file__).parent.parent
 SHAPES = {
@@ -70,6 +70,32 @@ def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str
         optimizer.step(number)
     moved = {name for name, value in setting.model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == set(before)
+
+
+@pytest.mark.parametrize(("data", "images"), [("cifar10", 40_000), ("tiny-imagenet", 80_000)])
+@pytest.mark.parametrize(("kind", "networks", "passes"), [("", 8, 20), ("-multi", 2, 25), ("-unseen", 2, 25)])
+def test_the_papers_recipes_have_its_settings(data: str, images: int, kind: str, networks: int, passes: int) -> None:
+    """NetSpace, Suppl. IV, and the authors' scripts; a pass of theirs is one over the images (313 or 625 batches)."""
+    recipe = load(SpaceRecipe, f"space/paper-{data}{kind}")
+    batches = -(-images // 128)
+    assert (recipe.steps, recipe.validate_every) == (1000 * batches, passes * batches)
+    assert (recipe.networks, recipe.images, recipe.latent, recipe.accumulate) == (networks, 128, 4096, 1)
+    assert (recipe.encoder.kind, recipe.encoder.standardise, recipe.decoder.start) == ("conv", False, "small")
+    assert (recipe.optimizer.name, recipe.optimizer.learning_rate, recipe.optimizer.schedule) == (
+        "adam",
+        1e-4,
+        "constant",
+    )
+    assert (recipe.optimizer.betas, recipe.optimizer.clip, recipe.optimizer.ema) == ((0.9, 0.999), None, 0.0)
+    if not kind:
+        assert recipe.multi is None and recipe.loss == LossConfig(behaviour=1.0, temperature=4.0)
+        return
+    assert recipe.multi is not None and recipe.loss == LossConfig(behaviour=0.0)
+    multi = recipe.multi
+    assert (multi.rows, multi.alpha, multi.temperature, multi.pairs) == (88, 0.9, 4.0, None)
+    assert (multi.distillation, multi.classid, multi.interpolation) == (1.0, 1.0, 1.0)
+    shown = (40, 0, 0, 80) if kind == "-unseen" else (60, 50, 60, 100)
+    assert multi.counts == dict(zip(("lenetlike", "vanillacnn", "resnet8", "resnet32"), shown, strict=True))
 
 
 @pytest.mark.parametrize("zoo", sorted({zoo for _, zoo in RECIPES}))

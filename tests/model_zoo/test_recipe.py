@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -77,7 +78,7 @@ def test_a_split_without_members_has_no_runs() -> None:
     st.integers(1, 60),
     st.integers(1, 100),
     st.integers(0, 200),
-    st.sampled_from(["even", "log"]),
+    st.sampled_from(["even", "log", "early"]),
     st.integers(1, 7),
 )
 def test_spread_gives_every_member_an_epoch(members: int, first: int, more: int, spacing: str, snapshots: int) -> None:
@@ -97,6 +98,23 @@ def test_spread_by_hand() -> None:
     assert spread(EpochConfig(first=3, last=9), 1) == [(9,)]
     assert spread(EpochConfig(first=5, last=5, snapshots=3), 3) == [(5, 6, 7)]
     assert spread(EpochConfig(), 0) == []
+    # a sixth of 601 epochs is 100: 100 of 186 members lie in the first, two in the last
+    assert spread(EpochConfig(first=1, last=601, spacing="early"), 3) == [(32,), (94,), (226,)]
+
+
+def test_early_epochs_are_those_of_netspaces_authors() -> None:
+    """Their list: every epoch below 100, then every 2nd, 5th, 10th, 25th and 50th of each hundred; median 92.5."""
+    strides = (1, 2, 5, 10, 25, 50)
+    listed = np.array([epoch for epoch in range(600) if epoch % strides[epoch // 100] == strides[epoch // 100] - 1])
+    assert len(listed) == 186 and np.median(listed) == 92.5
+    found = np.array([epoch for (epoch,) in spread(EpochConfig(last=600, spacing="early"), 186)])
+    assert np.abs(found - listed).max() <= 25 and np.abs(found - listed)[:150].max() <= 2
+    for name in ("paper-cifar10", "paper-tiny-imagenet"):
+        runs = plan(load(ZooRecipe, f"zoo/{name}"))
+        for split, members in (("train", 100), ("val", 16), ("test", 16)):
+            epochs = [run.epochs[0] for run in runs if run.split == split]
+            assert len(epochs) == members and np.median(epochs) == pytest.approx(93, abs=2)
+            assert min(epochs) < 10 and max(epochs) > 350
 
 
 def test_rates_are_one_or_drawn_log_uniformly() -> None:
