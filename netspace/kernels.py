@@ -17,11 +17,13 @@ from math import prod
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netspace.errors import NetspaceError, UsageError
+from netspace.layer_kinds import layer_kinds
 
 Pointwise = Literal["centre", "tiles"]  # 1x1 convolutions as the centre of a kernel (NeRN), or cut as matrices are
+LARGEST = 31  # side of a kernel that is taken for one by its name and shape alone
 TILE = 3  # side of a matrix's tiles where no convolution says otherwise
 
 
@@ -66,25 +68,31 @@ class Kernels:
         patterns: Sequence[str] = (),
         side: int | None = None,
         pointwise: Pointwise = "centre",
+        module: nn.Module | None = None,
     ) -> Kernels:
         """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
 
-        With a `side`, larger kernels are left out. Raises `NetspaceError` for weights that are not finite or a network with nothing to represent, `UsageError` for a
-        pattern that matches no weight.
+        What each tensor is comes from `module` where it is given, else from names and shapes (`layer_kinds`). With a `side`,
+        larger kernels are left out. Raises `NetspaceError` for weights that are not finite, a network with nothing to
+        represent, and a side that no kernel is believed to have, `UsageError` for a pattern that matches no weight.
         """
-        able = {
-            name: tuple(value.shape)
-            for name, value in state.items()
-            if value.is_floating_point() and _able(value.shape)
-        }
+        kinds = layer_kinds(state, module)
+        able = {name: tuple(state[name].shape) for name in kinds}
         if not able:
             raise NetspaceError(
                 f"there is nothing to represent: no convolution or matrix among {len(state)} tensors ({_few(list(state))})"
             )
-        names = [name for name, shape in able.items() if len(shape) > 2 and not _token(name, shape)]
+        names = [name for name, kind in kinds.items() if kind == "convolution"]
+        _check_sides(names if module is None and not patterns and side is None else [], able)
         if patterns:
             for pattern in patterns:
                 if not fnmatch.filter(able, pattern):
+                    others = fnmatch.filter(state, pattern)
+                    if others:
+                        raise UsageError(
+                            f"{pattern!r} names {_few(others)}, of shape {tuple(state[others[0]].shape)}, which is neither a "
+                            f"convolution's kernel nor a matrix; there are: {_few(list(able), 40)}"
+                        )
                     raise UsageError(f"no weight matches {pattern!r}; there are: {_few(list(able), 40)}")
             names = [name for name in able if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
         if not names:
@@ -163,14 +171,15 @@ class Kernels:
         return kernels[:, rows, columns].reshape(layer.shape)
 
 
-def _able(shape: torch.Size) -> bool:
-    """Convolutions with 1 or 2 axes, and matrices."""
-    return len(shape) in (3, 4) or (len(shape) == 2 and min(shape) > 1)
-
-
-def _token(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a transformer's tokens or positions, (1, N, D), which have a convolution's shape but not its name."""
-    return len(shape) == 3 and shape[0] == 1 and name.rpartition(".")[2] != "weight"
+def _check_sides(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises `NetspaceError` for a kernel whose name and shape alone are known, and that is too large to be one."""
+    for name in names:
+        if max(shapes[name][2:]) > LARGEST:
+            raise NetspaceError(
+                f"{name} of shape {shapes[name]} would be a convolution with a side of {max(shapes[name][2:])}, where kernels of up "
+                f"to {LARGEST} are expected of a network whose module is not known: give --arch, or set 'side' to the largest "
+                "kernel's, or name the 'layers' to represent"
+            )
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -25,6 +25,7 @@ from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.data import TaskData
 from netspace.kernels import Layer
+from netspace.layer_kinds import layer_of
 from netspace.metrics import accuracy
 from netspace.runtime import generator, write_json
 from netspace.spectra import linear_cka, low_pass, scale_small, singular_ratio
@@ -112,7 +113,7 @@ def features(module: nn.Module, state: State, inputs: Tensor, layers: Sequence[L
                 held = output[0] if isinstance(output, tuple) else output  # attention gives its weights too
                 pieces.setdefault(layer.name, []).append(_pooled(held, layer))
 
-            held = module.get_submodule(layer.name.rpartition(".")[0])
+            held = module.get_submodule(layer_of(layer.name))
             hooks.callback(held.register_forward_hook(keep).remove)
         for some in inputs.split(128):
             functional_call(module, state, (some,))

@@ -55,7 +55,7 @@ def fit(
         original.input_shape = input_shape
     _check_stages(config, original, model, accelerator.num_processes)
     original.teachers = _teachers(config, original, zoo_path)
-    kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise)
+    kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise, original.module)
     check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     first = accelerator.is_main_process
     with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
@@ -64,7 +64,7 @@ def fit(
             _check_folder(out, config, resume, _hash(original))
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
-            compressed = begin(original.state, config, spec, out / "orders.safetensors")
+            compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
         curve = Fit(config, compressed, original, accelerator, own).run(out)
         if first:
             path = out / "compressed.safetensors"
@@ -109,9 +109,15 @@ def _teachers(config: FitConfig, original: Original, zoo_path: Path | None) -> d
         return {name: teacher(name, zoo, original.task) for name in names}
 
 
-def begin(state: dict[str, Tensor], config: FitConfig, spec: NetSpec | None, kept: Path | None = None) -> Compressed:
+def begin(
+    state: dict[str, Tensor],
+    config: FitConfig,
+    spec: NetSpec | None,
+    kept: Path | None = None,
+    kernels: Kernels | None = None,
+) -> Compressed:
     """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
-    kernels = Kernels.of(state, config.layers, config.side, config.pointwise)
+    kernels = kernels or Kernels.of(state, config.layers, config.side, config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:

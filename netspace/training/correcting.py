@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netspace.layer_kinds import layer_of
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MOST = 4.0  # a variance is changed by this factor at most
 
@@ -39,7 +41,7 @@ def corrected(
     first, second = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
     first.load_state_dict(original)
     second.load_state_dict(state)
-    owners = {name.rpartition(".")[0] for name in layers}
+    owners = {layer_of(name) for name in layers}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with ExitStack() as hooks:
         for name, part in first.named_modules():

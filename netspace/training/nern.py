@@ -21,6 +21,7 @@ from netspace.config import Seed, Settings
 from netspace.data import TaskData
 from netspace.errors import UsageError
 from netspace.kernels import Kernels, Layer, Pointwise
+from netspace.layer_kinds import layer_of
 from netspace.memory import free_memory
 from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
@@ -284,7 +285,7 @@ def run_with_maps(
     maps: list[Tensor] = []
     with ExitStack() as hooks:
         for layer in layers:
-            held = module.get_submodule(layer.name.rpartition(".")[0])
+            held = module.get_submodule(layer_of(layer.name))
             hooks.callback(held.register_forward_hook(lambda _module, _inputs, output: maps.append(output)).remove)
         logits: Tensor = functional_call(module, state, (shown,))
     return logits, maps
