@@ -16,10 +16,10 @@ from netspace import prep
 from netspace.config import validate
 from netspace.data import DataConfig, load
 from netspace.errors import NetspaceError, UsageError
-from netspace.folding import fold
 from netspace.functional import NetBatch
 from netspace.runtime import generator
 from netspace.spec import NetSpec
+from netspace.states import flat_parameters
 from netspace.store import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo
 
 SHARES = {"train": 0.75, "val": 0.125, "test": 0.125}
@@ -102,19 +102,10 @@ def import_members(
     }
 
 
-def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str) -> Tensor:
+def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded: bool = False) -> Tensor:
     """Flat parameters (P,) of a state dict, folded if it has batch norm. Raises `NetspaceError` naming the file."""
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    problem = chosen.spec.difference(shapes)
     try:
-        if not problem:
-            return prep.flatten({key: value.detach().float() for key, value in state.items()}, chosen.spec)
-        module = chosen.make()
-        if shapes != {key: tuple(value.shape) for key, value in module.state_dict().items()}:
-            raise NetspaceError(f"its parameters are not those of {chosen.arch!r}: {problem}")
-        module.load_state_dict(dict(state))
-        folded = fold(module, torch.zeros(2, *chosen.spec.input_shape), name=chosen.arch)
-        return prep.flatten({key: value.detach().float() for key, value in folded.named_parameters()}, chosen.spec)
+        return flat_parameters(state, chosen.spec, folded=folded)
     except NetspaceError as error:
         raise NetspaceError(f"{name} cannot be imported: {error}") from None
 

@@ -61,6 +61,31 @@ def unpack(prep: Tensor, parameters: int) -> Tensor:
     return prep.flatten(-2)[..., :parameters]
 
 
+def parameter_problem(value: Tensor) -> str:
+    """Why a tensor cannot be a parameter, as the end of a sentence ('is complex64, ...'); '' if it can.
+
+    A parameter is a dense tensor of real floating-point numbers: complex, integer, boolean, quantised, sparse and meta
+    tensors would lose something on the way to float32.
+    """
+    if value.is_meta:
+        return "has no values (it lies on the meta device)"
+    if value.is_quantized:
+        return f"is quantised ({_short(value.dtype)})"
+    if value.is_nested or value.layout != torch.strided:
+        return f"is not dense ({'nested' if value.is_nested else _short(value.layout)})"
+    return "" if value.is_floating_point() else f"holds {_short(value.dtype)} values"
+
+
+def is_integer(value: Tensor) -> bool:
+    """Whether a tensor is dense and holds integers or booleans, as index tables and counters do."""
+    dense = not (value.is_meta or value.is_quantized or value.is_nested) and value.layout == torch.strided
+    return dense and not (value.is_complex() or value.is_floating_point())
+
+
+def _short(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
+
+
 def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
     """Named parameters, each (..., *shape), as flat parameters (..., P) in the spec's order.
 

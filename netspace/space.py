@@ -20,11 +20,12 @@ from netspace import archs
 from netspace.config import read_back
 from netspace.errors import NetspaceError, UsageError
 from netspace.family import ArchClass, Family, Networks
+from netspace.folding.checks import batch_norms
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.prep import pack, unflatten, unpack
 from netspace.runtime import is_run
 from netspace.spec import NetSpec
-from netspace.states import flat_parameters, with_batch_norm
+from netspace.states import fits, flat_parameters
 from netspace.training.checkpoints import load_best
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.steps import half
@@ -100,16 +101,23 @@ class Space:
         """An architecture of this space; as `class_id`."""
         return self.family[self.class_id(arch)]
 
-    def encode(self, network: nn.Module | Mapping[str, Tensor] | Tensor, arch: str | None = None) -> Tensor:
+    def encode(
+        self, network: nn.Module | Mapping[str, Tensor] | Tensor, arch: str | None = None, *, folded: bool = False
+    ) -> Tensor:
         """The latent (E,) of one network: a module, its state dict, or its PRep (H, W).
 
         The architecture of a state dict is found by its names and shapes; a PRep's has to be named where there are several.
+        `folded` says that batch norm is folded into a state dict's parameters, where names and shapes do not.
         """
         if isinstance(network, Tensor):
             return self.encode_preps(network[None], arch)[0]
-        state = network.state_dict() if isinstance(network, nn.Module) else network
+        if isinstance(network, nn.Module):
+            folded = folded or not batch_norms(network)
+            state: Mapping[str, Tensor] = network.state_dict()
+        else:
+            state = network
         found = self.recognise(state) if arch is None else self.arch_class(arch)
-        flat = flat_parameters(state, found.spec)
+        flat = flat_parameters(state, found.spec, folded=folded)
         return self.encode_preps(pack(flat, found.size)[None], found.id)[0]
 
     def encode_preps(self, preps: Tensor, arch: str | None = None) -> Tensor:
@@ -169,14 +177,13 @@ class Space:
 
     def recognise(self, state: Mapping[str, Tensor]) -> ArchClass:
         """The architecture of a state dict, with batch norm or folded. Raises `NetspaceError` if it is none of these."""
-        shapes = {name: tuple(value.shape) for name, value in state.items()}
         for each in self.family:
-            if not each.spec.difference(shapes) or with_batch_norm(state, each.spec):
+            if fits(state, each.spec):
                 return each
         if not self.several:
             return self.family[0]  # whose flat_parameters says what is wrong
         raise NetspaceError(
-            f"this state dict is of none of this space's architectures ({self.family.names}): its {len(shapes)} tensors have "
+            f"this state dict is of none of this space's architectures ({self.family.names}): its {len(state)} tensors have "
             "other names or shapes"
         )
 

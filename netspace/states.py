@@ -5,69 +5,224 @@ Axes: P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace import archs
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.folding import fold
-from netspace.prep import flatten
+from netspace.folding.checks import batch_norms, listed
+from netspace.prep import flatten, is_integer, parameter_problem
 from netspace.runtime import read_torch
 from netspace.spec import NetSpec
 
 FILES = (".safetensors", ".pt", ".pth")  # what a state dict's file may be called
 
 
-def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
-    """Flat parameters (P,) of a state dict: of the folded network as it is, of one with batch norm after folding.
+PREFIXES = ("module.", "_orig_mod.", "model.")  # what wrappers put before every name
+WEIGHTS = ("weight", "bias")  # what parameters are called where no architecture says which tensors are parameters
 
-    Raises `NetspaceError` if it is neither; the sentence speaks of the folded network.
+
+class StateDict(dict[str, Tensor]):
+    """A state dict, with what its file says of it."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(tensors)
+        self.metadata = dict(metadata or {})
+
+    @property
+    def folded(self) -> bool:
+        """Whether the file says that batch norm is folded, as all networks are that netspace writes."""
+        return "folded" in self.metadata or {"arch", "settings"} <= self.metadata.keys()
+
+
+def folded_metadata(spec: NetSpec) -> dict[str, str]:
+    """What a file says of the network that it holds: what it is, and that its batch norm is folded."""
+    return {
+        "arch": spec.arch,
+        "settings": json.dumps(spec.settings),
+        "input_shape": json.dumps(spec.input_shape),
+        "folded": "true",
+    }
+
+
+def metadata_spec(metadata: Mapping[str, str]) -> NetSpec | None:
+    """The spec of the network that a file's metadata describe; None where they describe none.
+
+    Raises as `archs.skeleton`, so `UsageError` for an architecture outside netspace that nobody trusted.
     """
-    if not spec.difference(_shapes(state)) or not with_batch_norm(state, spec):
-        return flatten({name: value.detach().float() for name, value in state.items()}, spec)
+    try:
+        arch, settings = metadata["arch"], json.loads(metadata["settings"])
+        if "input_shape" in metadata:
+            shape = tuple(int(side) for side in json.loads(metadata["input_shape"]))
+        else:  # as files were written once
+            shape = settings["channels"], settings["image_size"], settings["image_size"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None
+    if not isinstance(settings, dict):
+        return None
+    return NetSpec.from_module(archs.skeleton(arch, settings, shape), arch, settings, shape)
+
+
+def check_tensors(state: Mapping[str, Tensor], origin: str, parameters: Collection[str] | None = None) -> None:
+    """Refuses tensors that cannot be parameters: complex, integer, boolean, quantised, sparse or without values.
+
+    `origin` is what the sentence calls the state dict. `parameters` names those of its tensors that are parameters; the
+    others, buffers, may hold integers. Where it is None, tensors of int8 and tensors called 'weight' or 'bias' are
+    parameters. Raises `NetspaceError` naming the first tensor at fault.
+    """
     for name, value in state.items():
-        if not torch.isfinite(value).all():
+        problem = parameter_problem(value)
+        if parameters is None:
+            is_parameter = value.dtype == torch.int8 or name.rpartition(".")[2] in WEIGHTS
+        else:
+            is_parameter = name in parameters
+        if problem and (is_parameter or not is_integer(value)):
+            raise NetspaceError(
+                f"{name} of {origin} {problem}, but a network is dense tensors of real floating-point numbers: convert it "
+                "before saving it"
+            )
+
+
+class _Trained:
+    """The state of an architecture as it is trained, before batch norm is folded: which names are what."""
+
+    def __init__(self, spec: NetSpec) -> None:
+        self.spec, self.label = spec, f"this state dict of {spec.arch!r}"
+        with torch.random.fork_rng(devices=()):
+            self.module = archs.build(spec.arch, **spec.settings)
+        self.state = self.module.state_dict()
+        self.parameters = dict(self.module.named_parameters())
+        norms = batch_norms(self.module)
+        statistics = (f"{norm}.running_{each}" for norm in norms for each in ("mean", "var"))
+        self.statistics = [name for name in statistics if name in self.state]
+        counters = {f"{norm}.num_batches_tracked" for norm in norms}
+        self.constants = self.state.keys() - self.parameters.keys() - {*self.statistics} - counters
+        self.counters = counters & self.state.keys()
+
+    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a state dict with all statistics is of this architecture; counters and constants may be missing."""
+        wanted = _shapes(self.state)
+        optional = self.counters | self.constants
+        return all(wanted.get(name) == shape for name, shape in shapes.items()) and all(
+            name in shapes for name in wanted if name not in optional
+        )
+
+    def fits_folded(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a state dict has the parameters that remain after folding, with any of the buffers."""
+        buffers = self.state.keys() - self.parameters.keys()
+        left = {name: shape for name, shape in shapes.items() if name in self.spec.names or name not in buffers}
+        return not self.spec.difference(left)
+
+    def ambiguous(self) -> bool:
+        """Whether folding leaves the names and shapes of the parameters as they are, although there is something to fold."""
+        return bool(self.statistics) and not self.spec.difference(_shapes(self.parameters))
+
+
+def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool = False) -> Tensor:
+    """Flat parameters (P,) float32 of a state dict: of the folded network as it is, of one with batch norm after folding.
+
+    Prefixes of wrappers ('module.', '_orig_mod.', 'model.') are taken off where all names fit then; `num_batches_tracked`
+    may be missing. `folded` says that batch norm is folded already, as the metadata of a `StateDict` may; without either,
+    a state dict that lacks statistics and could be both is refused.
+
+    Raises `NetspaceError` for a state dict that is neither, for tensors that cannot be parameters, and for constants (a
+    buffer such as a position table) other than the architecture's own.
+    """
+    trained = _Trained(spec)
+    folded = folded or (isinstance(state, StateDict) and state.folded)
+    state = without_prefix(state, lambda shapes: trained.fits(shapes) or trained.fits_folded(shapes))
+    shapes = _shapes(state)
+    check_tensors(state, trained.label, {*spec.names, *trained.parameters, *trained.statistics})
+    whole = not folded and trained.fits(shapes)
+    if not whole and not trained.fits_folded(shapes):
+        return flatten(state, spec)  # which says what is wrong
+    lacking = [name for name in trained.statistics if name not in state]
+    if not whole and not folded and lacking and trained.ambiguous():
+        raise NetspaceError(
+            f"{trained.label} lacks the statistics of its batch norm ({listed(lacking)}), and nothing says that they are "
+            "folded into its parameters: give the whole state dict, or say that it is folded (`--folded`, `folded=True`)"
+        )
+    for name in trained.constants & state.keys():
+        if not torch.equal(state[name].to(trained.state[name].dtype), trained.state[name]):
+            raise NetspaceError(
+                f"{name} of {trained.label} differs from the one that the architecture makes: it is a buffer, and a network "
+                "here is its parameters alone; make it a parameter"
+            )
+    if not whole:
+        return flatten({name: state[name].detach().to(torch.float32) for name in spec.names}, spec)
+    for name in (*trained.parameters, *trained.statistics):
+        if not torch.isfinite(state[name].to(torch.float32)).all():
             raise NetspaceError(f"{name} of {spec.arch!r} holds values that are not finite")
-    whole = archs.build(spec.arch, **spec.settings)
-    whole.load_state_dict(dict(state))
-    folded = fold(whole, torch.randn(2, *spec.input_shape), name=spec.arch)
-    return flatten({name: value.detach().float() for name, value in folded.named_parameters()}, spec)
+    trained.module.load_state_dict({**trained.state, **state})
+    done = fold(trained.module, torch.zeros(2, *spec.input_shape), name=spec.arch)
+    return flatten({name: value.detach().float() for name, value in done.named_parameters()}, spec)
 
 
-def with_batch_norm(state: Mapping[str, Tensor], spec: NetSpec) -> bool:
-    """Whether a state dict is that of the spec's architecture as it is trained, before batch norm is folded."""
-    return _shapes(archs.build(spec.arch, **spec.settings).state_dict()) == _shapes(state)
+def fits(state: Mapping[str, Tensor], spec: NetSpec) -> bool:
+    """Whether a state dict is of the spec's architecture by names and shapes, with batch norm or folded."""
+    trained = _Trained(spec)
+    found = _shapes(without_prefix(state, lambda shapes: trained.fits(shapes) or trained.fits_folded(shapes)))
+    return trained.fits(found) or trained.fits_folded(found)
+
+
+def without_prefix(
+    state: Mapping[str, Tensor], accept: Callable[[dict[str, tuple[int, ...]]], bool]
+) -> Mapping[str, Tensor]:
+    """`state` without the prefixes that wrappers put before every name, if `accept` takes the names and shapes then.
+
+    The count of averages that `torch.optim.swa_utils.AveragedModel` keeps beside the network is left out too.
+    """
+    found = dict(state)
+    while not accept(_shapes(found)):
+        inner = {name: value for name, value in found.items() if name != "n_averaged"}
+        prefix = next((each for each in PREFIXES if inner and all(name.startswith(each) for name in inner)), None)
+        if prefix is None:
+            return state
+        found = {name.removeprefix(prefix): value for name, value in inner.items()}
+    return found
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, key: str | None = None) -> StateDict:
     """Named tensors of a state-dict file: safetensors, or torch's format read without running code.
 
-    Of a checkpoint the state dict in it is taken, where there is one alone. Raises `UsageError` or `NetspaceError`.
+    Of a checkpoint the state dict in it is taken, where there is one alone, or the one called `key`. Raises `UsageError`
+    or `NetspaceError`.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")
-    found: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    if _is_state(found):
-        return dict(found)
+    if path.suffix == ".safetensors":
+        if key is not None:
+            raise UsageError(f"{path} is a safetensors file, which holds one state dict: leave the key {key!r} out")
+        return read_safetensors(path)
+    found: Any = read_torch(path)
+    if key is None and _is_state(found):
+        return StateDict(found)
     inside = (
-        {key: value for key, value in found.items() if _is_state(value) and value} if isinstance(found, Mapping) else {}
+        {name: value for name, value in found.items() if _is_state(value) and value}
+        if isinstance(found, Mapping)
+        else {}
     )
+    if key is not None:
+        if key not in inside:
+            raise unknown(f"state dict in {path}", key, inside)
+        return StateDict(inside[key])
     if len(inside) == 1:
-        return dict(*inside.values())
+        return StateDict(*inside.values())
     what = f"{len(inside)} of them ({', '.join(map(str, inside))})" if inside else "something else"
+    how = "name one of them (`zoo import --key`), or save" if inside else "save"
     raise NetspaceError(
-        f"{path} was expected to hold a state dict (names to tensors), but holds {what}: save "
-        "`model.state_dict()` alone"
+        f"{path} was expected to hold a state dict (names to tensors), but holds {what}: {how} `model.state_dict()` alone"
     )
 
 
@@ -75,9 +230,10 @@ def _is_state(found: Any) -> bool:
     return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises `NetspaceError` for anything else."""
+def read_safetensors(path: Path) -> StateDict:
+    """The tensors and the metadata of a safetensors file. Raises `NetspaceError` for anything else."""
     try:
-        return dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            return StateDict({name: file.get_tensor(name) for name in file.keys()}, file.metadata())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise NetspaceError(f"{path} was expected to be a safetensors file, but cannot be read: {error}") from None

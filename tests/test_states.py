@@ -13,7 +13,7 @@ from netspace import archs
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten
 from netspace.spec import NetSpec
-from netspace.states import flat_parameters, read_safetensors, read_state_dict, with_batch_norm
+from netspace.states import fits, flat_parameters, read_safetensors, read_state_dict
 
 SETTINGS: dict[str, Any] = {"channels": 1, "classes": 10, "image_size": 8, "width": 0.25}
 
@@ -45,12 +45,12 @@ def test_state_dicts_with_batch_norm_are_folded() -> None:
         flat_parameters(broken, spec)
 
 
-def test_batch_norm_is_seen_by_names_and_shapes() -> None:
+def test_a_state_dict_fits_with_batch_norm_or_folded() -> None:
     spec = spec_of("resnet8")
-    assert with_batch_norm(archs.build("resnet8", **SETTINGS).state_dict(), spec)
-    assert not with_batch_norm(archs.skeleton("resnet8", SETTINGS, (1, 8, 8)).state_dict(), spec)
-    assert not with_batch_norm(archs.build("resnet8", **{**SETTINGS, "width": 0.5}).state_dict(), spec)
-    assert not with_batch_norm(archs.build("vanillacnn", **SETTINGS).state_dict(), spec)
+    assert fits(archs.build("resnet8", **SETTINGS).state_dict(), spec)
+    assert fits(archs.skeleton("resnet8", SETTINGS, (1, 8, 8)).state_dict(), spec)
+    assert not fits(archs.build("resnet8", **{**SETTINGS, "width": 0.5}).state_dict(), spec)
+    assert not fits(archs.build("vanillacnn", **SETTINGS).state_dict(), spec)
 
 
 def test_a_state_dict_of_another_network_is_told_of_the_folded_one() -> None:
@@ -106,7 +106,9 @@ def test_the_state_dict_in_a_checkpoint_is_taken_where_there_is_one(tmp_path: Pa
     found = read_state_dict(tmp_path / "one.pt")
     assert found.keys() == {"weight", "bias"} and torch.equal(found["weight"], net.weight)
     torch.save({**checkpoint, "ema": net.state_dict()}, tmp_path / "two.pt")
-    with pytest.raises(NetspaceError, match=r"holds 2 of them \(model, ema\): save `model.state_dict\(\)` alone"):
+    with pytest.raises(
+        NetspaceError, match=r"holds 2 of them \(model, ema\): name one of them \(`zoo import --key`\), or save"
+    ):
         read_state_dict(tmp_path / "two.pt")
 
 

@@ -26,6 +26,7 @@ from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
 from netspace.spec import NetSpec
+from netspace.states import folded_metadata
 from netspace.store import Zoo
 from netspace.training.fitting import Fit
 from netspace.training.loop import processes
@@ -210,7 +211,7 @@ def reconstruct(path: Path, out: Path) -> dict[str, Any]:
     compressed = Compressed.load(path)
     state, notes = compressed.reconstruct(), {}
     if compressed.spec is not None:
-        notes = {"arch": compressed.spec.arch, "settings": json.dumps(compressed.spec.settings)}
+        notes = folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **notes)
     return {"file": str(out), "tensors": len(state), **compressed.sizes()}
 

@@ -17,7 +17,7 @@ from netspace.family import ArchClass
 from netspace.prep import pack, unflatten, unpack
 from netspace.runtime import write_tensors
 from netspace.space import Space
-from netspace.states import FILES, flat_parameters, read_safetensors, read_state_dict
+from netspace.states import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
 from netspace.store import Zoo
 
 LATENT = "latent"  # the tensor's name in a latent file
@@ -96,4 +96,4 @@ def read_latent(path: Path, space: Space) -> Tensor:
 def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> None:
     """A state-dict file (safetensors) of a network (P,); it loads into the plain, folded architecture."""
     state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, arch.spec).items()}
-    write_tensors(path, state, arch=arch.spec.arch, settings=json.dumps({**arch.spec.settings}), **notes)
+    write_tensors(path, state, **folded_metadata(arch.spec), **notes)

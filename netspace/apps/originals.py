@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
 from netspace.spec import NetSpec
-from netspace.states import FILES, read_state_dict
+from netspace.states import FILES, StateDict, fits, metadata_spec, read_state_dict
 from netspace.store import Zoo
 from netspace.training.nern import Original, answers_of
 from netspace.training.setting import task_of
@@ -40,7 +39,7 @@ def find_original(
     if path.suffix in FILES:
         state = read_state_dict(path)
         _check_values(path, state)
-        spec = _spec(path, state) if arch is None else None
+        spec = _spec(state) if arch is None else None
         module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         if arch is not None:
             module = _built(arch, state, path)
@@ -64,8 +63,8 @@ def find_original(
         group = zoo.group(member.arch)
         flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
         spec, task = group.spec, task_of(zoo, device)
-    state = {name: value.clone() for name, value in unflatten(flat, spec).items()}
-    return Original(state, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
+    named = {name: value.clone() for name, value in unflatten(flat, spec).items()}
+    return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 
 
 def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -183,15 +182,7 @@ class Beside:
         return None if answers is None or task is None else float(accuracy(answers, task.test.labels))
 
 
-def _spec(path: Path, state: dict[str, Tensor]) -> NetSpec | None:
+def _spec(state: StateDict) -> NetSpec | None:
     """What a file of netspace's says of its network; None for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, "pt") as file:
-        notes = dict(file.metadata() or {})
-    if "arch" not in notes or "settings" not in notes:
-        return None
-    settings = json.loads(notes["settings"])
-    shape = settings["channels"], settings["image_size"], settings["image_size"]
-    spec = NetSpec.from_module(archs.skeleton(notes["arch"], settings, shape), notes["arch"], settings, shape)
-    return None if spec.difference({name: tuple(value.shape) for name, value in state.items()}) else spec
+    spec = metadata_spec(state.metadata)
+    return None if spec is None or not fits(state, spec) else spec

@@ -15,7 +15,6 @@ Axes: B batch, M members (networks), C channels; `...` is M or nothing.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -25,6 +24,7 @@ from netspace.errors import UsageError, unknown
 from netspace.folding.absorb import Absorption, FrozenAffine, fold_state, rebuild
 from netspace.folding.checks import (
     batch_norms,
+    in_float64,
     listed,
     refuse_buffers,
     refuse_non_finite,
@@ -37,13 +37,15 @@ from netspace.folding.plan import make_plan
 __all__ = ["Absorption", "Folder", "FrozenAffine", "fold"]
 
 
-def fold(module: nn.Module, example: Tensor, *, name: str = "") -> nn.Module:
+def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool = False) -> nn.Module:
     """A copy of `module` in eval mode, without batch norm, that computes the same function.
 
     `example` (B, ...) is an input; the copy is checked on it and on normal noise of its shape. `name` is how
     errors call the network. Where a batch norm was there is now an `nn.Identity` or a `FrozenAffine`; every
-    other module, name and dtype stays, so the copy's state fits the class written without batch norm. A
-    network without batch norm is only copied, neither traced nor run.
+    other module, name and dtype stays, so the copy's state fits the class written without batch norm; a batch
+    norm of a subclass with a forward of its own stays, with neutral statistics. A network without batch norm is
+    only copied, neither traced nor run. With `constants`, floating-point buffers may remain: the architecture is
+    known to make the same ones for every network.
 
     Raises `NetspaceError`, naming the parameter or submodule, for values that are not finite, parameters that
     are tied, floating-point buffers that would remain, batch norm without running statistics or called as a
@@ -62,7 +64,8 @@ def fold(module: nn.Module, example: Tensor, *, name: str = "") -> nn.Module:
         plan = make_plan(exact, inputs[0], label)
         verify(exact, rebuild(exact, plan), inputs, plan, label)
     folded = rebuild(module, plan)
-    refuse_buffers(folded, label)
+    if not constants:
+        refuse_buffers(folded, label, _kept(plan))
     refuse_non_finite(folded.named_parameters(), f"{label} after folding")
     return folded
 
@@ -81,7 +84,7 @@ class Folder:
     {'0.weight': (5, 2, 3), '0.bias': (5, 2)}
     """
 
-    def __init__(self, module: nn.Module, example: Tensor, *, name: str = "") -> None:
+    def __init__(self, module: nn.Module, example: Tensor, *, name: str = "", constants: bool = False) -> None:
         self.label = name or type(module).__name__
         refuse_unfit(module, self.label)
         self.plan: tuple[Absorption, ...] = ()
@@ -91,9 +94,11 @@ class Folder:
             _randomise(exact)
             verify(exact, rebuild(exact, self.plan), inputs, self.plan, self.label)
         folded = rebuild(module, self.plan)
-        refuse_buffers(folded, self.label)
+        if not constants:
+            refuse_buffers(folded, self.label, _kept(self.plan))
         self.shapes = {key: tuple(value.shape) for key, value in folded.named_parameters()}
-        self._ignored = module.state_dict().keys()  # counters, constants: may be given, are not needed
+        # counters, constants: may be given, are not needed
+        self._ignored = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
         statistics = {f"{norm}.running_{each}" for norm in batch_norms(module) for each in ("mean", "var")}
         needed = statistics | dict(module.named_parameters()).keys()
         self._needed = {key: tuple(value.shape) for key, value in values(module).items() if key in needed}
@@ -137,7 +142,11 @@ def _in_float64(module: nn.Module, example: Tensor) -> tuple[nn.Module, list[Ten
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(example.shape, generator=generator, dtype=torch.float64)
         inputs = [inputs[0].double(), noise.to(device)]
-    return copy.deepcopy(module).double().eval(), inputs
+    return in_float64(module), inputs
+
+
+def _kept(plan: tuple[Absorption, ...]) -> list[str]:
+    return [step.norm for step in plan if step.kind == "kept"]
 
 
 def _randomise(module: nn.Module) -> None:

@@ -35,11 +35,15 @@ class FrozenAffine(nn.Module):
 
 @dataclass(frozen=True)
 class Absorption:
-    """Where one batch norm goes. `target` is the layer before it, or `norm` itself for the kind 'affine'."""
+    """Where one batch norm goes. `target` is the layer before it, or `norm` itself for the kinds 'affine' and 'kept'.
+
+    A batch norm of a subclass with a forward of its own, such as one with an activation inside, is 'kept': the layer stays
+    with its statistics made neutral (mean 0, variance 1 - eps), its weight and bias those of 'affine'.
+    """
 
     norm: str
     target: str
-    kind: Literal["conv", "transposed", "linear", "affine"]
+    kind: Literal["conv", "transposed", "linear", "affine", "kept"]
     eps: float
     groups: int = 1  # of a transposed convolution, whose weight has the shape (in, out / groups, kernel...)
 
@@ -59,7 +63,7 @@ def fold_state(plan: Iterable[Absorption], state: Mapping[str, Tensor]) -> dict[
         shift = -scale * mean.double()
         if (beta := out.pop(f"{step.norm}.bias", None)) is not None:
             shift = shift + beta.double()
-        if step.kind == "affine":
+        if step.kind in ("affine", "kept"):
             out[f"{step.norm}.weight"], out[f"{step.norm}.bias"] = scale.to(mean.dtype), shift.to(mean.dtype)
             continue
         weight, bias = out[f"{step.target}.weight"], out.get(f"{step.target}.bias")
@@ -90,6 +94,9 @@ def rebuild(module: nn.Module, plan: Iterable[Absorption]) -> nn.Module:
     for step in plan:
         norm = built.get_submodule(step.norm)
         new: nn.Module = nn.Identity()
+        if step.kind == "kept":
+            _neutralise(norm, state[f"{step.norm}.weight"], state[f"{step.norm}.bias"], step.eps)
+            continue
         if step.kind == "affine":
             new = FrozenAffine(state[f"{step.norm}.weight"], state[f"{step.norm}.bias"])
         else:
@@ -101,3 +108,10 @@ def rebuild(module: nn.Module, plan: Iterable[Absorption]) -> nn.Module:
             parent, _, leaf = path.rpartition(".")
             setattr(built.get_submodule(parent), leaf, new)
     return built.eval()
+
+
+def _neutralise(norm: nn.Module, weight: Tensor, bias: Tensor, eps: float) -> None:
+    """Makes a batch norm compute weight * x + bias (C,) before whatever else its forward does."""
+    norm.weight, norm.bias = nn.Parameter(weight), nn.Parameter(bias)
+    norm.get_buffer("running_mean").zero_()
+    norm.get_buffer("running_var").fill_(1 - eps)

@@ -5,7 +5,8 @@ Contract. Nothing here changes a module. Errors name the network, and the parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from netspace.errors import NetspaceError
 from netspace.folding.absorb import Absorption
+from netspace.prep import parameter_problem
 
 # Largest difference allowed between a network and its folded copy, both in float64, as a share of the largest
 # output: far above rounding, which gives 1e-15 to 1e-13, and far below any mistake.
@@ -30,6 +32,16 @@ def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
 def values(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers of `module`."""
     return {key: value.detach() for key, value in (*module.named_parameters(), *module.named_buffers())}
+
+
+def in_float64(module: nn.Module) -> nn.Module:
+    """A copy of `module` in float64 and eval mode, tensors that are plain attributes of its parts included."""
+    exact = copy.deepcopy(module).double().eval()
+    for part in exact.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(part, name, value.double())
+    return exact
 
 
 def run(module: nn.Module, x: Tensor, label: str) -> list[Tensor]:
@@ -70,6 +82,11 @@ def refuse_unfit(module: nn.Module, label: str) -> None:
     for key, value in module.named_parameters(remove_duplicate=False):
         if nn.parameter.is_lazy(value):
             raise NetspaceError(f"cannot fold {label}: {key} has no values yet; run it on an input first.")
+        if problem := parameter_problem(value):
+            raise NetspaceError(
+                f"{key} of {label} {problem}, but parameters are dense tensors of real floating-point numbers: write the "
+                "network with such."
+            )
         home = homes.setdefault(value.data_ptr() or id(value), key)
         if home != key:
             raise NetspaceError(
@@ -96,9 +113,13 @@ def refuse_non_finite(items: Iterable[tuple[str, Tensor]], label: str, *, member
             raise NetspaceError(f"{key}{which} of {label} has values that are not finite: train it again.")
 
 
-def refuse_buffers(module: nn.Module, label: str) -> None:
-    """Raises `NetspaceError` if the state of the folded `module` has floats that are not parameters."""
-    kept = module.state_dict().keys()
+def refuse_buffers(module: nn.Module, label: str, kept_norms: Collection[str] = ()) -> None:
+    """Raises `NetspaceError` if the state of the folded `module` has floats that are not parameters.
+
+    The neutral statistics of batch norms that are kept may be there.
+    """
+    neutral = {f"{norm}.running_{each}" for norm in kept_norms for each in ("mean", "var")}
+    kept = module.state_dict().keys() - neutral
     left = [key for key, value in module.named_buffers() if key in kept and value.is_floating_point()]
     if left:
         raise NetspaceError(

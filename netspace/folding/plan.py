@@ -25,6 +25,7 @@ from netspace.folding.checks import PASSING, batch_norms, reason, run
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # that do nothing but batch norm
 _FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 
 
@@ -41,6 +42,7 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
     shared = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     layers = dict(module.named_modules())
     absorbed: set[fx.Node] = set()
+    own = {name for name, each in norms.items() if type(each).forward not in _FORWARDS}
 
     def source(node: fx.Node) -> str | None:
         """The layer whose output reaches `node` unchanged and goes nowhere else."""
@@ -53,7 +55,7 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
     plan = []
     for node in graph.nodes:
         norm = str(node.target)
-        if node.op != "call_module" or norm not in norms or calls[norm] > 1:
+        if node.op != "call_module" or norm not in norms or calls[norm] > 1 or norm in own:
             continue
         target = source(node)
         if target is None or calls[target] > 1 or target in shared:
@@ -62,7 +64,11 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
             plan.append(step)
             absorbed.add(node)
     done = {step.norm for step in plan}
-    rest = (Absorption(norm, norm, "affine", each.eps) for norm, each in norms.items() if norm not in done)
+    rest = [
+        Absorption(norm, norm, "kept" if norm in own else "affine", each.eps)
+        for norm, each in norms.items()
+        if norm not in done
+    ]
     return (*plan, *rest)
 
 

@@ -5,23 +5,19 @@ Axes: P parameters, B images, C classes.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from netspace import archs
 from netspace.data import TaskData
 from netspace.errors import NetspaceError, UsageError
 from netspace.family import net_batch
 from netspace.functional import NetBatch
 from netspace.prep import unpack
 from netspace.runtime import hash_tensors
-from netspace.spec import NetSpec
-from netspace.states import FILES, flat_parameters, read_state_dict
+from netspace.states import FILES, flat_parameters, metadata_spec, read_state_dict
 from netspace.store import Zoo, teacher_path
 
 AUTO = "auto"  # the teacher that was built beside the zoo
@@ -93,16 +89,11 @@ def _member(zoo: Zoo, name: str, text: str) -> Teacher:
 
 def _file(path: Path) -> Teacher:
     state = read_state_dict(path)
-    try:
-        with safe_open(path, "pt") as file:
-            notes = dict(file.metadata() or {})
-        arch, settings = notes["arch"], json.loads(notes["settings"])
-        shape = settings["channels"], settings["image_size"], settings["image_size"]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+    spec = metadata_spec(state.metadata)
+    if spec is None:
         raise NetspaceError(
             f"{path} does not say which network it holds: give a safetensors file that netspace wrote (`decode`, "
             "`interpolate --save`), a zoo member, or a zoo file"
-        ) from None
-    skeleton = archs.skeleton(arch, settings, shape)
-    nets = net_batch(NetSpec.from_module(skeleton, arch, settings, shape), "cpu")
+        )
+    nets = net_batch(spec, "cpu")
     return Teacher(str(path), nets, flat_parameters(state, nets.spec))
