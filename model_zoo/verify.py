@@ -5,7 +5,6 @@ Axes: M members, H W of a PRep.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from netspace.functional import NetBatch
 from netspace.prep import unpack
 from netspace.progress import progress
 from netspace.runtime import generator, pick_device
-from netspace.store import ArchGroup, MemberRef, Zoo
+from netspace.store import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
 
 CHUNK = 256  # members read at once
 TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and thread counts round differently
@@ -40,17 +39,17 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     with Zoo(path) as zoo:
         if not zoo.complete:
             problems.append("the zoo is not complete: its builder was interrupted; start it again to finish")
-        digest = hashlib.sha256()
+        content = ContentHash()
         with progress("verify", len(zoo), "members") as bar:
             for group in zoo.archs.values():
-                problems += table_problems(group)
-                digest.update(f"{group.id} {group.spec.to_json()}".encode())
+                problems += table_problems(group.id, group.members)
+                content.begin(group.id, group.spec)
                 for start in range(0, len(group), CHUNK):
                     rows = range(start, min(start + CHUNK, len(group)))
-                    problems += prep_problems(group, rows, digest)
+                    problems += read_problems(group, rows, content)
                     checked += len(rows)
                     bar.advance(len(rows))
-        if not problems and digest.hexdigest() != zoo.content_hash:
+        if not problems and content.hexdigest() != zoo.content_hash:
             problems.append(
                 "the members are not the ones that were written: the content hash of the file does not match"
             )
@@ -71,46 +70,19 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     return {"ok": not problems, "checked": checked, "re_evaluated": evaluated, "problems": problems}
 
 
-def table_problems(group: ArchGroup) -> list[str]:
-    """What is wrong with the table of members."""
-    found = []
-    members = group.members
-    ok = members["status"] == b"ok"
-    for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
-        bad = np.flatnonzero(ok & ~((members[name] >= 0) & (members[name] <= 1)))
-        found += [f"{MemberRef(group.id, int(row))}: {name} is {members[name][row]}, not within 0..1" for row in bad]
-    strange = np.flatnonzero(~np.isin(members["split"], [b"train", b"val", b"test", b""]))
-    found += [f"{MemberRef(group.id, int(row))}: split {members['split'][row]!r} is not known" for row in strange]
-    splits_of: dict[int, set[bytes]] = {}
-    for member in members[ok]:
-        splits_of.setdefault(int(member["run"]), set()).add(bytes(member["split"]))
-    crossing = [run for run, splits in splits_of.items() if len(splits) > 1]
-    if crossing:
-        found.append(f"{group.id}: {len(crossing)} runs have members in several splits (first: run {crossing[0]})")
-    return found
-
-
-def prep_problems(group: ArchGroup, rows: range, digest: Any) -> list[str]:
+def read_problems(group: ArchGroup, rows: range, content: ContentHash) -> list[str]:
     """What is wrong with the PReps of some rows: read one by one where a chunk of them cannot be read.
 
-    `digest` (of hashlib) takes in the members in the order in which the zoo's content hash does.
+    `content` takes in those that can be read.
     """
     try:
-        preps = group.read(list(rows))
+        preps = group.read(list(rows)).numpy()
     except NetspaceError as error:
         if len(rows) == 1:
             return [str(error)]
-        return [problem for row in rows for problem in prep_problems(group, range(row, row + 1), digest)]
-    for row, prep in zip(rows, preps.numpy(), strict=True):
-        digest.update(group.members[row].tobytes())
-        digest.update(prep.tobytes())
-    flat = preps.flatten(1)
-    found = []
-    for place in torch.nonzero(~flat.isfinite().all(1)).flatten().tolist():
-        found.append(f"{MemberRef(group.id, rows[place])}: some of its values are not finite")
-    for place in torch.nonzero((flat[:, group.spec.num_parameters :] != 0).any(1)).flatten().tolist():
-        found.append(f"{MemberRef(group.id, rows[place])}: the padding after its last parameter is not zero")
-    return found
+        return [problem for row in rows for problem in read_problems(group, range(row, row + 1), content)]
+    content.add(preps, group.members[rows.start : rows.stop])
+    return prep_problems(group.id, group.spec, rows, preps)
 
 
 def accuracy_problems(group: ArchGroup, task: Any, sample: int, seed: int) -> tuple[int, list[str]]:

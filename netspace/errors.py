@@ -33,3 +33,8 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
     ask = f" did you mean {near[0]!r}?" if near else ""
     there = f" There are: {', '.join(names)}." if names else " There are none."
     return UsageError(f"unknown {kind} {str(name)!r}:{ask}{there}{' ' + hint if hint else ''}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, first_line
 from netspace.report.classes import Classes, classes_of
-from netspace.report.reading import finite, first_line, mapping_of, names_of, numbers_of, part, text_of
+from netspace.report.reading import finite, mapping_of, names_of, numbers_of, part, text_of
 from netspace.runtime import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told

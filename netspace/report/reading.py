@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, first_line
 
 
 def finite(value: Any) -> float | None:
@@ -62,8 +62,3 @@ def text_of(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise NetspaceError(f"{file} cannot be read: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error) or type(error).__name__).splitlines()[0]

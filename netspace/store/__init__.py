@@ -13,6 +13,7 @@ builder was killed is put together from them when it is next opened. What is lef
 
 from __future__ import annotations
 
+from netspace.store.checks import ContentHash, prep_problems, table_problems
 from netspace.store.layout import MEMBER, SPLITS, VERSION, Header, MemberRef, Population, parts_folder, teacher_path
 from netspace.store.locking import zoo_lock
 from netspace.store.merging import Zoo, merge, recover
@@ -24,13 +25,16 @@ __all__ = [
     "SPLITS",
     "VERSION",
     "ArchGroup",
+    "ContentHash",
     "Header",
     "MemberRef",
     "Population",
     "Zoo",
     "merge",
     "parts_folder",
+    "prep_problems",
     "recover",
+    "table_problems",
     "teacher_path",
     "write_zoo",
     "zoo_lock",

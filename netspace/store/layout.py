@@ -1,9 +1,9 @@
 """What lies where in a zoo file.
 
 Axes: M members, H W of a PRep. `/` has the attributes `netspace_zoo` = 1, `header` (JSON: resolved recipe,
-data set, split hash, software versions), `content_hash`, `complete` and `parts`; `/archs/<id>/` has the attribute
-`spec` (JSON) and the data sets `preps` float32 (M, H, W) (one member a chunk, shuffled, gzip, fletcher32) and
-`members`. ClassIds order the architectures by number of parameters.
+data set, split hash, software versions), `content_hash`, `complete` and `parts`; `/archs/<id>/` has the attributes
+`spec` (JSON) and `members_hash` (of the table; zoos from before have none), and the data sets `preps` float32 (M, H, W)
+(one member a chunk, shuffled, gzip, fletcher32) and `members`. ClassIds order the architectures by number of parameters.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import numpy as np
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.spec import NetSpec
+from netspace.store.checks import ContentHash, prep_problems, table_problems
 from netspace.store.layout import parts_folder
 from netspace.store.locking import zoo_lock
 from netspace.store.reading import ArchGroup, ZooFile
@@ -47,8 +48,8 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
     The caller holds the lock of `path` (`netspace.store.zoo_lock`) where others may write it.
 
     With `ordered`, members are sorted by (run, epochs, seed), so the outcome does not depend on who finished first.
-    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ,
-    `UsageError` if there are no sources.
+    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or if
+    `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
     """
     if not sources:
         raise UsageError(f"{path} was to be merged from zoos, but none was given: name at least one zoo file")
@@ -63,19 +64,27 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
         offsets: dict[int, int] = {}
         for zoo in zoos:
             _same_data(zoos[0], zoo)
+            content = ContentHash()
             for name, group in zoo.archs.items():
                 if specs.setdefault(name, group.spec) != group.spec or sizes.setdefault(name, group.size) != group.size:
                     raise NetspaceError(
                         f"{name!r} of {zoo.path} has another spec or PRep size than in the zoos before it"
                     )
+                content.begin(name, group.spec)
+                _refuse(zoo, table_problems(name, group.members))
                 for row in range(len(group)):
-                    mark = _mark(group, row)
+                    prep = group.read([row]).numpy()
+                    _refuse(zoo, prep_problems(name, group.spec, [row], prep))
+                    content.add(prep, group.members[row : row + 1])
+                    mark = _mark(group, row, prep)
                     if mark in seen:
                         duplicates += 1
                         continue
                     seen.add(mark)
                     rows.setdefault(name, []).append((group, row))
                 offsets[id(group)] = 0 if ordered else runs_before
+            if content.hexdigest() != zoo.content_hash:
+                _refuse(zoo, ["the members are not the ones that were written: its content hash does not match"])
             if not ordered:
                 runs_before += 1 + max(
                     (int(group.members["run"].max(initial=0)) for group in zoo.archs.values()), default=0
@@ -106,11 +115,18 @@ def _same_data(first: ZooFile, zoo: ZooFile) -> None:
         )
 
 
-def _mark(group: ArchGroup, row: int) -> bytes:
+def _refuse(zoo: ZooFile, problems: list[str]) -> None:
+    if problems:
+        raise NetspaceError(
+            f"{zoo.path} is not merged: {problems[0]}; `netspace zoo verify` lists all that is wrong with it"
+        )
+
+
+def _mark(group: ArchGroup, row: int, prep: np.ndarray) -> bytes:
     """Equal for members that are the same: by values and seed; by their training if they diverged and have no values."""
     member = group.members[row]
     if member["status"] == b"ok":
-        held = group.read([row]).numpy().tobytes() + member["seed"].tobytes()
+        held = prep.tobytes() + member["seed"].tobytes()
     else:
         held = group.id.encode() + b"".join(member[key].tobytes() for key in TRAINING)
     return hashlib.sha256(held).digest()

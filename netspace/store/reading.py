@@ -14,33 +14,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.errors import NetspaceError, UsageError, first_line, unknown
 from netspace.prep import check_size
 from netspace.spec import NetSpec
+from netspace.store.checks import hash_table
 from netspace.store.layout import MEMBER, SPLITS, VERSION, Header, MemberRef
+from netspace.store.safety import attribute, inside, number, text
 
 
 class ArchGroup:
     """The members of one architecture in an open zoo: the table in memory, the PReps on disk."""
 
-    def __init__(self, name: str, archs: h5py.Group, path: Path) -> None:
+    def __init__(self, name: str, archs: h5py.Group, path: Path, file_bytes: int) -> None:
         self.id = name
         self.class_id = -1
         self._path = path
         try:
-            group = archs[name]
-            self.spec = NetSpec.from_json(_text(group, "spec"))
-            self.preps: h5py.Dataset = group["preps"]
-            self.members: np.ndarray = group["members"][:]
+            group = inside(archs, name, h5py.Group, file_bytes)
+            self.spec = NetSpec.from_json(text(group, "spec", file_bytes))
+            self.preps = inside(group, "preps", h5py.Dataset, file_bytes)
+            self.members: np.ndarray = inside(group, "members", h5py.Dataset, file_bytes)[:]
+            stored_hash = text(group, "members_hash", file_bytes) if "members_hash" in group.attrs else None
         except (KeyError, OSError, RuntimeError, TypeError, ValueError, NetspaceError) as error:
-            raise NetspaceError(f"{path}: architecture {name!r} cannot be read: {error}") from None
-        if self.members.dtype.names is None or not set(MEMBER.names or ()) <= set(self.members.dtype.names):
+            raise NetspaceError(f"{path}: architecture {name!r} cannot be read: {first_line(error)}") from None
+        if self.members.dtype != MEMBER:
             raise NetspaceError(
                 f"{path}: the table of members of {name!r} does not have the columns of version {VERSION}"
             )
-        if self.preps.ndim != 3 or len(self.preps) != len(self.members):
+        if stored_hash is not None and stored_hash != hash_table(self.members):  # zoos from before have none
+            raise NetspaceError(f"{path}: the table of members of {name!r} is not as it was written: it is corrupted")
+        if self.preps.ndim != 3 or len(self.preps) != len(self.members) or self.preps.dtype != np.float32:
             raise NetspaceError(
-                f"{path}: {name!r} has PReps of shape {self.preps.shape} for {len(self.members)} members"
+                f"{path}: {name!r} has PReps of shape {self.preps.shape} and type {self.preps.dtype} for "
+                f"{len(self.members)} members"
             )
         check_size(self.spec.num_parameters, self.size)
 
@@ -81,17 +87,19 @@ class ZooFile:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
         self.path = Path(path)
         self.file = _open(self.path)
+        size = self.path.stat().st_size
         try:
-            self.header = Header.from_json(_text(self.file, "header"))
-            self.complete = bool(self.file.attrs.get("complete", True))
-            self.parts = int(self.file.attrs.get("parts", 0))  # of how many an incomplete zoo was put together
-            self.content_hash = _text(self.file, "content_hash")
-            names = list(self.file["archs"])
+            self.header = Header.from_json(text(self.file, "header", size))
+            self.complete = bool(number(self.file, "complete", 1, size))
+            self.parts = number(self.file, "parts", 0, size)  # of how many an incomplete zoo was put together
+            self.content_hash = text(self.file, "content_hash", size)
+            archs = inside(self.file, "archs", h5py.Group, size)
+            names = list(archs)
         except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             self.file.close()
-            raise NetspaceError(f"{path} is not whole: {error}") from None
+            raise NetspaceError(f"{path} is not whole: {first_line(error)}") from None
         try:
-            groups = [ArchGroup(name, self.file["archs"], self.path) for name in names]
+            groups = [ArchGroup(name, archs, self.path, size) for name in names]
         except NetspaceError:
             self.file.close()
             raise
@@ -172,19 +180,13 @@ def _open(path: Path) -> h5py.File:
             f"({str(error).splitlines()[0]})"
         ) from None
     try:
-        version = file.attrs.get("netspace_zoo")
-        known = version is not None and int(version) == VERSION
+        version = attribute(file, "netspace_zoo", path.stat().st_size)
+        known = version is not None and int(version) == VERSION  # type: ignore[call-overload]
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         file.close()
-        raise NetspaceError(f"{path} is not whole: {error}") from None
+        raise NetspaceError(f"{path} is not whole: {first_line(error)}") from None
     if not known:
         file.close()
         found = "no zoo at all" if version is None else f"version {version}"
         raise NetspaceError(f"{path} was expected to be a zoo of version {VERSION}, but is {found}")
     return file
-
-
-def _text(place: h5py.Group, name: str) -> str:
-    """An attribute's text, be it of fixed length, as zoos are written, or of variable length, as they once were."""
-    value = place.attrs[name]
-    return value.decode() if isinstance(value, bytes) else str(value)

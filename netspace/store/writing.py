@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from netspace.errors import NetspaceError
 from netspace.prep import check_size
 from netspace.runtime import replacing
 from netspace.spec import NetSpec
+from netspace.store.checks import ContentHash, hash_table
 from netspace.store.layout import MEMBER, VERSION, Header, Population
 from netspace.store.sink import Sink
 
@@ -45,7 +45,7 @@ def write(
     parts: int = 0,  # of how many an incomplete zoo was put together; 0 for a complete one
 ) -> None:
     """A whole zoo file at `path`, atomically, from members that come one after the other."""
-    digest = hashlib.sha256()
+    content = ContentHash()
     # HDF5 1.10 and later put checksums on a file's own tables, too: a flipped byte there is noticed
     with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
         file.attrs.update({"netspace_zoo": VERSION, "complete": not parts, "parts": parts})
@@ -55,7 +55,7 @@ def write(
             check_size(specs[name].num_parameters, sizes[name])
             group = archs.create_group(name)
             _set_text(group, "spec", specs[name].to_json())
-            digest.update(f"{name} {specs[name].to_json()}".encode())
+            content.begin(name, specs[name])
             how = {**STORED, "chunks": (1, *sizes[name])} if counts[name] else {}
             preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **how)
             table = np.empty(counts[name], dtype=MEMBER)
@@ -63,14 +63,13 @@ def write(
             for values, members in chunks(name):
                 preps[start : start + len(values)] = values
                 table[start : start + len(values)] = members
-                for row, member in zip(values, members, strict=True):
-                    digest.update(member.tobytes())
-                    digest.update(np.ascontiguousarray(row).tobytes())
+                content.add(values, table[start : start + len(values)])
                 sink.check()
                 start += len(values)
             assert start == counts[name]
+            _set_text(group, "members_hash", hash_table(table))
             group.create_dataset("members", data=table, **({"fletcher32": True, "chunks": True} if len(table) else {}))
-        _set_text(file, "content_hash", digest.hexdigest())
+        _set_text(file, "content_hash", content.hexdigest())
 
 
 def _set_text(place: h5py.Group, name: str, text: str) -> None:
