@@ -30,14 +30,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
     bundled: ClassVar[str] = ""  # the folder of its bundled recipes; empty: any of them
 
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return what an earlier version wrote with the settings it did not know, at the values that it acted by."""
+        return raw
+
 
 S = TypeVar("S", bound=BaseModel)
 
 
-def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> S:
+def load(
+    model: type[S], source: str | Path | Mapping[str, Any], changes: Sequence[str] = (), written: bool = False
+) -> S:
     """`model` filled from a YAML file (a path, or a bundled recipe's name such as 'zoo/digits') or a mapping.
 
-    `changes` are `key=value` with dots for nested keys and YAML for the value: `encoder.latent=64`.
+    `changes` are `key=value` with dots for nested keys and YAML for the value: `encoder.latent=64`. `written` says that
+    netspace wrote the file, with every setting that it knew.
     Raises `UsageError` for a missing file, text that is not YAML, an unknown setting or an invalid value.
     """
     if isinstance(source, Mapping):
@@ -55,6 +63,8 @@ def load(model: type[S], source: str | Path | Mapping[str, Any], changes: Sequen
             raise UsageError(
                 f"{origin} was expected to be a recipe of `name: value` lines, but holds {type(raw).__name__}"
             )
+    if written and issubclass(model, Settings):
+        raw = model.completed(raw)
     for change in changes:
         apply_change(raw, change)
     return validate(model, raw, origin)
@@ -186,7 +196,7 @@ def to_yaml(settings: BaseModel) -> str:
 def read_back(model: type[S], path: Path) -> S:
     """Settings that a program wrote. A file of another version is a `NetspaceError`, not a usage error."""
     try:
-        return load(model, path)
+        return load(model, path, written=True)
     except UsageError as error:
         raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None
 

@@ -48,8 +48,8 @@ class AutoEncoder(nn.Module):
 class MultiAutoEncoder(AutoEncoder):
     """Encoder, decoder and ClassId head for several architectures (NetSpace, Suppl. I, Fig. 1).
 
-    A step's networks come in one batch an architecture, PReps (M, H, W) of its own height; decoded PReps have the height of
-    the largest, and smaller networks fill their first rows.
+    A step's networks come in one batch an architecture, PReps (M, H, W) of its own height, which the convolutional encoder
+    pads to the largest; decoded PReps have the height of the largest, and smaller networks fill their first rows.
     """
 
     def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor, head: ClassIdHead) -> None:
@@ -112,7 +112,8 @@ def build_autoencoder(
         start = torch.zeros(encoder.probes, *family.input_shape) if probes is None else probes
         made = ProbeEncoder(latent, [each.nets for each in family], start, encoder.hidden, shown)
     else:
-        made = ConvEncoder(latent, spread if encoder.standardise else None)
+        rows = family.rows if several and encoder.pad else None
+        made = ConvEncoder(latent, spread if encoder.standardise else None, rows)
     back = ConvDecoder(latent, size, decoder, len(family))
     if shown and decoder.start == "reference":
         assert references is not None

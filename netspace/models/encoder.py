@@ -31,20 +31,23 @@ class EncoderConfig(Settings):
     probes: int = Field(64, ge=1)  # learnt inputs shown to every network (probe)
     hidden: int = Field(256, ge=1)  # width of the layer between answers and latent (probe)
     standardise: bool = True  # divide every parameter by the spread of its layer over the zoo (conv)
+    pad: bool = True  # several architectures: all PReps to the largest height first, as in the paper (conv)
 
 
 class ConvEncoder(nn.Module):
     """Horizontal, then vertical convolutions, each pair followed by a maximum over its direction.
 
     With h = E / 32 channels: 1x3 convolutions of stride 2 (1 -> h -> 2h), maximum over the width; 3x1
-    convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W, so that architectures of several
-    heights go through the same layers. `spread` (A, H, W) or (H, W), if given, divides the PRep first.
+    convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W. `spread` (A, H, W) or (H, W), if
+    given, divides the PRep first; then rows of zeros are added up to `rows`, if given: NetSpace's authors pad the PReps of
+    all architectures to the largest height, so that the encoder sees from the empty rows which architecture it reads.
     """
 
     spread: Tensor
 
-    def __init__(self, latent: int, spread: Tensor | None = None) -> None:
+    def __init__(self, latent: int, spread: Tensor | None = None, rows: int | None = None) -> None:
         super().__init__()
+        self.rows = rows
         if latent <= 0 or latent % 32:
             raise UsageError(f"the convolutional encoder takes a latent size that is a multiple of 32, not {latent}")
         h = latent // 32
@@ -66,7 +69,10 @@ class ConvEncoder(nn.Module):
         first, _, second = self.along
         assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
         spread = self.spread[class_id, : preps.shape[1]] if self.spread.dim() == 3 else self.spread
-        wide = widest((preps / spread).unsqueeze(1), first, second, SLOPE)
+        preps = preps / spread
+        if self.rows is not None:
+            preps = nn.functional.pad(preps, (0, 0, 0, self.rows - preps.shape[1]))
+        wide = widest(preps.unsqueeze(1), first, second, SLOPE)
         tall = self.across(self.activation(wide.unsqueeze(3)))  # (M, E, H, 1)
         latents: Tensor = self.activation(tall.amax(dim=(2, 3)))
         return latents

@@ -295,8 +295,8 @@ def _training(run: Run) -> Iterator[Picture]:
     )
     if of_several(run.records):
         kept = (
-            "the error is 1 minus the mean accuracy of decoded networks over architectures, those never shown decoded "
-            "from between the ends, and the checkpoint with the smallest (circle) is the one that is kept and evaluated. "
+            "the error is 1 minus the mean accuracy of the networks decoded from members and from the points between the "
+            "ends, and the checkpoint with the smallest (circle) is the one that is kept and evaluated. "
             "Losses below 0.0001 are not drawn."
         )
     yield Picture(

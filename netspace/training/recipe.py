@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -71,6 +71,14 @@ class SpaceRecipe(Settings):
     recompute: bool = False  # the decoder's activations in the backward pass, instead of keeping them: to save memory
     compile: bool = False  # encoder and decoder by torch.compile: a minute at the start, pays on GPUs
     device: str = "auto"
+
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Runs from before `encoder.pad` read PReps of several architectures each at its own height."""
+        encoder = raw.get("encoder")
+        if raw.get("multi") and isinstance(encoder, dict) and encoder.get("kind") == "conv":
+            return {**raw, "encoder": {"pad": False, **encoder}}
+        return raw
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

@@ -205,3 +205,21 @@ def test_answers_are_standardised_over_the_examples_of_all(both: tuple[NetBatch,
     answers = torch.cat([probe.answers(preps[class_id], class_id) for class_id in (0, 1)])
     torch.testing.assert_close(probe.mean, answers.mean(0))
     torch.testing.assert_close(probe.spread, answers.std(0, correction=0).mean())
+
+
+def test_rows_of_zeros_tell_a_padded_encoder_the_height() -> None:
+    """NetSpace, several architectures: the encoder reads every PRep at the largest height, zeros below (authors' code)."""
+    torch.manual_seed(0)
+    own, padded = ConvEncoder(32).double(), ConvEncoder(32, rows=12).double()
+    padded.load_state_dict(own.state_dict())
+    low, high = torch.randn(2, 4, 16).double(), torch.randn(2, 12, 16).double()
+    torch.testing.assert_close(padded(low), own(torch.cat([low, torch.zeros(2, 8, 16)], dim=1)), rtol=0, atol=0)
+    assert torch.equal(padded(high), own(high)) and not torch.allclose(padded(low), own(low))
+
+
+def test_a_padded_encoder_divides_by_the_spread_of_the_class() -> None:
+    torch.manual_seed(0)
+    spread, preps = torch.rand(2, 8, 16) + 0.5, torch.randn(3, 4, 16)
+    encoder, plain = ConvEncoder(32, spread, rows=8), ConvEncoder(32, rows=8)
+    plain.load_state_dict({**encoder.state_dict(), "spread": torch.ones(1, 1)})
+    torch.testing.assert_close(encoder(preps, 1), plain(preps / spread[1, :4]))

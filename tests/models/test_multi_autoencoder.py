@@ -11,7 +11,7 @@ from torch import Tensor
 from netspace.family import ArchClass, Family
 from netspace.models.autoencoder import AutoEncoder, MultiAutoEncoder, build_autoencoder, layer_spread
 from netspace.models.decoder import DecoderConfig
-from netspace.models.encoder import EncoderConfig
+from netspace.models.encoder import ConvEncoder, EncoderConfig
 from netspace.prep import pack, unpack
 from netspace.space import Space
 
@@ -125,3 +125,11 @@ def test_a_family_of_one_needs_no_head(family: Family) -> None:
     alone = Family([ArchClass(family[0].id, family[0].nets, family[0].size)])
     model = build_autoencoder(64, EncoderConfig(), DecoderConfig(), alone)
     assert type(model) is AutoEncoder and not hasattr(model, "head") and model.spread.shape == alone.size
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_preps_of_several_architectures_are_padded_to_the_largest_height(family: Family, pad: bool) -> None:
+    model = build_autoencoder(64, EncoderConfig(pad=pad), DecoderConfig(), family)
+    assert isinstance(model.encoder, ConvEncoder) and model.encoder.rows == (family.rows if pad else None)
+    alone = build_autoencoder(64, EncoderConfig(pad=pad), DecoderConfig(), Family([family[0]]))
+    assert isinstance(alone.encoder, ConvEncoder) and alone.encoder.rows is None

@@ -201,12 +201,14 @@ def one_by_one(setting: Setting, model: MultiAutoEncoder) -> dict[str, float]:
         prep = model.decoder(latent[None], torch.tensor([class_id]))
         return class_id, float(accuracies(Networks(family, prep.float(), torch.tensor([class_id])), task, "val")[0])
 
-    scores, right, latents = {}, [], {}
+    scores: list[float] = []
+    right, latents = [], {}
     for class_id, source in enumerate(setting.val):
         if source is not None:
             codes = [model.encoder(source.take(torch.tensor([row])), class_id)[0] for row in range(len(source))]
             found = [accuracy(code) for code in codes]
-            latents[class_id], scores[class_id] = codes, float(np.mean([score for _, score in found]))
+            latents[class_id] = codes
+            scores += [score for _, score in found]
             right += [id == class_id for id, _ in found]
     figures = {"classid": float(np.mean(right))}
     for class_id in range(1, len(family) - 1):
@@ -216,15 +218,15 @@ def one_by_one(setting: Setting, model: MultiAutoEncoder) -> dict[str, float]:
         name = f"between_{family[class_id].id}"
         figures[name] = float(np.mean([score for _, score in found]))
         figures[f"{name}_classid"] = float(np.mean([id == class_id for id, _ in found]))
-        scores.setdefault(class_id, figures[name])
-    return {**figures, "error": 1 - float(np.mean(list(scores.values())))}
+        scores += [score for _, score in found]
+    return {**figures, "error": 1 - float(np.mean(scores))}
 
 
 @pytest.mark.parametrize("multi", [{}, {"counts": {"vanilla": 0}, "declared": DECLARED}], ids=["shown", "unseen"])
-def test_the_error_is_1_minus_the_mean_accuracy_over_architectures(
+def test_the_error_is_1_minus_the_mean_accuracy_of_members_and_points_between(
     zoo: Zoo, multi_settings: dict[str, Any], multi: dict[str, Any]
 ) -> None:
-    """Of predicted members where they are shown, of the points of Eq. 12 where they are not."""
+    """Every predicted member and every point of Eq. 12 counts once (the authors' rule), shown architectures or not."""
     setting = made(zoo, multi_settings, **multi)
     assert isinstance(setting.model, MultiAutoEncoder)
     found = validate_members(setting)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from netspace.config import read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
 from netspace.runtime import alone, read_metrics, read_torch
 from netspace.space import Space
@@ -181,3 +182,21 @@ def test_a_compiled_model_trains_the_same_space(
     for one, two in zip(plain, compiled_records, strict=True):
         assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-3)
     Space.load(tmp_path / "compiled")
+
+
+@pytest.mark.parametrize(
+    ("kind", "multi", "pad"), [("conv", {}, False), ("conv", None, True), ("probe", {}, True), ("probe", None, True)]
+)
+def test_runs_from_before_padding_read_preps_at_their_own_height(
+    tmp_path: Path, kind: str, multi: dict[str, Any] | None, pad: bool
+) -> None:
+    """A run's config.yaml holds every setting there was; a recipe that a user writes has the default."""
+    settings = {"encoder": {"kind": kind}, "multi": multi}
+    recipe = SpaceRecipe.model_validate(settings)
+    assert recipe.encoder.pad
+    held = recipe.model_dump(mode="json")
+    del held["encoder"]["pad"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(held))
+    assert read_back(SpaceRecipe, tmp_path / "config.yaml").encoder.pad is pad
+    (tmp_path / "config.yaml").write_text(to_yaml(recipe))
+    assert read_back(SpaceRecipe, tmp_path / "config.yaml") == recipe
