@@ -2,21 +2,30 @@
 
 Ways differ in rounding, so a choice that changed from run to run would break 'same seed, same machine, same
 result'. The answer is therefore kept in `calibration.json` in the user's cache folder (or the folder that the
-environment variable NETSPACE_CACHE names), keyed by what was timed, the kind of device, processor, GPUs, threads and the versions
-of netspace and torch; whoever deletes that file has everything timed anew.
+environment variable NETSPACE_CACHE names), keyed by what was timed, the kind of device, the processor and its instructions, GPUs,
+threads and the versions of netspace and torch; whoever deletes that file has everything timed anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from netspace.runtime import cache_folder, machine, package_version, write_json
+
+LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+)  # of the environment
 
 
 def fastest(
@@ -69,8 +78,21 @@ def _synchronise() -> None:
 
 def _key(subject: str, names: list[str]) -> str:
     here, versions = machine(), f"netspace {package_version('netspace')} torch {torch.__version__}"
-    told = f"{subject}|{names}|{here['processor']}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
+    told = f"{subject}|{names}|{here['processor']}|{instructions()}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
     return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+@lru_cache
+def instructions() -> str:
+    """What the processor can do, and what of it torch and its libraries are allowed to use: a text to compare."""
+    flags = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    except OSError:
+        pass
+    limits = [os.environ.get(name, "") for name in LIMITS]
+    return f"{torch.backends.cpu.get_cpu_capability()} {limits} {' '.join(sorted(set(flags.split())))}"
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.family import ArchClass, Family, Networks
 from netspace.folding.checks import batch_norms
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
+from netspace.precision import choose
 from netspace.prep import pack, unflatten, unpack
 from netspace.runtime import is_run
 from netspace.spec import NetSpec
@@ -30,6 +32,8 @@ from netspace.training.checkpoints import load_best
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.steps import half
 from netspace.training.validation import decode, encode
+
+TRIAL = 16  # latents that are decoded to choose between precisions
 
 
 class Space:
@@ -65,6 +69,19 @@ class Space:
         space = cls(model.to(device), recipe, family)
         space.run = run
         return space
+
+    @cached_property
+    def precision(self) -> str:
+        """Of encoder and decoder: as the recipe says, or for 'auto' the one in which this device decodes the fastest."""
+        recipe, latents = self.recipe, torch.zeros(TRIAL, self.latent, device=self.device)
+        class_ids = torch.zeros(TRIAL, dtype=torch.int64, device=self.device)
+
+        def trial(precision: dict[str, str]) -> None:
+            with torch.no_grad(), half(precision["precision"], self.device):
+                self.model.decoder(latents, class_ids)
+
+        subject = f"decode {recipe.latent} {recipe.decoder} {self.family.size}"
+        return choose(subject, {"precision": recipe.precision}, trial, self.device)["precision"]
 
     @property
     def several(self) -> bool:
@@ -134,12 +151,12 @@ class Space:
             raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
-        with half(self.recipe.precision, self.device):
+        with half(self.precision, self.device):
             return encode(self.model, preps.to(self.device), class_id)
 
     def class_ids(self, latents: Tensor) -> Tensor:
         """The ClassIds (M,) that latents (M, E) stand for, by the head's largest logit (NetSpace, Suppl. I)."""
-        with torch.no_grad(), half(self.recipe.precision, self.device):
+        with torch.no_grad(), half(self.precision, self.device):
             return self.model.class_ids(self._fitting(latents)).cpu()
 
     def decode(self, latent: Tensor, arch: str | None = None) -> nn.Module:
@@ -161,7 +178,7 @@ class Space:
         """
         latents = self._fitting(latents)
         ids = torch.full((len(latents),), self.class_id(arch)) if isinstance(arch, str) else arch
-        with half(self.recipe.precision, self.device):
+        with half(self.precision, self.device):
             return decode(self.model, self.family, latents, ids)
 
     def decode_flat(self, latents: Tensor, arch: str | None = None) -> Tensor:

@@ -44,6 +44,8 @@ SPACE: dict[str, Any] = {
     "steps": 30,
     "validate_every": 10,
     "log_every": 5,
+    "precision": "float32",  # figures are compared to many digits
+    "networks_precision": "float32",
 }
 MULTI_ZOO: dict[str, Any] = {
     "name": "tiny-multi",

@@ -66,13 +66,15 @@ def fit(
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
-        curve = Fit(config, compressed, original, accelerator, own).run(out)
+        fitting = Fit(config, compressed, original, accelerator, own)
+        curve = fitting.run(out)
         if first:
             path = out / "compressed.safetensors"
             compressed.save(path)
             keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
-            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), "seconds": seconds, "curve": curve})
+            more = {"seconds": seconds, "precision": fitting.precision, "curve": curve}
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), **more})
         accelerator.wait_for_everyone()
     return dict(json.loads((out / "fit.json").read_text()))
 

@@ -71,6 +71,7 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
             "run": str(run),
             "decoder": type(space.model.decoder).__name__,
             "encoder": type(space.model.encoder).__name__,
+            "precision": space.precision,
             "split": split,
             "members": len(target),
             **comparison.summary(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from netspace.family import Networks
 from netspace.losses import class_loss, distillation_loss
 from netspace.metrics import accuracy
 from netspace.models.autoencoder import MultiAutoEncoder
+from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.runtime import alone, generator, read_torch, write_json, write_tensors, write_text, write_torch
 from netspace.space import Space
@@ -52,7 +53,7 @@ class OptimizeConfig(Settings):
     validate_every: int = Field(25, ge=1)  # steps
     patience: int = Field(8, ge=1)  # validations without a better start after which nothing more is tried
     seed: Seed = 0
-    precision: Literal["float32", "bf16"] = "float32"  # of the decoder
+    precision: Precision = "auto"  # of the decoder
 
 
 def optimize(
@@ -108,18 +109,32 @@ class Search:
         self.best, self.best_accuracy = self.start.clone(), np.full(len(starts), -1.0)
         self.best_cost = np.full(len(starts), np.inf)
         self.curve: list[dict[str, Any]] = []
+        self.precision = self._precision()
 
     @property
     def latents(self) -> Tensor:
         """(S, E) where the search is."""
         return self.start + self.moved * self.spread
 
+    def _precision(self) -> str:
+        """The decoder's, as asked for or the one in which a step is fastest here."""
+        config, recipe = self.config, self.space.recipe
+
+        def trial(precision: dict[str, str]) -> None:
+            self.precision = precision["precision"]
+            torch.autograd.grad(self.loss(0), self.moved)
+
+        subject = (
+            f"optimize {recipe.latent} {recipe.decoder} {self.space.family.size} {len(self.start)} {config.images}"
+        )
+        return choose(subject, {"precision": config.precision}, trial, self.space.device)["precision"]
+
     def loss(self, number: int) -> Tensor:
         """The distillation loss of every start, summed, on the images of a step."""
         config, space = self.config, self.space
         images, places = self.images.take(number, config.images)
         latents = self.latents
-        with half(config.precision, space.device):
+        with half(self.precision, space.device):
             networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
             logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
         answered = networks.each(lambda nets, flat: nets(flat, images))
@@ -255,6 +270,7 @@ def _finish(
         "from": [each.name for each in starts],
         "arch": [arch.id for arch in kinds],
         "teacher": master.name,
+        "precision": search.precision,
         "steps": int(curve[-1]["step"]),
         "accuracy_network": own,
         "accuracy_before": before.tolist(),

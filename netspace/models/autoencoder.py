@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netspace.family import Family
 from netspace.models.classid import ClassIdHead
-from netspace.models.decoder import ConvDecoder, DecoderConfig
+from netspace.models.decoder import DECODERS, Decoder, DecoderConfig
 from netspace.models.encoder import ConvEncoder, EncoderConfig, ProbeEncoder
 from netspace.prep import pack
 from netspace.spec import NetSpec
@@ -22,9 +22,9 @@ class AutoEncoder(nn.Module):
     """Encoder and decoder; the forward pass is a training step's, both and what lies between pairs."""
 
     spread: Tensor
-    decoder: ConvDecoder
+    decoder: Decoder
 
-    def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Decoder, spread: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("spread", spread)  # (H, W) or (A, H, W), of every parameter's layer over the zoo
@@ -52,7 +52,7 @@ class MultiAutoEncoder(AutoEncoder):
     pads to the largest; decoded PReps have the height of the largest, and smaller networks fill their first rows.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: ConvDecoder, spread: Tensor, head: ClassIdHead) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Decoder, spread: Tensor, head: ClassIdHead) -> None:
         super().__init__(encoder, decoder, spread)
         self.head = head
 
@@ -114,7 +114,7 @@ def build_autoencoder(
     else:
         rows = family.rows if several and encoder.pad else None
         made = ConvEncoder(latent, spread if encoder.standardise else None, rows)
-    back = ConvDecoder(latent, size, decoder, len(family))
+    back = DECODERS[decoder.kind](latent, size, decoder, len(family))
     if shown and decoder.start == "reference":
         assert references is not None
         near = _stacked(

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from netspace.compressed import Compressed
 from netspace.runtime import read_metrics
 from netspace.training.loop import Learner, Loop, Stage, Validation
-from netspace.training.nern import FitConfig, NernStep, Original
+from netspace.training.nern import FitConfig, NernStep, Original, with_precision
 
 
 class Fit(Learner):
@@ -28,6 +29,10 @@ class Fit(Learner):
         accelerator: Accelerator,
         device: torch.device | str = "cpu",
     ) -> None:
+        if accelerator.is_main_process:
+            config = with_precision(config, compressed, original, torch.device(device))
+        (config,) = broadcast_object_list([config])  # the main process decides for all
+        self.precision = {name: getattr(config, name) for name in ("precision", "predictor_precision")}
         self.accelerator, self.model = accelerator, compressed.predictor
         self.log_every, self.validate_every = config.log_every, config.validate_every
         self.rounds = [(stage, number) for stage in config.stages for number in range(stage.rounds)]

@@ -25,6 +25,7 @@ from netspace.layer_kinds import layer_of
 from netspace.memory import free_memory
 from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
+from netspace.precision import Precision, choose
 from netspace.runtime import generator, send
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.remembered import Remembered
@@ -87,8 +88,10 @@ class FitConfig(Settings):
     stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
-    precision: Literal["float32", "bf16"] = "float32"  # of the networks that are run
-    predictor_precision: Literal["float32", "bf16"] = "float32"  # of the predictor's steps; it is validated in float32
+    precision: Precision = "auto"  # of the networks that are run: auto, float32 or bf16
+    predictor_precision: Precision = (
+        "float32"  # of the predictor's steps, which bf16 makes less exact; it is validated in float32
+    )
 
 
 @dataclass
@@ -289,6 +292,32 @@ def run_with_maps(
             hooks.callback(held.register_forward_hook(lambda _module, _inputs, output: maps.append(output)).remove)
         logits: Tensor = functional_call(module, state, (shown,))
     return logits, maps
+
+
+def with_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
+    """The settings with the precisions that are fastest here for a step of few images and kernels, where they are 'auto'."""
+    stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
+    few = {"images": min(stages[0].images, 64), "kernels": min(stages[0].kernels, 1024), "pool": None}
+    stage = stages[0].model_copy(update=few)
+    asked: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
+    if stage.runs_networks:
+        asked["precision"] = config.precision
+    steps: dict[str, NernStep] = {}
+    before = {name: value.clone() for name, value in compressed.predictor.state_dict().items()}
+
+    def trial(precision: dict[str, str]) -> None:
+        key = str(precision)
+        if key not in steps:
+            steps[key] = NernStep(config.model_copy(update=precision), compressed, original, device)
+            steps[key].begin(stage, 0)
+        step = steps[key]
+        torch.stack(list(step(step.predictor, 0).values())).sum().backward()
+        step.predictor.zero_grad(set_to_none=True)
+
+    shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
+    chosen = choose(f"fit {shapes} {config.predictor} {stage}", asked, trial, device)
+    compressed.predictor.load_state_dict(before)
+    return config.model_copy(update={"precision": "float32", **chosen})
 
 
 @torch.no_grad()

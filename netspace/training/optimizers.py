@@ -1,13 +1,14 @@
 """The optimiser of a space or a predictor: Muon on every weight that is a matrix and Adam on the rest, or one for all weights.
 
-`torch.optim.Muon` takes matrices only. A convolution's kernel is one, (out, in * kh * kw): it is optimised through
+Muon takes matrices only. A convolution's kernel is one, (out, in * kh * kw): it is optimised through
 a view of the same memory, so that models stay plain `nn.Conv2d` and their state dicts too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from netspace.config import Settings
+from netspace.precision import DTYPES, choose
+from netspace.training.muon import Muon, orthogonalise
 
 
 class OptimizerConfig(Settings):
@@ -56,7 +59,7 @@ class Optimizer:
         self.views = [(value, nn.Parameter(value.detach().flatten(1))) for value in matrices]
         if matrices:
             shared = [view for _, view in self.views]
-            self.parts.append(torch.optim.Muon(shared, lr=config.muon_rate, weight_decay=0.0))
+            self.parts.append(Muon(shared, config.muon_rate, precision=_orthogonalising_precision(shared)))
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, number: int) -> float:
@@ -81,6 +84,21 @@ class Optimizer:
         """Goes on from `state_dict()`."""
         for part, held in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(held)
+
+
+def _orthogonalising_precision(matrices: Sequence[Tensor]) -> torch.dtype:
+    """In which matrices are orthogonalised the fastest on their device; float64 for those in float64."""
+    device, dtype = matrices[0].device, matrices[0].dtype
+    if dtype == torch.float64:
+        return dtype
+    shapes = Counter(tuple(each.shape) for each in matrices)
+    stacks = [torch.ones(count, *shape, device=device) for shape, count in shapes.items()]
+
+    def trial(precisions: dict[str, str]) -> None:
+        for stack in stacks:
+            orthogonalise(stack, DTYPES[precisions["muon"]])
+
+    return DTYPES[choose(f"muon {sorted(shapes.items())}", {"muon": "auto"}, trial, device)["muon"]]
 
 
 def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from netspace.archs import ArchConfig
 from netspace.config import Seed, Settings
 from netspace.models.decoder import DecoderConfig
 from netspace.models.encoder import EncoderConfig
+from netspace.precision import Precision
 from netspace.training.optimizers import OptimizerConfig
 
 
@@ -53,7 +54,7 @@ class SpaceRecipe(Settings):
 
     name: str = "space"
     seed: Seed = 0
-    latent: int = Field(4096, ge=16)  # E: a square of a multiple of 4; of 32 too for the convolutional encoder
+    latent: int = Field(4096, ge=16)  # E: for convolutions and a ClassId head the square of a multiple of 4
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     loss: LossConfig = LossConfig()
@@ -66,8 +67,8 @@ class SpaceRecipe(Settings):
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
     remember_targets: bool = True  # keep the targets' outputs for all training images, where they fit 1 GiB
-    precision: Literal["float32", "bf16"] = "float32"  # of encoder and decoder
-    networks_precision: Literal["float32", "bf16"] = "float32"  # of the predicted and target networks
+    precision: Precision = "auto"  # of encoder and decoder: auto, float32 or bf16
+    networks_precision: Precision = "auto"  # of the predicted and target networks
     recompute: bool = False  # the decoder's activations in the backward pass, instead of keeping them: to save memory
     compile: bool = False  # encoder and decoder by torch.compile: a minute at the start, pays on GPUs
     device: str = "auto"
@@ -83,10 +84,16 @@ class SpaceRecipe(Settings):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         side = isqrt(self.latent)
-        if side * side != self.latent or side % 4 or (self.encoder.kind == "conv" and self.latent % 32):
+        square = side * side == self.latent and not side % 4
+        if (self.decoder.kind == "conv" or self.multi) and not square:
             raise ValueError(
-                f"latent is the square of a multiple of 4 (and for encoder.kind conv a multiple of 32 too), not {self.latent}"
+                "latent is the square of a multiple of 4 for decoder.kind conv and for several architectures, "
+                f"not {self.latent}"
             )
+        if self.encoder.kind == "conv" and self.latent % 32:
+            raise ValueError(f"latent is a multiple of 32 for encoder.kind conv, not {self.latent}")
+        if self.decoder.rank is not None and (self.decoder.kind == "conv" or self.decoder.rank > self.latent):
+            raise ValueError("decoder.rank is for decoder.kind linear, and at most latent")
         loss, multi = self.loss, self.multi
         if not loss.behaviour + loss.lines + loss.weights + (multi.distillation + multi.interpolation if multi else 0):
             raise ValueError("all terms of the loss are 0")

@@ -5,7 +5,8 @@ Axes: M members, H W of a PRep, E latent size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class Setting:
     train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
     val: list[PRepSource | None]  # likewise, and where there are no validation members
     teacher: Teacher | None  # of the multi-architecture setting
+
+    def with_precision(self, precision: Mapping[str, str]) -> Setting:
+        """The same with the precisions of the recipe as given."""
+        return replace(self, recipe=self.recipe.model_copy(update=dict(precision)))
 
     @property
     def shown(self) -> int:

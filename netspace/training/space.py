@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import UsageError
+from netspace.precision import Precision, choose
 from netspace.runtime import alone, pick_device, provenance, remove_remains, write_json, write_text
 from netspace.store import Zoo
 from netspace.training.checkpoints import save_best
@@ -19,6 +24,9 @@ from netspace.training.multi import MultiStep
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setting import Setting, prepare, validate_members
 from netspace.training.steps import SingleStep
+
+PRECISIONS = ("precision", "networks_precision")  # of a recipe: of encoder and decoder, and of the networks
+TRIAL = 4  # networks of each architecture in the step that chooses between precisions
 
 
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) -> Path:
@@ -41,8 +49,10 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         _check_shares(setting, accelerator.num_processes)
         _check_teacher(setting, run)
         accelerator.wait_for_everyone()
+        precision = _precision(setting, run, accelerator)
+        setting = setting.with_precision(precision)
         if first:
-            _begin_run(setting, zoo, run)
+            _begin_run(setting, recipe, precision, zoo, run)
         learner = SpaceLearner(setting, run, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
         Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
@@ -80,6 +90,43 @@ class SpaceLearner(Learner):
         """In the run's folder."""
         if self.main:
             save_best(self.run, weights)
+
+
+def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[str, str]:
+    """The precision of the models and of the networks: what a run that goes on began with, else the fastest for a step."""
+    recipe = setting.recipe
+    asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
+    chosen: dict[str, str] = {}
+    if accelerator.is_main_process:
+        file = run / "provenance.json"
+        begun = json.loads(file.read_text()).get("precision") if file.exists() else None
+        if begun and all(name in begun for name in asked):
+            chosen = {name: begun[name] for name in asked}
+        else:
+            names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setting.family)
+            subject = f"{names} {recipe.latent} {recipe.encoder} {recipe.decoder} {recipe.networks} {recipe.images}"
+            chosen = choose(subject, asked, _Trial(setting), setting.task.device)
+    (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
+    return chosen
+
+
+class _Trial:
+    """A step with few networks, forwards and backwards, in given precisions."""
+
+    def __init__(self, setting: Setting) -> None:
+        recipe = setting.recipe
+        few = min(recipe.networks, TRIAL * setting.shown) // setting.shown * setting.shown or recipe.networks
+        small = {"networks": few, "accumulate": 1, "remember_targets": False}
+        self.setting = replace(setting, recipe=recipe.model_copy(update=small))
+        self.steps: dict[tuple[str, ...], SingleStep | MultiStep] = {}
+
+    def __call__(self, precision: dict[str, str]) -> None:
+        key = tuple(precision.values())
+        if key not in self.steps:
+            self.steps[key] = _step(self.setting.with_precision(precision), 0, 1)
+        model = self.setting.model
+        torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
+        model.zero_grad(set_to_none=True)
 
 
 def _check_shares(setting: Setting, shares: int) -> None:
@@ -122,18 +169,18 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
             raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
 
 
-def _begin_run(setting: Setting, zoo: Zoo, run: Path) -> None:
+def _begin_run(setting: Setting, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path) -> None:
     config = run / "config.yaml"
     for place in (run, run / "checkpoints"):
         remove_remains(place)
     if not config.exists():
         for folder in ("checkpoints", "figures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
-        more = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
+        more: dict[str, Any] = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash, "precision": precision}
         if setting.teacher is not None:
             more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
         write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
-        write_text(config, to_yaml(setting.recipe))
+        write_text(config, to_yaml(recipe))
     write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from netspace.models.autoencoder import AutoEncoder
 from netspace.models.decoder import ConvDecoder
 from netspace.models.encoder import ConvEncoder
+from netspace.training.muon import Muon
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -60,7 +61,7 @@ def test_adam_is_torchs_with_a_rate_of_its_own_for_the_last_scale_and_bias() -> 
     assert not torch.equal(net.decoder.scale, model().decoder.scale)
 
 
-def test_muon_steps_every_matrix_as_torchs_does_a_reshaped_copy() -> None:
+def test_muon_steps_every_matrix_as_a_reshaped_copy_is() -> None:
     config = OptimizerConfig(name="muon", muon_rate=0.02, learning_rate=1e-3)
     net = model().float()
     start = copy.deepcopy(net)
@@ -71,7 +72,7 @@ def test_muon_steps_every_matrix_as_torchs_does_a_reshaped_copy() -> None:
         if name.endswith("weight")
     }
     assert len(copies) == 8
-    muon = torch.optim.Muon(list(copies.values()), lr=0.02, weight_decay=0.0)
+    muon = Muon(copies.values(), lr=0.02)
     others = {
         name: nn.Parameter(value.detach().clone()) for name, value in net.named_parameters() if name not in copies
     }
