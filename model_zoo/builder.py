@@ -29,6 +29,7 @@ from netspace.calibration import fastest, remembered
 from netspace.config import changed
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
+from netspace.folding.checks import reason
 from netspace.progress import progress
 from netspace.ranks import begin
 from netspace.runtime import alone, generator, pick_device, remove_remains
@@ -87,7 +88,7 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
     task = load(recipe.data, device=device)
     teacher = recipe.teacher_recipe()  # trained after the zoo; what is wrong with it is told before
     for name, config in teacher.archs.items() if teacher else ():
-        candidate(name, config, task, recipe.prep_width)
+        candidate(name, config, task, recipe.prep_width, check="trained")
     before = Plan.read(path)
     if before is not None:
         difference = changed(before.recipe.science(), recipe.science())
@@ -103,7 +104,7 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
         return task, before
     with _threads(1 if device.type == "cpu" else torch.get_num_threads()):
         ways = {
-            name: choose_way(candidate(name, config, task, recipe.prep_width), recipe, task)
+            name: choose_way(candidate(name, config, task, recipe.prep_width, check="trained"), recipe, task)
             for name, config in recipe.archs.items()
         }
     the_plan = Plan(recipe, task.split_hash, ways)
@@ -133,10 +134,19 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
     best: Way | None = None
     for size in sizes:  # larger groups are tried as long as they win, so that no time goes to hopeless ones
         ways = _ways(size, recipe.precision, task.device.type == "cpu") + ([best] if best else [])
-        if len(ways) == 1:
-            return ways[0]
-        trials = {str(way): trial(way) for way in ways}
-        choice = fastest(subject, trials, repeats=2, work={str(way): way.fused for way in ways})
+        try:
+            if len(ways) == 1:
+                if size > 1:
+                    trial(ways[0])()
+                return ways[0]
+            trials = {str(way): trial(way) for way in ways}
+            choice = fastest(subject, trials, repeats=2, work={str(way): way.fused for way in ways})
+        except NetspaceError:
+            raise
+        except Exception as error:  # whatever the forward or the backward pass raises
+            many = f"{size} at once" if size > 1 else "at all"
+            what = "set fused to 1, or leave it out" if size > 1 else "mend its forward pass"
+            raise NetspaceError(f"{chosen.arch} cannot be trained {many} ({reason(error)}): {what}") from error
         winner = next(way for way in ways if str(way) == choice)
         if winner == best:
             break

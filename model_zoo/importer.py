@@ -70,7 +70,7 @@ def import_members(
         given = ArchConfig(arch=known.arch, kwargs=dict(known.kwargs))
     else:
         given = ArchConfig(arch=arch, width=width, kwargs=dict(kwargs or {}))
-    chosen = candidate(arch.replace("/", "-"), given, task, prep_width)
+    chosen = candidate(arch.replace("/", "-"), given, task, prep_width, check="imported")
     flat = torch.stack([parameters(state, chosen, name) for name, state in states.items()])
     members = np.zeros(len(flat), dtype=MEMBER)
     accuracies = member_accuracies(NetBatch(chosen.skeleton, chosen.spec), flat, task)

@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
 from model_zoo.trainer import Group, Snapshot
 from netspace import archs, prep
+from netspace.archs.identity import check_identity, check_outputs
 from netspace.config import validate
 from netspace.data import TaskData, load
 from netspace.folding import Folder
@@ -58,12 +60,22 @@ class Candidate:
         return archs.build(self.arch, **self.settings)
 
 
-def candidate(name: str, config: ArchConfig, task: TaskData, prep_width: int) -> Candidate:
-    """The architecture `name` of a recipe for a task's images and classes."""
+def candidate(
+    name: str, config: ArchConfig, task: TaskData, prep_width: int, check: Literal["trained", "imported", ""] = ""
+) -> Candidate:
+    """The architecture `name` of a recipe for a task's images and classes.
+
+    With `check` it is proved to be its parameters alone and to give the task's logits, for networks that are to be
+    trained or that were trained elsewhere; once is enough.
+    """
     settings = config.settings(task.image_shape, task.num_classes)
     module = archs.build(config.arch, **settings)
     example = task.normalise(task.train.images[:4]).cpu()
-    folder = Folder(module, example)
+    folder = Folder(module, example, name=config.arch, constants=True)
+    if check:
+        make = partial(archs.build, config.arch, **settings)
+        check_outputs(config.arch, make, example, task.num_classes, trained=check == "trained")
+        check_identity(config.arch, make, task.image_shape)
     skeleton = archs.skeleton(config.arch, settings, task.image_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, task.image_shape)
     size = (prep.height(spec.num_parameters, prep_width), prep_width)

@@ -34,14 +34,21 @@ def fastest(
     """The name of the fastest of `ways`, each run once to warm up and then `repeats` times (the best counts).
 
     `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs
-    out of memory is out of the race. What was chosen before on this machine is returned untimed.
+    out of memory is out of the race, and so is one that raises, unless all do. What was chosen before on this machine is returned untimed.
     """
     file = remembered()
     key = _key(subject, sorted(ways))
     known = _read(file)
     if known.get(key) in ways:
         return known[key]
-    seconds = {name: _time(way, repeats) / (work or {}).get(name, 1.0) for name, way in ways.items()}
+    seconds, errors = dict[str, float](), list[Exception]()
+    for name, way in ways.items():
+        try:
+            seconds[name] = _time(way, repeats) / (work or {}).get(name, 1.0)
+        except Exception as error:  # such as networks that `vmap` cannot stack
+            errors.append(error)
+    if not seconds:
+        raise errors[0]
     choice = min(seconds, key=lambda name: seconds[name])
     try:
         write_json(file, {**_read(file), key: choice})

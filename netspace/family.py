@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from netspace import archs
+from netspace.archs.identity import check_identity
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.functional import NetBatch
 from netspace.prep import height, pack, unpack
@@ -188,6 +189,7 @@ def declared(
 ) -> ArchClass:
     """An architecture of which no network was ever trained, for PReps of a `width`."""
     settings = config.settings(image_shape, classes)
+    check_identity(config.arch, partial(archs.build, config.arch, **settings), image_shape)
     skeleton = archs.skeleton(config.arch, settings, image_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, image_shape)
     return ArchClass(

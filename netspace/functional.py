@@ -28,7 +28,7 @@ TRIAL = 8  # members that calibration times: seconds even for large networks
 
 def run_one(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor) -> Tensor:
     """Outputs (B, C) of the network with parameters `flat` (P,) for `inputs` (B, ...)."""
-    output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,), strict=True)
+    output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,))  # buffers are the skeleton's
     return output
 
 
@@ -82,7 +82,7 @@ def run_vmap(
 
     def one(row: Tensor, batch: Tensor) -> Tensor:
         weights = {n: w.bfloat16() if n in halved else w for n, w in unflatten(row, spec).items()}
-        output: Tensor = functional_call(skeleton, weights, (batch,), strict=True)
+        output: Tensor = functional_call(skeleton, weights, (batch,))
         return output
 
     output: Tensor = vmap(one, in_dims=(0, None if shared else 0))(flat, inputs)
@@ -145,13 +145,25 @@ class NetBatch:
             self._convolutions = give_convolutions(self.skeleton)
         return self._convolutions
 
+    def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> bool:
+        """Whether `vmap` can run these networks, tried once: it cannot run all layers, recurrent ones for example."""
+        if ("stackable",) not in self._chosen:
+            images = inputs[:1] if shared else inputs[:2, :1]
+            try:
+                with torch.no_grad():
+                    run_vmap(self.skeleton, self.spec, flat.detach()[:2], images.detach(), shared)
+                self._chosen["stackable",] = "vmap"
+            except Exception:  # whatever a layer raises
+                self._chosen["stackable",] = "loop"
+        return self._chosen["stackable",] == "vmap"
+
     def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
         if self.mode != "auto":
             return self.mode
         if len(flat) == 1:
             return "loop"
         if flat.device.type != "cpu":
-            return "vmap"
+            return "vmap" if self._stackable(flat, inputs, shared) else "loop"
         grad = torch.is_grad_enabled() and flat.requires_grad
         members = min(1 << (len(flat) - 1).bit_length(), TRIAL)  # sizes are bucketed, so that few are ever timed
         batch = 1 << (inputs.shape[0 if shared else 1] - 1).bit_length()

@@ -162,17 +162,24 @@ class Space:
     def decode(self, latent: Tensor, arch: str | None = None) -> nn.Module:
         """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
 
-        Its state dict loads into the plain architecture too: batch norm is folded, every layer has a bias.
+        Batch norm is folded: every layer that had one has a bias. Raises `UsageError` for a latent that requires a gradient,
+        which a module's parameters do not pass on: `decode_flat` does.
         """
+        if latent.requires_grad and torch.is_grad_enabled():
+            raise UsageError(
+                "a latent that requires a gradient was to be decoded to a module, whose parameters would cut the gradient: use "
+                "Space.decode_flat with torch.func.functional_call, or decode latent.detach()"
+            )
         networks = self.decode_all(latent.reshape(1, -1), arch)
         spec = self.family[int(networks.class_ids[0])].spec
         network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         state = unflatten(networks.flat(0).cpu(), spec)
-        network.load_state_dict({name: value.clone() for name, value in state.items()})
+        network.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)  # all but buffers
         return network.to(self.device).eval()
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
-        """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,).
+        """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients
+        of the latents pass through.
 
         Raises `UsageError` for latents of another size.
         """
@@ -182,9 +189,15 @@ class Space:
             return decode(self.model, self.family, latents, ids)
 
     def decode_flat(self, latents: Tensor, arch: str | None = None) -> Tensor:
-        """Flat parameters (M, P) of latents (M, E), all of one architecture."""
-        found = self.arch_class(arch)
-        return unpack(self.decode_all(latents, found.id).preps, found.parameters)
+        """Flat parameters (M, P) of latents (M, E), all of one architecture; gradients of the latents pass through.
+
+        `netspace.prep.unflatten(flat[i], space.arch_class(arch).spec)` names them for `torch.func.functional_call`, and
+        `space.arch_class(arch).nets(flat, images)` gives all networks' logits.
+        """
+        class_id = self.class_id(arch)
+        with half(self.recipe.precision, self.device):
+            networks = decode(self.model, self.family, self._fitting(latents), torch.full((len(latents),), class_id))
+        return unpack(networks.preps, self.family[class_id].parameters)
 
     def networks(self, preps: Tensor, arch: str | None = None) -> Networks:
         """PReps (M, H, W) of one architecture, as they are, as networks of this space."""

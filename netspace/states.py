@@ -161,7 +161,7 @@ def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool 
         if not torch.isfinite(state[name].to(torch.float32)).all():
             raise NetspaceError(f"{name} of {spec.arch!r} holds values that are not finite")
     trained.module.load_state_dict({**trained.state, **state})
-    done = fold(trained.module, torch.zeros(2, *spec.input_shape), name=spec.arch)
+    done = fold(trained.module, torch.zeros(2, *spec.input_shape), name=spec.arch, constants=True)
     return flatten({name: value.detach().float() for name, value in done.named_parameters()}, spec)
 
 

@@ -27,7 +27,7 @@ class Constant(nn.Module):
 
     def __init__(self, classes: int = 10, kind: str = "attribute", drawn: bool = True) -> None:
         super().__init__()
-        table = torch.randn(64, 16) * 0.3 if drawn else torch.linspace(-1, 1, 64 * 16).view(64, 16)
+        table = torch.randn(64, 16) * 0.3 if drawn else torch.arange(64 * 16).mul(1.7).sin().view(64, 16)
         if kind == "attribute":
             self.table = table
         else:

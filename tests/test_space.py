@@ -149,3 +149,25 @@ def test_a_space_needs_no_zoo(tiny_run: Path, tmp_path: Path, preps: torch.Tenso
     (alone / "checkpoints").mkdir()
     shutil.copy(tiny_run / "checkpoints" / "best.safetensors", alone / "checkpoints")
     assert torch.equal(Space.load(alone).encode(preps[0]), Space.load(tiny_run).encode(preps[0]))
+
+
+def test_gradients_pass_through_flat_parameters_and_not_silently_through_a_module(tiny_run: Path) -> None:
+    space = Space.load(tiny_run)
+    latent = torch.randn(1, space.latent, dtype=torch.float64).float().requires_grad_()
+    with pytest.raises(
+        UsageError, match=r"^a latent that requires a gradient .* use Space\.decode_flat with torch\.func"
+    ):
+        space.decode(latent[0])
+    images = torch.randn(4, 1, 8, 8)
+    (gradient,) = torch.autograd.grad(space.arch_class().nets(space.decode_flat(latent), images).square().sum(), latent)
+
+    def loss(value: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(space.arch_class().nets(space.decode_flat(value), images).square().sum())
+
+    step = 1e-2 * gradient / gradient.norm()
+    found = (loss(latent.detach() + step) - loss(latent.detach() - step)) / (2 * step.norm())
+    assert found == pytest.approx(float(gradient.norm()), rel=0.05)
+    assert not space.decode_flat(latent.detach()).requires_grad
+    with torch.no_grad():
+        assert not space.decode_flat(latent).requires_grad and space.decode(latent[0]) is not None

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.apps.likeness import Likeness
 from netspace.archs import ArchConfig
+from netspace.archs.identity import drawn_constants
 from netspace.compressed import NOTE, Compressed
 from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
+from netspace.folding.checks import listed
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
 from netspace.spec import NetSpec
@@ -85,12 +87,17 @@ def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
     settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
     with torch.random.fork_rng(devices=()):
         try:
-            module = archs.build(arch.arch, **settings).eval()
+            module, other = (archs.build(arch.arch, **settings).eval() for _ in range(2))
         except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
             raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
     wanted, found = (
         {name: tuple(value.shape) for name, value in each.items()} for each in (module.state_dict(), state)
     )
+    if drawn := drawn_constants(module, other, set(wanted)):
+        raise NetspaceError(
+            f"{arch.arch} draws constants ({listed(drawn)}) that its state dict does not hold, so {path} does not say which "
+            "network it is: make them persistent buffers, or fix them"
+        )
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             told = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (wanted, found)]

@@ -136,7 +136,7 @@ def skeleton(
 
     `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays
     as it was. The named ResNets are built without batch norm, which has the same state as folding; others are
-    traced only if they have batch norm. Raises as `build` and `netspace.folding.fold`.
+    traced only if they have batch norm. Buffers stay as the factory makes them: see `netspace.archs.identity`. Raises as `build` and `netspace.folding.fold`.
     """
     factory = resolve(name, trusted)
     accepted = inspect.signature(factory).parameters
@@ -147,7 +147,7 @@ def skeleton(
         settings["batch_norm"] = False
     with torch.random.fork_rng(devices=()):
         module = _make(name, factory, settings)
-        return fold(module, torch.zeros(2, *image_shape), name=name)
+        return fold(module, torch.zeros(2, *image_shape), name=name, constants=True)
 
 
 def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Module:

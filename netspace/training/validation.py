@@ -100,17 +100,20 @@ def encode(model: AutoEncoder, preps: Tensor, class_id: int, chunk: int = 64) ->
     return torch.cat([model.encoder(piece, class_id) for piece in preps.split(chunk)]).float()
 
 
-@torch.no_grad()
 def decode(
     model: AutoEncoder, family: Family, latents: Tensor, class_ids: Tensor | None = None, chunk: int = 64
 ) -> Networks:
-    """The networks of latents (M, E): of the architectures that the latents say, or of given ClassIds (M,)."""
+    """The networks of latents (M, E): of the architectures that the latents say, or of given ClassIds (M,).
+
+    Gradients pass through where the latents require them.
+    """
     preps, ids = [], []
     given = [None] * -(-len(latents) // chunk) if class_ids is None else class_ids.split(chunk)
-    for piece, told in zip(latents.split(chunk), given, strict=True):
-        each = model.class_ids(piece) if told is None else told.to(piece.device)
-        preps.append(model.decoder(piece, each).float())
-        ids.append(each.cpu())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
+        for piece, told in zip(latents.split(chunk), given, strict=True):
+            each = model.class_ids(piece) if told is None else told.to(piece.device)
+            preps.append(model.decoder(piece, each).float())
+            ids.append(each.cpu())
     return Networks(family, torch.cat(preps), torch.cat(ids))
 
 
