@@ -34,7 +34,8 @@ def fastest(
     """The name of the fastest of `ways`, each run once to warm up and then `repeats` times (the best counts).
 
     `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs
-    out of memory is out of the race, and so is one that raises, unless all do. What was chosen before on this machine is returned untimed.
+    out of memory is out of the race, and so is one that raises, unless all do. What was chosen before on this
+    machine is returned untimed.
     """
     file = remembered()
     key = _key(subject, sorted(ways))
