@@ -6,6 +6,9 @@ whole split that is given: no sampling, except where the docstring says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -64,6 +67,16 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
+    """R2 of the least-squares straight line through the points (x, y), which is their squared correlation.
+
+    NaN where one of the two does not vary.
+    """
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
 def diversity(flat: Tensor) -> float:
     """Mean L2 distance between all pairs of networks (M, P); NaN for fewer than two."""
     if len(flat) < 2:
@@ -75,3 +88,72 @@ def nearest(queries: Tensor, bank: Tensor) -> Tensor:
     """Row number in `bank` (N, P) of the L2-nearest network of each query (M, P): (M,)."""
     exact = "donot_use_mm_for_euclid_dist"  # a matrix product's rounding mixes up networks that lie close together
     return torch.cdist(queries.float(), bank.float(), compute_mode=exact).argmin(-1)
+
+
+PEER_RANGE = 0.01  # a peer's accuracy differs from the member's by at most so much: one point
+PEER_ROWS = 16  # members that are compared with their peers at once
+PEER_ELEMENTS = 1 << 24  # rows x peers x inputs that are compared at once, so that memory stays bounded
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whether predicted networks are like their own targets rather than like any network that is as accurate.
+
+    The peers of a member are the other members whose accuracy lies within one point of its target's. The Jaccard index of
+    two networks is the number of inputs that both get wrong over the number that one or both get wrong; 1 where neither
+    makes a mistake. Values of peers are means over a member's peers, NaN where it has none.
+    """
+
+    agreement_own: np.ndarray  # (M,) of a prediction with its own target
+    agreement_peers: np.ndarray  # (M,) of a prediction with the peers of its target
+    jaccard_own: np.ndarray  # (M,)
+    jaccard_peers: np.ndarray  # (M,)
+
+    @classmethod
+    def together(cls, parts: Sequence[Identity]) -> Identity:
+        """Those of all parts, in their order."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Means over the members that have peers; the others are counted in `without_peers` and otherwise left out."""
+        known = np.isfinite(self.agreement_peers)
+        values = {field.name: getattr(self, field.name)[known] for field in fields(self)}
+        means = {name: float(value.mean()) if known.any() else None for name, value in values.items()}
+        difference = (values["agreement_own"] - values["agreement_peers"]).mean() if known.any() else None
+        return {
+            "own_minus_peers": None if difference is None else float(difference),
+            **means,
+            "members": int(known.sum()),
+            "without_peers": int((~known).sum()),
+        }
+
+
+def identity(predicted: Tensor, target: Tensor, labels: Tensor) -> Identity:
+    """Compares the classes (M, B) that predicted networks and their targets give to inputs with labels (B,).
+
+    Members are sorted by their target's accuracy, so that the peers of a few neighbours are a slice.
+    """
+    count, inputs = target.shape
+    right = (target == labels).sum(1)
+    order = right.argsort(stable=True)
+    sorted_right = right[order]
+    limit = int(PEER_RANGE * inputs + 1e-9)  # in inputs: exact
+    target, predicted = target[order], predicted[order]
+    wrong_target, wrong_predicted = (target != labels).float(), (predicted != labels).float()  # whole numbers: exact
+    table = torch.full((4, count), float("nan"), dtype=torch.float64, device=target.device)
+    for rows in torch.arange(count, device=target.device).split(PEER_ROWS):
+        low = int(torch.searchsorted(sorted_right, sorted_right[rows[0]] - limit))
+        high = int(torch.searchsorted(sorted_right, sorted_right[rows[-1]] + limit, right=True))
+        columns = torch.arange(low, high, device=target.device)
+        pieces = target[low:high].split(max(PEER_ELEMENTS // (PEER_ROWS * inputs), 1))
+        same = torch.cat([(predicted[rows, None] == piece).double().mean(2) for piece in pieces], dim=1)
+        both = (wrong_predicted[rows] @ wrong_target[low:high].T).double()
+        either = wrong_predicted[rows].sum(1)[:, None] + wrong_target[low:high].sum(1) - both
+        overlaps = torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both))
+        near = (sorted_right[rows][:, None] - sorted_right[columns]).abs() <= limit
+        own = rows[:, None] == columns
+        peers = near & ~own
+        for first, values in ((0, same), (2, overlaps)):
+            table[first, rows] = values[own]
+            table[first + 1, rows] = (values * peers).sum(1) / peers.sum(1)  # 0 / 0 is NaN: no peers
+    return Identity(*table[:, order.argsort()].cpu().numpy())

@@ -64,6 +64,81 @@ def test_spearman_is_scipys_with_ties_and_undefined_for_constants() -> None:
     assert math.isnan(metrics.spearman(np.arange(4), np.full(4, 0.1)))
 
 
+def test_linear_r2_is_that_of_the_fitted_line() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = random.normal(size=(2, 9))
+        line = np.polyval(np.polyfit(x, y, 1), x)
+        assert metrics.linear_r2(x, y) == pytest.approx(metrics.r2(line, y), abs=1e-12)
+    assert metrics.linear_r2(np.arange(5), 3 - 2 * np.arange(5)) == pytest.approx(1.0)
+    assert math.isnan(metrics.linear_r2(np.arange(4), np.full(4, 0.1)))
+
+
+def slow_identity(predicted: np.ndarray, target: np.ndarray, labels: np.ndarray, member: int) -> tuple[float, ...]:
+    """One member's values from their definitions."""
+    near = abs((target == labels).mean(1) - (target[member] == labels).mean()) <= 0.01 + 1e-12
+    peers = [other for other in range(len(target)) if near[other] and other != member]
+
+    def jaccard(other: int) -> float:
+        first = {place for place, label in enumerate(labels) if predicted[member, place] != label}
+        second = {place for place, label in enumerate(labels) if target[other, place] != label}
+        return len(first & second) / len(first | second) if first | second else 1.0
+
+    def same(other: int) -> float:
+        return float((predicted[member] == target[other]).mean())
+
+    means = [np.mean([measure(other) for other in peers]) if peers else math.nan for measure in (same, jaccard)]
+    return same(member), means[0], jaccard(member), means[1]
+
+
+@pytest.mark.parametrize("inputs", [40, 99, 300])
+def test_identity_by_definition(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PEER_ROWS", 7)  # several parts, the last one smaller
+    monkeypatch.setattr(metrics, "PEER_ELEMENTS", 3 * 7 * inputs)
+    random = np.random.default_rng(inputs)
+    labels = random.integers(0, 4, inputs)
+    chance = random.uniform(0.2, 1.0, (30, 1))
+    target = np.where(random.random((30, inputs)) < chance, labels, random.integers(0, 4, (30, inputs)))
+    target[3] = labels  # makes no mistake
+    predicted = np.where(random.random((30, inputs)) < 0.7, target, random.integers(0, 4, (30, inputs)))
+    predicted[3] = labels
+    found = metrics.identity(*(torch.from_numpy(each) for each in (predicted, target, labels)))
+    slow = np.array([slow_identity(predicted, target, labels, member) for member in range(30)]).T
+    names = ("agreement_own", "agreement_peers", "jaccard_own", "jaccard_peers")
+    for name, values in zip(names, slow, strict=True):
+        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-12)
+    told, known = found.summary(), ~np.isnan(slow[1])
+    assert 0 < known.sum() == told["members"] == 30 - told["without_peers"]  # type: ignore[operator]
+    assert told["own_minus_peers"] == pytest.approx((slow[0] - slow[1])[known].mean())
+    assert told["jaccard_own"] == pytest.approx(slow[2][known].mean())
+
+
+def test_identity_of_members_without_peers_is_undefined() -> None:
+    labels = torch.zeros(100, dtype=torch.int64)
+    target = torch.stack([labels, 1 - labels])
+    assert metrics.identity(target, target, labels).summary() == {
+        "own_minus_peers": None,
+        "agreement_own": None,
+        "agreement_peers": None,
+        "jaccard_own": None,
+        "jaccard_peers": None,
+        "members": 0,
+        "without_peers": 2,
+    }
+
+
+def test_identity_tells_own_targets_from_equally_accurate_ones() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(10, (400,))
+    target = labels.repeat(20, 1)
+    for row in target:
+        row[torch.randperm(400)[:100]] += 1  # 100 mistakes each, at places of its own
+    own = metrics.identity(target, target, labels).summary()
+    assert own["jaccard_own"] == 1.0 and own["own_minus_peers"] > 0.3  # type: ignore[operator]
+    constant = metrics.identity(target[:1].expand(20, -1), target, labels).summary()
+    assert abs(constant["own_minus_peers"]) < 0.05  # type: ignore[arg-type]
+
+
 def test_diversity_is_the_mean_distance_of_all_pairs() -> None:
     torch.manual_seed(0)
     flat = torch.randn(5, 9)

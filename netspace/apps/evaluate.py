@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from netspace import ranks
-from netspace.apps.baselines import Baselines
+from netspace.apps.baselines import MISSING, Baselines
 from netspace.apps.lines import between, line_of_classes, lines
 from netspace.apps.networks import zoo_of
 from netspace.data import TaskData
 from netspace.errors import NetspaceError
 from netspace.family import Networks
-from netspace.metrics import diversity
+from netspace.metrics import Identity, diversity, identity
 from netspace.runtime import package_version, write_json, write_tensors
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
@@ -63,9 +63,10 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
             Networks.together([part.target for part in parts]),
         )
         predicted = space.decode_all(latents)
-        wanted = answers(target, task, "test")
-        comparison = compare_answers(wanted, answers(predicted, task, "test"), task.test.labels)
-        per_class = _per_class(space, parts, target, predicted, comparison)
+        target_logits, logits = answers(target, task, "test"), answers(predicted, task, "test")
+        comparison = compare_answers(target_logits, logits, task.test.labels)
+        identities = _identities(parts, target_logits, logits, task)
+        per_class = _per_class(space, parts, target, predicted, comparison, identities)
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
@@ -75,16 +76,18 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
             "split": split,
             "members": len(target),
             **comparison.summary(),
+            "identity": Identity.together(identities).summary(),
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
             if space.several
             else None,
             "diversity": _mean(each["diversity"] for each in per_class.values()),
             "zoo_diversity": _mean(each["zoo_diversity"] for each in per_class.values()),
+            "diversity_ratio": _mean(each["diversity_ratio"] for each in per_class.values()),
             "compression": space.latent / mean_parameters,
             "latent": space.latent,
             "parameters": round(mean_parameters),  # the mean of several architectures
             "per_class": per_class,
-            "baselines": _baselines(space, zoo, parts, wanted, task),
+            "baselines": _baselines(space, zoo, parts, target_logits, task),
         }
         if space.several:
             figures |= _of_several(space, zoo, parts, target, predicted, task)
@@ -115,42 +118,57 @@ def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
 
 
 def _per_class(
-    space: Space, parts: list[Part], target: Networks, predicted: Networks, comparison: Comparison
+    space: Space,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
+    comparison: Comparison,
+    identities: list[Identity],
 ) -> dict[str, Any]:
     """Figures by architecture, of the targets'."""
     told: dict[str, Any] = {}
-    for part in parts:
+    for part, likeness in zip(parts, identities, strict=True):
         mine = target.class_ids == part.class_id
         right = mine & (predicted.class_ids == part.class_id)
         arch = space.family[part.class_id]
+        distances = [
+            diversity(networks.preps.flatten(1)[:, : arch.parameters]) for networks in (predicted[right], target[mine])
+        ]
         told[arch.id] = {
             "class_id": part.class_id,
             "members": len(part.rows),
             "parameters": arch.parameters,
             "compression": space.latent / arch.parameters,
             **comparison.of(mine.numpy()).summary(),
+            "identity": likeness.summary(),
             "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
-            "diversity": diversity(predicted[right].preps.flatten(1)[:, : arch.parameters]),
-            "zoo_diversity": diversity(target[mine].preps.flatten(1)[:, : arch.parameters]),
+            "diversity": distances[0],
+            "zoo_diversity": distances[1],
+            "diversity_ratio": distances[0] / distances[1] if distances[1] else float("nan"),
         }
     return told
 
 
-def _baselines(space: Space, zoo: Zoo, parts: list[Part], wanted: Tensor, task: TaskData) -> dict[str, Any]:
+def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: TaskData) -> list[Identity]:
+    """By architecture; peers are members of the same split and architecture."""
+    counts = [len(part.rows) for part in parts]
+    pieces = zip(logits.argmax(-1).split(counts), target_logits.argmax(-1).split(counts), strict=True)
+    return [identity(predicted, target, task.test.labels.cpu()) for predicted, target in pieces]
+
+
+def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: TaskData) -> dict[str, Any]:
     """Figures of each baseline over all members, answered by networks of the member's own architecture."""
-    logits: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Comparison]] = {}
     scales = []
-    for part in parts:
+    for part, logits in zip(parts, target_logits.split([len(part.rows) for part in parts]), strict=True):
         flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
-        found, scale = Baselines(space, zoo, part.class_id).answers(flat, part.latents, task)
+        compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task)
         scales.append(scale)
-        for name, each in found.items():
-            logits.setdefault(name, []).append(each)
-    told: dict[str, Any] = {
-        name: compare_answers(wanted, torch.cat(each), task.test.labels).summary() for name, each in logits.items()
-    }
-    told["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
-    return told
+        for name, each in compared.items():
+            found.setdefault(name, []).append(each)
+    summaries: dict[str, Any] = {name: Comparison.together(each).summary() for name, each in found.items()}
+    summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
+    return {**summaries, **dict.fromkeys(MISSING)}
 
 
 def _of_several(

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from netspace.apps.networks import resolve, write_network, zoo_of
+from netspace.apps.networks import Named, resolve, write_network, zoo_of
+from netspace.data import TaskData
 from netspace.errors import UsageError
 from netspace.family import Networks
-from netspace.metrics import spearman
+from netspace.metrics import linear_r2, spearman
 from netspace.runtime import write_json
 from netspace.space import Space
 from netspace.training.setting import task_of
@@ -35,7 +36,9 @@ def interpolate(
 
     Between networks of different architectures, latents say of which each network is (NetSpace, Fig. 5). `save` is a folder
     for the decoded networks, as safetensors. `weight_accuracy` is None where an end has no weights (a latent file) or the
-    ends' weights cannot be mixed (two architectures). The figures are kept in the run's `interpolations/`.
+    ends' weights cannot be mixed (two architectures). `linear_r2` is that of a straight line through the accuracies;
+    `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are kept in the
+    run's `interpolations/`.
     """
     if steps < 2:
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
@@ -61,6 +64,12 @@ def interpolate(
         "weight_accuracy": None if direct is None else direct.tolist(),
         "spearman": _number(spearman(factors, found)),
         "weight_spearman": None if direct is None else _number(spearman(factors, direct)),
+        "linear_r2": _number(linear_r2(factors, found)),
+        "weight_linear_r2": None if direct is None else _number(linear_r2(factors, direct)),
+        "end_differences": [
+            None if target is None else float(decoded) - target
+            for decoded, target in zip(found[[0, -1]], _targets(space, (first, last), task), strict=True)
+        ],
     }
     if save is not None:
         names = [save / f"{place:02d}-gamma-{value:.3f}.safetensors" for place, value in enumerate(factors)]
@@ -71,6 +80,16 @@ def interpolate(
         figures["networks"] = [str(name) for name in names]
     write_json(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json", figures)
     return figures
+
+
+def _targets(space: Space, ends: tuple[Named, Named], task: TaskData) -> list[float | None]:
+    """Test accuracy of the networks that the ends were encoded from; None where only a latent was given."""
+    return [
+        None
+        if end.flat is None
+        else float(accuracies(Networks.of_class(space.family, end.class_id, end.flat[None]), task, "test")[0])
+        for end in ends
+    ]
 
 
 def _plain(name: str) -> str:

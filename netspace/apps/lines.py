@@ -14,7 +14,7 @@ from torch import Tensor
 
 from netspace.data import TaskData
 from netspace.family import Networks
-from netspace.metrics import spearman
+from netspace.metrics import linear_r2, spearman
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
 from netspace.training.validation import accuracies, between_ends
@@ -30,11 +30,14 @@ def lines(
     """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
 
     For members of one architecture. Best and lower half go by accuracy on validation images; starts are spread evenly over
-    the lower half.
+    the lower half. Rank correlations and the R2 of a straight line through the accuracies are means over lines.
+    `end_differences`: decoded minus target accuracy at the start (the mean over lines) and at the end; `end_distances`: the
+    same of absolute differences.
     """
     order = np.argsort(group.members["accuracy_val"][rows], kind="stable")
     if len(order) < 4:
-        return {"pairs": 0, "spearman_latent": None, "spearman_weights": None}
+        none = ("spearman_latent", "spearman_weights", "linear_r2_latent", "linear_r2_weights")
+        return {"pairs": 0, **dict.fromkeys((*none, "end_differences", "end_distances"))}
     best = int(order[-1])
     lower = order[: len(order) // 2]
     starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
@@ -47,12 +50,18 @@ def lines(
         mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
         curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test").tolist())
     factors = gamma[:, 0].cpu().numpy()
-    ranks = {name: [spearman(factors, np.array(curve)) for curve in found] for name, found in curves.items()}
+    measured = {
+        f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in found])
+        for measure in (spearman, linear_r2)
+        for name, found in curves.items()
+    }
+    ends = np.array(curves["latent"])[:, [0, -1]] - np.array(curves["weights"])[:, [0, -1]]  # (pairs, 2)
     return {
         "pairs": len(starts),
         "gamma": factors.tolist(),
-        "spearman_latent": _mean(ranks["latent"]),
-        "spearman_weights": _mean(ranks["weights"]),
+        **measured,
+        "end_differences": ends.mean(0).tolist(),
+        "end_distances": np.abs(ends).mean(0).tolist(),
         "latent_accuracy": np.mean(curves["latent"], 0).tolist(),
         "weight_accuracy": np.mean(curves["weights"], 0).tolist(),
     }

@@ -12,6 +12,7 @@ import typer
 from netspace.cli import compress as compress_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.ending import STOPPED, fail, leave
+from netspace.cli.eval_output import evaluation, interpolation
 from netspace.cli.options import (
     Device,
     Json,
@@ -25,7 +26,7 @@ from netspace.cli.options import (
     run_folder,
     trusting,
 )
-from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
+from netspace.cli.output import optimization, percent, samples, say, training
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 

@@ -48,6 +48,9 @@ class Comparison:
             "accuracy_predicted": float(self.accuracy_predicted.mean()),
             "r2": r2(self.accuracy_predicted, self.accuracy_target),
             "mae": mean_absolute_error(self.accuracy_predicted, self.accuracy_target),
+            "bias": float(
+                (self.accuracy_predicted - self.accuracy_target).mean()
+            ),  # above 0: predicted ones are better
             "agreement": float(self.agreement.mean()),
             "kl": float(self.kl.mean()),
         }

@@ -121,6 +121,17 @@ def test_baselines_answer_with_networks_of_the_members_architecture(run: Path, z
         near = [int((bank - row).norm(dim=1).argmin()) for row in target]
         scores += group.members["accuracy_test"][group.rows("train")][near].tolist()
     assert told["nearest"]["accuracy_predicted"] == pytest.approx(np.mean(scores), abs=1e-9)
+    means = [
+        unpack(group.read(group.rows("train")), group.spec.num_parameters).mean(0, keepdim=True)
+        for group in zoo.archs.values()
+    ]
+    space, task = Space.load(run), task_of(zoo, "cpu")
+    average = [
+        accuracies(Networks.of_class(space.family, class_id, flat), task, "test")[0]
+        for class_id, flat in enumerate(means)
+    ]
+    assert told["average"]["accuracy_predicted"] == pytest.approx(np.mean(average), abs=IMAGE)
+    assert told["five_nearest"].keys() == told["constant"].keys() == told["nearest"].keys()
     assert len(told["noise"]["scale"]) == 3 and set(told["noise"]["scale"]) <= {0.01, 0.03, 0.1, 0.3}
 
 
@@ -160,6 +171,11 @@ def test_a_line_across_architectures(run: Path, zoo: Zoo, tmp_path: Path) -> Non
     ):
         assert accuracy(space, zoo, torch.lerp(*ends, gamma)) == (name, pytest.approx(score, abs=IMAGE))
         assert not space.arch_class(name).spec.difference({k: tuple(v.shape) for k, v in load_file(file).items()})
+    for end, place in enumerate((0, -1)):  # of networks of different architectures
+        member = resolve(told["from" if end == 0 else "to"], space, zoo)
+        network = Networks.of_class(space.family, member.class_id, member.flat[None])
+        own = accuracies(network, task_of(zoo, "cpu"), "test")[0]
+        assert told["end_differences"][end] == pytest.approx(told["latent_accuracy"][place] - own, abs=1e-9)
     within = interpolate(run, "worst:resnet", "best:resnet", steps=3)
     assert len(within["weight_accuracy"]) == 3  # of one architecture weights can be mixed
 
