@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from netspace.errors import NetspaceError, UsageError, unknown
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
-BUNDLED = "configs"  # the package of recipes that come along: 'zoo/digits' is configs/zoo/digits.yaml
+BUNDLED = "configs"  # the package of recipes that come along: 'zoo/quickstart' is configs/zoo/quickstart.yaml
 
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch takes
@@ -42,7 +42,7 @@ S = TypeVar("S", bound=BaseModel)
 def load(
     model: type[S], source: str | Path | Mapping[str, Any], changes: Sequence[str] = (), written: bool = False
 ) -> S:
-    """`model` filled from a YAML file (a path, or a bundled recipe's name such as 'zoo/digits') or a mapping.
+    """`model` filled from a YAML file (a path, or a bundled recipe's name such as 'zoo/quickstart') or a mapping.
 
     `changes` are `key=value` with dots for nested keys and YAML for the value: `encoder.latent=64`. `written` says that
     netspace wrote the file, with every setting that it knew.
@@ -83,8 +83,7 @@ def find(source: str | Path, kind: str = "") -> Path:
         for candidate in (folder / name, folder / name.removeprefix(f"{BUNDLED}/")):
             if candidate.is_file():
                 return candidate
-    names = [name for name in bundled_names() if name.startswith(kind)]
-    raise unknown("recipe", source, names, "Or give the path of a YAML file that exists.")
+    raise unknown("recipe", source, bundled_names(kind), "Or give the path of a YAML file that exists.")
 
 
 def bundled_folder() -> Path:
@@ -94,10 +93,11 @@ def bundled_folder() -> Path:
     return Path(str(files(BUNDLED)))
 
 
-def bundled_names() -> list[str]:
-    """The names of the bundled recipes, such as 'zoo/digits'."""
+def bundled_names(kind: str = "") -> list[str]:
+    """The names of the bundled recipes of a `kind` ('zoo', 'space', 'compress'), such as 'zoo/quickstart'."""
     folder = bundled_folder()
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    return [name for name in names if name.startswith(kind)]
 
 
 def apply_change(raw: dict[str, Any], change: str) -> None:

@@ -8,6 +8,7 @@ and a report. Every part is the command a user would run, with the bundled recip
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from model_zoo.recipe import ZooRecipe
 from netspace.apps.evaluate import evaluate
 from netspace.apps.interpolate import interpolate
 from netspace.config import load
-from netspace.runtime import is_run, write_json
+from netspace.errors import UsageError
+from netspace.runtime import is_run, pick_device, write_json
 from netspace.store import MemberRef, Zoo
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.space import train
@@ -27,22 +29,31 @@ SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
-def quickstart(run: Path, small: bool = False) -> dict[str, Any]:
-    """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took."""
+def quickstart(
+    run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None
+) -> dict[str, Any]:
+    """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took.
+
+    `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for any other.
+    """
     from netspace.report import report
 
     started = time.monotonic()
-    recipe = load(ZooRecipe, "zoo/quickstart", SMALL_ZOO if small else ())
+    of_zoo, of_space = split_changes(changes)
+    if device:
+        of_zoo, of_space = [*of_zoo, f"device={device}"], [*of_space, f"device={device}"]
+    device = str(pick_device(device or "auto"))
+    recipe = load(ZooRecipe, "zoo/quickstart", [*(SMALL_ZOO if small else ()), *of_zoo])
+    space = load(SpaceRecipe, "space/quickstart", [*(SMALL_SPACE if small else ()), *of_space])
     zoo_path = run / "zoo.h5"
     build(recipe, zoo_path)
     built = time.monotonic()
-    space = load(SpaceRecipe, "space/quickstart", SMALL_SPACE if small else ())
     train(space, zoo_path, run, resume=is_run(run))
     trained = time.monotonic()
-    figures = evaluate(run, "test")
-    evaluate(run, "train")
+    figures = evaluate(run, "test", device=device)
+    evaluate(run, "train", device=device)
     start, end = held_out_ends(zoo_path)
-    line = interpolate(run, start, end)
+    line = interpolate(run, start, end, device=device)
     evaluated = time.monotonic()
     page = report(run)
     seconds = {
@@ -61,6 +72,19 @@ def quickstart(run: Path, small: bool = False) -> dict[str, Any]:
     }
     write_json(run / "quickstart.json", told)
     return told
+
+
+def split_changes(changes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the changes `zoo.KEY=VALUE` and `space.KEY=VALUE` without their first word."""
+    found: dict[str, list[str]] = {"zoo": [], "space": []}
+    for change in changes:
+        recipe, dot, rest = change.partition(".")
+        if recipe not in found or not dot:
+            raise UsageError(
+                f"--set of quickstart takes zoo.KEY=VALUE or space.KEY=VALUE (such as space.steps=400), not {change!r}"
+            )
+        found[recipe].append(rest)
+    return found["zoo"], found["space"]
 
 
 def held_out_ends(zoo_path: Path) -> tuple[str, str]:

@@ -68,12 +68,22 @@ def quickstart(
     small: Annotated[
         bool, typer.Option(help="A smaller zoo and a shorter training: for a first look and for tests.")
     ] = False,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the recipe zoo/quickstart (zoo.members.train=200) or space/quickstart "
+            "(space.steps=400); may be repeated.",
+        ),
+    ] = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """The whole story on real bundled data: a zoo, its latent space, evaluation, interpolation, a report."""
     from netspace.apps.quickstart import quickstart as run_quickstart
 
-    result = run_quickstart(out, small=small)
+    result = run_quickstart(out, small, set or [], device)
     say(
         result,
         json,
@@ -90,25 +100,45 @@ def quickstart(
 @app.command()
 def train(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as space/digits.")
-    ],
-    zoo: Annotated[Path, typer.Option(help="The zoo to learn from.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; default runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+        str | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A recipe: a YAML file, or a bundled one such as space/quickstart. With --resume: the run's own settings.",
+        ),
+    ] = None,
+    zoo: Annotated[
+        Path | None, typer.Option(help="The zoo to learn from. With --resume: the run's own, where it has not moved.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The run folder; default runs/NAME, resumed alone the newest.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run was interrupted, by its own settings.")
+    ] = False,
     set: Set = None,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """Learn the latent space of a zoo."""
-    from netspace.config import load
-    from netspace.runtime import read_metrics
-    from netspace.training.recipe import SpaceRecipe
+    """Learn the latent space of a zoo.
+
+    The same command on the same machine gives the same bytes; another number of processes or threads gives others, as
+    close as rounding.
+    """
+    from netspace.errors import UsageError
+    from netspace.runtime import is_run, read_metrics
+    from netspace.training.space import begun_with, recipe_of
     from netspace.training.space import train as train_space
 
     trusting(trust_arch)
-    recipe = load(SpaceRecipe, config, [*(set or []), *([f"device={device}"] if device else [])])
-    run = train_space(recipe, zoo, out or Path("runs") / recipe.name, resume)
+    recipe, folder, changes = recipe_of(config, set or [], out, resume)
+    if device:
+        recipe = recipe.model_copy(update={"device": device})
+    if zoo is None:
+        if not (resume and is_run(folder)):
+            raise UsageError("--zoo is missing: name the zoo to learn from (`netspace zoo build` makes one)")
+        zoo = Path(begun_with(folder)["zoo"])
+    run = train_space(recipe, zoo, folder, resume, changes)
     found = [record for record in read_metrics(run / "metrics.jsonl") if "val_mae" in record]
     best = min(found, key=lambda record: record.get("val_error", record["val_mae"]))
     say(

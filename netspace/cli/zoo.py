@@ -20,7 +20,7 @@ ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5).
 @app.command()
 def build(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/digits.")
+        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/quickstart.")
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the zoo goes; default zoos/NAME.h5.")] = None,
     set: Set = None,

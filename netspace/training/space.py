@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,19 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from netspace.config import changed, read_back, to_yaml
+from netspace.config import bundled_names, changed, load, read_back, to_yaml
 from netspace.errors import UsageError
 from netspace.precision import Precision, choose
-from netspace.runtime import alone, pick_device, provenance, remove_remains, write_json, write_text
+from netspace.runtime import (
+    alone,
+    is_run,
+    newest_run,
+    pick_device,
+    provenance,
+    remove_remains,
+    write_json,
+    write_text,
+)
 from netspace.store import Zoo
 from netspace.training.checkpoints import save_best
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
@@ -29,11 +39,48 @@ PRECISIONS = ("precision", "networks_precision")  # of a recipe: of encoder and 
 TRIAL = 4  # networks of each architecture in the step that chooses between precisions
 
 
-def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) -> Path:
+def recipe_of(
+    config: str | None, changes: Sequence[str], run: Path | None, resume: bool
+) -> tuple[SpaceRecipe, Path, Sequence[str]]:
+    """Return a run's recipe, its folder, and the changes to the recipe's file that it is (or was) begun with.
+
+    A run that is resumed brings its own settings: without `config` its recipe is the run's own, and with it the run's own
+    changes need not be given again. Raises `UsageError` where nothing says what to train.
+    """
+    if config is None:
+        if not resume:
+            raise UsageError(
+                f"CONFIG is missing: a training begins with a recipe ({', '.join(bundled_names('space'))}, or a YAML file); "
+                "only --resume takes the run's own"
+            )
+        folder = newest_run() if run is None else run
+        if not is_run(folder):
+            raise UsageError(f"{folder} is no run that could be resumed: give CONFIG, the recipe to begin it with")
+        return (
+            load(SpaceRecipe, read_back(SpaceRecipe, folder / "config.yaml").model_dump(mode="json"), changes),
+            folder,
+            (),
+        )
+    recipe = load(SpaceRecipe, config, changes)
+    folder = Path("runs") / recipe.name if run is None else run
+    if resume and is_run(folder):
+        begun = begun_with(folder).get("changes", [])
+        recipe = load(SpaceRecipe, config, [*begun, *changes])
+    return recipe, folder, changes
+
+
+def begun_with(run: Path) -> dict[str, Any]:
+    """Return what a run's provenance.json says: its zoo, teacher, and the changes to its recipe."""
+    told: dict[str, Any] = json.loads((run / "provenance.json").read_text())
+    return told
+
+
+def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
     """Learns a space and returns its run folder.
 
-    Goes on from the folder's last checkpoint with `resume`. Raises `UsageError` for a folder that holds another
-    run, `NetspaceError` for data that are not the zoo's or a loss that is not finite.
+    Goes on from the folder's last checkpoint with `resume`. `changes` are those that made the recipe from its file, which
+    the run remembers. Raises `UsageError` for a folder that holds another run, `NetspaceError` for data that are not the
+    zoo's or a loss that is not finite.
     """
     torch.manual_seed(recipe.seed)
     records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}
@@ -52,7 +99,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False) 
         precision = _precision(setting, run, accelerator)
         setting = setting.with_precision(precision)
         if first:
-            _begin_run(setting, recipe, precision, zoo, run)
+            _begin_run(setting, recipe, precision, zoo, run, changes)
         learner = SpaceLearner(setting, run, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
         Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
@@ -144,7 +191,7 @@ def _check_teacher(setting: Setting, run: Path) -> None:
     config = run / "config.yaml"
     if setting.teacher is None or not config.exists():
         return
-    told = json.loads((run / "provenance.json").read_text())
+    told = begun_with(run)
     if told.get("teacher_hash") != setting.teacher.hash:
         raise UsageError(
             f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({told.get('teacher')})"
@@ -156,27 +203,35 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
     config = run / "config.yaml"
     if config.exists():
         held = read_back(SpaceRecipe, config)
-        told = json.loads((run / "provenance.json").read_text())
+        told = begun_with(run)
         if not resume:
             raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
         before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
         difference = changed(before, now)
         if difference:
             raise UsageError(
-                f"{run} was begun with another recipe: {difference}; resume it with its own, or choose another --out"
+                f"{run} was begun with another recipe: {difference}; resume it with its own (leave the recipe and its changes "
+                "out), or choose another --out"
             )
         if told["zoo_hash"] != zoo.content_hash:
             raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
 
 
-def _begin_run(setting: Setting, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path) -> None:
+def _begin_run(
+    setting: Setting, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path, changes: Sequence[str]
+) -> None:
     config = run / "config.yaml"
     for place in (run, run / "checkpoints"):
         remove_remains(place)
     if not config.exists():
         for folder in ("checkpoints", "figures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
-        more: dict[str, Any] = {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash, "precision": precision}
+        more: dict[str, Any] = {
+            "zoo": str(zoo.path.resolve()),
+            "zoo_hash": zoo.content_hash,
+            "precision": precision,
+            "changes": list(changes),
+        }
         if setting.teacher is not None:
             more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
         write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+import yaml
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
@@ -234,8 +235,11 @@ def test_without_json_a_person_reads(cli: Cli, command: list[str], tiny_zoo: Pat
 
 @pytest.mark.slow
 def test_quickstart_small(cli: Cli) -> None:
-    told = cli("quickstart", "--small", "--json")
+    told = cli("quickstart", "--small", "--device", "cpu", "--set", "space.seed=1", "--set", "zoo.seed=2", "--json")
     assert told.code == 0
+    assert yaml.safe_load((Path(told.json["run"]) / "config.yaml").read_text())["seed"] == 1
+    with Zoo(Path(told.json["zoo"])) as zoo:
+        assert zoo.header.recipe["seed"] == 2
     assert told.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate"}
     assert told.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
     assert told.json["eval"].keys() >= EVAL and told.json["interpolate"].keys() >= LINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,51 @@ def test_training_into_a_run_that_exists(
     Path("folder/mine.txt").write_text("mine")
     assert cli("train", recipes / "space.yaml", "--out", "folder", "--zoo", tiny_zoo, "--set", "steps=1").code == 0
     assert Path("folder/mine.txt").read_text() == "mine"
+
+
+def test_a_run_is_resumed_by_its_own_settings(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
+    """Neither the recipe, nor its changes, nor the zoo need be given again; what is given must not contradict."""
+    begun = ("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run")
+    assert cli(*begun, "--set", "steps=2", "--set", "encoder.probes=5").code == 0
+    (config,) = Path().rglob("config.yaml")
+    before = config.read_text()
+    assert cli("train", "--resume", "--out", "run").code == 0
+    assert cli("train", "--resume", "--out", "run", "--set", "steps=2", "--device", "cpu").code == 0
+    assert cli(*begun, "--resume").code == 0
+    assert config.read_text() == before
+    sentence = (
+        "run was begun with another recipe: steps was 2 and is 3 now; resume it with its own (leave the recipe and its "
+        "changes out), or choose another --out"
+    )
+    refused(cli("train", "--resume", "--out", "run", "--set", "steps=3"), 2, sentence)
+    refused(cli(*begun, "--resume", "--set", "steps=3"), 2, sentence)
+    refused(cli("train", "space/multi-digits", "--zoo", tiny_zoo, "--resume", "--out", "run"), 2, "another recipe")
+
+
+def test_a_run_of_before_its_changes_were_noted(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
+    begun = ("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run")
+    assert cli(*begun, "--set", "steps=2").code == 0
+    provenance = Path("run/provenance.json")
+    told = json.loads(provenance.read_text())
+    assert told.pop("changes") == ["steps=2"]
+    provenance.write_text(json.dumps(told))
+    refused(cli(*begun, "--resume"), 2, "steps was 2 and is 30 now; resume it with its own (leave the recipe")
+    assert cli("train", "--resume", "--out", "run").code == 0
+
+
+def test_nothing_that_says_what_to_train(cli: Cli, tiny_zoo: Path) -> None:
+    refused(cli("train", "--zoo", tiny_zoo), 2, "CONFIG is missing: a training begins with a recipe (space/fashion")
+    refused(cli("train", "--resume", "--out", "gone"), 2, "gone is no run that could be resumed: give CONFIG")
+    refused(
+        cli("train", "space/quickstart"), 2, "--zoo is missing: name the zoo to learn from (`netspace zoo build` makes"
+    )
+    refused(cli("train", "space/quickstart", "--resume", "-o", "gone"), 2, "--zoo is missing")
+
+
+@pytest.mark.parametrize("change", ["steps=4", "spaces.steps=4", "space", "zoo"])
+def test_quickstart_takes_settings_of_its_two_recipes(cli: Cli, change: str) -> None:
+    refused(cli("quickstart", "--set", change), 2, "takes zoo.KEY=VALUE or space.KEY=VALUE (such as space.steps=400)")
+    refused(cli("quickstart", "--set", "space.stepz=4"), 2, "unknown setting 'stepz'")
+    refused(cli("quickstart", "--set", "zoo.member.train=4"), 2, "unknown setting 'member'")
+    refused(cli("quickstart", "--device", "abacus"), 1, "abacus")
+    assert not list(Path().iterdir())

@@ -1,0 +1,58 @@
+"""Help texts: every recipe, command, option and setting that one names as an example is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+import typer
+
+from model_zoo.recipe import ZooRecipe
+from netspace import archs
+from netspace.cli.app import app
+from netspace.config import load
+from netspace.training.nern import FitConfig
+from netspace.training.recipe import SpaceRecipe
+
+RECIPES: dict[str, Any] = {"zoo": ZooRecipe, "space": SpaceRecipe, "compress": FitConfig}
+
+
+def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """All commands, groups too, with the words that call them."""
+    yield words, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*words, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+OPTIONS = {option for command in COMMANDS.values() for each in command.params for option in each.opts} | {"--help"}
+
+
+def texts(command: click.Command) -> list[str]:
+    """What `--help` shows of a command and of its parameters."""
+    return [command.help or "", *(str(getattr(each, "help", None) or "") for each in command.params)]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_what_help_names_is_there(words: tuple[str, ...]) -> None:
+    for text in texts(COMMANDS[words]):
+        for kind, name in re.findall(r"(?<![\w.-])(zoo|space|compress)/([a-z0-9-]+)", text):
+            load(RECIPES[kind], f"{kind}/{name}")
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", text):
+            assert option in OPTIONS, (words, option)
+        for called in re.findall(r"`(?:netspace )?((?:zoo |compress |data )?[a-z]+)`", text):
+            assert tuple(called.split()) in COMMANDS, (words, called)
+        for arch in re.findall(r"\b([a-z0-9]+)/\d{4}", text):
+            archs.build(arch)
+        for kind, change in re.findall(r"\b(zoo|space)\.([a-z_.]+=[\w.]+)", text):
+            load(RECIPES[kind], f"{kind}/quickstart", [change])
+        for change in re.findall(r"--set ([a-z0-9_.]+=[\w.]+)", text):
+            load(FitConfig, "compress/paper", [change])
+
+
+def test_help_shows_recipes_at_all() -> None:
+    shown = {name for command in COMMANDS.values() for text in texts(command) for name in re.findall(r"\w+/\w+", text)}
+    assert {"zoo/quickstart", "space/quickstart", "compress/decoupled"} <= shown
