@@ -48,8 +48,17 @@ class Part:
         return [str(MemberRef(self.group.id, int(row))) for row in self.rows]
 
 
-def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+def evaluate(
+    run: Path,
+    split: str = "test",
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+    distil: bool | None = None,
+) -> dict[str, Any]:
     """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
+
+    `distil` says whether networks of architectures never shown learn from the space's teacher, as a control; None: where
+    that takes few steps.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
     """
@@ -90,7 +99,7 @@ def evaluate(run: Path, split: str = "test", zoo_path: Path | None = None, devic
             "baselines": _baselines(space, zoo, parts, target_logits, task),
         }
         if space.several:
-            figures |= _of_several(space, zoo, parts, target, predicted, task)
+            figures |= _of_several(space, zoo, parts, target, predicted, task, distil)
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
@@ -172,7 +181,13 @@ def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor,
 
 
 def _of_several(
-    space: Space, zoo: Zoo, parts: list[Part], target: Networks, predicted: Networks, task: TaskData
+    space: Space,
+    zoo: Zoo,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
+    task: TaskData,
+    distil: bool | None,
 ) -> dict[str, Any]:
     """What only spaces of several architectures have: confusion of ClassIds, and what lies between the ends (Fig. 5)."""
     count = len(space.family)
@@ -181,7 +196,7 @@ def _of_several(
     told: dict[str, Any] = {"archs": [each.id for each in space.family], "confusion": confusion.tolist()}
     latents, rows = {part.class_id: part.latents for part in parts}, {part.class_id: part.rows for part in parts}
     if 0 in latents and count - 1 in latents:
-        told["between"] = between(space, zoo, latents, task)
+        told["between"] = between(space, zoo, latents, task, distil)
         told["line"] = line_of_classes(space, zoo, rows, latents, task)
     return told
 

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netspace.apps.controls import AUTOMATIC_STEPS, distilled, learnt_part_off
 from netspace.data import TaskData
+from netspace.errors import UsageError
 from netspace.family import Networks
 from netspace.metrics import linear_r2, spearman
 from netspace.space import Space
 from netspace.store import ArchGroup, MemberRef, Zoo
+from netspace.training.teachers import Teacher, teacher
 from netspace.training.validation import accuracies, between_ends
 
 PAIRS = 8  # lines that the figure of one architecture is averaged over
@@ -67,18 +70,30 @@ def lines(
     }
 
 
-def between(space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: TaskData) -> dict[str, dict[str, Any]]:
+def between(
+    space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: TaskData, distil: bool | None = None
+) -> dict[str, dict[str, Any]]:
     """What lies at the factors of Eq. 12, by architecture, beside the zoo's own test members of it.
 
     `latents` (M, E) by ClassId; the i-th of the smallest architecture is paired with the i-th of the largest.
     `classid_accuracy`: the share that the head takes for the architecture; `accuracy`: of networks as the head decodes them,
     on test images; `accuracy_zoo`: of normally trained ones; `ratio`: the former to the latter.
+
+    Two controls: `accuracy_scale_zero`, of networks that are decoded from the same latents with the decoder's learnt part
+    off; and for architectures never shown `accuracy_distilled`, of a network that learns from the space's teacher for
+    `distilled_steps`, as many as the space. None where there is no teacher, or where `distil` is False; with `distil` None
+    it is trained where that takes at most `AUTOMATIC_STEPS`.
     """
+    master = _teacher(space, zoo, task, distil)
     found: dict[str, dict[str, Any]] = {}
     for class_id in space.family.between:
         arch = space.family[class_id]
-        networks = space.decode_all(between_ends(latents, space.family, class_id, ENDS))
+        points = between_ends(latents, space.family, class_id, ENDS)
+        networks = space.decode_all(points)
         accuracy = accuracies(networks, task, "test")
+        with learnt_part_off(space):
+            reference = accuracies(space.decode_all(points), task, "test")
+        taught = None if master is None or arch.shown else distilled(space, arch, master, task)
         own = None
         if arch.id in zoo.archs:
             group = zoo.group(arch.id)
@@ -94,8 +109,25 @@ def between(space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: TaskDat
             "accuracy_least": float(accuracy.min()),
             "accuracy_zoo": own,
             "ratio": float(accuracy.mean()) / own if own else None,
+            "accuracy_scale_zero": float(reference.mean()),
+            "accuracy_distilled": taught,
+            "distilled_steps": None if taught is None else space.recipe.steps,
         }
     return found
+
+
+def _teacher(space: Space, zoo: Zoo, task: TaskData, distil: bool | None) -> Teacher | None:
+    """The space's teacher, where a network is to learn from it."""
+    multi, steps = space.recipe.multi, space.recipe.steps
+    unseen = any(not space.family[class_id].shown for class_id in space.family.between)
+    if multi is None or not unseen or not (steps <= AUTOMATIC_STEPS if distil is None else distil):
+        return None
+    try:
+        return teacher(multi.teacher, zoo, task)
+    except UsageError:
+        if distil:
+            raise
+        return None
 
 
 def line_of_classes(
@@ -109,20 +141,23 @@ def line_of_classes(
 
     Of the members in `rows`, by ClassId, with `latents` (M, E); the best go by accuracy on validation images.
     """
-    last, ends, names = len(space.family) - 1, [], []
+    last, ends, names, targets = len(space.family) - 1, [], [], []
     for class_id in (0, last):
         group = zoo.group(space.family[class_id].id)
         best = int(np.argmax(group.members["accuracy_val"][rows[class_id]]))
         ends.append(latents[class_id][best])
         names.append(str(MemberRef(group.id, int(rows[class_id][best]))))
+        targets.append(float(group.members["accuracy_test"][rows[class_id][best]]))
     gamma = torch.linspace(0, 1, POINTS * last + 1, device=latents[0].device)
     networks = space.decode_all(torch.lerp(ends[0], ends[1], gamma[:, None]))
+    accuracy = accuracies(networks, task, "test")
     return {
         "from": names[0],
         "to": names[1],
         "gamma": [round(float(value), 6) for value in gamma],
         "arch": [space.family[int(class_id)].id for class_id in networks.class_ids],
-        "accuracy": accuracies(networks, task, "test").tolist(),
+        "accuracy": accuracy.tolist(),
+        "end_differences": [float(accuracy[0]) - targets[0], float(accuracy[-1]) - targets[1]],
         "factors": [space.family.factor(class_id) for class_id in space.family.between],
     }
 

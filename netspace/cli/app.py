@@ -153,6 +153,14 @@ def evaluate(
     run: RunArgument = None,
     same_run: SameRun = None,
     split: Annotated[str, typer.Option(help="train, val or test members.")] = "test",
+    distil: Annotated[
+        bool | None,
+        typer.Option(
+            "--distil/--no-distil",
+            help="Control for architectures never shown: a network of each learns from the space's teacher, for as many steps "
+            "as the space. Default: where these are at most 5,000.",
+        ),
+    ] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -162,7 +170,7 @@ def evaluate(
     from netspace.apps.evaluate import evaluate as evaluate_run
 
     trusting(trust_arch)
-    say(evaluate_run(run_folder(run, same_run), split, zoo, pick(device)), json, evaluation)
+    say(evaluate_run(run_folder(run, same_run), split, zoo, pick(device), distil), json, evaluation)
 
 
 @app.command()

@@ -91,7 +91,7 @@ def _several(figures: dict[str, Any]) -> list[str]:
     ]
     told = ["", table(head, rows)]
     if figures.get("between"):
-        head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", ""]
+        head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", "scale 0", "distilled", ""]
         rows = [
             [
                 name,
@@ -100,6 +100,8 @@ def _several(figures: dict[str, Any]) -> list[str]:
                 percent(v["accuracy"]),
                 percent(v["accuracy_zoo"]),
                 percent(v["ratio"]),
+                percent(v["accuracy_scale_zero"]),
+                percent(v["accuracy_distilled"]),
                 "" if v["shown"] else "never shown",
             ]
             for name, v in figures["between"].items()
