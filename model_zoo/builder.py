@@ -23,10 +23,9 @@ import torch
 from model_zoo.forward import Precision, Way
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.trainer import Group
-from model_zoo.work import Candidate, Plan, Worker, candidate
+from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
 from netspace.calibration import fastest, remembered
-from netspace.config import changed
 from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.folding.checks import reason
@@ -91,7 +90,7 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
         candidate(name, config, task, recipe.prep_width, check="trained")
     before = Plan.read(path)
     if before is not None:
-        difference = changed(before.recipe.science(), recipe.science())
+        difference = recipe.changed_since(before.recipe.science())
         if difference:
             raise UsageError(
                 f"{path} was begun with another recipe: {difference}; start it with the recipe it was begun with, "
@@ -103,10 +102,8 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
             )
         return task, before
     with _threads(1 if device.type == "cpu" else torch.get_num_threads()):
-        ways = {
-            name: choose_way(candidate(name, config, task, recipe.prep_width, check="trained"), recipe, task)
-            for name, config in recipe.archs.items()
-        }
+        chosen = candidates(recipe, task, check="trained")
+        ways = {name: choose_way(each, recipe, task) for name, each in chosen.items()}
     the_plan = Plan(recipe, task.split_hash, ways)
     the_plan.write(path)
     return task, the_plan
@@ -281,7 +278,7 @@ def _tidy(path: Path) -> None:
 
 def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
     with Zoo(path) as zoo:
-        difference = changed(dict(zoo.header.recipe), recipe.science())
+        difference = recipe.changed_since(zoo.header.recipe)
     if difference:
         raise UsageError(
             f"{path} exists and was built with another recipe: {difference}; choose another --out or delete it"

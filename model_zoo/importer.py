@@ -34,14 +34,14 @@ def import_members(
     width: float | None = None,
     kwargs: Mapping[str, Any] | None = None,
     split: str | None = None,
-    prep_width: int = 10_000,
+    prep_width: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Adds networks (name -> state dict) to the zoo at `path`, or begins one with them.
 
     In an existing zoo `arch` is one of its architectures' ids, or a new architecture; the data are the zoo's. A new
     zoo needs `data`. State dicts are of the architecture with batch norm, or folded. `split` None draws splits by
-    `seed`. All are checked and measured before anything is written.
+    `seed`; `prep_width` None takes the zoo's, in a new zoo 8 rows of the network. All are checked and measured before anything is written.
     """
     if not states:
         raise UsageError("no state dict was given to import")
@@ -56,6 +56,8 @@ def import_members(
                 raise UsageError(f"{path} is a zoo of {header.dataset}: leave the data setting out")
             if arch in zoo.archs:
                 known, prep_width = zoo.archs[arch].spec, zoo.archs[arch].size[1]
+            elif prep_width is None:
+                prep_width = next(iter(zoo.archs.values())).size[1]  # spaces speak of PReps of one width
     else:
         config = data or DataConfig()
         header = None

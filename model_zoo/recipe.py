@@ -7,6 +7,7 @@ is trained, so any process, and any restart, computes the same one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 
 from model_zoo.optim import OptimizerConfig, Schedule
 from netspace import archs
-from netspace.config import Seed, Settings
+from netspace.config import Seed, Settings, changed
 from netspace.data import DataConfig
 from netspace.errors import UsageError
 from netspace.prep import WIDTH_STEP
@@ -87,7 +88,9 @@ class ZooRecipe(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)
     smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of NeRN's Eq. 6 in the members' loss
-    prep_width: int = Field(10_000, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)  # heights follow from the parameters
+    prep_width: int | None = Field(
+        None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP
+    )  # heights follow from the parameters; None: the width at which the smallest architecture has 8 rows
     fused: int | None = Field(None, ge=1)  # networks trained at once; None: what calibration finds fastest
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of the training's forward and backward passes
     compile: bool = False  # torch.compile the forward and backward passes: pays on GPUs, on long builds
@@ -128,6 +131,11 @@ class ZooRecipe(Settings):
                 "fused": None,
             }
         )
+
+    def changed_since(self, before: Mapping[str, Any]) -> str:
+        """What differs from the `science` that a zoo was begun with, '' if nothing; a width that nobody asks for does not."""
+        now = self.science()
+        return changed({**before, "prep_width": None} if self.prep_width is None else before, now)
 
     def science(self) -> dict[str, Any]:
         """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""

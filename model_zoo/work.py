@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,9 @@ CHUNK = 256  # images evaluated at once: few enough for a CPU's caches
 TRAIN_IMAGES = 10_000  # accuracy_train is measured on at most so many training images
 
 
+Check = Literal["trained", "imported", ""]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An architecture of the recipe, made concrete for the task."""
@@ -60,10 +63,8 @@ class Candidate:
         return archs.build(self.arch, **self.settings)
 
 
-def candidate(
-    name: str, config: ArchConfig, task: TaskData, prep_width: int, check: Literal["trained", "imported", ""] = ""
-) -> Candidate:
-    """The architecture `name` of a recipe for a task's images and classes.
+def candidate(name: str, config: ArchConfig, task: TaskData, prep_width: int | None, check: Check = "") -> Candidate:
+    """The architecture `name` of a recipe for a task's images and classes; without `prep_width` its PReps have 8 rows.
 
     With `check` it is proved to be its parameters alone and to give the task's logits, for networks that are to be
     trained or that were trained elsewhere; once is enough.
@@ -78,8 +79,18 @@ def candidate(
         check_identity(config.arch, make, task.image_shape)
     skeleton = archs.skeleton(config.arch, settings, task.image_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, task.image_shape)
-    size = (prep.height(spec.num_parameters, prep_width), prep_width)
+    width = prep.fitting_width(spec.num_parameters) if prep_width is None else prep_width
+    size = (prep.height(spec.num_parameters, width), width)
     return Candidate(name, config.arch, settings, spec, skeleton.to(task.device), size, folder)
+
+
+def candidates(recipe: ZooRecipe, task: TaskData, check: Check = "") -> dict[str, Candidate]:
+    """All architectures of a recipe, whose PReps have one width: without `prep_width` the smallest architecture's."""
+    found = {name: candidate(name, each, task, recipe.prep_width, check) for name, each in recipe.archs.items()}
+    width = min(each.size[1] for each in found.values())
+    return {
+        name: replace(each, size=(prep.height(each.spec.num_parameters, width), width)) for name, each in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -130,9 +141,7 @@ class Worker:
         archs.trust(*(config.arch for config in recipe.archs.values()))
         self.task = task or load(recipe.data, device=pick_device(recipe.device))
         self.header = the_plan.header()
-        self.candidates = {
-            name: candidate(name, config, self.task, recipe.prep_width) for name, config in recipe.archs.items()
-        }
+        self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
         self.forwards: dict[str, Forward] = {}  # by architecture: of its groups, one after another
         self.widths: dict[str, int] = {}  # of architectures of which fewer fit into memory than are trained at once

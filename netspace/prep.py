@@ -18,6 +18,7 @@ from netspace.spec import NetSpec
 
 HEIGHT_STEP = 4
 WIDTH_STEP = 8
+ROWS = 8  # of a PRep whose width nobody chose: those of NetSpace's single-architecture setting on CIFAR-10
 
 
 def height(parameters: int, width: int) -> int:
@@ -30,6 +31,15 @@ def height(parameters: int, width: int) -> int:
         raise NetspaceError(f"a PRep's width is a positive multiple of {WIDTH_STEP}, not {width}")
     rows = -(-parameters // width)
     return max(rows + -rows % HEIGHT_STEP, HEIGHT_STEP)
+
+
+def fitting_width(parameters: int) -> int:
+    """The smallest width with which `ROWS` rows hold the `parameters` of a network.
+
+    >>> fitting_width(2_000), height(2_000, fitting_width(2_000))
+    (256, 8)
+    """
+    return max(-(-parameters // (ROWS * WIDTH_STEP)) * WIDTH_STEP, WIDTH_STEP)
 
 
 def check_size(parameters: int, size: tuple[int, int]) -> None:

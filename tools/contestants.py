@@ -101,6 +101,7 @@ def step_cases(quick: bool) -> list[StepCase]:
         return [StepCase("paper, tiny", tiny, "resnet8", 0.15, cifar, 160, 1)]
     zoo = load_recipe(ZooRecipe, "zoo/quickstart")
     quickstart = load_recipe(SpaceRecipe, "space/quickstart").model_copy(update={"loss": plain})
+    assert zoo.prep_width is not None
     small = ("lenetlike", zoo.archs["lenetlike"].width or 1.0, zoo.data, zoo.prep_width, 10)
     return [
         StepCase("paper, CIFAR-10", paper, "resnet8", 1.0, cifar, 10_000, 1),

@@ -77,6 +77,7 @@ def few_shown(recipe: SpaceRecipe) -> SpaceRecipe:
 def multi_setting(case: MultiCase, device: torch.device) -> Setting:
     """What `netspace train` would make of the case, a zoo of random networks and a random teacher."""
     task, width = load(case.data, device="cpu"), case.zoo.prep_width
+    assert width is not None
     told = case.zoo.teacher
     assert told is not None
 

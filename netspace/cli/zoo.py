@@ -48,8 +48,11 @@ def import_(
     width: Annotated[float | None, typer.Option(help="For a new architecture: its width factor.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; default: drawn 75/12.5/12.5.")] = None,
     prep_width: Annotated[
-        int, typer.Option(help="For a new architecture: the PRep's width, a multiple of 8.")
-    ] = 10_000,
+        int | None,
+        typer.Option(
+            help="For a new architecture: the PRep's width, a multiple of 8; default: the zoo's, in a new one 8 rows."
+        ),
+    ] = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:

@@ -301,3 +301,18 @@ def test_what_was_chosen_is_told_and_kept_for_a_restart(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training")]
     first = "training 8 runs (lenetlike 1 at once, bf16, channels last; "
     assert len(told) == 2 and all(line.startswith(first) for line in told)
+
+
+def test_preps_follow_the_networks_and_zoos_of_other_widths_stay(small: ZooRecipe, tmp_path: Path) -> None:
+    """Without `prep_width` the smallest architecture has 8 rows and the others its width; a zoo that is there is not touched."""
+    archs = {"lenet": {"arch": "lenetlike", "width": 0.25}, "resnet": {"arch": "resnet8", "width": 0.25}}
+    recipe = ZooRecipe.model_validate({**small.model_dump(), "archs": archs, "prep_width": None})
+    found = work.candidates(recipe, load(recipe.data))
+    assert {name: each.size for name, each in found.items()} == {"lenet": (8, 192), "resnet": (28, 192)}
+    wide = work.candidates(recipe.model_copy(update={"prep_width": 10_000}), load(recipe.data))
+    assert {each.size for each in wide.values()} == {(4, 10_000)}
+    path = build(small.model_copy(update={"prep_width": 10_000}), tmp_path / "zoo.h5", workers=1)
+    before = path.read_bytes()
+    assert build(small.model_copy(update={"prep_width": None}), path, workers=1) == path and path.read_bytes() == before
+    with pytest.raises(UsageError, match=r"prep_width was 10000 and is 656 now"):
+        build(small.model_copy(update={"prep_width": 656}), path, workers=1)

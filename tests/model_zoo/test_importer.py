@@ -135,6 +135,18 @@ def test_nothing_is_written_when_anything_is_wrong(zoo_copy: Path, case: str) ->
     assert [path.name for path in zoo_copy.parent.iterdir()] == ["zoo.h5"]
 
 
+def test_preps_are_as_wide_as_the_network_needs(zoo_copy: Path, tmp_path: Path) -> None:
+    """A new zoo's PReps have 8 rows; a new architecture takes the width of the zoo, whatever it is."""
+    path = tmp_path / "new.h5"
+    import_members(path, lenets(1), "lenetlike", data=DIGITS, width=0.25)
+    with Zoo(path) as zoo:
+        assert zoo.only().spec.num_parameters == 1_477 and zoo.only().size == (8, 192)
+    for file, sizes in ((path, [(8, 192), (28, 192)]), (zoo_copy, [(12, 128), (40, 128)])):
+        import_members(file, {"r": resnet(0).state_dict()}, "resnet8", width=0.25)
+        with Zoo(file) as zoo:
+            assert [group.size for group in zoo.archs.values()] == sizes
+
+
 def test_a_prep_width_that_cannot_be(tmp_path: Path) -> None:
     for width in (0, -8, 12):
         with pytest.raises(NetspaceError, match=r"width|multiple"):

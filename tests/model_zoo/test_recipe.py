@@ -30,7 +30,7 @@ def test_the_defaults_are_the_papers() -> None:
         1,
         600,
         1,
-        10_000,
+        None,
     )
 
 
