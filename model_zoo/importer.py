@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_zoo.import_table import Entry
 from model_zoo.recipe import ArchConfig
 from model_zoo.work import Candidate, candidate, member_accuracies
 from netspace import prep
-from netspace.config import validate
+from netspace.config import Settings, validate
 from netspace.data import DataConfig, load
 from netspace.errors import NetspaceError, UsageError
 from netspace.functional import NetBatch
 from netspace.runtime import generator
 from netspace.spec import NetSpec
 from netspace.states import flat_parameters
-from netspace.store import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo
+from netspace.store import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
+
+
+class ImportSettings(Settings):
+    """What the settings of an import may say."""
+
+    data: DataConfig = DataConfig()
+
 
 SHARES = {"train": 0.75, "val": 0.125, "test": 0.125}
 
@@ -36,17 +44,28 @@ def import_members(
     split: str | None = None,
     prep_width: int | None = None,
     seed: int = 0,
+    folded: bool = False,
+    table: Sequence[Entry] | None = None,
 ) -> dict[str, Any]:
     """Adds networks (name -> state dict) to the zoo at `path`, or begins one with them.
 
     In an existing zoo `arch` is one of its architectures' ids, or a new architecture; the data are the zoo's. A new
-    zoo needs `data`. State dicts are of the architecture with batch norm, or folded. `split` None draws splits by
-    `seed`; `prep_width` None takes the zoo's, in a new zoo 8 rows of the network. All are checked and measured before anything is written.
+    zoo needs `data`. State dicts are of the architecture with batch norm, or folded (`folded` says so where names do not).
+    `split` None draws splits by `seed`. A `table`, an entry for each network, says which of them are of one training; without
+    it each is taken for a training of its own. `prep_width` None takes the zoo's, in a new zoo 8 rows of the network. All are
+    checked and measured before anything is written.
     """
     if not states:
         raise UsageError("no state dict was given to import")
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} was asked for; there are: {', '.join(SPLITS)}")
+    if split is not None and table is not None and any(entry.split for entry in table):
+        raise UsageError("splits were given twice, by the table and as one for all: leave one of them out")
+    entries = [Entry(file=Path(name)) for name in states] if table is None else list(table)
+    if len(entries) != len(states):
+        raise UsageError(
+            f"a table of {len(entries)} networks was given for {len(states)} state dicts: one row for each"
+        )
     known: NetSpec | None = None
     if path.exists():
         with Zoo(path) as zoo:
@@ -61,47 +80,62 @@ def import_members(
     else:
         config = data or DataConfig()
         header = None
-    task = load(config)
-    if header is None:
-        header = Header(
-            config.model_dump(mode="json"), task.split_hash, {"name": "import", "archs": {arch: {"arch": arch}}}
-        )
-    elif header.split_hash != task.split_hash:
-        raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
     if known is not None:
+        for name, value in {**(kwargs or {}), **({} if width is None else {"width": width})}.items():
+            if known.settings.get(name) != value:
+                raise UsageError(
+                    f"{arch} of {path} was made with {name}={known.settings.get(name)}, but {name}={value} was asked for: leave "
+                    "it out"
+                )
         given = ArchConfig(arch=known.arch, kwargs=dict(known.kwargs))
     else:
         given = ArchConfig(arch=arch, width=width, kwargs=dict(kwargs or {}))
+    task = load(config)
+    if header is None:
+        recipe = {"name": "import", "archs": {arch: given.model_dump(mode="json", exclude_defaults=True)}}
+        header = Header(config.model_dump(mode="json"), task.split_hash, recipe)
+    elif header.split_hash != task.split_hash:
+        raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
     chosen = candidate(arch.replace("/", "-"), given, task, prep_width, check="imported")
-    flat = torch.stack([parameters(state, chosen, name) for name, state in states.items()])
-    members = np.zeros(len(flat), dtype=MEMBER)
+    flat = torch.stack([parameters(state, chosen, name, folded) for name, state in states.items()])
     accuracies = member_accuracies(NetBatch(chosen.skeleton, chosen.spec), flat, task)
-    drawn = _splits(len(flat), seed) if split is None else [split] * len(flat)
-    for place, name in enumerate(states):
-        row = members[place]
-        row["run"], row["learning_rate"], row["status"] = place, np.nan, b"ok"
-        row["split"], row["source"] = drawn[place].encode(), name.encode()[-160:]
+    runs = _runs(entries)
+    members = np.zeros(len(flat), dtype=MEMBER)
+    for index, (name, entry) in enumerate(zip(states, entries, strict=True)):
+        row = members[index]
+        row["run"], row["learning_rate"], row["status"] = runs[index], np.nan, b"ok"
+        row["seed"], row["epochs"], row["source"] = entry.seed, entry.epochs, name.encode()[-160:]
         for part, values in accuracies.items():
-            row[f"accuracy_{part}"] = values[place]
-    population = Population(chosen.spec, prep.pack(flat, chosen.size).numpy(), members)
-    if path.exists():
-        new = path.with_name(f".{path.name}.import.h5")
-        try:
-            write_zoo(new, header, {chosen.id: population})
-            counts = merge(path, [path, new])
-        finally:
-            new.unlink(missing_ok=True)
-        duplicates = counts["duplicates"]
-    else:
-        write_zoo(path, header, {chosen.id: population})
-        duplicates = 0
+            row[f"accuracy_{part}"] = values[index]
+    with zoo_lock(path):
+        splits = [split] * len(flat) if split else _splits(entries, runs, seed, _empty_splits(path, chosen.id))
+        members["split"] = [each.encode() for each in splits]
+        population = Population(chosen.spec, prep.pack(flat, chosen.size).numpy(), members)
+        duplicates = _write(path, header, chosen.id, population)
     return {
         "path": str(path),
         "arch": chosen.id,
         "imported": len(flat) - duplicates,
         "duplicates": duplicates,
+        "runs": len(set(runs)),
+        "splits": {name: splits.count(name) for name in SPLITS},
+        "mean": task.mean.tolist(),
+        "std": task.std.tolist(),
         "accuracy_test": dict(zip(states, accuracies["test"].tolist(), strict=True)),
     }
+
+
+def _write(path: Path, header: Header, arch: str, population: Population) -> int:
+    """Adds members to the zoo, or begins it; how many were there already. The caller holds the zoo's lock."""
+    if not path.exists():
+        write_zoo(path, header, {arch: population})
+        return 0
+    new = path.with_name(f".{path.name}.import.h5")
+    try:
+        write_zoo(new, header, {arch: population})
+        return merge(path, [path, new])["duplicates"]
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded: bool = False) -> Tensor:
@@ -112,8 +146,36 @@ def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded
         raise NetspaceError(f"{name} cannot be imported: {error}") from None
 
 
-def _splits(count: int, seed: int) -> list[str]:
-    order = torch.randperm(count, generator=generator(seed, 13)).tolist()
+def _runs(entries: Sequence[Entry]) -> list[int]:
+    """The number of each network's run: one for each label, and one for each network without a label."""
+    numbers: dict[str | int, int] = {}
+    return [numbers.setdefault(entry.run or index, len(numbers)) for index, entry in enumerate(entries)]
+
+
+def _empty_splits(path: Path, arch: str) -> list[str]:
+    """The splits in which an architecture has no members yet."""
+    if not path.exists():
+        return list(SPLITS)
+    with Zoo(path) as zoo:
+        return [name for name in SPLITS if arch not in zoo.archs or not len(zoo.archs[arch].rows(name))]
+
+
+def _splits(entries: Sequence[Entry], runs: Sequence[int], seed: int, empty: Sequence[str]) -> list[str]:
+    """The split of each network: its run's in the table, or drawn for the run, first into splits that are `empty`."""
+    given = {run: entry.split for run, entry in zip(runs, entries, strict=True) if entry.split}
+    free = [run for run in range(max(runs) + 1) if run not in given]
+    drawn = _drawn(len(free), seed, [name for name in empty if name not in given.values()])
+    chosen = {**given, **dict(zip(free, drawn, strict=True))}
+    return [chosen[run] for run in runs]
+
+
+def _drawn(count: int, seed: int, empty: Sequence[str]) -> list[str]:
+    """Splits for so many runs, in the proportions of `SHARES`; where there are too few, each `empty` split gets one first."""
     bounds = np.cumsum([SHARES[name] for name in SPLITS])
-    drawn = [SPLITS[int(np.searchsorted(bounds, (place + 0.5) / count))] for place in range(count)]
-    return [drawn[place] for place in order]
+    drawn = [SPLITS[int(np.searchsorted(bounds, (index + 0.5) / count))] for index in range(count)]
+    for name in empty:
+        spare = next((each for each in SPLITS if drawn.count(each) > (each in empty)), None)
+        if name not in drawn and spare is not None:
+            drawn[drawn.index(spare)] = name
+    order = torch.randperm(count, generator=generator(seed, 13)).tolist()
+    return [drawn[index] for index in order]

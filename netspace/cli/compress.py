@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netspace.cli.compress_output import correction, pruning, quantised
-from netspace.cli.options import Device, Json, Set, Trust, pick, trusting
+from netspace.cli.options import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
 from netspace.cli.output import analysis, compression, important, say
 
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ ModelZoo = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the mem
 Arch = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="What runs a state-dict file: a name, or module:factory (with --trust-arch)."),
-]
-Kwargs = Annotated[
-    str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
 ]
 
 Images = Annotated[
@@ -51,11 +47,7 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
         if kwargs is not None:
             raise UsageError("--kwargs are those of --arch: give --arch too")
         return None
-    try:
-        given = jsonlib.loads(kwargs or "{}")
-    except ValueError as error:
-        raise UsageError(f"--kwargs was expected to be a JSON object, but {kwargs!r} is not: {error}") from None
-    return validate(ArchConfig, {"arch": name, "kwargs": given}, "--kwargs")
+    return validate(ArchConfig, {"arch": name, "kwargs": keyword_arguments(kwargs)}, "--kwargs")
 
 
 def _pictures(images: Path | None, size: int) -> Pictures | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +27,22 @@ Trust = Annotated[
         "--trust-arch", metavar="MODULE:FACTORY", help="An architecture outside netspace that may be imported."
     ),
 ]
+Kwargs = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
+]
+
+
+def keyword_arguments(text: str | None) -> dict[str, Any]:
+    """What --kwargs says. Raises `UsageError` for anything but a JSON object."""
+    from netspace.errors import UsageError
+
+    try:
+        given = jsonlib.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--kwargs was expected to be a JSON object, but {text!r} is not: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"--kwargs was expected to be a JSON object, but {text!r} is not one")
+    return given
 
 
 def run_folder(run: Path | None, same: Path | None = None) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netspace.cli.options import Device, Json, Set, Trust, trusting
+from netspace.cli.options import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 from netspace.cli.output import say
 from netspace.cli.output import zoo as zoo_text
 
@@ -42,10 +42,36 @@ def build(
 @app.command("import")
 def import_(
     zoo: ZooPath,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="State dicts: .safetensors, .pt or .pth.")],
     arch: Annotated[str, typer.Option(help="An architecture of the zoo, or the name of a new one.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="State dicts: .safetensors, .pt or .pth.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="In place of FILEs: a table with the column file, and any of run, seed, epochs and split. Checkpoints of one "
+            "training have the same run, and so lie in one split; a FILE is taken for a training of its own.",
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="For a new zoo: its data set.")] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="For a new zoo: a setting of its data, as in recipes: data.root, data.image_size, data.channels, "
+            "data.mean, data.std, ... Without mean and std, images are standardised by those of the training images.",
+        ),
+    ] = None,
     width: Annotated[float | None, typer.Option(help="For a new architecture: its width factor.")] = None,
+    kwargs: Kwargs = None,
+    key: Annotated[
+        str | None, typer.Option(help="Which state dict of a checkpoint that holds several, such as ema.")
+    ] = None,
+    folded: Annotated[
+        bool, typer.Option("--folded", help="Batch norm is folded already, where names and shapes do not tell.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="train, val or test; default: drawn 75/12.5/12.5.")] = None,
     prep_width: Annotated[
         int | None,
@@ -57,18 +83,42 @@ def import_(
     json: Json = False,
 ) -> None:
     """Add networks trained elsewhere. Nothing in the files is executed."""
-    from model_zoo.importer import import_members
-    from netspace.data import DataConfig
+    from model_zoo.import_table import read_table
+    from model_zoo.importer import ImportSettings, import_members
+    from netspace.config import load
+    from netspace.errors import UsageError
     from netspace.states import read_state_dict
 
+    if bool(files) == (table is not None):
+        raise UsageError("networks are given as FILEs or by a --table: give one of the two")
     trusting([*(trust_arch or []), arch])
-    states = {str(file): read_state_dict(file) for file in files}
-    config = DataConfig(name=data) if data else None
-    result = import_members(zoo, states, arch, data=config, width=width, split=split, prep_width=prep_width)
-    say(
-        result,
-        json,
-        lambda r: f"{r['imported']} imported into {r['path']} as {r['arch']}, {r['duplicates']} were there already",
+    given = (
+        None if data is None and not set else load(ImportSettings, {"data": {"name": data} if data else {}}, set or [])
+    )
+    entries = None if table is None else read_table(table)
+    paths = list(files or []) if entries is None else [entry.file for entry in entries]
+    states = {str(path): read_state_dict(path, key) for path in paths}
+    result = import_members(
+        zoo,
+        states,
+        arch,
+        data=None if given is None else given.data,
+        width=width,
+        kwargs=keyword_arguments(kwargs),
+        split=split,
+        prep_width=prep_width,
+        folded=folded,
+        table=entries,
+    )
+    say(result, json, _imported)
+
+
+def _imported(result: dict[str, Any]) -> str:
+    splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items() if count)
+    means, stds = (", ".join(f"{value:.4f}" for value in result[name]) for name in ("mean", "std"))
+    return (
+        f"{result['imported']} imported into {result['path']} as {result['arch']} ({splits}, of {result['runs']} trainings), "
+        f"{result['duplicates']} were there already; images were standardised by mean {means} and standard deviation {stds}"
     )
 
 

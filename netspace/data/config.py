@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,16 @@ class DataConfig(Settings):
     )
     flip: bool | None = Field(
         default=None, description="augmentation: mirror every second image; none: the data set's own"
+    )
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'",
+    )
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: what each channel is divided by then; none: the training images' standard deviation",
     )
     limit: int | None = Field(default=None, ge=1, description="keep only this many training images, stratified")
     classes: int | None = Field(default=None, ge=1, description="number of classes of 'generated' (10)")

@@ -8,7 +8,7 @@ the same for all of them and done here. A set of one's own is one more entry:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,23 @@ def load(config: DataConfig | str, device: torch.device | str = "cpu") -> TaskDa
     splits = [_shaped(split, config) for split in (train, val, test)]
     padding = entry.crop_padding if config.crop_padding is None else config.crop_padding
     flip = entry.flip if config.flip is None else config.flip
-    return TaskData.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip).to(device)
+    task = TaskData.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip)
+    return _normalised(task, config).to(device)
+
+
+def _normalised(task: TaskData, config: DataConfig) -> TaskData:
+    """The task with the mean and standard deviation that the settings give, in place of those of the training images."""
+    changes = {}
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None:
+            channels = task.image_shape[0]
+            if len(values) not in (1, channels):
+                raise UsageError(
+                    f"data.{name} has {len(values)} values, but images of {task.name} have {channels} channels: give one for "
+                    "each, or one for all"
+                )
+            changes[name] = torch.tensor(values, dtype=torch.float32).expand(channels).clone()
+    return replace(task, **changes)
 
 
 def _shaped(split: Split, config: DataConfig) -> Split:

@@ -113,6 +113,12 @@ def _same_data(first: ZooFile, zoo: ZooFile) -> None:
             f"{zoo.path} was trained on other data ({zoo.header.dataset}, split {zoo.header.split_hash[:12]}) than "
             f"{first.path} ({first.header.dataset}, split {first.header.split_hash[:12]}): they cannot be merged"
         )
+    for name in ("mean", "std"):
+        if zoo.header.data.get(name) != first.header.data.get(name):
+            raise NetspaceError(
+                f"networks of {zoo.path} take images of another normalisation (data.{name}) than those of {first.path}: they "
+                "cannot be merged"
+            )
 
 
 def _refuse(zoo: ZooFile, problems: list[str]) -> None:

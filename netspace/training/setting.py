@@ -65,7 +65,10 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
     train = [_source(group, wanted, device) for group, wanted in zip(groups, rows, strict=True)]
     val = [_source(group, None if group is None else torch.from_numpy(group.rows("val")), device) for group in groups]
     if not any(source is not None for source in val):
-        raise NetspaceError(f"{zoo.path} has no members in its val split, and training needs some")
+        raise NetspaceError(
+            f"{zoo.path} has no members in its val split, and training needs some: add networks to it, with `netspace "
+            "zoo import --split val` or more members.val in its recipe"
+        )
     random = generator(recipe.seed, 7)
     examples, references = {}, {}
     for class_id, source in enumerate(train):
