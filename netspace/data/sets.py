@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def load(config: DataConfig | str, device: torch.device | str = "cpu") -> TaskDa
 
 def _normalised(task: TaskData, config: DataConfig) -> TaskData:
     """The task with the mean and standard deviation that the settings give, in place of those of the training images."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None:
             channels = task.image_shape[0]
