@@ -95,6 +95,7 @@ def test_the_papers_recipes_have_its_settings(data: str, images: int, kind: str,
     assert (multi.rows, multi.alpha, multi.temperature, multi.pairs) == (88, 0.9, 4.0, None)
     assert recipe.encoder.pad
     assert (multi.distillation, multi.classid, multi.interpolation) == (1.0, 1.0, 1.0)
+    assert multi.batches == ("pairs" if kind == "-unseen" else "members")
     shown = (40, 0, 0, 80) if kind == "-unseen" else (60, 50, 60, 100)
     assert multi.counts == dict(zip(("lenetlike", "vanillacnn", "resnet8", "resnet32"), shown, strict=True))
 

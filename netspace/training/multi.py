@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from netspace import losses
 from netspace.data import TaskData
+from netspace.errors import UsageError
 from netspace.family import Family, Networks
 from netspace.prep import unpack
 from netspace.training.recipe import MultiConfig, SpaceRecipe
@@ -27,14 +28,24 @@ class ClassBatches:
     """Which networks a step sees, of which class; a pure function of seed and step.
 
     With 'classes' every batch has as many of each class; with 'members' all shown networks are drawn alike, and a batch
-    has whatever classes come (the paper's way, which balances by how many it shows).
+    has whatever classes come (the paper's way, which balances by how many it shows). With 'pairs', for two shown classes,
+    the i-th of one and the i-th of the other are drawn together, and what is left of the larger class in twos (the authors'
+    way for architectures never shown).
     """
 
     def __init__(self, recipe: SpaceRecipe, counts: dict[int, int]) -> None:
         assert recipe.multi is not None
         self.networks, self.counts = recipe.networks, counts
-        self.balanced = recipe.multi.batches == "classes"
-        if self.balanced:
+        self.balanced, self.pairs = recipe.multi.batches == "classes", recipe.multi.batches == "pairs"
+        if self.pairs:
+            if len(counts) != 2:
+                raise UsageError(
+                    f"multi.batches pairs is for networks of two architectures, but {len(counts)} are shown: take classes or "
+                    "members"
+                )
+            self.together = _pairs(counts)
+            self.all = Shuffle(len(self.together), recipe.seed, stream=1)
+        elif self.balanced:
             self.streams = {place: Shuffle(count, recipe.seed, 100 + place) for place, count in counts.items()}
         else:
             self.all = Shuffle(sum(counts.values()), recipe.seed, stream=1)
@@ -45,6 +56,12 @@ class ClassBatches:
             each = self.networks // len(self.counts)
             taken = {id: stream.take(number * each, each)[place::apart] for id, stream in self.streams.items()}
             return list(taken.items())
+        if self.pairs:
+            pairs = self.networks // 2
+            drawn = [self.together[pair] for pair in self.all.take(number * pairs, pairs)[place::apart].tolist()]
+            members = [member for pair in drawn for member in pair]
+            mine = {id: torch.tensor([row for class_id, row in members if class_id == id]) for id in self.counts}
+            return [(class_id, rows) for class_id, rows in mine.items() if len(rows)]
         drawn, found, first = self.all.take(number * self.networks, self.networks)[place::apart], [], 0
         for class_id, count in self.counts.items():
             mine = drawn[(drawn >= first) & (drawn < first + count)] - first
@@ -52,6 +69,15 @@ class ClassBatches:
             if len(mine):
                 found.append((class_id, mine))
         return found
+
+
+def _pairs(counts: Mapping[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(ClassId, row) of both networks of every pair, for two classes with so many shown members."""
+    (low, few), (high, many) = counts.items()
+    both = min(few, many)
+    larger, count = (low, few) if few > many else (high, many)
+    left = [((larger, row), (larger, (row + 1) % count)) for row in range(both, count, 2)]
+    return [((low, row), (high, row)) for row in range(both)] + left
 
 
 class Between:

@@ -34,7 +34,9 @@ class MultiConfig(Settings):
     declared: dict[str, ArchConfig] = Field(
         default_factory=dict
     )  # architectures of which the zoo has no network at all
-    batches: Literal["classes", "members"] = "classes"  # as many of every class in a batch, or drawn from all alike
+    batches: Literal["classes", "members", "pairs"] = (
+        "classes"  # as many of every class in a batch; drawn from all alike; or pairs of two classes that stay together
+    )
     teacher: str = "auto"  # the zoo's own, beside it; or a member, 'best', a zoo file, a network's file
     alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5 and 10: the teacher's share; the rest is the labels'
     temperature: float = Field(4.0, gt=0)  # T of Eq. 3 and 8

@@ -178,7 +178,7 @@ class _Trial:
 
 def _check_shares(setting: Setting, shares: int) -> None:
     recipe = setting.recipe
-    classes = setting.shown if recipe.multi and recipe.multi.batches == "classes" else 1
+    classes = setting.shown if recipe.multi and recipe.multi.batches != "members" else 1
     if recipe.networks % (shares * recipe.accumulate * classes):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         of_each = f" with as many of each of {classes} classes" if classes > 1 else ""

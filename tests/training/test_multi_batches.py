@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netspace import archs
+from netspace.errors import UsageError
 from netspace.family import ArchClass, Family, net_batch
 from netspace.prep import height
 from netspace.spec import NetSpec
@@ -61,7 +62,26 @@ def test_drawn_alike_every_shown_member_comes_once_a_pass(counts: dict[int, int]
         assert all(len(places) for _, places in chosen)
 
 
-@pytest.mark.parametrize("batches", ["classes", "members"])
+def test_pairs_stay_together_and_the_rest_comes_in_twos() -> None:
+    """NetSpace's unseen architectures: 40 and 80 networks are 40 pairs of both and 20 of the larger class, one a batch."""
+    batches = ClassBatches(recipe(networks=2, batches="pairs"), {0: 40, 3: 80})
+    found = [taken(batches.take(number, 0, 1)) for number in range(60)]
+    wanted = [[(0, row), (3, row)] for row in range(40)] + [[(3, row), (3, row + 1)] for row in range(40, 80, 2)]
+    assert sorted(found) == sorted(wanted) and found != wanted
+    mirrored = ClassBatches(recipe(networks=2, batches="pairs"), {0: 3, 2: 2})
+    assert sorted(taken(mirrored.take(number, 0, 1)) for number in range(3)) == [
+        [(0, 0), (2, 0)],
+        [(0, 1), (2, 1)],
+        [(0, 2), (0, 0)],  # of an odd number the last is drawn with the first
+    ]
+
+
+def test_pairs_are_of_two_classes() -> None:
+    with pytest.raises(UsageError, match=r"^multi.batches pairs is for networks of two architectures, but 3 are shown"):
+        ClassBatches(recipe(networks=2, batches="pairs"), {0: 4, 1: 4, 2: 4})
+
+
+@pytest.mark.parametrize("batches", ["classes", "members", "pairs"])
 @pytest.mark.parametrize(("parts", "shares"), [(1, 2), (2, 1), (2, 2), (3, 1)])
 def test_parts_and_shares_make_up_the_batch(batches: str, parts: int, shares: int) -> None:
     whole = recipe(networks=24, batches=batches)
@@ -79,7 +99,7 @@ def test_parts_and_shares_make_up_the_batch(batches: str, parts: int, shares: in
         assert sizes == {24 // (parts * shares)}
 
 
-@pytest.mark.parametrize("batches", ["classes", "members"])
+@pytest.mark.parametrize("batches", ["classes", "members", "pairs"])
 def test_a_batch_depends_on_seed_and_step_alone(batches: str) -> None:
     counts = {0: 7, 1: 13}
     used = ClassBatches(recipe(networks=8, batches=batches), counts)
