@@ -58,10 +58,10 @@ class ClassBatches:
             return list(taken.items())
         if self.pairs:
             pairs = self.networks // 2
-            drawn = [self.together[pair] for pair in self.all.take(number * pairs, pairs)[place::apart].tolist()]
-            members = [member for pair in drawn for member in pair]
-            mine = {id: torch.tensor([row for class_id, row in members if class_id == id]) for id in self.counts}
-            return [(class_id, rows) for class_id, rows in mine.items() if len(rows)]
+            rows = self.all.take(number * pairs, pairs)[place::apart].tolist()
+            members = [member for row in rows for member in self.together[row]]
+            of_class = {id: torch.tensor([row for class_id, row in members if class_id == id]) for id in self.counts}
+            return [(class_id, found) for class_id, found in of_class.items() if len(found)]
         drawn, found, first = self.all.take(number * self.networks, self.networks)[place::apart], [], 0
         for class_id, count in self.counts.items():
             mine = drawn[(drawn >= first) & (drawn < first + count)] - first
