@@ -29,6 +29,8 @@ class Between:
     accuracy: float | None  # on test images, of networks as the head decodes them
     trained: float | None  # of the zoo's own test members
     ratio: float | None  # the former to the latter
+    scale_zero: float | None  # accuracy with the decoder's learnt part off
+    distilled: float | None  # of a network that learnt from the teacher for as many steps as the space
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _class_ids(detail: Mapping[str, Any], name: str, archs: list[str], file: Pat
 
 
 def _between(arch: str, told: Mapping[str, Any]) -> Between:
-    keys = ("classid_accuracy", "accuracy", "accuracy_zoo", "ratio")
+    keys = ("classid_accuracy", "accuracy", "accuracy_zoo", "ratio", "accuracy_scale_zero", "accuracy_distilled")
     return Between(
         arch, finite(told.get("gamma")), told.get("shown") is not False, *(finite(told.get(key)) for key in keys)
     )

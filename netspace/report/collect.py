@@ -60,6 +60,11 @@ class Line:
     spearman: float | None
     weight_spearman: float | None
     arch: list[str] = field(default_factory=list)  # as which each point was decoded; empty where it is not told
+    linear_r2: float | None = (
+        None  # of a straight line through the accuracies; None in files from before it was measured
+    )
+    weight_linear_r2: float | None = None
+    ends: tuple[float | None, float | None] = (None, None)  # decoded minus target accuracy, at start and end
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,13 @@ def _line(file: Path) -> Line:
         )
     start, end = str(raw.get("from", "?")), str(raw.get("to", "?"))
     ranks = finite(raw.get("spearman")), finite(raw.get("weight_spearman"))
-    return Line(file.stem, start, end, gamma, latent, weights, *ranks, arch)
+    straight = finite(raw.get("linear_r2")), finite(raw.get("weight_linear_r2"))
+    return Line(file.stem, start, end, gamma, latent, weights, *ranks, arch, *straight, _ends(raw))
+
+
+def _ends(raw: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    values = raw.get("end_differences")
+    return (finite(values[0]), finite(values[1])) if isinstance(values, list) and len(values) == 2 else (None, None)
 
 
 def _climb(file: Path) -> Climb:
@@ -286,7 +297,9 @@ def average_line(evaluation: Evaluation) -> Line | None:
     if len(gamma) != len(latent):
         return None
     ranks = finite(raw.get("spearman_latent")), finite(raw.get("spearman_weights"))
-    return Line("average", "", "", gamma, latent, weights if len(weights) == len(gamma) else None, *ranks)
+    straight = finite(raw.get("linear_r2_latent")), finite(raw.get("linear_r2_weights"))
+    both = weights if len(weights) == len(gamma) else None
+    return Line("average", "", "", gamma, latent, both, *ranks, [], *straight, _ends(raw))
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

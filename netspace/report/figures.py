@@ -73,7 +73,7 @@ def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
         ("mae", "mean difference, points (0 is best)", 100.0),
         ("agreement", "same answer, % of images (100 is best)", 100.0),
     )
-    figure, stack = new(6.1, len(panels))
+    figure, stack = new(2.5 + 0.72 * len(rows), len(panels))
     names = [name for name, _ in rows]
     colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
     for axes, (key, title, scale) in zip(stack, panels, strict=True):

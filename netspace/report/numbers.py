@@ -48,6 +48,16 @@ def points(value: Any) -> str:
     return NOTHING if found is None else f"{number(100 * found, 1)} points"
 
 
+def signed_points(value: Any) -> str:
+    """A difference of fractions with its sign, in percentage points.
+
+    >>> signed_points(0.0123), signed_points(-0.02), signed_points(None)
+    ('+1.2 points', '−2.0 points', '–')
+    """
+    text = points(value)
+    return text if text.startswith((NOTHING, MINUS)) else f"+{text}"
+
+
 def count(value: Any) -> str:
     """A whole number, thousands set apart."""
     return number(value, 0)

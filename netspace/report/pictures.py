@@ -14,17 +14,24 @@ from netspace.report import class_pictures, figures
 from netspace.report.collect import Climb, Evaluation, Line, Run, average_line
 from netspace.report.course import of_several, training
 from netspace.report.drawing import MANY, looks, plain, shortened, styled, to_png
-from netspace.report.numbers import NOTHING, count, joined, number, percent, points
+from netspace.report.numbers import NOTHING, count, joined, number, percent, points, signed_points
 from netspace.report.picture import Picture
 from netspace.report.reading import finite, part
 
 BANK = 2000  # members of the training split on the map, at most
 MEASURES = (("r2", 1), ("mae", -1), ("agreement", 1))  # and whether more is better
 BASELINES = {
+    "same_accuracy": "a random training network of the same validation accuracy",
+    "nearest_answers": "the training network with the nearest answers on validation images (KL)",
+    "nearest_agreement": "the training network with the most equal answers on validation images",
+    "five_nearest": "the mean answer of the five nearest by their answers",
+    "constant": "one training network for every member, the best on validation members",
+    "ensemble": "the mean answer of all training networks",
     "nearest": "the training network with the nearest weights",
     "nearest_latent": "the training network with the nearest latent",
     "noise": "the nearest in weights plus Gaussian noise",
     "average": "the mean of all training networks' weights",
+    "average_aligned": "their mean after alignment of channels: not implemented",
 }
 
 
@@ -32,6 +39,11 @@ def pictures(run: Run) -> list[Picture]:
     """All figures, in the order of the page."""
     with styled():
         return [*_behaviour(run), *_lines(run), *_climbs(run), *_preps(run), *_maps(run), *_training(run)]
+
+
+def baseline_names(others: Mapping[str, Any]) -> list[str]:
+    """The baselines of an evaluation in the order in which they are shown, unknown ones last."""
+    return [*(name for name in BASELINES if name in others), *(name for name in others if name not in BASELINES)]
 
 
 def better_baselines(evaluation: Evaluation) -> dict[str, list[str]]:
@@ -98,7 +110,7 @@ def _scatter(main: Evaluation) -> Picture:
 
 
 def _baselines(main: Evaluation, others: Mapping[str, Any]) -> Picture:
-    names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
+    names = [name for name in baseline_names(others) if part(others, name)]
     rows = [("space", main.figures), *((name, part(others, name)) for name in names)]
     clean = [(plain(name, 20), {key: finite(row.get(key)) for key, _ in MEASURES}) for name, row in rows]
     said = [f"{name}: R² {number(row.get('r2'))}, {points(row.get('mae'))}" for name, row in rows]
@@ -106,10 +118,10 @@ def _baselines(main: Evaluation, others: Mapping[str, Any]) -> Picture:
     return Picture(
         f"baselines-{main.split}",
         "behaviour",
-        "Beside baselines",
+        "The space and baselines",
         to_png(figures.baselines(clean)),
         f"Bars for the space and baselines. {'; '.join(said)}.",
-        "What the space gives back (orange) beside what anyone could answer without a decoder (grey): "
+        "What the space gives back (orange) and what anyone could answer without a decoder (grey): "
         f"{'; '.join(f'{name} is {BASELINES[name]}' for name in names if name in BASELINES)}.{own}",
         wide=False,
     )
@@ -141,6 +153,7 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     kind = "mean rank correlation with γ" if mean else "rank correlation with γ"
     rank = f"{kind} (Spearman): latents {number(line.spearman)}"
     rank += f", weights {number(line.weight_spearman)}" if line.weights is not None else ""
+    straight, away = _straight(line, mean), _away(line, mean)
     heading = f"Spearman with γ: latents {number(line.spearman)}"
     heading += f", weights {number(line.weight_spearman)}" if line.weights is not None else ""
     direct = "Blue squares are networks whose weights were interpolated directly. "
@@ -150,11 +163,29 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
         "lines",
         title,
         to_png(figures.interpolation(line.gamma, line.latent, line.weights, heading, run.chance)),
-        f"{title}: decoded networks go from {percent(line.latent[0])} to {percent(line.latent[-1])}; {rank}.",
+        f"{title}: decoded networks go from {percent(line.latent[0])} to {percent(line.latent[-1])}; {rank}.{straight}",
         f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they rise "
-        f"evenly. {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
+        f"evenly.{straight}{away} {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
     )
+
+
+def _straight(line: Line, mean: bool) -> str:
+    """How straight a line of accuracies is; nothing where it was not measured."""
+    if line.linear_r2 is None:
+        return ""
+    weights = f", {number(line.weight_linear_r2)} of the weights'" if line.weights is not None else ""
+    kind = "mean R² of straight lines" if mean else "R² of a straight line"
+    return f" The {kind} through the accuracies is {number(line.linear_r2)} of the latents'{weights}."
+
+
+def _away(line: Line, mean: bool) -> str:
+    """How far decoded ends are from their targets; nothing where it is not known."""
+    places = zip(("start", "end"), line.ends, strict=True)
+    known = [f"{signed_points(value)} at the {place}" for place, value in places if value is not None]
+    if not known:
+        return ""
+    return f" Decoded networks' accuracy minus their targets' is {'on average ' if mean else ''}{joined(known)}."
 
 
 def taught_by(climb: Climb) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netspace.report.classes import Classes
 from netspace.report.collect import Evaluation, Run, average_line
-from netspace.report.numbers import NOTHING, count, joined, number, percent, points
+from netspace.report.numbers import NOTHING, count, joined, number, percent, points, signed_points
 from netspace.report.pictures import better_baselines
 from netspace.report.reading import finite, part
 
@@ -45,6 +45,8 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("R² of predicted accuracy", number(told.get("r2"))),
         ("mean difference of accuracy", points(told.get("mae"))),
         ("same answer as the target", percent(told.get("agreement"))),
+        ("own target over others as accurate", signed_points(part(told, "identity").get("own_minus_peers"))),
+        ("predicted minus target accuracy", signed_points(told.get("bias"))),
         ("latent size, of parameters", percent(told.get("compression"))),
         ("Spearman, latent lines", number(line.spearman if line else None)),
         ("Spearman, weight lines", number(line.weight_spearman if line else None)),
@@ -60,6 +62,7 @@ def _tiles_of_several(main: Evaluation, classes: Classes) -> list[tuple[str, str
         ("accuracy, targets", percent(told.get("accuracy_target"))),
         ("accuracy, predicted", percent(told.get("accuracy_predicted"))),
         ("same answer as the target", percent(told.get("agreement"))),
+        ("own target over others as accurate", signed_points(part(told, "identity").get("own_minus_peers"))),
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
         ("latent size, of parameters (mean)", percent(told.get("compression"))),
     ]

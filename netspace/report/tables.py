@@ -11,8 +11,8 @@ from typing import Any
 
 from netspace.report.classes import Between
 from netspace.report.collect import Climb, Evaluation, Run, Sample
-from netspace.report.numbers import NOTHING, count, number, percent, points
-from netspace.report.pictures import BASELINES, taught_by
+from netspace.report.numbers import NOTHING, count, number, percent, points, signed_points
+from netspace.report.pictures import BASELINES, baseline_names, taught_by
 from netspace.report.reading import finite, part
 
 FIGURES = (
@@ -21,13 +21,19 @@ FIGURES = (
     ("accuracy_predicted", percent, "mean accuracy of predictions"),
     ("r2", lambda value: number(value, 3), "R² of predicted accuracies"),
     ("mae", points, "mean absolute difference of accuracy"),
+    ("bias", signed_points, "bias: mean of predicted minus target accuracy"),
     ("agreement", percent, "agreement: same answer on an image"),
+    ("identity.own_minus_peers", signed_points, "agreement with the own target over that with others as accurate"),
+    ("identity.jaccard_own", percent, "overlap of mistakes with the own target (Jaccard)"),
+    ("identity.jaccard_peers", percent, "the same with others as accurate"),
+    ("identity.without_peers", count, "members that have no other within a point of their accuracy, left out of these"),
     ("kl", lambda value: number(value, 3), "KL divergence from target to prediction, nats"),
     ("classid_accuracy", percent, "architecture recognised (ClassId)"),
     ("diversity", number, "diversity of predictions: mean L2 distance of pairs"),
     ("zoo_diversity", number, "diversity of targets: the same for them"),
+    ("diversity_ratio", number, "the former over the latter"),
 )
-HEADS = ["", "R²", "mean difference", "agreement"]
+HEADS = ["", "R²", "mean difference", "bias", "agreement"]
 
 
 def tables(run: Run, chapter: str) -> tuple[list[str], list[str]]:
@@ -44,8 +50,9 @@ def _measures(run: Run) -> list[str]:
     found = run.evaluations
     rows = []
     for key, form, name in FIGURES:
-        if any(finite(one.figures.get(key)) is not None for one in found.values()):
-            rows.append([name, *(form(one.figures.get(key)) for one in found.values())])
+        values = [_value(one.figures, key) for one in found.values()]
+        if any(finite(value) is not None for value in values):
+            rows.append([name, *map(form, values)])
     caption = "Figures by split of the zoo. All accuracies are on the task's test images."
     told = [table(["", *(f"{split} split" for split in found)], rows, caption)]
     main = next(iter(found.values()))
@@ -58,29 +65,50 @@ def _measures(run: Run) -> list[str]:
     return told
 
 
+def _value(figures: Mapping[str, Any], key: str) -> Any:
+    """What a key names; 'part.key' names one of a part."""
+    outer, _, inner = key.rpartition(".")
+    return part(figures, outer).get(inner) if outer else figures.get(key)
+
+
 def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> str:
     heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", *HEADS[2:], "R²"]
+    heads += ["over others as accurate", "pairwise L2, predicted", "targets"]
     rows = []
     for name in classes:
         told = part(classes, name)
         counts = count(told.get("parameters")), count(told.get("members"))
         shares = [percent(told.get(key)) for key in ("classid_accuracy", "accuracy_target", "accuracy_predicted")]
-        rows.append([name, *counts, *shares, *_own(told)[1:], _own(told)[0]])
-    caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
+        alike = [signed_points(_value(told, "identity.own_minus_peers"))]
+        alike += [number(told.get(key)) for key in ("diversity", "zoo_diversity")]
+        rows.append([name, *counts, *shares, *_own(told)[1:], _own(told)[0], *alike])
+    caption = (
+        f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are; 'over others as "
+        "accurate' is agreement with the own target minus agreement with other members within a point of its accuracy; "
+        "where predicted networks lie much closer together than their targets, they are nearly one network."
+    )
     return table(heads, rows, caption)
 
 
 def _own(told: Mapping[str, Any]) -> list[str]:
-    return [number(told.get("r2"), 3), points(told.get("mae")), percent(told.get("agreement"))]
+    return [
+        number(told.get("r2"), 3),
+        points(told.get("mae")),
+        signed_points(told.get("bias")),
+        percent(told.get("agreement")),
+    ]
 
 
 def _baselines(main: Evaluation, others: Mapping[str, Any]) -> str:
-    names = [name for name in BASELINES if name in others] + [name for name in others if name not in BASELINES]
     rows = [["the space", *_own(main.figures), "networks decoded from their latents"]]
-    for name in names:
+    for name in baseline_names(others):
         told = part(others, name)
-        rows.append([name, *_own(told), f"{BASELINES.get(name, NOTHING)}{_scale(told.get('scale'))}"])
-    caption = f"The space beside baselines, {main.split} split: what each answers for the same targets."
+        shown = name if told else f"{name} (missing)"
+        rows.append([shown, *_own(told), f"{BASELINES.get(name, NOTHING)}{_scale(told.get('scale'))}"])
+    caption = (
+        f"The space and baselines, {main.split} split: what each answers for the same targets. Whatever they choose, they choose "
+        "on validation images; the figures are of test images."
+    )
     return table([*HEADS, "what answers"], rows, caption, glossed=True)
 
 
@@ -100,11 +128,13 @@ def _betweens(run: Run) -> list[str]:
         between = found.classes.between if found.classes else []
         if not between:
             continue
-        heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio"]
+        heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio", "learnt part off", "distilled"]
         caption = (
             f"Between the smallest and the largest architecture, {split} split: networks decoded from latents at the factors "
             "γ of Eq. 12 between their members, as the ClassId head reads them, beside normally trained networks of the "
-            "architecture that is meant. Mean accuracies on the test images."
+            "architecture that is meant. Mean accuracies on the test images. Two controls: the same decoded with the decoder's "
+            "learnt part off (scale 0), and a network that learnt from the space's teacher for as many steps as the space, "
+            "where the architecture was never shown."
         )
         told.append(table(heads, [_between(each) for each in between], caption))
     return told
@@ -112,7 +142,14 @@ def _betweens(run: Run) -> list[str]:
 
 def _between(told: Between) -> list[str]:
     shares = [percent(value) for value in (told.recognised, told.accuracy, told.trained)]
-    return [_marked(told.arch, told.shown), number(told.gamma), *shares, number(told.ratio, 3)]
+    return [
+        _marked(told.arch, told.shown),
+        number(told.gamma),
+        *shares,
+        number(told.ratio, 3),
+        percent(told.scale_zero),
+        percent(told.distilled),
+    ]
 
 
 def _starts(run: Run, climb: Climb) -> str:

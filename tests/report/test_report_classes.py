@@ -250,3 +250,52 @@ def test_odd_data_can_be_drawn() -> None:
             course.training(records, ["x"]),
         ]
         assert all(to_png(figure).startswith(b"\x89PNG") for figure in drawn)
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_controls_of_architectures_never_shown_stand_beside_them(make_several: MakeRun) -> None:
+    run = make_several(unseen=("vanillacnn",))
+    held = json.loads((run / "eval-test.json").read_text())
+    held["between"]["vanillacnn"] |= {"accuracy_scale_zero": 0.432, "accuracy_distilled": 0.765}
+    held["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "identity": {"own_minus_peers": -0.012}}
+    (run / "eval-test.json").write_text(json.dumps(held))
+    text = text_of(report(run))
+    assert "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
+    assert "−1.2 points 1.23 29.60" in text
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_bias_identity_and_straight_lines_are_shown(make_run: MakeRun) -> None:
+    """Of one architecture; a baseline that is missing is said to be."""
+    run = make_run()
+    file = run / "eval-test.json"
+    held = json.loads(file.read_text())
+    own = {"r2": 0.9, "mae": 0.0301, "agreement": 0.8, "bias": -0.0241}
+    held["baselines"] |= {"five_nearest": own, "average_aligned": None}
+    identity = {
+        "own_minus_peers": 0.0812,
+        "jaccard_own": 0.4321,
+        "jaccard_peers": 0.3,
+        "members": 38,
+        "without_peers": 2,
+    }
+    held |= {"bias": 0.0123, "identity": identity, "diversity_ratio": 0.765}
+    held["interpolation"] |= {"linear_r2_latent": 0.876, "linear_r2_weights": 0.12, "end_differences": [0.031, -0.012]}
+    file.write_text(json.dumps(held))
+    line = next((run / "interpolations").glob("*.json"))
+    single = {"linear_r2": 0.911, "weight_linear_r2": 0.2, "end_differences": [None, 0.005]}
+    line.write_text(json.dumps({**json.loads(line.read_text()), **single}))
+    text = text_of(report(run))
+    for words in (
+        "bias: mean of predicted minus target accuracy +1.2 points",
+        "agreement with the own target over that with others as accurate +8.1 points",
+        "overlap of mistakes with the own target (Jaccard) 43.2 %",
+        "left out of these 2",
+        "five_nearest 0.900 3.0 points −2.4 points 80.0 %",
+        "average_aligned (missing) – – – –",
+        "The mean R² of straight lines through the accuracies is 0.88 of the latents', 0.12 of the weights'.",
+        "Decoded networks' accuracy minus their targets' is on average +3.1 points at the start and −1.2 points at the end.",
+        "The R² of a straight line through the accuracies is 0.91 of the latents', 0.20 of the weights'.",
+        "Decoded networks' accuracy minus their targets' is +0.5 points at the end.",
+    ):
+        assert words in text, words
