@@ -11,10 +11,11 @@ from netspace.errors import UsageError
 from netspace.models.decoder import ConvDecoder, DecoderConfig
 
 
-def test_the_paper_decoder_has_its_number_of_parameters() -> None:
-    """NetSpace, for PReps of 8 x 10,000 at E = 4096."""
-    decoder = ConvDecoder(4096, (8, 10_000))
-    assert sum(value.numel() for value in decoder.parameters()) == 2_875_394
+@pytest.mark.parametrize(("rows", "parameters"), [(8, 2_875_394), (88, 4_680_194)])
+def test_the_paper_decoder_has_its_number_of_parameters(rows: int, parameters: int) -> None:
+    """NetSpace, for PReps of 8 x 10,000 (one architecture, CIFAR-10) and 88 x 10,000 (several) at E = 4096."""
+    decoder = ConvDecoder(4096, (rows, 10_000))
+    assert sum(value.numel() for value in decoder.parameters()) == parameters
 
 
 @pytest.mark.parametrize("latent", [16, 64, 144, 256])
