@@ -8,7 +8,6 @@ for long also leaves a checkpoint, so that a restart repeats half a minute at mo
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,19 +18,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
-from model_zoo.forward import Forward, Way
+from model_zoo.forward import Forward, Layout, Precision, Way
 from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
 from model_zoo.trainer import Group, Snapshot
 from netspace import archs, prep
 from netspace.archs.identity import check_identity, check_outputs
 from netspace.config import validate
 from netspace.data import TaskData, load
+from netspace.errors import NetspaceError
 from netspace.folding import Folder
 from netspace.functional import NetBatch
 from netspace.metrics import accuracy
-from netspace.runtime import pick_device, read_torch, write_json, write_torch
+from netspace.records import Record, read_json, read_torch, write_json, write_torch
+from netspace.runtime import pick_device
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, parts_folder, write_zoo
 
@@ -93,6 +95,14 @@ def candidates(recipe: ZooRecipe, task: TaskData, check: Check = "") -> dict[str
     }
 
 
+class PlanRecord(Record):
+    """What `plan.json` holds."""
+
+    recipe: dict[str, Any]
+    split_hash: str
+    ways: dict[str, tuple[PositiveInt, Precision, Layout]]  # of each architecture, the fields of a `Way`
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every worker on a zoo agrees on; lies as `plan.json` beside the parts."""
@@ -123,9 +133,14 @@ class Plan:
         file = parts_folder(path) / "plan.json"
         if not file.exists():
             return None
-        told = json.loads(file.read_text())
-        ways = {name: Way(*way) for name, way in told["ways"].items()}
-        return cls(validate(ZooRecipe, told["recipe"], str(file)), told["split_hash"], ways)
+        record = read_json(file, PlanRecord)
+        ways = {name: Way(*way) for name, way in record.ways.items()}
+        recipe = validate(ZooRecipe, record.recipe, str(file))
+        if ways.keys() != recipe.archs.keys():
+            raise NetspaceError(
+                f"{file} names other architectures than its own recipe: delete {file.parent} to begin anew"
+            )
+        return cls(recipe, record.split_hash, ways)
 
     def header(self) -> Header:
         """The header of the zoo and of all its parts."""

@@ -9,7 +9,6 @@ threads and the versions of netspace and torch; whoever deletes that file has ev
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from netspace.runtime import cache_folder, machine, package_version, write_json
+from netspace.errors import NetspaceError
+from netspace.records import read_json, write_json
+from netspace.runtime import cache_folder, machine, package_version
 
 LIMITS = (
     "ATEN_CPU_CAPABILITY",
@@ -105,7 +106,6 @@ def instructions() -> str:
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        return read_json(file, dict[str, str])
+    except NetspaceError:
         return {}

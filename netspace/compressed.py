@@ -18,19 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace.config import validate
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.kernels import Kernels, Layer
 from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
 from netspace.ordering.arranging import KINDS, pack_order, unpack_order
 from netspace.quantising import pack, unpack
-from netspace.runtime import write_tensors
+from netspace.records import read_tensors, write_tensors
 from netspace.spec import NetSpec
-from netspace.states import read_safetensors
 
 VERSION = "2"
 NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
@@ -118,16 +116,14 @@ class Compressed:
             )
         if not path.is_file():
             raise UsageError(f"{path} does not exist: give a file that `netspace compress fit` wrote")
-        tensors = read_safetensors(path)
+        tensors, notes = read_tensors(path)
         try:
-            with safe_open(path, "pt") as file:
-                told: dict[str, Any] = json.loads((file.metadata() or {})[NOTE])
+            told: dict[str, Any] = json.loads(notes[NOTE])
             version = told["version"]
             if version in READABLE:
                 return cls._of(tensors, told, str(path))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-            why = f"it has no {error}" if isinstance(error, KeyError) else first
+        except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else first_line(error).rstrip(":")
             raise NetspaceError(
                 f"{path} was expected to be a compressed network, as `netspace compress fit` writes: {why}"
             ) from None

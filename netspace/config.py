@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.records import parse_yaml, read_text, read_yaml
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/quickstart' is configs/zoo/quickstart.yaml
@@ -55,10 +56,9 @@ def load(
         path = find(source, getattr(model, "bundled", ""))
         origin = str(source)
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            first = str(error).replace("\n", " ")
-            raise UsageError(f"{origin} was expected to be a recipe in YAML, but it does not parse: {first}") from None
+            raw = read_yaml(path) if written else parse_yaml(read_text(path), origin, "a recipe in YAML")
+        except NetspaceError as error:
+            raise error if written else UsageError(str(error)) from None
         if not isinstance(raw, dict):
             raise UsageError(
                 f"{origin} was expected to be a recipe of `name: value` lines, but holds {type(raw).__name__}"
@@ -118,8 +118,8 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
             slot = part
         if last:
             try:
-                node[slot] = yaml.safe_load(value)
-            except yaml.YAMLError:
+                node[slot] = parse_yaml(value, "the value")
+            except NetspaceError:
                 raise UsageError(f"--set {change}: the value does not parse as YAML") from None
         else:
             inner = node[slot] if isinstance(node, list) else node.setdefault(slot, {})

@@ -1,25 +1,19 @@
-"""Files as netspace keeps them: each appears whole or not at all, and a file that was opened never runs anything.
+"""Files appear whole or not at all, and locks.
 
 A file is written beside its place and renamed. Who writes it holds a lock on the temporary file, so that what a killed
-process left is told from what another process is writing.
+process left is told from what another process is writing. What files hold: `netspace.records`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import glob
-import io
-import json
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
-
-import torch
-from torch import Tensor
+from typing import IO
 
 from netspace.errors import NetspaceError
 
@@ -148,43 +142,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
-
-
-def write_torch(path: Path, value: Any) -> None:
-    """Tensors and plain values by `torch.save`, atomically; `read_torch` reads them without running code."""
-    held = io.BytesIO()
-    torch.save(value, held)
-    _write_bytes(path, held.getbuffer())
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
-    """Named tensors with notes as safetensors, atomically."""
-    from safetensors.torch import save
-
-    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write_bytes(path, save(here, metadata=notes or None))
-
-
-def _write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """By Python's own file, which tells of a full disk as every other does: torch and safetensors do not."""
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """`content` as that of `path`, atomically, by Python's own file: it tells of a full disk, torch and safetensors do not."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def read_torch(path: Path) -> Any:
-    """What `write_torch` wrote. Raises `NetspaceError` for anything that is not plain tensors and values."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise NetspaceError(f"{path} does not exist") from None
-    except Exception as error:  # torch raises pickle, zip and runtime errors alike
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if type(error).__name__ == "UnpicklingError":  # whose own text says how to load it unsafely
-            why = "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
-        raise NetspaceError(
-            f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {why}"
-        ) from None

@@ -12,29 +12,34 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from netspace.errors import NetspaceError
-from netspace.files import (
-    alone,
+from netspace.files import alone, remove_remains, replacing, write_text
+from netspace.records import (
+    Record,
+    parse_json,
+    read_json,
+    read_text,
     read_torch,
-    remove_remains,
-    replacing,
     write_json,
     write_tensors,
-    write_text,
     write_torch,
 )
 
 __all__ = [
     "RUNS",
     "Metrics",
+    "Provenance",
     "alone",
     "cache_folder",
     "commit",
@@ -56,9 +61,11 @@ __all__ = [
     "write_tensors",
     "write_text",
     "write_torch",
+    "zoo_path",
 ]
 
 RUNS = Path("runs")
+CHECKSUM = "crc32"  # the last entry of a line in metrics.jsonl: of the others
 
 
 def free_bytes(path: Path) -> int:
@@ -80,6 +87,27 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
         "seed": seed,
         **more,
     }
+
+
+class Provenance(Record):
+    """What is read back of a run's `provenance.json`."""
+
+    zoo: str | None = None  # the path of the zoo that the run was trained on
+    zoo_hash: str | None = None  # of its content
+    teacher: str | None = None
+    teacher_hash: str | None = None  # of its parameters
+    changes: tuple[str, ...] = ()  # to the recipe's file, as `--set` takes them
+    precision: dict[str, str] = Field(
+        default_factory=dict
+    )  # of models and networks, as it was chosen when the run began
+
+
+def zoo_path(run: Path) -> Path:
+    """Where the zoo lay that a run was trained on."""
+    origin = read_json(run / "provenance.json", Provenance)
+    if origin.zoo is None:
+        raise NetspaceError(f"{run} does not say on which zoo it was trained: name it with --zoo")
+    return Path(origin.zoo)
 
 
 def package_version(name: str) -> str:
@@ -127,25 +155,35 @@ class Metrics:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
             cut = file.read(1) not in (b"", b"\n")
-            file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+            file.write(b"\n" * cut + _line(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the records that a resumed run will write again."""
         if self.path.exists():
-            kept = [json.dumps(record) for record in read_metrics(self.path) if wanted(record)]
+            kept = [_line(record) for record in read_metrics(self.path) if wanted(record)]
             write_text(self.path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """All records of a `metrics.jsonl`; a line that a crash cut off, or that was damaged, is left out."""
     records = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+        for line in read_text(path, errors="replace").split("\n"):
+            with suppress(NetspaceError):
+                record = parse_json(line, str(path))
+                checksum = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
+                if isinstance(record, dict) and checksum in (None, _checksum(record)):
+                    records.append(record)
     return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """A record as a line, with its checksum."""
+    return json.dumps({**record, CHECKSUM: _checksum(json.loads(json.dumps(record)))})
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def is_run(path: Path) -> bool:

@@ -9,22 +9,23 @@ Axes: M networks, P parameters, H W of a PRep, E latent size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from netspace import archs
 from netspace.config import read_back
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.family import ArchClass, Family, Networks
 from netspace.folding.checks import batch_norms
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.precision import choose
 from netspace.prep import pack, unflatten, unpack
+from netspace.records import Record, read_json
 from netspace.runtime import is_run
 from netspace.spec import NetSpec
 from netspace.states import fits, flat_parameters
@@ -34,6 +35,12 @@ from netspace.training.steps import half
 from netspace.training.validation import decode, encode
 
 TRIAL = 16  # latents that are decoded to choose between precisions
+
+
+class SpaceRecord(Record):
+    """What `space.json` in a run folder holds."""
+
+    archs: dict[str, Any]  # as `Family.to_json` gives them
 
 
 class Space:
@@ -52,12 +59,22 @@ class Space:
             raise NetspaceError(f"{run} is not a run folder (config.yaml and provenance.json were expected in it)")
         recipe = read_back(SpaceRecipe, run / "config.yaml")
         try:
-            told = json.loads((run / "space.json").read_text())
-            family = Family.from_json(told["archs"], device, recipe.multi.rows if recipe.multi else None)
+            record = read_json(run / "space.json", SpaceRecord)
+            family = Family.from_json(record.archs, device, recipe.multi.rows if recipe.multi else None)
         except UsageError:  # of an architecture that nobody trusted, which says what to do
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NetspaceError) as error:
-            raise NetspaceError(f"{run} does not say which networks its space holds (space.json): {error}") from None
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            NetspaceError,
+        ) as error:
+            raise NetspaceError(
+                f"{run} does not say which networks its space holds (space.json): {first_line(error)}"
+            ) from None
         weights = load_best(run)
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
         try:

@@ -15,6 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from netspace.errors import NetspaceError
+from netspace.records import parse_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +86,7 @@ class NetSpec:
     def from_json(cls, text: str) -> NetSpec:
         """The spec that `to_json` wrote. Raises `NetspaceError` if the text is not one."""
         try:
-            raw = json.loads(text)
+            raw = parse_json(text, "the spec")
             return cls(
                 arch=str(raw["arch"]),
                 kwargs=tuple((str(key), value) for key, value in raw["kwargs"]),
@@ -93,7 +94,7 @@ class NetSpec:
                 names=tuple(str(name) for name in raw["names"]),
                 shapes=tuple(tuple(int(side) for side in shape) for shape in raw["shapes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, NetspaceError) as error:
             raise NetspaceError(f"not the JSON of a network's spec: {error}") from error
 
     def difference(self, names_and_shapes: dict[str, tuple[int, ...]]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace import archs
@@ -19,7 +18,7 @@ from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.folding import fold
 from netspace.folding.checks import batch_norms, listed
 from netspace.prep import flatten, is_integer, parameter_problem
-from netspace.runtime import read_torch
+from netspace.records import read_tensors, read_torch
 from netspace.spec import NetSpec
 
 FILES = (".safetensors", ".pt", ".pth")  # what a state dict's file may be called
@@ -232,8 +231,4 @@ def _is_state(found: Any) -> bool:
 
 def read_safetensors(path: Path) -> StateDict:
     """The tensors and the metadata of a safetensors file. Raises `NetspaceError` for anything else."""
-    try:
-        with safe_open(path, "pt") as file:
-            return StateDict({name: file.get_tensor(name) for name in file.keys()}, file.metadata())  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise NetspaceError(f"{path} was expected to be a safetensors file, but cannot be read: {error}") from None
+    return StateDict(*read_tensors(path))

@@ -11,6 +11,7 @@ import torch
 
 from netspace import calibration
 from netspace.calibration import fastest, remembered
+from netspace.records import read_json
 from netspace.runtime import cache_folder
 
 
@@ -49,7 +50,7 @@ def test_a_remembered_answer_is_returned_untimed(clock: Clock) -> None:
     before = dict(clock.runs)
     assert fastest("subject", {"b": clock.way("b", 0.1), "a": clock.way("a", 9.0)}) == "a"  # in any order
     assert clock.runs == before
-    assert list(json.loads((cache_folder() / "calibration.json").read_text()).values()) == ["a"]
+    assert list(read_json(cache_folder() / "calibration.json", dict[str, str]).values()) == ["a"]
 
 
 def test_another_subject_other_ways_and_other_threads_are_timed_anew(clock: Clock) -> None:
@@ -69,7 +70,7 @@ def test_another_subject_other_ways_and_other_threads_are_timed_anew(clock: Cloc
     finally:
         torch.set_num_threads(threads)
     assert clock.runs["a"] > before
-    assert len(json.loads((cache_folder() / "calibration.json").read_text())) == 4
+    assert len(read_json(cache_folder() / "calibration.json", dict[str, str])) == 4
 
 
 @pytest.mark.parametrize("package", ["netspace", "torch"])

@@ -196,7 +196,7 @@ def test_a_file_that_is_no_yaml_is_one_sentence_and_runs_nothing(tmp_path: Path,
 def test_a_file_of_other_bytes_and_of_other_yaml(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match="does not parse"):
+    with pytest.raises(UsageError, match="cannot be read as text"):
         load(Recipe, file)
     for text, kind in [("- 1\n", "list"), ("", "NoneType"), ("hello", "str")]:
         file.write_text(text)

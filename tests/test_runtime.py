@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from netspace import files, runtime
 from netspace.errors import NetspaceError
+from netspace.records import read_json
 from netspace.runtime import (
     Metrics,
     alone,
@@ -90,7 +92,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 def test_json_round_trip(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, None, "é"], "a": 2})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, None, "é"], "a": 2}
+    assert read_json(tmp_path / "a.json", dict[str, Any]) == {"b": [1, None, "é"], "a": 2}
 
 
 def test_torch_round_trip(tmp_path: Path) -> None:

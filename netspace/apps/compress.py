@@ -5,14 +5,12 @@ Axes: N kernels, F filters of a layer, P parameters.
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netspace.apps.kept_kernels import keep_kernels
@@ -20,11 +18,12 @@ from netspace.apps.originals import Beside, Pictures, check_named, check_new, ch
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.config import changed, read_back, to_yaml
-from netspace.errors import UsageError
+from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
-from netspace.runtime import alone, hash_tensors, write_json, write_tensors, write_text
+from netspace.records import Record, read_json, read_tensors, write_json, write_tensors, write_yaml
+from netspace.runtime import alone, hash_tensors
 from netspace.spec import NetSpec
 from netspace.states import folded_metadata
 from netspace.store import Zoo
@@ -76,7 +75,7 @@ def fit(
             more = {"seconds": seconds, "precision": fitting.precision, "curve": curve}
             write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), **more})
         accelerator.wait_for_everyone()
-    return dict(json.loads((out / "fit.json").read_text()))
+    return read_json(out / "fit.json", dict[str, Any])
 
 
 def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
@@ -143,9 +142,10 @@ def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> l
     names = [layer.name for layer in kernels.layers]
     of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
     if kept is not None and kept.exists():
-        with suppress(SafetensorError, OSError), safe_open(kept, "pt") as file:  # a damaged one is found anew
-            if (file.metadata() or {}).get("of") == of:
-                return [file.get_tensor(name) for name in names]
+        with suppress(NetspaceError, KeyError):  # a damaged one is found anew
+            tensors, notes = read_tensors(kept)
+            if notes.get("of") == of:
+                return [tensors[name] for name in names]
     grids = [layer.grid(kernels.side) for layer in kernels.layers]
     found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
     if kept is not None and kind != "none":
@@ -242,11 +242,17 @@ def _hash(original: Original) -> str:
     return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])
 
 
+class NetworkMark(Record):
+    """What `network.json` in the folder of a fit holds."""
+
+    hash: str  # of the network that it was begun with, and of its teachers
+
+
 def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
     file, mark = out / "config.yaml", out / "network.json"
     if not file.exists():
         write_json(mark, {"hash": network})
-        write_text(file, to_yaml(config))
+        write_yaml(file, to_yaml(config))
         return
     if not resume:
         raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
@@ -255,7 +261,7 @@ def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> N
         raise UsageError(
             f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
         )
-    if json.loads(mark.read_text())["hash"] != network:
+    if read_json(mark, NetworkMark).hash != network:
         raise UsageError(
             f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
         )

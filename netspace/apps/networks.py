@@ -5,7 +5,6 @@ Axes: P parameters, E latent size.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from netspace.errors import NetspaceError, UsageError
 from netspace.family import ArchClass
 from netspace.prep import pack, unflatten, unpack
-from netspace.runtime import write_tensors
+from netspace.records import read_json, write_tensors
+from netspace.runtime import Provenance, zoo_path
 from netspace.space import Space
 from netspace.states import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
 from netspace.store import Zoo
@@ -35,9 +35,9 @@ class Named:
 
 def zoo_of(run: Path, given: Path | None = None) -> Zoo:
     """The zoo a run was trained on, open for reading: `given`, or the path the run remembers."""
-    told = json.loads((run / "provenance.json").read_text())
-    zoo = Zoo(given or told["zoo"])
-    if zoo.content_hash != told["zoo_hash"]:
+    origin = read_json(run / "provenance.json", Provenance)
+    zoo = Zoo(given or zoo_path(run))
+    if zoo.content_hash != origin.zoo_hash:
         zoo.close()
         raise NetspaceError(
             f"{zoo.path} is not the zoo that {run} was trained on (its networks differ): name the right one with --zoo"

@@ -27,7 +27,8 @@ from netspace.metrics import accuracy
 from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.precision import Precision, choose
 from netspace.progress import progress
-from netspace.runtime import alone, generator, read_torch, write_json, write_tensors, write_text, write_torch
+from netspace.records import read_torch, write_json, write_tensors, write_torch, write_yaml
+from netspace.runtime import alone, generator
 from netspace.space import Space
 from netspace.store import Zoo, teacher_path
 from netspace.training.setting import task_of
@@ -238,7 +239,7 @@ def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) ->
                 f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
             )
     else:
-        write_text(file, to_yaml(config))
+        write_yaml(file, to_yaml(config))
 
 
 def _finish(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from netspace import archs
@@ -69,14 +68,12 @@ def find_original(
     return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 
 
-def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+def _check_values(path: Path, state: StateDict) -> None:
     """Refuses a compressed network and values that no network runs with; -inf is a mask's."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            if NOTE in (file.metadata() or {}):
-                raise UsageError(
-                    f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
-                )
+    if NOTE in state.metadata:
+        raise UsageError(
+            f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
+        )
     for name, value in state.items():
         if value.is_floating_point() and not (value < float("inf")).all():
             raise NetspaceError(f"{name} of {path} holds values that are not finite")

@@ -126,8 +126,8 @@ def train(
     close as rounding.
     """
     from netspace.errors import UsageError
-    from netspace.runtime import is_run, read_metrics
-    from netspace.training.space import begun_with, recipe_of
+    from netspace.runtime import is_run, read_metrics, zoo_path
+    from netspace.training.space import recipe_of
     from netspace.training.space import train as train_space
 
     trusting(trust_arch)
@@ -137,7 +137,7 @@ def train(
     if zoo is None:
         if not (resume and is_run(folder)):
             raise UsageError("--zoo is missing: name the zoo to learn from (`netspace zoo build` makes one)")
-        zoo = Path(begun_with(folder)["zoo"])
+        zoo = zoo_path(folder)
     run = train_space(recipe, zoo, folder, resume, changes)
     found = [record for record in read_metrics(run / "metrics.jsonl") if "val_mae" in record]
     best = min(found, key=lambda record: record.get("val_error", record["val_mae"]))

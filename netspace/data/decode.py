@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from netspace.data.base import broken
 from netspace.data.pixels import resize
 from netspace.errors import NetspaceError
+from netspace.files import replacing
+from netspace.records import HASH, hash_named, read_tensors
 
 VERSION = 1  # to be raised when the same files would give other pixels
 CHUNK = 256  # files that one thread decodes in one go
@@ -51,8 +54,8 @@ def _key(folder: Path, files: list[Path], size: int | None) -> str:
 
 def _load(kept: Path, count: int) -> Tensor | None:
     try:
-        images: Tensor | None = load_file(kept).get("images")
-    except (OSError, SafetensorError):
+        images = read_tensors(kept)[0].get("images")
+    except NetspaceError:
         return None
     if images is None or images.dtype != torch.uint8 or images.dim() != 4 or len(images) != count:
         return None
@@ -60,15 +63,10 @@ def _load(kept: Path, count: int) -> Tensor | None:
 
 
 def _save(kept: Path, images: Tensor) -> None:
-    part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
-    try:
-        save_file({"images": images}, part)
-        part.replace(kept)
-    except (
-        OSError,
-        SafetensorError,
-    ):  # a folder that is not ours to write, or a full disk: decode again next time
-        part.unlink(missing_ok=True)
+    held = {"images": images}
+    # a folder that is not ours to write, or a full disk: decode again next time
+    with suppress(NetspaceError, SafetensorError), replacing(kept) as temporary:
+        save_file(held, temporary, metadata={HASH: hash_named(held, {})})
 
 
 def _decode_all(files: list[Path], size: int | None) -> Tensor:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from netspace.errors import NetspaceError, first_line
+from netspace.records import SEAL, read_tensors, read_text, read_yaml
 from netspace.report.classes import Classes, classes_of
-from netspace.report.reading import finite, mapping_of, names_of, numbers_of, part, text_of
+from netspace.report.reading import finite, mapping_of, names_of, numbers_of, part
 from netspace.runtime import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told
@@ -156,11 +156,8 @@ def collect(path: Path) -> Run:
         raise NetspaceError(
             f"{path} is not a run folder (config.yaml and provenance.json were expected in it), nor one that `netspace compress fit` wrote"
         )
-    config = text_of(path / "config.yaml")
-    try:
-        recipe = yaml.safe_load(config)
-    except yaml.YAMLError as error:
-        raise NetspaceError(f"{path / 'config.yaml'} does not parse as YAML: {first_line(error)}") from None
+    config = read_text(path / "config.yaml").partition(SEAL)[0]
+    recipe = read_yaml(path / "config.yaml")
     space = mapping_of(path / "space.json") if (path / "space.json").is_file() else {}
     archs = space.get("archs")
     evaluations = {split: _evaluation(path, split) for split in SPLITS if (path / f"eval-{split}.json").is_file()}
@@ -204,18 +201,22 @@ def _evaluation(path: Path, split: str) -> Evaluation:
 
 
 def _tensors(file: Path, members: int) -> Tensors | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if not file.is_file():
         return None
     try:
-        held = load_file(file)
-        found = Tensors(held["latents"], held["shown"], held["preps"], held["decoded"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        tensors, _ = read_tensors(file)
+        latents, preps, decoded = (tensors[name].float().numpy() for name in ("latents", "preps", "decoded"))
+        found = Tensors(latents, tensors["shown"].numpy(), preps, decoded)
+    except (NetspaceError, KeyError, TypeError) as error:
         raise NetspaceError(f"{file} cannot be read ({first_line(error)}): run `netspace eval` again") from None
     rows = found.shown
-    fits = found.latents.ndim == 2 and len(found.latents) == members and rows.ndim == 1 and found.preps.ndim == 3
+    fits = (
+        found.latents.ndim == 2
+        and len(found.latents) == members
+        and rows.ndim == 1
+        and rows.dtype == np.int64
+        and found.preps.ndim == 3
+    )
     fits = fits and found.preps.shape == found.decoded.shape and len(rows) == len(found.preps)
     fits = fits and bool(((rows >= 0) & (rows < members)).all())
     return found if fits else None

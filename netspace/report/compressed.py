@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
+from netspace.records import SEAL, read_text
 from netspace.report.course import NOT_LOSSES
 from netspace.report.drawing import named
-from netspace.report.reading import mapping_of, numbers_of, part, text_of
+from netspace.report.reading import mapping_of, numbers_of, part
 from netspace.runtime import is_run, read_metrics
 
 Columns = dict[str, np.ndarray]  # by name, all of one length
@@ -87,7 +88,7 @@ def collect(path: Path) -> Fitted:
     told = mapping_of(network).get("hash") if network.is_file() else None
     return Fitted(
         path,
-        text_of(config) if config.is_file() else "",
+        read_text(config).partition(SEAL)[0] if config.is_file() else "",
         None if told is None else str(told),
         figures,
         _columns(figures, "curve", names, file, "compress fit"),

@@ -5,7 +5,6 @@ A part that is not there is empty; a number that is none (null, NaN, infinite) i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from netspace.errors import NetspaceError, first_line
+from netspace.errors import NetspaceError
+from netspace.records import read_json
 
 
 def finite(value: Any) -> float | None:
@@ -47,18 +47,4 @@ def names_of(raw: Mapping[str, Any], name: str, file: Path) -> list[str]:
 
 def mapping_of(file: Path) -> dict[str, Any]:
     """The JSON object that a file holds."""
-    try:
-        found = json.loads(text_of(file))
-    except json.JSONDecodeError as error:
-        raise NetspaceError(f"{file} was expected to be JSON, but it does not parse: {error}") from None
-    if not isinstance(found, dict):
-        raise NetspaceError(f"{file} was expected to be a JSON object, but holds {type(found).__name__}")
-    return found
-
-
-def text_of(file: Path) -> str:
-    """The text of a file."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NetspaceError(f"{file} cannot be read: {first_line(error)}") from None
+    return read_json(file, dict[str, Any])

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from netspace.records import parse_json
 from netspace.runtime import package_version
 from netspace.spec import NetSpec
 
@@ -55,7 +56,7 @@ class Header:
     @classmethod
     def from_json(cls, text: str) -> Header:
         """The header that `to_json` wrote. Raises `ValueError` or `TypeError` if the text is not one."""
-        header = cls(**json.loads(text))
+        header = cls(**parse_json(text, "the header"))
         if not all(isinstance(part, dict) for part in (header.data, header.recipe, header.versions)):
             raise TypeError("the header's data, recipe and versions are not all groups of settings")
         if not isinstance(header.split_hash, str):

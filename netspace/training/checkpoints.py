@@ -7,8 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from netspace.errors import NetspaceError
-from netspace.runtime import write_tensors
-from netspace.states import read_safetensors
+from netspace.records import read_tensors, write_tensors
 
 
 def save_best(run: Path, weights: dict[str, Tensor]) -> None:
@@ -21,4 +20,4 @@ def load_best(run: Path) -> dict[str, Tensor]:
     path = run / "checkpoints" / "best.safetensors"
     if not path.exists():
         raise NetspaceError(f"{run} has no trained space yet ({path.name} is missing): let `netspace train` finish")
-    return read_safetensors(path)
+    return read_tensors(path)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,16 +16,8 @@ from torch import Tensor, nn
 from netspace.config import bundled_names, changed, load, read_back, to_yaml
 from netspace.errors import UsageError
 from netspace.precision import Precision, choose
-from netspace.runtime import (
-    alone,
-    is_run,
-    newest_run,
-    pick_device,
-    provenance,
-    remove_remains,
-    write_json,
-    write_text,
-)
+from netspace.records import read_json, write_json, write_yaml
+from netspace.runtime import Provenance, alone, is_run, newest_run, pick_device, provenance, remove_remains
 from netspace.store import Zoo
 from netspace.training.checkpoints import save_best
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
@@ -64,15 +55,13 @@ def recipe_of(
     recipe = load(SpaceRecipe, config, changes)
     folder = Path("runs") / recipe.name if run is None else run
     if resume and is_run(folder):
-        begun = begun_with(folder).get("changes", [])
-        recipe = load(SpaceRecipe, config, [*begun, *changes])
+        recipe = load(SpaceRecipe, config, [*begun_with(folder).changes, *changes])
     return recipe, folder, changes
 
 
-def begun_with(run: Path) -> dict[str, Any]:
+def begun_with(run: Path) -> Provenance:
     """Return what a run's provenance.json says: its zoo, teacher, and the changes to its recipe."""
-    told: dict[str, Any] = json.loads((run / "provenance.json").read_text())
-    return told
+    return read_json(run / "provenance.json", Provenance)
 
 
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
@@ -145,8 +134,7 @@ def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[st
     asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
     chosen: dict[str, str] = {}
     if accelerator.is_main_process:
-        file = run / "provenance.json"
-        begun = json.loads(file.read_text()).get("precision") if file.exists() else None
+        begun = begun_with(run).precision if (run / "provenance.json").exists() else {}
         if begun and all(name in begun for name in asked):
             chosen = {name: begun[name] for name in asked}
         else:
@@ -191,10 +179,10 @@ def _check_teacher(setting: Setting, run: Path) -> None:
     config = run / "config.yaml"
     if setting.teacher is None or not config.exists():
         return
-    told = begun_with(run)
-    if told.get("teacher_hash") != setting.teacher.hash:
+    origin = begun_with(run)
+    if origin.teacher_hash != setting.teacher.hash:
         raise UsageError(
-            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({told.get('teacher')})"
+            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({origin.teacher})"
         )
 
 
@@ -203,7 +191,7 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
     config = run / "config.yaml"
     if config.exists():
         held = read_back(SpaceRecipe, config)
-        told = begun_with(run)
+        origin = begun_with(run)
         if not resume:
             raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
         before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
@@ -213,7 +201,7 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
                 f"{run} was begun with another recipe: {difference}; resume it with its own (leave the recipe and its changes "
                 "out), or choose another --out"
             )
-        if told["zoo_hash"] != zoo.content_hash:
+        if origin.zoo_hash != zoo.content_hash:
             raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
 
 
@@ -235,7 +223,7 @@ def _begin_run(
         if setting.teacher is not None:
             more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
         write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
-        write_text(config, to_yaml(recipe))
+        write_yaml(config, to_yaml(recipe))
     write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
 
 

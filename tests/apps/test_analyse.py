@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from netspace.apps.analyse import FACTORS, SHARES, alignment, analyse, features,
 from netspace.apps.compress import begin, fit
 from netspace.errors import NetspaceError
 from netspace.kernels import Kernels, Layer
+from netspace.records import read_json
 from netspace.spectra import linear_cka, singular_ratio
 from netspace.training.nern import FitConfig
 
@@ -32,7 +32,7 @@ def test_a_member_is_analysed(multi_zoo: Path, tmp_path: Path) -> None:
     fitted = fit(MEMBER, tmp_path / "c", FitConfig.model_validate(SHORT), multi_zoo)
     file = tmp_path / "c" / "compressed.safetensors"
     told = analyse(file, MEMBER, multi_zoo)
-    assert json.loads((tmp_path / "c" / "analysis.json").read_text()) == told
+    assert read_json(tmp_path / "c" / "analysis.json", dict[str, Any]) == told
     assert told == analyse(file, MEMBER, multi_zoo)  # what is drawn is drawn by the seed
     ratios = told["singular_ratio"]
     assert len(told["layers"]) == len(ratios["original"]) == len(ratios["reconstructed"]) == len(told["cka"]["random"])

@@ -18,6 +18,7 @@ from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.ordering.arranging import arrange
+from netspace.records import read_json
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
@@ -127,7 +128,7 @@ def test_files_of_version_1_are_read(tmp_path: Path) -> None:
 def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path: Path) -> None:
     stage = {"steps": 2, "distillation": 1.0, "images": 8, "kernels": 64, "teacher": "best"}
     fit(MEMBER, tmp_path / "out", settings(stages=[stage]), multi_zoo)
-    told = json.loads((tmp_path / "out" / "network.json").read_text())
+    told = read_json((tmp_path / "out" / "network.json"), dict[str, Any])
     assert len(told["hash"].split()) == 2
     (tmp_path / "out" / "network.json").write_text(json.dumps({"hash": told["hash"][:-1]}))
     with pytest.raises(UsageError, match="another network or teacher"):
@@ -245,5 +246,5 @@ def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path:
     assert file.read_bytes() == before
     with pytest.raises(NetspaceError, match=r"any\.safetensors was expected to be a compressed network"):
         Compressed.load(tmp_path / "any.safetensors")
-    told = json.loads((tmp_path / "c" / "fit.json").read_text())
+    told = read_json((tmp_path / "c" / "fit.json"), dict[str, Any])
     assert told["file"] == str(file) and told["seconds"] > 0

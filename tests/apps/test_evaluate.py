@@ -23,6 +23,7 @@ from netspace.data import TaskData
 from netspace.errors import NetspaceError
 from netspace.metrics import identity, linear_r2
 from netspace.prep import unflatten, unpack
+from netspace.records import read_json
 from netspace.space import Space
 from netspace.store import Zoo
 from netspace.training.setting import task_of
@@ -58,7 +59,7 @@ def test_the_figures_are_those_of_networks_run_alone(run_copy: Path, zoo: Zoo) -
         found["agreement"].append(float((first.argmax(-1) == second.argmax(-1)).double().mean()))
         log_t, log_p = F.log_softmax(first.double(), -1), F.log_softmax(second.double(), -1)
         found["kl"].append(float((log_t.exp() * (log_t - log_p)).sum(-1).mean()))
-    detail = json.loads((run_copy / "eval-test.json").read_text())["detail"]
+    detail = read_json((run_copy / "eval-test.json"), dict[str, Any])["detail"]
     image = 1.5 / len(labels)  # a tie may be rounded the other way
     np.testing.assert_allclose(detail["accuracy_target"], found["target"], atol=1e-9)
     np.testing.assert_allclose(detail["accuracy_predicted"], found["predicted"], atol=image)
@@ -249,7 +250,7 @@ def test_the_zoo_of_a_run(run_copy: Path, zoo_copy: Path, tiny_zoo: Path) -> Non
 
 def test_files_need_no_zoo(run_copy: Path, tmp_path: Path) -> None:
     encode(run_copy, "best", tmp_path / "z.safetensors")
-    told = json.loads((run_copy / "provenance.json").read_text())
+    told = read_json((run_copy / "provenance.json"), dict[str, Any])
     (run_copy / "provenance.json").write_text(json.dumps({**told, "zoo": "/gone/zoo.h5"}))
     decoded = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
     assert decoded["accuracy_test"] is None and (tmp_path / "net.safetensors").is_file()

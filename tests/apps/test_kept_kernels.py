@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from netspace.apps.compress import fit
 from netspace.apps.kept_kernels import keep_kernels
 from netspace.compressed import Compressed
 from netspace.kernels import Kernels
+from netspace.records import read_json
 from netspace.training.nern import FitConfig
 
 
@@ -27,7 +29,7 @@ def test_the_layer_of_the_median_error_is_kept(tmp_path: Path) -> None:
     ):
         other = {key: value * (1 + errors[key[0]]) for key, value in state.items()}
         keep_kernels(tmp_path, kernels, state, other)
-        told = json.loads((tmp_path / "kernels.json").read_text())
+        told = read_json((tmp_path / "kernels.json"), dict[str, Any])
         weight = state[f"{name}.weight"]
         assert told["layer"] == f"{name}.weight" and told["layers"] == 4
         assert abs(told["relative_error"] - errors[name]) < 1e-6
@@ -50,5 +52,5 @@ def test_a_fit_and_an_analysis_keep_the_same(multi_zoo: Path, tmp_path: Path) ->
     torch.testing.assert_close(first, state[layer][0, 0].view_as(first))
     file.unlink()
     analyse(tmp_path / "c" / "compressed.safetensors", "best:resnet", multi_zoo)
-    again = json.loads(file.read_text())
+    again = read_json(file, dict[str, Any])
     assert again["layer"] == layer and again["original"] == json.loads(told)["original"]

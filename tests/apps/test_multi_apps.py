@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.family import Networks
 from netspace.metrics import diversity
 from netspace.prep import unflatten, unpack
+from netspace.records import read_json
 from netspace.space import Space
 from netspace.store import Zoo
 from netspace.training.setting import task_of
@@ -49,7 +50,7 @@ def accuracy(space: Space, zoo: Zoo, latent: torch.Tensor, arch: str | None = No
 def test_the_figures_are_those_of_networks_run_alone(run: Path, zoo: Zoo) -> None:
     told = evaluate(run, "test")
     space = Space.load(run)
-    detail = json.loads((run / "eval-test.json").read_text())["detail"]
+    detail = read_json((run / "eval-test.json"), dict[str, Any])["detail"]
     place, confusion = 0, np.zeros((3, 3), int)
     for class_id, group in enumerate(zoo.archs.values()):
         found, kept = [], []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from netspace.apps.originals import find_original
 from netspace.apps.prune import prune, pruned
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.records import read_json
 from netspace.training.nern import FitConfig
 
 FILE = Path("c/compressed.safetensors")
@@ -47,7 +48,7 @@ def test_the_smallest_of_all_tensors_go(share: float, seed: int, coarse: bool) -
 def test_rows_are_what_eval_says_of_pruned_files(held: Compressed, multi_zoo: Path) -> None:
     before = FILE.read_bytes()
     told = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.3, 0.9))
-    assert FILE.read_bytes() == before and json.loads(Path("c/prune.json").read_text()) == told
+    assert FILE.read_bytes() == before and read_json(Path("c/prune.json"), dict[str, Any]) == told
     state = held.predictor.state_dict()
     matrices = {name: value for name, value in state.items() if name.endswith("weight")}
     count = sum(value.numel() for value in matrices.values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.quantising import pack4, restore
 from netspace.quantising import quantise as coded
+from netspace.records import read_json
 from netspace.runtime import write_tensors
 from netspace.store import Zoo
 from netspace.training.nern import FitConfig
@@ -63,7 +64,7 @@ def test_matrices_are_codes_and_scales_and_all_else_is_as_it_was(file: Path, net
     assert len(errors) == 10
     sizes = {name: each["bytes"] for name, each in told["networks"].items()}
     assert sizes == {"reconstructed": file.stat().st_size, "quantised": Path("small.safetensors").stat().st_size}
-    assert json.loads(Path(f"c/quantise-{bits}-alone.json").read_text()) == told
+    assert read_json(Path(f"c/quantise-{bits}-alone.json"), dict[str, Any]) == told
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaign import LONGER_SPACE, TRAINING, Cli, Outcome, campaign, records, train_words
 from helpers import flat
 from safetensors.torch import load_file
 
+from netspace.records import read_json
 from netspace.runtime import read_torch
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
@@ -32,7 +33,7 @@ def kill_trainings(cli: Cli, recipe: Path, zoo: Path, kills: int, share: float, 
 
         def look() -> object:
             for path in run.glob("*.json"):
-                json.loads(path.read_text())
+                read_json(path, dict[str, Any])
             if best.exists():
                 assert load_file(best).keys() == load_file(Path("whole/checkpoints/best.safetensors")).keys()
             step = int(read_torch(last)["step"]) if last.exists() else 0

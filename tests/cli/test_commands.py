@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from netspace import archs
 from netspace.data import DataConfig, load
+from netspace.records import read_json
 from netspace.space import Space
 from netspace.store import Zoo
 
@@ -133,7 +134,7 @@ def test_train_eval_and_report(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
     assert (told["run"], told["split"], told["members"], told["latent"]) == ("runs/mine", "test", 6, 64)
     assert told["baselines"].keys() >= {"nearest", "noise", "average"}
     assert told["per_class"]["lenetlike"]["members"] == 6
-    kept = json.loads(Path("runs/mine/eval-test.json").read_text())
+    kept = read_json(Path("runs/mine/eval-test.json"), dict[str, Any])
     assert kept["detail"]["member"] == [f"lenetlike/{row:04d}" for row in range(30, 36)]
     page = cli("report", "runs/mine", "--json")
     assert page.code == 0 and Path(page.json["report"]).read_text().startswith("<!")
@@ -155,7 +156,7 @@ def test_interpolate(cli: Cli, run_copy: Path) -> None:
     assert told.json["gamma"] == [0, 0.25, 0.5, 0.75, 1] and told.json["arch"] == ["lenetlike"] * 5
     assert len(told.json["latent_accuracy"]) == len(told.json["weight_accuracy"]) == 5
     assert [Path(name).is_file() for name in told.json["networks"]] == [True] * 5
-    with Zoo(json.loads((run_copy / "provenance.json").read_text())["zoo"]) as zoo:
+    with Zoo(read_json((run_copy / "provenance.json"), dict[str, Any])["zoo"]) as zoo:
         members = zoo.only().members
         ends = [int(told.json[key].split("/")[1]) for key in ("from", "to")]
         assert members["accuracy_val"][ends].tolist() == [members["accuracy_val"].min(), members["accuracy_val"].max()]

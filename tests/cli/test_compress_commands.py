@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from netspace import archs
+from netspace.records import read_json
 from netspace.store import Zoo
 
 Cli = Callable[..., Any]
@@ -76,7 +76,7 @@ def test_analyse_tells_and_keeps(cli: Cli, multi_zoo: Path, fitted: dict[str, An
     for word in ("S_ratio", "CKA random", "share of frequencies kept", "on 300 training images"):
         assert word in told
     assert len(told.splitlines()) < 45
-    kept = json.loads(Path("c/analysis.json").read_text())
+    kept = read_json(Path("c/analysis.json"), dict[str, Any])
     assert kept["generalisation"]["original"]["accuracy_test"] == fitted["accuracy_original"]
 
 

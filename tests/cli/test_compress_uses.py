@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from netspace.records import read_json
 
 Cli = Callable[..., Any]
 FILE = "c/compressed.safetensors"
@@ -22,11 +23,14 @@ def fitted(cli: Cli, multi_zoo: Path) -> tuple[object, ...]:
 
 def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[object, ...]) -> None:
     told = cli("compress", "quantise", FILE, *fitted, "-o", "four.safetensors", "--bits", 4, "--json").json
-    assert told["bits"] == 4 and told == json.loads(Path("c/quantise-4.json").read_text())
+    assert told["bits"] == 4 and told == read_json(Path("c/quantise-4.json"), dict[str, Any])
     assert told["networks"].keys() == {"original", "original_quantised", "reconstructed", "quantised"}
     cli("compress", "quantise", FILE, "-o", "again.safetensors", "--bits", 4)
-    assert told == json.loads(Path("c/quantise-4.json").read_text()), "figures without MODEL are kept apart"
-    assert json.loads(Path("c/quantise-4-alone.json").read_text())["networks"].keys() == {"reconstructed", "quantised"}
+    assert told == read_json(Path("c/quantise-4.json"), dict[str, Any]), "figures without MODEL are kept apart"
+    assert read_json(Path("c/quantise-4-alone.json"), dict[str, Any])["networks"].keys() == {
+        "reconstructed",
+        "quantised",
+    }
     text = cli("compress", "quantise", FILE, "-o", "eight.safetensors").out
     assert "reconstructed, predictor in 8 bits" in text and "eight.safetensors: quantising moves the weights by" in text
     text = cli("compress", "eval", "eight.safetensors", *fitted).out
@@ -39,7 +43,7 @@ def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[o
 def test_prune_tells_the_curve(cli: Cli, fitted: tuple[object, ...]) -> None:
     told = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25,0.5", "--json").json
     assert [row["share"] for row in told["predictor"]] == [row["share"] for row in told["original"]] == [0, 0.25, 0.5]
-    assert told == json.loads(Path("c/prune.json").read_text())
+    assert told == read_json(Path("c/prune.json"), dict[str, Any])
     text = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25").out
     assert "25.0 %" in text and f"{told['predictor'][1]['weights']:,}" in text and "original's weights" in text
     assert len(cli("compress", "prune", FILE, *fitted, "--json").json["predictor"]) == 12

@@ -18,6 +18,7 @@ from helpers import refused
 from safetensors.torch import save_file
 
 from netspace import archs
+from netspace.records import read_json
 from netspace.spec import NetSpec
 from netspace.store import Population, Zoo, write_zoo
 
@@ -77,7 +78,7 @@ def test_a_pickle_that_would_run_code(cli: Cli, zoo_copy: Path, run_copy: Path) 
             refused(done, 1, file)
         assert not Path("ran").exists()
     shutil.copy("bomb.pt", run_copy / "checkpoints" / "last.pt")
-    provenance = json.loads((run_copy / "provenance.json").read_text())
+    provenance = read_json(run_copy / "provenance.json", dict[str, Any])
     done = cli("train", run_copy / "config.yaml", "--zoo", provenance["zoo"], "--out", run_copy, "--resume")
     refused(done, 1, "last.pt")
     assert not Path("ran").exists()
@@ -137,7 +138,7 @@ def test_code_that_a_zoo_names_is_not_run(cli: Cli, stranger: Path, recipes: Pat
         ["zoo", "import", stranger, "net.safetensors", "--arch", "lenetlike"],
     ):
         refused(cli(*command), 2, "--trust-arch", "stranger:make")
-    space = json.loads((run_copy / "space.json").read_text())
+    space = read_json(run_copy / "space.json", dict[str, Any])
     space["archs"]["lenetlike"]["spec"]["arch"] = "stranger:make"
     (run_copy / "space.json").write_text(json.dumps(space))
     refused(cli("eval", run_copy), 2, "--trust-arch", "stranger:make")

@@ -13,6 +13,7 @@ import torch
 from helpers import launch
 from safetensors.torch import load_file
 
+from netspace.records import read_json
 from netspace.runtime import read_metrics
 from netspace.store import Zoo
 
@@ -57,7 +58,7 @@ def test_two_processes_fit_the_same_predictor(cli: Callable[..., Any], multi_zoo
     done = launch(*words, "--out", "two")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["curve"] == json.loads(Path("two/fit.json").read_text())["curve"]
+    assert told["curve"] == read_json(Path("two/fit.json"), dict[str, Any])["curve"]
     alone, shared = (read_metrics(Path(run) / "metrics.jsonl") for run in ("one", "two"))
     assert len(alone) == len(shared) == 14 + 9  # written once
     for one, two in zip(alone, shared, strict=True):
@@ -88,7 +89,7 @@ def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], run_copy: P
     assert shared["interpolation"]["latent_accuracy"] == pytest.approx(alone["interpolation"]["latent_accuracy"])
     assert (
         json.loads(kept)["detail"]["member"]
-        == json.loads((run_copy / "eval-test.json").read_text())["detail"]["member"]
+        == read_json((run_copy / "eval-test.json"), dict[str, Any])["detail"]["member"]
     )
 
 

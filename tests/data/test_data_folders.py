@@ -170,7 +170,7 @@ def test_a_damaged_or_unwritable_cache_is_no_harm(tmp_path: Path, monkeypatch: p
     assert torch.equal(decode(tmp_path, files, None), first) and kept.read_bytes() == whole
     kept.unlink()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr("netspace.data.decode.save_file", refuse)

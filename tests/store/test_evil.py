@@ -18,7 +18,7 @@ import torch
 from zoo_files import TINY, contents, in_parts, population, zoo_at
 
 from netspace.errors import NetspaceError
-from netspace.files import write_tensors
+from netspace.records import write_tensors
 from netspace.store import MEMBER, Zoo, merge, parts_folder
 
 SECRET = b"the secret that lies in another file. " * 200  # enough for all members of a zoo
