@@ -27,7 +27,7 @@ from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
 from netspace.calibration import fastest, remembered
 from netspace.data import TaskData, load
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, printable
 from netspace.folding.checks import reason
 from netspace.progress import progress
 from netspace.ranks import begin
@@ -169,7 +169,7 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
     total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
     told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
     timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {remembered()} to time again"
-    print(f"training {sum(map(len, groups))} runs ({told}{timed})", file=sys.stderr)
+    print(printable(f"training {sum(map(len, groups))} runs ({told}{timed})", lines=False), file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
             count = min(workers or os.cpu_count() or 1, len(groups))

@@ -28,7 +28,7 @@ from netspace import archs, prep
 from netspace.archs.identity import check_identity, check_outputs
 from netspace.config import validate
 from netspace.data import TaskData, load
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, printable
 from netspace.folding import Folder
 from netspace.functional import NetBatch
 from netspace.metrics import accuracy
@@ -206,7 +206,9 @@ class Worker:
         """Says once that memory was short, and lets later groups begin with what fitted."""
         if width < self.widths.get(name, way.fused):
             self.widths[name] = width
-            print(f"{name}: {way.fused} networks at once did not fit into memory; {width} do", file=sys.stderr)
+            print(
+                f"{printable(name)}: {way.fused} networks at once did not fit into memory; {width} do", file=sys.stderr
+            )
 
     def _commit(self, number: int, group: Group, chosen: Candidate, snapshots: list[Snapshot]) -> None:
         rows, tables = [], []

@@ -38,3 +38,16 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def printable(text: str, lines: bool = True) -> str:
+    r"""A text as a terminal shows it and never obeys it: names in files may hold escape codes and other control characters.
+
+    >>> print(printable("zoo\x1b[2J"))
+    zoo\x1b[2J
+
+    With `lines` line ends stay what they are.
+    """
+    kept = ("\n", "\t") if lines else ()
+    shown = (each if each in kept or each.isprintable() else repr(each)[1:-1] for each in text)
+    return "".join(shown)

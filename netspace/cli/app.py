@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -11,7 +10,7 @@ import typer
 
 from netspace.cli import compress as compress_commands
 from netspace.cli import zoo as zoo_commands
-from netspace.cli.ending import STOPPED, fail, leave
+from netspace.cli.ending import run
 from netspace.cli.eval_output import evaluation, interpolation
 from netspace.cli.options import (
     Device,
@@ -27,7 +26,6 @@ from netspace.cli.options import (
     trusting,
 )
 from netspace.cli.output import optimization, percent, samples, say, training
-from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -314,46 +312,4 @@ def report(
 
 def main() -> NoReturn:
     """The console script: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
-    command = typer.main.get_command(app)
-    threading.excepthook = _thread_failed
-    try:
-        code = command.main(prog_name="netspace", standalone_mode=False)
-    except NetspaceError as error:
-        fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail(STOPPED, 1)
-    except OSError as error:
-        what = error.filename or "a file"
-        fail(f"{what} could not be read or written: {error.strerror or error}", 1)
-    except Exception as error:
-        if _memory_ran_out(error):
-            fail(
-                f"memory ran out: {str(error).splitlines()[0][:300]}; take fewer at once (see the recipe's settings)", 1
-            )
-        if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
-            fail(STOPPED, 1)
-        if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
-            leave(getattr(error, "exit_code", 1))
-        message = getattr(error, "format_message", None)
-        if message is not None:  # click's own: an unknown option, a missing argument
-            fail(
-                f"{message().rstrip('.')}; see `{getattr(getattr(error, 'ctx', None), 'command_path', 'netspace')} --help`",
-                2,
-            )
-        raise
-    if code == 130:  # typer's word for Ctrl-C, in other versions
-        fail(STOPPED, 1)
-    leave(code if isinstance(code, int) else 0)
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    """On a GPU torch has a class for that; on a CPU its text says so."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
-    )
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """A writer in the background (TensorBoard's) that meets a full disk: the command itself tells of it."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
+    run(typer.main.get_command(app))

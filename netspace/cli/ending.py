@@ -1,15 +1,50 @@
-"""How a command ends: alone, or as one of several processes that a launcher started."""
+"""How a command runs and ends: alone, or as one of several processes that a launcher started."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from netspace.errors import NetspaceError, first_line, printable
+from netspace.memory import ran_out
 
 STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"
 PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
+
+
+def run(command: Any) -> NoReturn:
+    """Runs a click command: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
+    threading.excepthook = _thread_failed
+    try:
+        code = command.main(prog_name="netspace", standalone_mode=False)
+    except NetspaceError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail(STOPPED, 1)
+    except Exception as error:
+        if ran_out(error):
+            fail(f"memory ran out: {first_line(error)[:300]}; take fewer at once (see the recipe's settings)", 1)
+        if isinstance(error, OSError):
+            what = error.filename or "a file"
+            fail(f"{what} could not be read or written: {error.strerror or error}", 1)
+        if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
+            fail(STOPPED, 1)
+        if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
+            leave(getattr(error, "exit_code", 1))
+        message = getattr(error, "format_message", None)
+        if message is not None:  # click's own: an unknown option, a missing argument
+            fail(
+                f"{message().rstrip('.')}; see `{getattr(getattr(error, 'ctx', None), 'command_path', 'netspace')} --help`",
+                2,
+            )
+        raise
+    if code == 130:  # typer's word for Ctrl-C, in other versions
+        fail(STOPPED, 1)
+    leave(code if isinstance(code, int) else 0)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -17,7 +52,7 @@ def fail(sentence: str, code: int) -> NoReturn:
     first = not int(os.environ.get("RANK", "0"))
     if "--json" in sys.argv and first:
         print(json.dumps({"error": sentence}))
-    print(f"netspace: {sentence}", file=sys.stderr, flush=True)
+    print(f"netspace: {printable(sentence, lines=False)}", file=sys.stderr, flush=True)
     if not first and sentence != STOPPED:
         time.sleep(PATIENCE)
     leave(code)
@@ -38,3 +73,9 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A writer in the background (TensorBoard's) that meets a full disk: the command itself tells of it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)

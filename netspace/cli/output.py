@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from netspace.errors import printable
+
 
 def say(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
     """Prints a command's result; under `accelerate launch` the main process alone does."""
@@ -18,7 +20,7 @@ def say(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], 
         json.dump(plain(result), sys.stdout)
         print()
     else:
-        print(text(result))
+        print(printable(text(result)))
 
 
 def plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from netspace.apps.compress import reconstruct
 from netspace.apps.originals import find_original
+from netspace.records import read_tensors, write_tensors
 
 Cli = Callable[..., Any]
 FILE = "c/compressed.safetensors"
@@ -95,12 +96,10 @@ def test_notes_that_do_not_fit_the_tensors(cli: Cli, change: dict[str, Any], wor
     ],
 )
 def test_tensors_that_cannot_be(cli: Cli, name: str, value: torch.Tensor | None, words: str) -> None:
-    with safe_open(FILE, "pt") as file:
-        notes = file.metadata()
-    tensors = load_file(FILE)
+    tensors, notes = read_tensors(FILE)
     assert name in tensors
     tensors = {key: value if key == name else held for key, held in tensors.items() if key != name or value is not None}
-    save_file(tensors, "odd.safetensors", metadata=notes)
+    write_tensors(Path("odd.safetensors"), tensors, **notes)
     refused(cli("compress", "eval", "odd.safetensors"), 1, "odd.safetensors", words)
 
 
