@@ -137,6 +137,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> No
     from safetensors.torch import save
 
     here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    notes.pop(HASH, None)  # of a file that the notes were taken from
     write_bytes(path, _in_order(save(here, metadata={**notes, HASH: hash_named(here, notes)})))
 
 
