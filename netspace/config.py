@@ -201,6 +201,11 @@ def read_back(model: type[S], path: Path) -> S:
         raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None
 
 
+def resumed(model: type[S], path: Path, changes: Sequence[str]) -> S:
+    """Return the settings that a program wrote when it began, with `changes` that the user gives again."""
+    return load(model, read_back(model, path).model_dump(mode="json"), changes)
+
+
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
     """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
     for key in sorted({*before, *now}):

@@ -259,7 +259,8 @@ def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> N
     difference = changed(read_back(FitConfig, file).model_dump(mode="json"), config.model_dump(mode="json"))
     if difference:
         raise UsageError(
-            f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
+            f"{out} was begun with other settings: {difference}; resume it with its own (leave --config and --set out), or "
+            "choose another --out"
         )
     if read_json(mark, NetworkMark).hash != network:
         raise UsageError(

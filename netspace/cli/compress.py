@@ -63,7 +63,10 @@ def fit(
     config: Annotated[
         str | None, typer.Option(help="A recipe: a YAML file, or a bundled one (compress/decoupled).")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where it was interrupted; without --config by the fit's own settings."),
+    ] = False,
     set: Set = None,
     zoo: ModelZoo = None,
     arch: Arch = None,
@@ -75,11 +78,13 @@ def fit(
 ) -> None:
     """Fit a coordinate network to a trained network's weights."""
     from netspace.apps.compress import fit as fit_network
-    from netspace.config import load
+    from netspace.config import load, resumed
     from netspace.training.nern import FitConfig
 
     trusting(trust_arch)
-    recipe = load(FitConfig, config or {}, set or [])
+    own = out / "config.yaml"
+    begun = resume and config is None and own.is_file()
+    recipe = resumed(FitConfig, own, set or []) if begun else load(FitConfig, config or {}, set or [])
     shape = _shape(input_shape)
     say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape), json, compression)
 

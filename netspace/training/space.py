@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from netspace.config import bundled_names, changed, load, read_back, to_yaml
+from netspace.config import bundled_names, changed, load, read_back, resumed, to_yaml
 from netspace.errors import UsageError
 from netspace.precision import Precision, choose
 from netspace.records import read_json, write_json, write_yaml
@@ -47,11 +47,7 @@ def recipe_of(
         folder = newest_run() if run is None else run
         if not is_run(folder):
             raise UsageError(f"{folder} is no run that could be resumed: give CONFIG, the recipe to begin it with")
-        return (
-            load(SpaceRecipe, read_back(SpaceRecipe, folder / "config.yaml").model_dump(mode="json"), changes),
-            folder,
-            (),
-        )
+        return resumed(SpaceRecipe, folder / "config.yaml", changes), folder, ()
     recipe = load(SpaceRecipe, config, changes)
     folder = Path("runs") / recipe.name if run is None else run
     if resume and is_run(folder):
