@@ -57,7 +57,6 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
 
 def _check(recipe: ZooRecipe, path: Path) -> None:
     """What is wrong with a recipe is told before another's networks are trained, which may take long."""
-    archs.trust(*(config.arch for config in recipe.archs.values()))
     for config in recipe.archs.values():
         archs.resolve(config.arch)
     plan(recipe)
@@ -82,7 +81,8 @@ def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
 
 
 def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
-    archs.trust(*(config.arch for config in recipe.archs.values()))
+    for architecture in recipe.archs.values():
+        archs.resolve(architecture.arch)  # refuses code that nobody trusted
     device = pick_device(recipe.device)
     task = load(recipe.data, device=device)
     teacher = recipe.teacher_recipe()  # trained after the zoo; what is wrong with it is told before
@@ -174,16 +174,19 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
         if task.device.type == "cpu":
             count = min(workers or os.cpu_count() or 1, len(groups))
             if count > 1:
-                _run_workers(path, count, bar.advance)
+                _run_workers(the_plan, path, count, bar.advance)
                 return
         alone = len(groups) == 1 or task.device.type != "cpu"  # with nobody to share the cores with
         with _threads(torch.get_num_threads() if alone else 1):
             Worker(the_plan, path, task).share(0, 1, bar.advance)
 
 
-def _run_workers(path: Path, count: int, report: Callable[[float], None]) -> None:
+def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float], None]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-m", "model_zoo.worker", str(path), str(place), str(count)] for place in range(count)]
+    # what this process was trusted with and has built already: a worker believes no plan that lies on the disk
+    trusted = sorted({config.arch for config in the_plan.recipe.archs.values() if ":" in config.arch})
+    worker = [sys.executable, "-m", "model_zoo.worker", str(path)]
+    commands = [[*worker, str(place), str(count), *trusted] for place in range(count)]
     said = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that nobody reads would block who writes
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)

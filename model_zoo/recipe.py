@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from model_zoo.optim import OptimizerConfig, Schedule
 from netspace import archs
-from netspace.config import Seed, Settings, changed
+from netspace.config import FileName, Seed, Settings, changed
 from netspace.data import DataConfig
 from netspace.errors import UsageError
 from netspace.prep import WIDTH_STEP
@@ -78,7 +78,7 @@ class ZooRecipe(Settings):
 
     bundled: ClassVar[str] = "zoo"
 
-    name: str = "zoo"
+    name: FileName = "zoo"
     seed: Seed = 0
     data: DataConfig = DataConfig()
     archs: dict[str, ArchConfig]
@@ -103,6 +103,8 @@ class ZooRecipe(Settings):
         if not self.members.total and not any(each.members for each in self.archs.values()):
             raise ValueError("no members are asked for")
         for name in self.archs:
+            if "/" in name or name in ("", ".", "..") or not name.isprintable():
+                raise ValueError(f"{name!r} cannot be an architecture's id: leave slashes and control characters out")
             if not self.members_of(name).total:
                 raise ValueError(f"no members of {name} are asked for: give it some, or leave it out")
         if self.teacher and not self.teacher.members.total:

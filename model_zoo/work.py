@@ -153,7 +153,6 @@ class Worker:
     def __init__(self, the_plan: Plan, path: Path, task: TaskData | None = None) -> None:
         self.plan, self.path = the_plan, path
         recipe = the_plan.recipe
-        archs.trust(*(config.arch for config in recipe.archs.values()))
         self.task = task or load(recipe.data, device=pick_device(recipe.device))
         self.header = the_plan.header()
         self.candidates = candidates(recipe, self.task)

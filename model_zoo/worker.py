@@ -1,4 +1,4 @@
-"""One worker process of `model_zoo.builder`: `python -m model_zoo.worker ZOO PLACE SHARES`.
+"""One worker process of `model_zoo.builder`: `python -m model_zoo.worker ZOO RANK WORLD_SIZE [TRUSTED_ARCH...]`.
 
 Reads the plan that lies beside the zoo, trains its share on one thread, and prints the images it trained on,
 a number a line; an error is a last line of JSON. It ends when the builder does.
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from model_zoo.work import Plan, Worker
+from netspace import archs
 from netspace.errors import NetspaceError
 from netspace.memory import keep_freed_memory
 
@@ -21,6 +22,7 @@ from netspace.memory import keep_freed_memory
 def main(arguments: list[str]) -> int:
     """Does the work; exit code 0 done, 1 failed."""
     path, place, shares = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    archs.trust(*arguments[3:])
     parent = os.getppid()
 
     def report(images: int) -> None:

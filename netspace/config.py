@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence, Sized
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.records import parse_yaml, read_text, read_yaml
@@ -22,6 +22,14 @@ KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/quickstart' is configs/zoo/quickstart.yaml
 
 
+def _inside(name: str) -> str:
+    path = PurePath(name)
+    if not name.isprintable() or path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError("a file's name that stays inside its folder is expected: without '..', and not from '/' on")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]  # of what is written below a folder of netspace's own
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch takes
 
 

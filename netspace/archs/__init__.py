@@ -2,8 +2,8 @@
 
 Contract. `ARCHS` holds all that come with netspace. Installed packages add theirs by an entry point of the
 group 'netspace.archs'; anyone can name a 'module:factory', which is imported only if it is trusted: given as
-`trusted`, or to `trust` earlier in this process, because a user typed it in a recipe or as `--trust-arch`.
-Opening a zoo file that names one imports nothing.
+`trusted`, or to `trust` earlier in this process, because a user typed it as `--trust-arch`.
+A recipe or a zoo file that names one imports nothing.
 
 A factory takes keyword arguments and returns an `nn.Module` that maps images (B, channels, H, W) to logits
 (B, classes). It needs no class, no registration and no base class.

@@ -25,6 +25,7 @@ def build(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the zoo goes; default zoos/NAME.h5.")] = None,
     set: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU; default one a core.")] = None,
+    trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -33,6 +34,7 @@ def build(
     from model_zoo.recipe import ZooRecipe
     from netspace.config import load
 
+    trusting(trust_arch)
     changes = [*(set or []), *([f"device={device}"] if device else [])]
     recipe = load(ZooRecipe, config, changes)
     path = build_zoo(recipe, out or Path("zoos") / f"{recipe.name}.h5", workers)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from netspace.archs import ArchConfig
-from netspace.config import Seed, Settings
+from netspace.config import FileName, Seed, Settings
 from netspace.models.decoder import DecoderConfig
 from netspace.models.encoder import EncoderConfig
 from netspace.precision import Precision
@@ -54,7 +54,7 @@ class SpaceRecipe(Settings):
 
     bundled: ClassVar[str] = "space"
 
-    name: str = "space"
+    name: FileName = "space"
     seed: Seed = 0
     latent: int = Field(4096, ge=16)  # E: for convolutions and a ClassId head the square of a multiple of 4
     encoder: EncoderConfig = EncoderConfig()
