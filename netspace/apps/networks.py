@@ -94,6 +94,10 @@ def read_latent(path: Path, space: Space) -> Tensor:
 
 
 def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> None:
-    """A state-dict file (safetensors) of a network (P,); it loads into the plain, folded architecture."""
-    state = {name: value.detach().cpu().clone() for name, value in unflatten(flat, arch.spec).items()}
+    """A state-dict file (safetensors) of a network (P,), with the architecture's own buffers.
+
+    It loads into the architecture with batch norm folded: `netspace.archs.skeleton`, of what the file's metadata say.
+    """
+    state = {**arch.nets.skeleton.state_dict(), **unflatten(flat, arch.spec)}
+    state = {name: value.detach().cpu().clone() for name, value in state.items()}
     write_tensors(path, state, **folded_metadata(arch.spec), **notes)

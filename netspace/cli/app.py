@@ -284,7 +284,10 @@ def decode(
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """The network of a latent code, as a state dict (safetensors) that loads into the plain architecture."""
+    """The network of a latent code, as a state dict (safetensors) with batch norm folded into the layers.
+
+    It loads into `netspace.archs.skeleton`, as Space.decode gives it: a class of yours loads it if it has no batch norm.
+    """
     from netspace.apps.codes import decode as decode_latent
 
     trusting(trust_arch)

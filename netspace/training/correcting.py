@@ -39,13 +39,13 @@ def corrected(
     `module` runs both states, in eval mode; it is left as it was. What is called several times is left as it is.
     """
     first, second = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
-    first.load_state_dict(original)
-    second.load_state_dict(state)
+    first.load_state_dict(original, strict=False)  # a zoo's member lacks the buffers that its architecture makes
+    second.load_state_dict(state, strict=False)
     owners = {layer_of(name) for name in layers}
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with ExitStack() as hooks:
         for name, part in first.named_modules():
-            if isinstance(part, NORMS) and part.running_mean is not None:
+            if isinstance(part, NORMS) and f"{name}.running_mean" in state:
 
                 def note(_part: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
                     seen.setdefault(name, []).append(_statistics(given[0], 1))
@@ -88,7 +88,7 @@ def corrected(
 
                 hooks.callback(part.register_forward_hook(shift).remove)
         second(inputs)
-    return {name: value.clone() for name, value in second.state_dict().items()}
+    return {name: value.clone() for name, value in second.state_dict().items() if name in state}
 
 
 def _axis(part: nn.Module) -> int:
