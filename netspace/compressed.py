@@ -9,8 +9,8 @@ taken out, and all that is not represented (biases, linear layers, batch norm), 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -34,6 +34,23 @@ VERSION = "2"
 NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
 FLOAT = 32  # bits of a weight that is not quantised
 READABLE = ("1", VERSION)  # 1: before 1x1 convolutions could be tiled
+TYPES = {
+    str(each).removeprefix("torch."): each for each in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+} | {
+    name: getattr(torch, name) for name in dir(torch) if name.startswith("float8_")
+}  # of weights, by the names they have in a file
+
+
+def map_tensors(state: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """`state` with `change` applied to each tensor once: names of one tensor are names of one tensor afterwards too."""
+    changed = {id(value): value for value in state.values()}
+    changed = {key: change(value) for key, value in changed.items()}
+    return {name: changed[id(value)] for name, value in state.items()}
+
+
+def bytes_of(state: Mapping[str, Tensor]) -> int:
+    """The bytes of a state dict's values; a tensor of several names counts once."""
+    return sum(value.numel() * value.element_size() for value in {id(each): each for each in state.values()}.values())
 
 
 @dataclass
@@ -49,6 +66,8 @@ class Compressed:
     names: tuple[str, ...]  # of all tensors, in the network's order
     spec: NetSpec | None = None  # of the folded network, where its architecture is known
     bits: int = FLOAT  # of the predictor's weights in the file; 8 or 4: quantised
+    types: dict[str, torch.dtype] = field(default_factory=dict)  # of represented tensors that are not float32
+    tied: dict[str, str] = field(default_factory=dict)  # further names of tensors, and the first name of each
 
     @cached_property
     def places(self) -> Tensor:
@@ -66,10 +85,19 @@ class Compressed:
         return torch.cat(pieces)[:, None, None]
 
     def weights(self, values: Tensor) -> dict[str, Tensor]:
-        """The represented weights by name, from predicted values (N, K * K) by coordinate; gradients flow through."""
+        """The represented weights, float32, from predicted values (N, K * K) by coordinate; gradients flow through."""
         places = self.places.to(values.device)
         kernels = torch.empty_like(values).index_copy(0, places, values).view(-1, self.kernels.side, self.kernels.side)
-        return self.kernels.scatter(kernels * self.scales.to(values.device))
+        return self.with_tied(self.kernels.scatter(kernels * self.scales.to(values.device)))
+
+    def with_tied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named tensors, and each of them under its further names too."""
+        return {**tensors, **{name: tensors[first] for name, first in self.tied.items() if first in tensors}}
+
+    def replaced(self, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict with other weights, in the types that it has."""
+        typed = {name: value.to(state[name].dtype) for name, value in weights.items()}
+        return {**state, **self.with_tied(typed)}
 
     def targets(self, state: Mapping[str, Tensor]) -> Tensor:
         """What the predictor should say for a state dict's weights, (N, K * K) by coordinate."""
@@ -77,11 +105,12 @@ class Compressed:
 
     @torch.no_grad()
     def reconstruct(self) -> dict[str, Tensor]:
-        """The whole state dict, from this alone."""
+        """The whole state dict, from this alone, every tensor in the type it was given in."""
         coordinates = Distinct.of(self.kernels.coordinates())
         values = torch.cat([self.predictor(piece) for piece in coordinates.split(1 << 16)])
-        state = {**self.rest, **self.weights(values)}
-        return {name: state[name].detach().clone() for name in self.names}
+        weights = {name: value.to(self.types.get(name, value.dtype)) for name, value in self.weights(values).items()}
+        state = self.with_tied({**self.rest, **weights})
+        return map_tensors({name: state[name] for name in self.names}, lambda value: value.detach().clone())
 
     def save(self, path: Path) -> None:
         """Writes the file, atomically; what was read quantised is so again."""
@@ -104,6 +133,8 @@ class Compressed:
             "predictor": self.predictor.config.model_dump(mode="json"),
             "bits": self.bits,
             "spec": None if self.spec is None else self.spec.to_json(),
+            "types": {name: str(each).removeprefix("torch.") for name, each in self.types.items()},
+            "tied": self.tied,
         }
         write_tensors(path, tensors, **{NOTE: json.dumps(told)})
 
@@ -158,7 +189,12 @@ class Compressed:
             if norms and norms[layer.name].shape != grid[:1]:
                 raise ValueError(f"{layer.name} has {grid[0]} filters and norms of another number")
         rest = _part(tensors, "rest.")
-        if sorted(told["names"]) != sorted([*rest, *(layer.name for layer in kernels.layers)]):
+        represented = {layer.name for layer in kernels.layers}
+        types = {str(name): TYPES[each] for name, each in dict(told.get("types", {})).items()}
+        tied = {str(name): str(first) for name, first in dict(told.get("tied", {})).items()}
+        if not types.keys() <= represented or not {*tied.values()} <= {*rest, *represented}:
+            raise ValueError("it gives a type or a further name to a tensor that it does not hold")
+        if sorted(told["names"]) != sorted([*rest, *represented, *tied]):
             raise ValueError("its tensors are not those that it names")
         return cls(
             kernels,
@@ -170,6 +206,8 @@ class Compressed:
             tuple(told["names"]),
             NetSpec.from_json(told["spec"]) if told["spec"] else None,
             int(told.get("bits", FLOAT)),
+            types,
+            tied,
         )
 
     def sizes(self) -> dict[str, int]:

@@ -100,8 +100,10 @@ class Kernels:
                 f"this network has no convolution; name matrices to represent by a pattern, such as {_few(list(able))}"
             )
         for name in names:
-            if not torch.isfinite(state[name]).all():
+            if not torch.isfinite(state[name].float()).all():
                 raise NetspaceError(f"{name} holds values that are not finite: they cannot be represented")
+        if not any(state[name].float().any() for name in names):
+            raise NetspaceError(f"all values of {_few(names)} are 0: there is nothing to represent")
         layers = tuple(
             Layer(name, able[name], pointwise == "tiles" and len(able[name]) > 2 and prod(able[name][2:]) == 1)
             for name in names
@@ -153,7 +155,7 @@ class Kernels:
         if layer.is_matrix:
             padding = (0, channels * self.side - weight.shape[1], 0, filters * self.side - weight.shape[0])
             tiles = torch.nn.functional.pad(weight.float().flatten(1), padding)
-            tiles = tiles.view(filters, self.side, channels, self.side).transpose(1, 2)
+            tiles = tiles.reshape(filters, self.side, channels, self.side).transpose(1, 2)
             return tiles.reshape(-1, self.side, self.side)
         if rows.start < 0 or columns.start < 0:
             raise NetspaceError(f"{layer.name} has kernels of {layer.shape[2:]}, larger than {self.side} x {self.side}")

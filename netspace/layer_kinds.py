@@ -32,8 +32,16 @@ def layer_kinds(state: Mapping[str, Tensor], module: nn.Module | None = None) ->
     and without a module, a tensor of 3 or 4 axes is a kernel unless its name or the shape of its layer's bias speaks against it.
     """
     layers = {} if module is None else dict(module.named_modules())
-    found = {name: _kind(name, state, layers.get(layer_of(name))) for name in state}
+    tied = further_names(state)  # a tensor of several names goes by its first
+    found = {name: _kind(name, state, layers.get(layer_of(name))) for name in state if name not in tied}
     return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def further_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of tensors that have another name before it in a state dict, and that first name."""
+    first: dict[int, str] = {}
+    found = {name: first.setdefault(id(value), name) for name, value in state.items()}
+    return {name: before for name, before in found.items() if name != before}
 
 
 def layer_of(name: str) -> str:
@@ -48,7 +56,7 @@ def layer_of(name: str) -> str:
 
 def _kind(name: str, state: Mapping[str, Tensor], layer: nn.Module | None) -> Kind | None:
     value, leaf = state[name], name.rpartition(".")[2]
-    if not value.is_floating_point() or value.dim() not in (2, 3, 4) or leaf == "bias":
+    if not value.is_floating_point() or value.dim() not in (2, 3, 4) or not value.numel() or leaf == "bias":
         return None
     shape = tuple(value.shape)
     if isinstance(layer, _ConvNd):

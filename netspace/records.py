@@ -136,7 +136,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> No
     """Named tensors with notes as safetensors, atomically; their hash is one of the notes."""
     from safetensors.torch import save
 
-    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    here: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in tensors.items():
+        whole = value.detach().cpu().contiguous()
+        storage = whole.untyped_storage().data_ptr()
+        here[name] = whole.clone() if storage in storages else whole  # safetensors takes no memory that two names share
+        storages.add(storage)
     notes.pop(HASH, None)  # of a file that the notes were taken from
     write_bytes(path, _in_order(save(here, metadata={**notes, HASH: hash_named(here, notes)})))
 

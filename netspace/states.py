@@ -219,14 +219,19 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
     if len(inside) == 1:
         return StateDict(*inside.values())
     what = f"{len(inside)} of them ({', '.join(map(str, inside))})" if inside else "something else"
-    how = "name one of them (`zoo import --key`), or save" if inside else "save"
+    if isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values()):
+        kinds = {type(name).__name__ for name in found} - {"str"}
+        what = f"tensors whose names are of type {', '.join(sorted(kinds))}" if kinds else what
+    how = "name one of them by --key, or save" if inside else "save"
     raise NetspaceError(
         f"{path} was expected to hold a state dict (names to tensors), but holds {what}: {how} `model.state_dict()` alone"
     )
 
 
 def _is_state(found: Any) -> bool:
-    return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
+    return isinstance(found, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    )
 
 
 def read_safetensors(path: Path) -> StateDict:

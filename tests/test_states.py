@@ -106,9 +106,7 @@ def test_the_state_dict_in_a_checkpoint_is_taken_where_there_is_one(tmp_path: Pa
     found = read_state_dict(tmp_path / "one.pt")
     assert found.keys() == {"weight", "bias"} and torch.equal(found["weight"], net.weight)
     torch.save({**checkpoint, "ema": net.state_dict()}, tmp_path / "two.pt")
-    with pytest.raises(
-        NetspaceError, match=r"holds 2 of them \(model, ema\): name one of them \(`zoo import --key`\), or save"
-    ):
+    with pytest.raises(NetspaceError, match=r"holds 2 of them \(model, ema\): name one of them by --key, or save"):
         read_state_dict(tmp_path / "two.pt")
 
 

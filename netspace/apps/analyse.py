@@ -22,14 +22,14 @@ from torch.func import functional_call
 from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.originals import check_same, find_original
 from netspace.archs import ArchConfig
-from netspace.compressed import Compressed
+from netspace.compressed import Compressed, map_tensors
 from netspace.data import TaskData
 from netspace.kernels import Layer
 from netspace.layer_kinds import layer_of
 from netspace.metrics import accuracy
 from netspace.runtime import generator, write_json
 from netspace.spectra import linear_cka, low_pass, scale_small, singular_ratio
-from netspace.training.nern import answers_of
+from netspace.training.running import answers_of, run_types
 
 SHARES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)  # of frequencies that are kept
 FACTORS = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.0)  # of the smaller half of singular values
@@ -40,7 +40,12 @@ State = dict[str, Tensor]
 
 
 def analyse(
-    path: Path, model: str, zoo_path: Path | None = None, arch: ArchConfig | None = None, seed: int = 0
+    path: Path,
+    model: str,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    seed: int = 0,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`; some kernels as `kernels.json`.
 
@@ -48,7 +53,7 @@ def analyse(
     `UsageError` or `NetspaceError` for a file that is none, or a model that is not the file's.
     """
     compressed = Compressed.load(path)
-    original, _ = find_original(model, zoo_path, arch=arch)
+    original, _ = find_original(model, zoo_path, arch=arch, key=key)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     check_same(path, state, model, original)
     told: dict[str, Any] = {
@@ -60,8 +65,8 @@ def analyse(
     if original.module is not None and original.task is not None:
         module, task = original.module, original.task
         few = replace(task, train=task.train.take(_chosen(len(task.train), TRAINING, seed)))
-        told["low_pass"] = _changed(module, original.state, task, layers, low_pass, SHARES)
-        told["scale_small"] = _changed(module, original.state, task, layers, scale_small, FACTORS)
+        told["low_pass"] = _changed(module, original.state, task, compressed, low_pass, SHARES)
+        told["scale_small"] = _changed(module, original.state, task, compressed, scale_small, FACTORS)
         told["generalisation"] = {
             "training_images": len(few.train),
             **{key: generalisation(module, each, few) for key, each in _both(original.state, state)},
@@ -105,6 +110,7 @@ def alignment(
 @torch.no_grad()
 def features(module: nn.Module, state: State, inputs: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
     """The outputs (B, D) of layers by name; maps are averaged to at most `SIDE` x `SIDE` places and flattened."""
+    state = run_types(state, module)
     pieces: dict[str, list[Tensor]] = {}
     with ExitStack() as hooks:
         for layer in layers:
@@ -141,21 +147,22 @@ def fresh(module: nn.Module, seed: int = 0) -> State:
             reset = getattr(part, "reset_parameters", None)
             if reset is not None:
                 reset()
-    return dict(other.state_dict())
+    return map_tensors(other.state_dict(keep_vars=True), Tensor.detach)
 
 
 def _changed(
     module: nn.Module,
     state: State,
     task: TaskData,
-    layers: Sequence[Layer],
+    compressed: Compressed,
     change: Callable[[Tensor, float], Tensor],
     amounts: Sequence[float],
 ) -> list[dict[str, float]]:
     """Accuracy on test images, and the mean S_ratio, of a network whose represented layers are changed by amounts."""
-    rows = []
+    rows, layers = [], compressed.kernels.layers
     for amount in amounts:
-        changed = {**state, **{layer.name: change(state[layer.name], amount) for layer in layers}}
+        weights = {layer.name: change(state[layer.name].float(), amount) for layer in layers}
+        changed = compressed.replaced(state, weights)
         right = float(accuracy(answers_of(module, changed, task, "test"), task.test.labels))
         ratio = sum(_ratios(changed, layers)) / len(layers)
         rows.append({"amount": amount, "accuracy": right, "singular_ratio": ratio})
@@ -163,7 +170,7 @@ def _changed(
 
 
 def _ratios(state: State, layers: Sequence[Layer]) -> list[float]:
-    return [singular_ratio(state[layer.name]) for layer in layers]
+    return [singular_ratio(state[layer.name].float()) for layer in layers]
 
 
 def _chosen(count: int, most: int, seed: int) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor
 from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.originals import Beside, Pictures, check_named, check_new, check_same, find_original
 from netspace.archs import ArchConfig
-from netspace.compressed import Compressed
+from netspace.compressed import Compressed, bytes_of
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
 from netspace.kernels import Kernels, Layer
+from netspace.layer_kinds import further_names
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
 from netspace.records import Record, read_json, read_tensors, write_json, write_tensors, write_yaml
@@ -42,15 +43,17 @@ def fit(
     device: str = "cpu",
     arch: ArchConfig | None = None,
     input_shape: tuple[int, ...] | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
-    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Distillation
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
+    `key` which of a checkpoint's state dicts it is. Distillation
     runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W).
     Raises `UsageError` or `NetspaceError` before anything is written.
     """
     accelerator, own = processes(torch.device(device))
-    original, spec = find_original(model, zoo_path, own, arch)
+    original, spec = find_original(model, zoo_path, own, arch, key)
     if input_shape is not None:
         original.input_shape = input_shape
     _check_stages(config, original, model, accelerator.num_processes)
@@ -73,7 +76,7 @@ def fit(
             keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
             more = {"seconds": seconds, "precision": fitting.precision, "curve": curve}
-            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch), **more})
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch, key=key), **more})
         accelerator.wait_for_everyone()
     return read_json(out / "fit.json", dict[str, Any])
 
@@ -132,9 +135,11 @@ def begin(
         )
     orders = _orders(values, kernels, config.order, kept)
     names = {layer.name for layer in kernels.layers}
-    rest = {name: value for name, value in state.items() if name not in names}
+    tied = further_names(state)
+    rest = {name: value for name, value in state.items() if name not in names and name not in tied}
+    types = {name: state[name].dtype for name in names if state[name].dtype != torch.float32}
     predictor = Predictor(config.predictor, kernels.side**2)
-    return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec)
+    return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec, types=types, tied=tied)
 
 
 def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
@@ -158,7 +163,7 @@ def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
     rows = weight.float().flatten(1)
     if layer.is_matrix:
         filters = layer.grid(side)[0]
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, filters * side - len(rows))).view(filters, -1)
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, filters * side - len(rows))).reshape(filters, -1)
     found = rows.square().mean(dim=1).sqrt()
     return torch.where(found > 0, found, torch.ones_like(found))
 
@@ -169,12 +174,13 @@ def evaluate(
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
 
     With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
     """
-    check_named(model, arch, pictures)
+    check_named(model, arch, pictures, key)
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
@@ -186,7 +192,7 @@ def evaluate(
         "images": None,
         "relative_error": None,
         **compressed.sizes(),
-        "bytes_original": sum(value.numel() * value.element_size() for value in state.values()),
+        "bytes_original": bytes_of(state),
         "bytes_file": path.stat().st_size,
         "bits": compressed.bits,
         "order": compressed.kind,
@@ -194,7 +200,7 @@ def evaluate(
     }
     if model is None:
         return figures
-    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures)
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
     found = beside.measure(state)
     figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
     return {**figures, **found}
@@ -218,13 +224,15 @@ def reconstruct(path: Path, out: Path) -> dict[str, Any]:
     return {"file": str(out), "tensors": len(state), **compressed.sizes()}
 
 
-def importance(path: Path, model: str, zoo_path: Path | None = None, top: int = 20) -> dict[str, Any]:
+def importance(
+    path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
+) -> dict[str, Any]:
     """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
 
     A predictor too small for all of a network keeps what matters most to its loss.
     """
     compressed = Compressed.load(path)
-    original, _ = find_original(model, zoo_path)
+    original, _ = find_original(model, zoo_path, key=key)
     state, rows = compressed.reconstruct(), []
     check_same(path, state, model, original)
     for layer in compressed.kernels.layers:

@@ -33,6 +33,7 @@ def correct(
     pictures: Pictures | None = None,
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Writes the file with batch norms and biases corrected (`training.correcting`); its size stays.
 
@@ -45,7 +46,7 @@ def correct(
     files = [] if pictures is None else pictures.files()
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
-    original, _ = find_original(model, zoo_path, arch=arch)
+    original, _ = find_original(model, zoo_path, arch=arch, key=key)
     check_same(path, state, model, original)
     if original.module is None:
         raise UsageError(f"correcting runs the network, and of {model} only the weights are known: give --arch")
@@ -58,6 +59,7 @@ def correct(
         logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
     names = [layer.name for layer in compressed.kernels.layers]
     better = corrected(original.module, original.state, state, names, inputs)
+    better = {name: value.to(state[name].dtype) for name, value in better.items()}
     changed = [name for name in compressed.rest if not torch.equal(better[name], state[name])]
     if not changed:
         raise UsageError(

@@ -8,53 +8,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from netspace import archs
 from netspace.apps.likeness import Likeness
+from netspace.apps.state_files import read_network
 from netspace.archs import ArchConfig
-from netspace.archs.identity import drawn_constants
-from netspace.compressed import NOTE, Compressed
+from netspace.compressed import Compressed
 from netspace.data.pictures import pictures
 from netspace.errors import NetspaceError, UsageError
-from netspace.folding.checks import listed
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
 from netspace.spec import NetSpec
-from netspace.states import FILES, StateDict, fits, metadata_spec, read_state_dict
+from netspace.states import FILES
 from netspace.store import Zoo
-from netspace.training.nern import Original, answers_of
+from netspace.training.nern import Original
+from netspace.training.running import answers_of
 from netspace.training.setting import task_of
 
 
 def find_original(
-    model: str, zoo_path: Path | None, device: torch.device | str = "cpu", arch: ArchConfig | None = None
+    model: str,
+    zoo_path: Path | None,
+    device: torch.device | str = "cpu",
+    arch: ArchConfig | None = None,
+    key: str | None = None,
 ) -> tuple[Original, NetSpec | None]:
     """The network that `model` names, with its module and data where they are known.
 
-    With an `arch` a state-dict file is of that architecture, batch norm and all. Raises `UsageError` for a member without
-    a zoo or with an `arch`, `NetspaceError` where the file does not fit the `arch`, and as `read_state_dict`, `Zoo.find` and
-    `archs.build`.
+    With an `arch` a state-dict file is of that architecture, batch norm and all; `key` names the state dict of a checkpoint
+    that holds several. Raises `UsageError` for a member without a zoo or with an `arch` or a `key`, and as `read_network` and
+    `Zoo.find`.
     """
     path = Path(model)
     if path.suffix in FILES:
-        state = read_state_dict(path)
-        _check_values(path, state)
-        spec = _spec(state) if arch is None else None
-        module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
-        if arch is not None:
-            module = _built(arch, state, path)
+        state, module, spec = read_network(path, arch, key)
         task = None
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
                 task = task_of(zoo, device)
         shape = None if spec is None else spec.input_shape
         return Original(state, module, task if module is not None else None, shape), spec
-    if arch is not None:
-        raise UsageError(
-            f"--arch says what a state-dict file is of, but {model!r} names a zoo's member, whose architecture is known: "
-            "leave --arch out"
-        )
+    for option, given, what in (("--arch", arch, "of"), ("--key", key, "read from")):
+        if given is not None:
+            raise UsageError(
+                f"{option} says what a state-dict file is {what}, but {model!r} names a zoo's member, whose architecture is "
+                f"known: leave {option} out"
+            )
     if zoo_path is None:
         raise UsageError(
             f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file ({', '.join(FILES)})"
@@ -66,43 +66,6 @@ def find_original(
         spec, task = group.spec, task_of(zoo, device)
     named = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
-
-
-def _check_values(path: Path, state: StateDict) -> None:
-    """Refuses a compressed network and values that no network runs with; -inf is a mask's."""
-    if NOTE in state.metadata:
-        raise UsageError(
-            f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
-        )
-    for name, value in state.items():
-        if value.is_floating_point() and not (value < float("inf")).all():
-            raise NetspaceError(f"{name} of {path} holds values that are not finite")
-
-
-def _built(arch: ArchConfig, state: dict[str, Tensor], path: Path) -> nn.Module:
-    """The module of an architecture that a state dict fits in every name and shape, in eval mode."""
-    settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
-    with torch.random.fork_rng(devices=()):
-        try:
-            module, other = (archs.build(arch.arch, **settings).eval() for _ in range(2))
-        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
-            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
-    wanted, found = (
-        {name: tuple(value.shape) for name, value in each.items()} for each in (module.state_dict(), state)
-    )
-    if drawn := drawn_constants(module, other, set(wanted)):
-        raise NetspaceError(
-            f"{arch.arch} draws constants ({listed(drawn)}) that its state dict does not hold, so {path} does not say which "
-            "network it is: make them persistent buffers, or fix them"
-        )
-    for name in [*wanted, *found]:
-        if wanted.get(name) != found.get(name):
-            told = [f"of shape {shapes[name]}" if name in shapes else "absent" for shapes in (wanted, found)]
-            raise NetspaceError(
-                f"{path} does not fit {arch.arch} with {settings}: {name} is {told[0]} in the architecture and {told[1]} in the "
-                "file; name the architecture it was saved from, and its settings by --kwargs"
-            )
-    return module
 
 
 def check_same(path: Path, state: Mapping[str, Tensor], model: str, original: Original) -> None:
@@ -127,10 +90,10 @@ class Pictures:
         return pictures(self.folder)
 
 
-def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None) -> None:
+def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None, key: str | None = None) -> None:
     """Raises `UsageError` where an original is described that was not named."""
-    if model is None and (arch is not None or pictures is not None):
-        raise UsageError("--arch and --images are about the original beside the file: name it as MODEL")
+    if model is None and any(each is not None for each in (arch, pictures, key)):
+        raise UsageError("--arch, --key and --images are about the original beside the file: name it as MODEL")
 
 
 def check_new(out: Path) -> None:
@@ -154,9 +117,10 @@ class Beside:
         zoo: Path | None,
         arch: ArchConfig | None = None,
         pictures: Pictures | None = None,
+        key: str | None = None,
     ) -> None:
         files = [] if pictures is None else pictures.files()
-        original, _ = find_original(model, zoo, arch=arch)
+        original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, original)
         self.original, self.kernels = original, compressed.kernels
         self.likeness = None if pictures is None else Likeness(original, files, pictures.size, model)
@@ -184,9 +148,3 @@ class Beside:
     def _accuracy(self, answers: Tensor | None) -> float | None:
         task = self.original.task
         return None if answers is None or task is None else float(accuracy(answers, task.test.labels))
-
-
-def _spec(state: StateDict) -> NetSpec | None:
-    """What a file of netspace's says of its network; None for other files."""
-    spec = metadata_spec(state.metadata)
-    return None if spec is None or not fits(state, spec) else spec

@@ -27,6 +27,7 @@ def prune(
     shares: Sequence[float] = SHARES,
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Sets shares of the predictor's weights to 0, the smallest of all its matrices first; writes prune.json beside `path`.
 
@@ -39,7 +40,7 @@ def prune(
             raise UsageError(f"a share of {share:g} of the weights was to be pruned: give shares from 0 to below 1")
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
-    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures)
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
     whole = deepcopy(compressed.predictor.state_dict())
     matrices = {name: value for name, value in whole.items() if value.dim() == 2}
     represented = {layer.name: beside.original.state[layer.name] for layer in compressed.kernels.layers}
@@ -49,7 +50,7 @@ def prune(
             left = pruned(matrices, share)
             compressed.predictor.load_state_dict({**whole, **left})
             kept = pruned(represented, share)
-            tried = (compressed.reconstruct(), left), ({**beside.original.state, **kept}, kept)
+            tried = (compressed.reconstruct(), left), (compressed.replaced(beside.original.state, kept), kept)
             for name, (network, weights) in zip(rows, tried, strict=True):
                 count = sum(int(value.count_nonzero()) for value in weights.values())
                 rows[name].append({"share": share, "weights": count, **beside.measure(network)})
@@ -62,7 +63,7 @@ def prune(
 def pruned(weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Tensors with a share of all their values, the smallest magnitudes, at 0."""
     sizes = [value.numel() for value in weights.values()]
-    flat = torch.cat([value.flatten() for value in weights.values()])
+    flat = torch.cat([value.float().flatten() for value in weights.values()])
     flat[flat.abs().argsort(stable=True)[: round(share * len(flat))]] = 0
     return {
         name: piece.view(value.shape) for (name, value), piece in zip(weights.items(), flat.split(sizes), strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netspace.apps.originals import Beside, Pictures, check_named, check_new
 from netspace.archs import ArchConfig
-from netspace.compressed import FLOAT, Compressed
+from netspace.compressed import FLOAT, Compressed, bytes_of
 from netspace.errors import UsageError
 from netspace.quantising import check_bits, pack, unpack
 from netspace.runtime import write_json
@@ -27,6 +27,7 @@ def quantise(
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Writes the file with its predictor's matrices in `bits` bits; figures go to quantise-BITS.json beside `path`.
 
@@ -39,20 +40,20 @@ def quantise(
     """
     check_bits(bits)
     check_new(out)
-    check_named(model, arch, pictures)
+    check_named(model, arch, pictures, key)
     compressed = Compressed.load(path)
     if compressed.bits != FLOAT:
         raise UsageError(f"{path} is quantised to {compressed.bits} bits already: give the file that it was made of")
     before = compressed.reconstruct()
-    beside = None if model is None else Beside(compressed, before, path, model, zoo_path, arch, pictures)
+    beside = None if model is None else Beside(compressed, before, path, model, zoo_path, arch, pictures, key)
     replace(compressed, bits=bits).save(out)
     after = Compressed.load(out).reconstruct()
     wanted, found = (compressed.kernels.gather(state) for state in (before, after))
     networks: dict[str, dict[str, Any]] = {}
     if beside is not None:
         state = beside.original.state
-        coarse, size = _directly(state, [layer.name for layer in compressed.kernels.layers], bits)
-        networks["original"] = {"bytes": _bytes(state), **beside.measure(state)}
+        coarse, size = _directly(compressed, state, bits)
+        networks["original"] = {"bytes": bytes_of(state), **beside.measure(state)}
         networks["original_quantised"] = {"bytes": size, **beside.measure(coarse)}
     for name, file, state in (("reconstructed", path, before), ("quantised", out, after)):
         networks[name] = {"bytes": file.stat().st_size, **({} if beside is None else beside.measure(state))}
@@ -61,7 +62,7 @@ def quantise(
         "out": str(out),
         "bits": bits,
         **compressed.sizes(),
-        "bytes_original": _bytes(before),
+        "bytes_original": bytes_of(before),
         "relative_change": float((found - wanted).norm() / wanted.norm()),
         "networks": networks,
     }
@@ -69,15 +70,12 @@ def quantise(
     return told
 
 
-def _directly(state: dict[str, Tensor], names: list[str], bits: int) -> tuple[dict[str, Tensor], int]:
-    """A network whose own weights are quantised, a scale for each filter, and its bytes."""
-    matrices = {name: state[name].flatten(1) for name in names}
+def _directly(compressed: Compressed, state: dict[str, Tensor], bits: int) -> tuple[dict[str, Tensor], int]:
+    """A network whose own represented weights are quantised, a scale for each filter, and its bytes."""
+    matrices = {layer.name: state[layer.name].flatten(1) for layer in compressed.kernels.layers}
     packed = pack(matrices, bits)
     coarse = unpack(packed, {name: value.shape for name, value in matrices.items()})
-    rest = {name: value for name, value in state.items() if name not in matrices}
-    whole = {**state, **{name: value.view(state[name].shape) for name, value in coarse.items()}}
-    return whole, _bytes(packed) + _bytes(rest)
-
-
-def _bytes(tensors: dict[str, Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in tensors.values())
+    whole = compressed.replaced(state, {name: value.view(state[name].shape) for name, value in coarse.items()})
+    represented = {id(state[name]) for name in matrices}
+    rest = {name: value for name, value in state.items() if id(value) not in represented}
+    return whole, bytes_of(packed) + bytes_of(rest)

@@ -28,6 +28,10 @@ Arch = Annotated[
     typer.Option(metavar="NAME", help="What runs a state-dict file: a name, or module:factory (with --trust-arch)."),
 ]
 
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which state dict of MODEL's checkpoint, where it holds several: ema."),
+]
 Images = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
 ]
@@ -71,6 +75,7 @@ def fit(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     input_shape: Shape = None,
     device: Device = None,
@@ -86,7 +91,7 @@ def fit(
     begun = resume and config is None and own.is_file()
     recipe = resumed(FitConfig, own, set or []) if begun else load(FitConfig, config or {}, set or [])
     shape = _shape(input_shape)
-    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape), json, compression)
+    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape, key), json, compression)
 
 
 @app.command("eval")
@@ -96,6 +101,7 @@ def evaluate(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
@@ -105,7 +111,7 @@ def evaluate(
     from netspace.apps.compress import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, compression)
+    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size), key), json, compression)
 
 
 @app.command()
@@ -130,12 +136,13 @@ def importance(
     model: Model,
     top: Annotated[int, typer.Option(min=0, help="How many filters; 0: all.")] = 20,
     zoo: ModelZoo = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Filters by how well they are reconstructed: a small predictor keeps what matters."""
     from netspace.apps.compress import importance as rank
 
-    say(rank(file, model, zoo, top), json, important)
+    say(rank(file, model, zoo, top, key), json, important)
 
 
 @app.command()
@@ -145,6 +152,7 @@ def analyse(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
@@ -152,7 +160,7 @@ def analyse(
     from netspace.apps.analyse import analyse as compare
 
     trusting(trust_arch)
-    say(compare(file, model, zoo, _arch(arch, kwargs)), json, analysis)
+    say(compare(file, model, zoo, _arch(arch, kwargs), key=key), json, analysis)
 
 
 @app.command()
@@ -163,6 +171,7 @@ def correct(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
@@ -174,7 +183,7 @@ def correct(
 
     trusting(trust_arch)
     shape = _shape(input_shape)
-    say(make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size), shape), json, correction)
+    say(make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size), shape, key=key), json, correction)
 
 
 @app.command()
@@ -186,6 +195,7 @@ def quantise(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
@@ -195,7 +205,7 @@ def quantise(
     from netspace.apps.quantise import quantise as shrink
 
     trusting(trust_arch)
-    say(shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size)), json, quantised)
+    say(shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size), key), json, quantised)
 
 
 @app.command()
@@ -208,6 +218,7 @@ def prune(
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
+    key: Key = None,
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
@@ -219,7 +230,7 @@ def prune(
 
     trusting(trust_arch)
     chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size)
-    say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen), json, pruning)
+    say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen, key), json, pruning)
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

@@ -50,7 +50,10 @@ class Predictor(nn.Module):
         last = self.linears[-1]
         assert isinstance(last, nn.Linear)
         predicted = self(coordinates)
-        factor = targets.std() / predicted.std().clamp_min(1e-12)
+        if targets.numel() > 1:
+            factor = targets.std() / predicted.std().clamp_min(1e-12)
+        else:  # a single value has no spread: it is the bias
+            factor = torch.zeros(())
         last.weight.mul_(factor)
         last.bias.copy_((targets.mean() - factor * predicted.mean()).expand_as(last.bias))
 

@@ -5,23 +5,20 @@ Axes: N kernels, K their side, B images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from netspace import losses
-from netspace.compressed import Compressed
+from netspace.compressed import Compressed, map_tensors
 from netspace.config import Seed, Settings
 from netspace.data import TaskData
 from netspace.errors import UsageError
-from netspace.kernels import Kernels, Layer, Pointwise
-from netspace.layer_kinds import layer_of
+from netspace.kernels import Kernels, Pointwise
 from netspace.memory import free_memory
 from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
@@ -29,6 +26,7 @@ from netspace.precision import Precision, choose
 from netspace.runtime import generator, send
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.remembered import Remembered
+from netspace.training.running import run_types, run_with_maps
 from netspace.training.sources import CACHE_BYTES, Images
 from netspace.training.steps import half
 
@@ -126,9 +124,9 @@ class NernStep:
         self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
         self.target = self.wanted  # what is fitted: that, or what the round before gave
         self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
-        self.state = {name: value.to(device) for name, value in original.state.items()}
-        quick = {name: self._quick(value) for name, value in self.state.items() if value.dim() == 4}
-        self.told = {**self.state, **quick}  # what the network itself is run with
+        self.state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
+        # what the network itself is run with
+        self.told = map_tensors(self.state, lambda value: self._quick(value) if value.dim() == 4 else value)
         if original.module is not None:
             original.module.to(device)
         self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
@@ -184,7 +182,7 @@ class NernStep:
         with half(self.config.precision, shown.device):
             shown = self._quick(shown)
             told, maps, rows_told = self._told(shown, places)
-            weights = {name: self._quick(value) for name, value in self.compressed.weights(whole).items()}
+            weights = map_tensors(self.compressed.weights(whole), self._quick)
             found, seen = self.run({**self.state, **weights}, shown, stage.features > 0)
         if stage.distillation:
             terms["distillation"] = stage.distillation * losses.prediction_loss(found, told, 1.0)
@@ -281,19 +279,6 @@ class NernStep:
         return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
-def run_with_maps(
-    module: nn.Module, state: dict[str, Tensor], shown: Tensor, layers: Sequence[Layer]
-) -> tuple[Tensor, list[Tensor]]:
-    """Logits (B, C) of a module with a state, and the outputs of the layers."""
-    maps: list[Tensor] = []
-    with ExitStack() as hooks:
-        for layer in layers:
-            held = module.get_submodule(layer_of(layer.name))
-            hooks.callback(held.register_forward_hook(lambda _module, _inputs, output: maps.append(output)).remove)
-        logits: Tensor = functional_call(module, state, (shown,))
-    return logits, maps
-
-
 def with_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
     """The settings with the precisions that are fastest here for a step of few images and kernels, where they are 'auto'."""
     stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
@@ -339,7 +324,10 @@ def check_pools(
         if not stage.features:
             continue
         _, maps = run_with_maps(
-            original.module, original.state, task.normalise(task.train.images[:1]).cpu(), kernels.layers
+            original.module,
+            run_types(original.state, original.module),
+            task.normalise(task.train.images[:1]).cpu(),
+            kernels.layers,
         )
         if any(len(each) != 1 for each in maps):
             raise UsageError(
@@ -355,10 +343,3 @@ def check_pools(
                 f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
                 f"{count * size / 2**30:.1f} GiB, where half of the free memory is {most / 2**30:.1f} GiB for a process: {fewer}"
             )
-
-
-@torch.no_grad()
-def answers_of(module: nn.Module, state: dict[str, Tensor], task: TaskData, split: str) -> Tensor:
-    """Logits (N, C) of a network for all images of a split."""
-    batches = task.batches(task.split(split), 512)
-    return torch.cat([functional_call(module, state, (task.normalise(pixels),)).float() for pixels, _ in batches])

@@ -218,3 +218,19 @@ def test_a_pickle_that_would_run_code_is_refused(cli: Cli) -> None:
     assert not Path("ran").exists() and not Path("d").exists()
     torch.load("evil.pth", weights_only=False)
     assert Path("ran").exists(), "the file would have run code"
+
+
+def test_a_state_dict_of_a_checkpoint_is_named_by_its_key(cli: Cli, network: torch.nn.Module) -> None:
+    state = network.state_dict()
+    torch.save({"model": {name: 0 * value for name, value in state.items()}, "ema": state}, "both.pth")
+    words = ("both.pth", *TRUSTED, "--key", "ema")
+    cli("compress", "fit", *words, *LITTLE, "-o", "c")
+    plain = cli("compress", "eval", FILE, "net.pth", "--json").json["relative_error"]
+    assert cli("compress", "eval", FILE, *words, "--json").json["relative_error"] == plain > 0
+    for command in (("quantise", "-o", "q.safetensors"), ("prune", "--shares", "0"), ("analyse",)):
+        assert cli("compress", command[0], FILE, *words, *command[1:]).code == 0
+    assert cli("compress", "importance", FILE, "both.pth", "--key", "ema").code == 0
+    noise = ("--input-shape", "3,33,33", "-o", "d.safetensors")
+    assert cli("compress", "correct", FILE, *words, *noise).code == 0
+    done = cli("compress", "eval", FILE, "--key", "ema")
+    assert done.code == 2 and "name it as MODEL" in done.sentence

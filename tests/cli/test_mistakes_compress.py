@@ -119,7 +119,7 @@ def test_networks_that_are_none(cli: Cli, network: dict[str, torch.Tensor]) -> N
     for file in ("bomb.pt", "bare.pt"):
         told = refused(cli(*fit, file), 1, file, "of which nothing was run", "save `model.state_dict()` alone")
         assert "weights_only" not in told and not Path("ran").exists()
-    refused(cli(*fit, "checkpoint.pt"), 1, "holds 2 of them (state_dict, ema): save `model.state_dict()` alone")
+    refused(cli(*fit, "checkpoint.pt"), 1, "holds 2 of them (state_dict, ema): name one of them by --key")
     refused(cli(*fit, "nan.safetensors"), 1, "fc.bias of nan.safetensors holds values that are not finite")
     refused(cli("compress", "analyse", FILE, "nan.safetensors"), 1, "fc.bias of nan.safetensors")
     refused(
