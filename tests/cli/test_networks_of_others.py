@@ -33,7 +33,7 @@ def run(cli: Cli, zoo_settings: dict[str, Any], space_settings: dict[str, Any], 
     steps = {"networks": 2, "steps": 4, "validate_every": 2}
     Path("space.yaml").write_text(yaml.safe_dump({**space_settings, **steps}))
     for words in (
-        ("zoo", "build", "zoo.yaml", "-o", "zoo.h5", "--workers", 1),
+        ("zoo", "build", "zoo.yaml", "-o", "zoo.h5", "--workers", 1, "--trust-arch", arch),
         ("train", "space.yaml", "--zoo", "zoo.h5", "-o", "run", "--trust-arch", arch),
     ):
         assert cli(*words).code == 0
