@@ -1,40 +1,100 @@
-"""Holds a quickstart's result against its bounds: `python tools/check_quickstart.py quickstart.json`.
+"""Compares a quickstart's result with the project's targets: `python tools/check_quickstart.py quickstart.json [--all]`.
 
-The bounds are the project's targets. Speed is printed, not judged.
+Every target is printed with what was reached. The exit code is 1 if one of those in `ENFORCED` is missed; with `--all`, if any
+is. `netspace quickstart` itself knows nothing of them. Speed is printed, not judged.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-BOUNDS = {  # figure -> (least or most, bound)
-    "members": ("at least", 64),
-    "r2": ("at least", 0.90),
-    "mae": ("at most", 0.04),
-    "agreement": ("at least", 0.80),
+HOLDS = {"at least": lambda value, bound: value >= bound, "at most": lambda value, bound: value <= bound}
+HOLDS["above"] = lambda value, bound: value > bound
+HOLDS["below"] = lambda value, bound: value < bound
+BY_ANSWERS = ("nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble", "average_aligned")
+# Floors that a broken program misses, and any recipe of ours reaches on any machine. The drawn line has 11 points, of which two
+# neighbours that change places cost 0.009; another number of threads rounds otherwise.
+ENFORCED = {
+    "test members",
+    "R2, floor",
+    "mean difference, floor",
+    "agreement, floor",
+    "Spearman of the drawn line, latents",
+    "Spearman of the drawn line, weights",
 }
-# Of one line of 11 points, of which two neighbours that change places cost 0.009. The same seed, machine and number of threads
-# give the same; another number of threads rounds otherwise: 0.998 was measured with one, 0.964 to 0.973 with two.
-SPEARMAN = 0.95
 
 
-def main(path: Path) -> int:
-    """Exit code 0 if all bounds hold."""
-    told = json.loads(path.read_text())
+@dataclass(frozen=True)
+class Target:
+    """One figure and what it is to reach."""
+
+    name: str
+    value: float | None  # None: it was not measured, and the target is missed
+    kind: str  # of HOLDS
+    bound: float
+    unit: str = ""  # 'points' and '%' are shown times 100
+
+    @property
+    def holds(self) -> bool:
+        return self.value is not None and bool(HOLDS[self.kind](self.value, self.bound))
+
+    def text(self, value: float | None) -> str:
+        """A value in the target's unit."""
+        if value is None:
+            return "not measured"
+        return f"{100 * value:.1f} {self.unit}" if self.unit else f"{value:.3f}".removesuffix(".000")
+
+
+def targets(story: Mapping[str, Any]) -> list[Target]:
+    """What `quickstart --json` reached, by target."""
+    figures, line = story["eval"], story["interpolate"]
+    identity, bias = figures.get("identity", {}), figures.get("bias")
+    rows = [
+        Target("test members", figures["members"], "at least", 64),
+        Target("R2, floor", figures["r2"], "at least", 0.90),
+        Target("mean difference, floor", figures["mae"], "at most", 0.04, "points"),
+        Target("agreement, floor", figures["agreement"], "at least", 0.80, "%"),
+        Target("R2 of predicted against target accuracy", figures["r2"], "at least", 0.95),
+        Target("absolute bias of predicted accuracy", None if bias is None else abs(bias), "at most", 0.01, "points"),
+        Target("agreement of predictions", figures["agreement"], "at least", 0.88, "%"),
+        Target(
+            "agreement with the own target over peers'", identity.get("own_minus_peers"), "at least", 0.08, "points"
+        ),
+        Target("Spearman of the lines' mean, latents", figures["interpolation"]["spearman_latent"], "at least", 0.95),
+        Target("Spearman of the drawn line, latents", line["spearman"], "at least", 0.95),
+        Target("Spearman of the drawn line, weights", line["weight_spearman"], "below", 0.95),
+    ]
+    for name in BY_ANSWERS:
+        if found := figures["baselines"].get(name):  # what is not implemented cannot be compared with
+            rows.append(Target(f"agreement, over {name}", figures["agreement"], "above", found["agreement"], "%"))
+    return rows
+
+
+def main() -> int:
+    """Exit code 0 if all targets that count are reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="what `netspace quickstart --json` printed")
+    parser.add_argument("--all", action="store_true", help="every target counts")
+    given = parser.parse_args()
+    story = json.loads(given.file.read_text())
     failed = 0
-    rows = [(name, told["eval"][name], *bound) for name, bound in BOUNDS.items()]
-    line = told["interpolate"]
-    rows.append(("spearman of the latent line", line["spearman"], "at least", SPEARMAN))
-    rows.append(("spearman of the weights", line["weight_spearman"], "below", SPEARMAN))
-    for name, found, kind, bound in rows:
-        holds = {"at least": found >= bound, "at most": found <= bound, "below": found < bound}[kind]
-        failed += not holds
-        print(f"{'ok  ' if holds else 'FAIL'} {name}: {found:.3f}, {kind} {bound}")
-    print("seconds:", ", ".join(f"{name} {value:.0f}" for name, value in told["seconds"].items()))
+    for row in targets(story):
+        counts = given.all or row.name in ENFORCED
+        failed += counts and not row.holds
+        word = "ok  " if row.holds else "FAIL" if counts else "miss"
+        print(f"{word} {row.name}: {row.text(row.value)}, {row.kind} {row.text(row.bound)}")
+    missing = [name for name in BY_ANSWERS if not story["eval"]["baselines"].get(name)]
+    if missing:
+        print(f"baselines that are not implemented, or not measured: {', '.join(missing)}")
+    print("seconds:", ", ".join(f"{name} {value:.0f}" for name, value in story["seconds"].items()))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from space_tables import COLUMNS, NAMES, SAW_TEST, WITHIN_A_RUN, beaten, best_baseline, identity
+
 POINTS_UNDER = 0.02  # that predicted networks of a class may score under its targets
 RATIO = 0.9  # of normally trained networks' accuracy that architectures never shown have to reach
 SECONDS = 15 * 60  # of training
+NEARLY_ONE = 0.2  # predicted networks whose pairwise distance is less than so much of the zoo's are nearly one network
 
 
 def several(multi: Path, unseen: Path | None) -> str:
@@ -16,7 +19,7 @@ def several(multi: Path, unseen: Path | None) -> str:
     found = json.loads((multi / "eval-test.json").read_text())
     parts = [
         "## Several architectures in one space\n\nBy `netspace zoo build zoo/multi-digits`, `train space/multi-digits`, `eval`; "
-        "`train space/multi-digits-unseen`, `eval`; test networks, test images.",
+        f"`train space/multi-digits-unseen`, `eval`; test networks, test images. {WITHIN_A_RUN} {SAW_TEST['multi']}",
         _aims(found, multi, unseen),
         _by_class(found),
     ]
@@ -37,9 +40,43 @@ def several_sentence(multi: Path, unseen: Path) -> str:
     targets = ", ".join(f"{each['accuracy_target']:.1%}" for each in found["per_class"].values())
     return (
         f"Four architectures in one space (digits, {found['members']} test networks): every latent's architecture is read right in "
-        f"{found['classid_accuracy']:.0%}; predicted networks score {kinds}, their targets {targets}. A space that was shown the "
-        f"smallest and the largest alone gives the two between at {least:.0%} or more of normally trained networks' accuracy."
+        f"{found['classid_accuracy']:.0%}; predicted networks score {kinds}, their targets {targets}. {_alike(found)} "
+        f"A space that was shown the smallest and the largest alone gives the two between at {least:.0%} or more of normally trained "
+        f"networks' accuracy: {_controls(told)}."
     )
+
+
+def _alike(found: dict[str, Any]) -> str:
+    """How alike predicted networks of a class are, and what the nearest training network does."""
+    known = [
+        each for each in found["per_class"].values() if each["diversity"] == each["diversity"]
+    ]  # not NaN: of several
+    own, zoo = ([each[key] for each in known] for key in ("diversity", "zoo_diversity"))
+    if not known:
+        return "No two networks of a class were predicted as such."
+    nearly = "are nearly one network" if max(a / b for a, b in zip(own, zoo, strict=True)) < NEARLY_ONE else "differ"
+    agreement = next(column for column in COLUMNS if column.key == "agreement")
+    nearest = {key: value for key, value in found["baselines"].items() if key.startswith(("nearest", "five"))}
+    name, value = best_baseline({"baselines": nearest}, agreement) or ("nearest", float("nan"))
+    compared = "as well" if value >= found["agreement"] else "less well"
+    return (
+        f"But predicted networks of a class {nearly}: their pairwise distance is {min(own):.1f} to {max(own):.1f} where the zoo's is "
+        f"{min(zoo):.0f} to {max(zoo):.0f}, and a lookup ({NAMES[name]}) agrees {compared} with the target: {value:.1%}, the "
+        f"predicted networks {found['agreement']:.1%}."
+    )
+
+
+def _controls(between: dict[str, Any]) -> str:
+    """What architectures never shown reach, with the controls."""
+    return "; ".join(
+        f"{name} {each['accuracy']:.1%}, with the learnt part off {_share(each.get('accuracy_scale_zero'))}, a network distilled "
+        f"from the teacher for as many steps {_share(each.get('accuracy_distilled'))}"
+        for name, each in between.items()
+    )
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
 
 
 def seconds(run: Path) -> float:
@@ -109,32 +146,44 @@ def _by_class(found: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {each['parameters']:,} | {each['members']} | {each['accuracy_target']:.1%} | "
         f"{each['accuracy_predicted']:.1%} | {each['classid_accuracy']:.1%} | {each['agreement']:.1%} | "
-        f"{each['diversity']:.2f} ({each['zoo_diversity']:.2f}) |"
+        f"{each['diversity']:.2f} ({each['zoo_diversity']:.2f}) | {_over(each)} |"
         for name, each in found["per_class"].items()
     ]
     others = ", ".join(
-        f"{name.replace('_', ' ')} {each['accuracy_predicted']:.1%} (agreement {each['agreement']:.1%})"
+        f"{NAMES.get(name, name)} {each['accuracy_predicted']:.1%} (agreement {each['agreement']:.1%})"
         for name, each in found["baselines"].items()
+        if each
     )
+    missing = [NAMES.get(name, name) for name, each in found["baselines"].items() if not each]
+    lost = [column.name for column in COLUMNS if beaten(found, column)]
     return (
-        "| architecture | parameters | networks | targets | predicted | ClassId | agreement | pairwise L2 (zoo) |\n"
-        "|---|---|---|---|---|---|---|---|\n"
+        "| architecture | parameters | networks | targets | predicted | ClassId | agreement | pairwise L2 (zoo) | own over peers |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + f"\n\nAll: predicted {found['accuracy_predicted']:.1%}, "
-        f"agreement {found['agreement']:.1%}, R2 {found['r2']:.2f}. Baselines: {others}."
+        f"agreement {found['agreement']:.1%}, R2 {found['r2']:.2f}. {identity(found)}Baselines: {others}"
+        + (f"; missing: {', '.join(missing)}" if missing else "")
+        + (f". A baseline does better in: {', '.join(lost)}." if lost else ". None does better in any column.")
     )
+
+
+def _over(each: dict[str, Any]) -> str:
+    value = (each.get("identity") or {}).get("own_minus_peers")
+    return "-" if value is None else f"{100 * value:+.1f}"
 
 
 def _between(found: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {each['gamma']:.3f} | {each['pairs']} | {each['classid_accuracy']:.1%} | {each['accuracy']:.1%} | "
-        f"{each['accuracy_least']:.1%} | {each['accuracy_zoo']:.1%} | {each['ratio']:.1%} |"
+        f"{each['accuracy_least']:.1%} | {each['accuracy_zoo']:.1%} | {each['ratio']:.1%} | "
+        f"{_share(each.get('accuracy_scale_zero'))} | {_share(each.get('accuracy_distilled'))} |"
         for name, each in found["between"].items()
     ]
     return (
-        "Between the ends, of architectures that the space was never shown a network of:\n\n"
-        "| architecture | gamma | pairs | ClassId | decoded | least | normally trained | ratio |\n"
-        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows)
+        "Between the ends, of architectures that the space was never shown a network of; two controls: decoded with the decoder's "
+        "learnt part off (scale 0), and a network distilled from the space's teacher for as many steps as the space:\n\n"
+        "| architecture | gamma | pairs | ClassId | decoded | least | normally trained | ratio | scale 0 | distilled |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows)
     )
 
 

@@ -1,0 +1,121 @@
+"""The tables of docs/benchmarks.md and the README on spaces: what a baseline does better is said, and targets are judged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+OWN = {"accuracy_predicted": 0.8, "r2": 0.95, "mae": 0.03, "bias": 0.02, "agreement": 0.88, "kl": 0.1}
+
+
+@pytest.fixture
+def space_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("space_tables")
+
+
+def figures() -> dict[str, Any]:
+    """Of a space that a random network as accurate beats in R2 and bias alone."""
+    return {
+        **OWN,
+        "members": 100,
+        "accuracy_target": 0.78,
+        "latent": 256,
+        "parameters": 5226,
+        "compression": 0.049,
+        "diversity": 5.5,
+        "zoo_diversity": 13.75,
+        "identity": {"own_minus_peers": 0.0789, "jaccard_own": 0.5, "jaccard_peers": 0.25, "without_peers": 3},
+        "baselines": {
+            "same_accuracy": {**OWN, "r2": 0.984, "bias": -0.004, "mae": 0.031, "agreement": 0.7, "kl": 0.4},
+            "five_nearest": {**OWN, "r2": 0.5, "bias": 0.1, "mae": 0.1, "agreement": 0.851, "kl": 0.2},
+            "average_aligned": None,
+        },
+        "interpolation": {
+            "pairs": 8,
+            "spearman_latent": 0.96,
+            "spearman_weights": 0.5,
+            "linear_r2_latent": 0.9,
+            "linear_r2_weights": 0.1,
+            "end_differences": [0.05, -0.01],
+            "end_distances": [0.06, 0.01],
+        },
+    }
+
+
+def story(**changes: Any) -> dict[str, Any]:
+    """What `quickstart --json` prints, as far as it is judged."""
+    line = {"spearman": 0.97, "weight_spearman": 0.5}
+    return {"eval": {**figures(), **changes}, "interpolate": line, "seconds": {"total": 200.0}}
+
+
+def test_the_best_baseline_of_each_column_and_where_it_is_better(space_tables: ModuleType) -> None:
+    found = {column.key: column for column in space_tables.COLUMNS}
+    best = {key: space_tables.best_baseline(figures(), column) for key, column in found.items()}
+    assert best["r2"] == ("same_accuracy", 0.984) and best["bias"] == ("same_accuracy", -0.004)
+    assert best["mae"] == ("same_accuracy", 0.031) and best["agreement"] == ("five_nearest", 0.851)
+    assert [key for key, column in found.items() if space_tables.beaten(figures(), column)] == ["r2", "bias"]
+    table = space_tables.short_table({"digits": figures()})
+    assert "| digits, 100 test networks | **0.950** | **3.00** | **+2.00** | **88.0 %** |" in table
+    assert (
+        "0.984 (a random training network as accurate), better | 3.10 (a random training network as accurate) |"
+        in table
+    )
+    assert "85.1 % (mean answer of the 5 nearest) |" in table
+
+
+def test_every_baseline_stands_in_the_long_table_the_missing_one_too(space_tables: ModuleType) -> None:
+    text = space_tables.tables({"digits": figures()}, {"digits": "A note."})
+    for words in (
+        "| average after alignment of channels | missing: not implemented | | | | | |",
+        "| mean answer of the 5 nearest | 80.0 % | 0.500 | 10.00 | +10.00 | 85.1 % | 0.200 |",
+        "(ratio 0.40)",
+        "+7.9 points; overlap of mistakes (Jaccard) 0.500 own, 0.250 others (3 of 100 members",
+        "R2 of a straight line 0.900 latent, 0.100 weights; decoded ends minus their targets +5.0 and -1.0 points",
+        "A note.",
+        "Better than the space: R2 of accuracy: a random training network as accurate, 0.984; bias, points:",
+    ):
+        assert words in text, words
+    rows = [row for row in text.splitlines() if row.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_fashions_aims_ask_for_every_column(space_tables: ModuleType) -> None:
+    text = space_tables.fashion_aims(figures())
+    assert "| R2 of accuracy | better than 0.984 (a random training network as accurate) | 0.950 | NO |" in text
+    assert "| agreement | >= 85 % | 88.0 % | yes |" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "code", "words"),
+    [
+        ({"bias": 0.005, "identity": {"own_minus_peers": 0.09}}, ["--all"], 0, "ok   agreement, over five_nearest"),
+        ({}, [], 0, "miss absolute bias of predicted accuracy: 2.0 points, at most 1.0 points"),
+        ({}, ["--all"], 1, "FAIL agreement with the own target over peers': 7.9 points, at least 8.0 points"),
+        ({"agreement": 0.84}, [], 0, "miss agreement, over five_nearest: 84.0 %, above 85.1 %"),
+        ({"agreement": 0.79}, [], 1, "FAIL agreement, floor: 79.0 %, at least 80.0 %"),
+        ({"identity": {}}, [], 0, "miss agreement with the own target over peers': not measured"),
+        (
+            {},
+            [],
+            0,
+            "not implemented, or not measured: nearest_answers, nearest_agreement, constant, ensemble, average_aligned",
+        ),
+    ],
+)
+def test_targets_of_the_quickstart(
+    changes: dict[str, Any], options: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "quickstart.json"
+    file.write_text(json.dumps(story(**changes)))
+    command = [sys.executable, str(TOOLS / "check_quickstart.py"), str(file), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code and words in done.stdout, done.stdout + done.stderr
