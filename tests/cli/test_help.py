@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -51,6 +52,21 @@ def test_what_help_names_is_there(words: tuple[str, ...]) -> None:
             load(RECIPES[kind], f"{kind}/quickstart", [change])
         for change in re.findall(r"--set ([a-z0-9_.]+=[\w.]+)", text):
             load(FitConfig, "compress/paper", [change])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/scale.md"])
+def test_what_pages_name_is_there(page: str) -> None:
+    """Recipes by their names, and every command of an indented line with its options."""
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w./-])(zoo|space|compress)/([a-z0-9]+(?:-[a-z0-9]+)*)(?![\w./-])", text)
+    assert named
+    for kind, name in named:
+        load(RECIPES[kind], f"{kind}/{name}")
+    for line in re.findall(r"^    (?:.* -m )?netspace (.+)$", text, re.MULTILINE):
+        words = line.split("#")[0].split()
+        command = next(tuple(words[:count]) for count in (2, 1) if tuple(words[:count]) in COMMANDS)
+        known = {option for each in COMMANDS[command].params for option in each.opts}
+        assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, line
 
 
 def test_help_shows_recipes_at_all() -> None:

@@ -200,3 +200,23 @@ def test_runs_from_before_padding_read_preps_at_their_own_height(
     assert read_back(SpaceRecipe, tmp_path / "config.yaml").encoder.pad is pad
     (tmp_path / "config.yaml").write_text(to_yaml(recipe))
     assert read_back(SpaceRecipe, tmp_path / "config.yaml") == recipe
+
+
+def test_a_space_of_several_architectures_with_the_papers_encoder(
+    multi_zoo: Path, multi_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Read back, it encodes networks of every height as it did in training, and as it did before padding."""
+    settings = {**multi_settings, "steps": 2, "encoder": {"kind": "conv"}}
+    run = space.train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path / "run")
+    padded = Space.load(run)
+    held = yaml.safe_load((run / "config.yaml").read_text())
+    del held["encoder"]["pad"]
+    (run / "config.yaml").write_text(yaml.safe_dump(held))
+    own = Space.load(run)
+    with Zoo(multi_zoo) as zoo:
+        for class_id, arch in enumerate(padded.family):
+            preps = zoo.group(arch.id).read([0, 1])
+            full = torch.nn.functional.pad(preps, (0, 0, 0, padded.family.rows - arch.size[0]))
+            assert torch.equal(padded.model.encoder(preps, class_id), own.model.encoder(full, class_id))
+            same = torch.equal(padded.model.encoder(preps, class_id), own.model.encoder(preps, class_id))
+            assert same == (arch.size[0] == padded.family.rows)
