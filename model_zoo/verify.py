@@ -5,6 +5,7 @@ Axes: M members, H W of a PRep.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 
 from model_zoo.work import member_accuracies
 from netspace import archs
+from netspace.archs.identity import check_identity
 from netspace.data import DataConfig, load
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.functional import NetBatch
 from netspace.prep import unpack
 from netspace.progress import progress
@@ -29,7 +31,7 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     """Checks of a zoo: 'ok', 'checked' members, 're_evaluated' ones and 'problems', a sentence each.
 
     The file: its content hash. Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
-    split only. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
+    split only. Every architecture: that it is its parameters alone. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
     come out. Raises `NetspaceError` only if the file cannot be opened at all.
     """
     from netspace.config import validate
@@ -64,9 +66,12 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
                 )
             else:
                 for group in zoo.archs.values():
-                    count, found = accuracy_problems(group, task, sample, seed)
-                    evaluated += count
+                    found = identity_problems(group) if sample else []
                     problems += found
+                    if not found:  # else the same members would score otherwise every time
+                        count, found = accuracy_problems(group, task, sample, seed)
+                        evaluated += count
+                        problems += found
     return {"ok": not problems, "checked": checked, "re_evaluated": evaluated, "problems": problems}
 
 
@@ -83,6 +88,18 @@ def read_problems(group: ArchGroup, rows: range, content: ContentHash) -> list[s
         return [problem for row in rows for problem in read_problems(group, range(row, row + 1), content)]
     content.add(preps, group.members[rows.start : rows.stop])
     return prep_problems(group.id, group.spec, rows, preps)
+
+
+def identity_problems(group: ArchGroup) -> list[str]:
+    """Whether the architecture is more than its parameters, as those of zoos may be that nobody checked when they were built."""
+    spec = group.spec
+    try:
+        check_identity(spec.arch, partial(archs.build, spec.arch, **spec.settings), spec.input_shape)
+    except UsageError:  # of an architecture that nobody trusted, which says what to do
+        raise
+    except NetspaceError as error:
+        return [f"{group.id}: {error}"]
+    return []
 
 
 def accuracy_problems(group: ArchGroup, task: Any, sample: int, seed: int) -> tuple[int, list[str]]:

@@ -104,3 +104,16 @@ def test_fixed_tables_go_through_training_and_decoding(
         torch.testing.assert_close(network(images), space.family[0].nets(flat, images)[0])
     torch.testing.assert_close(space.encode(network), space.encode(network.state_dict()))
     assert evaluate(run)["agreement"] is not None
+
+
+def test_verify_says_why_old_zoos_of_drawn_constants_score_otherwise_every_time(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_zoo.work.check_identity", lambda *_: None)  # as they were built once
+    path = build(recipe(zoo_settings, "constant", 4), tmp_path / "zoo.h5", workers=1)
+    result = verify(path, sample=6, device="cpu")
+    (problem,) = result["problems"]
+    assert problem.startswith(
+        "net: two networks of networks_that_go_wrong:constant with the same parameters give different"
+    )
+    assert result["re_evaluated"] == 0 and not result["ok"]
