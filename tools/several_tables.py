@@ -163,7 +163,7 @@ def _by_class(found: dict[str, Any]) -> str:
         + f"\n\nAll: predicted {found['accuracy_predicted']:.1%}, "
         f"agreement {found['agreement']:.1%}, R2 {found['r2']:.2f}. {identity(found)}Baselines: {others}"
         + (f"; missing: {', '.join(missing)}" if missing else "")
-        + (f". A baseline does better in: {', '.join(lost)}." if lost else ". None does better in any column.")
+        + (f". A baseline does better in: {'; '.join(lost)}." if lost else ". None does better in any column.")
     )
 
 

@@ -14,7 +14,7 @@ from netspace.report import class_figures
 from netspace.report.classes import Classes, ClassLine, factors
 from netspace.report.collect import Evaluation, Line, Run
 from netspace.report.drawing import looks, to_png
-from netspace.report.numbers import count, joined, number, percent, points
+from netspace.report.numbers import away, count, joined, number, percent, points
 from netspace.report.picture import Picture
 
 PIECES = 8  # of a line, named one by one in its alternative text at most
@@ -105,7 +105,7 @@ def chosen_line(run: Run, line: Line) -> Picture | None:
     ends, order = (line.arch[0], line.arch[-1]), run.order
     known = len(order) > 2 and ends in ((order[0], order[-1]), (order[-1], order[0]))
     meant = factors(order, backwards=ends[0] != order[0]) if known else []
-    found = ClassLine(line.start, line.end, line.gamma, line.latent, line.arch, meant)
+    found = ClassLine(line.start, line.end, line.gamma, line.latent, line.arch, meant, line.ends)
     title, how = f"From {line.start} to {line.end}", "The line between two chosen networks."
     return _line(run, found, f"interpolation-{line.name[:120]}", title, how, line.weights)
 
@@ -135,7 +135,7 @@ def _line(run: Run, line: ClassLine, name: str, title: str, how: str, weights: n
         to_png(class_figures.line(line, looks(archs), run.unseen, run.chance, weights)),
         f"{title}: {_pieces(line)}.",
         f"{how} Each point is a network decoded from a latent of the line, of the architecture that the latent tells. "
-        f"{marks}.{rest}{direct} NetSpace, Fig. 5, {figure}.",
+        f"{marks}.{away(line.ends)}{rest}{direct} NetSpace, Fig. 5, {figure}.",
         wide=False,
     )
 

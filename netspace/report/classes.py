@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
-from netspace.report.reading import finite, names_of, numbers_of, part
+from netspace.report.reading import ends_of, finite, names_of, numbers_of, part
 
 AGAIN = "run `netspace eval` again"
 
@@ -43,6 +43,7 @@ class ClassLine:
     accuracy: np.ndarray  # (S,) fractions
     arch: list[str]  # as which each point was decoded
     factors: list[tuple[float, str]]  # gamma of Eq. 12 and the architecture that is meant there
+    ends: tuple[float | None, float | None] = (None, None)  # decoded minus target accuracy, at start and end
 
 
 @dataclass(frozen=True)
@@ -112,4 +113,5 @@ def _line(told: Mapping[str, Any], archs: list[str], file: Path) -> ClassLine:
             f"{file}: 'line' was expected to hold one accuracy and one architecture for each gamma: {AGAIN}"
         )
     meant = list(zip(places.tolist(), archs[1:-1], strict=True)) if len(places) else []
-    return ClassLine(str(told.get("from", "?")), str(told.get("to", "?")), gamma, accuracy, arch, meant)
+    ends = ends_of(told)
+    return ClassLine(str(told.get("from", "?")), str(told.get("to", "?")), gamma, accuracy, arch, meant, ends)

@@ -17,7 +17,7 @@ import numpy as np
 from netspace.errors import NetspaceError, first_line
 from netspace.records import SEAL, read_tensors, read_text, read_yaml
 from netspace.report.classes import Classes, classes_of
-from netspace.report.reading import finite, mapping_of, names_of, numbers_of, part
+from netspace.report.reading import ends_of, finite, mapping_of, names_of, numbers_of, part
 from netspace.runtime import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told
@@ -238,12 +238,7 @@ def _line(file: Path) -> Line:
     start, end = str(raw.get("from", "?")), str(raw.get("to", "?"))
     ranks = finite(raw.get("spearman")), finite(raw.get("weight_spearman"))
     straight = finite(raw.get("linear_r2")), finite(raw.get("weight_linear_r2"))
-    return Line(file.stem, start, end, gamma, latent, weights, *ranks, arch, *straight, _ends(raw))
-
-
-def _ends(raw: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    values = raw.get("end_differences")
-    return (finite(values[0]), finite(values[1])) if isinstance(values, list) and len(values) == 2 else (None, None)
+    return Line(file.stem, start, end, gamma, latent, weights, *ranks, arch, *straight, ends_of(raw))
 
 
 def _climb(file: Path) -> Climb:
@@ -300,7 +295,7 @@ def average_line(evaluation: Evaluation) -> Line | None:
     ranks = finite(raw.get("spearman_latent")), finite(raw.get("spearman_weights"))
     straight = finite(raw.get("linear_r2_latent")), finite(raw.get("linear_r2_weights"))
     both = weights if len(weights) == len(gamma) else None
-    return Line("average", "", "", gamma, latent, both, *ranks, [], *straight, _ends(raw))
+    return Line("average", "", "", gamma, latent, both, *ranks, [], *straight, ends_of(raw))
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

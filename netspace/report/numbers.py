@@ -70,3 +70,12 @@ def joined(names: list[str]) -> str:
     'a, b and c'
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def away(ends: tuple[float | None, float | None], mean: bool = False) -> str:
+    """A sentence on how far the decoded ends of a line are from their targets; empty where it is not known."""
+    places = zip(("start", "end"), ends, strict=True)
+    known = [f"{signed_points(value)} at the {place}" for place, value in places if value is not None]
+    if not known:
+        return ""
+    return f" Decoded networks' accuracy minus their targets' is {'on average ' if mean else ''}{joined(known)}."

@@ -14,7 +14,7 @@ from netspace.report import class_pictures, figures
 from netspace.report.collect import Climb, Evaluation, Line, Run, average_line
 from netspace.report.course import of_several, training
 from netspace.report.drawing import MANY, looks, plain, shortened, styled, to_png
-from netspace.report.numbers import NOTHING, count, joined, number, percent, points, signed_points
+from netspace.report.numbers import NOTHING, away, count, joined, number, percent, points
 from netspace.report.picture import Picture
 from netspace.report.reading import finite, part
 
@@ -153,7 +153,7 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     kind = "mean rank correlation with γ" if mean else "rank correlation with γ"
     rank = f"{kind} (Spearman): latents {number(line.spearman)}"
     rank += f", weights {number(line.weight_spearman)}" if line.weights is not None else ""
-    straight, away = _straight(line, mean), _away(line, mean)
+    straight, ends = _straight(line, mean), away(line.ends, mean)
     heading = f"Spearman with γ: latents {number(line.spearman)}"
     heading += f", weights {number(line.weight_spearman)}" if line.weights is not None else ""
     direct = "Blue squares are networks whose weights were interpolated directly. "
@@ -165,7 +165,7 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
         to_png(figures.interpolation(line.gamma, line.latent, line.weights, heading, run.chance)),
         f"{title}: decoded networks go from {percent(line.latent[0])} to {percent(line.latent[-1])}; {rank}.{straight}",
         f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they rise "
-        f"evenly.{straight}{away} {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
+        f"evenly.{straight}{ends} {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
     )
 
@@ -177,15 +177,6 @@ def _straight(line: Line, mean: bool) -> str:
     weights = f", {number(line.weight_linear_r2)} of the weights'" if line.weights is not None else ""
     kind = "mean R² of straight lines" if mean else "R² of a straight line"
     return f" The {kind} through the accuracies is {number(line.linear_r2)} of the latents'{weights}."
-
-
-def _away(line: Line, mean: bool) -> str:
-    """How far decoded ends are from their targets; nothing where it is not known."""
-    places = zip(("start", "end"), line.ends, strict=True)
-    known = [f"{signed_points(value)} at the {place}" for place, value in places if value is not None]
-    if not known:
-        return ""
-    return f" Decoded networks' accuracy minus their targets' is {'on average ' if mean else ''}{joined(known)}."
 
 
 def taught_by(climb: Climb) -> str:

@@ -37,6 +37,12 @@ def numbers_of(raw: Mapping[str, Any], name: str, file: Path) -> np.ndarray:
         raise NetspaceError(f"{file}: {name!r} was expected to be a list of numbers") from None
 
 
+def ends_of(raw: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Decoded minus target accuracy at both ends of a line; None where it was not measured."""
+    values = raw.get("end_differences")
+    return (finite(values[0]), finite(values[1])) if isinstance(values, list) and len(values) == 2 else (None, None)
+
+
 def names_of(raw: Mapping[str, Any], name: str, file: Path) -> list[str]:
     """A list of names; nothing is empty."""
     value = raw.get(name) or []

@@ -86,6 +86,9 @@ def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], run_copy: P
     shared = json.loads(done.stdout)
     for name in ("accuracy_predicted", "r2", "mae", "agreement", "diversity"):
         assert shared[name] == pytest.approx(alone[name], rel=1e-6), name
+    for name, found in alone["baselines"].items():
+        assert shared["baselines"][name] == (found and pytest.approx(found, rel=1e-5)), name
+    assert shared["identity"] == pytest.approx(alone["identity"], rel=1e-6)
     assert shared["interpolation"]["latent_accuracy"] == pytest.approx(alone["interpolation"]["latent_accuracy"])
     assert (
         json.loads(kept)["detail"]["member"]

@@ -257,11 +257,13 @@ def test_controls_of_architectures_never_shown_stand_beside_them(make_several: M
     run = make_several(unseen=("vanillacnn",))
     held = json.loads((run / "eval-test.json").read_text())
     held["between"]["vanillacnn"] |= {"accuracy_scale_zero": 0.432, "accuracy_distilled": 0.765}
+    held["line"]["end_differences"] = [0.011, -0.022]
     held["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "identity": {"own_minus_peers": -0.012}}
     (run / "eval-test.json").write_text(json.dumps(held))
     text = text_of(report(run))
     assert "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
     assert "−1.2 points 1.23 29.60" in text
+    assert "accuracy minus their targets' is +1.1 points at the start and −2.2 points at the end." in text
 
 
 @pytest.mark.usefixtures("words_alone")
