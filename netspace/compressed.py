@@ -30,10 +30,10 @@ from netspace.quantising import pack, unpack
 from netspace.records import read_tensors, write_tensors
 from netspace.spec import NetSpec
 
-VERSION = "2"
+VERSION = "3"
 NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
 FLOAT = 32  # bits of a weight that is not quantised
-READABLE = ("1", VERSION)  # 1: before 1x1 convolutions could be tiled
+READABLE = ("1", "2", VERSION)  # 1: before 1x1 convolutions could be tiled; 2: coordinates were always normalised
 TYPES = {
     str(each).removeprefix("torch."): each for each in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 } | {
@@ -103,10 +103,15 @@ class Compressed:
         """What the predictor should say for a state dict's weights, (N, K * K) by coordinate."""
         return (self.kernels.gather(state) / self.scales)[self.places].flatten(1)
 
+    def coordinates(self, device: torch.device | str = "cpu") -> Distinct:
+        """What the predictor is asked for, (N, 3): raw or normalised, as its settings say."""
+        normalised = self.predictor.config.embedding.coordinates == "normalised"
+        return Distinct.of(self.kernels.coordinates(normalised).to(device))
+
     @torch.no_grad()
     def reconstruct(self) -> dict[str, Tensor]:
         """The whole state dict, from this alone, every tensor in the type it was given in."""
-        coordinates = Distinct.of(self.kernels.coordinates())
+        coordinates = self.coordinates()
         values = torch.cat([self.predictor(piece) for piece in coordinates.split(1 << 16)])
         weights = {name: value.to(self.types.get(name, value.dtype)) for name, value in self.weights(values).items()}
         state = self.with_tied({**self.rest, **weights})
@@ -160,7 +165,9 @@ class Compressed:
             ) from None
         except NetspaceError as error:
             raise NetspaceError(f"{path} was not written by this version of netspace: {error}") from None
-        raise NetspaceError(f"{path} is a compressed network of version {version}; this reads {' and '.join(READABLE)}")
+        raise NetspaceError(
+            f"{path} is a compressed network of version {version}; this reads {', '.join(READABLE[:-1])} and {VERSION}"
+        )
 
     @classmethod
     def _of(cls, tensors: Mapping[str, Tensor], told: dict[str, Any], origin: str) -> Compressed:
@@ -172,7 +179,10 @@ class Compressed:
             raise ValueError("it has no layers")
         if told["kind"] not in KINDS:
             raise ValueError(f"{told['kind']!r} is no order of kernels")
-        predictor = Predictor(validate(PredictorConfig, told["predictor"], origin), kernels.side**2)
+        settings = told["predictor"]
+        if told["version"] in READABLE[:2]:
+            settings = {**settings, "embedding": {"coordinates": "normalised", **settings.get("embedding", {})}}
+        predictor = Predictor(validate(PredictorConfig, settings, origin), kernels.side**2)
         shapes = {name: value.shape for name, value in predictor.state_dict().items()}
         predictor.load_state_dict(unpack(_part(tensors, "predictor."), shapes))
         for name, value in predictor.state_dict().items():

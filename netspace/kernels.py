@@ -127,14 +127,14 @@ class Kernels:
         """Represented values."""
         return sum(prod(layer.shape) for layer in self.layers)
 
-    def coordinates(self) -> Tensor:
-        """(l / L, f / F_l, c / C_l) of every kernel, float32 (N, 3), as the authors normalise them."""
-        found = []
-        for place, layer in enumerate(self.layers):
+    def coordinates(self, normalised: bool = False) -> Tensor:
+        """The integers (l, f, c) of every kernel (NeRN, Eq. 1), float32 (N, 3); normalised: (l / L, f / F_l, c / C_l)."""
+        pieces = []
+        for index, layer in enumerate(self.layers):
             filters, channels = layer.grid(self.side)
-            grid = torch.cartesian_prod(torch.arange(filters) / filters, torch.arange(channels) / channels)
-            found.append(torch.cat([torch.full((len(grid), 1), place / len(self.layers)), grid], dim=1))
-        return torch.cat(found)
+            grid = torch.cartesian_prod(torch.tensor([index]), torch.arange(filters), torch.arange(channels)).float()
+            pieces.append(grid / torch.tensor([len(self.layers), filters, channels]) if normalised else grid)
+        return torch.cat(pieces)
 
     def gather(self, state: Mapping[str, Tensor]) -> Tensor:
         """The kernels (N, K, K) of a state dict; zeros around smaller ones."""

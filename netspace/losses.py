@@ -125,13 +125,18 @@ def weight_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(predicted.float(), target.float())
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor, weights: int | None = None) -> Tensor:
     """Root of the mean squared difference of kernels (N, D), where `mask` (N, D) says that there is a weight (NeRN, Eq. 3).
 
     The paper divides the norm by the number of weights; the authors' implementation, as this, takes the root of the mean.
+
+    With `weights`, the kernels are a sample of a network of so many weights, and the loss is estimated over all of them:
+    its value is that of the sample, its gradient smaller by the sample's fraction of the weights, as other weights do not
+    depend on what was drawn.
     """
     squares = ((predicted.float() - target.float()) * mask).square().sum()
-    return (squares / mask.sum() + 1e-20).sqrt()
+    error = (squares / mask.sum() + 1e-20).sqrt()
+    return error if weights is None else torch.lerp(error.detach(), error, mask.sum() / weights)
 
 
 def feature_loss(

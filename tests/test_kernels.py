@@ -79,12 +79,14 @@ def test_smaller_kernels_are_the_centre_of_what_is_predicted() -> None:
     assert torch.equal(cut[64, 2, 1:4], held["oblong.weight"][0, 0, 0]) and cut[64].count_nonzero() == 3
 
 
-def test_coordinates_are_shares_of_layers_filters_and_channels() -> None:
+def test_coordinates_are_the_indices_of_layer_filter_and_channel() -> None:
     kernels = Kernels.of({"a": torch.ones(2, 3, 3, 3), "b": torch.ones(4, 2, 1, 1)})
-    found = kernels.coordinates()
-    assert found.shape == (6 + 8, 3)
-    torch.testing.assert_close(found[4], torch.tensor([0, 1 / 2, 1 / 3]))
-    torch.testing.assert_close(found[-1], torch.tensor([1 / 2, 3 / 4, 1 / 2]))
+    raw, normalised = kernels.coordinates(), kernels.coordinates(normalised=True)
+    expected = [(0, f, c) for f in range(2) for c in range(3)] + [(1, f, c) for f in range(4) for c in range(2)]
+    assert raw.tolist() == [list(each) for each in expected] and raw.dtype == torch.float32
+    assert normalised.shape == raw.shape
+    torch.testing.assert_close(normalised[4], torch.tensor([0, 1 / 2, 1 / 3]))
+    torch.testing.assert_close(normalised[-1], torch.tensor([1 / 2, 3 / 4, 1 / 2]))
 
 
 def test_gradients_flow_through_the_weights() -> None:

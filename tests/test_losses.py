@@ -215,6 +215,21 @@ def test_reconstruction_is_the_root_of_the_mean_over_weights_alone() -> None:
     assert float(found) == pytest.approx((sum(squares) / len(squares)) ** 0.5, rel=1e-5)
 
 
+def test_reconstruction_of_a_sample_has_the_gradient_of_the_loss_over_all_weights() -> None:
+    """Where the sample's mean error is the others' too, it is that loss and its gradient exactly."""
+    torch.manual_seed(0)
+    part, target, mask = torch.randn(4, 9, dtype=torch.float64), torch.randn(4, 9), (torch.rand(4, 9) < 0.6).float()
+    predicted = part.float().requires_grad_()
+    found = reconstruction_loss(predicted, target, mask, weights=3 * int(mask.sum()))
+    found.backward()
+    every = part.repeat(3, 1).requires_grad_()
+    loss = ((every - target.double().repeat(3, 1)) * mask.repeat(3, 1)).norm() / (3 * mask.sum()).sqrt()
+    loss.backward()
+    assert predicted.grad is not None and every.grad is not None
+    assert float(found.detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(predicted.grad.double(), every.grad[:4], rtol=1e-5, atol=1e-8)
+
+
 def test_feature_maps_are_compared_on_the_unit_sphere() -> None:
     torch.manual_seed(0)
     first, second = [torch.randn(3, 2, 4, 4), torch.randn(3, 5)], [torch.randn(3, 2, 4, 4), torch.randn(3, 5)]

@@ -1,10 +1,11 @@
-"""NeRN's ablations (Sec. 4.4 and 4.6) on one network, and optimisers: fits that differ from one base by one setting each.
+"""NeRN's ablations (Sec. 4.4 and 4.6) on one network, and optimisers under several embeddings: fits that differ from one base.
 
     python tools/ablations.py best --zoo resnet20.h5 --out runs/ablations
     python tools/ablations.py best --zoo resnet20.h5 --out runs/optimizers --group optimizers --steps 1200
+    python tools/ablations.py svhn.pth --layers 'features.[12].*' --out runs/optimizers --group optimizers
 
 Every fit lies in a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
-validation images. Writes `ablations.json` and prints a table; for NeRN's, with the orders that the paper reports, held or not.
+validation images; of a state-dict file without a zoo there is the relative error alone. Writes `ablations.json` and prints a table; for NeRN's, with the orders that the paper reports, held or not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from netspace.runtime import write_json
 from netspace.training.nern import FitConfig
 
 BASE: dict[str, Any] = {
-    "predictor": {"hidden": 160, "embedding": {"base": 1.6, "count": 16}},
+    "predictor": {"hidden": 160, "embedding": {"coordinates": "normalised", "base": 1.6, "count": 16}},
     "precision": "bf16",
 }
 STAGE: dict[str, Any] = {
@@ -41,17 +43,28 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what differs from the base: settings 
     "sampling: all": {"sampling": "all"},
 }
 ALONE = {"distillation": 0.0, "features": 0.0}
-OPTIMIZERS: dict[str, dict[str, Any]] = {  # by reconstruction alone, each at the best of the rates that were tried
-    "Muon (0.03)": ALONE,
-    "SOAP (0.003)": {
-        **ALONE,
-        "optimizer": {"name": "soap", "learning_rate": 0.003, "betas": [0.9, 0.95], "schedule": "cosine"},
-    },
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "raw 0.76 x 40 (the paper's)": {"coordinates": "raw", "base": "smooth", "count": 40},
+    "raw 1.25 x 40": {"coordinates": "raw", "base": "rough", "count": 40},
+    "normalised 1.6 x 16": {"coordinates": "normalised", "base": 1.6, "count": 16},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "Muon (0.03)": STAGE["optimizer"],
+    "Muon (0.01)": {**STAGE["optimizer"], "muon_rate": 0.01},
+    "SOAP (0.003)": {"name": "soap", "learning_rate": 0.003, "betas": [0.9, 0.95], "schedule": "cosine"},
     "Ranger (0.005, the paper's)": {
-        **ALONE,
-        "optimizer": {"name": "ranger", "learning_rate": 0.005, "betas": [0.5, 0.999], "schedule": "cosine"},
+        "name": "ranger",
+        "learning_rate": 0.005,
+        "betas": [0.5, 0.999],
+        "weight_decay": 0.001,
+        "schedule": "cosine",
     },
-    "Adam (0.003)": {**ALONE, "optimizer": {"name": "adam", "learning_rate": 0.003, "schedule": "cosine"}},
+    "Adam (0.003)": {"name": "adam", "learning_rate": 0.003, "schedule": "cosine"},
+}
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # by reconstruction alone
+    f"{place}; {name}": {**ALONE, "predictor": {"hidden": 160, "embedding": embedding}, "optimizer": method}
+    for place, embedding in EMBEDDINGS.items()
+    for name, method in METHODS.items()
 }
 GROUPS = {"nern": VARIANTS, "optimizers": OPTIMIZERS}
 ORDERS = (  # what the paper finds: the first is worse than the second
@@ -64,10 +77,12 @@ ORDERS = (  # what the paper finds: the first is worse than the second
 )
 
 
-def config_of(changes: dict[str, Any], steps: int, weight: float, seed: int) -> FitConfig:
+def config_of(
+    changes: dict[str, Any], steps: int, weight: float, seed: int, layers: Sequence[str] = (), norms: bool = True
+) -> FitConfig:
     """The settings of one variant."""
     stage = {**STAGE, "steps": steps, "distillation": weight, "features": weight}
-    whole = {**BASE, "seed": seed, "validate_every": max(1, steps // 2)}
+    whole = {**BASE, "seed": seed, "validate_every": max(1, steps // 2), "layers": list(layers), "norms": norms}
     for name, value in changes.items():
         (whole if name in FitConfig.model_fields else stage)[name] = value
     return validate(FitConfig, {**whole, "stages": [stage]}, "an ablation")
@@ -77,11 +92,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Means over seeds, and the orders."""
     lines = ["| variant | accuracy (test) | same answers | relative error |", "| --- | --- | --- | --- |"]
     for name, rows in found.items():
-        means = [
-            sum(row[key] for row in rows) / len(rows)
-            for key in ("accuracy_reconstructed", "agreement", "relative_error")
-        ]
-        lines.append(f"| {name} | {100 * means[0]:.1f} % | {100 * means[1]:.1f} % | {means[2]:.3f} |")
+        accuracy, agreement = (percent([row[key] for row in rows]) for key in ("accuracy_reconstructed", "agreement"))
+        error = sum(row["relative_error"] for row in rows) / len(rows)
+        lines.append(f"| {name} | {accuracy} | {agreement} | {error:.3f} |")
     lines.append("")
     for worse, better in ORDERS:
         if worse in found and better in found:
@@ -92,10 +105,18 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def percent(values: list[float | None]) -> str:
+    """The mean over seeds; '-' where it is not known."""
+    known = [value for value in values if value is not None]
+    return f"{100 * sum(known) / len(known):.1f} %" if known else "-"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("member")
-    parser.add_argument("--zoo", type=Path, required=True)
+    parser.add_argument("member", help="of the zoo, or a file of a state dict")
+    parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--layers", nargs="*", default=(), help="patterns of the weights that are represented")
+    parser.add_argument("--no-norms", action="store_true", help="filters as they are, as in the paper")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--weight", type=float, default=1e-4, help="of both distillation terms; default: the paper's")
@@ -115,7 +136,7 @@ def main() -> None:
             if done.exists():
                 figures = json.loads(done.read_text())
             else:
-                config = config_of(variants[name], told.steps, told.weight, seed)
+                config = config_of(variants[name], told.steps, told.weight, seed, told.layers, not told.no_norms)
                 figures = fit(told.member, folder, config, told.zoo, resume=(folder / "config.yaml").exists())
             kept = ("accuracy_original", "accuracy_reconstructed", "agreement", "relative_error")
             found.setdefault(name, []).append({"seed": seed, **{key: figures[key] for key in kept}})

@@ -164,10 +164,9 @@ def nern_loss(
     """
     with torch.no_grad():
         kernels = predictor(coordinates)
-    predicted = predictor(coordinates[chosen])
-    kernels[chosen] = predicted
-    difference = (predicted - target[chosen]) * mask[chosen]
-    reconstruction = torch.sqrt(difference.square().sum() / mask[chosen].sum())
+    kernels[chosen] = predictor(coordinates[chosen])
+    difference = (kernels - target) * mask
+    reconstruction = torch.sqrt(difference.square().sum() / mask.sum())
     in_network = torch.empty_like(kernels)
     in_network[places] = kernels
     student_state = {**state, **built(in_network, shapes, math.isqrt(target.shape[1]))}
@@ -197,10 +196,17 @@ class ReferenceFit:
         assert step.original.module is not None
         self.network = step.original.module
         self.shapes = {layer.name: layer.shape for layer in step.compressed.kernels.layers}
-        self.coordinates = step.compressed.kernels.coordinates().to(device)
+        normalised = config.embedding.coordinates == "normalised"
+        self.coordinates = step.compressed.kernels.coordinates(normalised).to(device)
         self.places = step.compressed.places.to(device)
-        rate, betas = step.stage.optimizer.learning_rate, step.stage.optimizer.betas
-        self.optimizer = torch.optim.RAdam(self.predictor.parameters(), lr=rate, betas=betas)
+        settings = step.stage.optimizer
+        self.optimizer = torch.optim.RAdam(
+            self.predictor.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            decoupled_weight_decay=True,
+        )
         self.number = 0
         with FlopCounterMode(display=False) as counter:
             self.once()

@@ -25,6 +25,7 @@ BASES = {
 class EmbeddingConfig(Settings):
     """How coordinates are embedded."""
 
+    coordinates: Literal["raw", "normalised"] = "raw"  # integers (l, f, c) as in Eq. 1; normalised: by their counts
     base: float | Literal["smooth", "rough"] = "smooth"  # b of Eq. 1, by value or by what the network is like
     count: int = Field(40, ge=1)  # frequencies of each coordinate
 
@@ -69,15 +70,20 @@ class Distinct:
 
 
 class Embedding(nn.Module):
-    """gamma(v) = [sin(b^0 pi v), cos(b^0 pi v), ..., sin(b^(M-1) pi v), cos(b^(M-1) pi v)] of every coordinate (Eq. 1)."""
+    """gamma(v) = [sin(b^0 pi v), cos(b^0 pi v), ..., sin(b^(M-1) pi v), cos(b^(M-1) pi v)] of every coordinate (Eq. 1).
+
+    Raw coordinates are integers, for which b^m and b^m modulo 2 give the same values: the latter keeps angles small, so
+    that float32 computes them exactly enough (1.25^39 * 512 * pi is ten million, where neighbouring float32 are 1 apart).
+    """
 
     frequencies: Tensor
 
     def __init__(self, config: EmbeddingConfig) -> None:
         super().__init__()
         base = BASES[config.base] if isinstance(config.base, str) else config.base
-        powers = torch.arange(config.count, dtype=torch.float64)
-        self.register_buffer("frequencies", (math.pi * base**powers).float(), persistent=False)
+        powers = base ** torch.arange(config.count, dtype=torch.float64)
+        powers = powers.remainder(2) if config.coordinates == "raw" else powers
+        self.register_buffer("frequencies", (math.pi * powers).float(), persistent=False)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """(N, D) -> (N, 2 M D), coordinate by coordinate, sine and cosine of a frequency side by side."""

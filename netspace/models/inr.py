@@ -22,7 +22,9 @@ class PredictorConfig(Settings):
 
     hidden: int = Field(160, ge=1)  # width
     layers: int = Field(5, ge=2)  # linear ones
-    kind: Literal["plain", "residual", "nerf"] = "plain"  # nerf: the embedding is shown again to the middle layer
+    # nerf: the middle layer is given the embedding too. skip, the authors' residual predictor: the first layer, without a
+    # ReLU of its own, is added to the output of the middle one. residual (ours): each hidden layer is added to its input.
+    kind: Literal["plain", "skip", "residual", "nerf"] = "plain"
     embedding: EmbeddingConfig = EmbeddingConfig()
 
 
@@ -34,7 +36,9 @@ class Predictor(nn.Module):
         self.config = config
         self.embedding = Embedding(config.embedding)
         width, first = config.hidden, embedded_size(config.embedding, dimensions)
-        self.again = config.layers // 2 if config.kind == "nerf" else -1
+        middle = config.layers // 2
+        self.again = middle if config.kind == "nerf" else -1
+        self.skip = middle if config.kind == "skip" and middle < config.layers - 1 else -1
         sizes = [first, *[width] * (config.layers - 1)]
         inputs = [size + (first if place == self.again else 0) for place, size in enumerate(sizes)]
         outputs = [*[width] * (config.layers - 1), values]
@@ -60,7 +64,8 @@ class Predictor(nn.Module):
     def forward(self, coordinates: Tensor | Distinct) -> Tensor:
         """Values (N, D) of coordinates (N, dimensions)."""
         shown = [self.embedding(each[:, None]) for each in _columns(coordinates)]
-        x, last = torch.empty(0), len(self.linears) - 1
+        x = first_output = torch.empty(0)
+        last = len(self.linears) - 1
         for place, linear in enumerate(self.linears):
             assert isinstance(linear, nn.Linear)
             if place == 0:
@@ -74,7 +79,10 @@ class Predictor(nn.Module):
                 y = linear(x)
             if place == last:
                 return torch.as_tensor(y)
-            y = torch.relu(y)
+            if place == 0 and self.config.kind == "skip":
+                x = first_output = y
+                continue
+            y = torch.relu(y + first_output if place == self.skip else y)
             x = x + y if self.config.kind == "residual" and place > 0 else y
         raise AssertionError("a predictor has layers")
 

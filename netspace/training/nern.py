@@ -20,7 +20,6 @@ from netspace.data import TaskData
 from netspace.errors import UsageError
 from netspace.kernels import Kernels, Pointwise
 from netspace.memory import free_memory
-from netspace.models.coordinates import Distinct
 from netspace.models.inr import Predictor, PredictorConfig
 from netspace.precision import Precision, choose
 from netspace.runtime import generator, send
@@ -54,7 +53,8 @@ class StageConfig(Settings):
     )  # of so many training images, drawn once, batches are made; the network's own maps for them are remembered
     kernels: int = Field(4096, ge=1)  # that gradients flow through in a step
     sampling: Literal["all", "layer", "uniform", "weighted"] = "weighted"  # how they are drawn
-    uniform: float = Field(0.8, ge=0, le=1)  # p_uni: share of steps that 'weighted' draws uniformly
+    # p_uni, the fraction of steps in which 'weighted' draws uniformly; in the others by norm, with replacement
+    uniform: float = Field(0.8, ge=0, le=1)
     optimizer: OptimizerConfig = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.02, schedule="cosine")
 
     @model_validator(mode="after")
@@ -120,10 +120,11 @@ class NernStep:
         self.config, self.compressed, self.original, self.device = config, compressed, original, torch.device(device)
         self.mine = slice(place, None, shares)  # of a batch's images
         self.predictor = compressed.predictor.to(device)
-        self.coordinates = Distinct.of(compressed.kernels.coordinates().to(device))
+        self.coordinates = compressed.coordinates(device)
         self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
         self.target = self.wanted  # what is fitted: that, or what the round before gave
         self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
+        self.weights = compressed.kernels.parameters  # how many Eq. 3 is over
         self.state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
         # what the network itself is run with
         self.told = map_tensors(self.state, lambda value: self._quick(value) if value.dim() == 4 else value)
@@ -168,16 +169,17 @@ class NernStep:
         with half(self.config.predictor_precision, self.device):
             values = model(self.coordinates.take(rows))
         values, terms = values.float(), {}
-        if stage.reconstruction:
-            away = losses.reconstruction_loss(values, self.target[rows], self.mask[rows])
-            terms["reconstruction"] = stage.reconstruction * away
-        if not stage.runs_networks:
-            return terms
+        if not stage.runs_networks:  # the others need not be predicted: Eq. 3 is estimated
+            error = losses.reconstruction_loss(values, self.target[rows], self.mask[rows], self.weights)
+            return {"reconstruction": stage.reconstruction * error}
         whole = values
         if chosen is not None:
             with torch.no_grad(), half(self.config.precision, self.device):
                 rest = self.all().to(values.dtype)
             whole = rest.index_copy(0, chosen, values)
+        if stage.reconstruction:
+            error = losses.reconstruction_loss(whole, self.target, self.mask)
+            terms["reconstruction"] = stage.reconstruction * error
         shown, places = self._shown(number)
         with half(self.config.precision, shown.device):
             shown = self._quick(shown)
@@ -201,9 +203,9 @@ class NernStep:
             layer = int(torch.randint(len(counts), (), generator=random))
             first = sum(counts[:layer])
             return torch.arange(first, first + counts[layer], device=self.device)
-        if stage.sampling == "weighted" and float(torch.rand((), generator=random)) >= stage.uniform:
-            able = min(stage.kernels, int(self.norm.count_nonzero()))
-            drawn = torch.multinomial(self.norm, able, generator=random) if able else torch.arange(0)
+        by_norm = stage.sampling == "weighted" and float(torch.rand((), generator=random)) >= stage.uniform
+        if by_norm and bool(self.norm.any()):
+            drawn = torch.multinomial(self.norm, stage.kernels, replacement=True, generator=random)
         else:
             drawn = torch.randperm(count, generator=random)[: stage.kernels]
         return send(drawn, self.device)

@@ -31,6 +31,7 @@ class OptimizerConfig(Settings):
     muon_rate: float = Field(0.01, gt=0)  # of Muon, for matrices
     elementwise_rate: float | None = Field(None, gt=0)  # of the decoder's last scale and bias; None: learning_rate
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)  # each step takes rate * weight_decay of all weights away (decoupled)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = Field(0, ge=0)  # steps
     clip: float | None = Field(None, gt=0)  # of the gradient's norm
@@ -72,6 +73,9 @@ class Optimizer:
         for part, peaks in zip(self.parts, self.peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
+                if self.config.weight_decay:
+                    with torch.no_grad():
+                        torch._foreach_mul_(group["params"], 1 - group["lr"] * self.config.weight_decay)
             part.step()
         self.model.zero_grad(set_to_none=True)
         return factor

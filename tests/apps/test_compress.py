@@ -18,7 +18,7 @@ from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.ordering.arranging import arrange
-from netspace.records import read_json
+from netspace.records import SEAL, read_json
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
@@ -120,9 +120,45 @@ def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     old = {**told, "version": "1", "layers": [layer[:2] for layer in told["layers"]]}
     write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps(old))
     assert Compressed.load(path).kernels == compressed.kernels
-    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "3"}))
-    with pytest.raises(NetspaceError, match="of version 3; this reads 1 and 2"):
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "4"}))
+    with pytest.raises(NetspaceError, match="of version 4; this reads 1, 2 and 3"):
         Compressed.load(path)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_files_written_before_coordinates_were_a_setting_have_normalised_ones(
+    kind: str, version: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    predictor = {"hidden": 24, "kind": kind, "embedding": {"coordinates": "normalised"}}
+    compressed = begin(state_of(), settings(predictor=predictor), None)
+    compressed.save(path)
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["netspace_compressed"])
+    assert metadata["version"] == "3" and metadata["predictor"]["embedding"].pop("coordinates") == "normalised"
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**metadata, "version": version}))
+    read, expected = Compressed.load(path), compressed.reconstruct()
+    assert read.predictor.config == compressed.predictor.config
+    assert all(torch.equal(value, expected[name]) for name, value in read.reconstruct().items())
+    read.save(path)  # as a file of today
+    assert Compressed.load(path).predictor.config.embedding.coordinates == "normalised"
+    raw = begin(state_of(), settings(predictor={**predictor, "embedding": {}}), None)
+    raw.predictor.load_state_dict(compressed.predictor.state_dict())
+    assert not torch.equal(raw.reconstruct()["0.weight"], expected["0.weight"])
+
+
+def test_a_folder_begun_before_coordinates_were_a_setting_goes_on_with_normalised_ones(
+    multi_zoo: Path, tmp_path: Path
+) -> None:
+    config = settings(predictor={"hidden": 24, "embedding": {"coordinates": "normalised"}})
+    fit(MEMBER, tmp_path / "c", config, multi_zoo)
+    file = tmp_path / "c" / "config.yaml"
+    assert file.read_text().count("    coordinates: normalised\n") == 1
+    file.write_text(file.read_text().rpartition(SEAL)[0].replace("    coordinates: normalised\n", ""))
+    fit(MEMBER, tmp_path / "c", config, multi_zoo, resume=True)
+    with pytest.raises(UsageError, match=r"embedding\.coordinates was 'normalised' and is 'raw' now"):
+        fit(MEMBER, tmp_path / "c", settings(), multi_zoo, resume=True)
 
 
 def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
+from netspace.kernels import Kernels
 from netspace.models.coordinates import BASES, Distinct, Embedding, EmbeddingConfig, embedded_size
 from netspace.models.inr import Predictor, PredictorConfig
 
 
 @pytest.mark.parametrize("base", ["smooth", "rough", 1.5])
 def test_an_embedding_is_eq_1(base: str | float) -> None:
-    config = EmbeddingConfig(base=base, count=5)  # type: ignore[arg-type]
+    config = EmbeddingConfig(coordinates="normalised", base=base, count=5)  # type: ignore[arg-type]
     value = BASES[base] if isinstance(base, str) else base
     coordinates = torch.rand(4, 3)
     wanted = [
@@ -29,6 +30,30 @@ def test_an_embedding_is_eq_1(base: str | float) -> None:
     assert embedded_size(config) == 30
 
 
+@pytest.mark.parametrize("base", ["smooth", "rough", 1.6])
+def test_the_embedding_of_large_integers_is_eq_1_in_float64(base: str | float) -> None:
+    """Plain float32 is off by whole turns there: 1.25^39 * 511 * pi is ten million."""
+    value = BASES[base] if isinstance(base, str) else base
+    coordinates = torch.tensor([[0, 1, 511], [55, 300, 7]])
+    angles = math.pi * value ** torch.arange(40, dtype=torch.float64) * coordinates[..., None]
+    expected = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    found = Embedding(EmbeddingConfig(base=base))(coordinates.float())  # type: ignore[arg-type]
+    assert found.dtype == torch.float32 and found.shape == (2, 240)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=0)
+
+
+def test_the_papers_base_tells_raw_coordinates_apart_and_normalised_ones_not() -> None:
+    """Effective rank (exponential of the entropy of singular values) of a 32 x 16 layer's embeddings."""
+    kernels, ranks = Kernels.of({"a": torch.ones(32, 16, 3, 3)}), {}
+    for coordinates in ("raw", "normalised"):
+        config = EmbeddingConfig(coordinates=coordinates)  # type: ignore[arg-type]
+        rows = Embedding(config)(kernels.coordinates(coordinates == "normalised")).double()
+        fractions = torch.linalg.svdvals(rows - rows.mean(0))
+        fractions = fractions / fractions.sum()
+        ranks[coordinates] = float(torch.special.entr(fractions).sum().exp())
+    assert ranks == pytest.approx({"raw": 29.6, "normalised": 4.0}, abs=0.1)
+
+
 def test_the_papers_predictor_has_its_size() -> None:
     """Five layers, 240 inputs, hidden 160: 0.45 MB (NeRN, Table 1)."""
     size = sum(value.numel() for value in Predictor(PredictorConfig(hidden=160), 9).parameters())
@@ -36,7 +61,7 @@ def test_the_papers_predictor_has_its_size() -> None:
     assert round(4 * size / 2**20, 2) == 0.45
 
 
-@pytest.mark.parametrize("kind", ["plain", "residual", "nerf"])
+@pytest.mark.parametrize("kind", ["plain", "skip", "residual", "nerf"])
 def test_a_predictor_starts_with_the_targets_mean_and_spread(kind: str) -> None:
     torch.manual_seed(0)
     predictor = Predictor(PredictorConfig(hidden=32, kind=kind), 9)  # type: ignore[arg-type]
@@ -49,13 +74,30 @@ def test_a_predictor_starts_with_the_targets_mean_and_spread(kind: str) -> None:
 
 def test_kinds_differ_and_all_learn_from_every_layer() -> None:
     coordinates = torch.rand(10, 3)
-    for kind in ("plain", "residual", "nerf"):
+    for kind in ("plain", "skip", "residual", "nerf"):
         torch.manual_seed(0)
         predictor = Predictor(PredictorConfig(hidden=16, kind=kind), 4)  # type: ignore[arg-type]
         predictor(coordinates).square().sum().backward()
         assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in predictor.parameters())
     nerf = Predictor(PredictorConfig(hidden=16, kind="nerf"), 4)
     assert [linear.in_features for linear in nerf.linears] == [240, 16, 16 + 240, 16, 16]
+
+
+def test_the_authors_skip_is_a_single_one_and_an_earlier_residual_predictor_has_one_at_each_layer() -> None:
+    torch.manual_seed(0)
+    coordinates = torch.randint(9, (10, 3)).double()
+    for kind in ("skip", "residual"):
+        predictor = Predictor(PredictorConfig(hidden=16, kind=kind), 4).double()  # type: ignore[arg-type]
+        a, b, c, d, e = predictor.linears
+        first = a(predictor.embedding(coordinates))
+        if kind == "skip":
+            expected = e(d((c(b(first).relu()) + first).relu()).relu())
+        else:
+            x = first.relu()
+            for layer in (b, c, d):
+                x = x + layer(x).relu()
+            expected = e(x)
+        torch.testing.assert_close(predictor(coordinates), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_distinct_values_make_up_the_coordinates() -> None:
@@ -69,7 +111,7 @@ def test_distinct_values_make_up_the_coordinates() -> None:
     assert torch.equal(torch.cat([piece.places for piece in distinct.split(20)]), distinct.places)
 
 
-@pytest.mark.parametrize("kind", ["plain", "residual", "nerf"])
+@pytest.mark.parametrize("kind", ["plain", "skip", "residual", "nerf"])
 @pytest.mark.parametrize("layers", [2, 3, 5])
 def test_distinct_coordinates_say_and_learn_what_coordinates_do(kind: str, layers: int) -> None:
     torch.manual_seed(0)

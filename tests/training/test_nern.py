@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,60 @@ def test_kernels_are_drawn_as_asked(sampling: str) -> None:
     if sampling == "layer":
         assert layers == {tuple(range(12)), tuple(range(12, 36))}
     else:
-        assert all(len({*each}) == 8 for each in layers)  # each kernel once
+        assert all(len(each) == 8 for each in layers)
+        assert all(len({*each}) == 8 for each in layers) is (sampling == "uniform")  # by norm: with replacement
         assert any(place < 10 for each in layers for place in each) is (sampling == "uniform")
+        step.norm[:] = 0  # nothing to be drawn by: uniform
+        drawn = step.chosen(0)
+        assert drawn is not None and len({*drawn.tolist()}) == 8
+
+
+def test_kernels_are_drawn_by_their_norms() -> None:
+    config = settings(stages=[{"steps": 1, "kernels": 30, "sampling": "weighted", "uniform": 0.0}])
+    step = stepping(config, begin(state_of(), config, None), Original(state_of()))
+    step.norm = torch.arange(36.0)
+    counts = torch.zeros(36)
+    for number in range(400):
+        drawn = step.chosen(number)
+        assert drawn is not None
+        counts += torch.bincount(drawn, minlength=36)
+    torch.testing.assert_close(counts / counts.sum(), step.norm / step.norm.sum(), atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("terms", ["all", "reconstruction"])
+@pytest.mark.parametrize("sampling", ["all", "uniform", "weighted"])
+def test_eq_3_is_over_all_weights_with_the_gradient_through_the_drawn_ones(
+    multi_zoo: Path, terms: str, sampling: str
+) -> None:
+    """As often as they were drawn; where the others are not predicted, up to the ratio of both errors."""
+    more = {"distillation": 1.0, "images": 8} if terms == "all" else {}
+    stage = {"steps": 1, "kernels": 64, "sampling": sampling, "uniform": 0.0, **more}
+    step = distilling(multi_zoo, stages=[stage])
+    drawn = step.chosen(0)
+    found = step(step.predictor, 0)["reconstruction"]
+    found.backward()
+    gradients = [value.grad.clone() for value in step.predictor.parameters() if value.grad is not None]
+    step.predictor.zero_grad()
+
+    with torch.random.fork_rng():
+        oracle = copy.deepcopy(step.predictor).double()
+    values = oracle(step.compressed.kernels.coordinates().double())
+    mask = step.mask.double()
+    count = torch.ones(len(values)) if drawn is None else torch.bincount(drawn, minlength=len(values))
+    values = values.detach() + count[:, None] * (values - values.detach())
+    squares = ((values - step.target.double()) * mask).square()
+    loss = (squares.sum() / mask.sum()).sqrt()
+    loss.backward()
+    ratio = 1.0
+    if terms == "reconstruction" and drawn is not None:
+        sample = (squares.detach()[drawn].sum() / mask[drawn].sum()).sqrt()
+        ratio = float(loss.detach() / sample)
+        assert float(found.detach()) == pytest.approx(float(sample), rel=1e-4)
+    else:
+        assert float(found.detach()) == pytest.approx(float(loss.detach()), rel=1e-4)
+    for one, value in zip(gradients, oracle.parameters(), strict=True):
+        assert value.grad is not None
+        assert float((one - ratio * value.grad).norm() / value.grad.norm()) < 2e-3
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

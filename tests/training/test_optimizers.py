@@ -131,11 +131,14 @@ def test_a_state_dict_goes_on_exactly(name: str) -> None:
         assert torch.equal(a, b)
 
 
-def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps() -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps(decay: float) -> None:
     net = model()
     other = copy.deepcopy(net)
-    train(net, Optimizer(net, OptimizerConfig(name="ranger", learning_rate=1e-3, betas=(0.5, 0.999)), 20), 0, 14)
-    radam = torch.optim.RAdam(other.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-5)
+    config = OptimizerConfig(name="ranger", learning_rate=1e-3, betas=(0.5, 0.999), weight_decay=decay)
+    train(net, Optimizer(net, config, 20), 0, 14)
+    settings = {"lr": 1e-3, "betas": (0.5, 0.999), "eps": 1e-5, "weight_decay": decay, "decoupled_weight_decay": True}
+    radam = torch.optim.RAdam(other.parameters(), **settings)  # type: ignore[arg-type]
     slow = [value.detach().clone() for value in other.parameters()]
     for number in range(14):
         other.zero_grad()
@@ -145,6 +148,26 @@ def test_ranger_is_radam_whose_weights_go_half_way_back_every_six_steps() -> Non
             for value, held in zip(other.parameters(), slow, strict=True):
                 value.data.copy_(held.lerp_(value.data, 0.5))
     assert_equal(net, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "soap"])
+def test_weight_decay_takes_a_fraction_of_all_weights_away_before_the_step(name: str) -> None:
+    """As AdamW does: of the rate that the schedule gives, Muon's for its matrices."""
+    nets = [model() for _ in range(2)]
+    plain, decayed = (
+        Optimizer(net, OptimizerConfig(name=name, learning_rate=1e-3, schedule="cosine", weight_decay=decay), 4)  # type: ignore[arg-type]
+        for net, decay in zip(nets, (0.0, 0.5), strict=True)
+    )
+    before = [value.detach().clone() for value in nets[0].parameters()]
+    muon = {id(value) for value, _ in decayed.views}
+    rates = [0.01 if id(value) in muon else 1e-3 for value in nets[1].parameters()]
+    for net, optimizer in zip(nets, (plain, decayed), strict=True):
+        loss(net, 0).backward()
+        optimizer.step(1)
+    factor = OptimizerConfig(schedule="cosine").factor(1, 4)
+    assert (name == "muon") == bool(muon)
+    for value, other, start, rate in zip(nets[0].parameters(), nets[1].parameters(), before, rates, strict=True):
+        torch.testing.assert_close(value - other, start * rate * factor * 0.5, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ranger", "soap"])
