@@ -16,6 +16,12 @@ class NetspaceError(Exception):
     exit_code = 1
 
 
+class Stopped(NetspaceError):
+    """Ctrl-C ended work, and what was reached is saved."""
+
+    exit_code = 130  # as shells have it: 128 and the number of the signal
+
+
 class UsageError(NetspaceError):
     """The request itself is wrong: an unknown setting, name or combination of options."""
 

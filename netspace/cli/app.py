@@ -314,5 +314,5 @@ def report(
 
 
 def main() -> NoReturn:
-    """The console script: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
+    """The console script: exit code 0 done, 1 failed, 2 bad usage, 130 Ctrl-C; a mistake is one sentence, never a traceback."""
     run(typer.main.get_command(app))

@@ -12,19 +12,23 @@ from typing import Any, NoReturn
 from netspace.errors import NetspaceError, first_line, printable
 from netspace.memory import ran_out
 
-STOPPED = "stopped; nothing finished is lost: the same command (a training with --resume) goes on where it was"
+STOPPED = (
+    "stopped: finished files are kept; the same command goes on with a zoo, and with --resume a training or a fit goes on from its "
+    "last checkpoint; all else begins anew"
+)
+INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
 PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
 
 
 def run(command: Any) -> NoReturn:
-    """Runs a click command: exit code 0 done, 1 failed, 2 bad usage; a mistake is one sentence, never a traceback."""
+    """Runs a click command: exit code 0 done, 1 failed, 2 bad usage, 130 Ctrl-C; a mistake is one sentence, never a traceback."""
     threading.excepthook = _thread_failed
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
     except NetspaceError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        fail(STOPPED, 1)
+        fail(STOPPED, INTERRUPTED)
     except Exception as error:
         if ran_out(error):
             fail(f"memory ran out: {first_line(error)[:300]}; take fewer at once (see the recipe's settings)", 1)
@@ -32,7 +36,7 @@ def run(command: Any) -> NoReturn:
             what = error.filename or "a file"
             fail(f"{what} could not be read or written: {error.strerror or error}", 1)
         if isinstance(error.__cause__, KeyboardInterrupt):  # typer's own, in some versions
-            fail(STOPPED, 1)
+            fail(STOPPED, INTERRUPTED)
         if type(error).__name__ in ("Abort", "NoArgsIsHelpError"):
             leave(getattr(error, "exit_code", 1))
         message = getattr(error, "format_message", None)
@@ -42,8 +46,8 @@ def run(command: Any) -> NoReturn:
                 2,
             )
         raise
-    if code == 130:  # typer's word for Ctrl-C, in other versions
-        fail(STOPPED, 1)
+    if code == INTERRUPTED:  # typer's word for Ctrl-C, in other versions
+        fail(STOPPED, INTERRUPTED)
     leave(code if isinstance(code, int) else 0)
 
 

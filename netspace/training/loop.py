@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -22,11 +22,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, Stopped
 from netspace.progress import Progress, progress
 from netspace.ranks import DAYS
 from netspace.runtime import Metrics, read_torch, write_torch
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
+from netspace.training.stopping import Stopping
 
 CHECKPOINT_EVERY = 30.0  # seconds
 WORST = (-math.inf,)
@@ -106,15 +107,24 @@ class Loop:
         self.main, self.metrics = accelerator.is_main_process, Metrics(metrics)
         self.several = len(learner.stages) > 1
         self.model = accelerator.prepare_model(learner.model, device_placement=False)
+        self.stopping = Stopping(able=False)
 
     def run(self) -> None:
-        """All stages. Raises `NetspaceError` where a loss is not finite, or for a checkpoint of something else."""
+        """All stages.
+
+        Raises `NetspaceError` where a loss is not finite, or for a checkpoint of something else, and `Stopped` after Ctrl-C,
+        when a checkpoint of the last whole step is written.
+        """
         stages, held = self.learner.stages, self._held()
         reached = (int(held["stage"]), int(held["step"])) if held else (0, -1)
         self.accelerator.wait_for_everyone()  # until all have read what one will write
         if self.main:
             self.metrics.keep(lambda record: (record.get("stage", 0), record["step"]) <= reached)
-        with progress(self.learner.name, sum(stage.steps for stage in stages), "steps") as bar:
+        several = self.accelerator.num_processes > 1
+        with (
+            Stopping(able=not several) as self.stopping,
+            progress(self.learner.name, sum(stage.steps for stage in stages), "steps") as bar,
+        ):
             for place in range(reached[0], len(stages)):
                 start, held = self._begin(place, held), {}
                 bar.begin_at(self.before + start)
@@ -148,6 +158,8 @@ class Loop:
         logged, saved = start, time.monotonic()
         clock = saved
         for number in range(start, self.stage.steps):
+            if self.stopping.asked:
+                self._stop(number)
             terms = self._gradients(number)
             factor = self.optimizer.step(number)
             if self.average is not None:
@@ -166,6 +178,15 @@ class Loop:
                 self._save(done)
                 saved = time.monotonic()
             bar.advance(1, note)
+
+    def _stop(self, done: int) -> NoReturn:
+        """Saves what `done` steps of the stage have reached, and ends."""
+        self._save(done)
+        stage = f" of stage {self.place + 1} of {len(self.learner.stages)}" if self.several else ""
+        raise Stopped(
+            f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart, "
+            "the same command) goes on from there"
+        )
 
     def _gradients(self, number: int) -> dict[str, Tensor]:
         """Gradients of a step, in the model; its terms, averaged over parts."""

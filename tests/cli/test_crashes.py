@@ -119,7 +119,7 @@ def test_ctrl_c_is_told_in_one_sentence(cli: Cli, longer: Path) -> None:
     assert other.code == 1 and "another process" in other.sentence
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1 and out == ""
+    assert process.returncode == 130 and out == ""
     assert "Traceback" not in err and err.splitlines()[-1].startswith("netspace: stopped")
     wait_for_the_end_of(process.pid)
     assert cli("zoo", "info", "zoo.h5", "--json").json["members"] >= 1
@@ -152,7 +152,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         patch.setattr(space, "SingleStep", Stopped)
         patch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
         stopped = cli(*words)
-        assert stopped.code == 1 and stopped.sentence.startswith("stopped")
+        assert stopped.code == 130 and stopped.sentence.startswith("stopped")
     done = cli(*words, "--resume", "--json")
     assert done.code == 0 and done.json["steps"] == 30
     same_run(Path("run"), tiny_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, Stopped
 from netspace.runtime import generator, read_metrics, read_torch, write_torch
 from netspace.training import loop
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
@@ -139,6 +140,34 @@ def test_what_is_stopped_anywhere_goes_on_to_the_same(
     again = Line(*stages)
     assert run(again, tmp_path / "whole") == wanted  # nothing is left to do
     assert (again.slope, again.best, again.told) == (whole.slope, whole.best, [("begin", 2, again.told[0][2])])
+
+
+def test_ctrl_c_ends_after_the_step_and_a_second_one_at_once(tmp_path: Path) -> None:
+    stages = Stage(5, ADAM), Stage(4, ADAM)
+    whole = Line(*stages)
+    wanted = run(whole, tmp_path / "whole")
+
+    class Pressed(Line):
+        times = 1
+
+        def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+            if self.steps == 6:
+                for _ in range(self.times):
+                    signal.raise_signal(signal.SIGINT)
+            return super().terms(model, number, part)
+
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(
+        Stopped, match=r"^stopped after step 2 of 4 of stage 2 of 2, which is saved in .*last.pt: --resume"
+    ):
+        run(Pressed(*stages), tmp_path / "once")
+    found = Line(*stages)
+    assert run(found, tmp_path / "once") == wanted and (found.slope, found.best) == (whole.slope, whole.best)
+    assert found.steps == whole.steps
+    Pressed.times = 2
+    with pytest.raises(KeyboardInterrupt):
+        run(Pressed(*stages), tmp_path / "twice")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_step_in_parts_is_the_whole_step(tmp_path: Path) -> None:
