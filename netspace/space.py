@@ -21,6 +21,7 @@ from netspace import archs
 from netspace.config import read_back
 from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.family import ArchClass, Family, Networks
+from netspace.folding import unfold
 from netspace.folding.checks import batch_norms
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.precision import choose
@@ -176,10 +177,11 @@ class Space:
         with torch.no_grad(), half(self.precision, self.device):
             return self.model.class_ids(self._fitting(latents)).cpu()
 
-    def decode(self, latent: Tensor, arch: str | None = None) -> nn.Module:
+    def decode(self, latent: Tensor, arch: str | None = None, *, batch_norm: bool = False) -> nn.Module:
         """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
 
-        Batch norm is folded: every layer that had one has a bias. Raises `UsageError` for a latent that requires a gradient,
+        Batch norm is folded: every layer that had one has a bias. With `batch_norm` the network is of the class that was
+        trained, its batch norms the identity but for a bias. Raises `UsageError` for a latent that requires a gradient,
         which a module's parameters do not pass on: `decode_flat` does.
         """
         if latent.requires_grad and torch.is_grad_enabled():
@@ -189,8 +191,12 @@ class Space:
             )
         networks = self.decode_all(latent.reshape(1, -1), arch)
         spec = self.family[int(networks.class_ids[0])].spec
-        network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         state = unflatten(networks.flat(0).cpu(), spec)
+        if batch_norm:
+            with torch.random.fork_rng(devices=()):
+                trained = archs.build(spec.arch, **spec.settings)
+            return unfold(trained, state, torch.zeros(2, *spec.input_shape), name=spec.arch).to(self.device)
+        network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
         network.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)  # all but buffers
         return network.to(self.device).eval()
 

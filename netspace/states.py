@@ -37,17 +37,19 @@ class StateDict(dict[str, Tensor]):
 
     @property
     def folded(self) -> bool:
-        """Whether the file says that batch norm is folded, as all networks are that netspace writes."""
-        return "folded" in self.metadata or {"arch", "settings"} <= self.metadata.keys()
+        """Whether the file says that batch norm is folded, as networks are that netspace writes."""
+        if "folded" in self.metadata:
+            return self.metadata["folded"] == "true"
+        return {"arch", "settings"} <= self.metadata.keys()  # as files were written once
 
 
-def folded_metadata(spec: NetSpec) -> dict[str, str]:
-    """What a file says of the network that it holds: what it is, and that its batch norm is folded."""
+def folded_metadata(spec: NetSpec, *, folded: bool = True) -> dict[str, str]:
+    """What a file says of the network that it holds: what it is, and whether its batch norm is folded."""
     return {
         "arch": spec.arch,
         "settings": json.dumps(spec.settings),
         "input_shape": json.dumps(spec.input_shape),
-        "folded": "true",
+        "folded": "true" if folded else "false",
     }
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from netspace.apps.networks import read_latent, resolve, write_latent, write_network, zoo_of
 from netspace.errors import NetspaceError
+from netspace.runtime import write_tensors
 from netspace.space import Space
+from netspace.states import folded_metadata
 from netspace.store import Zoo
 from netspace.training.setting import task_of
 from netspace.training.validation import accuracies
@@ -34,20 +36,27 @@ def decode(
     arch: str | None = None,
     zoo_path: Path | None = None,
     device: str = "cpu",
+    batch_norm: bool = False,
 ) -> dict[str, Any]:
     """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
 
-    Its architecture is the one that the latent stands for, or `arch`.
+    Its architecture is the one that the latent stands for, or `arch`. With `batch_norm` the state dict is of the class that
+    was trained, as `Space.decode` says.
     """
     space = Space.load(run, device)
-    networks = space.decode_all(read_latent(latent, space)[None], arch)
+    code = read_latent(latent, space)
+    networks = space.decode_all(code[None], arch)
     found = space.family[int(networks.class_ids[0])]
     accuracy: float | None = None
     zoo = _zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
             accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
-    write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
+    if batch_norm:
+        state = space.decode(code, found.id, batch_norm=True).state_dict()
+        write_tensors(output, state, **folded_metadata(found.spec, folded=False), run=str(run), latent=str(latent))
+    else:
+        write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
     return {
         "run": str(run),
         "arch": found.id,

@@ -279,6 +279,9 @@ def decode(
     arch: Annotated[
         str | None, typer.Option(help="As a network of which architecture; default: the one the latent stands for.")
     ] = None,
+    batch_norm: Annotated[
+        bool, typer.Option("--batch-norm", help="For the class that was trained: its batch norms only add a bias.")
+    ] = False,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -286,12 +289,12 @@ def decode(
 ) -> None:
     """The network of a latent code, as a state dict (safetensors) with batch norm folded into the layers.
 
-    It loads into `netspace.archs.skeleton`, as Space.decode gives it: a class of yours loads it if it has no batch norm.
+    It loads into `netspace.archs.skeleton`, as Space.decode gives it; with --batch-norm into the class that was trained.
     """
     from netspace.apps.codes import decode as decode_latent
 
     trusting(trust_arch)
-    result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device))
+    result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device), batch_norm)
     say(
         result,
         json,

@@ -33,8 +33,9 @@ from netspace.folding.checks import (
     verify,
 )
 from netspace.folding.plan import make_plan
+from netspace.folding.unfolding import unfold
 
-__all__ = ["Absorption", "Folder", "FrozenAffine", "fold"]
+__all__ = ["Absorption", "Folder", "FrozenAffine", "fold", "unfold"]
 
 
 def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool = False) -> nn.Module:

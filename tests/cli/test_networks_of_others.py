@@ -66,6 +66,17 @@ def test_what_is_written_of_them_is_read_back(cli: Cli, run: Path, arch: str) ->
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(skeleton(images), network(images))
+    cli("decode", "z.safetensors", *trusted, "-o", "whole.safetensors", "--batch-norm")
+    whole = archs.build(arch)
+    whole.load_state_dict(load_file("whole.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(whole.eval()(images), network(images), rtol=1e-4, atol=1e-5)
+    again = [
+        cli("encode", file, *trusted, "-o", f"of-{file}").code for file in ("whole.safetensors", "decoded.safetensors")
+    ]
+    assert again == [0, 0]
+    codes = [load_file(f"of-{file}.safetensors")["latent"] for file in ("whole", "decoded")]
+    torch.testing.assert_close(codes[0], codes[1], rtol=1e-3, atol=1e-3)
     words = ("back.safetensors", "--zoo", "zoo.h5", "--trust-arch", arch)
     measured = cli("compress", "eval", "c/compressed.safetensors", *words, "--json").json
     assert measured["agreement"] == 1.0
