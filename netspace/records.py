@@ -27,7 +27,8 @@ from netspace.files import replacing, write_bytes, write_text
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
 MARK = "netspace-sha256:"  # begins that hash
-SEAL = "# netspace_hash "  # begins the last line of YAML files
+HEAD = "# Written by netspace; the last line has a hash of all lines before it.\n"  # the first line of YAML files
+SEAL = "# netspace_hash "  # begins their last line
 COMMENT = b"netspace_hash "  # begins the comment of torch's zip files
 DIGITS = 64  # of a SHA-256
 CLAIM = 1100  # bytes of tensors that a byte of a torch file stands for at most: those of zip's compression
@@ -82,6 +83,7 @@ def fitting(value: Any, model: type[T], path: Path) -> T:
 
 def write_yaml(path: Path, text: str) -> None:
     """`text`, which is YAML, atomically, with its hash as a comment in the last line."""
+    text = HEAD + text
     write_text(path, f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n")
 
 
@@ -89,9 +91,14 @@ def read_yaml(path: Path) -> Any:
     """What `write_yaml` wrote, as plain values."""
     text = read_text(path)
     content, seal, found = text.rpartition(SEAL)
-    if seal and found.strip() != hashlib.sha256(content.encode()).hexdigest():
-        raise NetspaceError(_changed(path, "its last line"))
+    if (seal or text.startswith(HEAD)) and found.strip() != hashlib.sha256(content.encode()).hexdigest():
+        raise NetspaceError(_changed(path, "its first and its last line"))
     return parse_yaml(text, str(path))
+
+
+def without_seal(text: str) -> str:
+    """The text that `write_yaml` was given."""
+    return text.removeprefix(HEAD).partition(SEAL)[0]
 
 
 def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:

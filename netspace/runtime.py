@@ -65,7 +65,10 @@ __all__ = [
 ]
 
 RUNS = Path("runs")
-CHECKSUM = "crc32"  # the last entry of a line in metrics.jsonl: of the others
+CHECKSUM, MARK = (
+    "checksum",
+    "netspace-crc32:",
+)  # the last entry of a line in metrics.jsonl, and what its value begins with
 
 
 def free_bytes(path: Path) -> int:
@@ -171,9 +174,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         for line in read_text(path, errors="replace").split("\n"):
             with suppress(NetspaceError):
                 record = parse_json(line, str(path))
-                checksum = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
-                if isinstance(record, dict) and checksum in (None, _checksum(record)):
-                    records.append(record)
+                if isinstance(record, dict) and _is_whole(record):
+                    records.append({name: value for name, value in record.items() if name != CHECKSUM})
     return records
 
 
@@ -182,8 +184,17 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps({**record, CHECKSUM: _checksum(json.loads(json.dumps(record)))})
 
 
-def _checksum(record: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record is as its checksum says; lines from before have none. One under another name is damaged."""
+    names = [name for name, value in record.items() if isinstance(value, str) and value.startswith(MARK)]
+    if CHECKSUM not in record and not names:
+        return True
+    rest = {name: value for name, value in record.items() if name != CHECKSUM}
+    return names == [CHECKSUM] and record[CHECKSUM] == _checksum(rest)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return f"{MARK}{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
 
 
 def is_run(path: Path) -> bool:

@@ -22,7 +22,7 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-LARGEST = 2**34  # bytes; a header that claims more is damaged
+DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
 
 
 def read_idx(path: Path, axes: int) -> Tensor:
@@ -42,8 +42,9 @@ def read_idx(path: Path, axes: int) -> Tensor:
                 raise broken(path, f"{axes} sizes", "the end of the file")
             shape = tuple(int(n) for n in np.frombuffer(header, dtype=">u4"))
             size = math.prod(shape)
-            if size > LARGEST:
-                raise broken(path, f"at most {LARGEST} values", f"sizes {shape}")
+            largest = path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1)
+            if size > largest:
+                raise broken(path, f"at most the {largest} values that its bytes can hold", f"sizes {shape}")
             data = file.read(size + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise broken(path, "a readable IDX file", str(error) or type(error).__name__) from error

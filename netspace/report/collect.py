@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError, first_line
-from netspace.records import SEAL, read_tensors, read_text, read_yaml
+from netspace.records import read_tensors, read_text, read_yaml, without_seal
 from netspace.report.classes import Classes, classes_of
 from netspace.report.reading import ends_of, finite, mapping_of, names_of, numbers_of, part
 from netspace.runtime import is_run, read_metrics
@@ -156,7 +156,7 @@ def collect(path: Path) -> Run:
         raise NetspaceError(
             f"{path} is not a run folder (config.yaml and provenance.json were expected in it), nor one that `netspace compress fit` wrote"
         )
-    config = read_text(path / "config.yaml").partition(SEAL)[0]
+    config = without_seal(read_text(path / "config.yaml"))
     recipe = read_yaml(path / "config.yaml")
     space = mapping_of(path / "space.json") if (path / "space.json").is_file() else {}
     archs = space.get("archs")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
-from netspace.records import SEAL, read_text
+from netspace.records import read_text, without_seal
 from netspace.report.course import NOT_LOSSES
 from netspace.report.drawing import named
 from netspace.report.reading import mapping_of, numbers_of, part
@@ -88,7 +88,7 @@ def collect(path: Path) -> Fitted:
     told = mapping_of(network).get("hash") if network.is_file() else None
     return Fitted(
         path,
-        read_text(config).partition(SEAL)[0] if config.is_file() else "",
+        without_seal(read_text(config)) if config.is_file() else "",
         None if told is None else str(told),
         figures,
         _columns(figures, "curve", names, file, "compress fit"),
