@@ -21,7 +21,7 @@ from model_zoo.optim import StackedOptimizer
 from model_zoo.recipe import RunPlan, ZooRecipe
 from netspace.data import TaskData
 from netspace.data.augment import crop_flip
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, ran_out
 from netspace.prep import unflatten
 from netspace.runtime import generator, send
 
@@ -134,7 +134,9 @@ class Group:
             wide = min(self.width, len(self.runs))
             try:
                 return self._backward(images, labels)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 if wide == 1:
                     raise NetspaceError(
                         f"the device's memory does not hold one network in training with {labels.shape[1]} images: set "

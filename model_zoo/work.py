@@ -32,7 +32,7 @@ from netspace.errors import NetspaceError, printable
 from netspace.folding import Folder
 from netspace.functional import NetBatch
 from netspace.metrics import accuracy
-from netspace.records import Record, read_json, read_torch, write_json, write_torch
+from netspace.records import Record, going_on_from, read_json, read_torch, write_json, write_torch
 from netspace.runtime import pick_device
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, parts_folder, write_zoo
@@ -178,7 +178,9 @@ class Worker:
         self.forwards[chosen.id] = group.forward
         checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
         if checkpoint.exists():
-            group.load(read_torch(checkpoint))
+            held = read_torch(checkpoint)
+            with going_on_from(checkpoint):
+                group.load(held)
             report(group.epochs_done * images)
         waiting: list[Snapshot] = []
         committed = saved = time.monotonic()

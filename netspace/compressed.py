@@ -33,6 +33,7 @@ from netspace.spec import NetSpec
 VERSION = "3"
 NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
 FLOAT = 32  # bits of a weight that is not quantised
+MAX_RATIO = 10_000  # values that one byte of a file stands for at most: whole zoos of networks do not come near
 READABLE = ("1", "2", VERSION)  # 1: before 1x1 convolutions could be tiled; 2: coordinates were always normalised
 TYPES = {
     str(each).removeprefix("torch."): each for each in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -182,7 +183,9 @@ class Compressed:
         settings = told["predictor"]
         if told["version"] in READABLE[:2]:
             settings = {**settings, "embedding": {"coordinates": "normalised", **settings.get("embedding", {})}}
-        predictor = Predictor(validate(PredictorConfig, settings, origin), kernels.side**2)
+        config = validate(PredictorConfig, settings, origin)
+        _check_claims(config, kernels, tensors)
+        predictor = Predictor(config, kernels.side**2)
         shapes = {name: value.shape for name, value in predictor.state_dict().items()}
         predictor.load_state_dict(unpack(_part(tensors, "predictor."), shapes))
         for name, value in predictor.state_dict().items():
@@ -228,6 +231,21 @@ class Compressed:
             "parameters_represented": represented,
             "parameters_predictor": sum(value.numel() for value in self.predictor.parameters()),
         }
+
+
+def _check_claims(config: PredictorConfig, kernels: Kernels, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `ValueError` for sizes that a file's own tensors cannot stand for, before anything of such sizes is made."""
+    stored = sum(value.numel() * value.element_size() for value in tensors.values())
+    if config.layers > len(_part(tensors, "predictor.")):
+        raise ValueError(f"its predictor claims {config.layers} layers, more than it has tensors")
+    with torch.device("meta"):
+        claimed = sum(value.numel() for value in Predictor(config, kernels.side**2).state_dict().values())
+    if claimed > 2 * stored:  # of 4 bits each
+        raise ValueError(f"its predictor claims {claimed:,} values, more than its {stored:,} bytes hold")
+    if kernels.parameters > MAX_RATIO * stored:
+        raise ValueError(
+            f"its layers claim {kernels.parameters:,} values, {MAX_RATIO} times more than its {stored:,} bytes"
+        )
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

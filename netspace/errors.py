@@ -6,8 +6,17 @@ it without a traceback and exits with `exit_code`. What cannot happen is an `ass
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+NO_MEMORY = (
+    "out of memory",  # CUDA
+    "allocate memory",  # torch's allocator on a CPU
+    "not enough memory",
+    "bad_alloc",  # C++
+    "could not create a primitive",  # oneDNN, which says so where it finds no memory
+)  # words of errors that say so
 
 
 class NetspaceError(Exception):
@@ -57,3 +66,12 @@ def printable(text: str, lines: bool = True) -> str:
     kept = ("\n", "\t") if lines else ()
     shown = (each if each in kept or each.isprintable() else repr(each)[1:-1] for each in text)
     return "".join(shown)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch has a class for that on a GPU, on a CPU its text alone says so."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, whatever it says
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)

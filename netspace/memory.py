@@ -8,7 +8,6 @@ minute. By default each may cost a system call and a page fault for every 4 KiB,
 from __future__ import annotations
 
 import ctypes
-import errno
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2  # of malloc.h
-SHORT = (
-    "out of memory",  # CUDA
-    "allocate memory",  # torch's allocator on a CPU
-    "not enough memory",
-    "bad_alloc",  # C++
-    "could not create a primitive",  # oneDNN, which says so where it finds no memory
-)
 PAD = 64 << 20  # bytes that the heap grows by
 
 
@@ -35,13 +27,6 @@ def keep_freed_memory() -> None:
             library.mallopt(M_MMAP_MAX, 0)
             library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             library.mallopt(M_TOP_PAD, PAD)
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch has a class for that on a GPU, on a CPU its text alone says so."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SHORT)
 
 
 def free_memory(device: torch.device) -> int:

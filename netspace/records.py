@@ -13,7 +13,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from netspace.errors import NetspaceError, first_line
+from netspace.errors import NetspaceError, first_line, ran_out
 from netspace.files import replacing, write_bytes, write_text
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
@@ -215,6 +215,20 @@ def read_torch(path: Path) -> Any:
     if claimed > CLAIM * path.stat().st_size:
         raise NetspaceError(f"{path} claims {claimed:,} bytes of tensors, which its own bytes cannot hold")
     return value
+
+
+@contextmanager
+def going_on_from(path: Path) -> Iterator[None]:
+    """A block that takes a checkpoint's values back: those of another kind are told in one sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if ran_out(error):
+            raise
+        raise NetspaceError(
+            f"{path} does not hold what can be gone on from ({first_line(error)}): another version or program wrote it; "
+            "delete it to begin anew, or choose another --out"
+        ) from None
 
 
 def _why(path: Path, error: Exception) -> str:

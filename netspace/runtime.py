@@ -174,9 +174,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         for line in read_text(path, errors="replace").split("\n"):
             with suppress(NetspaceError):
                 record = parse_json(line, str(path))
-                if isinstance(record, dict) and _is_whole(record):
+                if isinstance(record, dict) and _is_whole(record) and _has_step(record):
                     records.append({name: value for name, value in record.items() if name != CHECKSUM})
     return records
+
+
+def _has_step(record: Mapping[str, Any]) -> bool:
+    return all(type(record.get(name, 0)) is int for name in ("stage", "step")) and "step" in record
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from netspace.metrics import accuracy
 from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.precision import Precision, choose
 from netspace.progress import progress
-from netspace.records import read_torch, write_json, write_tensors, write_torch, write_yaml
+from netspace.records import going_on_from, read_torch, write_json, write_tensors, write_torch, write_yaml
 from netspace.runtime import alone, generator
 from netspace.space import Space
 from netspace.store import Zoo, teacher_path
@@ -200,11 +200,11 @@ class Search:
     def _load(self, path: Path) -> None:
         if path.exists():
             held = read_torch(path)
-            with torch.no_grad():
+            with going_on_from(path), torch.no_grad():
                 self.moved.copy_(held["moved"])
-            self.optimizer.load_state_dict(held["optimizer"])
-            self.curve, self.best = held["curve"], held["best"].to(self.start.device)
-            self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
+                self.optimizer.load_state_dict(held["optimizer"])
+                self.curve, self.best = held["curve"], held["best"].to(self.start.device)
+                self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
 
 
 def _spread(space: Space, zoo: Zoo, class_id: int) -> Tensor:

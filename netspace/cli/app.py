@@ -123,7 +123,8 @@ def train(
     The same command on the same machine gives the same bytes; another number of processes or threads gives others, as
     close as rounding.
     """
-    from netspace.errors import UsageError
+    from netspace.errors import NetspaceError, UsageError
+    from netspace.report.reading import finite
     from netspace.runtime import is_run, read_metrics, zoo_path
     from netspace.training.space import recipe_of
     from netspace.training.space import train as train_space
@@ -137,8 +138,10 @@ def train(
             raise UsageError("--zoo is missing: name the zoo to learn from (`netspace zoo build` makes one)")
         zoo = zoo_path(folder)
     run = train_space(recipe, zoo, folder, resume, changes)
-    found = [record for record in read_metrics(run / "metrics.jsonl") if "val_mae" in record]
-    best = min(found, key=lambda record: record.get("val_error", record["val_mae"]))
+    found = [record for record in read_metrics(run / "metrics.jsonl") if finite(record.get("val_mae")) is not None]
+    if not found:
+        raise NetspaceError(f"{run} has no record of a validation: its metrics.jsonl is damaged, its weights are not")
+    best = min(found, key=lambda record: finite(record.get("val_error", record["val_mae"])) or 0.0)
     say(
         {"run": str(run), "steps": recipe.steps, "best": best},
         json,

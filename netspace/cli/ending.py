@@ -9,8 +9,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from netspace.errors import NetspaceError, first_line, printable
-from netspace.memory import ran_out
+from netspace.errors import NetspaceError, first_line, printable, ran_out
 
 STOPPED = (
     "stopped: finished files are kept; the same command goes on with a zoo, and with --resume a training or a fit goes on from its "

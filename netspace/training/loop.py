@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from netspace.errors import NetspaceError, Stopped
 from netspace.progress import Progress, progress
 from netspace.ranks import DAYS
-from netspace.runtime import Metrics, read_torch, write_torch
+from netspace.records import going_on_from, read_torch, write_torch
+from netspace.runtime import Metrics
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.stopping import Stopping
 
@@ -116,7 +117,8 @@ class Loop:
         when a checkpoint of the last whole step is written.
         """
         stages, held = self.learner.stages, self._held()
-        reached = (int(held["stage"]), int(held["step"])) if held else (0, -1)
+        with going_on_from(self.last):
+            reached = (int(held["stage"]), int(held["step"])) if held else (0, -1)
         self.accelerator.wait_for_everyone()  # until all have read what one will write
         if self.main:
             self.metrics.keep(lambda record: (record.get("stage", 0), record["step"]) <= reached)
@@ -138,18 +140,20 @@ class Loop:
         self.before = sum(stage.steps for stage in learner.stages[:place])
         learner.begin(place)
         if held:
-            model.load_state_dict(held["model"])
-            learner.take_back(held["learner"])
+            with going_on_from(self.last):
+                model.load_state_dict(held["model"])
+                learner.take_back(held["learner"])
         decay = self.stage.optimizer.ema
         self.optimizer = Optimizer(model, self.stage.optimizer, self.stage.steps)
         self.average = Average(model, decay) if decay else None
-        self.score = WORST
+        self.score: tuple[float, ...] = WORST
         if held:
-            self.optimizer.load_state_dict(held["optimizer"])
-            self.score = held["score"]
-            if self.average is not None:
-                self.average.load(held["average"])
-            return int(held["step"])
+            with going_on_from(self.last):
+                self.optimizer.load_state_dict(held["optimizer"])
+                self.score = tuple(float(value) for value in held["score"])
+                if self.average is not None:
+                    self.average.load(held["average"])
+                return int(held["step"])
         if learner.validates_first:
             self._validate(0)
         return 0
@@ -242,10 +246,10 @@ class Loop:
 
     def _held(self) -> dict[str, Any]:
         """The last checkpoint; empty where there is none."""
-        held = dict(read_torch(self.last)) if self.last.exists() else {}
-        if held and held.keys() != HELD:
+        held = read_torch(self.last) if self.last.exists() else {}
+        if not isinstance(held, dict) or (held and held.keys() != HELD):
             raise NetspaceError(
-                f"{self.last} was expected to hold {', '.join(sorted(HELD))}, but holds {', '.join(sorted(map(str, held)))}: "
+                f"{self.last} was expected to hold {', '.join(sorted(HELD))}, but holds {', '.join(sorted(map(str, held))) if isinstance(held, dict) else type(held).__name__}: "
                 "another version wrote it; choose another --out"
             )
         return held
