@@ -21,6 +21,9 @@ from netspace.models.winners import widest
 from netspace.prep import unpack
 
 PLACE = 8.0  # weight of an architecture's place beside its answers, which are hundreds of about 1
+EMPTY_ROWS = (
+    5  # below a PRep: two see its last rows, two the padding of the convolutions, all others are as the one between
+)
 SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
 
 
@@ -40,7 +43,8 @@ class ConvEncoder(nn.Module):
     With h = E / 32 channels: 1x3 convolutions of stride 2 (1 -> h -> 2h), maximum over the width; 3x1
     convolutions (2h -> 4h -> 32h = E), maximum over the height. Works for any H and W. `spread` (A, H, W) or (H, W), if
     given, divides the PRep first; then rows of zeros are added up to `rows`, if given: NetSpace's authors pad the PReps of
-    all architectures to the largest height, so that the encoder sees from the empty rows which architecture it reads.
+    all architectures to the largest height, so that the encoder sees from the empty rows which architecture it reads. No more
+    than `EMPTY_ROWS` of them are computed: the maximum over the height is the same.
     """
 
     spread: Tensor
@@ -71,7 +75,7 @@ class ConvEncoder(nn.Module):
         spread = self.spread[class_id, : preps.shape[1]] if self.spread.dim() == 3 else self.spread
         preps = preps / spread
         if self.rows is not None:
-            preps = nn.functional.pad(preps, (0, 0, 0, self.rows - preps.shape[1]))
+            preps = nn.functional.pad(preps, (0, 0, 0, min(self.rows - preps.shape[1], EMPTY_ROWS)))
         wide = widest(preps.unsqueeze(1), first, second, SLOPE)
         tall = self.across(self.activation(wide.unsqueeze(3)))  # (M, E, H, 1)
         latents: Tensor = self.activation(tall.amax(dim=(2, 3)))
