@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from model_zoo.recipe import ZooRecipe, plan
-from netspace.config import load
+from netspace.config import bundled_names, load
 from netspace.data import DataConfig
+from netspace.training.nern import FitConfig
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import LossConfig, SpaceRecipe
 
@@ -130,3 +131,15 @@ def test_the_plain_step_of_several_architectures_has_the_same_loss(several: Modu
     loss = torch.stack(list(ours.step(ours.model, 0).values())).sum()
     theirs.number = 0
     torch.testing.assert_close(theirs.loss().detach(), loss.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_recipes_of_fits_say_which_coordinates_they_have_and_the_papers_are_the_integers() -> None:
+    recipes = {name: load(FitConfig, name) for name in bundled_names() if name.startswith("compress/")}
+    assert all("coordinates" in recipe.predictor.embedding.model_fields_set for recipe in recipes.values())
+    paper = recipes["compress/paper"]
+    embedding, (stage,) = paper.predictor.embedding, paper.stages
+    assert (embedding.coordinates, embedding.base, embedding.count) == ("raw", "smooth", 40)
+    assert (stage.sampling, stage.kernels, stage.uniform) == ("weighted", 4096, 0.8)
+    assert (stage.reconstruction, stage.distillation, stage.features) == (1.0, 1e-4, 1e-4)
+    assert (stage.optimizer.name, stage.optimizer.weight_decay) == ("ranger", 1e-3)
+    assert not paper.norms and paper.predictor.kind == "plain"
