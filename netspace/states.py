@@ -6,6 +6,7 @@ Axes: P parameters.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from netspace.spec import NetSpec
 FILES = (".safetensors", ".pt", ".pth")  # what a state dict's file may be called
 
 
+FACTORY = re.compile(r"[\w.]+:\w+")  # how an architecture outside netspace is named
 PREFIXES = ("module.", "_orig_mod.", "model.")  # what wrappers put before every name
 WEIGHTS = ("weight", "bias")  # what parameters are called where no architecture says which tensors are parameters
 
@@ -54,9 +56,9 @@ def folded_metadata(spec: NetSpec, *, folded: bool = True) -> dict[str, str]:
 
 
 def metadata_spec(metadata: Mapping[str, str]) -> NetSpec | None:
-    """The spec of the network that a file's metadata describe; None where they describe none.
+    """The spec of the network that a file's metadata describe; None where they describe none, as those of other programs.
 
-    Raises as `archs.skeleton`, so `UsageError` for an architecture outside netspace that nobody trusted.
+    Raises `UsageError` for an architecture outside netspace that nobody trusted.
     """
     try:
         arch, settings = metadata["arch"], json.loads(metadata["settings"])
@@ -66,9 +68,15 @@ def metadata_spec(metadata: Mapping[str, str]) -> NetSpec | None:
             shape = settings["channels"], settings["image_size"], settings["image_size"]
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
-    if not isinstance(settings, dict):
+    outside = FACTORY.fullmatch(arch) is not None
+    if not isinstance(settings, dict) or not (outside or arch in archs.names()):
         return None
-    return NetSpec.from_module(archs.skeleton(arch, settings, shape), arch, settings, shape)
+    try:
+        return NetSpec.from_module(archs.skeleton(arch, settings, shape), arch, settings, shape)
+    except (NetspaceError, TypeError, ValueError):  # what others call by the name of an architecture of ours
+        if outside:
+            raise
+        return None
 
 
 def check_tensors(state: Mapping[str, Tensor], origin: str, parameters: Collection[str] | None = None) -> None:

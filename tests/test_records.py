@@ -17,6 +17,7 @@ from netspace.errors import NetspaceError
 from netspace.records import (
     HASH,
     Record,
+    going_on_from,
     read_json,
     read_tensors,
     read_torch,
@@ -217,3 +218,16 @@ def test_a_damaged_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     path.write_bytes("\n".join([*lines, "[1, 2]", '{"step": 9}', ""]).encode() + b"\xff\xfe")
     assert [record["step"] for record in read_metrics(path)] == [0, 3, 9]  # the last is of before lines had a checksum
     assert read_metrics(path)[1] == {"step": 3, "loss": 1.0}
+
+
+@pytest.mark.parametrize("error", [KeyError("model"), TypeError("a list"), RuntimeError("size mismatch\nfor w")])
+def test_a_checkpoint_of_another_kind_is_one_sentence(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(NetspaceError) as caught, going_on_from(tmp_path / "last.pt"):
+        raise error
+    assert str(caught.value).startswith(f"{tmp_path / 'last.pt'} does not hold what can be gone on from (")
+    assert "delete it to begin anew" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_memory_that_runs_out_is_no_fault_of_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="bad_alloc"), going_on_from(tmp_path / "last.pt"):
+        raise RuntimeError("std::bad_alloc")

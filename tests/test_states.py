@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from netspace import archs
+from netspace.apps.originals import find_original
 from netspace.errors import NetspaceError, UsageError
 from netspace.prep import unflatten
 from netspace.spec import NetSpec
-from netspace.states import fits, flat_parameters, read_safetensors, read_state_dict
+from netspace.states import fits, flat_parameters, metadata_spec, read_safetensors, read_state_dict
 
 SETTINGS: dict[str, Any] = {"channels": 1, "classes": 10, "image_size": 8, "width": 0.25}
 
@@ -124,3 +125,28 @@ def test_what_is_no_state_dict_file(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"no such thing")
     with pytest.raises(NetspaceError, match=r"was expected to be a safetensors file, but cannot be read: "):
         read_safetensors(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"arch": "llama", "settings": "{}", "input_shape": "[3]"},
+        {"arch": "resnet50", "settings": '{"channels": 3, "image_size": 224}'},
+        {"arch": "resnet8", "settings": '{"channels": 3, "image_size": 32, "depth": 7}'},  # a name that is ours too
+        {"arch": "resnet8", "settings": "[" * 5000, "input_shape": "[3, 32, 32]"},
+        {"arch": "resnet8", "settings": "[]", "input_shape": "[3, 32, 32]"},
+        {"arch": "hf://someone/model", "settings": "{}", "input_shape": "[3, 8, 8]"},
+        {"format": "pt", "settings": "{", "netspace": "\x1b[2J"},
+    ],
+)
+def test_notes_of_other_programs_describe_no_network(tmp_path: Path, notes: dict[str, str]) -> None:
+    save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", metadata=notes)
+    state = read_state_dict(tmp_path / "a.safetensors")
+    assert state.metadata == notes and metadata_spec(state.metadata) is None
+    original, spec = find_original(str(tmp_path / "a.safetensors"), None)
+    assert spec is None and original.module is None and torch.equal(original.state["w"], torch.ones(3))
+
+
+def test_notes_of_ours_that_name_code_still_want_trust() -> None:
+    with pytest.raises(UsageError, match="trust it with --trust-arch os:system"):
+        metadata_spec({"arch": "os:system", "settings": "{}", "input_shape": "[1, 8, 8]"})
