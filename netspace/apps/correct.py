@@ -52,7 +52,10 @@ def correct(
         raise UsageError(f"correcting runs the network, and of {model} only the weights are known: give --arch")
     if pictures is not None:
         chosen = torch.randperm(len(files), generator=generator(seed, 71))[:SHOWN].sort().values.tolist()
-        inputs, kind = torch.cat(list(shown([files[place] for place in chosen], pictures.size))), "images"
+        inputs, kind = (
+            torch.cat(list(shown([files[place] for place in chosen], pictures.size, by=pictures.by))),
+            "images",
+        )
     else:
         inputs, kind = _inputs(original, input_shape, model, seed)
     with torch.no_grad():
@@ -67,7 +70,8 @@ def correct(
         )
     compressed.rest = {name: better[name] for name in compressed.rest}
     compressed.save(out)
-    return {"file": str(path), "out": str(out), "shown": kind, "count": len(inputs), "corrected": changed}
+    by = {} if pictures is None else pictures.by.figures()
+    return {"file": str(path), "out": str(out), "shown": kind, "count": len(inputs), **by, "corrected": changed}
 
 
 def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:

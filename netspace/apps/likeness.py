@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netspace.data.pictures import shown
+from netspace.data.pictures import Normalisation, shown
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import agreement, cosine, overlap
 from netspace.training.nern import Original
@@ -25,10 +25,11 @@ class Likeness:
     Raises `UsageError` where no module is known, `NetspaceError` where it does not map the pictures to logits (B, C).
     """
 
-    def __init__(self, original: Original, files: list[Path], size: int, model: str) -> None:
+    def __init__(self, original: Original, files: list[Path], size: int, model: str, by: Normalisation) -> None:
         if original.module is None:
             raise UsageError(f"images are shown to the network, and of {model} only the weights are known: give --arch")
         self.module, self.files, self.size, self.model = copy.deepcopy(original.module), files, size, model
+        self.by = by
         self.answers = self._answers(original.state)
 
     def measure(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -37,6 +38,7 @@ class Likeness:
         return {
             "count": len(self.files),
             "size": self.size,
+            **self.by.figures(),
             "agreement": float(agreement(self.answers, found)),
             "overlap_top5": float(overlap(self.answers, found)),
             "cosine": float(cosine(self.answers, found)),
@@ -45,7 +47,9 @@ class Likeness:
     @torch.no_grad()
     def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
         self.module.load_state_dict(state, strict=False)  # all but buffers that the architecture makes
-        return torch.cat([logits_of(self.module, batch, self.model) for batch in shown(self.files, self.size)])
+        return torch.cat(
+            [logits_of(self.module, batch, self.model) for batch in shown(self.files, self.size, by=self.by)]
+        )
 
 
 def logits_of(module: nn.Module, batch: Tensor, model: str) -> Tensor:

@@ -15,7 +15,7 @@ from netspace.apps.likeness import Likeness
 from netspace.apps.state_files import read_network
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
-from netspace.data.pictures import pictures
+from netspace.data.pictures import IMAGENET, Normalisation, pictures
 from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import accuracy, agreement
 from netspace.prep import unflatten, unpack
@@ -80,10 +80,11 @@ def check_same(path: Path, state: Mapping[str, Tensor], model: str, original: Or
 
 @dataclass(frozen=True)
 class Pictures:
-    """A folder of pictures without labels, and the side at which they are shown."""
+    """A folder of pictures without labels, the side at which they are shown, and how they are normalised."""
 
     folder: Path
     size: int = 224
+    by: Normalisation = IMAGENET
 
     def files(self) -> list[Path]:
         """As `netspace.data.pictures.pictures`, which see."""
@@ -123,7 +124,7 @@ class Beside:
         original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, original)
         self.original, self.kernels = original, compressed.kernels
-        self.likeness = None if pictures is None else Likeness(original, files, pictures.size, model)
+        self.likeness = None if pictures is None else Likeness(original, files, pictures.size, model, pictures.by)
         self.answers = self._answers(original.state)
         self.accuracy = self._accuracy(self.answers)
 

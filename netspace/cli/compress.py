@@ -38,6 +38,14 @@ Images = Annotated[
 Shape = Annotated[
     str | None, typer.Option("--input-shape", metavar="C,H,W", help="Of an input of the network, for noise.")
 ]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Of the pictures' pixels: imagenet (the default: its mean and standard deviation), none (0 to 1), 0-255, or "
+        "MEAN/STD as in 0.5,0.5,0.5/0.25.",
+    ),
+]
 Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
 
 
@@ -54,10 +62,15 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
     return validate(ArchConfig, {"arch": name, "kwargs": keyword_arguments(kwargs)}, "--kwargs")
 
 
-def _pictures(images: Path | None, size: int) -> Pictures | None:
+def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
     from netspace.apps.originals import Pictures
+    from netspace.data.pictures import IMAGENET, normalisation
+    from netspace.errors import UsageError
 
-    return None if images is None else Pictures(images, size)
+    by = IMAGENET if normalise is None else normalisation(normalise)
+    if images is None and normalise is not None:
+        raise UsageError("--normalise is about the pictures of --images: give --images too")
+    return None if images is None else Pictures(images, size, by)
 
 
 @app.command()
@@ -105,13 +118,14 @@ def evaluate(
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
+    normalise: Normalise = None,
     json: Json = False,
 ) -> None:
     """Sizes, and beside the original accuracy, agreement and error."""
     from netspace.apps.compress import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size), key), json, compression)
+    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), key), json, compression)
 
 
 @app.command()
@@ -175,6 +189,7 @@ def correct(
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
+    normalise: Normalise = None,
     input_shape: Shape = None,
     json: Json = False,
 ) -> None:
@@ -183,7 +198,11 @@ def correct(
 
     trusting(trust_arch)
     shape = _shape(input_shape)
-    say(make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size), shape, key=key), json, correction)
+    say(
+        make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), shape, key=key),
+        json,
+        correction,
+    )
 
 
 @app.command()
@@ -199,13 +218,18 @@ def quantise(
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
+    normalise: Normalise = None,
     json: Json = False,
 ) -> None:
     """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE (-alone without MODEL)."""
     from netspace.apps.quantise import quantise as shrink
 
     trusting(trust_arch)
-    say(shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size), key), json, quantised)
+    say(
+        shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), key),
+        json,
+        quantised,
+    )
 
 
 @app.command()
@@ -222,6 +246,7 @@ def prune(
     trust_arch: Trust = None,
     images: Images = None,
     size: Size = 224,
+    normalise: Normalise = None,
     json: Json = False,
 ) -> None:
     """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
@@ -229,7 +254,7 @@ def prune(
     from netspace.apps.prune import prune as cut
 
     trusting(trust_arch)
-    chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size)
+    chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)
     say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen, key), json, pruning)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from netspace.cli.output import number, percent, table
+from netspace.cli.output import normalised, number, percent, table
 
 
 def correction(figures: dict[str, Any]) -> str:
     """The text of `netspace compress correct`."""
+    by = f", {normalised(figures)}" if "normalise" in figures else ""
     return (
         f"{figures['out']}: {len(figures['corrected'])} tensors of batch norms and biases corrected by "
-        f"{figures['count']} inputs ({figures['shown']}); compare it by `netspace compress eval` on others"
+        f"{figures['count']} inputs ({figures['shown']}{by}); compare it by `netspace compress eval` on others"
     )
 
 
@@ -24,7 +25,8 @@ def quantised(figures: dict[str, Any]) -> str:
         "reconstructed": "reconstructed",
         "quantised": f"reconstructed, predictor in {bits} bits",
     }
-    seen = "images" in next(iter(figures["networks"].values()))
+    images = next(iter(figures["networks"].values())).get("images")
+    seen = images is not None
     rows = []
     for key, found in figures["networks"].items():
         measured = [
@@ -39,6 +41,7 @@ def quantised(figures: dict[str, Any]) -> str:
     return "\n".join(
         [
             table(head, rows),
+            *([f"the images are {normalised(images)}"] if images else []),
             f"{figures['out']}: quantising moves the weights by {percent(figures['relative_change'])} of their norm",
         ]
     )
@@ -57,5 +60,7 @@ def pruning(figures: dict[str, Any]) -> str:
     last = "same answer" if seen else "accuracy"
     head = ["pruned", "predictor's weights", "relative error", last]
     head += ["original's weights", "relative error", last]
-    where = "answers as the original's on the images" if seen else "accuracy on the test images"
+    where = "accuracy on the test images"
+    if seen:
+        where = f"answers as the original's on the images, which are {normalised(figures['predictor'][0]['images'])}"
     return table(head, rows) + f"\nsmallest magnitudes first; {where}"

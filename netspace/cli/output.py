@@ -156,11 +156,17 @@ def compression(figures: dict[str, Any]) -> str:
         )
     if figures["images"] is not None:
         told.append(
-            f"on {figures['images']['count']} images same answer {percent(figures['images']['agreement'])}, "
+            f"on {figures['images']['count']} images ({normalised(figures['images'])}) same answer {percent(figures['images']['agreement'])}, "
             f"of the 5 likeliest in common {percent(figures['images']['overlap_top5'])}, "
             f"cosine of the logits {number(figures['images']['cosine'])}"
         )
     return "\n".join(told)
+
+
+def normalised(figures: dict[str, Any]) -> str:
+    """How pictures were normalised, in a few words."""
+    mean, std = (",".join(f"{value:.4g}" for value in figures[key]) for key in ("mean", "std"))
+    return f"normalised by --normalise {figures['normalise']}: mean {mean}, standard deviation {std}"
 
 
 def important(figures: dict[str, Any]) -> str:

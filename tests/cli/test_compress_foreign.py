@@ -85,7 +85,7 @@ def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch
     same = cli("compress", "eval", FILE, "back.safetensors", *words, "--json").json["images"]
     assert same["agreement"] == same["overlap_top5"] == 1.0 and same["cosine"] == pytest.approx(1.0)
     text = cli("compress", "eval", FILE, "net.pth", *words).out
-    assert "on 5 images same answer" in text and "cosine of the logits" in text
+    assert "on 5 images (normalised by --normalise imagenet" in text and "cosine of the logits" in text
 
 
 def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
@@ -243,3 +243,46 @@ def test_a_state_dict_of_a_checkpoint_is_named_by_its_key(cli: Cli, network: tor
     assert cli("compress", "correct", FILE, *words, *noise).code == 0
     done = cli("compress", "eval", FILE, "--key", "ema")
     assert done.code == 2 and "name it as MODEL" in done.sentence
+
+
+def test_how_pictures_are_normalised_is_a_setting_and_told(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("byte_nets.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.delitem(sys.modules, "byte_nets", raising=False)
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 4))
+    save_file(layers.state_dict(), "net.safetensors")
+    cli("compress", "fit", "net.safetensors", *LITTLE, "-o", "c")
+    other = torch.nn.Sequential(*layers)
+    arch = ("--arch", "byte_nets:net", "--trust-arch", "byte_nets:net")
+    words = ("net.safetensors", *arch, "--images", folder, "--size", 10)
+    (wanted,) = shown(pictures(folder), 10)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    cosines = {}
+    for how in ("imagenet", "0-255"):
+        told = cli("compress", "eval", FILE, *words, "--normalise", how, "--json").json["images"]
+        inputs = wanted if how == "imagenet" else (wanted * std + mean) * 255
+        with torch.no_grad():
+            original = layers(inputs)
+            cli("compress", "reconstruct", FILE, "-o", f"{how}.safetensors")
+            other = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 4)
+            )
+            other.load_state_dict(load_file(f"{how}.safetensors"))
+            found = other(inputs)
+        assert told["agreement"] == float((original.argmax(1) == found.argmax(1)).double().mean())
+        cosines[how] = float(torch.nn.functional.cosine_similarity(original, found).mean())
+        assert told["cosine"] == pytest.approx(cosines[how], abs=1e-4) and told["normalise"] == how
+    assert abs(cosines["imagenet"] - cosines["0-255"]) > 0.001
+    assert cli("compress", "eval", FILE, *words, "--json").json["images"]["mean"] == [0.485, 0.456, 0.406]
+    assert "normalised by --normalise imagenet: mean 0.485,0.456,0.406" in cli("compress", "eval", FILE, *words).out
+    outs = (("quantise", "-o", "q.safetensors"), ("prune", "--shares", "0"), ("correct", "-o", "d.safetensors"))
+    for name, *more in outs:
+        text = cli("compress", name, FILE, *words, "--normalise", "0.5/0.25", *more).out
+        assert "normalised by --normalise 0.5/0.25: mean 0.5,0.5,0.5, standard deviation 0.25,0.25,0.25" in text, text
+    done = cli("compress", "eval", FILE, "net.safetensors", *arch, "--normalise", "none")
+    assert done.code == 2 and "--normalise is about the pictures of --images" in done.sentence

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from netspace.data.pictures import MEAN, STD, pictures, shown
+from netspace.data.pictures import IMAGENET, normalisation, pictures, shown
 from netspace.errors import NetspaceError, UsageError
 
 
@@ -18,7 +18,7 @@ def test_the_centre_is_cut_out_and_normalised(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "z.png")
     (wide,) = shown(pictures(tmp_path), 28)  # the shorter side is 32 already
-    cut = (pixels[2:30, 11:39] / 255 - np.array(MEAN)) / np.array(STD)
+    cut = (pixels[2:30, 11:39] / 255 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
     assert wide.shape == (2, 3, 28, 28)
     torch.testing.assert_close(wide[0], torch.from_numpy(cut).permute(2, 0, 1).float())
     torch.testing.assert_close(wide[1], wide[0].transpose(1, 2))
@@ -30,7 +30,7 @@ def test_the_shorter_side_is_resized(tmp_path: Path) -> None:
     pixels[:, 100:] = 255
     Image.fromarray(pixels).save(tmp_path / "grey.png")
     (found,) = shown(pictures(tmp_path), 14)
-    levels = found * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    levels = found * torch.tensor(IMAGENET.std)[:, None, None] + torch.tensor(IMAGENET.mean)[:, None, None]
     assert found.shape == (1, 3, 14, 14)
     assert bool((levels[..., :5] < 0.01).all()) and bool((levels[..., 9:] > 0.99).all())
 
@@ -52,3 +52,20 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "not.png").write_text("no picture")
     with pytest.raises(NetspaceError, match=r"not\.png is broken: expected an image"):
         list(shown(pictures(tmp_path), 8))
+
+
+def test_pixels_are_normalised_as_they_are_asked_to_be(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 3), (0, 51, 255), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for text, wanted in (
+        ("none", (0, 0.2, 1)),
+        ("0-255", (0, 51, 255)),
+        ("0.5/0.25", (-2, -1.2, 2)),
+        ("0.5,0.2,0/1,2,4", (-0.5, 0, 0.25)),
+        ("imagenet", (-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225)),
+    ):
+        (found,) = shown(pictures(tmp_path), 7, by=normalisation(text))
+        torch.testing.assert_close(found[0, :, 3, 3], torch.tensor(wanted, dtype=torch.float32))
+    for text in ("ImageNet", "0.5", "1,2/3", "0.5/0", "nan/1", "1/2/3", "a/b", ""):
+        with pytest.raises(UsageError, match="was expected to be imagenet, none, 0-255, or MEAN/STD"):
+            normalisation(text)
