@@ -201,9 +201,10 @@ def read_torch(path: Path) -> Any:
     try:
         if not _is_sealed(path):
             raise NetspaceError(_changed(path, "the comment of its zip file"))
+        _check_claims(path, _unpacked(path))
         with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
             value = torch.load(path, weights_only=True, map_location="cpu")
-        claimed = sum(each.numel() * each.element_size() for each in _tensors_in(value))
+        _check_claims(path, sum(each.numel() * each.element_size() for each in _tensors_in(value)))
     except (NetspaceError, MemoryError):
         raise
     except FileNotFoundError:
@@ -212,9 +213,19 @@ def read_torch(path: Path) -> Any:
         raise NetspaceError(
             f"{path} was expected to be a torch file of tensors, but it cannot be read safely: {_why(path, error)}"
         ) from None
+    return value
+
+
+def _check_claims(path: Path, claimed: int) -> None:
     if claimed > CLAIM * path.stat().st_size:
         raise NetspaceError(f"{path} claims {claimed:,} bytes of tensors, which its own bytes cannot hold")
-    return value
+
+
+def _unpacked(path: Path) -> int:
+    """The bytes that a zip file says it unpacks to; 0 for another file, of which torch may know more."""
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return sum(each.file_size for each in archive.infolist())
+    return 0
 
 
 @contextmanager
@@ -262,9 +273,12 @@ def _is_sealed(path: Path) -> bool:
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
     """All dense tensors in nested values."""
-    waiting = [value]
+    waiting, seen = [value], set[int]()
     while waiting:
         node = waiting.pop()
+        if id(node) in seen:  # a list may hold itself
+            continue
+        seen.add(id(node))
         if isinstance(node, Tensor):
             if node.layout == torch.strided:
                 yield node

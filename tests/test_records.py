@@ -183,6 +183,14 @@ def test_tensors_that_the_file_cannot_hold_are_refused(tmp_path: Path) -> None:
         NetspaceError, match=r"a\.pt claims 40,000,000,000 bytes of tensors, which its own bytes cannot"
     ):
         read_torch(tmp_path / "a.pt")
+    write_torch(tmp_path / "a.pt", {"w": torch.ones(4)})
+    raw = bytearray((tmp_path / "a.pt").read_bytes()[: -len("netspace_hash ") - 64])
+    raw[-2:] = b"\0\0"
+    place = raw.rindex(b"PK\x01\x02") + 24  # the unpacked size of the last entry
+    raw[place : place + 4] = b"\0\0\0\xf0"
+    (tmp_path / "a.pt").write_bytes(raw)
+    with pytest.raises(NetspaceError, match=r"a\.pt claims 4,026,\d+,\d+ bytes of tensors, which its own bytes cannot"):
+        read_torch(tmp_path / "a.pt")
     header = json.dumps(
         {"w": {"dtype": "F32", "shape": [100_000, 100_000], "data_offsets": [0, 40_000_000_000]}}
     ).encode()
@@ -231,3 +239,11 @@ def test_a_checkpoint_of_another_kind_is_one_sentence(tmp_path: Path, error: Exc
 def test_memory_that_runs_out_is_no_fault_of_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="bad_alloc"), going_on_from(tmp_path / "last.pt"):
         raise RuntimeError("std::bad_alloc")
+
+
+def test_a_list_that_holds_itself_is_read(tmp_path: Path) -> None:
+    ring: list[object] = [torch.ones(2)]
+    ring.append(ring)
+    torch.save({"ring": ring}, tmp_path / "a.pt")
+    found = read_torch(tmp_path / "a.pt")["ring"]
+    assert found[1] is found and torch.equal(found[0], torch.ones(2))
