@@ -236,7 +236,8 @@ def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) ->
         difference = changed(held.model_dump(mode="json"), config.model_dump(mode="json"))
         if difference:
             raise UsageError(
-                f"{out} was begun with other settings: {difference}; resume it with its own, or choose another --out"
+                f"{out} was begun with other settings: {difference}; resume it with its own (leave them out), or choose another "
+                "--out"
             )
     else:
         write_yaml(file, to_yaml(config))

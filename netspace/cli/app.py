@@ -200,18 +200,22 @@ def optimize(
     ],
     run: RunOption = None,
     teacher: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file; auto: the zoo's "
-            "own teacher, or its best member."
+            help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file; default auto: the "
+            "zoo's own teacher, or its best member."
         ),
-    ] = "auto",
-    steps: Annotated[int, typer.Option(help="Steps at most.")] = 500,
-    lr: Annotated[float, typer.Option(help="Adam's rate, in units of the latents' spread.")] = 0.02,
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps at most; default 500.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Adam's rate, in units of the latents' spread; default 0.02.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The folder to write; default: in the run's optimized/.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where it was interrupted, by its own settings.")
+    ] = False,
     set_: Set = None,
     zoo: ZooOption = None,
     device: Device = None,
@@ -221,13 +225,16 @@ def optimize(
     """Improve networks by gradient descent on their latents alone."""
     from netspace.apps.optimize import OptimizeConfig
     from netspace.apps.optimize import optimize as optimize_latents
-    from netspace.config import load
+    from netspace.config import load, read_back
 
     trusting(trust_arch)
     folder = run_folder(run)
     where = out or folder / "optimized" / "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in start)
-    changes = {"starts": start, "teacher": teacher, "steps": steps, "learning_rate": lr}
-    config = load(OptimizeConfig, changes, set_ or [])
+    options = {"starts": start, "teacher": teacher, "steps": steps, "learning_rate": lr}
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume and (where / "config.yaml").is_file():
+        given = read_back(OptimizeConfig, where / "config.yaml").model_dump(mode="json") | given
+    config = load(OptimizeConfig, given, set_ or [])
     say(optimize_latents(folder, config, where, resume, zoo, pick(device)), json, optimization)
 
 

@@ -185,6 +185,10 @@ def test_optimize(cli: Cli, run_copy: Path) -> None:
     assert decoded.json["accuracy_test"] == pytest.approx(told.json["accuracy_after"][told.json["best"]], abs=1e-9)
     text = cli(*words, "--resume")  # a finished search tells its result again
     assert text.code == 0 and "20 steps, taught by best" in text.out and "* " in text.out
+    own = cli(*words[:5], "--resume")  # by its own settings: none need be given again
+    assert own.code == 0 and own.out == text.out
+    other = cli(*words[:5], "--resume", "--steps", 21)
+    assert other.code == 2 and "begun with other settings: steps was 20 and is 21 now" in other.sentence
     again = cli(*words)
     assert again.code == 2 and "exists already: give --resume" in again.sentence
 
