@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COLUMNS = 4096  # parameters whose distances are added at once, so that memory stays bounded
+
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of right predictions (...,) of logits (..., B, C) for labels (B,)."""
@@ -79,15 +81,29 @@ def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
 
 def diversity(flat: Tensor) -> float:
     """Mean L2 distance between all pairs of networks (M, P); NaN for fewer than two."""
-    if len(flat) < 2:
+    count = len(flat)
+    if count < 2:
         return float("nan")
-    return float(torch.pdist(flat.float()).mean())
+    distances = _squared_distances(flat, flat).sqrt()
+    return float((distances.sum() - distances.diagonal().sum()) / (count * (count - 1)))
 
 
 def nearest(queries: Tensor, bank: Tensor) -> Tensor:
     """Row number in `bank` (N, P) of the L2-nearest network of each query (M, P): (M,)."""
-    exact = "donot_use_mm_for_euclid_dist"  # a matrix product's rounding mixes up networks that lie close together
-    return torch.cdist(queries.float(), bank.float(), compute_mode=exact).argmin(-1)
+    return _squared_distances(queries, bank).argmin(-1)
+
+
+def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Squared L2 distances (M, N) of networks (M, P) and (N, P), by matrix products over a part of P at a time.
+
+    In float64 and from the mean network on: a product's rounding would else mix up networks that lie close together.
+    """
+    total = torch.zeros(len(first), len(second), dtype=torch.float64, device=first.device)
+    for one, other in zip(first.split(COLUMNS, dim=1), second.split(COLUMNS, dim=1), strict=True):
+        centre = other.double().mean(0)
+        a, b = one.double() - centre, other.double() - centre
+        total += torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.T, alpha=-2)
+    return total.clamp_min(0)
 
 
 PEER_RANGE = 0.01  # a peer's accuracy differs from the member's by at most so much: one point

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -148,11 +149,15 @@ def test_diversity_is_the_mean_distance_of_all_pairs() -> None:
     assert math.isnan(metrics.diversity(flat[:1]))
 
 
-def test_nearest_by_search() -> None:
+def test_nearest_by_search(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     queries, bank = torch.randn(6, 20), torch.randn(9, 20)
     slow = [min(range(9), key=lambda row: float((query - bank[row]).norm())) for query in queries]
     assert metrics.nearest(queries, bank).tolist() == slow
+    monkeypatch.setattr(metrics, "COLUMNS", 7)  # parameters in parts
+    assert metrics.nearest(queries, bank).tolist() == slow
+    pairs = [float((a - b).norm()) for a, b in itertools.combinations(bank.double(), 2)]
+    assert metrics.diversity(bank) == pytest.approx(np.mean(pairs), rel=1e-12)
 
 
 def test_nearest_tells_snapshots_of_one_run_apart() -> None:
