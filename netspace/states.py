@@ -199,7 +199,9 @@ def without_prefix(
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
+    return {
+        name: () if value.is_nested else tuple(value.shape) for name, value in state.items()
+    }  # nested ones have none
 
 
 def read_state_dict(path: Path, key: str | None = None) -> StateDict:

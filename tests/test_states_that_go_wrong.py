@@ -118,12 +118,14 @@ def damaged(kind: str) -> Tensor:
         "int64": lambda: value.to(torch.int64),
         "bool": lambda: value > 0,
         "sparse_coo": lambda: value.to_sparse(),
+        "nested": lambda: torch.nested.nested_tensor([value, value]),
         "meta": lambda: value.to("meta"),
     }
     return made[kind]()
 
 
-@pytest.mark.parametrize("kind", ["complex64", "int8", "int64", "bool", "sparse_coo", "meta"])
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*")
+@pytest.mark.parametrize("kind", ["complex64", "int8", "int64", "bool", "sparse_coo", "nested", "meta"])
 def test_tensors_that_no_parameter_can_be_are_refused(kind: str) -> None:
     spec, state = spec_of("postact"), PostAct().state_dict()
     state["fc.weight"] = damaged(kind)

@@ -119,7 +119,7 @@ def _imported(result: dict[str, Any]) -> str:
     splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items() if count)
     means, stds = (", ".join(f"{value:.4f}" for value in result[name]) for name in ("mean", "std"))
     return (
-        f"{result['imported']} imported into {result['path']} as {result['arch']} ({splits}, of {result['runs']} trainings), "
+        f"{result['imported']} imported into {result['path']} as {result['arch']} ({splits}; trainings: {result['runs']}), "
         f"{result['duplicates']} were there already; images were standardised by mean {means} and standard deviation {stds}"
     )
 
