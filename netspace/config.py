@@ -74,6 +74,7 @@ def load(
     if written and issubclass(model, Settings):
         raw = model.completed(raw)
     for change in changes:
+        _begin_list(model, raw, change)
         apply_change(raw, change)
     return validate(model, raw, origin)
 
@@ -106,6 +107,16 @@ def bundled_names(kind: str = "") -> list[str]:
     folder = bundled_folder()
     names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     return [name for name in names if name.startswith(kind)]
+
+
+def _begin_list(model: type[BaseModel], raw: dict[str, Any], change: str) -> None:
+    """Gives a list that a change names an item of, and that the recipe leaves out, its default."""
+    name, _, rest = change.partition("=")[0].partition(".")
+    if name in raw or name not in model.model_fields or not rest.partition(".")[0].isdecimal():
+        return
+    default = model.model_fields[name].get_default(call_default_factory=True)
+    if isinstance(default, list | tuple):
+        raw[name] = [each.model_dump(mode="json") if isinstance(each, BaseModel) else each for each in default]
 
 
 def apply_change(raw: dict[str, Any], change: str) -> None:

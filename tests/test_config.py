@@ -266,3 +266,20 @@ def test_the_change_is_told_by_its_name() -> None:
     stages = {"stages": [{"pool": 3, "steps": 1}, {"pool": 64, "steps": 1}]}
     other = {"stages": [{"pool": 3, "steps": 1}, {"pool": 32, "steps": 1}]}
     assert changed(stages, other) == "stages.1.pool was 64 and is 32 now" and changed(stages, stages) == ""
+
+
+def test_an_item_of_a_list_is_changed_where_the_recipe_leaves_the_list_out() -> None:
+    class Part(Settings):
+        steps: int = 8
+        rate: float = 0.5
+
+    class Whole(Settings):
+        parts: tuple[Part, ...] = (Part(steps=3),)
+        part: Part = Part()
+
+    assert load(Whole, {}, ["parts.0.rate=2"]).parts == (Part(steps=3, rate=2),)
+    assert load(Whole, {"parts": [{}, {}]}, ["parts.1.steps=4"]).parts == (Part(), Part(steps=4))
+    with pytest.raises(UsageError, match=r"--set parts.1.steps=4: parts is a list of 1; '1' is not one of its places"):
+        load(Whole, {}, ["parts.1.steps=4"])
+    with pytest.raises(UsageError, match=r"unknown setting 'part.0'"):
+        load(Whole, {}, ["part.0=4"])

@@ -5,6 +5,7 @@ Axes: N kernels, F filters of a layer, P parameters.
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netspace.apps.file_size import larger
 from netspace.apps.kept_kernels import keep_kernels
 from netspace.apps.originals import Beside, Pictures, check_named, check_new, check_same, find_original
 from netspace.archs import ArchConfig
@@ -68,6 +70,9 @@ def fit(
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
+        warning = larger(compressed, original.state)
+        if warning and first:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         fitting = Fit(config, compressed, original, accelerator, own)
         curve = fitting.run(out)
         if first:
@@ -194,6 +199,7 @@ def evaluate(
         **compressed.sizes(),
         "bytes_original": bytes_of(state),
         "bytes_file": path.stat().st_size,
+        "larger": path.stat().st_size > bytes_of(state),
         "bits": compressed.bits,
         "order": compressed.kind,
         "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,

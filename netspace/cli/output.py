@@ -147,6 +147,11 @@ def compression(figures: dict[str, Any]) -> str:
         f"({percent(figures['parameters_predictor'] / figures['parameters_represented'])} of what is represented)",
         f"{figures['bytes_file']:,} bytes beside {figures['bytes_original']:,}",
     ]
+    if figures["larger"]:
+        told.append(
+            f"the file is LARGER than the network's weights ({figures['bytes_file'] / figures['bytes_original']:.1f} times as many bytes): "
+            "fit a smaller predictor (--set predictor.hidden=N), or keep the network as it is"
+        )
     if figures["relative_error"] is not None:
         told.append(f"relative error of the weights {number(figures['relative_error'])}")
     if figures["accuracy_original"] is not None:

@@ -28,6 +28,20 @@ class PredictorConfig(Settings):
     embedding: EmbeddingConfig = EmbeddingConfig()
 
 
+def layer_sizes(config: PredictorConfig, values: int, dimensions: int = 3) -> list[tuple[int, int]]:
+    """Inputs and outputs of each linear layer of a predictor that emits so many values."""
+    first, middle = embedded_size(config.embedding, dimensions), config.layers // 2
+    inputs = [first, *[config.hidden] * (config.layers - 1)]
+    if config.kind == "nerf":
+        inputs[middle] += first
+    return list(zip(inputs, [*[config.hidden] * (config.layers - 1), values], strict=True))
+
+
+def parameter_count(config: PredictorConfig, values: int, dimensions: int = 3) -> int:
+    """The number of a predictor's parameters."""
+    return sum((inputs + 1) * outputs for inputs, outputs in layer_sizes(config, values, dimensions))
+
+
 class Predictor(nn.Module):
     """An MLP with ReLU from embedded coordinates to values."""
 
@@ -35,14 +49,10 @@ class Predictor(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config.embedding)
-        width, first = config.hidden, embedded_size(config.embedding, dimensions)
         middle = config.layers // 2
         self.again = middle if config.kind == "nerf" else -1
         self.skip = middle if config.kind == "skip" and middle < config.layers - 1 else -1
-        sizes = [first, *[width] * (config.layers - 1)]
-        inputs = [size + (first if place == self.again else 0) for place, size in enumerate(sizes)]
-        outputs = [*[width] * (config.layers - 1), values]
-        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, outputs, strict=True))
+        self.linears = nn.ModuleList(nn.Linear(*sizes) for sizes in layer_sizes(config, values, dimensions))
         for linear in self.linears:
             assert isinstance(linear, nn.Linear)
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")

@@ -39,6 +39,7 @@ def test_every_command_tells_json(cli: Cli, multi_zoo: Path, fitted: dict[str, A
         "parameters_predictor",
         "bytes_original",
         "bytes_file",
+        "larger",
     }
     assert wanted <= set(fitted) and [record["stage"] for record in fitted["curve"]] == [0, 0, 1, 1]
     told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo, "--json").json
