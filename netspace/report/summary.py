@@ -5,7 +5,7 @@ from __future__ import annotations
 from netspace.report.classes import Classes
 from netspace.report.collect import Evaluation, Run, average_line
 from netspace.report.numbers import NOTHING, count, joined, number, percent, points, signed_points
-from netspace.report.pictures import better_baselines
+from netspace.report.pictures import MEASURES, better_baselines
 from netspace.report.reading import finite, part
 
 FEW = 3  # shares that are told one by one
@@ -176,6 +176,19 @@ def _beside(main: Evaluation) -> list[str]:
     better = better_baselines(main)
     if not better:
         return ["No baseline does better in R², mean difference or agreement."]
+    if len(better) > FEW:
+        return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
     told = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
     who = "One baseline does" if len(told) == 1 else "Some baselines do"
     return [f"{who} better than the space: {joined(told)}."]
+
+
+def _by_measure(main: Evaluation, better: dict[str, list[str]]) -> list[str]:
+    """How many baselines do better in each measure, and the best of them."""
+    others, told = part(main.figures, "baselines"), []
+    for measure, sign in MEASURES:
+        names = [name for name in better if measure in better[name]]
+        if names:
+            best = max(names, key=lambda name: sign * float(part(others, name)[measure]))
+            told.append(f"{len(names)} in {WORDS[measure]} (the best: {best})")
+    return told

@@ -58,7 +58,7 @@ def _measures(run: Run) -> list[str]:
     main = next(iter(found.values()))
     classes = part(main.figures, "per_class")
     if len(classes) > 1:
-        told.append(_by_architecture(main, classes))
+        told += _by_architecture(main, classes)
     others = part(main.figures, "baselines")
     if others:
         told.append(_baselines(main, others))
@@ -71,23 +71,27 @@ def _value(figures: Mapping[str, Any], key: str) -> Any:
     return part(figures, outer).get(inner) if outer else figures.get(key)
 
 
-def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> str:
-    heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", *HEADS[2:], "R²"]
-    heads += ["over others as accurate", "pairwise L2, predicted", "targets"]
-    rows = []
+def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> list[str]:
+    """How well each architecture is given back, and whether its predicted networks are networks of their own."""
+    heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", HEADS[2], HEADS[4], "R²"]
+    rows, alike = [], []
     for name in classes:
         told = part(classes, name)
         counts = count(told.get("parameters")), count(told.get("members"))
         shares = [percent(told.get(key)) for key in ("classid_accuracy", "accuracy_target", "accuracy_predicted")]
-        alike = [signed_points(_value(told, "identity.own_minus_peers"))]
-        alike += [number(told.get(key)) for key in ("diversity", "zoo_diversity")]
-        rows.append([name, *counts, *shares, *_own(told)[1:], _own(told)[0], *alike])
-    caption = (
-        f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are; 'over others as "
-        "accurate' is agreement with the own target minus agreement with other members within a point of its accuracy; "
-        "where predicted networks lie much closer together than their targets, they are nearly one network."
+        r2, difference, bias, agreement = _own(told)
+        rows.append([name, *counts, *shares, difference, agreement, r2])
+        overlaps = [percent(_value(told, f"identity.jaccard_{key}")) for key in ("own", "peers")]
+        distances = [number(told.get(key)) for key in ("diversity", "zoo_diversity", "diversity_ratio")]
+        alike.append([name, bias, signed_points(_value(told, "identity.own_minus_peers")), *overlaps, *distances])
+    caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
+    own = (
+        f"Whether predicted networks are networks of their own, {main.split} split: agreement with the own target minus agreement "
+        "with other members within a point of its accuracy, the overlap of mistakes with both, and the mean distance of pairs. "
+        "Where predicted networks lie much closer together than their targets, they are nearly one network."
     )
-    return table(heads, rows, caption)
+    titles = ["", "bias", "own over others", "mistakes, own", "others", "distance, predicted", "targets", "ratio"]
+    return [table(heads, rows, caption), table(titles, alike, own)]
 
 
 def _own(told: Mapping[str, Any]) -> list[str]:

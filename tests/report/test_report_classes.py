@@ -258,11 +258,12 @@ def test_controls_of_architectures_never_shown_stand_beside_them(make_several: M
     held = json.loads((run / "eval-test.json").read_text())
     held["between"]["vanillacnn"] |= {"accuracy_scale_zero": 0.432, "accuracy_distilled": 0.765}
     held["line"]["end_differences"] = [0.011, -0.022]
-    held["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "identity": {"own_minus_peers": -0.012}}
+    held["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "diversity_ratio": 0.0417}
+    held["per_class"]["resnet8"] |= {"bias": 0.013, "identity": {"own_minus_peers": -0.012, "jaccard_own": 0.4}}
     (run / "eval-test.json").write_text(json.dumps(held))
     text = text_of(report(run))
     assert "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
-    assert "−1.2 points 1.23 29.60" in text
+    assert "resnet8 +1.3 points −1.2 points 40.0 % – 1.23 29.60 0.04" in text
     assert "accuracy minus their targets' is +1.1 points at the start and −2.2 points at the end." in text
 
 

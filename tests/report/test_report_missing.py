@@ -96,6 +96,13 @@ def test_better_baselines_are_said(make_run: MakeRun) -> None:
     run = make_run()
     held = json.loads((run / "eval-test.json").read_text())
     assert "One baseline does better than the space: nearest (in" in Path(report(run)["report"]).read_text()
+    many = {f"lookup{number}": {"r2": 0.999 + number / 1e5, "mae": 0.5, "agreement": 0.1} for number in range(4)}
+    change(run / "eval-test.json", baselines={**held["baselines"], **many})
+    page = Path(report(run)["report"]).read_text()
+    rivals = 4 + (0.991 > held["r2"])  # nearest too
+    assert (
+        f"Baselines do better than the space: {rivals} in R² (the best: lookup3) and 1 in the mean difference" in page
+    )
     change(run / "eval-test.json", baselines={"average": held["baselines"]["average"]})
     assert "No baseline does better" in Path(report(run)["report"]).read_text()
 
