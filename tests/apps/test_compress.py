@@ -18,7 +18,7 @@ from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
 from netspace.ordering.arranging import arrange
-from netspace.records import SEAL, read_json
+from netspace.records import read_json, without_seal
 from netspace.runtime import write_tensors
 from netspace.states import read_safetensors
 from netspace.store import Zoo
@@ -155,7 +155,7 @@ def test_a_folder_begun_before_coordinates_were_a_setting_goes_on_with_normalise
     fit(MEMBER, tmp_path / "c", config, multi_zoo)
     file = tmp_path / "c" / "config.yaml"
     assert file.read_text().count("    coordinates: normalised\n") == 1
-    file.write_text(file.read_text().rpartition(SEAL)[0].replace("    coordinates: normalised\n", ""))
+    file.write_text(without_seal(file.read_text()).replace("    coordinates: normalised\n", ""))
     fit(MEMBER, tmp_path / "c", config, multi_zoo, resume=True)
     with pytest.raises(UsageError, match=r"embedding\.coordinates was 'normalised' and is 'raw' now"):
         fit(MEMBER, tmp_path / "c", settings(), multi_zoo, resume=True)
