@@ -119,3 +119,37 @@ def test_targets_of_the_quickstart(
     command = [sys.executable, str(TOOLS / "check_quickstart.py"), str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code and words in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("distance", "lookup", "words"),
+    [
+        (1.2, 0.95, ("are nearly one network", "1.2 to 1.2 where the zoo's is 13 to 30", "agrees as well", "95.0%")),
+        (11.0, 0.93, ("of a class differ", "agrees less well with the target: 93.0%, the predicted networks 94.9%")),
+    ],
+)
+def test_the_sentence_on_several_architectures_is_of_the_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distance: float, lookup: float, words: tuple[str, ...]
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    several_tables = importlib.import_module("several_tables")
+    own = {"accuracy_predicted": 0.95, "accuracy_target": 0.94, "diversity": distance}
+    classes = {"small": {**own, "zoo_diversity": 13.2}, "large": {**own, "zoo_diversity": 29.6}}
+    evaluated = {
+        **figures(),
+        "agreement": 0.949,
+        "classid_accuracy": 1.0,
+        "per_class": classes,
+        "baselines": {"nearest": {"agreement": lookup}, "average": {"agreement": 0.99}, "average_aligned": None},
+    }
+    controls = {"accuracy_scale_zero": 0.81, "accuracy_distilled": None}
+    between = {"middle": {"ratio": 1.01, "accuracy": 0.97, **controls}}
+    for name, held in (("multi", evaluated), ("unseen", {"between": between})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval-test.json").write_text(json.dumps(held))
+    sentence = several_tables.several_sentence(tmp_path / "multi", tmp_path / "unseen")
+    controls_said = (
+        "middle 97.0%, with the learnt part off 81.0%, a network distilled from the teacher for as many steps not"
+    )
+    for word in (*words, controls_said):
+        assert word in sentence, (word, sentence)
