@@ -65,7 +65,7 @@ def test_a_parametrised_layer_has_its_direction_represented(known: bool) -> None
 
 
 def test_a_side_that_no_kernel_has_is_refused_where_the_module_is_not_known() -> None:
-    state = {"a.weight": torch.zeros(4, 4, 3), "b.weight": torch.zeros(4, 4, 64)}
+    state = {"a.weight": torch.ones(4, 4, 3), "b.weight": torch.ones(4, 4, 64)}
     with pytest.raises(NetspaceError, match=r"b.weight of shape \(4, 4, 64\) would be a convolution with a side of 64"):
         Kernels.of(state)
     assert Kernels.of(state, side=3).counts == (16,) and Kernels.of(state, ("b*",)).side == 64
