@@ -146,7 +146,10 @@ def test_a_zoo_without_members_to_learn_from(
     with Zoo(tmp_path / "few.h5") as few, pytest.raises(NetspaceError) as refused:
         made(few, multi_settings, teacher="best")
     of = "of vanilla in its train split" if split == "train" else "in its val split"
-    assert str(refused.value) == f"{few.path} has no members {of}, and training needs some"
+    remedy = ": add networks to it, with `netspace zoo import --split val` or more members.val in its recipe"
+    assert str(refused.value) == f"{few.path} has no members {of}, and training needs some" + (
+        remedy if split == "val" else ""
+    )
 
 
 # ---- what is only declared
@@ -235,7 +238,15 @@ def test_the_error_is_1_minus_the_mean_accuracy_of_members_and_points_between(
     image = 1.5 / len(task_of(zoo, CPU).val)  # a tie may be rounded the other way
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, abs=image), name
-    assert found.keys() - wanted.keys() == {"accuracy_target", "accuracy_predicted", "r2", "mae", "agreement", "kl"}
+    assert found.keys() - wanted.keys() == {
+        "accuracy_target",
+        "accuracy_predicted",
+        "r2",
+        "mae",
+        "bias",
+        "agreement",
+        "kl",
+    }
 
 
 def test_averaged_weights_are_validated_and_the_model_stays_as_it_is(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
