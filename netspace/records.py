@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ SEAL = "# netspace_hash "  # begins their last line
 COMMENT = b"netspace_hash "  # begins the comment of torch's zip files
 DIGITS = 64  # of a SHA-256
 CLAIM = 1100  # bytes of tensors that a byte of a torch file stands for at most: those of zip's compression
+DEPTH = 100  # of lists and groups in a YAML file
 NODES = 100_000  # values in a YAML file at most: aliases in aliases are some lines that stand for billions
 
 T = TypeVar("T")
@@ -104,6 +106,7 @@ def without_seal(text: str) -> str:
 def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
     """The value of a YAML text that stands in `origin`, by the safe loader; `kind` is what was expected there."""
     try:
+        _check_depth(text)
         value = yaml.safe_load(text)
     except (
         yaml.YAMLError,
@@ -127,6 +130,15 @@ def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
         elif isinstance(node, list | tuple | set):
             waiting += node
     return value
+
+
+def _check_depth(text: str) -> None:
+    """Raises `ValueError` for brackets in brackets beyond `DEPTH`: parsing takes a time that grows with their square."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > DEPTH:
+            raise ValueError(f"its lists and groups are nested more than {DEPTH} deep")
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
