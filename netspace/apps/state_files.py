@@ -37,10 +37,7 @@ def read_network(
         raise UsageError(
             f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
         )
-    spec = _spec(state) if arch is None else None
-    module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
-    if arch is not None:
-        module = _built(arch, state, path)
+    spec, module = _described(state) if arch is None else (None, _built(arch, state, path))
     check_tensors(state, str(path), None if module is None else dict(module.named_parameters(remove_duplicate=False)))
     for name, value in state.items():
         if value.is_floating_point() and not (value.float() < float("inf")).all():  # -inf is a mask's
@@ -48,15 +45,20 @@ def read_network(
     return _tied(state, module, path), module, spec
 
 
-def _spec(state: StateDict) -> NetSpec | None:
-    """The spec of a network that netspace wrote; None for files of others, whatever their metadata say."""
+def _described(state: StateDict) -> tuple[NetSpec, nn.Module] | tuple[None, None]:
+    """The spec and the folded module of a network that netspace wrote; None for files of others, whatever their metadata say."""
     try:
         spec = metadata_spec(state.metadata)
     except NetspaceError:
         if "folded" in state.metadata:  # netspace wrote it, of an architecture that is to be trusted first
             raise
-        return None
-    return None if spec is None or spec.difference(_shapes(state)) else spec
+        return None, None
+    if spec is None:
+        return None, None
+    module = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+    buffers = {name for name, _ in module.named_buffers()}  # which a file may lack
+    fits = _difference(_shapes(module.state_dict()), _shapes(state), buffers) is None
+    return (spec, module) if fits else (None, None)
 
 
 def _built(arch: ArchConfig, state: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -24,7 +24,10 @@ from netspace.apps.state_files import read_network
 from netspace.archs import ArchConfig
 from netspace.compressed import Compressed
 from netspace.errors import NetspaceError, UsageError
+from netspace.records import write_tensors
 from netspace.runtime import hash_tensors
+from netspace.spec import NetSpec
+from netspace.states import folded_metadata
 from netspace.training.running import run_with_maps
 
 NOISE = {"steps": 2, "kernels": 64, "images": 4, "distillation": 1.0, "features": 0.1, "inputs": "noise"}
@@ -225,3 +228,26 @@ def test_layouts_do_not_matter_and_a_single_weight_is_exact() -> None:
     assert fit("one.pt", Path("d"), settings())["relative_error"] == 0
     torch.save({"a.weight": torch.cat([torch.zeros(1, 2, 3, 3), torch.randn(2, 2, 3, 3)])}, "zero.pt")
     assert 0 < fit("zero.pt", Path("e"), settings())["relative_error"] < 3
+
+
+def test_buffers_of_an_architecture_may_stand_in_a_file_of_netspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archs, "_TRUSTED", {"networks_that_go_wrong:with_position", "networks_that_go_wrong:timmlike"})
+    for name in ("with_position", "timmlike"):
+        spec = NetSpec.from_module(
+            archs.skeleton(f"networks_that_go_wrong:{name}", {}, (1, 8, 8)),
+            f"networks_that_go_wrong:{name}",
+            {},
+            (1, 8, 8),
+        )
+        module = archs.skeleton(spec.arch, {}, spec.input_shape)
+        state = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        few = {key: value.detach().clone() for key, value in module.named_parameters()}
+        for each in (state, few):
+            write_tensors(Path("net.safetensors"), each, **folded_metadata(spec))
+            found, known, described = read_network(Path("net.safetensors"))
+            assert known is not None and described == spec and found.keys() == each.keys()
+    write_tensors(Path("net.safetensors"), {**state, "more": torch.ones(2)}, **folded_metadata(spec))
+    assert read_network(Path("net.safetensors"))[1:] == (None, None)
+    monkeypatch.setattr(archs, "_TRUSTED", set())
+    with pytest.raises(UsageError, match="trust it with --trust-arch networks_that_go_wrong:timmlike"):
+        read_network(Path("net.safetensors"))
