@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 from helpers import Convolutions
+from networks_that_go_wrong import PostAct, Recurrent
 from torch import Tensor, nn
 
 from netspace import archs, functional
 from netspace.errors import NetspaceError
+from netspace.folding import fold
 from netspace.functional import NetBatch, run_loop, run_one, run_vmap
 from netspace.prep import flatten, unflatten
 from netspace.spec import NetSpec
@@ -198,3 +200,14 @@ def test_stacked_networks_on_a_gpu_compute_in_half_precision_under_autocast() ->
     handle.remove()
     assert seen == [torch.bfloat16]
     torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(("make", "mode"), [(Recurrent, "loop"), (PostAct, "vmap")])
+def test_networks_that_vmap_cannot_stack_run_one_after_another(make: type[torch.nn.Module], mode: str) -> None:
+    module = fold(make(), torch.zeros(2, 1, 8, 8))
+    spec = NetSpec.from_module(module, "net", {}, (1, 8, 8))
+    nets, flat, images = NetBatch(module, spec), torch.randn(3, spec.num_parameters), torch.randn(5, 1, 8, 8)
+    assert nets._stackable(flat, images, True) is nets._stackable(flat, images[None].expand(3, -1, -1, -1, -1), False)
+    assert nets._stackable(flat, images, True) is (mode == "vmap")
+    expected = torch.stack([run_one(module, spec, row, images) for row in flat])
+    torch.testing.assert_close(nets(flat, images), expected, rtol=1e-4, atol=1e-5)

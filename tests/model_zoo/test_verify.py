@@ -112,7 +112,7 @@ def test_other_data_and_no_data(zoo_copy: Path) -> None:
     write_zoo(zoo_copy, header, {"lenetlike": population})
     (told,) = problems(zoo_copy)
     assert "split hash" in told
-    object.__setattr__(header, "data", {"name": "fashion-mnist", "root": "nowhere"})
+    object.__setattr__(header, "data", {"name": "cifar10", "root": "nowhere"})
     write_zoo(zoo_copy, header, {"lenetlike": population})
     (told,) = problems(zoo_copy)
     assert "re-evaluated" in told and "nowhere" in told
