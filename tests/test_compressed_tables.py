@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from netspace.config import to_yaml
+from netspace.config import load, to_yaml
 from netspace.runtime import write_json
 from netspace.training.nern import FitConfig
 
@@ -40,6 +40,20 @@ def test_orders_are_held_or_not_by_means_over_seeds(ablations: ModuleType) -> No
     found["base"][1] = _row(0.68, 1)
     assert "- reconstruction only < base: no, by 1 of 2 seeds" in ablations.table(found)
     assert "layer" not in ablations.table(found)
+
+
+def test_a_network_without_data_has_relative_errors_alone(ablations: ModuleType) -> None:
+    unknown = {"seed": 0, "accuracy_reconstructed": None, "agreement": None, "relative_error": 0.25}
+    assert "| base | - | - | 0.250 |" in ablations.table({"base": [unknown]})
+
+
+def test_the_papers_optimiser_is_compared_under_the_papers_embedding_too(ablations: ModuleType) -> None:
+    paper = load(FitConfig, "compress/paper")
+    name = "raw 0.76 x 40 (the paper's); Ranger (0.005, the paper's)"
+    config = ablations.config_of(ablations.OPTIMIZERS[name], 10, 1e-4, 0, ["a.*"], norms=False)
+    assert config.predictor == paper.predictor and config.stages[0].optimizer == paper.stages[0].optimizer
+    assert config.layers == ("a.*",) and config.norms == paper.norms and config.order == paper.order
+    assert not config.stages[0].runs_networks
 
 
 def test_every_variant_is_a_valid_fit(ablations: ModuleType) -> None:

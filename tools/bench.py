@@ -328,7 +328,7 @@ def main() -> None:
         rows = []
         for case, way in zip(zoos, facts.facts["ways"], strict=True) if "zoo" in what else []:
             rows.append(measure_zoo(case, way, device, repeats))
-        steps = [
+        steps: list[StepCase | MultiCase] = [
             *(step_cases(given.quick) if "step" in what else []),
             *(multi_cases(given.quick) if "multi" in what else []),
         ]
