@@ -8,6 +8,8 @@ from netspace.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.inr import PredictorConfig, parameter_count
 from netspace.ordering.arranging import paper_bits
 
+NARROWEST = 4  # width of a predictor that is advised
+
 
 def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
     """A sentence where the file will be larger than the network's weights, with a predictor that is small enough; else None."""
@@ -21,7 +23,7 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
         return None
     hidden = _hidden(compressed.predictor.config, kernels.side**2, represented * 8 // (2 * FLOAT))
     advice = (
-        "even the narrowest predictor is larger than half of what it represents: keep this network as it is"
+        f"even a predictor of width {NARROWEST} is larger than half of what it represents: keep this network as it is"
         if hidden is None
         else f"--set predictor.hidden={hidden} gives a predictor of half the bytes that it represents"
     )
@@ -33,10 +35,10 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
 
 
 def _hidden(config: PredictorConfig, outputs: int, most: int) -> int | None:
-    """The largest width with at most `most` values, if there is one below the width of `config`."""
+    """The largest width, `NARROWEST` or more, with at most `most` values, if there is one below the width of `config`."""
     able = [
         hidden
-        for hidden in range(1, config.hidden)
+        for hidden in range(NARROWEST, config.hidden)
         if parameter_count(config.model_copy(update={"hidden": hidden}), outputs) <= most
     ]
     return max(able, default=None)
