@@ -14,7 +14,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -235,9 +235,16 @@ def _check_claims(path: Path, claimed: int) -> None:
 
 def _unpacked(path: Path) -> int:
     """The bytes that a zip file says it unpacks to; 0 for another file, of which torch may know more."""
-    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        return sum(each.file_size for each in archive.infolist())
-    return 0
+    return sum(each.file_size for each in _entries(path))
+
+
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip file says it holds; nothing where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except Exception:  # of damaged files zipfile raises UnicodeDecodeError, NotImplementedError and struct's errors too
+        return []
 
 
 @contextmanager
@@ -256,9 +263,8 @@ def going_on_from(path: Path) -> Iterator[None]:
 
 def _why(path: Path, error: Exception) -> str:
     """What is wrong with a torch file; torch's own text often says how to load it unsafely, which is not repeated."""
-    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            return "it is a TorchScript program, of which nothing was run; save `model.state_dict()` alone"
+    if any(each.filename.endswith("/constants.pkl") for each in _entries(path)):
+        return "it is a TorchScript program, of which nothing was run; save `model.state_dict()` alone"
     if type(error).__name__ == "UnpicklingError" or "weights_only" in str(error):
         return "it holds other objects, of which nothing was run, or is damaged; save `model.state_dict()` alone"
     return first_line(error)

@@ -247,3 +247,18 @@ def test_a_list_that_holds_itself_is_read(tmp_path: Path) -> None:
     torch.save({"ring": ring}, tmp_path / "a.pt")
     found = read_torch(tmp_path / "a.pt")["ring"]
     assert found[1] is found and torch.equal(found[0], torch.ones(2))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(46, 0xFF), (6, 0xFF)])  # of the entry's name; of the version it wants
+def test_a_damaged_table_of_a_zip_file_is_one_sentence(tmp_path: Path, offset: int, value: int) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(4)}, path)
+    raw = bytearray(path.read_bytes())
+    place = raw.rindex(b"PK\x01\x02")
+    raw[place + 9] |= 0x08  # names are UTF-8
+    raw[place + offset] = value
+    path.write_bytes(raw)
+    try:
+        assert torch.equal(read_torch(path)["w"], torch.ones(4))
+    except NetspaceError as error:
+        assert "cannot be read safely: " in str(error) and "\n" not in str(error)
