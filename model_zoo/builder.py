@@ -33,6 +33,7 @@ from netspace.progress import progress
 from netspace.ranks import begin
 from netspace.runtime import alone, generator, pick_device, remove_remains
 from netspace.store import Zoo, merge, parts_folder, teacher_path, zoo_lock
+from netspace.threads import available_cores
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
 TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
@@ -172,7 +173,7 @@ def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> N
     print(printable(f"training {sum(map(len, groups))} runs ({told}{timed})", lines=False), file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
-            count = min(workers or os.cpu_count() or 1, len(groups))
+            count = min(workers or available_cores(), len(groups))
             if count > 1:
                 _run_workers(the_plan, path, count, bar.advance)
                 return

@@ -27,6 +27,7 @@ from netspace.cli.options import (
 )
 from netspace.cli.output import optimization, percent, samples, say, training
 from netspace.memory import keep_freed_memory
+from netspace.threads import settle_threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +59,7 @@ def root(
 ) -> None:
     """What every command begins with."""
     keep_freed_memory()
+    settle_threads()
 
 
 @app.command()

@@ -65,6 +65,10 @@ class SpaceRecipe(Settings):
     networks: int = Field(8, ge=1)  # in a batch, over all processes
     accumulate: int = Field(1, ge=1)  # parts that a batch's networks are taken in, one after another, to save memory
     images: int = Field(128, ge=1)  # in a batch, the same for all networks
+    noise: float = Field(
+        0.0, ge=0
+    )  # on every second network, up to so much of each layer's spread: networks near the zoo's
+    mixtures: int = Field(0, ge=0)  # of two training images each, among those that networks are compared on; drawn once
     steps: int = Field(10_000, ge=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
@@ -102,6 +106,10 @@ class SpaceRecipe(Settings):
         if multi and loss.lines:
             raise ValueError(
                 "loss.lines is for one architecture; between several, multi.interpolation says what is learnt"
+            )
+        if multi and (self.mixtures or self.noise):
+            raise ValueError(
+                "mixtures and noise are for one architecture: several learn from labels, and from the zoo's networks"
             )
         if self.networks % self.accumulate:
             raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from netspace.data import TaskData
+from netspace.errors import UsageError
 from netspace.functional import NetBatch
 from netspace.prep import unpack
 from netspace.runtime import generator, send
@@ -96,9 +97,9 @@ class Targets:
                 self.nets(torch.zeros(1, self.nets.spec.num_parameters, device=images.device), images[:1]).shape[-1]
             )
 
-    def take(self, members: Tensor, places: Tensor, preps: Tensor, images: Tensor) -> Tensor:
-        """Logits (M, B, C) of the members for the images (B, ...) at `places` of the training split."""
-        if self.table is not None:
+    def take(self, members: Tensor | None, places: Tensor, preps: Tensor, images: Tensor) -> Tensor:
+        """Logits (M, B, C) of the members, or of PReps (M, H, W) that are no members, for the images (B, ...) at `places`."""
+        if self.table is not None and members is not None:
             device = self.table.device
             return self.table[send(members, device)[:, None], send(places, device)[None, :]]
         with torch.no_grad():
@@ -106,13 +107,24 @@ class Targets:
 
 
 class Images:
-    """Normalised batches of a task's training images, augmented as the task says, by step."""
+    """Normalised batches of a task's training images, augmented as the task says, by step.
 
-    def __init__(self, task: TaskData, seed: int) -> None:
+    With `mixtures`, so many mixed images are among them: convex combinations of two training images, drawn once. They have
+    no labels, but whatever networks answer to them can be compared.
+    """
+
+    def __init__(self, task: TaskData, seed: int, mixtures: int = 0) -> None:
         self.task, self.seed = task, seed
-        self.shuffle = Shuffle(len(task.train), seed, stream=2)
         self.moving = bool(task.crop_padding or task.flip)
         self.fixed = None if self.moving else task.normalise(task.train.images)
+        if mixtures:
+            if self.fixed is None:
+                raise UsageError(
+                    f"mixtures ({mixtures}) are made once of images that stay as they are, but {task.name} is augmented "
+                    "here (crop_padding, flip): set mixtures to 0"
+                )
+            self.fixed = torch.cat([self.fixed, mixed(self.fixed, mixtures, generator(seed, 43))])
+        self.shuffle = Shuffle(len(task.train) if self.fixed is None else len(self.fixed), seed, stream=2)
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
         """Images (B, ...) and their places (B,) in the training split, for a step."""
@@ -123,5 +135,12 @@ class Images:
         return self.task.normalise(pixels), places
 
     def places(self, step: int, many: int) -> Tensor:
-        """Places (B,) of a step's images in the training split, on the CPU."""
+        """Places (B,) of a step's images in the training split, followed by the mixtures, on the CPU."""
         return self.shuffle.take(step * many, many)
+
+
+def mixed(images: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """Mixtures (count, ...) of two of the images (N, ...) each, in proportions drawn uniformly ('mixup')."""
+    first, second = torch.randint(len(images), (2, count), generator=random).to(images.device)
+    proportions = torch.rand(count, generator=random).to(images.device)
+    return torch.lerp(images[first], images[second], proportions.view(-1, *[1] * (images.dim() - 1)))

@@ -29,8 +29,8 @@ class SingleStep:
         self.recipe, self.nets, self.source, self.task = recipe, nets, source, task
         self.place, self.shares = place, shares
         self.members = Shuffle(len(source), recipe.seed, stream=1)
-        self.images = Images(task, recipe.seed)
-        remember = recipe.remember_targets and self.images.fixed is not None
+        self.images = Images(task, recipe.seed, recipe.mixtures)
+        remember = recipe.remember_targets and self.images.fixed is not None and not recipe.noise
         with half(recipe.networks_precision, task.device):
             pool = self.images.fixed if remember else task.normalise(task.train.images[:1])
             assert pool is not None
@@ -45,6 +45,8 @@ class SingleStep:
         place, apart = dealt(recipe, part, self.place, self.shares)
         members = self._members(number, part)
         preps = self.source.take(members)
+        if recipe.noise:
+            preps = self._disturbed(preps, unwrapped(model).spread, number, place, apart)
         self.source.expect(self._members(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)))
         lines = recipe.loss.lines > 0 and len(members) > 1
         pairs = len(members) // 2 if lines else 0
@@ -58,7 +60,7 @@ class SingleStep:
         if recipe.loss.behaviour or lines:
             images, places = self.images.take(number, recipe.images)
             with half(recipe.networks_precision, self.task.device):
-                target = self.targets.take(members, places, preps, images)
+                target = self.targets.take(None if recipe.noise else members, places, preps, images)
                 answer = self.nets(unpack(predicted, count), images)
             settings = recipe.loss.temperature, recipe.loss.relative
             own, mixed = answer.split([len(preps), pairs])
@@ -72,6 +74,14 @@ class SingleStep:
             difference = losses.weight_loss(unpack(own_preps / spread, count), unpack(preps / spread, count))
             terms["weights"] = recipe.loss.weights * difference
         return terms
+
+    def _disturbed(self, preps: Tensor, spread: Tensor, number: int, place: int, apart: int) -> Tensor:
+        """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
+        random = generator(self.recipe.seed, 47, number, place)
+        sizes = self.recipe.noise * torch.rand(len(preps), generator=random)
+        sizes[::2] = 0
+        noise = torch.randn(preps.shape, generator=random)
+        return preps + send(sizes.view(-1, 1, 1) * noise, preps.device) * spread
 
     def _members(self, number: int, part: int) -> Tensor:
         place, apart = dealt(self.recipe, part, self.place, self.shares)

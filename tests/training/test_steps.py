@@ -168,3 +168,24 @@ def test_a_step_does_not_wait_for_the_device(
         once(0)  # calibrates, and sets up libraries
         with no_waiting(torch.device(device)):
             once(1)
+
+
+def test_noise_makes_networks_near_those_of_the_zoo(tiny_zoo: Path, space_settings: dict[str, Any]) -> None:
+    """Every second network is disturbed by its own size; the target is what the disturbed one answers."""
+    with Zoo(tiny_zoo) as zoo:
+        setting = made(zoo, space_settings, noise=0.5)
+        step = step_of(setting)
+        preps = setting.train[0].take(torch.arange(8))
+        disturbed = step._disturbed(preps, setting.model.spread, 3, 0, 1)
+        assert torch.equal(disturbed, step._disturbed(preps, setting.model.spread, 3, 0, 1))
+        away = unpack((disturbed - preps) / setting.model.spread, 1477).std(1)
+        assert (away[::2] == 0).all() and (away[1::2] > 0).all() and away.max() < 0.55
+        assert len(set(away.tolist())) == 5
+        assert step.targets.table is None
+        setting.model.zero_grad()
+        images, places = step.images.take(0, 16)
+        logits = step.targets.take(None, places, disturbed, images)
+        assert torch.equal(logits, setting.family[0].nets(unpack(disturbed, 1477), images))
+        assert not torch.equal(
+            step_of(made(zoo, space_settings))(setting.model, 0)["behaviour"], step(setting.model, 0)["behaviour"]
+        )

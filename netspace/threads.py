@@ -1,0 +1,54 @@
+"""Threads: as many as there are processors for this process, and none that keeps one busy while it waits.
+
+OpenMP's threads (libgomp, which torch brings) wait by spinning. On a machine that does other work too the one they wait for
+may not be running, and each of a step's hundreds of parallel regions then costs a time slice: two threads on two busy
+cores took over five seconds for a step that one thread does in a tenth of one. Waiting passively costs some
+microseconds a region on an idle machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def settle_threads() -> None:
+    """Sets how torch's threads wait and, where a container allows fewer processors than there are, how many they are.
+
+    To be called before torch is loaded. What the environment says already stays: OMP_WAIT_POLICY, GOMP_SPINCOUNT and
+    OMP_NUM_THREADS are the user's to set.
+    """
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    if available_cores() < (os.cpu_count() or 1):
+        os.environ["OMP_NUM_THREADS"] = str(available_cores())
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_num_threads(available_cores())
+
+
+def available_cores() -> int:
+    """Processors that this process may use: those it is bound to, and no more than its control group's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(bound, _quota(CGROUPS)))
+
+
+def _quota(root: Path) -> int:
+    """Whole processors of time that the control group may take (version 2, then 1); very many where it is not limited."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            return sys.maxsize
+    if not quota.isdecimal() or not period.isdecimal():  # 'max', or -1
+        return sys.maxsize
+    return math.ceil(int(quota) / max(int(period), 1))
