@@ -27,6 +27,7 @@ from netspace.errors import NetspaceError, first_line, ran_out
 from netspace.files import replacing, write_bytes, write_text
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
+SEALED = "netspace_sealed"  # the first entry of JSON objects: what is cut out from the last one on is noticed
 MARK = "netspace-sha256:"  # begins that hash
 HEAD = "# Written by netspace; the last line has a hash of all lines before it.\n"  # the first line of YAML files
 SEAL = "# netspace_hash "  # begins their last line
@@ -46,8 +47,9 @@ class Record(BaseModel):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, atomically; an object gets its hash as a last entry."""
+    """`value` as JSON, atomically; an object gets its hash as a last entry, and as a first one that it has a hash."""
     if isinstance(value, dict):
+        value = {SEALED: True, **value}
         value = {**value, HASH: _hash_json(json.loads(json.dumps(value)))}
     write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
 
@@ -57,8 +59,9 @@ def read_json(path: Path, model: type[T]) -> T:
     value = parse_json(read_text(path), str(path))
     if isinstance(value, dict):
         stored = _stored_hash(value, path)
-        if stored is not None and stored != _hash_json(value):
-            raise NetspaceError(_changed(path, f"the entry {HASH!r}"))
+        if (stored is not None or SEALED in value) and stored != _hash_json(value):
+            raise NetspaceError(_changed(path, f"the entries {SEALED!r} and {HASH!r}"))
+        value.pop(SEALED, None)
     return fitting(value, model, path)
 
 

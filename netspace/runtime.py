@@ -171,10 +171,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a `metrics.jsonl`; a line that a crash cut off, or that was damaged, is left out."""
     records = []
     if path.exists():
-        for line in read_text(path, errors="replace").split("\n"):
+        text = read_text(path, errors="replace")
+        sealed = MARK in text  # then every line is: who goes on with a file from before writes all lines anew
+        for line in text.split("\n"):
             with suppress(NetspaceError):
                 record = parse_json(line, str(path))
-                if isinstance(record, dict) and _is_whole(record) and _has_step(record):
+                if isinstance(record, dict) and _is_whole(record, sealed) and _has_step(record):
                     records.append({name: value for name, value in record.items() if name != CHECKSUM})
     return records
 
@@ -188,13 +190,10 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps({**record, CHECKSUM: _checksum(json.loads(json.dumps(record)))})
 
 
-def _is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record is as its checksum says; lines from before have none. One under another name is damaged."""
-    names = [name for name, value in record.items() if isinstance(value, str) and value.startswith(MARK)]
-    if CHECKSUM not in record and not names:
-        return True
+def _is_whole(record: Mapping[str, Any], sealed: bool) -> bool:
+    """Whether a record is as its checksum says; in files from before, which are not `sealed`, none has one."""
     rest = {name: value for name, value in record.items() if name != CHECKSUM}
-    return names == [CHECKSUM] and record[CHECKSUM] == _checksum(rest)
+    return record.get(CHECKSUM) == _checksum(rest) if sealed else CHECKSUM not in record
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

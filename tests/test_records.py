@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from netspace.errors import NetspaceError
 from netspace.records import (
     HASH,
+    SEALED,
     Record,
     going_on_from,
     read_json,
@@ -151,7 +152,7 @@ def test_a_value_that_was_changed_is_told_from_damage(tmp_path: Path) -> None:
         read_json(path, dict[str, int])
     assert str(caught.value) == (
         f"{path} is not as netspace wrote it: its hash does not match, so it was damaged or changed; make it again, or, "
-        f"where the change was meant, delete the entry '{HASH}'"
+        f"where the change was meant, delete the entries '{SEALED}' and '{HASH}'"
     )
     path.write_text('{"seed": 2}')
     assert read_json(path, dict[str, int]) == {"seed": 2}
@@ -224,7 +225,7 @@ def test_a_damaged_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     lines[1] = lines[1].replace('"step": 1', '"step": 7')
     lines[2] = "[" * DEEP
     path.write_bytes("\n".join([*lines, "[1, 2]", '{"step": 9}', ""]).encode() + b"\xff\xfe")
-    assert [record["step"] for record in read_metrics(path)] == [0, 3, 9]  # the last is of before lines had a checksum
+    assert [record["step"] for record in read_metrics(path)] == [0, 3]  # the last has no checksum where others have one
     assert read_metrics(path)[1] == {"step": 3, "loss": 1.0}
 
 
@@ -262,3 +263,22 @@ def test_a_damaged_table_of_a_zip_file_is_one_sentence(tmp_path: Path, offset: i
         assert torch.equal(read_torch(path)["w"], torch.ones(4))
     except NetspaceError as error:
         assert "cannot be read safely: " in str(error) and "\n" not in str(error)
+
+
+def test_metrics_from_before_lines_had_a_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo\n{"step": 3}\n')
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 3}]
+    Metrics(path).keep(lambda record: record["step"] < 3)  # as who goes on with a run does
+    Metrics(path).write(step=2)
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2}]
+    assert path.read_text().count("netspace-crc32:") == 2
+
+
+def test_what_is_cut_out_with_the_hash_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"zoo": "z.h5", "seed": 1})
+    text = path.read_text()
+    path.write_text(text[: text.index("z.h5")] + text[-4:])  # of which JSON makes {"zoo": "..."}
+    with pytest.raises(NetspaceError, match=f"delete the entries '{SEALED}' and '{HASH}'"):
+        read_json(path, dict[str, Any])
