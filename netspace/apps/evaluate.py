@@ -54,8 +54,11 @@ def evaluate(
     zoo_path: Path | None = None,
     device: str = "cpu",
     distil: bool | None = None,
+    baselines: bool = True,
 ) -> dict[str, Any]:
     """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
+
+    Without `baselines` those are left out: of training members the nearest training network is the member itself.
 
     `distil` says whether networks of architectures never shown learn from the space's teacher, as a control; None: where
     that takes few steps.
@@ -96,7 +99,7 @@ def evaluate(
             "latent": space.latent,
             "parameters": round(mean_parameters),  # the mean of several architectures
             "per_class": per_class,
-            "baselines": _baselines(space, zoo, parts, target_logits, task),
+            "baselines": _baselines(space, zoo, parts, target_logits, task) if baselines else {},
         }
         if space.several:
             figures |= _of_several(space, zoo, parts, target, predicted, task, distil)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe
@@ -20,10 +21,11 @@ from netspace.apps.evaluate import evaluate
 from netspace.apps.interpolate import interpolate
 from netspace.config import load
 from netspace.errors import UsageError
-from netspace.runtime import is_run, pick_device, write_json
+from netspace.precision import matrix_rates
+from netspace.runtime import is_run, machine, pick_device, write_json
 from netspace.store import MemberRef, Zoo
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.space import train
+from netspace.training.space import begun_with, train
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_SPACE = ("steps=300", "validate_every=100")
@@ -51,7 +53,7 @@ def quickstart(
     train(space, zoo_path, run, resume=is_run(run))
     trained = time.monotonic()
     figures = evaluate(run, "test", device=device)
-    evaluate(run, "train", device=device)
+    evaluate(run, "train", device=device, baselines=False)
     start, end = held_out_ends(zoo_path)
     line = interpolate(run, start, end, device=device)
     evaluated = time.monotonic()
@@ -66,6 +68,12 @@ def quickstart(
         "run": str(run),
         "zoo": str(zoo_path),
         "report": page["report"],
+        "precision": begun_with(run).precision,
+        "machine": {
+            **machine(),
+            "threads": torch.get_num_threads(),
+            "operations_per_second": matrix_rates(torch.device(device)),
+        },
         "seconds": seconds,
         "eval": figures,
         "interpolate": line,

@@ -68,7 +68,6 @@ class SpaceRecipe(Settings):
     noise: float = Field(
         0.0, ge=0
     )  # on every second network, up to so much of each layer's spread: networks near the zoo's
-    mixtures: int = Field(0, ge=0)  # of two training images each, among those that networks are compared on; drawn once
     steps: int = Field(10_000, ge=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
@@ -107,9 +106,9 @@ class SpaceRecipe(Settings):
             raise ValueError(
                 "loss.lines is for one architecture; between several, multi.interpolation says what is learnt"
             )
-        if multi and (self.mixtures or self.noise):
+        if multi and self.noise:
             raise ValueError(
-                "mixtures and noise are for one architecture: several learn from labels, and from the zoo's networks"
+                "noise is for one architecture: several learn from a teacher, which knows no disturbed networks"
             )
         if self.networks % self.accumulate:
             raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from netspace.data import TaskData
-from netspace.errors import UsageError
 from netspace.functional import NetBatch
 from netspace.prep import unpack
 from netspace.runtime import generator, send
@@ -107,24 +106,13 @@ class Targets:
 
 
 class Images:
-    """Normalised batches of a task's training images, augmented as the task says, by step.
+    """Normalised batches of a task's training images, augmented as the task says, by step."""
 
-    With `mixtures`, so many mixed images are among them: convex combinations of two training images, drawn once. They have
-    no labels, but whatever networks answer to them can be compared.
-    """
-
-    def __init__(self, task: TaskData, seed: int, mixtures: int = 0) -> None:
+    def __init__(self, task: TaskData, seed: int) -> None:
         self.task, self.seed = task, seed
+        self.shuffle = Shuffle(len(task.train), seed, stream=2)
         self.moving = bool(task.crop_padding or task.flip)
         self.fixed = None if self.moving else task.normalise(task.train.images)
-        if mixtures:
-            if self.fixed is None:
-                raise UsageError(
-                    f"mixtures ({mixtures}) are made once of images that stay as they are, but {task.name} is augmented "
-                    "here (crop_padding, flip): set mixtures to 0"
-                )
-            self.fixed = torch.cat([self.fixed, mixed(self.fixed, mixtures, generator(seed, 43))])
-        self.shuffle = Shuffle(len(task.train) if self.fixed is None else len(self.fixed), seed, stream=2)
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
         """Images (B, ...) and their places (B,) in the training split, for a step."""
@@ -135,12 +123,5 @@ class Images:
         return self.task.normalise(pixels), places
 
     def places(self, step: int, many: int) -> Tensor:
-        """Places (B,) of a step's images in the training split, followed by the mixtures, on the CPU."""
+        """Places (B,) of a step's images in the training split, on the CPU."""
         return self.shuffle.take(step * many, many)
-
-
-def mixed(images: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """Mixtures (count, ...) of two of the images (N, ...) each, in proportions drawn uniformly ('mixup')."""
-    first, second = torch.randint(len(images), (2, count), generator=random).to(images.device)
-    proportions = torch.rand(count, generator=random).to(images.device)
-    return torch.lerp(images[first], images[second], proportions.view(-1, *[1] * (images.dim() - 1)))

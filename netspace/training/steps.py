@@ -29,7 +29,7 @@ class SingleStep:
         self.recipe, self.nets, self.source, self.task = recipe, nets, source, task
         self.place, self.shares = place, shares
         self.members = Shuffle(len(source), recipe.seed, stream=1)
-        self.images = Images(task, recipe.seed, recipe.mixtures)
+        self.images = Images(task, recipe.seed)
         remember = recipe.remember_targets and self.images.fixed is not None and not recipe.noise
         with half(recipe.networks_precision, task.device):
             pool = self.images.fixed if remember else task.normalise(task.train.images[:1])
@@ -77,11 +77,14 @@ class SingleStep:
 
     def _disturbed(self, preps: Tensor, spread: Tensor, number: int, place: int, apart: int) -> Tensor:
         """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
-        random = generator(self.recipe.seed, 47, number, place)
-        sizes = self.recipe.noise * torch.rand(len(preps), generator=random)
+        count, random = (
+            self.recipe.networks,
+            generator(self.recipe.seed, 47, number),
+        )  # of the whole batch, then its part
+        sizes = self.recipe.noise * torch.rand(count, generator=random)
         sizes[::2] = 0
-        noise = torch.randn(preps.shape, generator=random)
-        return preps + send(sizes.view(-1, 1, 1) * noise, preps.device) * spread
+        noise = sizes.view(-1, 1, 1) * torch.randn(count, *preps.shape[1:], generator=random)
+        return preps + send(noise[place::apart], preps.device) * spread
 
     def _members(self, number: int, part: int) -> Tensor:
         place, apart = dealt(self.recipe, part, self.place, self.shares)

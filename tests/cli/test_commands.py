@@ -245,7 +245,10 @@ def test_quickstart_small(cli: Cli) -> None:
     assert yaml.safe_load((Path(told.json["run"]) / "config.yaml").read_text())["seed"] == 1
     with Zoo(Path(told.json["zoo"])) as zoo:
         assert zoo.header.recipe["seed"] == 2
-    assert told.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate"}
+    assert told.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate", "precision", "machine"}
+    assert set(told.json["precision"].values()) <= {"float32", "bf16"}
+    rates = told.json["machine"]["operations_per_second"]
+    assert rates.keys() == {"float32", "bf16"} and min(rates.values()) > 0
     assert told.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
     assert told.json["eval"].keys() >= EVAL and told.json["interpolate"].keys() >= LINE
     assert Path(told.json["report"]).is_file() and Path(told.json["zoo"]).is_file()

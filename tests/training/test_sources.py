@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from netspace import archs
 from netspace.data import DataConfig, TaskData, load
-from netspace.errors import UsageError
 from netspace.functional import NetBatch
 from netspace.prep import height
 from netspace.runtime import generator
 from netspace.spec import NetSpec
 from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
 from netspace.training import sources
-from netspace.training.sources import Images, PRepSource, Shuffle, Targets, mixed
+from netspace.training.sources import Images, PRepSource, Shuffle, Targets
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 3, "width": 0.2}
 
@@ -160,29 +159,3 @@ def test_augmented_images_are_drawn_anew_each_step_and_again_the_same() -> None:
     assert not torch.equal(first[places.argsort()], later[others.argsort()])
     plain = moving.augment(moving.train.images[places], generator(3, 3, 1))
     assert torch.equal(first, moving.normalise(plain))
-
-
-def test_mixtures_lie_between_two_images() -> None:
-    images = torch.stack([torch.full((1, 2, 2), float(number)) for number in (0, 1, 10)])
-    found = mixed(images, 4000, generator(0))
-    assert found.shape == (4000, 1, 2, 2) and torch.equal(found, mixed(images, 4000, generator(0)))
-    assert (found == found[:, :, :1, :1]).all()  # one proportion for all pixels of an image
-    assert found.min() >= 0 and found.max() <= 10
-    assert found.mean().item() == pytest.approx(11 / 3, abs=0.25)
-    assert (found % 1 != 0).float().mean() > 0.6  # two thirds of the pairs differ
-
-
-def test_mixtures_follow_the_training_images(task: TaskData) -> None:
-    plain, images = Images(task, 5), Images(task, 5, mixtures=25)
-    assert images.fixed is not None and plain.fixed is not None
-    assert len(images.fixed) == len(task.train) + 25 and torch.equal(images.fixed[: len(task.train)], plain.fixed)
-    batch, places = images.take(0, len(images.fixed))
-    assert sorted(places.tolist()) == list(range(len(images.fixed))) and torch.equal(batch, images.fixed[places])
-
-
-def test_mixtures_of_images_that_move_are_refused() -> None:
-    moving = load(DataConfig(name="generated", image_size=8, channels=1, classes=3, limit=60, crop_padding=1))
-    with pytest.raises(
-        UsageError, match=r"mixtures \(5\) are made once of images that stay as they are, .* set mixtures to 0"
-    ):
-        Images(moving, 0, mixtures=5)

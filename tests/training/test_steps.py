@@ -181,6 +181,7 @@ def test_noise_makes_networks_near_those_of_the_zoo(tiny_zoo: Path, space_settin
         away = unpack((disturbed - preps) / setting.model.spread, 1477).std(1)
         assert (away[::2] == 0).all() and (away[1::2] > 0).all() and away.max() < 0.55
         assert len(set(away.tolist())) == 5
+        assert torch.equal(step._disturbed(preps[1::2], setting.model.spread, 3, 1, 2), disturbed[1::2])
         assert step.targets.table is None
         setting.model.zero_grad()
         images, places = step.images.take(0, 16)
