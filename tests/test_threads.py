@@ -19,7 +19,7 @@ def started(**environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     return subprocess.run(
         [sys.executable, "-c", SHOW],
-        env={**kept, "OMP_DISPLAY_ENV": "true", **environment},
+        env={**kept, "OMP_DISPLAY_ENV": "verbose", **environment},
         cwd=Path(threads.__file__).parents[1],
         capture_output=True,
         text=True,
@@ -28,9 +28,10 @@ def started(**environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp is torch's OpenMP on Linux")
-def test_openmp_waits_passively_unless_the_user_says_otherwise() -> None:
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in started().stderr
-    assert "OMP_WAIT_POLICY = 'ACTIVE'" in started(OMP_WAIT_POLICY="ACTIVE").stderr
+def test_openmp_hardly_spins_unless_the_user_says_otherwise() -> None:
+    assert "GOMP_SPINCOUNT = '1000'" in started().stderr
+    assert "GOMP_SPINCOUNT = '1000'" not in started(OMP_WAIT_POLICY="ACTIVE").stderr
+    assert "GOMP_SPINCOUNT = '77'" in started(GOMP_SPINCOUNT="77").stderr
 
 
 def test_the_users_number_of_threads_stays() -> None:
