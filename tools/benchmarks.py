@@ -119,8 +119,19 @@ def quickstart(story: dict[str, Any]) -> str:
         f"## `netspace quickstart`\n\n{found['members']} test members, each a training run of its own; "
         f"line from {line['from']} (lower quartile) to {line['to']} (best on validation): R2 of a straight line {straight}, decoded "
         f"ends minus their targets {ends[0]} and {ends[1]} points. Seconds: "
-        f"{', '.join(f'{name} {value:.0f}' for name, value in took.items())}. {WITHIN_A_RUN} {SAW_TEST['quickstart']}\n\n"
+        f"{', '.join(f'{name} {value:.0f}' for name, value in took.items())}. {ran_on(story)} {WITHIN_A_RUN} "
+        f"{SAW_TEST['quickstart']}\n\n"
         f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}\n\n{line_figures(found['interpolation']).strip()}"
+    )
+
+
+def ran_on(story: dict[str, Any]) -> str:
+    """The machine of a quickstart, how fast it multiplies matrices, and the precisions that were chosen on it."""
+    machine, precision = story["machine"], story["precision"]
+    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in machine["operations_per_second"].items())
+    return (
+        f"On {machine['processor']}, {machine['threads']} threads, products of matrices at {rates}; chosen: {precision['precision']} for "
+        f"the models, {precision['networks_precision']} for the networks."
     )
 
 
