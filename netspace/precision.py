@@ -20,7 +20,7 @@ from netspace.calibration import fastest
 
 Precision = Literal["auto", "float32", "bf16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-SIDE = 256  # of the matrices whose products are timed
+SIDES = {"cpu": 256, "cuda": 4096}  # of the matrices whose products are timed: milliseconds, and not a launch alone
 SLOWER = 1.5  # a precision that was asked for and is slower than float32 by more than this is pointed out
 
 
@@ -61,12 +61,17 @@ def bf16_is_fast(device: torch.device) -> bool:
 @lru_cache
 def matrix_rates(device: torch.device) -> dict[str, float]:
     """Operations per second of a product of square matrices on a device, by precision."""
-    return {name: 2 * SIDE**3 / _seconds(_run_product(dtype, device), device) for name, dtype in DTYPES.items()}
+    work = 2 * _side(device) ** 3
+    return {name: work / _seconds(_run_product(dtype, device), device) for name, dtype in DTYPES.items()}
 
 
 def _run_product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    matrix = torch.ones(_side(device), _side(device), dtype=dtype, device=device)
     return lambda: matrix @ matrix
+
+
+def _side(device: torch.device) -> int:
+    return SIDES.get(device.type, SIDES["cpu"])
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

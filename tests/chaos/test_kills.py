@@ -191,7 +191,7 @@ def test_death_in_the_midst_of_tidying_loses_no_member(
     monkeypatch.setattr(work, "COMMIT_EVERY", -1.0)
     with monkeypatch.context() as patch:
         patch.setattr("model_zoo.builder.shutil.rmtree", dying)
-        assert cli(*words).code == 1
+        assert cli(*words).code == 130
     before = members(Path("zoo.h5"))
     assert cli(*words).code == 0
     assert members(Path("zoo.h5")) == before and len(before) == 4
