@@ -115,7 +115,6 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
         for group in zoo.archs.values()
     ]
     width = classes[0].size[1]
-    archs.trust(*(config.arch for config in multi.declared.values()))
     classes += [
         declared(name, config, task.image_shape, task.num_classes, width, task.device)
         for name, config in multi.declared.items()

@@ -109,6 +109,11 @@ def test_what_the_zoo_has_is_not_declared(zoo: Zoo, multi_settings: dict[str, An
     )
 
 
+def test_code_that_a_recipe_declares_is_not_run(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
+    sentence = told(zoo, multi_settings, declared={"d": {"arch": "os:system"}})
+    assert sentence.startswith("architecture 'os:system' is code outside netspace")
+
+
 @pytest.mark.parametrize(("name", "word"), [("lenet", "smallest"), ("resnet", "largest")])
 def test_an_end_cannot_go_unshown(zoo: Zoo, multi_settings: dict[str, Any], name: str, word: str) -> None:
     assert told(zoo, multi_settings, counts={name: 0}) == (
