@@ -218,7 +218,7 @@ class Space:
         `space.arch_class(arch).nets(flat, images)` gives all networks' logits.
         """
         class_id = self.class_id(arch)
-        with half(self.recipe.precision, self.device):
+        with half(self.precision, self.device):
             networks = decode(self.model, self.family, self._fitting(latents), torch.full((len(latents),), class_id))
         return unpack(networks.preps, self.family[class_id].parameters)
 

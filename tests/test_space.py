@@ -67,6 +67,14 @@ def test_permuted_neurons_are_the_same_network_to_the_probe_encoder(space: Space
     torch.testing.assert_close(space.encode(state), before, rtol=1e-4, atol=1e-5)
 
 
+def test_flat_networks_are_decoded_in_the_precision_of_all_others(
+    space: Space, preps: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = space.encode_preps(preps)
+    monkeypatch.setattr(space, "precision", "bf16")
+    assert torch.equal(space.decode_flat(latents), unpack(space.decode_all(latents).preps, 1477))
+
+
 def test_a_decoded_module_computes_what_the_batch_computes(space: Space, preps: torch.Tensor, tiny_zoo: Path) -> None:
     with Zoo(tiny_zoo) as zoo:
         task = task_of(zoo, "cpu")
