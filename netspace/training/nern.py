@@ -298,8 +298,10 @@ def with_precision(config: FitConfig, compressed: Compressed, original: Original
             steps[key] = NernStep(config.model_copy(update=precision), compressed, original, device)
             steps[key].begin(stage, 0)
         step = steps[key]
-        torch.stack(list(step(step.predictor, 0).values())).sum().backward()
-        step.predictor.zero_grad(set_to_none=True)
+        try:
+            torch.stack(list(step(step.predictor, 0).values())).sum().backward()
+        finally:  # a trial that failed half way leaves no gradient to the first step
+            step.predictor.zero_grad(set_to_none=True)
 
     shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
     chosen = choose(f"fit {shapes} {config.predictor} {stage}", asked, trial, device)

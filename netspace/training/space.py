@@ -156,8 +156,10 @@ class _Trial:
         if key not in self.steps:
             self.steps[key] = _step(self.setting.with_precision(precision), 0, 1)
         model = self.setting.model
-        torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
-        model.zero_grad(set_to_none=True)
+        try:
+            torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
+        finally:  # a trial that failed half way leaves no gradient to the first step
+            model.zero_grad(set_to_none=True)
 
 
 def _check_shares(setting: Setting, shares: int) -> None:
