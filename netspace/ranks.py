@@ -37,6 +37,15 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def agreed(choose: Callable[[], str]) -> str:
+    """The first process's choice, for all: every process calls this at the same place."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return choose()
+    chosen: list[str | None] = [choose() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(chosen, src=0)
+    return str(chosen[0])
+
+
 def shared_out(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """work(rows) for rows (M, ...) -> (M, ...) on the CPU, with the rows dealt out over all processes.
 

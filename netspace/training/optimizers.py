@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from netspace.config import Settings
 from netspace.precision import DTYPES, choose
+from netspace.ranks import agreed
 from netspace.training.muon import Muon, orthogonalise
 
 
@@ -91,7 +92,7 @@ class Optimizer:
 
 
 def _orthogonalising_precision(matrices: Sequence[Tensor]) -> torch.dtype:
-    """In which matrices are orthogonalised the fastest on their device; float64 for those in float64."""
+    """In which matrices are orthogonalised the fastest on their device, in all processes the same; float64 for those in float64."""
     device, dtype = matrices[0].device, matrices[0].dtype
     if dtype == torch.float64:
         return dtype
@@ -102,7 +103,8 @@ def _orthogonalising_precision(matrices: Sequence[Tensor]) -> torch.dtype:
         for stack in stacks:
             orthogonalise(stack, DTYPES[precisions["muon"]])
 
-    return DTYPES[choose(f"muon {sorted(shapes.items())}", {"muon": "auto"}, trial, device)["muon"]]
+    subject = f"muon {sorted(shapes.items())}"
+    return DTYPES[agreed(lambda: choose(subject, {"muon": "auto"}, trial, device)["muon"])]
 
 
 def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
