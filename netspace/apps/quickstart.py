@@ -42,6 +42,7 @@ def quickstart(
 
     started = time.monotonic()
     of_zoo, of_space = split_changes(changes)
+    remembered = [*(SMALL_SPACE if small else ()), *of_space]  # by the run
     if device:
         of_zoo, of_space = [*of_zoo, f"device={device}"], [*of_space, f"device={device}"]
     device = str(pick_device(device or "auto"))
@@ -50,7 +51,7 @@ def quickstart(
     zoo_path = run / "zoo.h5"
     build(recipe, zoo_path)
     built = time.monotonic()
-    train(space, zoo_path, run, resume=is_run(run))
+    train(space, zoo_path, run, resume=is_run(run), changes=remembered)
     trained = time.monotonic()
     figures = evaluate(run, "test", device=device)
     evaluate(run, "train", device=device, baselines=False)
