@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from netspace.errors import NetspaceError, first_line, printable, ran_out
 
 STOPPED = (
-    "stopped: finished files are kept; the same command goes on with a zoo, and with --resume a training or a fit goes on from its "
-    "last checkpoint; all else begins anew"
+    "stopped: finished files are kept; the same command goes on with a zoo, and with --resume train, compress fit and optimize go on "
+    "from their last checkpoint; all else begins anew"
 )
 INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
 PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
