@@ -270,11 +270,7 @@ def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> N
         return
     if not resume:
         raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
-    begun = read_back(FitConfig, file)
-    before = begun.model_dump(mode="json")
-    if "coordinates" not in begun.predictor.embedding.model_fields_set:  # written before it was a setting
-        before["predictor"]["embedding"]["coordinates"] = "normalised"
-    difference = changed(before, config.model_dump(mode="json"))
+    difference = changed(read_back(FitConfig, file).model_dump(mode="json"), config.model_dump(mode="json"))
     if difference:
         raise UsageError(
             f"{out} was begun with other settings: {difference}; resume it with its own (leave --config and --set out), or "

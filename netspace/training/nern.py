@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -90,6 +90,15 @@ class FitConfig(Settings):
     predictor_precision: Precision = (
         "float32"  # of the predictor's steps, which bf16 makes less exact; it is validated in float32
     )
+
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Fits from before `embedding.coordinates` was a setting had normalised ones."""
+        predictor = raw.get("predictor")
+        embedding = predictor.get("embedding") if isinstance(predictor, dict) else None
+        if not isinstance(embedding, dict):
+            return raw
+        return {**raw, "predictor": {**predictor, "embedding": {"coordinates": "normalised", **embedding}}}
 
 
 @dataclass

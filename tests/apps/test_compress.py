@@ -16,6 +16,7 @@ from torch import nn
 from netspace.apps import compress
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
+from netspace.config import resumed
 from netspace.errors import NetspaceError, UsageError
 from netspace.ordering.arranging import arrange
 from netspace.records import read_json, without_seal
@@ -24,7 +25,7 @@ from netspace.states import read_safetensors
 from netspace.store import Zoo
 from netspace.training import loop
 from netspace.training.fitting import Fit
-from netspace.training.nern import NernStep, Original
+from netspace.training.nern import FitConfig, NernStep, Original
 
 
 def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: Path) -> None:
@@ -157,6 +158,7 @@ def test_a_folder_begun_before_coordinates_were_a_setting_goes_on_with_normalise
     assert file.read_text().count("    coordinates: normalised\n") == 1
     file.write_text(without_seal(file.read_text()).replace("    coordinates: normalised\n", ""))
     fit(MEMBER, tmp_path / "c", config, multi_zoo, resume=True)
+    assert resumed(FitConfig, file, ()).model_dump() == config.model_dump()  # as `--resume` alone takes them
     with pytest.raises(UsageError, match=r"embedding\.coordinates was 'normalised' and is 'raw' now"):
         fit(MEMBER, tmp_path / "c", settings(), multi_zoo, resume=True)
 
