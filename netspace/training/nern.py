@@ -95,10 +95,9 @@ class FitConfig(Settings):
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """Fits from before `embedding.coordinates` was a setting had normalised ones."""
         predictor = raw.get("predictor")
-        embedding = predictor.get("embedding") if isinstance(predictor, dict) else None
-        if not isinstance(embedding, dict):
+        if not isinstance(predictor, dict) or not isinstance(predictor.get("embedding"), dict):
             return raw
-        return {**raw, "predictor": {**predictor, "embedding": {"coordinates": "normalised", **embedding}}}
+        return {**raw, "predictor": {**predictor, "embedding": {"coordinates": "normalised", **predictor["embedding"]}}}
 
 
 @dataclass
