@@ -131,6 +131,8 @@ class Loop:
                 start, held = self._begin(place, held), {}
                 bar.begin_at(self.before + start)
                 self._steps(start, bar)
+            if self.stopping.asked:  # in the last step: what would follow the training is not begun
+                self._stop(self.stage.steps)
         self.accelerator.wait_for_everyone()
 
     def _begin(self, place: int, held: dict[str, Any]) -> int:

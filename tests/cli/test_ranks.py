@@ -52,7 +52,12 @@ def test_two_processes_fit_the_same_predictor(cli: Callable[..., Any], multi_zoo
     adam = "optimizer: {name: adam, learning_rate: 0.002}"
     taught = f"{{steps: 4, rounds: 2, kernels: 64, images: 16, distillation: 1, features: 0.5, {adam}}}"
     words = ["compress", "fit", "resnet/0000", "--zoo", multi_zoo, "--json", "--set", "predictor.hidden=24"]
-    for change in (f"stages=[{{steps: 6, kernels: 64, {adam}}}, {taught}]", "log_every=1", "validate_every=3"):
+    for change in (
+        f"stages=[{{steps: 6, kernels: 64, {adam}}}, {taught}]",
+        "log_every=1",
+        "validate_every=3",
+        "precision=float32",
+    ):
         words += ["--set", change]
     assert cli(*words, "--out", "one").code == 0
     done = launch(*words, "--out", "two")

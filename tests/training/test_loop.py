@@ -148,10 +148,10 @@ def test_ctrl_c_ends_after_the_step_and_a_second_one_at_once(tmp_path: Path) -> 
     wanted = run(whole, tmp_path / "whole")
 
     class Pressed(Line):
-        times = 1
+        times, step = 1, 6
 
         def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-            if self.steps == 6:
+            if self.steps == self.step:
                 for _ in range(self.times):
                     signal.raise_signal(signal.SIGINT)
             return super().terms(model, number, part)
@@ -164,7 +164,11 @@ def test_ctrl_c_ends_after_the_step_and_a_second_one_at_once(tmp_path: Path) -> 
     found = Line(*stages)
     assert run(found, tmp_path / "once") == wanted and (found.slope, found.best) == (whole.slope, whole.best)
     assert found.steps == whole.steps
-    Pressed.times = 2
+    Pressed.step = 8  # the last one: what would follow the training is not begun
+    with pytest.raises(Stopped, match=r"^stopped after step 4 of 4 of stage 2 of 2, which is saved"):
+        run(Pressed(*stages), tmp_path / "last")
+    assert run(Line(*stages), tmp_path / "last") == wanted
+    Pressed.times, Pressed.step = 2, 6
     with pytest.raises(KeyboardInterrupt):
         run(Pressed(*stages), tmp_path / "twice")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
