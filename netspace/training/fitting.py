@@ -11,9 +11,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from netspace.compressed import Compressed
+from netspace.precision import Precision, choose
 from netspace.runtime import read_metrics
 from netspace.training.loop import Learner, Loop, Stage, Validation
-from netspace.training.nern import FitConfig, NernStep, Original, with_precision
+from netspace.training.nern import FitConfig, NernStep, Original
 
 
 class Fit(Learner):
@@ -87,3 +88,31 @@ class Fit(Learner):
     def _use_best(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best)
+
+
+def with_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
+    """The settings with the precisions that are fastest here for a step of few images and kernels, where they are 'auto'."""
+    stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
+    few = {"images": min(stages[0].images, 64), "kernels": min(stages[0].kernels, 1024), "pool": None}
+    stage = stages[0].model_copy(update=few)
+    asked: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
+    if stage.runs_networks:
+        asked["precision"] = config.precision
+    steps: dict[str, NernStep] = {}
+    before = {name: value.clone() for name, value in compressed.predictor.state_dict().items()}
+
+    def trial(precision: dict[str, str]) -> None:
+        key = str(precision)
+        if key not in steps:
+            steps[key] = NernStep(config.model_copy(update=precision), compressed, original, device)
+            steps[key].begin(stage, 0)
+        step = steps[key]
+        try:
+            torch.stack(list(step(step.predictor, 0).values())).sum().backward()
+        finally:  # a trial that failed half way leaves no gradient to the first step
+            step.predictor.zero_grad(set_to_none=True)
+
+    shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
+    chosen = choose(f"fit {shapes} {config.predictor} {stage}", asked, trial, device)
+    compressed.predictor.load_state_dict(before)
+    return config.model_copy(update={"precision": "float32", **chosen})
