@@ -150,9 +150,14 @@ def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool 
     shapes = _shapes(state)
     check_tensors(state, trained.label, {*spec.names, *trained.parameters, *trained.statistics})
     whole = not folded and trained.fits(shapes)
-    if not whole and not trained.fits_folded(shapes):
-        return flatten(state, spec)  # which says what is wrong
     lacking = [name for name in trained.statistics if name not in state]
+    if not whole and not trained.fits_folded(shapes):
+        if lacking and all(shapes.get(name) == tuple(value.shape) for name, value in trained.parameters.items()):
+            raise NetspaceError(
+                f"{trained.label} has all parameters and lacks the statistics of its batch norm ({listed(lacking)}): give the "
+                "whole state dict, `model.state_dict()`"
+            )
+        return flatten(state, spec)  # which says what is wrong
     if not whole and not folded and lacking and trained.ambiguous():
         raise NetspaceError(
             f"{trained.label} lacks the statistics of its batch norm ({listed(lacking)}), and nothing says that they are "

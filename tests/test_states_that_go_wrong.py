@@ -195,3 +195,16 @@ def test_complex_parameters_of_an_architecture() -> None:
     with pytest.raises(NetspaceError, match=r"w .*complex64"):
         spec_of("spectral")
     assert Spectral().w.is_complex() and Constant().fc1.weight.is_floating_point()
+
+
+def test_missing_statistics_of_a_norm_that_folds_away_are_named_too() -> None:
+    settings = {"width": 0.25, "channels": 1, "image_size": 8, "classes": 10}
+    skeleton = archs.skeleton("resnet8", settings, SHAPE)
+    spec = NetSpec.from_module(skeleton, "resnet8", settings, SHAPE)
+    alone = {name: value.detach() for name, value in archs.build("resnet8", **settings).named_parameters()}
+    with pytest.raises(
+        NetspaceError,
+        match=r"^this state dict of 'resnet8' has all parameters and lacks the statistics of its batch norm \(.*running_mean, .*\): "
+        r"give the whole state dict, `model.state_dict\(\)`$",
+    ):
+        flat_parameters(alone, spec)
