@@ -18,6 +18,7 @@ import torch
 
 from netspace.calibration import fastest
 
+Concrete = Literal["float32", "bf16"]
 Precision = Literal["auto", "float32", "bf16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 SIDES = {"cpu": 256, "cuda": 4096}  # of the matrices whose products are timed: milliseconds, and not a launch alone
@@ -32,6 +33,8 @@ def choose(
     `trial` runs the work once, with the precision of each name. The choice is remembered for this machine under `subject`.
     What is asked for by name and is much slower than float32 here is said in one line on standard error.
     """
+    if set(asked.values()) == {"float32"}:
+        return dict(asked)
     fast = bf16_is_fast(device)
     if "bf16" in asked.values() and not fast:
         _point_out([name for name, precision in asked.items() if precision == "bf16"], device)

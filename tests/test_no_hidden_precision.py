@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fits import MEMBER, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +20,6 @@ from netspace.apps.optimize import OptimizeConfig, optimize
 from netspace.training.loop import Loop
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.space import train
-from tests.fits import MEMBER, settings
 
 SLOW = (torch.bfloat16, torch.float16)
 

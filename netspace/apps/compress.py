@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from netspace.kernels import Kernels, Layer
 from netspace.layer_kinds import further_names
 from netspace.models.inr import Predictor
 from netspace.ordering.arranging import arrange, paper_bits
+from netspace.precision import Concrete
 from netspace.records import Record, read_json, read_tensors, write_json, write_tensors, write_yaml
 from netspace.runtime import alone, hash_tensors
 from netspace.spec import NetSpec
@@ -73,7 +74,14 @@ def fit(
         warning = larger(compressed, original.state)
         if warning and first:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
+        record = out / "precision.json"  # what is gone on with goes on in the same
+        if record.exists():
+            config = config.model_copy(
+                update=read_json(record, dict[Literal["precision", "predictor_precision"], Concrete])
+            )
         fitting = Fit(config, compressed, original, accelerator, own)
+        if first:
+            write_json(record, fitting.precision)
         curve = fitting.run(out)
         if first:
             path = out / "compressed.safetensors"

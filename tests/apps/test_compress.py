@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from netspace import precision
 from netspace.apps import compress
 from netspace.apps.compress import begin, evaluate, fit, importance, reconstruct
 from netspace.compressed import Compressed
@@ -286,3 +287,17 @@ def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path:
         Compressed.load(tmp_path / "any.safetensors")
     told = read_json((tmp_path / "c" / "fit.json"), dict[str, Any])
     assert told["file"] == str(file) and told["seconds"] > 0
+
+
+def test_a_fit_goes_on_in_the_precision_that_it_began_with(
+    multi_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice is written down at the beginning: a resumed fit times nothing anew, wherever it goes on."""
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda _device: False)
+    config = settings(precision="auto", predictor_precision="auto")
+    first = fit(MEMBER, tmp_path / "fit", config, multi_zoo)
+    record = read_json(tmp_path / "fit" / "precision.json", dict[str, str])
+    assert record == first["precision"] == {"precision": "float32", "predictor_precision": "float32"}
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda _device: pytest.fail("timed anew"))
+    again = fit(MEMBER, tmp_path / "fit", config, multi_zoo, resume=True)
+    assert again["precision"] == record and again["relative_error"] == first["relative_error"]
