@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,9 +76,7 @@ def fit(
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         record = out / "precision.json"  # what is gone on with goes on in the same
         if record.exists():
-            config = config.model_copy(
-                update=read_json(record, dict[Literal["precision", "predictor_precision"], Concrete])
-            )
+            config = config.model_copy(update=dict(read_json(record, dict[str, Concrete])))
         fitting = Fit(config, compressed, original, accelerator, own)
         if first:
             write_json(record, fitting.precision)

@@ -294,7 +294,9 @@ def test_a_fit_goes_on_in_the_precision_that_it_began_with(
 ) -> None:
     """The choice is written down at the beginning: a resumed fit times nothing anew, wherever it goes on."""
     monkeypatch.setattr(precision, "bf16_is_fast", lambda _device: False)
-    config = settings(precision="auto", predictor_precision="auto")
+    adam = {"name": "adam", "learning_rate": 2e-3}  # Muon has a precision of its own
+    stages = [{"steps": 4, "kernels": 64, "optimizer": adam}]
+    config = settings(precision="auto", predictor_precision="auto", stages=stages)
     first = fit(MEMBER, tmp_path / "fit", config, multi_zoo)
     record = read_json(tmp_path / "fit" / "precision.json", dict[str, str])
     assert record == first["precision"] == {"precision": "float32", "predictor_precision": "float32"}
