@@ -7,6 +7,7 @@ time. Both end in a scale and bias of every element.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import isqrt
 from typing import Literal
@@ -31,7 +32,7 @@ class DecoderConfig(Settings):
     share: float = Field(0.3, gt=0)  # with 'reference': how far around it, in units of each layer's spread in the zoo
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """What emits PReps from latents, and the scale and bias of every element that come last.
 
     They are initialised N(0, 1e-3) and U(0, 1e-2), as the authors do; `start_near` replaces them so that all decoded
@@ -50,13 +51,13 @@ class Decoder(nn.Module):
         self.scale = nn.Parameter(torch.randn(each) * 1e-3)
         self.bias = nn.Parameter(torch.rand(each) * 1e-2)
 
+    @abstractmethod
     def layers(self, latent: int, size: tuple[int, int]) -> None:
         """Makes the layers that `values` uses. Raises `UsageError` for a latent size that they do not take."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, latents: Tensor) -> Tensor:
         """What the layers emit (M, H, W), before every element's own scale and bias."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def start_near(self, reference: Tensor, spread: Tensor, latents: Tensor) -> None:
