@@ -93,7 +93,7 @@ def header(origin: dict[str, Any]) -> str:
     """Versions and machine."""
     machine = origin["machine"]
     return (
-        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing but the notes on ratios, smoothness, MobileNetV2, on decisions that saw test figures and on what was not measured again is typed by hand. "
+        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing but the notes on ratios, smoothness, MobileNetV2, on decisions that saw test figures, on other starts, on what was not measured again, on damaged files and on the tests' time is typed by hand. "
         f"netspace {origin['netspace']}, torch {origin['torch']}, Python {origin['python']}; {machine['processor']}, "
         f"{machine['cores']} cores, GPUs: {', '.join(machine['gpus']) or 'none'}. Nothing here was measured on a GPU."
         if not machine["gpus"]
