@@ -38,7 +38,7 @@ CIFAR10 = Layout(
 CIFAR100 = Layout("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 2)
 
 
-def read(root: Path, name: str, layout: Layout, how: str) -> tuple[Split, Split, tuple[str, ...]]:
+def read_cifar_binary(root: Path, name: str, layout: Layout, how: str) -> tuple[Split, Split, tuple[str, ...]]:
     """Training and test images (N, 3, 32, 32), class names; raises `NetspaceError` if missing or broken."""
     folder = root / layout.folder
     files = (*layout.train, layout.test, layout.names)

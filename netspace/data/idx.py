@@ -59,7 +59,7 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
-def read(folders: list[Path], name: str, how: str) -> tuple[Split, Split]:
+def read_idx_files(folders: list[Path], name: str, how: str) -> tuple[Split, Split]:
     """Training and test images (N, 1, H, W) from the first folder that has all four files.
 
     Raises `NetspaceError`: the set is missing (`how` says where to get it), or a file is broken.

@@ -134,7 +134,7 @@ def read_idx_set(
 ) -> Splits:
     """MNIST or Fashion-MNIST from the first of `places` (below the root, or absolute) that has all files."""
     root = data_root(config.root)
-    train, test = idx.read([root / place for place in places], config.name, how)
+    train, test = idx.read_idx_files([root / place for place in places], config.name, how)
     return _with_test(config, train, test, classes, sizes)
 
 
@@ -142,7 +142,7 @@ def read_cifar(
     config: DataConfig, layout: cifar.Layout, sizes: tuple[int, int, int] = (40_000, 10_000, 10_000)
 ) -> Splits:
     """CIFAR with the papers' cut of its 50,000 training images (NetSpace, Suppl. IV)."""
-    train, test, classes = cifar.read(data_root(config.root), config.name, layout, _fetched(config.name))
+    train, test, classes = cifar.read_cifar_binary(data_root(config.root), config.name, layout, _fetched(config.name))
     return _with_test(config, train, test, classes, sizes)
 
 

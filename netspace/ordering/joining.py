@@ -7,7 +7,7 @@ import numpy as np
 from netspace.compiled import compiled
 from netspace.ordering.nearest import nearest
 
-BLOCK = 1_024  # points whose distances are found together
+PIECE = 1_024  # points whose distances are found together
 DIGIT = 2_048  # values of a digit of a distance's bits, by which edges are sorted
 
 
@@ -18,7 +18,7 @@ def greedy(points: np.ndarray) -> np.ndarray:
     left = np.arange(count)
     rest = points.T.copy()
     order = np.empty(count, dtype=np.int64)
-    current, squares = np.empty(width, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
+    current, squares = np.empty(width, dtype=np.float32), np.empty(PIECE, dtype=np.float32)
     bits = squares.view(np.int32)  # in the order of what they stand for, which is not negative
     here = 0
     for place in range(count):
@@ -29,8 +29,8 @@ def greedy(points: np.ndarray) -> np.ndarray:
             current[axis] = rest[axis, here]
             rest[axis, here] = rest[axis, last]
         best, here = np.int32(2**31 - 1), 0
-        for start in range(0, last, BLOCK):
-            many = min(BLOCK, last - start)
+        for start in range(0, last, PIECE):
+            many = min(PIECE, last - start)
             squares[:many] = 0
             for axis in range(width):
                 row, value = rest[axis, start : start + many], current[axis]
