@@ -25,15 +25,17 @@ from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
-from netspace.calibration import fastest, remembered
-from netspace.data import TaskData, load
+from netspace.distributed import begin
 from netspace.errors import NetspaceError, UsageError, printable
-from netspace.folding.checks import reason
+from netspace.files import alone, remove_remains
+from netspace.hardware import pick_device
+from netspace.networks.folding_checks import reason
+from netspace.precision import fastest, remembered
+from netspace.process import available_cores
 from netspace.progress import progress
-from netspace.ranks import begin
-from netspace.runtime import alone, generator, pick_device, remove_remains
-from netspace.store import Zoo, merge, parts_folder, teacher_path, zoo_lock
-from netspace.threads import available_cores
+from netspace.streams import generator
+from netspace.tasks import TaskData, load
+from netspace.zoo import Zoo, merge, parts_folder, teacher_path, zoo_lock
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
 TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
@@ -43,7 +45,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     """Builds the zoo of `recipe` at `path`; goes on where an earlier build of the same recipe stopped.
 
-    Its teacher, if the recipe has one, becomes a zoo of its own beside it (`netspace.store.teacher_path`).
+    Its teacher, if the recipe has one, becomes a zoo of its own beside it (`netspace.zoo.teacher_path`).
     `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
     another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
     """
@@ -186,7 +188,7 @@ def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # what this process was trusted with and has built already: a worker believes no plan that lies on the disk
     trusted = sorted({config.arch for config in the_plan.recipe.archs.values() if ":" in config.arch})
-    worker = [sys.executable, "-m", "model_zoo.worker", str(path)]
+    worker = [sys.executable, "-m", "model_zoo.work", str(path)]
     commands = [[*worker, str(place), str(count), *trusted] for place in range(count)]
     said = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that nobody reads would block who writes
     processes = [

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from model_zoo.recipe import ZooRecipe
-from netspace.data import TaskData
-from netspace.functional import give_convolutions, stacked_channels_last
-from netspace.prep import unflatten
-from netspace.smoothness import smoothness_loss
-from netspace.spec import NetSpec
+from netspace.networks.batch import give_convolutions, stacked_channels_last
+from netspace.networks.kernels import smoothness_loss
+from netspace.networks.prep import unflatten
+from netspace.networks.spec import NetSpec
+from netspace.tasks import TaskData
 
 Precision = Literal["float32", "bf16"]
 Layout = Literal["plain", "channels last"]

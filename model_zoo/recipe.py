@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from model_zoo.optim import OptimizerConfig, Schedule
+from model_zoo.optimizers import OptimizerConfig, Schedule
 from netspace import archs
 from netspace.config import FileName, Seed, Settings, changed
-from netspace.data import DataConfig
 from netspace.errors import UsageError
-from netspace.prep import WIDTH_STEP
-from netspace.runtime import generator
-from netspace.store import SPLITS
+from netspace.networks.prep import WIDTH_STEP
+from netspace.streams import generator
+from netspace.tasks import DataConfig
+from netspace.zoo import SPLITS
 
 
 class SplitConfig(Settings):

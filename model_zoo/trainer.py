@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.forward import Forward, Way
-from model_zoo.optim import StackedOptimizer
+from model_zoo.optimizers import StackedOptimizer
 from model_zoo.recipe import RunPlan, ZooRecipe
-from netspace.data import TaskData
-from netspace.data.augment import crop_flip
 from netspace.errors import NetspaceError, ran_out
-from netspace.prep import unflatten
-from netspace.runtime import generator, send
+from netspace.hardware import send
+from netspace.networks.prep import unflatten
+from netspace.streams import generator
+from netspace.tasks import TaskData
+from netspace.tasks.images import crop_flip
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ import torch
 from model_zoo.work import member_accuracies
 from netspace import archs
 from netspace.archs.identity import check_identity
-from netspace.data import DataConfig, load
 from netspace.errors import NetspaceError, UsageError
-from netspace.functional import NetBatch
-from netspace.prep import unpack
+from netspace.hardware import pick_device
+from netspace.networks.batch import NetBatch
+from netspace.networks.prep import unpack
 from netspace.progress import progress
-from netspace.runtime import generator, pick_device
-from netspace.store import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
+from netspace.streams import generator
+from netspace.tasks import DataConfig, load
+from netspace.zoo import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
 
 CHUNK = 256  # members read at once
 TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and thread counts round differently

@@ -1,13 +1,9 @@
-"""The work of building a zoo: its groups of runs, training one group, committing its finished members.
-
-Any number of workers can share it: the groups and the way each is trained are written down once (`plan.json`
-beside the parts), and a worker takes every n-th. A finished member is committed within a second or at the end of
-its epoch, whichever is later, as a part: a small zoo file that appears whole or not at all. A group that trains
-for long also leaves a checkpoint, so that a restart repeats half a minute at most.
-"""
+"""The work of building a zoo: its groups of runs, training one group, committing parts; `python -m model_zoo.work` is a worker."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,24 +20,36 @@ from torch import Tensor
 from model_zoo.forward import Forward, Layout, Precision, Way
 from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
 from model_zoo.trainer import Group, Snapshot
-from netspace import archs, prep
+from netspace import archs
 from netspace.archs.identity import check_identity, check_outputs
 from netspace.config import validate
-from netspace.data import TaskData, load
 from netspace.errors import NetspaceError, printable
-from netspace.folding import Folder
-from netspace.functional import NetBatch
+from netspace.hardware import pick_device
+from netspace.io import Record, going_on_from, read_json, read_torch, write_json, write_torch
 from netspace.metrics import accuracy
-from netspace.records import Record, going_on_from, read_json, read_torch, write_json, write_torch
-from netspace.runtime import pick_device
-from netspace.spec import NetSpec
-from netspace.store import MEMBER, Header, Population, parts_folder, write_zoo
+from netspace.networks import prep
+from netspace.networks.batch import NetBatch
+from netspace.networks.folding import Folder
+from netspace.networks.spec import NetSpec
+from netspace.process import keep_freed_memory
+from netspace.tasks import TaskData, load
+from netspace.zoo import MEMBER, Header, Population, parts_folder, write_zoo
 
 TURNS = 4  # runs of a fused group for each of its places, at most: whoever ends early is followed by another
+
+
 GROUPS = 8  # groups of an architecture that there are at least before they grow so, for the workers to share
+
+
 COMMIT_EVERY = 1.0  # seconds between commits of finished members
+
+
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
+
+
 CHUNK = 256  # images evaluated at once: few enough for a CPU's caches
+
+
 TRAIN_IMAGES = 10_000  # accuracy_train is measured on at most so many training images
 
 
@@ -270,3 +278,33 @@ def finished(path: Path, number: int) -> bool:
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:
     return mask.view(-1, *[1] * (value.dim() - 1))
+
+
+def main(arguments: list[str]) -> int:
+    """Does the work; exit code 0 done, 1 failed."""
+    path, place, shares = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    archs.trust(*arguments[3:])
+    parent = os.getppid()
+
+    def report(images: int) -> None:
+        if os.getppid() != parent:  # the builder was killed: another start will go on
+            raise SystemExit(1)
+        print(images, flush=True)
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        the_plan = Plan.read(path)
+        if the_plan is None:
+            raise NetspaceError(f"{path} is not being built: it has no plan beside it")
+        Worker(the_plan, path).share(place, shares, report)
+    except NetspaceError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

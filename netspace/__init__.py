@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netspace.space import Space
-    from netspace.store import Zoo
+    from netspace.zoo import Zoo
 
 __all__ = ["Space", "Zoo"]
 
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return Space
     if name == "Zoo":
-        from netspace.store import Zoo
+        from netspace.zoo import Zoo
 
         return Zoo
     raise AttributeError(f"module 'netspace' has no attribute {name!r}")

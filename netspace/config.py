@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.records import parse_yaml, read_text, read_yaml
+from netspace.io import parse_yaml, read_text, read_yaml
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
 BUNDLED = "configs"  # the package of recipes that come along: 'zoo/quickstart' is configs/zoo/quickstart.yaml

@@ -1,7 +1,7 @@
 """Files appear whole or not at all, and locks.
 
 A file is written beside its place and renamed. Who writes it holds a lock on the temporary file, so that what a killed
-process left is told from what another process is writing. What files hold: `netspace.records`.
+process left is told from what another process is writing. What files hold: `netspace.io`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from netspace import halves
+from netspace.native import feature_distances
 
 CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
@@ -149,7 +149,7 @@ def feature_loss(
     gradient: it has no direction. B is a map's own where layers fold other axes into it.
     """
     rows = [_rows(one, two) for one, two in zip(predicted, target, strict=True)]
-    if all(halves.fits(*pair) for pair in rows):
+    if all(feature_distances.fits(*pair) for pair in rows):
         return _Halves.apply(weight, places, *(one for one, _ in rows), *(two.detach() for _, two in rows))
     if places is not None:
         rows = [(one, two.index_select(0, places)) for one, two in rows]
@@ -176,7 +176,7 @@ class _Halves(torch.autograd.Function):
         learns = any(ctx.needs_input_grad[2 : 2 + count])
         pairs = list(zip(rows[:count], rows[count:], strict=True))
         scales = [weight / max(len(a), 1) for a, _ in pairs] if learns else None
-        found, gradients = halves.unit_distances(pairs, scales, places)
+        found, gradients = feature_distances.unit_distances(pairs, scales, places)
         ctx.save_for_backward(*gradients)
         return weight * torch.stack([each.mean() for each in found]).sum()
 

@@ -20,19 +20,18 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.config import read_back
 from netspace.errors import NetspaceError, UsageError, first_line
-from netspace.family import ArchClass, Family, Networks
-from netspace.folding import unfold
-from netspace.folding.checks import batch_norms
+from netspace.io import Record, read_json
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
+from netspace.networks.family import ArchClass, Family, Networks
+from netspace.networks.folding import unfold
+from netspace.networks.folding_checks import batch_norms
+from netspace.networks.prep import pack, unflatten, unpack
+from netspace.networks.spec import NetSpec
+from netspace.networks.state_dict import fits, flat_parameters
 from netspace.precision import choose
-from netspace.prep import pack, unflatten, unpack
-from netspace.records import Record, read_json
-from netspace.runtime import is_run
-from netspace.spec import NetSpec
-from netspace.states import fits, flat_parameters
-from netspace.training.checkpoints import load_best
+from netspace.run_folder import is_run, load_best
+from netspace.training.batches import half
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.steps import half
 from netspace.training.validation import decode, encode
 
 TRIAL = 16  # latents that are decoded to choose between precisions
@@ -214,7 +213,7 @@ class Space:
     def decode_flat(self, latents: Tensor, arch: str | None = None) -> Tensor:
         """Flat parameters (M, P) of latents (M, E), all of one architecture; gradients of the latents pass through.
 
-        `netspace.prep.unflatten(flat[i], space.arch_class(arch).spec)` names them for `torch.func.functional_call`, and
+        `netspace.networks.prep.unflatten(flat[i], space.arch_class(arch).spec)` names them for `torch.func.functional_call`, and
         `space.arch_class(arch).nets(flat, images)` gives all networks' logits.
         """
         class_id = self.class_id(arch)

@@ -142,8 +142,8 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A space of `tiny_zoo`, trained for 30 steps in this process."""
+    from netspace.training.latent_space import train
     from netspace.training.recipe import SpaceRecipe
-    from netspace.training.space import train
 
     return train(SpaceRecipe.model_validate(SPACE), tiny_zoo, tmp_path_factory.mktemp("runs") / "tiny")
 
@@ -172,8 +172,8 @@ def multi_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def multi_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A space of all architectures of `multi_zoo`, trained for 30 steps."""
+    from netspace.training.latent_space import train
     from netspace.training.recipe import SpaceRecipe
-    from netspace.training.space import train
 
     return train(SpaceRecipe.model_validate(MULTI), multi_zoo, tmp_path_factory.mktemp("runs") / "multi")
 
@@ -181,8 +181,8 @@ def multi_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def unseen_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A space that was shown no network of the architecture in the middle, and knows another only by name."""
+    from netspace.training.latent_space import train
     from netspace.training.recipe import SpaceRecipe
-    from netspace.training.space import train
 
     declared = {"declared": {"arch": "vanillacnn", "width": 0.18}}
     settings = {**MULTI, "multi": {**MULTI["multi"], "counts": {"vanilla": 0}, "declared": declared}}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from netspace.apps.compress import begin
-from netspace.compressed import Compressed
-from netspace.training.fitting import Fit
+from netspace.compression.fit import begin
+from netspace.models.compressed import Compressed
+from netspace.training.fit import Fit, NernStep, Original
 from netspace.training.loop import processes
-from netspace.training.nern import FitConfig, NernStep, Original
+from netspace.training.recipe import FitConfig
 
 MEMBER = "resnet/0000"  # of `multi_zoo`
 
@@ -40,7 +40,7 @@ def stepping(
 
 
 def distilling(multi_zoo: Path, place: int = 0, shares: int = 1, **changes: Any) -> NernStep:
-    from netspace.apps.originals import find_original
+    from netspace.compression.originals import find_original
 
     original, spec = find_original(MEMBER, multi_zoo)
     config = settings(**changes)

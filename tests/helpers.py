@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netspace.runtime import read_metrics, read_torch
+from netspace.io import read_torch
+from netspace.run_folder import read_metrics
 
 DRIVER = """
 import os, signal, sys

@@ -18,8 +18,8 @@ from model_zoo.forward import Way
 from model_zoo.recipe import RunPlan
 from model_zoo.trainer import Group
 from netspace import archs
-from netspace.data import DataConfig, load
-from netspace.models.encoder import EncoderConfig
+from netspace.models.encoders import EncoderConfig
+from netspace.tasks import DataConfig, load
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.recipe import LossConfig
 

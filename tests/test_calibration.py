@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from netspace import calibration
-from netspace.calibration import fastest, remembered
-from netspace.records import read_json
-from netspace.runtime import cache_folder
+from netspace import precision
+from netspace.hardware import cache_folder
+from netspace.io import read_json
+from netspace.precision import fastest, remembered
 
 
 class Clock:
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture()
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     made = Clock()
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: made.now)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: made.now)
     monkeypatch.setenv("NETSPACE_CACHE", str(tmp_path / "cache"))
     return made
 
@@ -79,7 +79,7 @@ def test_another_version_is_timed_anew(clock: Clock, monkeypatch: pytest.MonkeyP
     if package == "torch":
         monkeypatch.setattr(torch, "__version__", "9.9")
     else:
-        monkeypatch.setattr(calibration, "package_version", lambda name: f"{name} 9.9")
+        monkeypatch.setattr(precision, "package_version", lambda name: f"{name} 9.9")
     assert fastest("subject", {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}) == "b"
 
 

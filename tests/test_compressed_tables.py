@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from netspace.config import load, to_yaml
-from netspace.runtime import write_json
-from netspace.training.nern import FitConfig
+from netspace.io import write_json
+from netspace.training.recipe import FitConfig
 
 FIT = {
     "accuracy_original": 0.93,

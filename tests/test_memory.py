@@ -9,7 +9,7 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from netspace.memory import keep_freed_memory
+from netspace.process import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from netspace import precision
-from netspace.apps.compress import fit
-from netspace.apps.evaluate import evaluate
-from netspace.apps.optimize import OptimizeConfig, optimize
+from netspace.commands.evaluate import evaluate
+from netspace.commands.optimize import OptimizeConfig, optimize
+from netspace.compression.fit import fit
+from netspace.training.latent_space import train
 from netspace.training.loop import Loop
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.space import train
 
 SLOW = (torch.bfloat16, torch.float16)
 

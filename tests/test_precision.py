@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from netspace import calibration, precision
+from netspace import precision
 
 CPU = torch.device("cpu")
 
@@ -72,19 +72,19 @@ def test_a_named_precision_is_obeyed_and_a_slow_one_is_pointed_out(
 
 def test_a_choice_is_remembered_for_the_processors_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision.bf16_is_fast(CPU) in (True, False)
-    (key,) = calibration._read(calibration.remembered())
-    monkeypatch.setattr(calibration, "instructions", lambda: "others")
+    (key,) = precision._read(precision.remembered())
+    monkeypatch.setattr(precision, "instructions", lambda: "others")
     precision.bf16_is_fast(CPU)
-    assert len({key, *calibration._read(calibration.remembered())}) == 2
+    assert len({key, *precision._read(precision.remembered())}) == 2
 
 
 def test_instructions_name_what_torch_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    calibration.instructions.cache_clear()
-    before = calibration.instructions()
+    precision.instructions.cache_clear()
+    before = precision.instructions()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    calibration.instructions.cache_clear()
-    after = calibration.instructions()
-    calibration.instructions.cache_clear()
+    precision.instructions.cache_clear()
+    after = precision.instructions()
+    precision.instructions.cache_clear()
     assert before != after and torch.backends.cpu.get_cpu_capability() in before
 
 

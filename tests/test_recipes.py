@@ -15,10 +15,9 @@ import torch
 
 from model_zoo.recipe import ZooRecipe, plan
 from netspace.config import bundled_names, load
-from netspace.data import DataConfig
-from netspace.training.nern import FitConfig
+from netspace.tasks import DataConfig
 from netspace.training.optimizers import Optimizer
-from netspace.training.recipe import LossConfig, SpaceRecipe
+from netspace.training.recipe import FitConfig, LossConfig, SpaceRecipe
 
 ROOT = Path(__file__).parent.parent
 SHAPES = {

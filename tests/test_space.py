@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 import netspace
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
-from netspace.prep import unflatten, unpack
+from netspace.networks.prep import unflatten, unpack
 from netspace.space import Space
-from netspace.store import Zoo
+from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import task_of
-from netspace.training.space import train
+from netspace.training.setup import task_of
+from netspace.zoo import Zoo
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from netspace.apps.compress import fit
+from netspace.compression.fit import fit
 from netspace.config import validate
-from netspace.runtime import write_json
-from netspace.training.nern import FitConfig
+from netspace.io import write_json
+from netspace.training.recipe import FitConfig
 
 BASE: dict[str, Any] = {
     "predictor": {"hidden": 160, "embedding": {"coordinates": "normalised", "base": 1.6, "count": 16}},

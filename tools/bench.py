@@ -49,8 +49,9 @@ from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, Sto
 
 from model_zoo.forward import Way
 from netspace.config import Settings
+from netspace.hardware import pick_device
 from netspace.precision import bf16_is_fast
-from netspace.runtime import pick_device, provenance
+from netspace.run_folder import provenance
 
 S = TypeVar("S", bound=Settings)
 WHAT = ("zoo", "step", "multi", "nern", "orders", "store", "scale", "accuracy", "memory")
@@ -87,7 +88,7 @@ class Side:
 
     def __init__(self, kind: type, processes: int, threads: int, **settings: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "netspace.training.space", "model_zoo.builder"])
+        context.set_forkserver_preload(["torch", "netspace.training.latent_space", "model_zoo.builder"])
         self.pipes, self.processes = [], []
         for _ in range(processes):
             mine, theirs = context.Pipe()

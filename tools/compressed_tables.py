@@ -13,7 +13,7 @@ from typing import Any
 from ablations import table
 
 from netspace.config import read_back
-from netspace.training.nern import FitConfig
+from netspace.training.recipe import FitConfig
 
 FITS = ("decoupled", "joint", "joint-pool", "large", "smooth")
 MINUTES = 30  # a fit may take so many on two cores

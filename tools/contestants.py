@@ -25,18 +25,18 @@ from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe
-from netspace.data import DataConfig, TaskData, load
-from netspace.functional import NetBatch
-from netspace.memory import keep_freed_memory
-from netspace.prep import height, pack
-from netspace.runtime import generator
-from netspace.spec import NetSpec
-from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.networks.batch import NetBatch
+from netspace.networks.prep import height, pack
+from netspace.networks.spec import NetSpec
+from netspace.process import keep_freed_memory
+from netspace.streams import generator
+from netspace.tasks import DataConfig, TaskData, load
+from netspace.training.batches import PRepSource
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
-from netspace.training.setting import Setting, prepare
-from netspace.training.sources import PRepSource
-from netspace.training.steps import SingleStep
+from netspace.training.setup import Setting, prepare
+from netspace.training.step import SingleStep
+from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
 
 RATE = 1e-3
 MEMBERS = 16  # of a zoo, at least; as many as fill every worker's groups

@@ -17,13 +17,14 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from netspace import archs
-from netspace.apps.compress import begin
+from netspace.compression.fit import begin
 from netspace.config import load as load_recipe
-from netspace.data import DataConfig, load
-from netspace.memory import keep_freed_memory
-from netspace.models.coordinates import BASES
-from netspace.training.nern import FitConfig, NernStep, Original
+from netspace.models.coordinate_network import BASES
+from netspace.process import keep_freed_memory
+from netspace.tasks import DataConfig, load
+from netspace.training.fit import NernStep, Original
 from netspace.training.optimizers import Optimizer
+from netspace.training.recipe import FitConfig
 
 POOL = 2048  # images whose maps are remembered, where they are
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from netspace.apps.originals import find_original
-from netspace.kernels import Kernels
-from netspace.ordering import greedy_path, path_length, short_path
-from netspace.ordering.arranging import Grid, arrange
+from netspace.compression.originals import find_original
+from netspace.native.orders import Grid, arrange
+from netspace.native.paths import greedy_path, path_length, short_path
+from netspace.networks.kernels import Kernels
 
 Path_ = Callable[[np.ndarray], np.ndarray]
 

@@ -37,7 +37,7 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Ten
 
 
 class ConvEncoder(nn.Module):
-    """The paper's encoder (NetSpace, Fig. 1); its weights have the names of `netspace.models.encoder.ConvEncoder`."""
+    """The paper's encoder (NetSpace, Fig. 1); its weights have the names of `netspace.models.encoders.ConvEncoder`."""
 
     def __init__(self, latent: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ConvEncoder(nn.Module):
 
 
 class ProbeEncoder(nn.Module):
-    """Every network's answers to learnt inputs, read by two linear layers; names as in `netspace.models.encoder`."""
+    """Every network's answers to learnt inputs, read by two linear layers; names as in `netspace.models.encoders`."""
 
     def __init__(
         self, latent: int, hidden: int, probes: int, classes: int, network: nn.Module, input_shape: Sequence[int]
@@ -85,7 +85,7 @@ class ProbeEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The paper's decoder (NetSpace, Fig. 1); its weights have the names of `netspace.models.decoder.ConvDecoder`."""
+    """The paper's decoder (NetSpace, Fig. 1); its weights have the names of `netspace.models.decoders.ConvDecoder`."""
 
     def __init__(self, latent: int, size: tuple[int, int], slope: float) -> None:
         super().__init__()

@@ -17,11 +17,11 @@ from model_zoo.recipe import ArchConfig, EpochConfig, RunPlan, SplitConfig, ZooR
 from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
-from netspace.data import DataConfig, load
-from netspace.family import ArchClass, Family, Networks
-from netspace.functional import NetBatch
-from netspace.memory import keep_freed_memory
-from netspace.prep import flatten
+from netspace.networks.batch import NetBatch
+from netspace.networks.family import ArchClass, Family, Networks
+from netspace.networks.prep import flatten
+from netspace.process import keep_freed_memory
+from netspace.tasks import DataConfig, load
 from netspace.training.validation import accuracies
 
 

@@ -18,15 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_zoo.recipe import ZooRecipe
 from netspace import archs
 from netspace.config import load as load_recipe
-from netspace.data import DataConfig, load
-from netspace.family import declared
-from netspace.prep import pack
-from netspace.runtime import generator
-from netspace.store import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
-from netspace.training.multi import Between, MultiStep
+from netspace.networks.family import declared
+from netspace.networks.prep import pack
+from netspace.streams import generator
+from netspace.tasks import DataConfig, load
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
-from netspace.training.setting import Setting, prepare
+from netspace.training.setup import Setting, prepare
+from netspace.training.step import Between, MultiStep
+from netspace.zoo import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ import torch
 
 from netspace import archs
 from netspace.config import load as load_recipe
-from netspace.data import DataConfig, load
-from netspace.memory import keep_freed_memory
-from netspace.prep import flatten, height, pack, unflatten
-from netspace.runtime import generator
-from netspace.spec import NetSpec
-from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.networks.prep import flatten, height, pack, unflatten
+from netspace.networks.spec import NetSpec
+from netspace.process import keep_freed_memory
+from netspace.streams import generator
+from netspace.tasks import DataConfig, load
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import prepare
-from netspace.training.steps import SingleStep
+from netspace.training.setup import prepare
+from netspace.training.step import SingleStep
+from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
 
 BATCH = 8  # members that are read at once, as the paper's step does
 

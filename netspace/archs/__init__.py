@@ -26,7 +26,7 @@ from netspace.archs.resnet import resnet8, resnet20, resnet32, resnet56
 from netspace.archs.vanillacnn import vanillacnn
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.folding import fold
+from netspace.networks.folding import fold
 
 __all__ = ["ARCHS", "ArchConfig", "Factory", "build", "names", "resolve", "skeleton", "task_settings", "trust"]
 
@@ -136,7 +136,7 @@ def skeleton(
 
     `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays
     as it was. The named ResNets are built without batch norm, which has the same state as folding; others are
-    traced only if they have batch norm. Buffers stay as the factory makes them: see `netspace.archs.identity`. Raises as `build` and `netspace.folding.fold`.
+    traced only if they have batch norm. Buffers stay as the factory makes them: see `netspace.archs.identity`. Raises as `build` and `netspace.networks.folding.fold`.
     """
     factory = resolve(name, trusted)
     accepted = inspect.signature(factory).parameters

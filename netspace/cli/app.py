@@ -11,7 +11,6 @@ import typer
 from netspace.cli import compress as compress_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.ending import run
-from netspace.cli.eval_output import evaluation, interpolation
 from netspace.cli.options import (
     Device,
     Json,
@@ -25,9 +24,8 @@ from netspace.cli.options import (
     run_folder,
     trusting,
 )
-from netspace.cli.output import optimization, percent, samples, say, training
-from netspace.memory import keep_freed_memory
-from netspace.threads import settle_threads
+from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
+from netspace.process import keep_freed_memory, settle_threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +79,7 @@ def quickstart(
     json: Json = False,
 ) -> None:
     """The whole story on real bundled data: a zoo, its latent space, evaluation, interpolation, a report."""
-    from netspace.apps.quickstart import quickstart as run_quickstart
+    from netspace.commands.quickstart import quickstart as run_quickstart
 
     result = run_quickstart(out, small, set or [], device)
     say(
@@ -127,9 +125,9 @@ def train(
     """
     from netspace.errors import NetspaceError, UsageError
     from netspace.report.reading import finite
-    from netspace.runtime import is_run, read_metrics, zoo_path
-    from netspace.training.space import recipe_of
-    from netspace.training.space import train as train_space
+    from netspace.run_folder import is_run, read_metrics, zoo_path
+    from netspace.training.latent_space import recipe_of
+    from netspace.training.latent_space import train as train_space
 
     trusting(trust_arch)
     recipe, folder, changes = recipe_of(config, set or [], out, resume)
@@ -170,7 +168,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """How well a space gives networks back, beside honest baselines."""
-    from netspace.apps.evaluate import evaluate as evaluate_run
+    from netspace.commands.evaluate import evaluate as evaluate_run
 
     trusting(trust_arch)
     say(evaluate_run(run_folder(run, same_run), split, zoo, pick(device), distil), json, evaluation)
@@ -189,7 +187,7 @@ def interpolate(
     json: Json = False,
 ) -> None:
     """Accuracy along the latent line from A to B, beside the direct interpolation of weights."""
-    from netspace.apps.interpolate import interpolate as interpolate_run
+    from netspace.commands.interpolate import interpolate as interpolate_run
 
     trusting(trust_arch)
     say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device)), json, interpolation)
@@ -225,8 +223,8 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Improve networks by gradient descent on their latents alone."""
-    from netspace.apps.optimize import OptimizeConfig
-    from netspace.apps.optimize import optimize as optimize_latents
+    from netspace.commands.optimize import OptimizeConfig
+    from netspace.commands.optimize import optimize as optimize_latents
     from netspace.config import load, read_back
 
     trusting(trust_arch)
@@ -259,7 +257,7 @@ def sample(
     json: Json = False,
 ) -> None:
     """Draw new networks from the distribution of the training members' latents."""
-    from netspace.apps.sample import sample as draw
+    from netspace.commands.sample import sample as draw
 
     trusting(trust_arch)
     say(draw(run_folder(run), count, arch, fit, bandwidth, seed, save, zoo, pick(device)), json, samples)
@@ -276,7 +274,7 @@ def encode(
     json: Json = False,
 ) -> None:
     """The latent code of a network, as a safetensors file."""
-    from netspace.apps.codes import encode as encode_network
+    from netspace.commands.convert import encode as encode_network
 
     trusting(trust_arch)
     result = encode_network(run_folder(run), network, out, zoo, pick(device))
@@ -303,7 +301,7 @@ def decode(
 
     It loads into `netspace.archs.skeleton`, as Space.decode gives it; with --batch-norm into the class that was trained.
     """
-    from netspace.apps.codes import decode as decode_latent
+    from netspace.commands.convert import decode as decode_latent
 
     trusting(trust_arch)
     result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device), batch_norm)

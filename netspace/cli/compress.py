@@ -1,43 +1,119 @@
-"""`netspace compress ...`: a network held in a coordinate network."""
+"""The texts of commands on compressed networks that make tables.
+
+`netspace compress ...`: a network held in a coordinate network."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netspace.cli.compress_output import correction, pruning, quantised
 from netspace.cli.options import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
-from netspace.cli.output import analysis, compression, important, say
+from netspace.cli.output import analysis, compression, important, normalised, number, percent, say, table
+
+
+def correction(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress correct`."""
+    by = f", {normalised(figures)}" if "normalise" in figures else ""
+    return (
+        f"{figures['out']}: {len(figures['corrected'])} tensors of batch norms and biases corrected by "
+        f"{figures['count']} inputs ({figures['shown']}{by}); compare it by `netspace compress eval` on others"
+    )
+
+
+def quantised(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress quantise`."""
+    bits = figures["bits"]
+    names = {
+        "original": "the original",
+        "original_quantised": f"the original in {bits} bits",
+        "reconstructed": "reconstructed",
+        "quantised": f"reconstructed, predictor in {bits} bits",
+    }
+    images = next(iter(figures["networks"].values())).get("images")
+    seen = images is not None
+    rows = []
+    for key, found in figures["networks"].items():
+        measured = [
+            show(found.get(name))
+            for name, show in (("relative_error", number), ("accuracy", percent), ("agreement", percent))
+        ]
+        if seen:
+            measured.append(percent(found["images"]["agreement"]))
+        rows.append([names[key], f"{found['bytes']:,}", percent(found["bytes"] / figures["bytes_original"]), *measured])
+    head = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
+    head += ["on images"] if seen else []
+    return "\n".join(
+        [
+            table(head, rows),
+            *([f"the images are {normalised(images)}"] if images else []),
+            f"{figures['out']}: quantising moves the weights by {percent(figures['relative_change'])} of their norm",
+        ]
+    )
+
+
+def pruning(figures: dict[str, Any]) -> str:
+    """The text of `netspace compress prune`."""
+    seen = "images" in figures["predictor"][0]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        told = percent(row["images"]["agreement"] if seen else row["accuracy"])
+        return [f"{row['weights']:,}", number(row["relative_error"]), told]
+
+    pairs = zip(figures["predictor"], figures["original"], strict=True)
+    rows = [[percent(one["share"]), *cells(one), *cells(two)] for one, two in pairs]
+    last = "same answer" if seen else "accuracy"
+    head = ["pruned", "predictor's weights", "relative error", last]
+    head += ["original's weights", "relative error", last]
+    where = "accuracy on the test images"
+    if seen:
+        where = f"answers as the original's on the images, which are {normalised(figures['predictor'][0]['images'])}"
+    return table(head, rows) + f"\nsmallest magnitudes first; {where}"
+
 
 if TYPE_CHECKING:
-    from netspace.apps.originals import Pictures
     from netspace.archs import ArchConfig
+    from netspace.compression.originals import Pictures
+
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
+
 
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A zoo's member (resnet20/0000, best) or a state-dict file of any network."),
 ]
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
+
+
 ModelZoo = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the member, or of the file's task.")]
+
+
 Arch = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="What runs a state-dict file: a name, or module:factory (with --trust-arch)."),
 ]
 
+
 Key = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which state dict of MODEL's checkpoint, where it holds several: ema."),
 ]
+
+
 Images = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
 ]
+
+
 Shape = Annotated[
     str | None, typer.Option("--input-shape", metavar="C,H,W", help="Of an input of the network, for noise.")
 ]
+
+
 Normalise = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +122,8 @@ Normalise = Annotated[
         "MEAN/STD as in 0.5,0.5,0.5/0.25.",
     ),
 ]
+
+
 Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
 
 
@@ -63,9 +141,9 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
 
 
 def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
-    from netspace.apps.originals import Pictures
-    from netspace.data.pictures import IMAGENET, normalisation
+    from netspace.compression.originals import Pictures
     from netspace.errors import UsageError
+    from netspace.tasks.pictures import IMAGENET, normalisation
 
     by = IMAGENET if normalise is None else normalisation(normalise)
     if images is None and normalise is not None:
@@ -95,9 +173,9 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a coordinate network to a trained network's weights."""
-    from netspace.apps.compress import fit as fit_network
+    from netspace.compression.fit import fit as fit_network
     from netspace.config import load, resumed
-    from netspace.training.nern import FitConfig
+    from netspace.training.recipe import FitConfig
 
     trusting(trust_arch)
     own = out / "config.yaml"
@@ -122,7 +200,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Sizes, and beside the original accuracy, agreement and error."""
-    from netspace.apps.compress import evaluate as measure
+    from netspace.compression.fit import evaluate as measure
 
     trusting(trust_arch)
     say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), key), json, compression)
@@ -135,7 +213,7 @@ def reconstruct(
     json: Json = False,
 ) -> None:
     """The network as a state dict, from the compressed file alone."""
-    from netspace.apps.compress import reconstruct as rebuild
+    from netspace.compression.fit import reconstruct as rebuild
 
     say(
         rebuild(file, out),
@@ -154,7 +232,7 @@ def importance(
     json: Json = False,
 ) -> None:
     """Filters by how well they are reconstructed: a small predictor keeps what matters."""
-    from netspace.apps.compress import importance as rank
+    from netspace.compression.fit import importance as rank
 
     say(rank(file, model, zoo, top, key), json, important)
 
@@ -171,7 +249,7 @@ def analyse(
     json: Json = False,
 ) -> None:
     """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
-    from netspace.apps.analyse import analyse as compare
+    from netspace.compression.analyse import analyse as compare
 
     trusting(trust_arch)
     say(compare(file, model, zoo, _arch(arch, kwargs), key=key), json, analysis)
@@ -194,7 +272,7 @@ def correct(
     json: Json = False,
 ) -> None:
     """Batch norms and biases made up for errors of the weights, by images of any kind or noise; the size stays."""
-    from netspace.apps.correct import correct as make_up
+    from netspace.compression.correct import correct as make_up
 
     trusting(trust_arch)
     shape = _shape(input_shape)
@@ -222,7 +300,7 @@ def quantise(
     json: Json = False,
 ) -> None:
     """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE (-alone without MODEL)."""
-    from netspace.apps.quantise import quantise as shrink
+    from netspace.compression.quantise import quantise as shrink
 
     trusting(trust_arch)
     say(
@@ -250,8 +328,8 @@ def prune(
     json: Json = False,
 ) -> None:
     """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
-    from netspace.apps.prune import SHARES
-    from netspace.apps.prune import prune as cut
+    from netspace.compression.prune import SHARES
+    from netspace.compression.prune import prune as cut
 
     trusting(trust_arch)
     chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)

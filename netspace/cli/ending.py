@@ -69,7 +69,7 @@ def leave(code: int) -> NoReturn:
     """
     if "WORLD_SIZE" in os.environ:
         if not code and "torch" in sys.modules:
-            from netspace import ranks
+            from netspace import distributed as ranks
 
             ranks.end()
         sys.stdout.flush()

@@ -48,7 +48,7 @@ def keyword_arguments(text: str | None) -> dict[str, Any]:
 def run_folder(run: Path | None, same: Path | None = None) -> Path:
     """The run that was named, as an argument or as `--run`, or the newest. Raises `UsageError` if both name one."""
     from netspace.errors import UsageError
-    from netspace.runtime import newest_run
+    from netspace.run_folder import newest_run
 
     if run is not None and same is not None:
         raise UsageError(f"the run was given twice, as {run} and as --run {same}: give it once")
@@ -57,7 +57,7 @@ def run_folder(run: Path | None, same: Path | None = None) -> Path:
 
 def pick(device: str | None) -> str:
     """The device that was named, or the best there is."""
-    from netspace.runtime import pick_device
+    from netspace.hardware import pick_device
 
     return str(pick_device(device or "auto"))
 

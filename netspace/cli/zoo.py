@@ -85,11 +85,10 @@ def import_(
     json: Json = False,
 ) -> None:
     """Add networks trained elsewhere. Nothing in the files is executed."""
-    from model_zoo.import_table import read_table
-    from model_zoo.importer import ImportSettings, import_members
+    from model_zoo.importer import ImportSettings, import_members, read_table
     from netspace.config import load
     from netspace.errors import UsageError
-    from netspace.states import read_state_dict
+    from netspace.networks.state_dict import read_state_dict
 
     if bool(files) == (table is not None):
         raise UsageError("networks are given as FILEs or by a --table: give one of the two")
@@ -159,8 +158,8 @@ def merge(
 ) -> None:
     """Join zoos into a new one; networks that are equal to the last bit are kept once."""
     from netspace.errors import UsageError
-    from netspace.store import merge as merge_zoos
-    from netspace.store import zoo_lock
+    from netspace.zoo import merge as merge_zoos
+    from netspace.zoo import zoo_lock
 
     zoos = files
     if out is None:
@@ -176,7 +175,7 @@ def describe(path: Path) -> dict[str, Any]:
     """The figures of `netspace zoo info`."""
     import numpy as np
 
-    from netspace.store import SPLITS, VERSION, Zoo
+    from netspace.zoo import SPLITS, VERSION, Zoo
 
     with Zoo(path) as zoo:
         archs: dict[str, Any] = {}
@@ -220,7 +219,7 @@ def _verified(result: dict[str, Any]) -> str:
 @data_app.command("list")
 def data_list(json: Json = False) -> None:
     """The image sets by name."""
-    from netspace.data import DATASETS
+    from netspace.tasks import DATASETS
 
     say(
         {"data": {name: each.help for name, each in DATASETS.items()}},
@@ -238,7 +237,7 @@ def data_fetch(
     json: Json = False,
 ) -> None:
     """Download an image set from its makers, checked against its checksum."""
-    from netspace.data import DataConfig, fetch, load
+    from netspace.tasks import DataConfig, fetch, load
 
     path = fetch(name, root)
     task = load(DataConfig(name=name, root=root))

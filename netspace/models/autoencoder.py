@@ -1,21 +1,37 @@
-"""Encoder and decoder together, built from settings for the networks of a family.
-
-Axes: M members, P parameters, H W of a PRep, E latent size, A architectures.
-"""
+"""Encoder and decoder together, built from settings for the networks of a zoo, and the ClassId head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
-from netspace.family import Family
-from netspace.models.classid import ClassIdHead
-from netspace.models.decoder import DECODERS, Decoder, DecoderConfig
-from netspace.models.encoder import ConvEncoder, EncoderConfig, ProbeEncoder
-from netspace.prep import pack
-from netspace.spec import NetSpec
+from netspace.models.decoders import DECODERS, Decoder, DecoderConfig
+from netspace.models.encoders import SLOPE, ConvEncoder, EncoderConfig, ProbeEncoder
+from netspace.networks.family import Family
+from netspace.networks.prep import pack
+from netspace.networks.spec import NetSpec
+
+CHANNELS = 10  # after the convolution, as the authors' implementation has it
+
+
+class ClassIdHead(nn.Module):
+    """One convolution on the latent as a square image, LeakyReLU, and one linear layer."""
+
+    def __init__(self, latent: int, classes: int) -> None:
+        super().__init__()
+        self.side = isqrt(latent)
+        self.conv = nn.Conv2d(1, CHANNELS, 3, stride=2, padding=1)
+        self.activation = nn.LeakyReLU(SLOPE)
+        self.fc = nn.Linear(CHANNELS * (self.side // 2) ** 2, classes)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """ClassId logits (M, A) of latents (M, E)."""
+        seen = self.activation(self.conv(latents.view(-1, 1, self.side, self.side)))
+        logits: Tensor = self.fc(seen.flatten(1))
+        return logits.float()
 
 
 class AutoEncoder(nn.Module):

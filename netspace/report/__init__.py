@@ -42,7 +42,7 @@ def report(run: Path) -> dict[str, Any]:
 
 
 def _written(folder: Path, shown: Sequence[Picture], html: str, lacking: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    from netspace.runtime import replacing, write_text
+    from netspace.files import replacing, write_text
 
     places = [folder / "figures" / f"{picture.name}.png" for picture in shown]
     for place, picture in zip(places, shown, strict=True):

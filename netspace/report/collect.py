@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError, first_line
-from netspace.records import read_tensors, read_text, read_yaml, without_seal
+from netspace.io import read_tensors, read_text, read_yaml, without_seal
 from netspace.report.classes import Classes, classes_of
 from netspace.report.reading import ends_of, finite, mapping_of, names_of, numbers_of, part
-from netspace.runtime import is_run, read_metrics
+from netspace.run_folder import is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # the order in which they are told
 LINES = 6  # interpolations, and optimisations, that are shown, the newest

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
-from netspace.records import read_text, without_seal
+from netspace.io import read_text, without_seal
 from netspace.report.course import NOT_LOSSES
 from netspace.report.drawing import named
 from netspace.report.reading import mapping_of, numbers_of, part
-from netspace.runtime import is_run, read_metrics
+from netspace.run_folder import is_run, read_metrics
 
 Columns = dict[str, np.ndarray]  # by name, all of one length
 

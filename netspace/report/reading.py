@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from netspace.errors import NetspaceError
-from netspace.records import read_json
+from netspace.io import read_json
 
 
 def finite(value: Any) -> float | None:

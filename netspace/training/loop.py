@@ -1,20 +1,20 @@
-"""The one training loop: stages of steps, validation, checkpoints, records. What it trains is a `Learner`.
-
-A step depends on the seed, its stage and its number alone, so what was stopped, or killed, goes on to the same weights as
-what was not. Under `accelerate launch` every process takes its share of a step.
-"""
+"""The one training loop: stages of steps, validation, checkpoints, records, resuming, Ctrl-C."""
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 import torch
 from accelerate import Accelerator
@@ -22,16 +22,49 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
+from netspace.distributed import DAYS
 from netspace.errors import NetspaceError, Stopped
+from netspace.io import going_on_from, read_torch, write_torch
 from netspace.progress import Progress, progress
-from netspace.ranks import DAYS
-from netspace.records import going_on_from, read_torch, write_torch
-from netspace.runtime import Metrics
+from netspace.run_folder import Metrics
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
-from netspace.training.stopping import Stopping
+
+
+class Stopping:
+    """Inside the block a first Ctrl-C is noted in `asked` and the training goes on; a second one interrupts it at once.
+
+    Where Python does not interrupt on Ctrl-C anyway, in other threads and under other handlers, nothing is changed.
+    """
+
+    def __init__(self, able: bool = True) -> None:
+        """Not `able`: as one of several processes, which would stop at different steps."""
+        main = threading.current_thread() is threading.main_thread()
+        self.able = able and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        if self.able:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.able:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
 
 CHECKPOINT_EVERY = 30.0  # seconds
+
+
 WORST = (-math.inf,)
+
+
 HELD = {"stage", "step", "score", "model", "optimizer", "average", "learner"}  # in a checkpoint
 
 

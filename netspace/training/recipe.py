@@ -1,16 +1,20 @@
-"""A space's recipe: everything that decides how a latent space is learnt from a zoo."""
+"""What a user writes for a training: the recipe of a space, and that of a fit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
+from torch import Tensor
 
 from netspace.archs import ArchConfig
 from netspace.config import FileName, Seed, Settings
-from netspace.models.decoder import DecoderConfig
-from netspace.models.encoder import EncoderConfig
+from netspace.models.coordinate_network import PredictorConfig
+from netspace.models.decoders import DecoderConfig
+from netspace.models.encoders import EncoderConfig
+from netspace.networks.kernels import Pointwise
 from netspace.precision import Precision
 from netspace.training.optimizers import OptimizerConfig
 
@@ -113,3 +117,73 @@ class SpaceRecipe(Settings):
         if self.networks % self.accumulate:
             raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")
         return self
+
+
+Teaches = Callable[[Tensor], Tensor]  # logits (B, C) for inputs (B, ...)
+
+
+class StageConfig(Settings):
+    """One stage of the fit, with an optimiser of its own."""
+
+    steps: int = Field(8_000, ge=1)
+    rounds: int = Field(
+        1, ge=1
+    )  # of so many steps; each after the first fits, from anew, what the one before gave ('progressive')
+    reconstruction: float = Field(1.0, ge=0)  # weight of Eq. 3
+    distillation: float = Field(0.0, ge=0)  # of Eq. 5
+    features: float = Field(0.0, ge=0)  # of Eq. 4
+    teacher: str | None = (
+        None  # whose logits are distilled: a zoo's member, a zoo's best, a network's file; None: the network's own
+    )
+    inputs: Literal["task", "noise"] = "task"  # what is shown to the networks; noise: U[-1, 1], no data
+    images: int = Field(256, ge=1)  # in a batch
+    pool: int | None = Field(
+        None, ge=1
+    )  # of so many training images, drawn once, batches are made; the network's own maps for them are remembered
+    kernels: int = Field(4096, ge=1)  # that gradients flow through in a step
+    sampling: Literal["all", "layer", "uniform", "weighted"] = "weighted"  # how they are drawn
+    # p_uni, the fraction of steps in which 'weighted' draws uniformly; in the others by norm, with replacement
+    uniform: float = Field(0.8, ge=0, le=1)
+    optimizer: OptimizerConfig = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.02, schedule="cosine")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.reconstruction + self.distillation + self.features:
+            raise ValueError("all terms of a stage are 0")
+        if self.pool is not None and (self.inputs == "noise" or not self.runs_networks):
+            raise ValueError("a pool is of the task's images: it wants inputs: task, and terms that run the networks")
+        return self
+
+    @property
+    def runs_networks(self) -> bool:
+        """Whether the networks themselves are run."""
+        return self.distillation + self.features > 0
+
+
+class FitConfig(Settings):
+    """How a network is represented."""
+
+    bundled: ClassVar[str] = "compress"
+
+    seed: Seed = 0
+    layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
+    pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
+    side: int | None = Field(None, ge=1)  # K, larger convolutions left out; None: the largest's, 3 for matrices alone
+    order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
+    norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
+    predictor: PredictorConfig = PredictorConfig()
+    stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)
+    validate_every: int = Field(500, ge=1)  # steps
+    log_every: int = Field(50, ge=1)  # steps
+    precision: Precision = "auto"  # of the networks that are run: auto, float32 or bf16
+    predictor_precision: Precision = (
+        "float32"  # of the predictor's steps, which bf16 makes less exact; it is validated in float32
+    )
+
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Fits from before `embedding.coordinates` was a setting had normalised ones."""
+        predictor = raw.get("predictor")
+        if not isinstance(predictor, dict) or not isinstance(predictor.get("embedding"), dict):
+            return raw
+        return {**raw, "predictor": {**predictor, "embedding": {"coordinates": "normalised", **predictor["embedding"]}}}

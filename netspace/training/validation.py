@@ -1,7 +1,6 @@
 """Target and predicted networks side by side, on every image of a split.
 
-Axes: M members, P parameters, B images, C classes.
-"""
+Axes: M members, P parameters, B images, C classes."""
 
 from __future__ import annotations
 
@@ -12,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.data import TaskData
-from netspace.family import Family, Networks
-from netspace.functional import NetBatch
+from netspace.distributed import shared_out
 from netspace.metrics import accuracy, agreement, divergence, mean_absolute_error, r2
 from netspace.models.autoencoder import AutoEncoder
-from netspace.ranks import shared_out
+from netspace.networks.batch import NetBatch
+from netspace.networks.family import Family, Networks
+from netspace.tasks import TaskData
 
 MEMBERS = 256  # networks that are read, decoded and compared at once
+
+
 CHUNK = 256  # images at once: few enough for a CPU's caches
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from netspace import archs
 from netspace.archs.common import LARGEST, SMALLEST, scaled
 from netspace.errors import UsageError
-from netspace.folding import Folder, fold
+from netspace.networks.folding import Folder, fold
 
 CIFAR = {"channels": 3, "image_size": 32, "classes": 10}
 TINY_IMAGENET = {"channels": 3, "image_size": 64, "classes": 200}

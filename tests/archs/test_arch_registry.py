@@ -12,7 +12,7 @@ from torch import nn
 
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
-from netspace.folding import fold
+from netspace.networks.folding import fold
 
 MINE = """
 import torch

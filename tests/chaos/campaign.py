@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netspace.runtime import read_metrics
+from netspace.run_folder import read_metrics
 
 ZOO = """
 name: chaos

@@ -33,8 +33,8 @@ from helpers import flat
 
 from model_zoo import work
 from netspace.errors import NetspaceError
-from netspace.runtime import hash_tensors, read_torch
-from netspace.store import Zoo, parts_folder
+from netspace.io import hash_tensors, read_torch
+from netspace.zoo import Zoo, parts_folder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 

@@ -12,7 +12,7 @@ from campaign import Cli, campaign, records
 from helpers import flat
 from safetensors.torch import load_file, save_file
 
-from netspace.runtime import read_torch
+from netspace.io import read_torch
 from netspace.training import loop
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")

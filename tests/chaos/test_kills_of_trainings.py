@@ -12,8 +12,7 @@ from campaign import LONGER_SPACE, TRAINING, Cli, Outcome, campaign, records, tr
 from helpers import flat
 from safetensors.torch import load_file
 
-from netspace.records import read_json
-from netspace.runtime import read_torch
+from netspace.io import read_json, read_torch
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 

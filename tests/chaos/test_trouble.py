@@ -20,8 +20,8 @@ import yaml
 from helpers import small_disk
 from safetensors.torch import load_file
 
-from netspace.runtime import read_metrics
-from netspace.store import Zoo, parts_folder
+from netspace.run_folder import read_metrics
+from netspace.zoo import Zoo, parts_folder
 
 Cli = Callable[..., Any]
 PATIENCE = 120.0  # seconds until a test gives up waiting

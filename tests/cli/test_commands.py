@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
-from netspace.data import DataConfig, load
-from netspace.records import read_json
+from netspace.io import read_json
 from netspace.space import Space
-from netspace.store import Zoo
+from netspace.tasks import DataConfig, load
+from netspace.zoo import Zoo
 
 EVAL = {
     "run",

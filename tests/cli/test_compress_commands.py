@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from netspace import archs
-from netspace.records import read_json
-from netspace.store import Zoo
+from netspace.io import read_json
+from netspace.zoo import Zoo
 
 Cli = Callable[..., Any]
 SHORT = (
@@ -103,7 +103,7 @@ def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, 
 @pytest.mark.parametrize("recipe", ["paper", "decoupled", "pretrained"])
 def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> None:
     from netspace.config import load
-    from netspace.training.nern import FitConfig
+    from netspace.training.recipe import FitConfig
 
     config = load(FitConfig, f"compress/{recipe}")
     assert config.predictor.hidden == {"paper": 160, "decoupled": 180, "pretrained": 224}[recipe]

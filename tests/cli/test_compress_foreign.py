@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
-from netspace.data.pictures import pictures, shown
+from netspace.tasks.pictures import pictures, shown
 
 Cli = Callable[..., Any]
 NAME = "torchvision.models:mobilenet_v2"

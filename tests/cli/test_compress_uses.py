@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from netspace.records import read_json
+from netspace.io import read_json
 
 Cli = Callable[..., Any]
 FILE = "c/compressed.safetensors"

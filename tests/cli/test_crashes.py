@@ -17,7 +17,7 @@ import torch
 import yaml
 from helpers import same_run, train_and_die
 
-from netspace.store import Zoo
+from netspace.zoo import Zoo
 
 Cli = Callable[..., Any]
 PATIENCE = 120.0  # seconds until a test gives up waiting
@@ -139,7 +139,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     cli: Cli, recipes: Path, tiny_zoo: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    from netspace.training import loop, space
+    from netspace.training import latent_space as space
+    from netspace.training import loop
 
     class Stopped(space.SingleStep):
         def __call__(self, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import h5py
 import pytest
 
 from netspace.errors import NetspaceError
-from netspace.store import Population, Zoo, write_zoo
+from netspace.zoo import Population, Zoo, write_zoo
 
 Cli = Callable[..., Any]
 ESCAPE = "a\x1b]0;owned\x07\x1b[2J\u202eb\r\nnetspace: all is well"

@@ -15,8 +15,7 @@ from model_zoo.recipe import ZooRecipe
 from netspace import archs
 from netspace.cli.app import app
 from netspace.config import load
-from netspace.training.nern import FitConfig
-from netspace.training.recipe import SpaceRecipe
+from netspace.training.recipe import FitConfig, SpaceRecipe
 
 RECIPES: dict[str, Any] = {"zoo": ZooRecipe, "space": SpaceRecipe, "compress": FitConfig}
 

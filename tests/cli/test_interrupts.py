@@ -17,7 +17,8 @@ import torch
 from helpers import same_run
 from safetensors.torch import load_file, save_file
 
-from netspace.runtime import read_metrics, read_torch
+from netspace.io import read_torch
+from netspace.run_folder import read_metrics
 
 Cli = Callable[..., Any]
 PATIENCE = 240.0  # seconds, of a busy machine

@@ -15,9 +15,9 @@ from helpers import refused, small_disk
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from netspace.apps.compress import reconstruct
-from netspace.apps.originals import find_original
-from netspace.records import read_tensors, write_tensors
+from netspace.compression.fit import reconstruct
+from netspace.compression.originals import find_original
+from netspace.io import read_tensors, write_tensors
 
 Cli = Callable[..., Any]
 FILE = "c/compressed.safetensors"
@@ -27,8 +27,8 @@ SHORT = ("--set", "predictor.hidden=8", "--set", "stages=[{steps: 2, kernels: 16
 @pytest.fixture(scope="module")
 def fitted(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small fit's folder, which no test writes into."""
-    from netspace.apps.compress import fit
-    from netspace.training.nern import FitConfig
+    from netspace.compression.fit import fit
+    from netspace.training.recipe import FitConfig
 
     out = tmp_path_factory.mktemp("fit") / "c"
     settings = {"predictor": {"hidden": 8}, "stages": [{"steps": 2, "kernels": 16}]}
@@ -182,5 +182,5 @@ def test_memory_that_runs_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     def greedy(_path: Path) -> None:
         torch.empty(1 << 50)
 
-    monkeypatch.setattr("netspace.compressed.Compressed.load", greedy)
+    monkeypatch.setattr("netspace.models.compressed.Compressed.load", greedy)
     refused(cli("compress", "eval", FILE), 1, "memory ran out", "take fewer at once")

@@ -18,9 +18,9 @@ from helpers import refused
 from safetensors.torch import save_file
 
 from netspace import archs
-from netspace.records import read_json
-from netspace.spec import NetSpec
-from netspace.store import Population, Zoo, write_zoo
+from netspace.io import read_json
+from netspace.networks.spec import NetSpec
+from netspace.zoo import Population, Zoo, write_zoo
 
 Cli = Callable[..., Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from helpers import refused
 
-from netspace.records import HASH, SEALED
-from netspace.store import Population, Zoo, write_zoo
+from netspace.io import HASH, SEALED
+from netspace.zoo import Population, Zoo, write_zoo
 
 Cli = Callable[..., Any]
 

@@ -17,7 +17,7 @@ import yaml
 from helpers import launch
 from safetensors.torch import load_file
 
-from netspace.runtime import read_metrics
+from netspace.run_folder import read_metrics
 
 
 def test_two_processes_train_the_same_space(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from netspace import Space, archs
 from netspace.errors import NetspaceError
-from netspace.states import metadata_spec
+from netspace.networks.state_dict import metadata_spec
 
 Cli = Callable[..., Any]
 

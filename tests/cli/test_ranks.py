@@ -13,9 +13,9 @@ import torch
 from helpers import launch
 from safetensors.torch import load_file
 
-from netspace.records import read_json
-from netspace.runtime import read_metrics
-from netspace.store import Zoo
+from netspace.io import read_json
+from netspace.run_folder import read_metrics
+from netspace.zoo import Zoo
 
 
 def test_two_processes_build_the_same_zoo(recipes: Path, tiny_zoo: Path) -> None:

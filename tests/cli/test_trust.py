@@ -18,7 +18,7 @@ from model_zoo.work import Plan
 from netspace import archs
 from netspace.config import load
 from netspace.errors import UsageError
-from netspace.store import Zoo, parts_folder
+from netspace.zoo import Zoo, parts_folder
 
 Cli = Callable[..., Any]
 MINE = """
@@ -69,7 +69,7 @@ def test_a_worker_trusts_no_plan_that_lies_on_the_disk(zoo_settings: dict[str, A
     made = ZooRecipe.model_validate({**zoo_settings, "archs": {"mine": {"arch": "recipe_code:make"}}})
     Plan(made, "ab" * 32, {"mine": Way()}).write(Path("z.h5"))
     assert (parts_folder(Path("z.h5")) / "plan.json").exists()
-    done = subprocess.run([sys.executable, "-m", "model_zoo.worker", "z.h5", "0", "1"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "model_zoo.work", "z.h5", "0", "1"], capture_output=True, text=True)
     assert done.returncode == 1 and "is code outside netspace" in done.stdout
     assert not Path("ran").exists()
 

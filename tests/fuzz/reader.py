@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "zoo"))
 
 from damage import damaged
 from samples import FOREIGN, OURS, Kind

@@ -24,27 +24,24 @@ from zoo_files import LARGE, contents, in_parts, population, zoo_at
 from model_zoo.forward import Way
 from model_zoo.recipe import ZooRecipe
 from model_zoo.work import Plan
-from netspace.apps.compress import begin
-from netspace.apps.networks import write_latent
-from netspace.apps.originals import find_original
 from netspace.archs import skeleton
-from netspace.compressed import Compressed
+from netspace.commands.convert import write_latent
+from netspace.compression.fit import begin
+from netspace.compression.originals import find_original
 from netspace.config import load, read_back, to_yaml
-from netspace.data.decode import decode_one
-from netspace.data.idx import read_idx
-from netspace.family import ArchClass, Family
-from netspace.functional import NetBatch
+from netspace.io import read_json, read_torch, write_json, write_tensors, write_torch, write_yaml
 from netspace.models.autoencoder import build_autoencoder
-from netspace.records import read_json, read_torch, write_json, write_tensors, write_torch, write_yaml
+from netspace.models.compressed import Compressed
+from netspace.networks.batch import NetBatch
+from netspace.networks.family import ArchClass, Family
+from netspace.networks.spec import NetSpec
+from netspace.networks.state_dict import folded_metadata, read_state_dict
 from netspace.report.collect import collect
-from netspace.runtime import Metrics, provenance, read_metrics
+from netspace.run_folder import Metrics, provenance, read_metrics, save_best
 from netspace.space import Space
-from netspace.spec import NetSpec
-from netspace.states import folded_metadata, read_state_dict
-from netspace.store import Zoo
-from netspace.training.checkpoints import save_best
-from netspace.training.nern import FitConfig
-from netspace.training.recipe import SpaceRecipe
+from netspace.tasks.readers import decode_one, read_idx
+from netspace.training.recipe import FitConfig, SpaceRecipe
+from netspace.zoo import Zoo
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 10, "width": 0.15}
 ZOO = {"name": "tiny", "data": {"name": "digits"}, "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.15}}}

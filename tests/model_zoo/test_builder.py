@@ -19,9 +19,9 @@ from model_zoo.builder import build
 from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.work import Plan, Worker
-from netspace.data import load
 from netspace.errors import NetspaceError, UsageError
-from netspace.store import Zoo, merge, parts_folder
+from netspace.tasks import load
+from netspace.zoo import Zoo, merge, parts_folder
 
 
 def content(path: Path) -> tuple[bool, int, str]:
@@ -240,7 +240,7 @@ def test_a_worker_that_fails_is_told(small: ZooRecipe, tmp_path: Path, monkeypat
 
 CHATTER = """
 import os, sys
-if "model_zoo.worker" in sys.orig_argv:
+if "model_zoo.work" in sys.orig_argv:
     for _ in range(1024):
         os.write(2, b"x" * 1023 + b"\\n")
     if os.environ.get("FAILS"):

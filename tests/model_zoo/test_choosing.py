@@ -11,7 +11,7 @@ from model_zoo import builder, work
 from model_zoo.builder import choose_way
 from model_zoo.forward import Way
 from model_zoo.recipe import ZooRecipe
-from netspace.data import load
+from netspace.tasks import load
 
 
 def chosen_way(

@@ -18,8 +18,8 @@ from model_zoo.recipe import RunPlan
 from model_zoo.trainer import Group
 from netspace import archs
 from netspace.archs import ARCHS
-from netspace.data import DataConfig, TaskData, load
-from netspace.functional import stacked_channels_last
+from netspace.networks.batch import stacked_channels_last
+from netspace.tasks import DataConfig, TaskData, load
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 STACKED: Layout = "channels last"

@@ -13,11 +13,11 @@ from torch import Tensor
 from model_zoo.importer import import_members
 from model_zoo.verify import verify
 from netspace import archs
-from netspace.data import DataConfig, load
 from netspace.errors import NetspaceError, UsageError
-from netspace.folding import fold
-from netspace.prep import unflatten, unpack
-from netspace.store import Zoo
+from netspace.networks.folding import fold
+from netspace.networks.prep import unflatten, unpack
+from netspace.tasks import DataConfig, load
+from netspace.zoo import Zoo
 
 DIGITS = DataConfig(name="digits", limit=300)
 

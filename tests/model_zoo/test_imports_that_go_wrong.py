@@ -14,13 +14,12 @@ from helpers import refused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model_zoo.import_table import read_table
-from model_zoo.importer import import_members
+from model_zoo.importer import import_members, read_table
 from model_zoo.verify import verify
 from netspace import archs
-from netspace.data import DataConfig, load
 from netspace.errors import NetspaceError
-from netspace.store import Zoo
+from netspace.tasks import DataConfig, load
+from netspace.zoo import Zoo
 
 HERE = "networks_that_go_wrong"
 DIGITS = DataConfig(name="digits", limit=300)

@@ -12,7 +12,7 @@ from model_zoo import builder
 from model_zoo.builder import build
 from model_zoo.recipe import SplitConfig, ZooRecipe, plan
 from netspace.errors import UsageError
-from netspace.store import Zoo, parts_folder, teacher_path
+from netspace.zoo import Zoo, parts_folder, teacher_path
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_zoo.forward import Way
-from model_zoo.optim import OptimizerConfig
+from model_zoo.optimizers import OptimizerConfig
 from model_zoo.recipe import RunPlan, ZooRecipe
 from model_zoo.trainer import Group
 from netspace import archs
-from netspace.data import DataConfig, TaskData, load
 from netspace.errors import NetspaceError
-from netspace.runtime import generator, read_torch, write_torch
-from netspace.smoothness import smoothness_loss
+from netspace.io import read_torch, write_torch
+from netspace.networks.kernels import smoothness_loss
+from netspace.streams import generator
+from netspace.tasks import DataConfig, TaskData, load
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 BATCH, IMAGES, EPOCHS = 16, 60, 5  # four steps an epoch, the last of 12 images: 20 steps

@@ -11,7 +11,7 @@ import pytest
 
 from model_zoo.verify import verify
 from netspace.errors import NetspaceError
-from netspace.store import Population, Zoo, write_zoo
+from netspace.zoo import Population, Zoo, write_zoo
 
 
 def rewrite(zoo_path: Path, change: Callable[[np.ndarray, np.ndarray], None]) -> Path:

@@ -14,7 +14,7 @@ from model_zoo.recipe import ZooRecipe
 from model_zoo.verify import verify
 from netspace import Space, archs
 from netspace.errors import NetspaceError
-from netspace.store import Zoo
+from netspace.zoo import Zoo
 
 HERE = "networks_that_go_wrong"
 KINDS = ("attribute", "buffer", "non-persistent")
@@ -86,9 +86,9 @@ def test_networks_that_cannot_be_stacked_say_so(zoo_settings: dict[str, Any], tm
 def test_fixed_tables_go_through_training_and_decoding(
     zoo_settings: dict[str, Any], space_settings: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
-    from netspace.apps.evaluate import evaluate
+    from netspace.commands.evaluate import evaluate
+    from netspace.training.latent_space import train
     from netspace.training.recipe import SpaceRecipe
-    from netspace.training.space import train
 
     path = build(recipe(zoo_settings, name, 4), tmp_path / "zoo.h5", workers=1)
     settings = {**space_settings, "networks": 2, "steps": 2, "validate_every": 2, "log_every": 1}

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from netspace import archs
-from netspace.family import ArchClass, Family
-from netspace.functional import NetBatch
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder, layer_spread
-from netspace.models.decoder import DecoderConfig
-from netspace.models.encoder import ConvEncoder, EncoderConfig, ProbeEncoder
-from netspace.prep import height, pack, unflatten, unpack
-from netspace.spec import NetSpec
+from netspace.models.decoders import DecoderConfig
+from netspace.models.encoders import ConvEncoder, EncoderConfig, ProbeEncoder
+from netspace.networks.batch import NetBatch
+from netspace.networks.family import ArchClass, Family
+from netspace.networks.prep import height, pack, unflatten, unpack
+from netspace.networks.spec import NetSpec
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 5, "width": 0.5}
 WIDTH = 400

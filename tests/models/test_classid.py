@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from netspace.models.classid import ClassIdHead
+from netspace.models.autoencoder import ClassIdHead
 
 
 @pytest.mark.parametrize("latent", [16, 64, 144, 4096])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from netspace.errors import UsageError
-from netspace.models.decoder import ConvDecoder, DecoderConfig
+from netspace.models.decoders import ConvDecoder, DecoderConfig
 
 
 @pytest.mark.parametrize(("rows", "parameters"), [(8, 2_875_394), (88, 4_680_194)])

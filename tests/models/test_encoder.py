@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.errors import UsageError
-from netspace.functional import NetBatch
-from netspace.models.encoder import PLACE, ConvEncoder, ProbeEncoder
-from netspace.prep import flatten, height, pack, unflatten, unpack
-from netspace.spec import NetSpec
+from netspace.models.encoders import PLACE, ConvEncoder, ProbeEncoder
+from netspace.networks.batch import NetBatch
+from netspace.networks.prep import flatten, height, pack, unflatten, unpack
+from netspace.networks.spec import NetSpec
 
 
 def size(module: nn.Module) -> int:

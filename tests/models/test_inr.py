@@ -7,9 +7,16 @@ import math
 import pytest
 import torch
 
-from netspace.kernels import Kernels
-from netspace.models.coordinates import BASES, Distinct, Embedding, EmbeddingConfig, embedded_size
-from netspace.models.inr import Predictor, PredictorConfig
+from netspace.models.coordinate_network import (
+    BASES,
+    Distinct,
+    Embedding,
+    EmbeddingConfig,
+    Predictor,
+    PredictorConfig,
+    embedded_size,
+)
+from netspace.networks.kernels import Kernels
 
 
 @pytest.mark.parametrize("base", ["smooth", "rough", 1.5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from netspace.models.decoder import DecoderConfig, LinearDecoder
+from netspace.models.decoders import DecoderConfig, LinearDecoder
 
 
 @pytest.mark.parametrize("rank", [None, 3])

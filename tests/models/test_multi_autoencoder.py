@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from netspace.family import ArchClass, Family
 from netspace.models.autoencoder import AutoEncoder, MultiAutoEncoder, build_autoencoder, layer_spread
-from netspace.models.decoder import DecoderConfig
-from netspace.models.encoder import ConvEncoder, EncoderConfig
-from netspace.prep import pack, unpack
+from netspace.models.decoders import DecoderConfig
+from netspace.models.encoders import ConvEncoder, EncoderConfig
+from netspace.networks.family import ArchClass, Family
+from netspace.networks.prep import pack, unpack
 from netspace.space import Space
 
 KINDS = [(kind, start) for kind in ("conv", "probe") for start in ("small", "reference")]

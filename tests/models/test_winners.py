@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from netspace.models.winners import widest
+from netspace.models.encoders import widest
 
 
 def plainly(images: Tensor, first: nn.Conv2d, second: nn.Conv2d, slope: float) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netspace.training.correcting import corrected
+from netspace.compression.correct import corrected
 
 LAYERS = ("0.weight", "3.weight", "6.weight")
 

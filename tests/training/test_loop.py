@@ -13,7 +13,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from netspace.errors import NetspaceError, Stopped
-from netspace.runtime import generator, read_metrics, read_torch, write_torch
+from netspace.io import read_torch, write_torch
+from netspace.run_folder import read_metrics
+from netspace.streams import generator
 from netspace.training import loop
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
 from netspace.training.optimizers import OptimizerConfig

@@ -13,13 +13,13 @@ import torch
 from helpers import no_waiting
 from torch import Tensor
 
-from netspace.family import ArchClass
 from netspace.models.autoencoder import MultiAutoEncoder
-from netspace.prep import unflatten
-from netspace.store import Zoo
-from netspace.training.multi import MultiStep
+from netspace.networks.family import ArchClass
+from netspace.networks.prep import unflatten
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import Setting, prepare
+from netspace.training.setup import Setting, prepare
+from netspace.training.step import MultiStep
+from netspace.zoo import Zoo
 
 CPU = torch.device("cpu")
 CLOSE = 2e-4  # relative: networks run stacked in float32, and alone

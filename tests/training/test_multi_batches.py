@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from netspace import archs
 from netspace.errors import UsageError
-from netspace.family import ArchClass, Family, net_batch
-from netspace.prep import height
-from netspace.spec import NetSpec
-from netspace.training.multi import Between, Chosen, ClassBatches
+from netspace.networks.family import ArchClass, Family, net_batch
+from netspace.networks.prep import height
+from netspace.networks.spec import NetSpec
+from netspace.training.batches import dealt
 from netspace.training.recipe import MultiConfig, SpaceRecipe
-from netspace.training.steps import dealt
+from netspace.training.step import Between, Chosen, ClassBatches
 
 
 def recipe(**changes: Any) -> SpaceRecipe:

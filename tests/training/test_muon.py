@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netspace.training.muon import Muon, orthogonalise
+from netspace.training.optimizers import Muon, orthogonalise
 
 
 def iterate(matrix: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from fits import MEMBER, distilling, loss_of, settings, state_of, stepping
 from helpers import no_waiting
 
-from netspace.apps.compress import begin
-from netspace.apps.originals import find_original
+from netspace.compression.fit import begin
+from netspace.compression.originals import find_original
 from netspace.errors import UsageError
-from netspace.kernels import Kernels
-from netspace.training import nern
-from netspace.training.nern import FitConfig, NernStep, Original
+from netspace.networks.kernels import Kernels
+from netspace.training import fit
+from netspace.training.fit import NernStep, Original
+from netspace.training.recipe import FitConfig
 
 
 def test_half_precision_of_the_predictor_is_of_its_steps_alone() -> None:
@@ -237,18 +238,18 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     stage = {"steps": 1, "features": 0.5, "pool": 16}
     config, cpu = settings(stages=[{"steps": 1}, stage]), torch.device("cpu")
     kernels = Kernels.of(original.state)
-    nern.check_pools(config, original, kernels, cpu)
-    monkeypatch.setattr(nern, "free_memory", lambda device: 1000)
+    fit.check_pools(config, original, kernels, cpu)
+    monkeypatch.setattr(fit, "free_memory", lambda device: 1000)
     with pytest.raises(UsageError, match=r"stage 1 remembers the feature maps of the 16 images.*: leave it out"):
-        nern.check_pools(config, original, kernels, cpu)
+        fit.check_pools(config, original, kernels, cpu)
     assert original.task is not None
     original.task = replace(original.task, flip=True)
     with pytest.raises(UsageError, match=r"stage 1 draws its images from a pool.*augmented.*leave out 'pool'"):
-        nern.check_pools(config, original, kernels, cpu)
+        fit.check_pools(config, original, kernels, cpu)
     original.task = replace(original.task, flip=False)
-    monkeypatch.setattr(nern, "run_with_maps", lambda *_: (torch.zeros(1, 10), [torch.zeros(4, 7)]))
+    monkeypatch.setattr(fit, "run_with_maps", lambda *_: (torch.zeros(1, 10), [torch.zeros(4, 7)]))
     with pytest.raises(UsageError, match=r"stage 1 .*folds other axes into that of the images: leave out 'pool'"):
-        nern.check_pools(config, original, kernels, cpu)
+        fit.check_pools(config, original, kernels, cpu)
     for wrong in ({"inputs": "noise"}, {"features": 0.0}):
         with pytest.raises(ValueError, match="a pool is of the task's images"):
             FitConfig.model_validate({"stages": [{**stage, **wrong}]})

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from netspace.models.autoencoder import AutoEncoder
-from netspace.models.decoder import ConvDecoder
-from netspace.models.encoder import ConvEncoder
-from netspace.training.muon import Muon
-from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
+from netspace.models.decoders import ConvDecoder
+from netspace.models.encoders import ConvEncoder
+from netspace.training.optimizers import Average, Muon, Optimizer, OptimizerConfig
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

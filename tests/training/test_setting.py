@@ -14,14 +14,14 @@ from pydantic import ValidationError
 
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
-from netspace.family import Networks
 from netspace.models.autoencoder import MultiAutoEncoder
-from netspace.prep import pack, unflatten, unpack
-from netspace.store import Population, Zoo, write_zoo
+from netspace.networks.family import Networks
+from netspace.networks.prep import pack, unflatten, unpack
 from netspace.training.optimizers import Average
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import FRESH, Setting, prepare, shown_rows, task_of, validate_members
+from netspace.training.setup import FRESH, Setting, prepare, shown_rows, task_of, validate_members
 from netspace.training.validation import accuracies
+from netspace.zoo import Population, Zoo, write_zoo
 
 CPU = torch.device("cpu")
 DECLARED = {"d": {"arch": "vanillacnn", "width": 0.18}}

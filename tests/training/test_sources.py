@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netspace import archs
-from netspace.data import DataConfig, TaskData, load
-from netspace.functional import NetBatch
-from netspace.prep import height
-from netspace.runtime import generator
-from netspace.spec import NetSpec
-from netspace.store import MEMBER, Header, Population, Zoo, write_zoo
-from netspace.training import sources
-from netspace.training.sources import Images, PRepSource, Shuffle, Targets
+from netspace.networks.batch import NetBatch
+from netspace.networks.prep import height
+from netspace.networks.spec import NetSpec
+from netspace.streams import generator
+from netspace.tasks import DataConfig, TaskData, load
+from netspace.training import batches
+from netspace.training.batches import Images, PRepSource, Shuffle, Targets
+from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 3, "width": 0.2}
 
@@ -84,7 +84,7 @@ def test_preps_from_memory_and_from_the_file_are_the_same(
 ) -> None:
     with zoo:
         if not kept:
-            monkeypatch.setattr(sources, "CACHE_BYTES", 0)
+            monkeypatch.setattr(batches, "CACHE_BYTES", 0)
         source = PRepSource(zoo.only(), torch.tensor([4, 1, 5]), CPU)
         assert (source.kept is not None) is kept and len(source) == 3
         places = torch.tensor([2, 0, 0, 1])
@@ -93,7 +93,7 @@ def test_preps_from_memory_and_from_the_file_are_the_same(
 
 def test_what_was_expected_is_what_is_taken(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what was not expected, too; what was expected is read once, before it is asked for."""
-    monkeypatch.setattr(sources, "CACHE_BYTES", 0)
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
     source = PRepSource(zoo.only(), torch.arange(6), CPU)
     read, asked = source._read, list[list[int]]()
 
@@ -131,9 +131,9 @@ def test_targets_are_not_remembered_where_they_do_not_fit(
     with zoo:
         images = task.normalise(task.train.images)
         source = PRepSource(zoo.only(), torch.tensor([4, 1]), CPU)
-        monkeypatch.setattr(sources, "CACHE_BYTES", 2 * 60 * 4 * 3 - 1)
+        monkeypatch.setattr(batches, "CACHE_BYTES", 2 * 60 * 4 * 3 - 1)
         assert Targets(nets, source, images, remember=True).table is None
-        monkeypatch.setattr(sources, "CACHE_BYTES", 2 * 60 * 4 * 3)
+        monkeypatch.setattr(batches, "CACHE_BYTES", 2 * 60 * 4 * 3)
         assert Targets(nets, source, images, remember=True).table is not None
 
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from helpers import no_waiting
 
-from netspace.prep import unflatten, unpack
-from netspace.store import Zoo
-from netspace.training import sources
+from netspace.networks.prep import unflatten, unpack
+from netspace.training import batches
+from netspace.training.batches import unwrapped
 from netspace.training.optimizers import Average, Optimizer
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import prepare
-from netspace.training.steps import SingleStep, unwrapped
+from netspace.training.setup import prepare
+from netspace.training.step import SingleStep
+from netspace.zoo import Zoo
 
 
 def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Any:
@@ -152,7 +153,7 @@ def test_a_step_does_not_wait_for_the_device(
     device: str,
 ) -> None:
     if not kept:
-        monkeypatch.setattr(sources, "CACHE_BYTES", 0)
+        monkeypatch.setattr(batches, "CACHE_BYTES", 0)
     loss = {"behaviour": 1.0, "lines": 0.5, "weights": 0.1}
     recipe = SpaceRecipe.model_validate({**space_settings, "loss": loss, "encoder": encoder})
     with Zoo(tiny_zoo) as zoo:

@@ -15,16 +15,15 @@ from safetensors.torch import save_file
 from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe
 from netspace import archs
-from netspace.apps.networks import write_network
-from netspace.data import TaskData
+from netspace.commands.convert import write_network
 from netspace.errors import NetspaceError, UsageError
-from netspace.family import ArchClass, net_batch
-from netspace.prep import unpack
-from netspace.store import Zoo, teacher_path
+from netspace.networks.family import ArchClass, net_batch
+from netspace.networks.prep import unpack
+from netspace.tasks import TaskData
+from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import task_of
-from netspace.training.space import train
-from netspace.training.teachers import Teacher, teacher
+from netspace.training.setup import Teacher, task_of, teacher
+from netspace.zoo import Zoo, teacher_path
 
 SETTINGS = {"channels": 1, "image_size": 8, "classes": 7, "width": 0.25}
 

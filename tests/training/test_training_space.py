@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 
 from netspace.config import read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
-from netspace.runtime import alone, read_metrics, read_torch
+from netspace.files import alone
+from netspace.io import read_torch
+from netspace.run_folder import read_metrics
 from netspace.space import Space
-from netspace.store import Population, Zoo, write_zoo
-from netspace.training import space
+from netspace.training import latent_space
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setting import task_of
+from netspace.training.setup import task_of
 from netspace.training.validation import accuracies, compare
+from netspace.zoo import Population, Zoo, write_zoo
 
 
 def made(settings: dict[str, Any], **changes: Any) -> SpaceRecipe:
@@ -70,7 +72,7 @@ def test_without_averaging_the_last_weights_are_the_models(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     space_settings["optimizer"] = {"name": "adam", "learning_rate": 1e-3}
-    run = space.train(made(space_settings, steps=3, encoder={"kind": "conv"}), tiny_zoo, tmp_path / "run")
+    run = latent_space.train(made(space_settings, steps=3, encoder={"kind": "conv"}), tiny_zoo, tmp_path / "run")
     best, last = load_file(run / "checkpoints" / "best.safetensors"), read_torch(run / "checkpoints" / "last.pt")
     assert last["step"] == 3 and all(torch.equal(best[name], last["model"][name]) for name in best)
 
@@ -89,7 +91,7 @@ def test_without_averaging_the_last_weights_are_the_models(
 def test_other_settings_train_and_load(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    run = space.train(made(space_settings, steps=2, log_every=1, **changes), tiny_zoo, tmp_path / "run")
+    run = latent_space.train(made(space_settings, steps=2, log_every=1, **changes), tiny_zoo, tmp_path / "run")
     terms = next(set(record) - {"step", "rate", "steps_a_second"} for record in read_metrics(run / "metrics.jsonl"))
     wanted = {"behaviour": {"behaviour": 1.0}, **changes}.get("loss", {"behaviour": 1.0})
     assert terms == {name for name in ("behaviour", "weights", "lines") if wanted.get(name)}
@@ -100,14 +102,14 @@ def test_other_settings_train_and_load(
 def test_a_loss_that_is_not_finite_stops_the_run(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = space.SingleStep.__call__
+    step = latent_space.SingleStep.__call__
 
     def exploding(self: Any, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
         return {name: value * (math.inf if number == 6 else 1) for name, value in step(self, model, number).items()}
 
-    monkeypatch.setattr(space.SingleStep, "__call__", exploding)
+    monkeypatch.setattr(latent_space.SingleStep, "__call__", exploding)
     with pytest.raises(NetspaceError, match=r"not finite at step 7 \(behaviour inf\)"):
-        space.train(made(space_settings, log_every=1), tiny_zoo, tmp_path / "run")
+        latent_space.train(made(space_settings, log_every=1), tiny_zoo, tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
 
@@ -118,7 +120,7 @@ def test_a_zoo_without_validation_members(tiny_zoo: Path, space_settings: dict[s
         only = Population(group.spec, group.read(range(24)).numpy(), group.members[:24])
         write_zoo(tmp_path / "train.h5", zoo.header, {"lenetlike": only})
     with pytest.raises(NetspaceError, match="no members in its val split"):
-        space.train(made(space_settings), tmp_path / "train.h5", tmp_path / "run")
+        latent_space.train(made(space_settings), tmp_path / "train.h5", tmp_path / "run")
 
 
 def test_two_architectures_are_one_too_many(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_two_architectures_are_one_too_many(tiny_zoo: Path, space_settings: dict
         one = Population(group.spec, group.read(range(36)).numpy(), group.members)
         write_zoo(tmp_path / "two.h5", zoo.header, {"a": one, "b": one})
     with pytest.raises(UsageError, match="2 architectures"):
-        space.train(made(space_settings), tmp_path / "two.h5", tmp_path / "run")
+        latent_space.train(made(space_settings), tmp_path / "two.h5", tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -135,7 +137,7 @@ def test_training_leaves_the_zoo_and_the_callers_precision_alone(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     before = tiny_zoo.read_bytes()
-    space.train(made(space_settings, steps=1), tiny_zoo, tmp_path / "run")
+    latent_space.train(made(space_settings, steps=1), tiny_zoo, tmp_path / "run")
     assert tiny_zoo.read_bytes() == before and torch.get_default_dtype() == torch.float32
 
 
@@ -146,7 +148,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(
     with pytest.raises(
         UsageError, match=r"another recipe: loss.behaviour was 1.0 and is 2.0 now; resume it with its own"
     ):
-        space.train(other, tiny_zoo, run_copy, resume=True)
+        latent_space.train(other, tiny_zoo, run_copy, resume=True)
 
 
 def test_two_trainings_in_one_folder(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_two_trainings_in_one_folder(tiny_zoo: Path, space_settings: dict[str, A
         alone(run / ".lock", "busy"),
         pytest.raises(NetspaceError, match=r"run is being trained by another process: wait"),
     ):
-        space.train(made(space_settings), tiny_zoo, run)
+        latent_space.train(made(space_settings), tiny_zoo, run)
     assert not run.exists()
 
 
@@ -163,7 +165,7 @@ def test_a_batch_in_parts_trains_the_same_space(tiny_zoo: Path, space_settings: 
     changes: dict[str, Any] = {"steps": 8, "log_every": 1, "optimizer": {"name": "adam"}, "networks": 8}
     for name, accumulate in (("whole", 1), ("parts", 2)):
         recipe = made(space_settings, **changes, accumulate=accumulate, recompute=accumulate > 1)
-        space.train(recipe, tiny_zoo, tmp_path / name)
+        latent_space.train(recipe, tiny_zoo, tmp_path / name)
     whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
     for one, two in zip(whole, parts, strict=True):
         assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-4)
@@ -177,7 +179,7 @@ def test_a_compiled_model_trains_the_same_space(
 ) -> None:
     changes: dict[str, Any] = {"steps": 4, "log_every": 1, "optimizer": {"name": "adam"}, "encoder": encoder}
     for name, compiled in (("plain", False), ("compiled", True)):
-        space.train(made(space_settings, **changes, compile=compiled), tiny_zoo, tmp_path / name)
+        latent_space.train(made(space_settings, **changes, compile=compiled), tiny_zoo, tmp_path / name)
     plain, compiled_records = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("plain", "compiled"))
     for one, two in zip(plain, compiled_records, strict=True):
         assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-3)
@@ -207,7 +209,7 @@ def test_a_space_of_several_architectures_with_the_papers_encoder(
 ) -> None:
     """Read back, it encodes networks of every height as it did in training, and as it did before padding."""
     settings = {**multi_settings, "steps": 2, "encoder": {"kind": "conv"}}
-    run = space.train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path / "run")
+    run = latent_space.train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path / "run")
     padded = Space.load(run)
     held = yaml.safe_load((run / "config.yaml").read_text())
     del held["encoder"]["pad"]

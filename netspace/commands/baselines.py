@@ -1,0 +1,275 @@
+"""What anyone could do without a decoder, and controls for architectures that a space never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netspace import archs
+from netspace.losses import distillation_loss
+from netspace.metrics import nearest
+from netspace.models.autoencoder import layer_spread
+from netspace.networks.family import ArchClass, Networks
+from netspace.networks.prep import unpack
+from netspace.space import Space
+from netspace.streams import generator
+from netspace.tasks import Split, TaskData
+from netspace.training.batches import Images
+from netspace.training.optimizers import Optimizer, OptimizerConfig
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.setup import Teacher, shown_rows
+from netspace.training.validation import Comparison, accuracies, answers, compare_answers
+from netspace.zoo import Zoo
+
+BANK = 4096  # training members that baselines and distances draw on, at most
+
+
+NOISE_MEMBERS = 16  # validation members that choose the noise
+
+
+NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's spread; the baseline's best on validation members is used
+
+
+NOISE_STREAM, SAME_ACCURACY_STREAM = 11, 83  # of random numbers
+
+
+SELECTION_IMAGES = 2000  # validation images that training networks are chosen by, at most: the first ones
+
+
+SELECTION_MEMBERS = 256  # validation members that choose the one constant network, at most
+
+
+SAME_ACCURACY = 0.001  # validation accuracies that differ by at most so much from the nearest one are ties
+
+
+FEW = 5  # networks of `five_nearest`
+
+
+ELEMENTS = 1 << 24  # logits of training networks that are held at once
+
+
+MISSING = ("average_aligned",)  # baselines that are named and not implemented: reported as None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which training networks answer for each member: rows of the bank."""
+
+    single: dict[str, Tensor]  # (M,) by the name of the baseline
+    several: Tensor  # (M, FEW) the nearest by their answers, or as many as there are
+
+
+class Baselines:
+    """The networks of one architecture that a space was trained on, as answers to what it is asked."""
+
+    def __init__(self, space: Space, zoo: Zoo, class_id: int) -> None:
+        arch = space.family[class_id]
+        self.space, self.class_id, self.parameters = space, class_id, arch.parameters
+        self.group = zoo.group(arch.id)
+        preps = self.group.read(shown_rows(space.recipe, zoo, self.group)[:BANK].numpy()).to(space.device)
+        self.bank = unpack(preps, arch.parameters)
+        self.latents = space.encode_preps(preps, arch.id)
+        self.spread = unpack(layer_spread(preps, arch.spec), arch.parameters)
+
+    def compare(
+        self, target: Tensor, latents: Tensor, target_logits: Tensor, task: TaskData
+    ) -> tuple[dict[str, Comparison], float]:
+        """Each baseline compared with networks (M, P) that have latents (M, E) and test logits (M, B, C).
+
+        Returns comparisons by name, and the noise that was used:
+
+        - `nearest`, `nearest_latent`: the training network with the nearest weights, or latent;
+        - `same_accuracy`: a random one among those whose validation accuracy is nearest (ties: `SAME_ACCURACY`);
+        - `nearest_answers`: the one whose answers on validation images are nearest, by KL(target || it);
+        - `nearest_agreement`: the one that gives most validation images the target's class; of several, the nearest by KL;
+        - `five_nearest`: the mean of the class probabilities of the five nearest by KL;
+        - `constant`: one network for every member, the one that agrees most with the validation members;
+        - `ensemble`: the mean of the class probabilities of all training networks;
+        - `average`: the mean of all training networks' weights; `noise`: `nearest` plus Gaussian noise.
+        """
+        scale = self._noise_scale(task)
+        choice = self._choose(target, latents, task)
+        compared = self._compare_chosen(choice, target_logits, task)
+        noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
+        average = self._test_logits(self.bank.mean(0, keepdim=True), task)
+        for name, logits in (("average", average.expand_as(target_logits)), ("noise", self._test_logits(noisy, task))):
+            compared[name] = compare_answers(target_logits, logits, task.test.labels)
+        return compared, scale
+
+    def _choose(self, target: Tensor, latents: Tensor, task: TaskData) -> Choice:
+        """Chooses training networks by their answers on validation images, a part of the bank at a time."""
+        images = replace(task, val=Split(task.val.images[:SELECTION_IMAGES], task.val.labels[:SELECTION_IMAGES]))
+        labels, device = images.val.labels, self.bank.device
+
+        def logits_of(flat: Tensor) -> Tensor:
+            return answers(self._networks(flat), images, "val").to(device)
+
+        target_logits = logits_of(target)
+        judges = _classes(logits_of(self._judges())).flatten(1)
+        target_classes = _classes(target_logits).flatten(1)
+        probabilities = target_logits.softmax(-1)
+        entropy = -(probabilities * target_logits.log_softmax(-1)).sum((1, 2))
+        kl, agreement, popularity, accuracy = [], [], [], []
+        for flat in self.bank.split(_rows(target_logits)):
+            logits = logits_of(flat)
+            classes = _classes(logits).flatten(1)
+            kl.append(-entropy[:, None] - probabilities.flatten(1) @ logits.log_softmax(-1).flatten(1).T)
+            agreement.append(target_classes @ classes.T)  # in images
+            popularity.append((judges @ classes.T).sum(0))
+            accuracy.append((logits.argmax(-1) == labels).double().mean(1))
+        divergence, same = torch.cat(kl, 1), torch.cat(agreement, 1)
+        own = (target_logits.argmax(-1) == labels).double().mean(1)
+        chosen = {
+            "nearest": nearest(target, self.bank),
+            "nearest_latent": nearest(latents, self.latents),
+            "same_accuracy": _random_tie((own[:, None] - torch.cat(accuracy)).abs()),
+            "nearest_answers": divergence.argmin(1),
+            "nearest_agreement": divergence.masked_fill(same < same.amax(1, keepdim=True), torch.inf).argmin(1),
+            "constant": torch.cat(popularity).argmax().expand(len(target)),
+        }
+        several = divergence.topk(min(FEW, len(self.bank)), dim=1, largest=False).indices
+        return Choice({name: rows.cpu() for name, rows in chosen.items()}, several.cpu())
+
+    def _compare_chosen(self, choice: Choice, target_logits: Tensor, task: TaskData) -> dict[str, Comparison]:
+        """Runs every training network once on the test images, and compares those that were chosen."""
+        labels = task.test.labels
+        rows: dict[str, list[Tensor]] = {name: [] for name in choice.single}
+        found: dict[str, list[Comparison]] = {name: [] for name in choice.single}
+        ensemble, several = torch.zeros(target_logits.shape[1:]), torch.zeros(target_logits.shape)
+        start = 0
+        for flat in self.bank.split(_rows(target_logits)):
+            logits = self._test_logits(flat, task)
+            probabilities = logits.softmax(-1)
+            ensemble += probabilities.sum(0)
+            for name, picked in choice.single.items():
+                here = ((picked >= start) & (picked < start + len(flat))).nonzero()[:, 0]
+                if len(here):
+                    rows[name].append(here)
+                    found[name].append(compare_answers(target_logits[here], logits[picked[here] - start], labels))
+            here, column = ((choice.several >= start) & (choice.several < start + len(flat))).nonzero(as_tuple=True)
+            several.index_add_(0, here, probabilities[choice.several[here, column] - start])
+            start += len(flat)
+        compared = {
+            name: Comparison.together(found[name]).of(torch.cat(rows[name]).argsort().numpy()) for name in choice.single
+        }
+        means = {
+            "five_nearest": several / choice.several.shape[1],
+            "ensemble": (ensemble / len(self.bank)).expand_as(target_logits),
+        }
+        for name, mean in means.items():
+            compared[name] = compare_answers(target_logits, _log(mean), labels)
+        return compared
+
+    def _judges(self) -> Tensor:
+        """Networks (V, P) that choose the constant one: validation members, or the bank's own where there are none."""
+        rows = self.group.rows("val")[:SELECTION_MEMBERS]
+        if not len(rows):
+            return self.bank[:SELECTION_MEMBERS]
+        return unpack(self.group.read(rows).to(self.bank.device), self.parameters)
+
+    def _networks(self, flat: Tensor) -> Networks:
+        return Networks.of_class(self.space.family, self.class_id, flat)
+
+    def _test_logits(self, flat: Tensor, task: TaskData) -> Tensor:
+        return answers(self._networks(flat), task, "test")
+
+    def _noise_scale(self, task: TaskData) -> float:
+        """The noise that does best (mean |difference| of accuracy) on validation members and images."""
+        rows = self.group.rows("val")[:NOISE_MEMBERS]
+        if not len(rows):
+            return NOISES[0]
+        target = unpack(self.group.read(rows).to(self.bank.device), self.parameters)
+        near = self.bank[nearest(target, self.bank)]
+        own = accuracies(self._networks(target), task, "val")
+        noisy = [accuracies(self._networks(self._noisy(near, scale)), task, "val") for scale in NOISES]
+        return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
+
+    def _noisy(self, flat: Tensor, scale: float) -> Tensor:
+        noise = torch.randn(flat.shape, generator=generator(0, NOISE_STREAM)).to(flat.device)
+        return flat + scale * self.spread * noise
+
+
+def _rows(logits: Tensor) -> int:
+    """How many networks are run at once, for logits (M, B, C)."""
+    return max(ELEMENTS // (logits.shape[1] * logits.shape[2]), 1)
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """The class that a network gives to each image, one-hot (M, B, C) float32: products count images exactly."""
+    return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """Logits whose softmax is `probabilities`."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def _random_tie(distance: Tensor) -> Tensor:
+    """Of each row of distances (M, N) a random one of the smallest, which differ by at most `SAME_ACCURACY`."""
+    draws = torch.rand(distance.shape, generator=generator(0, SAME_ACCURACY_STREAM)).to(distance.device)
+    return draws.masked_fill(distance > distance.amin(1, keepdim=True) + SAME_ACCURACY, -1.0).argmax(1)
+
+
+OPTIMIZER = OptimizerConfig(name="adam", learning_rate=0.003, schedule="cosine", warmup=50, clip=5.0)
+
+
+AUTOMATIC_STEPS = 5000  # a control of more steps is trained only where it is asked for
+
+
+STREAM = 89  # of random numbers: the initial weights
+
+
+@contextmanager
+def learnt_part_off(space: Space) -> Iterator[None]:
+    """The decoder emits every element's own bias alone (its scale is 0) inside the block, whatever the latent."""
+    scale = space.model.decoder.scale
+    kept = scale.detach().clone()
+    with torch.no_grad():
+        scale.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            scale.copy_(kept)
+
+
+def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: TaskData) -> float:
+    """Test accuracy of a fresh network of `arch` that learns from the teacher alone, as long as the space was trained.
+
+    As many steps, of as many images, the same ones; the loss is the space's (Eq. 5). The network has its batch norm, as
+    a zoo's have in training. Nothing is chosen: the last weights count.
+    """
+    recipe = space.recipe
+    assert recipe.multi is not None
+    spec = arch.spec
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(recipe.seed, STREAM, space.class_id(arch.id)).initial_seed())
+        network = archs.build(spec.arch, **spec.settings).to(task.device)
+    _distil(network, recipe, teacher, task)
+    network.eval()
+    labels, right = task.test.labels, 0
+    with torch.no_grad():
+        for pixels, truth in task.batches("test", 1024):
+            right += int((network(task.normalise(pixels)).argmax(-1) == truth).sum())
+    return right / len(labels)
+
+
+def _distil(network: torch.nn.Module, recipe: SpaceRecipe, teacher: Teacher, task: TaskData) -> None:
+    """Trains the network on the teacher's answers and the labels."""
+    assert recipe.multi is not None
+    images, optimizer = Images(task, recipe.seed), Optimizer(network, OPTIMIZER, recipe.steps)
+    known = None if images.fixed is None else torch.cat([teacher(chunk) for chunk in images.fixed.split(1024)])
+    network.train()
+    for step in range(recipe.steps):
+        batch, places = images.take(step, recipe.images)
+        teacher_logits = teacher(batch) if known is None else known[places]
+        labels, multi = task.train.labels[places], recipe.multi
+        loss = distillation_loss(network(batch)[None], teacher_logits, labels, multi.temperature, multi.alpha)
+        loss.mean().backward()
+        optimizer.step(step)

@@ -1,0 +1,165 @@
+"""`netspace encode` and `netspace decode`, and what a network on the command line names: a member, 'best', a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError, UsageError
+from netspace.io import read_json, write_tensors
+from netspace.networks.family import ArchClass
+from netspace.networks.prep import pack, unflatten, unpack
+from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
+from netspace.run_folder import Provenance, zoo_path
+from netspace.space import Space
+from netspace.training.setup import task_of
+from netspace.training.validation import accuracies
+from netspace.zoo import Zoo
+
+LATENT = "latent"  # the tensor's name in a latent file
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that was asked for, as the space sees it."""
+
+    name: str  # as it was asked for, or 'resnet8/0007' where a word such as 'best' stood for it
+    class_id: int  # its architecture; what the latent stands for where only a latent was given
+    latent: Tensor  # (E,)
+    flat: Tensor | None  # (P,); None where only a latent was given
+
+
+def zoo_of(run: Path, given: Path | None = None) -> Zoo:
+    """The zoo a run was trained on, open for reading: `given`, or the path the run remembers."""
+    origin = read_json(run / "provenance.json", Provenance)
+    zoo = Zoo(given or zoo_path(run))
+    if zoo.content_hash != origin.zoo_hash:
+        zoo.close()
+        raise NetspaceError(
+            f"{zoo.path} is not the zoo that {run} was trained on (its networks differ): name the right one with --zoo"
+        )
+    return zoo
+
+
+def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
+    """The network that `text` names. Raises `UsageError` or `NetspaceError` in one sentence."""
+    path = Path(text)
+    if path.suffix in FILES and (path.is_file() or "/" not in text):
+        state = read_state_dict(path)
+        if set(state) == {LATENT}:
+            latent = check_latent(state[LATENT], space, text)
+            return Named(text, int(space.class_ids(latent[None])[0]), latent, None)
+        found = space.recognise(state)
+        flat = flat_parameters(state, found.spec).to(space.device)
+        return Named(text, space.class_id(found.id), space.encode(pack(flat, found.size), found.id), flat)
+    if zoo is None:
+        raise UsageError(f"{text!r} names a zoo member, but no zoo is at hand: give --zoo")
+    member = zoo.find(text)
+    if member.arch not in [each.id for each in space.family]:
+        raise UsageError(f"{member} is of another architecture than this space's ({space.family.names})")
+    prep = zoo.group(member.arch).read([member.index])[0].to(space.device)
+    class_id = space.class_id(member.arch)
+    flat = unpack(prep, space.family[class_id].parameters)
+    return Named(str(member), class_id, space.encode(prep, member.arch), flat)
+
+
+def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
+    """`latent` as (E,) float32. Raises `NetspaceError` for another size or values that are not finite."""
+    if latent.numel() != space.latent:
+        raise NetspaceError(f"{origin} holds a latent of {latent.numel()} values; this space's have {space.latent}")
+    if not torch.isfinite(latent).all():
+        raise NetspaceError(f"{origin} holds values that are not finite")
+    return latent.reshape(-1).float().to(space.device)
+
+
+def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
+    """A latent file: safetensors with the one tensor 'latent' (E,)."""
+    write_tensors(path, {LATENT: latent}, **notes)
+
+
+def read_latent(path: Path, space: Space) -> Tensor:
+    """The latent (E,) of a latent file."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist: give a latent file, such as `netspace encode -o` writes")
+    state = read_safetensors(path)
+    if set(state) != {LATENT}:
+        raise NetspaceError(
+            f"{path} was expected to hold one tensor named {LATENT!r}, but holds: {', '.join(state) or 'nothing'}"
+        )
+    return check_latent(state[LATENT], space, str(path))
+
+
+def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> None:
+    """A state-dict file (safetensors) of a network (P,), with the architecture's own buffers.
+
+    It loads into the architecture with batch norm folded: `netspace.archs.skeleton`, of what the file's metadata say.
+    """
+    state = {**arch.nets.skeleton.state_dict(), **unflatten(flat, arch.spec)}
+    state = {name: value.detach().cpu().clone() for name, value in state.items()}
+    write_tensors(path, state, **folded_metadata(arch.spec), **notes)
+
+
+def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Writes the latent of a network as safetensors; returns what was written."""
+    space = Space.load(run, device)
+    zoo = _zoo_or_none(run, zoo_path)
+    try:
+        named = resolve(network, space, zoo)
+    finally:
+        if zoo is not None:
+            zoo.close()
+    arch = space.family[named.class_id].id
+    write_latent(output, named.latent, run=str(run), network=named.name, arch=arch)
+    return {"run": str(run), "network": named.name, "arch": arch, "latent": space.latent, "file": str(output)}
+
+
+def decode(
+    run: Path,
+    latent: Path,
+    output: Path,
+    arch: str | None = None,
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+    batch_norm: bool = False,
+) -> dict[str, Any]:
+    """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
+
+    Its architecture is the one that the latent stands for, or `arch`. With `batch_norm` the state dict is of the class that
+    was trained, as `Space.decode` says.
+    """
+    space = Space.load(run, device)
+    code = read_latent(latent, space)
+    networks = space.decode_all(code[None], arch)
+    found = space.family[int(networks.class_ids[0])]
+    accuracy: float | None = None
+    zoo = _zoo_or_none(run, zoo_path)
+    if zoo is not None:
+        with zoo:
+            accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
+    if batch_norm:
+        state = space.decode(code, found.id, batch_norm=True).state_dict()
+        write_tensors(output, state, **folded_metadata(found.spec, folded=False), run=str(run), latent=str(latent))
+    else:
+        write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
+    return {
+        "run": str(run),
+        "arch": found.id,
+        "settings": found.spec.settings,
+        "parameters": found.parameters,
+        "accuracy_test": accuracy,
+        "file": str(output),
+    }
+
+
+def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:
+    """The run's zoo; None if it is no longer where it was and none was named (files can still be encoded)."""
+    if zoo_path is not None:
+        return zoo_of(run, zoo_path)
+    try:
+        return zoo_of(run)
+    except NetspaceError:
+        return None

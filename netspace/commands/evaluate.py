@@ -1,0 +1,242 @@
+"""`netspace eval`: how well a space gives back the networks of a zoo, beside honest baselines.
+
+Axes: M members, E latent size, A architectures. Accuracies are measured on the task's test images, fractions. Whatever
+has to be chosen is chosen on validation members; test members are only reported. Of several architectures those that the
+space was shown are evaluated; the others by what lies between (`netspace.commands.interpolate`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace import distributed as ranks
+from netspace.commands.baselines import MISSING, Baselines
+from netspace.commands.convert import zoo_of
+from netspace.commands.interpolate import between, line_of_classes, lines
+from netspace.errors import NetspaceError
+from netspace.io import write_json, write_tensors
+from netspace.metrics import Identity, diversity, identity
+from netspace.networks.family import Networks
+from netspace.run_folder import package_version
+from netspace.space import Space
+from netspace.tasks import TaskData
+from netspace.training.setup import task_of
+from netspace.training.validation import Comparison, answers, compare_answers
+from netspace.zoo import ArchGroup, MemberRef, Zoo
+
+PICTURES = 4  # members whose PReps are kept for the report
+
+
+@dataclass(frozen=True)
+class Part:
+    """The members of one architecture that are evaluated."""
+
+    class_id: int
+    group: ArchGroup
+    rows: np.ndarray  # (M,)
+    target: Networks
+    latents: Tensor  # (M, E)
+
+    @property
+    def names(self) -> list[str]:
+        """As members are named."""
+        return [str(MemberRef(self.group.id, int(row))) for row in self.rows]
+
+
+def evaluate(
+    run: Path,
+    split: str = "test",
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+    distil: bool | None = None,
+    baselines: bool = True,
+) -> dict[str, Any]:
+    """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
+
+    Without `baselines` those are left out: of training members the nearest training network is the member itself.
+
+    `distil` says whether networks of architectures never shown learn from the space's teacher, as a control; None: where
+    that takes few steps.
+
+    Under `accelerate launch` the processes share the networks that are run, and all return the figures.
+    """
+    ranks.begin()
+    space = Space.load(run, device)
+    space.precision = ranks.agreed(lambda: space.precision)  # processes that time it may find otherwise
+    with zoo_of(run, zoo_path) as zoo:
+        task = task_of(zoo, space.device)
+        parts = _parts(space, zoo, split)
+        latents, target = (
+            torch.cat([part.latents for part in parts]),
+            Networks.together([part.target for part in parts]),
+        )
+        predicted = space.decode_all(latents)
+        target_logits, logits = answers(target, task, "test"), answers(predicted, task, "test")
+        comparison = compare_answers(target_logits, logits, task.test.labels)
+        identities = _identities(parts, target_logits, logits, task)
+        per_class = _per_class(space, parts, target, predicted, comparison, identities)
+        mean_parameters = float(np.mean([each.parameters for each in space.family]))
+        figures: dict[str, Any] = {
+            "run": str(run),
+            "decoder": type(space.model.decoder).__name__,
+            "encoder": type(space.model.encoder).__name__,
+            "precision": space.precision,
+            "split": split,
+            "members": len(target),
+            **comparison.summary(),
+            "identity": Identity.together(identities).summary(),
+            "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
+            if space.several
+            else None,
+            "diversity": _mean(each["diversity"] for each in per_class.values()),
+            "zoo_diversity": _mean(each["zoo_diversity"] for each in per_class.values()),
+            "diversity_ratio": _mean(each["diversity_ratio"] for each in per_class.values()),
+            "compression": space.latent / mean_parameters,
+            "latent": space.latent,
+            "parameters": round(mean_parameters),  # the mean of several architectures
+            "per_class": per_class,
+            "baselines": _baselines(space, zoo, parts, target_logits, task) if baselines else {},
+        }
+        if space.several:
+            figures |= _of_several(space, zoo, parts, target, predicted, task, distil)
+        else:
+            (part,) = parts
+            figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
+        figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
+    if ranks.is_main():
+        _keep(run, split, space, figures, comparison, parts, target, predicted)
+    return figures
+
+
+def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
+    """The members of a split, architecture by architecture. Raises `NetspaceError` if there are none."""
+    found = []
+    for class_id, arch in enumerate(space.family):
+        if not arch.shown:
+            continue
+        group = zoo.group(arch.id)
+        rows = group.rows(split)
+        if len(rows):
+            preps = group.read(rows).to(space.device)
+            networks = space.networks(preps, arch.id)
+            found.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
+    if not found:
+        raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
+    return found
+
+
+def _per_class(
+    space: Space,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
+    comparison: Comparison,
+    identities: list[Identity],
+) -> dict[str, Any]:
+    """Figures by architecture, of the targets'."""
+    told: dict[str, Any] = {}
+    for part, likeness in zip(parts, identities, strict=True):
+        mine = target.class_ids == part.class_id
+        right = mine & (predicted.class_ids == part.class_id)
+        arch = space.family[part.class_id]
+        distances = [
+            diversity(networks.preps.flatten(1)[:, : arch.parameters]) for networks in (predicted[right], target[mine])
+        ]
+        told[arch.id] = {
+            "class_id": part.class_id,
+            "members": len(part.rows),
+            "parameters": arch.parameters,
+            "compression": space.latent / arch.parameters,
+            **comparison.of(mine.numpy()).summary(),
+            "identity": likeness.summary(),
+            "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
+            "diversity": distances[0],
+            "zoo_diversity": distances[1],
+            "diversity_ratio": distances[0] / distances[1] if distances[1] else float("nan"),
+        }
+    return told
+
+
+def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: TaskData) -> list[Identity]:
+    """By architecture; peers are members of the same split and architecture."""
+    counts = [len(part.rows) for part in parts]
+    pieces = zip(logits.argmax(-1).split(counts), target_logits.argmax(-1).split(counts), strict=True)
+    return [identity(predicted, target, task.test.labels.cpu()) for predicted, target in pieces]
+
+
+def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: TaskData) -> dict[str, Any]:
+    """Figures of each baseline over all members, answered by networks of the member's own architecture."""
+    found: dict[str, list[Comparison]] = {}
+    scales = []
+    for part, logits in zip(parts, target_logits.split([len(part.rows) for part in parts]), strict=True):
+        flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
+        compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task)
+        scales.append(scale)
+        for name, each in compared.items():
+            found.setdefault(name, []).append(each)
+    summaries: dict[str, Any] = {name: Comparison.together(each).summary() for name, each in found.items()}
+    summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
+    return {**summaries, **dict.fromkeys(MISSING)}
+
+
+def _of_several(
+    space: Space,
+    zoo: Zoo,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
+    task: TaskData,
+    distil: bool | None,
+) -> dict[str, Any]:
+    """What only spaces of several architectures have: confusion of ClassIds, and what lies between the ends (Fig. 5)."""
+    count = len(space.family)
+    confusion = torch.zeros(count, count, dtype=torch.int64)
+    confusion.index_put_((target.class_ids, predicted.class_ids), torch.tensor(1), accumulate=True)
+    told: dict[str, Any] = {"archs": [each.id for each in space.family], "confusion": confusion.tolist()}
+    latents, rows = {part.class_id: part.latents for part in parts}, {part.class_id: part.rows for part in parts}
+    if 0 in latents and count - 1 in latents:
+        told["between"] = between(space, zoo, latents, task, distil)
+        told["line"] = line_of_classes(space, zoo, rows, latents, task)
+    return told
+
+
+def _keep(
+    run: Path,
+    split: str,
+    space: Space,
+    figures: dict[str, Any],
+    comparison: Comparison,
+    parts: list[Part],
+    target: Networks,
+    predicted: Networks,
+) -> None:
+    """Figures, detail by member, latents, and the PReps of a few members of the largest architecture."""
+    detail = {
+        "member": [name for part in parts for name in part.names],
+        "arch": [space.family[int(place)].id for place in target.class_ids],
+        "arch_predicted": [space.family[int(place)].id for place in predicted.class_ids],
+        "accuracy_target": comparison.accuracy_target.tolist(),
+        "accuracy_predicted": comparison.accuracy_predicted.tolist(),
+        "agreement": comparison.agreement.tolist(),
+        "kl": comparison.kl.tolist(),
+    }
+    write_json(run / f"eval-{split}.json", {**figures, "detail": detail})
+    largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)
+    order = largest[np.argsort(comparison.accuracy_target[largest])]
+    shown = torch.from_numpy(
+        order[np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int)].copy()
+    )
+    latents = torch.cat([part.latents for part in parts])
+    tensors = {"latents": latents, "shown": shown, "preps": target.preps[shown], "decoded": predicted.preps[shown]}
+    write_tensors(run / f"eval-{split}.safetensors", tensors)
+
+
+def _mean(values: Any) -> float:
+    """The mean of those that are numbers; NaN if none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,292 @@
+"""`netspace optimize`: gradient descent on latents, with the space frozen (NetSpace, Latent Space Optimization, Tab. I).
+
+Axes: S starts, E latent size, B images, P parameters. Every start is improved by itself; they share each step's
+images, the teacher's answers and one pass through the decoder. Validation images choose, test images report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from netspace.commands.convert import Named, resolve, write_latent, write_network, zoo_of
+from netspace.commands.sample import known_latents
+from netspace.config import Seed, Settings, changed, read_back, to_yaml
+from netspace.errors import UsageError
+from netspace.files import alone
+from netspace.io import going_on_from, read_torch, write_json, write_tensors, write_torch, write_yaml
+from netspace.losses import class_loss, distillation_loss
+from netspace.metrics import accuracy
+from netspace.models.autoencoder import MultiAutoEncoder
+from netspace.networks.family import Networks
+from netspace.precision import Precision, choose
+from netspace.progress import progress
+from netspace.space import Space
+from netspace.streams import generator
+from netspace.tasks import TaskData
+from netspace.training.batches import Images, half
+from netspace.training.setup import AUTO, Teacher, task_of, teacher
+from netspace.training.validation import accuracies, answers
+from netspace.zoo import Zoo, teacher_path
+
+NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
+
+
+class OptimizeConfig(Settings):
+    """How latents are optimised."""
+
+    starts: tuple[str, ...]  # members, files, 'best', 'worst', 'noise'; of several architectures 'noise:ARCH'
+    teacher: str = AUTO  # whose answers are learnt; 'auto': the zoo's teacher if it has one, else its best member
+    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: the teacher's share; the rest is the labels'
+    temperature: float = Field(4.0, gt=0)  # T of Eq. 3
+    classid: float = Field(1.0, ge=0)  # weight of Eq. 6, where there are several architectures
+    steps: int = Field(500, ge=1)
+    learning_rate: float = Field(0.02, gt=0)  # of Adam, in units of the latents' spread over training members
+    images: int = Field(128, ge=1)  # in a batch
+    validate_every: int = Field(25, ge=1)  # steps
+    patience: int = Field(8, ge=1)  # validations without a better start after which nothing more is tried
+    seed: Seed = 0
+    precision: Precision = "auto"  # of the decoder
+
+
+def optimize(
+    run: Path,
+    config: OptimizeConfig,
+    out: Path,
+    resume: bool = False,
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Improves latents and writes the best one, its network and the curve to the folder `out`.
+
+    Goes on where it was stopped with `resume`. Raises `UsageError` for a folder that holds another optimisation.
+    """
+    space = Space.load(run, device)
+    with zoo_of(run, zoo_path) as zoo:
+        task = task_of(zoo, space.device)
+        beside = config.teacher != AUTO or teacher_path(zoo.path).exists()
+        master = teacher(config.teacher if beside else "best", zoo, task)
+        starts = [_start(text, number, config, space, zoo) for number, text in enumerate(config.starts)]
+        spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
+    with alone(out / ".lock", f"{out} is being written by another process"):
+        _check_folder(out, config, run, resume)
+        search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))
+        before = accuracies(space.decode_all(search.start, search.class_ids), task, "test")
+        curve = search.run(out / "last.pt")
+        return _finish(out, run, starts, master, search, before, curve)
+
+
+class Search:
+    """Adam on the latents (S, E) alone; keeps each start's best by validation.
+
+    Every start stays a network of its architecture: the ClassId head's loss draws it there (NetSpace, Latent Space
+    Optimization), and nothing is kept that the head takes for another.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        config: OptimizeConfig,
+        task: TaskData,
+        master: Teacher,
+        starts: Sequence[Named],
+        spread: Tensor,
+    ) -> None:
+        self.space, self.config, self.task, self.master = space, config, task, master
+        self.start, self.spread = torch.stack([each.latent for each in starts]), spread
+        self.class_ids = torch.tensor([each.class_id for each in starts])
+        self.aim = self.class_ids.to(space.device)
+        self.moved = torch.zeros_like(self.start).requires_grad_()  # in units of the spread
+        self.optimizer = torch.optim.Adam([self.moved], lr=config.learning_rate)
+        self.images = Images(task, config.seed)
+        self.best, self.best_accuracy = self.start.clone(), np.full(len(starts), -1.0)
+        self.best_cost = np.full(len(starts), np.inf)
+        self.curve: list[dict[str, Any]] = []
+        self.precision = self._precision()
+
+    @property
+    def latents(self) -> Tensor:
+        """(S, E) where the search is."""
+        return self.start + self.moved * self.spread
+
+    def _precision(self) -> str:
+        """The decoder's, as asked for or the one in which a step is fastest here."""
+        config, recipe = self.config, self.space.recipe
+
+        def trial(precision: dict[str, str]) -> None:
+            self.precision = precision["precision"]
+            torch.autograd.grad(self.loss(0), self.moved)
+
+        subject = (
+            f"optimize {recipe.latent} {recipe.decoder} {self.space.family.size} {len(self.start)} {config.images}"
+        )
+        return choose(subject, {"precision": config.precision}, trial, self.space.device)["precision"]
+
+    def loss(self, number: int) -> Tensor:
+        """The distillation loss of every start, summed, on the images of a step."""
+        config, space = self.config, self.space
+        images, places = self.images.take(number, config.images)
+        latents = self.latents
+        with half(self.precision, space.device):
+            networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
+            logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
+        answered = networks.each(lambda nets, flat: nets(flat, images))
+        labels = self.task.train.labels[places]
+        terms = distillation_loss(answered, self.master(images), labels, config.temperature, config.alpha)
+        if logits is not None and config.classid:
+            terms = terms + config.classid * class_loss(logits, self.aim)
+        return terms.sum()
+
+    def validate(self, number: int, loss: float | None) -> bool:
+        """Notes accuracies on validation images; returns whether a start is better than ever.
+
+        Of equal accuracies, which few images often give, the one of smaller cross-entropy is the better.
+        """
+        latents, labels = self.latents.detach(), self.task.val.labels.cpu()
+        logits = answers(self.space.decode_all(latents, self.class_ids), self.task, "val")
+        found = accuracy(logits, labels).numpy()
+        costs = torch.stack([F.cross_entropy(each, labels) for each in logits]).double().numpy()
+        same = (self.space.class_ids(latents) == self.class_ids).numpy()
+        tied = (found == self.best_accuracy) & (costs < self.best_cost)
+        better = ((found > self.best_accuracy) | tied) & same
+        self.best_accuracy = np.where(better, found, self.best_accuracy)
+        self.best_cost = np.where(better, costs, self.best_cost)
+        chosen = torch.from_numpy(better).to(latents.device)[:, None]
+        self.best = torch.where(chosen, latents, self.best)
+        record = {"step": number, "loss": loss, "accuracy_val": found.tolist(), "cross_entropy_val": costs.tolist()}
+        self.curve.append({**record, "better": better.tolist()})
+        return bool(better.any())
+
+    def run(self, checkpoint: Path) -> list[dict[str, Any]]:
+        """The whole search; returns its curve. A checkpoint is written at every validation."""
+        self._load(checkpoint)
+        if not self.curve:
+            self.validate(0, None)
+        config = self.config
+        with progress("optimize", config.steps, "steps") as bar:
+            first = int(self.curve[-1]["step"])
+            bar.begin_at(first)
+            for number in range(first, config.steps):
+                if self._stale() >= config.patience:
+                    break
+                loss = self.loss(number)
+                (self.moved.grad,) = torch.autograd.grad(loss, self.moved)  # of nothing else: the space is frozen
+                self.optimizer.step()
+                done = number + 1
+                if done % config.validate_every == 0 or done == config.steps:
+                    self.validate(done, float(loss.detach()) / len(self.start))
+                    self._save(checkpoint)
+                bar.advance(1, f"val: {100 * self.best_accuracy.max():.1f} %")
+        return self.curve
+
+    def _stale(self) -> int:
+        """Validations since any start was better than before, and of its own architecture."""
+        latest = max((place for place, record in enumerate(self.curve) if any(record["better"])), default=0)
+        return len(self.curve) - 1 - latest
+
+    def _save(self, path: Path) -> None:
+        held = {"moved": self.moved.detach(), "optimizer": self.optimizer.state_dict(), "curve": self.curve}
+        best = {"best_accuracy": torch.from_numpy(self.best_accuracy), "best_cost": torch.from_numpy(self.best_cost)}
+        write_torch(path, {**held, "best": self.best, **best})
+
+    def _load(self, path: Path) -> None:
+        if path.exists():
+            held = read_torch(path)
+            with going_on_from(path), torch.no_grad():
+                self.moved.copy_(held["moved"])
+                self.optimizer.load_state_dict(held["optimizer"])
+                self.curve, self.best = held["curve"], held["best"].to(self.start.device)
+                self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
+
+
+def _spread(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+    """Standard deviation (E,) of the latents that an architecture's networks have."""
+    return known_latents(space, zoo, class_id).std(0).clamp_min(1e-6)
+
+
+def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo) -> Named:
+    word, _, arch = text.partition(":")
+    if word != NOISE:
+        return resolve(text, space, zoo)
+    if space.several and not arch:
+        raise UsageError(
+            f"this space holds networks of {space.family.names}: say of which the noise is ({NOISE}:{space.family[0].id})"
+        )
+    class_id = space.class_id(arch or None)
+    known = known_latents(space, zoo, class_id)
+    noise = torch.randn(space.latent, generator=generator(config.seed, 13, number)).to(known.device)
+    latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
+    return Named(f"{NOISE}-{number}" + (f":{arch}" if arch else ""), class_id, latent, None)
+
+
+def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) -> None:
+    file = out / "config.yaml"
+    if file.exists():
+        if not resume:
+            raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
+        held = read_back(OptimizeConfig, file)
+        difference = changed(held.model_dump(mode="json"), config.model_dump(mode="json"))
+        if difference:
+            raise UsageError(
+                f"{out} was begun with other settings: {difference}; resume it with its own (leave them out), or choose another "
+                "--out"
+            )
+    else:
+        write_yaml(file, to_yaml(config))
+
+
+def _finish(
+    out: Path,
+    run: Path,
+    starts: Sequence[Named],
+    master: Teacher,
+    search: Search,
+    before: np.ndarray,
+    curve: list[Any],
+) -> dict[str, Any]:
+    space, task = search.space, search.task
+    networks = space.decode_all(search.best, search.class_ids)
+    after = accuracies(networks, task, "test")
+    chosen = int(search.best_accuracy.argmax())
+    kinds = [space.family[each.class_id] for each in starts]
+    own = [_accuracy(space, each, task) for each in starts]
+    write_latent(out / "latent.safetensors", search.best[chosen], run=str(run), arch=kinds[chosen].id)
+    files = [out / "network.safetensors"]
+    notes = [{"from": each.name, "accuracy_test": f"{right:.6f}"} for each, right in zip(starts, after, strict=True)]
+    write_network(files[0], networks.flat(chosen), kinds[chosen], **notes[chosen])
+    if len(starts) > 1:
+        write_tensors(out / "latents.safetensors", {"latents": search.best, "class_ids": search.class_ids})
+        for place, arch in enumerate(kinds):
+            files.append(out / "networks" / f"{place:02d}-{arch.id}.safetensors")
+            write_network(files[-1], networks.flat(place), arch, **notes[place])
+    figures: dict[str, Any] = {
+        "run": str(run),
+        "from": [each.name for each in starts],
+        "arch": [arch.id for arch in kinds],
+        "teacher": master.name,
+        "precision": search.precision,
+        "steps": int(curve[-1]["step"]),
+        "accuracy_network": own,
+        "accuracy_before": before.tolist(),
+        "accuracy_after": after.tolist(),
+        "best": chosen,
+        "curve": curve,
+        "latent": str(out / "latent.safetensors"),
+        "network": str(files[0]),
+        "networks": [str(file) for file in files[1:]] or [str(files[0])],
+    }
+    write_json(out / "optimize.json", figures)
+    return figures
+
+
+def _accuracy(space: Space, start: Named, task: TaskData) -> float | None:
+    """Of the network itself that a start was encoded from, on test images; None where there was none."""
+    if start.flat is None:
+        return None
+    return float(accuracies(Networks.of_class(space.family, start.class_id, start.flat[None]), task, "test")[0])

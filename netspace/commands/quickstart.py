@@ -1,0 +1,108 @@
+"""`netspace quickstart`: the whole story on real bundled data, minutes on two cores.
+
+A zoo of small networks on scikit-learn's digits, its latent space, evaluation on members never seen, an interpolation,
+and a report. Every part is the command a user would run, with the bundled recipes `zoo/quickstart` and
+`space/quickstart`; started again after an interruption it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_zoo.builder import build
+from model_zoo.recipe import ZooRecipe
+from netspace.commands.evaluate import evaluate
+from netspace.commands.interpolate import interpolate
+from netspace.config import load
+from netspace.errors import UsageError
+from netspace.hardware import machine, pick_device
+from netspace.io import write_json
+from netspace.precision import matrix_rates
+from netspace.run_folder import is_run
+from netspace.training.latent_space import begun_with, train
+from netspace.training.recipe import SpaceRecipe
+from netspace.zoo import MemberRef, Zoo
+
+SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
+
+
+SMALL_SPACE = ("steps=300", "validate_every=100")
+
+
+def quickstart(
+    run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None
+) -> dict[str, Any]:
+    """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took.
+
+    `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for any other.
+    """
+    from netspace.report import report
+
+    started = time.monotonic()
+    of_zoo, of_space = split_changes(changes)
+    remembered = [*(SMALL_SPACE if small else ()), *of_space]  # by the run
+    if device:
+        of_zoo, of_space = [*of_zoo, f"device={device}"], [*of_space, f"device={device}"]
+    device = str(pick_device(device or "auto"))
+    recipe = load(ZooRecipe, "zoo/quickstart", [*(SMALL_ZOO if small else ()), *of_zoo])
+    space = load(SpaceRecipe, "space/quickstart", [*(SMALL_SPACE if small else ()), *of_space])
+    zoo_path = run / "zoo.h5"
+    build(recipe, zoo_path)
+    built = time.monotonic()
+    train(space, zoo_path, run, resume=is_run(run), changes=remembered)
+    trained = time.monotonic()
+    figures = evaluate(run, "test", device=device)
+    evaluate(run, "train", device=device, baselines=False)
+    start, end = held_out_ends(zoo_path)
+    line = interpolate(run, start, end, device=device)
+    evaluated = time.monotonic()
+    page = report(run)
+    seconds = {
+        "zoo": built - started,
+        "train": trained - built,
+        "eval": evaluated - trained,
+        "total": time.monotonic() - started,
+    }
+    told = {
+        "run": str(run),
+        "zoo": str(zoo_path),
+        "report": page["report"],
+        "precision": begun_with(run).precision,
+        "machine": {
+            **machine(),
+            "threads": torch.get_num_threads(),
+            "operations_per_second": matrix_rates(torch.device(device)),
+        },
+        "seconds": seconds,
+        "eval": figures,
+        "interpolate": line,
+    }
+    write_json(run / "quickstart.json", told)
+    return told
+
+
+def split_changes(changes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the changes `zoo.KEY=VALUE` and `space.KEY=VALUE` without their first word."""
+    found: dict[str, list[str]] = {"zoo": [], "space": []}
+    for change in changes:
+        recipe, dot, rest = change.partition(".")
+        if recipe not in found or not dot:
+            raise UsageError(
+                f"--set of quickstart takes zoo.KEY=VALUE or space.KEY=VALUE (such as space.steps=400), not {change!r}"
+            )
+        found[recipe].append(rest)
+    return found["zoo"], found["space"]
+
+
+def held_out_ends(zoo_path: Path) -> tuple[str, str]:
+    """Two test members for the interpolation: the one at the lower quartile, and the best, on validation images."""
+    with Zoo(zoo_path) as zoo:
+        group = zoo.only()
+        rows = group.rows("test")
+        ranked = rows[np.argsort(group.members["accuracy_val"][rows], kind="stable")]
+        return str(MemberRef(group.id, int(ranked[len(ranked) // 4]))), str(MemberRef(group.id, int(ranked[-1])))

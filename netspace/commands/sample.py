@@ -1,0 +1,185 @@
+"""`netspace sample`: new networks, drawn from the distribution of the latents of a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace.commands.convert import write_network, zoo_of
+from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.io import write_json
+from netspace.metrics import accuracy, agreement, diversity, nearest
+from netspace.models.autoencoder import layer_spread
+from netspace.networks.family import ArchClass, Networks
+from netspace.networks.prep import pack, unpack
+from netspace.space import Space
+from netspace.streams import generator
+from netspace.tasks import TaskData
+from netspace.training.setup import shown_rows, task_of
+from netspace.training.validation import answers
+from netspace.zoo import Zoo
+
+BANK = 4096  # training members that are drawn from and compared with, at most
+
+
+PAIRS = 256  # of a smallest and a largest network, for an architecture that was never shown
+
+
+def known_latents(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+    """Latents (N, E) of the training members that the space was shown of an architecture.
+
+    Of one that was never shown: points between random pairs of the smallest and the largest architecture's, at the factor
+    that Eq. 12 gives it.
+    """
+    if space.family[class_id].shown:
+        return _shown(space, zoo, class_id)
+    random = generator(0, 29)
+    ends = [_shown(space, zoo, place) for place in (0, len(space.family) - 1)]
+    first, last = (end[torch.randint(len(end), (PAIRS,), generator=random).to(end.device)] for end in ends)
+    return torch.lerp(first, last, space.family.factor(class_id))
+
+
+def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
+    """Flat parameters (N, P) of the zoo's training members of an architecture; None if it has none.
+
+    Those that the space was shown; of an architecture never shown all, to compare with.
+    """
+    if arch.id not in zoo.archs:
+        return None
+    group = zoo.group(arch.id)
+    rows = shown_rows(space.recipe, zoo, group).numpy() if arch.shown else group.rows("train")
+    return unpack(group.read(rows[:BANK]).to(space.device), arch.parameters) if len(rows) else None
+
+
+def _shown(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+    arch = space.family[class_id]
+    if not arch.shown or arch.id not in zoo.archs:
+        raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
+    group = zoo.group(arch.id)
+    rows = shown_rows(space.recipe, zoo, group)[:BANK]
+    return space.encode_preps(group.read(rows.numpy()), arch.id)
+
+
+NOISE = 0.1  # of the baseline 'nearest + noise', in units of each layer's spread
+
+
+FITS = ("gaussian", "kde")
+
+
+Fit = Literal["gaussian", "kde"]
+
+
+def sample(
+    run: Path,
+    count: int = 16,
+    arch: str | None = None,
+    fit: str = "gaussian",
+    bandwidth: float = 0.3,
+    seed: int = 0,
+    save: Path | None = None,
+    zoo_path: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Draws `count` networks and tells how accurate, how new and how different they are, beside baselines.
+
+    Of an architecture that the space was never shown they are drawn from where Eq. 12 puts it (NetSpace, Sampling of Unseen
+    Architectures), and compared with normally trained ones, if the zoo has any.
+
+    `fit` is what is drawn from: one Gaussian over the training members' latents, or one around each of them ('kde'),
+    `bandwidth` of the former's width. `save` is a folder for the networks, as safetensors. The figures are kept in
+    the run's `samples/`. Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
+    """
+    if count < 2:
+        raise UsageError(f"at least 2 networks are drawn, to tell how they differ; {count} were asked for")
+    if not 0 < bandwidth < float("inf"):
+        raise UsageError(
+            f"a bandwidth of {bandwidth:g} was asked for: give a number above 0, in widths of the Gaussian"
+        )
+    if fit not in FITS:
+        raise unknown("fit", fit, FITS)
+    space = Space.load(run, device)
+    class_id = space.class_id(arch)
+    found = space.family[class_id]
+    with zoo_of(run, zoo_path) as zoo:
+        task, known = task_of(zoo, space.device), known_latents(space, zoo, class_id)
+        bank = known_networks(space, zoo, found)
+        trained = np.empty(0)
+        if found.id in zoo.archs:
+            trained = zoo.group(found.id).members["accuracy_test"][zoo.group(found.id).rows("train")]
+    latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
+    flat = space.decode_flat(latents, found.id)
+    sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, found, seed))}
+    logits = {
+        name: answers(Networks.of_class(space.family, class_id, rows), task, "test") for name, rows in sets.items()
+    }
+    near, near_logits = sets.get("nearest"), logits.get("nearest")
+    told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
+    novelty = None if near_logits is None else 1 - agreement(logits["sampled"], near_logits)
+    figures: dict[str, Any] = {
+        "run": str(run),
+        "arch": found.id,
+        "shown": found.shown,
+        "factor": space.family.factor(class_id) if space.several else None,
+        "fit": fit,
+        "count": count,
+        "seed": seed,
+        "accuracy": accuracy(logits["sampled"], task.test.labels.cpu()).tolist(),
+        "novelty": [None] * count if novelty is None else novelty.tolist(),
+        "classid_accuracy": float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
+        "zoo_accuracy": float(trained.mean()) if len(trained) else None,
+        **told,
+    }
+    if save is not None:
+        names = [save / f"{number:04d}.safetensors" for number in range(count)]
+        for name, row, right in zip(names, flat, figures["accuracy"], strict=True):
+            write_network(name, row, found, run=str(run), accuracy_test=f"{right:.6f}")
+        figures["networks"] = [str(name) for name in names]
+    write_json(run / "samples" / f"{found.id}-{fit}-{seed}.json", figures)
+    return figures
+
+
+def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:
+    """What anyone could draw from training networks (N, P): those nearest to samples (S, P), with noise, their mean."""
+    near = bank[nearest(flat, bank)]
+    spread = unpack(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
+    noise = torch.randn(near.shape, generator=generator(seed, 19)).to(near.device)
+    return {"nearest": near, "noise": near + NOISE * spread * noise, "average": bank.mean(0, keepdim=True)}
+
+
+def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Tensor:
+    """Latents (S, E) from the distribution of known ones (N, E).
+
+    A Gaussian with their mean and covariance is drawn from without forming the covariance: random combinations of
+    the centred latents have it.
+    """
+    random = generator(seed, 17)
+    centred = known - known.mean(0)
+    share = torch.randn(count, len(known), generator=random).to(known.device) / max(len(known) - 1, 1) ** 0.5
+    moved = share @ centred  # of mean 0 and the latents' covariance
+    if fit == "gaussian":
+        return known.mean(0) + moved
+    places = torch.randint(len(known), (count,), generator=random).to(known.device)
+    return known[places] + bandwidth * moved
+
+
+def _measure(
+    flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: TaskData
+) -> dict[str, float | None]:
+    """Means over networks (S, P) with test logits (S, B, C), beside the nearest training networks and their logits.
+
+    novelty: share of test images answered otherwise than by the nearest; distance: L2 to it (both None where there is none);
+    pairwise_agreement: share of test images that two of them answer alike; diversity: L2 between two of them (0 for one).
+    """
+    labels = task.test.labels.cpu()
+    pairs = [agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
+    return {
+        "accuracy": float(accuracy(logits, labels).mean()),
+        "novelty": None if near_logits is None else float((1 - agreement(logits, near_logits)).mean()),
+        "distance": None if near is None else float((flat - near).norm(dim=1).mean()),
+        "pairwise_agreement": float(torch.cat(pairs).mean()) if pairs else 1.0,
+        "diversity": diversity(flat) if len(flat) > 1 else 0.0,
+    }

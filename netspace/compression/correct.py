@@ -1,0 +1,168 @@
+"""`netspace compress correct`: batch norms and biases made up for errors of the weights, by images or noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netspace.archs import ArchConfig
+from netspace.compression.originals import Pictures, check_new, check_same, find_original, logits_of
+from netspace.errors import UsageError
+from netspace.models.compressed import Compressed
+from netspace.networks.kernels import layer_of
+from netspace.streams import generator
+from netspace.tasks.pictures import shown
+from netspace.training.fit import Original
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+MOST = 4.0  # a variance is changed by this factor at most
+
+
+@torch.no_grad()
+def corrected(
+    module: nn.Module,
+    original: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    layers: Sequence[str],
+    inputs: Tensor,
+) -> dict[str, Tensor]:
+    """`state` with batch norms and the biases of `layers` (names of weights) corrected by inputs (B, ...).
+
+    `module` runs both states, in eval mode; it is left as it was. What is called several times is left as it is.
+    """
+    first, second = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
+    first.load_state_dict(original, strict=False)  # a zoo's member lacks the buffers that its architecture makes
+    second.load_state_dict(state, strict=False)
+    owners = {layer_of(name) for name in layers}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with ExitStack() as hooks:
+        for name, part in first.named_modules():
+            if isinstance(part, NORMS) and f"{name}.running_mean" in state:
+
+                def note(_part: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                    seen.setdefault(name, []).append(_statistics(given[0], 1))
+
+                hooks.callback(part.register_forward_pre_hook(note).remove)
+            elif name in owners and isinstance(getattr(part, "bias", None), Tensor):
+
+                def hold(part: nn.Module, _given: Any, output: Any, name: str = name) -> None:
+                    if isinstance(output, Tensor):
+                        seen.setdefault(name, []).append(_statistics(output, _axis(part)))
+
+                hooks.callback(part.register_forward_hook(hold).remove)
+        first(inputs)
+    with ExitStack() as hooks:
+        for name, part in second.named_modules():
+            if len(seen.get(name, ())) != 1:
+                continue
+            (wanted,) = seen[name]
+            if isinstance(part, NORMS):
+
+                def move(part: nn.Module, given: tuple[Tensor, ...], wanted: tuple[Tensor, Tensor] = wanted) -> None:
+                    assert isinstance(part.running_mean, Tensor) and isinstance(part.running_var, Tensor)
+                    mean, variance = _statistics(given[0], 1)
+                    little = 1e-6 * wanted[1].mean() + 1e-30  # a channel that does not vary says nothing of its spread
+                    ratio = ((variance + little) / (wanted[1] + little)).clamp(1 / MOST, MOST)
+                    part.running_mean.sub_(wanted[0]).mul_(ratio.sqrt()).add_(mean)
+                    part.running_var *= ratio
+
+                hooks.callback(part.register_forward_pre_hook(move).remove)
+            else:
+
+                def shift(
+                    part: nn.Module, _given: Any, output: Tensor, wanted: tuple[Tensor, Tensor] = wanted
+                ) -> Tensor:
+                    assert isinstance(part.bias, Tensor)
+                    axis = _axis(part)
+                    away = wanted[0] - _statistics(output, axis)[0]
+                    part.bias += away
+                    return output + (away if axis == -1 else away.view(-1, *[1] * (output.dim() - 2)))
+
+                hooks.callback(part.register_forward_hook(shift).remove)
+        second(inputs)
+    return {name: value.clone() for name, value in second.state_dict().items() if name in state}
+
+
+def _axis(part: nn.Module) -> int:
+    """Where a layer's output has its channels."""
+    return -1 if isinstance(part, nn.Linear) else 1
+
+
+def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) over all but the axis of channels."""
+    rows = values.movedim(axis, 0).flatten(1)
+    return rows.mean(dim=1), rows.var(dim=1, correction=0)
+
+
+SHOWN = 128  # inputs at most, at once: what a layer gives for them is in memory
+
+
+def correct(
+    path: Path,
+    out: Path,
+    model: str,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    pictures: Pictures | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    key: str | None = None,
+) -> dict[str, Any]:
+    """Writes the file with batch norms and biases corrected (`training.correcting`); its size stays.
+
+    Both networks are shown the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Raises
+    `UsageError` where the network cannot be run or shown anything, and where nothing can be corrected.
+    """
+    check_new(out)
+    if pictures is not None and input_shape is not None:
+        raise UsageError("--images and --input-shape both say what is shown: give one of them")
+    files = [] if pictures is None else pictures.files()
+    compressed = Compressed.load(path)
+    state = compressed.reconstruct()
+    original, _ = find_original(model, zoo_path, arch=arch, key=key)
+    check_same(path, state, model, original)
+    if original.module is None:
+        raise UsageError(f"correcting runs the network, and of {model} only the weights are known: give --arch")
+    if pictures is not None:
+        chosen = torch.randperm(len(files), generator=generator(seed, 71))[:SHOWN].sort().values.tolist()
+        inputs, kind = (
+            torch.cat(list(shown([files[place] for place in chosen], pictures.size, by=pictures.by))),
+            "images",
+        )
+    else:
+        inputs, kind = _inputs(original, input_shape, model, seed)
+    with torch.no_grad():
+        logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
+    names = [layer.name for layer in compressed.kernels.layers]
+    better = corrected(original.module, original.state, state, names, inputs)
+    better = {name: value.to(state[name].dtype) for name, value in better.items()}
+    changed = [name for name in compressed.rest if not torch.equal(better[name], state[name])]
+    if not changed:
+        raise UsageError(
+            f"{model} has neither batch norm nor biases behind what is represented: there is nothing to correct"
+        )
+    compressed.rest = {name: better[name] for name in compressed.rest}
+    compressed.save(out)
+    by = {} if pictures is None else pictures.by.figures()
+    return {"file": str(path), "out": str(out), "shown": kind, "count": len(inputs), **by, "corrected": changed}
+
+
+def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:
+    """Noise of a shape, or images (B, C, H, W) that the network was trained on, and what they are called."""
+    if input_shape is not None:
+        return 2 * torch.rand((SHOWN, *input_shape), generator=generator(seed, 73)) - 1, "noise"
+    task = original.task
+    if task is None:
+        raise UsageError(
+            f"nothing is at hand to show to {model}: give --images, or --input-shape for noise, or the --zoo of its task"
+        )
+    chosen = torch.randperm(len(task.train), generator=generator(seed, 71))[:SHOWN]
+    return task.normalise(task.train.take(chosen).images), "task"

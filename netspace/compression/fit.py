@@ -1,0 +1,325 @@
+"""`netspace compress fit` and its nearest: a trained network held in a coordinate network half its size (NeRN)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netspace.archs import ArchConfig
+from netspace.compression.originals import (
+    Beside,
+    Pictures,
+    check_named,
+    check_new,
+    check_same,
+    find_original,
+    keep_kernels,
+)
+from netspace.config import changed, read_back, to_yaml
+from netspace.errors import NetspaceError, UsageError
+from netspace.files import alone
+from netspace.io import Record, hash_tensors, read_json, read_tensors, write_json, write_tensors, write_yaml
+from netspace.models.compressed import FLOAT, Compressed, bytes_of
+from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
+from netspace.native.orders import arrange, paper_bits
+from netspace.networks.kernels import Kernels, Layer, further_names
+from netspace.networks.spec import NetSpec
+from netspace.networks.state_dict import folded_metadata
+from netspace.precision import Concrete
+from netspace.training.fit import Fit, Original, check_pools
+from netspace.training.loop import processes
+from netspace.training.recipe import FitConfig
+from netspace.training.setup import Teacher, teacher
+from netspace.zoo import Zoo
+
+NARROWEST = 4  # width of a predictor that is advised
+
+
+def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
+    """A sentence where the file will be larger than the network's weights, with a predictor that is small enough; else None."""
+    original, kernels = bytes_of(state), compressed.kernels
+    represented = bytes_of({layer.name: state[layer.name] for layer in kernels.layers})
+    values = parameter_count(compressed.predictor.config, kernels.side**2)
+    orders = sum(paper_bits(layer.grid(kernels.side), compressed.kind) for layer in kernels.layers) / 8
+    expected = values * FLOAT // 8 + round(orders) + bytes_of(compressed.rest)
+    expected += sum(norm.numel() * norm.element_size() for norm in compressed.norms or ())
+    if expected <= original:
+        return None
+    hidden = _hidden(compressed.predictor.config, kernels.side**2, represented * 8 // (2 * FLOAT))
+    advice = (
+        f"even a predictor of width {NARROWEST} is larger than half of what it represents: keep this network as it is"
+        if hidden is None
+        else f"--set predictor.hidden={hidden} gives a predictor of half the bytes that it represents"
+    )
+    return (
+        f"the compressed file will take {expected:,} bytes and the network's weights take {original:,} "
+        f"({expected / original:.1f} times as many), because the predictor has {values:,} values for "
+        f"{kernels.parameters:,} represented: {advice}"
+    )
+
+
+def _hidden(config: PredictorConfig, outputs: int, most: int) -> int | None:
+    """The largest width, `NARROWEST` or more, with at most `most` values, if there is one below the width of `config`."""
+    able = [
+        hidden
+        for hidden in range(NARROWEST, config.hidden)
+        if parameter_count(config.model_copy(update={"hidden": hidden}), outputs) <= most
+    ]
+    return max(able, default=None)
+
+
+def fit(
+    model: str,
+    out: Path,
+    config: FitConfig,
+    zoo_path: Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    arch: ArchConfig | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    key: str | None = None,
+) -> dict[str, Any]:
+    """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
+
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
+    `key` which of a checkpoint's state dicts it is. Distillation
+    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W).
+    Raises `UsageError` or `NetspaceError` before anything is written.
+    """
+    accelerator, own = processes(torch.device(device))
+    original, spec = find_original(model, zoo_path, own, arch, key)
+    if input_shape is not None:
+        original.input_shape = input_shape
+    _check_stages(config, original, model, accelerator.num_processes)
+    original.teachers = _teachers(config, original, zoo_path)
+    kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise, original.module)
+    check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
+    first = accelerator.is_main_process
+    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
+        begun = None if (out / "last.pt").exists() else time.monotonic()  # of what is gone on with it is not known
+        if first:
+            _check_folder(out, config, resume, _hash(original))
+        torch.manual_seed(config.seed)
+        with accelerator.main_process_first():  # which keeps the orders for the others
+            compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
+        warning = larger(compressed, original.state)
+        if warning and first:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        record = out / "precision.json"  # what is gone on with goes on in the same
+        if record.exists():
+            config = config.model_copy(update=dict(read_json(record, dict[str, Concrete])))
+        fitting = Fit(config, compressed, original, accelerator, own)
+        if first:
+            write_json(record, fitting.precision)
+        curve = fitting.run(out)
+        if first:
+            path = out / "compressed.safetensors"
+            compressed.save(path)
+            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
+            seconds = None if begun is None else round(time.monotonic() - begun, 1)
+            more = {"seconds": seconds, "precision": fitting.precision, "curve": curve}
+            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch, key=key), **more})
+        accelerator.wait_for_everyone()
+    return read_json(out / "fit.json", dict[str, Any])
+
+
+def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
+    for stage in config.stages:
+        if stage.runs_networks and original.module is None:
+            raise UsageError(
+                f"distillation runs the network, and of {model} only the weights are known: name a zoo's member, or a file that "
+                "netspace wrote (with --zoo for its data), or leave distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "noise" and original.input_shape is None:
+            raise UsageError(
+                f"noise has the shape of a network's inputs, which is not known of {model}: give --input-shape C,H,W, or leave "
+                "distillation and features at 0"
+            )
+        if stage.runs_networks and stage.inputs == "task" and original.task is None:
+            raise UsageError(
+                "distillation on the task's images needs the zoo they belong to: give --zoo, or inputs=noise"
+            )
+        if stage.runs_networks and stage.images % processes:
+            raise UsageError(
+                f"images ({stage.images}) cannot be shared evenly by {processes} processes: choose a multiple"
+            )
+
+
+def _teachers(config: FitConfig, original: Original, zoo_path: Path | None) -> dict[str, Teacher]:
+    """The networks that stages name as teachers, by these names."""
+    names = [stage.teacher for stage in config.stages if stage.teacher is not None]
+    if not names:
+        return {}
+    if zoo_path is None or original.task is None:
+        raise UsageError(f"the teacher {names[0]} answers the task's images, which are not known: give --zoo")
+    with Zoo(zoo_path) as zoo:
+        return {name: teacher(name, zoo, original.task) for name in names}
+
+
+def begin(
+    state: dict[str, Tensor],
+    config: FitConfig,
+    spec: NetSpec | None,
+    kept: Path | None = None,
+    kernels: Kernels | None = None,
+) -> Compressed:
+    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
+    kernels = kernels or Kernels.of(state, config.layers, config.side, config.pointwise)
+    values = kernels.gather(state)
+    norms = None
+    if config.norms:
+        norms = [_norms(state[layer.name], layer, kernels.side) for layer in kernels.layers]
+        values = (
+            values
+            / torch.cat(
+                [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
+            )[:, None, None]
+        )
+    orders = _orders(values, kernels, config.order, kept)
+    names = {layer.name for layer in kernels.layers}
+    tied = further_names(state)
+    rest = {name: value for name, value in state.items() if name not in names and name not in tied}
+    types = {name: state[name].dtype for name in names if state[name].dtype != torch.float32}
+    predictor = Predictor(config.predictor, kernels.side**2)
+    return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec, types=types, tied=tied)
+
+
+def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
+    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+    names = [layer.name for layer in kernels.layers]
+    of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
+    if kept is not None and kept.exists():
+        with suppress(NetspaceError, KeyError):  # a damaged one is found anew
+            tensors, notes = read_tensors(kept)
+            if notes.get("of") == of:
+                return [tensors[name] for name in names]
+    grids = [layer.grid(kernels.side) for layer in kernels.layers]
+    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if kept is not None and kind != "none":
+        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
+    return found
+
+
+def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
+    """The root mean square of each filter (F,), or of each row of tiles; 1 for a filter of zeros."""
+    rows = weight.float().flatten(1)
+    if layer.is_matrix:
+        filters = layer.grid(side)[0]
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, filters * side - len(rows))).reshape(filters, -1)
+    found = rows.square().mean(dim=1).sqrt()
+    return torch.where(found > 0, found, torch.ones_like(found))
+
+
+def evaluate(
+    path: Path,
+    model: str | None = None,
+    zoo_path: Path | None = None,
+    arch: ArchConfig | None = None,
+    pictures: Pictures | None = None,
+    key: str | None = None,
+) -> dict[str, Any]:
+    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
+
+    With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
+    """
+    check_named(model, arch, pictures, key)
+    compressed = Compressed.load(path)
+    state = compressed.reconstruct()
+    grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
+    figures: dict[str, Any] = {
+        "file": str(path),
+        "accuracy_original": None,
+        "accuracy_reconstructed": None,
+        "agreement": None,
+        "images": None,
+        "relative_error": None,
+        **compressed.sizes(),
+        "bytes_original": bytes_of(state),
+        "bytes_file": path.stat().st_size,
+        "larger": path.stat().st_size > bytes_of(state),
+        "bits": compressed.bits,
+        "order": compressed.kind,
+        "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
+    }
+    if model is None:
+        return figures
+    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
+    found = beside.measure(state)
+    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
+    return {**figures, **found}
+
+
+def reconstruct(path: Path, out: Path) -> dict[str, Any]:
+    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+
+    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    """
+    check_new(out)
+    if out.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
+        )
+    compressed = Compressed.load(path)
+    state, notes = compressed.reconstruct(), {}
+    if compressed.spec is not None:
+        notes = folded_metadata(compressed.spec)
+    write_tensors(out, state, compressed=str(path), **notes)
+    return {"file": str(out), "tensors": len(state), **compressed.sizes()}
+
+
+def importance(
+    path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
+) -> dict[str, Any]:
+    """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
+
+    A predictor too small for all of a network keeps what matters most to its loss.
+    """
+    compressed = Compressed.load(path)
+    original, _ = find_original(model, zoo_path, key=key)
+    state, rows = compressed.reconstruct(), []
+    check_same(path, state, model, original)
+    for layer in compressed.kernels.layers:
+        wanted, found = (each[layer.name].float().flatten(1) for each in (original.state, state))
+        errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
+        rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]
+    rows.sort(key=lambda row: row[2])
+    filters = [{"layer": name, "filter": place, "relative_error": error} for name, place, error in rows]
+    return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
+
+
+def _hash(original: Original) -> str:
+    """Of a network's weights, and of its teachers' where there are any."""
+    teachers = [taught.hash for _, taught in sorted(original.teachers.items()) if isinstance(taught, Teacher)]
+    return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])
+
+
+class NetworkMark(Record):
+    """What `network.json` in the folder of a fit holds."""
+
+    hash: str  # of the network that it was begun with, and of its teachers
+
+
+def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
+    file, mark = out / "config.yaml", out / "network.json"
+    if not file.exists():
+        write_json(mark, {"hash": network})
+        write_yaml(file, to_yaml(config))
+        return
+    if not resume:
+        raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
+    difference = changed(read_back(FitConfig, file).model_dump(mode="json"), config.model_dump(mode="json"))
+    if difference:
+        raise UsageError(
+            f"{out} was begun with other settings: {difference}; resume it with its own (leave --config and --set out), or "
+            "choose another --out"
+        )
+    if read_json(mark, NetworkMark).hash != network:
+        raise UsageError(
+            f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
+        )

@@ -1,0 +1,73 @@
+"""The machine at hand: processor, GPUs, memory, disk and threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError
+
+
+def free_bytes(path: Path) -> int:
+    """Free space on the disk that holds `path` (or its nearest existing parent)."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the GPUs."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"system": platform.system(), "processor": name, "cores": os.cpu_count(), "gpus": gpus}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """'auto' is the first GPU if there is one, else the CPU. Raises `NetspaceError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise NetspaceError(
+            f"device {name!r} was asked for, but it is not usable here: {str(error).splitlines()[0]}"
+        ) from None
+    return device
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, without waiting for what the device still has to do; from the CPU by page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def cache_folder() -> Path:
+    """Where what was measured or compiled is remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
+    named = os.environ.get("NETSPACE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "netspace"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device; for processors the machine's: what a container is limited to is not seen."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,348 @@
+"""The nearest other points of each, and paths built of them: to the nearest point left, or by the shortest edges."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from netspace.native import compiled, compiled_without_nan
+
+BLOCK = 64  # points
+
+
+LANES = 16  # of them are looked at in one go; divides BLOCK by 4
+
+
+VISITS = 32  # blocks in which a point's neighbours are looked for: all of them among 2,000 points
+
+
+FAR = np.float32(1e18)  # where the places of a last block lie that no point fills
+
+
+@compiled_without_nan
+def _select(keys: np.ndarray, rows: np.ndarray, low: int, high: int, middle: int) -> None:
+    """Sorts keys low .. high - 1, and rows with them, so far that none before `middle` is above one from there on."""
+    high -= 1
+    while low < high and middle <= high:
+        a, b, c = keys[low], keys[(low + high) // 2], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                rows[i], rows[j] = rows[j], rows[i]
+                i += 1
+                j -= 1
+        if middle <= j:
+            high = j
+        elif middle >= i:
+            low = i
+        else:
+            return
+
+
+@compiled_without_nan
+def _sort(keys: np.ndarray, rows: np.ndarray, count: int) -> None:
+    """The first `count` keys by insertion, and rows with them."""
+    for last in range(1, count):
+        key, row, place = keys[last], rows[last], last
+        while place > 0 and keys[place - 1] > key:
+            keys[place], rows[place] = keys[place - 1], rows[place - 1]
+            place -= 1
+        keys[place], rows[place] = key, row
+
+
+@compiled_without_nan
+def leaf_order(points: np.ndarray) -> np.ndarray:
+    """An order (N,) of points (N, D) in which each block lies close together: halves by the widest axis, and halves of these."""
+    count, width = points.shape
+    order = np.arange(count)
+    keys = np.empty(count, dtype=np.float32)
+    total, squares = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.float32)
+    waiting = np.empty((64, 2), dtype=np.int64)
+    waiting[0, 0], waiting[0, 1] = 0, count
+    depth = 1
+    while depth:
+        depth -= 1
+        low, high = waiting[depth, 0], waiting[depth, 1]
+        blocks = (high - low + BLOCK - 1) // BLOCK
+        if blocks < 2:
+            continue
+        total[:] = 0
+        squares[:] = 0
+        for i in range(low, high):
+            for axis in range(width):
+                value = points[order[i], axis]
+                total[axis] += value
+                squares[axis] += value * value
+        widest = 0
+        for axis in range(width):
+            squares[axis] -= total[axis] * total[axis] / (high - low)
+            if squares[axis] > squares[widest]:
+                widest = axis
+        for i in range(low, high):
+            keys[i] = points[order[i], widest]
+        middle = low + blocks // 2 * BLOCK
+        _select(keys, order, low, high, middle)
+        waiting[depth, 0], waiting[depth, 1] = low, middle
+        waiting[depth + 1, 0], waiting[depth + 1, 1] = middle, high
+        depth += 2
+    return order
+
+
+@compiled_without_nan
+def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each point (N, D) `many` others near it, K of them, nearest first, and how far away: both (N, K).
+
+    Points come in the order of their leaves, or some of them do; `many` is below N. What is found is exact where points are
+    few; among many it is what the nearest `VISITS` blocks hold.
+    """
+    count, width = points.shape
+    blocks = (count + BLOCK - 1) // BLOCK
+    values = np.empty((blocks, width, BLOCK), dtype=np.float32)
+    lower, upper = np.empty((width, blocks), dtype=np.float32), np.empty((width, blocks), dtype=np.float32)
+    values[:], lower[:], upper[:] = FAR, FAR, -FAR
+    for i in range(count):
+        block = i // BLOCK
+        for axis in range(width):
+            value = points[i, axis]
+            values[block, axis, i - block * BLOCK] = value
+            lower[axis, block] = min(lower[axis, block], value)
+            upper[axis, block] = max(upper[axis, block], value)
+    near = np.empty((count, many), dtype=np.int32)
+    away = np.empty((count, many), dtype=np.float32)  # squared
+    away[:] = np.inf
+    gaps, others = np.empty(blocks, dtype=np.float32), np.empty(blocks, dtype=np.int64)
+    found, bound = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
+    least = np.empty(LANES, dtype=np.float32)
+    visits = min(VISITS, blocks)
+    for block in range(blocks):
+        first = block * BLOCK
+        _gaps(lower, upper, block, gaps)
+        for other in range(blocks):
+            others[other] = other
+        _select(gaps, others, 0, blocks, visits)
+        _sort(gaps, others, visits)
+        for other in others[:visits]:
+            _bounds(values[block], lower[:, other], upper[:, other], bound)
+            for i in range(first, min(first + BLOCK, count)):
+                if bound[i - first] >= away[i, many - 1]:
+                    continue
+                _squares(values[other], points[i], found, least)
+                for lane in range(LANES):
+                    if least[lane] >= away[i, many - 1]:
+                        continue
+                    for k in range(lane, BLOCK, LANES):
+                        if found[k] < away[i, many - 1] and other * BLOCK + k != i:
+                            _insert(near[i], away[i], other * BLOCK + k, found[k])
+    for i in range(count):
+        for k in range(many):
+            away[i, k] = np.sqrt(away[i, k])
+    return near, away
+
+
+@compiled_without_nan
+def _gaps(lower: np.ndarray, upper: np.ndarray, block: int, gaps: np.ndarray) -> None:
+    """How far the middle of a block is from the box of each; from its own, less than nothing."""
+    gaps[:] = 0
+    for axis in range(len(lower)):
+        middle = (lower[axis, block] + upper[axis, block]) / 2
+        for other in range(len(gaps)):
+            step = max(np.float32(0), max(lower[axis, other] - middle, middle - upper[axis, other]))
+            gaps[other] += step * step
+    gaps[block] = -1
+
+
+@compiled_without_nan
+def _bounds(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, bound: np.ndarray) -> None:
+    """The squared distance of each point of a block (D, BLOCK) to a box."""
+    bound[:] = 0
+    for axis in range(len(lower)):
+        low, high = lower[axis], upper[axis]
+        for k in range(BLOCK):
+            step = max(np.float32(0), max(low - values[axis, k], values[axis, k] - high))
+            bound[k] += step * step
+
+
+@compiled_without_nan
+def _squares(values: np.ndarray, point: np.ndarray, found: np.ndarray, least: np.ndarray) -> None:
+    """The squared distances of a point (D,) to a block's (D, BLOCK), and the least of every `LANES`-th."""
+    found[:] = 0
+    for axis in range(len(point)):
+        value = point[axis]
+        for k in range(BLOCK):
+            step = values[axis, k] - value
+            found[k] += step * step
+    for lane in range(LANES):
+        two = min(found[lane], found[lane + LANES])
+        least[lane] = min(two, min(found[lane + 2 * LANES], found[lane + 3 * LANES]))
+
+
+@compiled_without_nan
+def _insert(near: np.ndarray, away: np.ndarray, other: int, distance: float) -> None:
+    place = len(near) - 1
+    while place > 0 and away[place - 1] > distance:
+        away[place], near[place] = away[place - 1], near[place - 1]
+        place -= 1
+    away[place], near[place] = distance, other
+
+
+PIECE = 1_024  # points whose distances are found together
+
+
+DIGIT = 2_048  # values of a digit of a distance's bits, by which edges are sorted
+
+
+@compiled
+def greedy(points: np.ndarray) -> np.ndarray:
+    """From the first point (N, D) always on to the nearest left, the first of the equally near; values lie by axis."""
+    count, width = points.shape
+    left = np.arange(count)
+    rest = points.T.copy()
+    order = np.empty(count, dtype=np.int64)
+    current, squares = np.empty(width, dtype=np.float32), np.empty(PIECE, dtype=np.float32)
+    bits = squares.view(np.int32)  # in the order of what they stand for, which is not negative
+    here = 0
+    for place in range(count):
+        order[place] = left[here]
+        last = count - place - 1
+        left[here] = left[last]
+        for axis in range(width):
+            current[axis] = rest[axis, here]
+            rest[axis, here] = rest[axis, last]
+        best, here = np.int32(2**31 - 1), 0
+        for start in range(0, last, PIECE):
+            many = min(PIECE, last - start)
+            squares[:many] = 0
+            for axis in range(width):
+                row, value = rest[axis, start : start + many], current[axis]
+                for k in range(many):
+                    step = row[k] - value
+                    squares[k] += step * step
+            least = bits[0]
+            for k in range(many):
+                least = min(least, bits[k])
+            if least < best:
+                best, here = least, start
+                while bits[here - start] != least:
+                    here += 1
+    return order
+
+
+@compiled
+def joined(points: np.ndarray, near: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """A path (N,) through points (N, D) in leaf order: edges to those near them (N, K), shortest first, as long as they make paths.
+
+    The pieces that remain are joined by their ends in the same way, round by round.
+    """
+    count = len(points)
+    links = np.empty((count, 2), dtype=np.int64)
+    links[:] = -1
+    piece, ends = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    for i in range(count):
+        piece[i] = ends[i] = i
+    pieces = count
+    while True:
+        first, second, lengths = _edges(ends, near, away)
+        pieces -= _join(links, piece, first, second, _by_length(lengths))
+        ends = _ends(links)
+        if pieces == 1:
+            return _walk(links, ends[0])
+        placed = np.empty((len(ends), points.shape[1]), dtype=np.float32)
+        for i in range(len(ends)):
+            for axis in range(points.shape[1]):
+                placed[i, axis] = points[ends[i], axis]
+        near, away = nearest(placed, min(near.shape[1], len(ends) - 1))
+
+
+@compiled
+def _ends(links: np.ndarray) -> np.ndarray:
+    """The points with fewer than two links."""
+    ends, used = np.empty(len(links), dtype=np.int64), 0
+    for i in range(len(links)):
+        if links[i, 1] < 0:
+            ends[used] = i
+            used += 1
+    return ends[:used]
+
+
+@compiled
+def _edges(ends: np.ndarray, near: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every edge between `ends` and those near them, once."""
+    count, many = near.shape
+    first, second = np.empty(count * many, dtype=np.int64), np.empty(count * many, dtype=np.int64)
+    lengths = np.empty(count * many, dtype=np.float32)
+    used = 0
+    for i in range(count):
+        for k in range(many):
+            j = near[i, k]
+            known = False
+            if j < i:
+                for other in near[j]:
+                    known |= other == i
+            if not known:
+                first[used], second[used], lengths[used] = ends[i], ends[j], away[i, k]
+                used += 1
+    return first[:used], second[:used], lengths[:used]
+
+
+@compiled
+def _by_length(lengths: np.ndarray) -> np.ndarray:
+    """The order of lengths, none negative, by the digits of their bits; equal ones stay as they are."""
+    keys = lengths.view(np.uint32)
+    order, other = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
+    for place in range(len(keys)):
+        order[place] = place
+    starts = np.empty(DIGIT + 1, dtype=np.int64)
+    for shift in (0, 11, 22):
+        starts[:] = 0
+        for key in keys:
+            starts[((key >> shift) & (DIGIT - 1)) + 1] += 1
+        for digit in range(DIGIT):
+            starts[digit + 1] += starts[digit]
+        for edge in order:
+            value = (keys[edge] >> shift) & (DIGIT - 1)
+            other[starts[value]] = edge
+            starts[value] += 1
+        order, other = other, order
+    return order
+
+
+@compiled
+def _find(piece: np.ndarray, point: int) -> int:
+    while piece[point] != point:
+        piece[point] = piece[piece[point]]
+        point = piece[point]
+    return point
+
+
+@compiled
+def _join(links: np.ndarray, piece: np.ndarray, first: np.ndarray, second: np.ndarray, order: np.ndarray) -> int:
+    """Takes edges in `order` that keep every point at two links and close no circle; how many were taken."""
+    taken = 0
+    for edge in order:
+        a, b = first[edge], second[edge]
+        if links[a, 1] >= 0 or links[b, 1] >= 0:
+            continue
+        root_a, root_b = _find(piece, a), _find(piece, b)
+        if root_a == root_b:
+            continue
+        piece[root_b] = root_a
+        links[a, 1 if links[a, 0] >= 0 else 0] = b
+        links[b, 1 if links[b, 0] >= 0 else 0] = a
+        taken += 1
+    return taken
+
+
+@compiled
+def _walk(links: np.ndarray, start: int) -> np.ndarray:
+    order = np.empty(len(links), dtype=np.int64)
+    before, here = -1, start
+    for place in range(len(links)):
+        order[place] = here
+        onward = links[here, 1] if links[here, 0] == before else links[here, 0]
+        before, here = here, onward
+    return order

@@ -1,0 +1,186 @@
+"""Run one network, or M networks at once, straight from their parameters.
+
+Axes: M members (networks), B inputs, C outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.conv import _ConvNd
+
+from netspace.errors import NetspaceError
+from netspace.networks.prep import unflatten
+from netspace.networks.spec import NetSpec
+from netspace.precision import fastest
+
+Mode = Literal["auto", "vmap", "loop"]
+
+
+TRIAL = 8  # members that calibration times: seconds even for large networks
+
+
+def run_one(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor) -> Tensor:
+    """Outputs (B, C) of the network with parameters `flat` (P,) for `inputs` (B, ...)."""
+    output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,))  # buffers are the skeleton's
+    return output
+
+
+def run_loop(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    """Outputs (M, B, C) of M networks, one after another."""
+    if inputs.dim() == (4 if shared else 5) and torch.is_autocast_enabled(inputs.device.type):
+        inputs = _channels_last(inputs)  # convolutions in half precision are several times faster so
+    batches = [inputs] * len(flat) if shared else list(inputs)
+    return torch.stack([run_one(skeleton, spec, row, batch) for row, batch in zip(flat, batches, strict=True)])
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    dense = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    return dense if images.dim() == 4 else dense.unflatten(0, images.shape[:2])
+
+
+def stacked_channels_last(images: Tensor) -> Tensor:
+    """Images (M, B, C, H, W), in memory as (B, H, W, M, C): channels last for convolutions that `vmap` stacks."""
+    return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
+
+
+def give_convolutions(module: nn.Module) -> frozenset[str]:
+    """The names of all convolutions' parameters, to be given in bf16 where `vmap` hides convolutions from autocast.
+
+    From now on layers with weights bring their inputs to the weights' precision (linear ones are left to autocast).
+    """
+    names = set[str]()
+    for name, layer in module.named_modules():
+        own = dict(layer.named_parameters(name, recurse=False))
+        if own and not isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(_as_the_weights)
+        if isinstance(layer, _ConvNd):
+            names |= own.keys()
+    return frozenset(names)
+
+
+def _as_the_weights(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    kind = next(layer.parameters(recurse=False)).dtype
+    return tuple(each.to(kind) if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
+
+
+def run_vmap(
+    skeleton: nn.Module,
+    spec: NetSpec,
+    flat: Tensor,
+    inputs: Tensor,
+    shared: bool,
+    halved: frozenset[str] = frozenset(),
+) -> Tensor:
+    """Outputs (M, B, C) of M networks in one program; parameters named in `halved` are given in bf16."""
+
+    def one(row: Tensor, batch: Tensor) -> Tensor:
+        weights = {n: w.bfloat16() if n in halved else w for n, w in unflatten(row, spec).items()}
+        output: Tensor = functional_call(skeleton, weights, (batch,))
+        return output
+
+    output: Tensor = vmap(one, in_dims=(0, None if shared else 0))(flat, inputs)
+    return output
+
+
+class NetBatch:
+    """Many networks of one spec, run on batches of inputs.
+
+    `skeleton` lends its `forward` only; its own parameter values are never read. `max_elements` bounds how
+    many members x inputs run at once when no gradient is asked for, so that memory stays bounded.
+    """
+
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        spec: NetSpec,
+        mode: Mode = "auto",
+        max_elements: int = 1 << 16,
+    ) -> None:
+        problem = spec.difference({name: tuple(value.shape) for name, value in skeleton.named_parameters()})
+        if problem:
+            raise NetspaceError(f"the skeleton of {spec.arch!r} is not of its spec: {problem}")
+        self.skeleton = skeleton.eval().requires_grad_(False)
+        self.spec = spec
+        self.mode: Mode = mode
+        self.max_elements = max_elements
+        self._chosen: dict[tuple[object, ...], str] = {}
+        self._convolutions: frozenset[str] | None = None
+
+    def __call__(self, flat: Tensor, inputs: Tensor, *, shared: bool = True) -> Tensor:
+        """Outputs (M, B, C) for parameters (M, P).
+
+        `inputs` are (B, ...) for all members, or with `shared=False` (M, B, ...), a batch for each.
+        """
+        if not shared and len(inputs) != len(flat):
+            raise NetspaceError(f"{len(flat)} networks were given {len(inputs)} batches of inputs: one for each")
+        if torch.is_grad_enabled() and (flat.requires_grad or inputs.requires_grad):
+            return self._run(flat, inputs, shared)
+        batch = inputs.shape[0 if shared else 1]
+        at_once = max(self.max_elements // max(batch, 1), 1)
+        if len(flat) <= at_once:
+            return self._run(flat, inputs, shared)
+        pieces = [
+            self._run(rows, inputs if shared else inputs[start : start + at_once], shared)
+            for start, rows in zip(range(0, len(flat), at_once), flat.split(at_once), strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+        if self._pick(flat, inputs, shared) == "loop":
+            return run_loop(self.skeleton, self.spec, flat, inputs, shared)
+        return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._halved(inputs.device))
+
+    def _halved(self, device: torch.device) -> frozenset[str]:
+        """What stacked networks are given in bf16: under autocast, their convolutions. Not on CPUs, where that is slow."""
+        if device.type == "cpu" or not torch.is_autocast_enabled(device.type):
+            return frozenset()
+        if self._convolutions is None:
+            self._convolutions = give_convolutions(self.skeleton)
+        return self._convolutions
+
+    def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> bool:
+        """Whether `vmap` can run these networks, tried once: it cannot run all layers, recurrent ones for example."""
+        if ("stackable",) not in self._chosen:
+            images = inputs[:1] if shared else inputs[:2, :1]
+            try:
+                with torch.no_grad():
+                    run_vmap(self.skeleton, self.spec, flat.detach()[:2], images.detach(), shared)
+                self._chosen["stackable",] = "vmap"
+            except Exception:  # whatever a layer raises
+                self._chosen["stackable",] = "loop"
+        return self._chosen["stackable",] == "vmap"
+
+    def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
+        if self.mode != "auto":
+            return self.mode
+        if len(flat) == 1:
+            return "loop"
+        if flat.device.type != "cpu":
+            return "vmap" if self._stackable(flat, inputs, shared) else "loop"
+        grad = torch.is_grad_enabled() and flat.requires_grad
+        members = min(1 << (len(flat) - 1).bit_length(), TRIAL)  # sizes are bucketed, so that few are ever timed
+        batch = 1 << (inputs.shape[0 if shared else 1] - 1).bit_length()
+        kind = flat.device.type
+        half = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
+        key = (members, batch, shared, grad, str(inputs.dtype), half)
+        if key not in self._chosen:
+            detached = flat.detach()[:TRIAL]
+            images = inputs.detach() if shared else inputs.detach()[:TRIAL]
+
+            def trial(run: object) -> None:
+                with torch.set_grad_enabled(grad):
+                    rows = detached.clone().requires_grad_(grad)
+                    output = run(self.skeleton, self.spec, rows, images, shared)  # type: ignore[operator]
+                    if grad:
+                        output.square().sum().backward()
+
+            self._chosen[key] = fastest(
+                f"netbatch 3 {self.spec.to_json()} {key}",
+                {"loop": lambda: trial(run_loop), "vmap": lambda: trial(run_vmap)},
+                repeats=2,
+            )
+        return self._chosen[key]

@@ -1,0 +1,130 @@
+"""PRep: the parameters of a network as an (H, W) matrix, filled row by row (NetSpace, Suppl. II).
+
+Axes: M members (networks), P parameters, H W of a PRep. W is a multiple of 8, H of 4; what the P parameters
+leave free is zero. Nothing is ever cropped: what does not fit is an error. Every function here keeps leading
+axes, so one network (P,) and a batch (M, P) go through the same code, differentiably and without copying
+where padding allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError
+from netspace.networks.spec import NetSpec
+
+HEIGHT_STEP = 4
+
+
+WIDTH_STEP = 8
+
+
+ROWS = 8  # of a PRep whose width nobody chose: those of NetSpace's single-architecture setting on CIFAR-10
+
+
+def height(parameters: int, width: int) -> int:
+    """The smallest height of a PRep of `width` columns for `parameters`: ceil(P / W), up to a multiple of 4.
+
+    >>> height(77_706, 10_000)  # folded ResNet8 on CIFAR-10
+    8
+    """
+    if width <= 0 or width % WIDTH_STEP:
+        raise NetspaceError(f"a PRep's width is a positive multiple of {WIDTH_STEP}, not {width}")
+    rows = -(-parameters // width)
+    return max(rows + -rows % HEIGHT_STEP, HEIGHT_STEP)
+
+
+def fitting_width(parameters: int) -> int:
+    """The smallest width with which `ROWS` rows hold the `parameters` of a network.
+
+    >>> fitting_width(2_000), height(2_000, fitting_width(2_000))
+    (256, 8)
+    """
+    return max(-(-parameters // (ROWS * WIDTH_STEP)) * WIDTH_STEP, WIDTH_STEP)
+
+
+def check_size(parameters: int, size: tuple[int, int]) -> None:
+    """Raises `NetspaceError` unless an (H, W) PRep is well formed and holds `parameters` values."""
+    rows, width = size
+    if rows <= 0 or rows % HEIGHT_STEP or width <= 0 or width % WIDTH_STEP:
+        raise NetspaceError(
+            f"a PRep of {rows} x {width} was asked for; its height is a positive multiple of {HEIGHT_STEP} and "
+            f"its width of {WIDTH_STEP}"
+        )
+    if parameters > rows * width:
+        raise NetspaceError(
+            f"{parameters:,} parameters do not fit a PRep of {rows} x {width} ({rows * width:,} values): "
+            f"use a height of at least {height(parameters, width)}"
+        )
+
+
+def pack(flat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flat parameters (..., P) as PReps (..., H, W), zeros after the last parameter."""
+    check_size(flat.shape[-1], size)
+    rows, width = size
+    padded = torch.nn.functional.pad(flat, (0, rows * width - flat.shape[-1]))
+    return padded.unflatten(-1, (rows, width))
+
+
+def unpack(prep: Tensor, parameters: int) -> Tensor:
+    """PReps (..., H, W) as flat parameters (..., P), a view. The padding's values are dropped unread."""
+    check_size(parameters, (prep.shape[-2], prep.shape[-1]))
+    return prep.flatten(-2)[..., :parameters]
+
+
+def parameter_problem(value: Tensor) -> str:
+    """Why a tensor cannot be a parameter, as the end of a sentence ('is complex64, ...'); '' if it can.
+
+    A parameter is a dense tensor of real floating-point numbers: complex, integer, boolean, quantised, sparse and meta
+    tensors would lose something on the way to float32.
+    """
+    if value.is_meta:
+        return "has no values (it lies on the meta device)"
+    if value.is_quantized:
+        return f"is quantised ({_short(value.dtype)})"
+    if value.is_nested or value.layout != torch.strided:
+        return f"is not dense ({'nested' if value.is_nested else _short(value.layout)})"
+    return "" if value.is_floating_point() else f"holds {_short(value.dtype)} values"
+
+
+def is_integer(value: Tensor) -> bool:
+    """Whether a tensor is dense and holds integers or booleans, as index tables and counters do."""
+    dense = not (value.is_meta or value.is_quantized or value.is_nested) and value.layout == torch.strided
+    return dense and not (value.is_complex() or value.is_floating_point())
+
+
+def _short(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
+    """Named parameters, each (..., *shape), as flat parameters (..., P) in the spec's order.
+
+    Raises `NetspaceError` if a name is missing or unknown, a shape differs, or a value is not finite.
+    """
+    lead = state[spec.names[0]].dim() - len(spec.shapes[0]) if spec.names[0] in state else 0
+    if lead >= 0:
+        problem = spec.difference({name: tuple(value.shape[lead:]) for name, value in state.items()})
+    else:
+        problem = f"{spec.names[0]} has shape {tuple(state[spec.names[0]].shape)}"
+    if problem:
+        raise NetspaceError(f"this state dict is not one of {spec.arch!r}: {problem}")
+    for name in spec.names:
+        if not torch.isfinite(state[name]).all():
+            raise NetspaceError(f"parameter {name} of {spec.arch!r} holds values that are not finite")
+    return torch.cat([state[name].unsqueeze(-1).flatten(lead) for name in spec.names], dim=-1)
+
+
+def unflatten(flat: Tensor, spec: NetSpec) -> dict[str, Tensor]:
+    """Flat parameters (..., P) as named parameters (..., *shape), views of the same memory."""
+    if flat.shape[-1] != spec.num_parameters:
+        raise NetspaceError(
+            f"{spec.arch!r} has {spec.num_parameters:,} parameters; {flat.shape[-1]:,} values were given"
+        )
+    pieces = flat.split(spec.sizes, dim=-1)
+    return {
+        name: piece.unflatten(-1, shape) if shape else piece.squeeze(-1)
+        for name, shape, piece in zip(spec.names, spec.shapes, pieces, strict=True)
+    }

@@ -1,0 +1,257 @@
+"""The data sets by name: how each is read and cut into splits, and `load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.tasks import readers
+from netspace.tasks.images import DataConfig, Split, TaskData, data_root, resize, with_channels
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """A random order (N,) in which every stretch has each class in its due share, to within an image or two.
+
+    The r-th of the n images of a class (in random order) goes to place (r + 1/2) / n of the whole; ties fall
+    randomly. So any prefix, or any cut into consecutive pieces, is stratified. The numbers come from
+    `RandomState`, whose stream numpy has promised never to change (NEP 19).
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified_order(labels, seed=0)[:3]].sort().values
+    tensor([0, 0, 1])
+    """
+    array = labels.cpu().numpy()
+    shuffled = np.random.RandomState(seed).permutation(len(array))
+    by_class = shuffled[np.argsort(array[shuffled], kind="stable")]
+    counts = np.bincount(array) if len(array) else np.zeros(1, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    kind = array[by_class]
+    place = np.empty(len(array))
+    place[by_class] = (np.arange(len(array)) - starts[kind] + 0.5) / counts[kind]
+    return torch.from_numpy(shuffled[np.argsort(place[shuffled], kind="stable")])
+
+
+def cut(pool: Split, sizes: tuple[int, ...], seed: int) -> tuple[Split, ...]:
+    """Stratified, disjoint splits of these `sizes`, which together are no more than the pool."""
+    assert sum(sizes) <= len(pool), (sizes, len(pool))
+    order = stratified_order(pool.labels, seed)
+    ends = np.cumsum(sizes)
+    return tuple(pool.take(order[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
+
+
+TEN = tuple(str(digit) for digit in range(10))
+
+
+GARMENTS = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+)  # fmt: skip
+
+
+class Splits(NamedTuple):
+    """What a reader returns, on the CPU."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One entry of `DATASETS`: how it is read, what it is, and its own augmentation."""
+
+    read: Callable[[DataConfig], Splits]
+    help: str
+    crop_padding: int = 0
+    flip: bool = False
+
+
+def load(config: DataConfig | str, device: torch.device | str = "cpu") -> TaskData:
+    """The data set that `config` (or just its name) describes, on `device`.
+
+    Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a set that
+    is not on this machine (the sentence says how to get it) or a broken file.
+    """
+    config = DataConfig(name=config) if isinstance(config, str) else config
+    if config.name not in DATASETS:
+        raise unknown("data set", config.name, DATASETS)
+    if config.classes is not None and config.name != "generated":
+        raise UsageError(
+            f"data set {config.name!r} has its own classes, but classes={config.classes} was asked for; "
+            f"leave that setting out (only 'generated' has it)."
+        )
+    entry = DATASETS[config.name]
+    train, val, test, classes = entry.read(config)
+    train = train.take(slice(config.limit))
+    splits = [_shaped(split, config) for split in (train, val, test)]
+    padding = entry.crop_padding if config.crop_padding is None else config.crop_padding
+    flip = entry.flip if config.flip is None else config.flip
+    task = TaskData.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip)
+    return _normalised(task, config).to(device)
+
+
+def _normalised(task: TaskData, config: DataConfig) -> TaskData:
+    """The task with the mean and standard deviation that the settings give, in place of those of the training images."""
+    changes: dict[str, Any] = {}
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None:
+            channels = task.image_shape[0]
+            if len(values) not in (1, channels):
+                raise UsageError(
+                    f"data.{name} has {len(values)} values, but images of {task.name} have {channels} channels: give one for "
+                    "each, or one for all"
+                )
+            changes[name] = torch.tensor(values, dtype=torch.float32).expand(channels).clone()
+    return replace(task, **changes)
+
+
+def _shaped(split: Split, config: DataConfig) -> Split:
+    images = split.images
+    if config.channels:
+        images = with_channels(images, config.channels)
+    if config.image_size:
+        images = resize(images, config.image_size)
+    return Split(images.contiguous(), split.labels)
+
+
+def _with_test(
+    config: DataConfig, pool: Split, test: Split, classes: tuple[str, ...], sizes: tuple[int, int, int]
+) -> Splits:
+    """Cut the training images of a set that brings its own test images; `sizes` are train, val, test."""
+    if len(pool) != sizes[0] + sizes[1] or len(test) != sizes[2]:
+        raise NetspaceError(
+            f"data set {config.name!r} has {sizes[0] + sizes[1]} training and {sizes[2]} test images, but "
+            f"{len(pool)} and {len(test)} were found below {data_root(config.root)}; get its files again."
+        )
+    train, val = cut(pool, sizes[:2], config.split_seed)
+    return Splits(train, val, test, classes)
+
+
+def _fetched(name: str) -> str:
+    return f"get it with `netspace data fetch {name}`"
+
+
+def read_digits(config: DataConfig) -> Splits:
+    """scikit-learn's 1,797 scans of 8 x 8 pixels, their 17 levels spread over 0..255; 1,000 / 297 / 500."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    levels = torch.from_numpy(np.rint(images * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
+    pool = Split(levels, torch.from_numpy(labels.astype(np.int64)))
+    train, val, test = cut(pool, (1000, 297, 500), config.split_seed)
+    return Splits(train, val, test, TEN)
+
+
+def read_idx_set(
+    config: DataConfig,
+    places: tuple[str, ...],
+    classes: tuple[str, ...],
+    how: str,
+    sizes: tuple[int, int, int] = (50_000, 10_000, 10_000),
+) -> Splits:
+    """MNIST or Fashion-MNIST from the first of `places` (below the root, or absolute) that has all files."""
+    root = data_root(config.root)
+    train, test = readers.read_idx_files([root / place for place in places], config.name, how)
+    return _with_test(config, train, test, classes, sizes)
+
+
+def read_cifar(
+    config: DataConfig, layout: readers.Layout, sizes: tuple[int, int, int] = (40_000, 10_000, 10_000)
+) -> Splits:
+    """CIFAR with the papers' cut of its 50,000 training images (NetSpace, Suppl. IV)."""
+    train, test, classes = readers.read_cifar_binary(data_root(config.root), config.name, layout, _fetched(config.name))
+    return _with_test(config, train, test, classes, sizes)
+
+
+def read_tiny_imagenet(config: DataConfig, sizes: tuple[int, int, int] = (80_000, 20_000, 10_000)) -> Splits:
+    """Tiny-ImageNet, its provided validation images being the test split (NetSpace, Suppl. IV)."""
+    train, test, classes = readers.read_tiny_imagenet(data_root(config.root), config.name, _fetched(config.name))
+    return _with_test(config, train, test, classes, sizes)
+
+
+def read_own_folder(config: DataConfig) -> Splits:
+    """Images by class in the folder `root`; a split without a folder is a tenth of the training images."""
+    if config.root is None or not config.root.expanduser().is_dir():
+        raise UsageError(
+            f"data set 'folder' reads the folder that the setting root names, which is {config.root}; "
+            f"name one that has train/<class>/ (with val/ and test/ or without) or <class>/ subfolders."
+        )
+    found, classes = readers.read_folder(config.root.expanduser(), config.image_size)
+    pool = found["train"]
+    tenths = {key: len(pool) // 10 for key in ("val", "test") if key not in found}
+    if tenths and len(pool) < 10:
+        raise NetspaceError(
+            f"{config.root} has {len(pool)} training images, and {' and '.join(tenths)} would each "
+            f"be a tenth of them; add images, or folders for these splits."
+        )
+    train, *rest = cut(pool, (len(pool) - sum(tenths.values()), *tenths.values()), config.split_seed)
+    found |= {"train": train, **dict(zip(tenths, rest, strict=True))}
+    return Splits(found["train"], found["val"], found["test"], classes)
+
+
+def read_generated(config: DataConfig, sizes: tuple[int, int, int] = (2000, 500, 500)) -> Splits:
+    """Random images for tests and benchmarks, not a task of any interest; 2,000 / 500 / 500.
+
+    A noise pattern for each class plus the noise of each image; 32 x 32, 3 channels and 10 classes unless
+    `image_size`, `channels` and `classes` say otherwise. `split_seed` is the seed of everything.
+    """
+    size, channels, classes = config.image_size or 32, config.channels or 3, config.classes or 10
+    random = np.random.RandomState(config.split_seed)
+    patterns = random.randint(0, 128, (classes, channels, size, size), dtype=np.uint8)
+    splits = []
+    for count in sizes:
+        labels = random.permutation(np.arange(count) % classes)
+        noise = random.randint(0, 128, (count, channels, size, size), dtype=np.uint8)
+        splits.append(Split(torch.from_numpy(noise + patterns[labels]), torch.from_numpy(labels.astype(np.int64))))
+    return Splits(splits[0], splits[1], splits[2], tuple(str(label) for label in range(classes)))
+
+
+DATASETS: dict[str, DataSet] = {
+    "digits": DataSet(read_digits, "1,797 grey 8x8 digits, bundled with scikit-learn"),
+    "fashion-mnist": DataSet(
+        partial(
+            read_idx_set,
+            places=("fashion-mnist", "FashionMNIST/raw", f"{DEBIAN}/fashion-mnist"),
+            classes=GARMENTS,
+            how=f"install it with `apt-get install dataset-fashion-mnist`, {_fetched('fashion-mnist')}",
+        ),
+        "70,000 grey 28x28 garments in 10 classes",
+    ),
+    "mnist": DataSet(
+        partial(
+            read_idx_set,
+            places=("mnist", "MNIST/raw", f"{DEBIAN}/mnist"),
+            classes=TEN,
+            how=_fetched("mnist"),
+        ),
+        "70,000 grey 28x28 digits",
+    ),
+    "cifar10": DataSet(
+        partial(read_cifar, layout=readers.CIFAR10),
+        "60,000 colour 32x32 images in 10 classes",
+        crop_padding=4,
+        flip=True,
+    ),
+    "cifar100": DataSet(
+        partial(read_cifar, layout=readers.CIFAR100),
+        "60,000 colour 32x32 images in 100 classes",
+        crop_padding=4,
+        flip=True,
+    ),
+    "tiny-imagenet": DataSet(
+        read_tiny_imagenet, "110,000 colour 64x64 images in 200 classes", crop_padding=8, flip=True
+    ),
+    "folder": DataSet(read_own_folder, "your own images: the folder root, with a subfolder for each class"),
+    "generated": DataSet(read_generated, "random images for tests and benchmarks"),
+}

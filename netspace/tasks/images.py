@@ -1,0 +1,339 @@
+"""Labelled images: `TaskData`, in three splits, resident on the device as uint8; augmentation; what a recipe says of them.
+
+Axes: B batch, N images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from netspace.config import Settings
+from netspace.errors import NetspaceError, unknown
+from netspace.hardware import send
+from netspace.streams import generator
+
+CHUNK = 1024  # images resized at once: bounds the memory of the float64 copy
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) to (N, C, size, size), bilinear, antialiased; one of that size stays as it is."""
+    if images.shape[2:] == (size, size):
+        return images
+    out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8, device=images.device)
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK].double()
+        part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+        # Half a level rounds up; 1e-6 keeps exact halves from falling by the last bit of some sum.
+        out[start : start + CHUNK] = (part + (0.5 + 1e-6)).floor().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 (N, 1 or 3, H, W) with 1 or 3 channels: luma of ITU-R BT.601 (as in PIL), or grey three times."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    red, green, blue = (images[:, c : c + 1].to(torch.int32) for c in range(3))
+    return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(torch.uint8)
+
+
+def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
+    """Pad by zeros, crop back at a random place, mirror one image in two (NetSpace, Suppl. IV, after [9]).
+
+    images: (B, C, H, W), or (M, B, C, H, W) where each member draws its own crops; any dtype. Returns the
+    same shape. All crops are drawn first, then all flips, so the same generator state gives the same result
+    however the leading axes are arranged. A generator on the CPU serves images on any device.
+    """
+    if not padding and not flip:
+        return images
+    stack = images.reshape(-1, *images.shape[-3:])
+    count, where = len(stack), generator.device
+    offsets = torch.zeros(2, count, dtype=torch.int64, device=where)
+    mirrored = torch.zeros(count, dtype=torch.bool, device=where)
+    if padding:
+        offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=where)
+    if flip:
+        mirrored = torch.randint(2, (count,), generator=generator, device=where).bool()
+    offsets, mirrored = (send(t, images.device) for t in (offsets, mirrored))
+    return crop_flip(stack, offsets, mirrored, padding).reshape(images.shape)
+
+
+def crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+    """Crop image n of (B, C, H, W) at row offsets[0, n] and column offsets[1, n] of its padded self.
+
+    offsets: (2, B) integers in 0 .. 2 * padding, where `padding` moves nothing; mirrored: (B,) bool, which
+    crops are mirrored left to right.
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device) + offsets[0, :, None]  # (B, H)
+    columns = torch.arange(width, device=device)
+    columns = torch.where(mirrored[:, None], columns.flip(0), columns) + offsets[1, :, None]  # (B, W)
+    padded = F.pad(images, (padding,) * 4)
+    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W), places in a flat padded image
+    index = pixels.reshape(count, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, index).reshape(images.shape)
+
+
+DATA_VARIABLE = "NETSPACE_DATA"
+
+
+class DataConfig(Settings):
+    """Which images, cut how, in which shape. Equal configurations give equal data, on every machine."""
+
+    name: str = Field(default="digits", description="one of netspace.tasks.DATASETS")
+    root: Path | None = Field(
+        default=None,
+        description="folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. "
+        "For 'folder', the folder of images itself",
+    )
+    image_size: int | None = Field(
+        default=None, ge=1, description="height and width in pixels, antialiased; none: the data set's own"
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 makes colour grey, 3 repeats grey; none: the data set's own"
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the stratified cut into splits")
+    crop_padding: int | None = Field(
+        default=None,
+        ge=0,
+        description="augmentation: zero pixels on each side before the random crop, 0 for no crop; "
+        "none: the data set's own (4 for CIFAR, 8 for Tiny-ImageNet, else 0)",
+    )
+    flip: bool | None = Field(
+        default=None, description="augmentation: mirror every second image; none: the data set's own"
+    )
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'",
+    )
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: what each channel is divided by then; none: the training images' standard deviation",
+    )
+    limit: int | None = Field(default=None, ge=1, description="keep only this many training images, stratified")
+    classes: int | None = Field(default=None, ge=1, description="number of classes of 'generated' (10)")
+
+
+def data_root(root: Path | None = None) -> Path:
+    """The folder of the data sets: `root`, else $NETSPACE_DATA, else ~/.cache/netspace/data."""
+    chosen = root or os.environ.get(DATA_VARIABLE) or Path("~", ".cache", "netspace", "data")
+    return Path(chosen).expanduser()
+
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels; raises `NetspaceError` where they do not fit together."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise NetspaceError(
+                f"a split holds uint8 images of shape (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise NetspaceError(
+                f"a split of {len(images)} images holds as many int64 labels, not {labels.dtype} {tuple(labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, order: Tensor | slice) -> Split:
+        """The images that `order`, a slice or integers of shape (n,), names."""
+        return Split(self.images[order], self.labels[order])
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """One classification task, resident on one device; made by `netspace.tasks.load` or `TaskData.of`."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]  # name of each label
+    mean: Tensor  # (C,) float32, of the training pixels in 0..1
+    std: Tensor  # (C,) float32, likewise, at least 1/255
+    split_hash: str  # sha256 of all images and labels in their order, 64 hex digits
+    crop_padding: int = 0  # pixels; 0: no random crop
+    flip: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        train: Split,
+        val: Split,
+        test: Split,
+        classes: Sequence[str],
+        crop_padding: int = 0,
+        flip: bool = False,
+    ) -> TaskData:
+        """The task of three splits: measures `mean` and `std` and takes the hash, wherever the splits lie.
+
+        Raises `NetspaceError` where a split is empty, shapes differ, or a label has no class.
+        """
+        splits = dict(zip(SPLITS, (train, val, test), strict=True))
+        for key, split in splits.items():
+            if not len(split):
+                raise NetspaceError(f"data set {name!r} has no image in its {key} split; each split needs at least one")
+            if split.images.shape[1:] != train.images.shape[1:]:
+                raise NetspaceError(
+                    f"data set {name!r} has images of shape {tuple(train.images.shape[1:])} to train on "
+                    f"and of {tuple(split.images.shape[1:])} in its {key} split; set image_size and channels"
+                )
+            low, high = (int(bound) for bound in split.labels.aminmax())
+            if low < 0 or high >= len(classes):
+                raise NetspaceError(
+                    f"data set {name!r} has {len(classes)} classes, so labels 0 to {len(classes) - 1}, "
+                    f"but the labels of its {key} split go from {low} to {high}"
+                )
+        mean, std = channel_moments(train.images)
+        return cls(
+            name,
+            train,
+            val,
+            test,
+            tuple(classes),
+            mean,
+            std,
+            hash_splits(splits.values()),
+            crop_padding,
+            flip,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.images.device
+
+    def split(self, name: str) -> Split:
+        """The split called `name`; raises `UsageError` if it is not train, val or test."""
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+        split: Split = getattr(self, name)
+        return split
+
+    def drawn(self, count: int, seed: int) -> TaskData:
+        """The same task with `count` of its training images, drawn by the seed; all of them where there are no more.
+
+        Mean, standard deviation and hash stay those of the whole.
+        """
+        if count >= len(self.train):
+            return self
+        places = torch.randperm(len(self.train), generator=generator(seed, 43))[:count].to(self.device)
+        return replace(self, train=Split(self.train.images[places], self.train.labels[places]))
+
+    def to(self, device: torch.device | str) -> TaskData:
+        """The same task on another device; what is there already is not copied."""
+        moved: dict[str, Any] = {key: getattr(self, key).to(device) for key in (*SPLITS, "mean", "std")}
+        return replace(self, **moved)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images (..., C, H, W) as float32, of mean 0 and variance 1 per channel over `train`."""
+        scale = (1 / (255 * self.std))[:, None, None]
+        shift = (self.mean / self.std)[:, None, None]
+        return images.to(torch.float32).mul_(scale).sub_(shift)
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Random crop and mirror of uint8 images (B, C, H, W), or (M, B, C, H, W) with draws for each member.
+
+        Applies `crop_padding` and `flip` of this task: with neither, the images come back as they are. The
+        same generator state gives the same result; nothing waits for the device.
+        """
+        return random_crop_flip(images, generator, self.crop_padding, self.flip)
+
+    def batches(
+        self,
+        split: Split | str,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over a split (or its name): uint8 images (B, C, H, W) and labels (B,).
+
+        In order without a `generator`, shuffled by it otherwise. The last batch may be smaller; `drop_last`
+        leaves it out then.
+        """
+        if batch_size < 1:
+            raise NetspaceError(f"a batch has at least one image, not {batch_size}")
+        chosen = self.split(split) if isinstance(split, str) else split
+        order: Tensor | None = None
+        if generator is not None:
+            order = torch.randperm(len(chosen), generator=generator, device=generator.device)
+            order = order.to(chosen.images.device)
+        end = len(chosen) - len(chosen) % batch_size if drop_last else len(chosen)
+        for start in range(0, end, batch_size):
+            part = slice(start, start + batch_size)
+            which = part if order is None else order[part]
+            yield chosen.images[which], chosen.labels[which]
+
+
+def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,), float32, of uint8 images (N, C, H, W) in units of 0..1.
+
+    Exact up to the last rounding, for they come from the counts of the 256 levels. A constant channel has
+    standard deviation 1/255, so that dividing by it is harmless.
+    """
+    levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    rows = [torch.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
+    share = torch.stack(rows).double() / max(len(images) * images.shape[2] * images.shape[3], 1)  # (C, 256)
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]).square()).sum(1)
+    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
+
+
+def hash_splits(splits: Iterable[Split]) -> str:
+    """sha256, in hex, of the shape, images and labels of every split, in this order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(repr(tuple(split.images.shape)).encode())
+        digest.update(split.images.contiguous().cpu().numpy().data)
+        digest.update(split.labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
+    """The error for a data set that is not on this machine: where it was looked for, and how to get it."""
+    places = ", ".join(str(place) for place in looked)
+    return NetspaceError(
+        f"data set {name!r} is not on this machine: looked in {places}; {how}, or let NETSPACE_DATA (or the "
+        f"setting root) name the folder that holds it."
+    )
+
+
+def broken(path: Path, expected: str, found: str) -> NetspaceError:
+    """The error for a file that is not what its name says."""
+    return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")

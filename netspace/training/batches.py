@@ -1,0 +1,172 @@
+"""Where a training step's batches come from: PReps from a zoo, images from a task, and the outputs of networks that do not change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netspace.hardware import send
+from netspace.networks.batch import NetBatch
+from netspace.networks.prep import unpack
+from netspace.streams import generator
+from netspace.tasks import TaskData
+from netspace.training.recipe import SpaceRecipe
+from netspace.zoo import ArchGroup
+
+CACHE_BYTES = 1 << 30  # PReps, and targets' outputs, are kept in memory up to this size each
+
+
+class Shuffle:
+    """An endless stream of shuffled passes over `count` things; any stretch of it can be asked for."""
+
+    def __init__(self, count: int, seed: int, stream: int) -> None:
+        self.count, self.seed, self.stream = count, seed, stream
+        self._pass = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def take(self, start: int, many: int) -> Tensor:
+        """The things at places start .. start + many of the stream, int64 (many,)."""
+        pieces = []
+        while many:
+            which, place = divmod(start, self.count)
+            if which != self._pass:
+                self._order = torch.randperm(self.count, generator=generator(self.seed, self.stream, which))
+                self._pass = which
+            piece = self._order[place : place + many]
+            pieces.append(piece)
+            start, many = start + len(piece), many - len(piece)
+        return torch.cat(pieces)
+
+
+class PRepSource:
+    """PReps of chosen rows of a zoo, from memory where all fit, else from the file, the next ones while others train."""
+
+    def __init__(self, group: ArchGroup, rows: Tensor, device: torch.device) -> None:
+        self.group, self.rows, self.device = group, rows, device
+        height, width = group.size
+        self.kept = group.read(rows.numpy()).to(device) if len(rows) * height * width * 4 <= CACHE_BYTES else None
+        self._reader = ThreadPoolExecutor(1) if self.kept is None else None
+        self._expected: tuple[list[int], Future[Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: Tensor) -> Tensor:
+        """PReps (M, H, W) of the members at `places` (M,) of the chosen rows."""
+        if self.kept is not None:
+            return self.kept[send(places, self.device)]
+        if self._expected is not None and self._expected[0] == places.tolist():
+            return send(self._expected[1].result(), self.device)
+        return send(self._read(places), self.device)
+
+    def expect(self, places: Tensor) -> None:
+        """Begins to read what will be taken next, in the background, where members lie in a file."""
+        if self._reader is not None:
+            if self._expected is not None:
+                self._expected[1].cancel()
+            self._expected = places.tolist(), self._reader.submit(self._read, places)
+
+    def _read(self, places: Tensor) -> Tensor:
+        preps = self.group.read(self.rows[places].numpy())
+        return preps.pin_memory() if self.device.type == "cuda" else preps  # in the reader's time
+
+
+class Targets:
+    """What the target networks answer to training images; remembered, where that pays and fits.
+
+    Without augmentation the answers never change, so they are computed once for all members and images.
+    """
+
+    def __init__(self, nets: NetBatch, source: PRepSource, images: Tensor, remember: bool) -> None:
+        self.nets, self.source = nets, source
+        self.table: Tensor | None = None
+        size = len(source) * len(images) * 4 * self._classes(images)
+        if remember and source.kept is not None and size <= CACHE_BYTES:
+            with torch.no_grad():
+                flat = unpack(source.kept, nets.spec.num_parameters)
+                self.table = torch.cat([nets(flat, chunk) for chunk in images.split(1024)], dim=1)
+
+    def _classes(self, images: Tensor) -> int:
+        with torch.no_grad():
+            return int(
+                self.nets(torch.zeros(1, self.nets.spec.num_parameters, device=images.device), images[:1]).shape[-1]
+            )
+
+    def take(self, members: Tensor | None, places: Tensor, preps: Tensor, images: Tensor) -> Tensor:
+        """Logits (M, B, C) of the members, or of PReps (M, H, W) that are no members, for the images (B, ...) at `places`."""
+        if self.table is not None and members is not None:
+            device = self.table.device
+            return self.table[send(members, device)[:, None], send(places, device)[None, :]]
+        with torch.no_grad():
+            return self.nets(unpack(preps, self.nets.spec.num_parameters), images)
+
+
+class Images:
+    """Normalised batches of a task's training images, augmented as the task says, by step."""
+
+    def __init__(self, task: TaskData, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self.shuffle = Shuffle(len(task.train), seed, stream=2)
+        self.moving = bool(task.crop_padding or task.flip)
+        self.fixed = None if self.moving else task.normalise(task.train.images)
+
+    def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
+        """Images (B, ...) and their places (B,) in the training split, for a step."""
+        places = send(self.places(step, many), self.task.device)
+        if self.fixed is not None:
+            return self.fixed[places], places
+        pixels = self.task.augment(self.task.train.images[places], generator(self.seed, 3, step))
+        return self.task.normalise(pixels), places
+
+    def places(self, step: int, many: int) -> Tensor:
+        """Places (B,) of a step's images in the training split, on the CPU."""
+        return self.shuffle.take(step * many, many)
+
+
+class Remembered:
+    """Rows by the place of an image among N, kept as they are first asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.known = torch.zeros(count, dtype=torch.bool)  # of which images; on the CPU: no step waits for the device
+        self.tables: list[Tensor] = []  # (N, ...) each, laid out as what was asked for
+
+    def take(self, places: Tensor, ask: Callable[[], Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
+        """Tables (N, ...) that hold the rows of `places` (B,), which are on the CPU, and these places on the device.
+
+        Where one of the rows is new, all (B, ...) are those that `ask` gives.
+        """
+        found = [] if self.known[places].all() else list(ask())
+        if not self.tables:
+            self.tables = [self._table(each) for each in found]
+        there = send(places, self.tables[0].device)
+        for table, each in zip(self.tables, found, strict=False):
+            table[there] = each
+        self.known[places] = True
+        return self.tables, there
+
+    def _table(self, rows: Tensor) -> Tensor:
+        last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last)
+        shape, layout = (len(self.known), *rows.shape[1:]), torch.channels_last if last else torch.contiguous_format
+        return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
+
+
+def dealt(recipe: SpaceRecipe, part: int, place: int, shares: int) -> tuple[int, int]:
+    """The first place of a batch's networks that is this process's in this part, and how far apart its places are."""
+    return place + shares * part, shares * recipe.accumulate
+
+
+def half(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The block computes in bf16 where `precision` says so."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside a data-parallel wrapper, or the model itself."""
+    return model.module if hasattr(model, "module") else model

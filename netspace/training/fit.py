@@ -1,0 +1,363 @@
+"""Fitting a coordinate network to one network, in stages and rounds: reconstruction and distillation (NeRN, Sec. 3.3).
+
+Axes: N kernels, K values of a kernel, B images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from netspace import losses
+from netspace.errors import UsageError
+from netspace.hardware import free_memory, send
+from netspace.models.compressed import Compressed
+from netspace.models.coordinate_network import Predictor
+from netspace.networks.kernels import Kernels
+from netspace.networks.state_dict import map_tensors, run_types, run_with_maps
+from netspace.precision import Precision, choose
+from netspace.run_folder import read_metrics
+from netspace.streams import generator
+from netspace.tasks import TaskData
+from netspace.training.batches import CACHE_BYTES, Images, Remembered, half
+from netspace.training.loop import Learner, Loop, Stage, Validation
+from netspace.training.recipe import FitConfig, StageConfig, Teaches
+
+PIECE = 1 << 12  # coordinates that are predicted at once where nothing is learnt from them
+
+
+@dataclass
+class Original:
+    """The network that is represented, and what it is run with where that is known."""
+
+    state: dict[str, Tensor]
+    module: nn.Module | None = None
+    task: TaskData | None = None
+    input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
+    teachers: Mapping[str, Teaches] = field(
+        default_factory=dict
+    )  # other networks of the task, by the names that stages use
+
+
+class NernStep:
+    """Eq. 2 for one network, a step at a time; of several processes each takes its share of the images."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        compressed: Compressed,
+        original: Original,
+        device: torch.device | str = "cpu",
+        place: int = 0,
+        shares: int = 1,
+    ) -> None:
+        self.config, self.compressed, self.original, self.device = config, compressed, original, torch.device(device)
+        self.mine = slice(place, None, shares)  # of a batch's images
+        self.predictor = compressed.predictor.to(device)
+        self.coordinates = compressed.coordinates(device)
+        self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
+        self.target = self.wanted  # what is fitted: that, or what the round before gave
+        self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
+        self.weights = compressed.kernels.parameters  # how many Eq. 3 is over
+        self.state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
+        # what the network itself is run with
+        self.told = map_tensors(self.state, lambda value: self._quick(value) if value.dim() == 4 else value)
+        if original.module is not None:
+            original.module.to(device)
+        self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
+        self.answers: Remembered | None = None  # who teaches' logits
+        self.maps: Remembered | None = None  # the network's own logits and feature maps
+        self.taught: tuple[str | None, int | None] | None = None  # by whom, on which pool, of the answers remembered
+        self.pool: int | None = None  # of the maps remembered
+        self.norm = (self.target * self.mask).norm(dim=1).cpu()
+        self.predictor.match(self.coordinates, self.target)
+
+    def begin_anew(self, number: int) -> None:
+        """Other first weights for the predictor, and the same ones for the same `number`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(self.config.seed, 41, number).initial_seed())
+            fresh = Predictor(self.predictor.config, self.target.shape[1])
+        self.predictor.load_state_dict(fresh.state_dict())
+        self.predictor.match(self.coordinates, self.target)
+
+    def begin(self, stage: StageConfig, number: int) -> None:
+        """The steps to come are of a stage, and of its number among all stages and rounds."""
+        self.stage, self.number, self.images = stage, number, None
+        self.teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
+        if stage.runs_networks and stage.inputs == "task":
+            assert self.original.task is not None
+            task = self.original.task if stage.pool is None else self.original.task.drawn(stage.pool, self.config.seed)
+            self.images = Images(task, self.config.seed + number)
+            if self.taught != (stage.teacher, stage.pool):
+                few = self.images.fixed is not None and 4 * len(task.train) * task.num_classes <= CACHE_BYTES
+                self.answers = Remembered(len(task.train)) if few else None
+                self.taught = stage.teacher, stage.pool
+            if self.pool != stage.pool:
+                self.maps = Remembered(len(task.train)) if stage.pool is not None else None
+                self.pool = stage.pool
+
+    def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
+        """The terms of step `number` of the stage for a predictor, `self.predictor` or what holds it."""
+        stage, chosen = self.stage, self.chosen(number)
+        rows = slice(None) if chosen is None else chosen
+        with half(self.config.predictor_precision, self.device):
+            values = model(self.coordinates.take(rows))
+        values, terms = values.float(), {}
+        if not stage.runs_networks:  # the others need not be predicted: Eq. 3 is estimated
+            error = losses.reconstruction_loss(values, self.target[rows], self.mask[rows], self.weights)
+            return {"reconstruction": stage.reconstruction * error}
+        whole = values
+        if chosen is not None:
+            with torch.no_grad(), half(self.config.precision, self.device):
+                rest = self.all().to(values.dtype)
+            whole = rest.index_copy(0, chosen, values)
+        if stage.reconstruction:
+            error = losses.reconstruction_loss(whole, self.target, self.mask)
+            terms["reconstruction"] = stage.reconstruction * error
+        shown, places = self._shown(number)
+        with half(self.config.precision, shown.device):
+            shown = self._quick(shown)
+            told, maps, rows_told = self._told(shown, places)
+            weights = map_tensors(self.compressed.weights(whole), self._quick)
+            found, seen = self.run({**self.state, **weights}, shown, stage.features > 0)
+        if stage.distillation:
+            terms["distillation"] = stage.distillation * losses.prediction_loss(found, told, 1.0)
+        if stage.features:
+            terms["features"] = losses.feature_loss(seen, maps, stage.features, rows_told)
+        return terms
+
+    def chosen(self, number: int) -> Tensor | None:
+        """The kernels that gradients flow through in a step; None for all (NeRN, Sec. 3.2, Stochastic sampling)."""
+        stage, count = self.stage, len(self.target)
+        if stage.sampling == "all" or (stage.kernels >= count and stage.sampling != "layer"):
+            return None
+        random = generator(self.config.seed, 31, self.number, number)
+        if stage.sampling == "layer":
+            counts = self.compressed.kernels.counts
+            layer = int(torch.randint(len(counts), (), generator=random))
+            first = sum(counts[:layer])
+            return torch.arange(first, first + counts[layer], device=self.device)
+        by_norm = stage.sampling == "weighted" and float(torch.rand((), generator=random)) >= stage.uniform
+        if by_norm and bool(self.norm.any()):
+            drawn = torch.multinomial(self.norm, stage.kernels, replacement=True, generator=random)
+        else:
+            drawn = torch.randperm(count, generator=random)[: stage.kernels]
+        return send(drawn, self.device)
+
+    def all(self) -> Tensor:
+        """Values (N, K * K) of all coordinates."""
+        return torch.cat([self.predictor(piece) for piece in self.coordinates.split(PIECE)])
+
+    def run(self, state: dict[str, Tensor], shown: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, C) of the network with a state, and the outputs of the layers that are represented."""
+        assert self.original.module is not None
+        return run_with_maps(self.original.module, state, shown, self.compressed.kernels.layers if features else ())
+
+    @torch.no_grad()
+    def measure(self) -> tuple[float, float | None]:
+        """The relative error of all weights, and accuracy on validation images where there is data."""
+        values, task = self.all(), self.original.task
+        error = float(((values - self.wanted) * self.mask).norm() / (self.wanted * self.mask).norm())
+        if task is None or self.original.module is None:
+            return error, None
+        state = {**self.state, **self.compressed.weights(values)}
+        right = sum(
+            int((self.run(state, task.normalise(pixels), False)[0].argmax(-1) == labels).sum())
+            for pixels, labels in task.batches(task.val, 512)
+        )
+        return error, right / len(task.val)
+
+    def _shown(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Inputs (B, ...) of a step, and their places (B,) in the training split, on the CPU; None where they change."""
+        many, images = self.stage.images, self.images
+        if images is None:
+            assert self.original.input_shape is not None
+            random = generator(self.config.seed, 37, self.number, number)
+            noise = torch.rand((many, *self.original.input_shape), generator=random)[self.mine]
+            return 2 * send(noise, self.device) - 1, None
+        shown = images.take(number, many)[0][self.mine]
+        return shown, images.places(number, many)[self.mine] if images.fixed is not None else None
+
+    @torch.no_grad()
+    def _told(self, shown: Tensor, places: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """The logits (B, C) that are learnt; where features are, the network's own maps, or of many images with the rows."""
+        if not self.stage.features:
+            return self._answers(shown, places), [], None
+
+        def ask() -> list[Tensor]:
+            logits, maps = self.run(self.told, shown, True)
+            return [logits, *maps]
+
+        if places is None or self.maps is None:
+            (own, *maps), rows = ask(), None
+        else:
+            (answers, *maps), rows = self.maps.take(places, ask)
+            own = answers[rows]
+        return own if self.teacher is None else self._answers(shown, places), maps, rows
+
+    def _answers(self, shown: Tensor, places: Tensor | None) -> Tensor:
+        """Logits (B, C) of who teaches."""
+
+        def ask() -> list[Tensor]:
+            logits = self.run(self.told, shown, False)[0] if self.teacher is None else self.teacher(shown)
+            return [logits.float()]
+
+        if places is None or self.answers is None:
+            return ask()[0]
+        (answers,), rows = self.answers.take(places, ask)
+        return answers[rows]
+
+    def _quick(self, values: Tensor) -> Tensor:
+        """What convolutions in half precision are fastest with; as it was in float32."""
+        if self.config.precision != "bf16":
+            return values
+        values = values.bfloat16()
+        return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+
+
+@torch.no_grad()
+def check_pools(
+    config: FitConfig, original: Original, kernels: Kernels, device: torch.device, processes: int = 1
+) -> None:
+    """Raises `UsageError` where what a stage is to remember of its pool cannot be: images that move, maps of no single image,
+    or too little memory for all processes of this machine.
+    """
+    task = original.task
+    for place, stage in enumerate(config.stages):
+        if stage.pool is None or task is None or original.module is None:
+            continue
+        if task.crop_padding or task.flip:
+            raise UsageError(
+                f"stage {place} draws its images from a pool and remembers what the network makes of them, but "
+                f"{task.name} is augmented here (crop_padding, flip): leave out 'pool'"
+            )
+        if not stage.features:
+            continue
+        _, maps = run_with_maps(
+            original.module,
+            run_types(original.state, original.module),
+            task.normalise(task.train.images[:1]).cpu(),
+            kernels.layers,
+        )
+        if any(len(each) != 1 for each in maps):
+            raise UsageError(
+                f"stage {place} remembers feature maps of each image of its 'pool', but a layer of this network folds other "
+                "axes into that of the images: leave out 'pool'"
+            )
+        size = sum(each.numel() for each in maps) * (2 if config.precision == "bf16" else 4)
+        shared = 2 * (1 if device.type == "cuda" else processes)
+        count, most = min(stage.pool, len(task.train)), free_memory(device) // shared
+        if count * size > most:
+            fewer = f"set its 'pool' to {most // size:,} or leave it out" if most >= size else "leave it out"
+            raise UsageError(
+                f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
+                f"{count * size / 2**30:.1f} GiB, where half of the free memory is {most / 2**30:.1f} GiB for a process: {fewer}"
+            )
+
+
+class Fit(Learner):
+    """A predictor in training; each stage begins with the best, by validation, of the one before."""
+
+    name, validates_first = "fit", True
+
+    def __init__(
+        self,
+        config: FitConfig,
+        compressed: Compressed,
+        original: Original,
+        accelerator: Accelerator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if accelerator.is_main_process:
+            config = with_precision(config, compressed, original, torch.device(device))
+        (config,) = broadcast_object_list([config])  # the main process decides for all
+        self.precision = {name: getattr(config, name) for name in ("precision", "predictor_precision")}
+        self.accelerator, self.model = accelerator, compressed.predictor
+        self.log_every, self.validate_every = config.log_every, config.validate_every
+        self.rounds = [(stage, number) for stage in config.stages for number in range(stage.rounds)]
+        self.stages = [Stage(stage.steps, stage.optimizer) for stage, _ in self.rounds]
+        place, shares = accelerator.process_index, accelerator.num_processes
+        self.step = NernStep(config, compressed, original, device, place, shares)
+        self.best: dict[str, Tensor] = {}
+
+    def run(self, out: Path) -> list[dict[str, Any]]:
+        """All stages; leaves the best of the last one, and returns the course of validation.
+
+        Goes on from the last checkpoint in the folder `out`, where there is one.
+        """
+        Loop(self, self.accelerator, out / "metrics.jsonl", out / "last.pt").run()
+        self._use_best()
+        self.model.cpu()
+        records = read_metrics(out / "metrics.jsonl")
+        return [{"stage": 0, **record} for record in records if "relative_error" in record]
+
+    def begin(self, place: int) -> None:
+        """A stage begins with the best so far; a round after the first has that as its target, and begins anew ('progressive')."""
+        stage, number = self.rounds[place]
+        self._use_best()
+        if number > 0:
+            self.step.target = self.step.all().detach()
+            self.step.begin_anew(place)
+        self.step.begin(stage, place)
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        """Those of Eq. 2."""
+        return self.step(model, number)
+
+    def validate(self) -> Validation:
+        """The error of all weights and, where there is data, accuracy on validation images."""
+        error, accuracy = self.step.measure()
+        note = f"relative error {error:.3f}" + ("" if accuracy is None else f", val {100 * accuracy:.1f} %")
+        score = accuracy or 0.0, -error  # of equally accurate ones, as at chance, the nearer
+        return Validation({"relative_error": error, "accuracy_val": accuracy}, score, note)
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        """For the next stage, or for good."""
+        self.best = {name: value.clone() for name, value in weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What is best, and what is fitted."""
+        return {"best": self.best, "target": self.step.target}
+
+    def take_back(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
+        self.best, self.step.target = state["best"], state["target"].to(self.step.device)
+
+    def _use_best(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best)
+
+
+def with_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
+    """The settings with the precisions that are fastest here for a step of few images and kernels, where they are 'auto'."""
+    stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
+    few = {"images": min(stages[0].images, 64), "kernels": min(stages[0].kernels, 1024), "pool": None}
+    stage = stages[0].model_copy(update=few)
+    asked: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
+    if stage.runs_networks:
+        asked["precision"] = config.precision
+    steps: dict[str, NernStep] = {}
+    before = {name: value.clone() for name, value in compressed.predictor.state_dict().items()}
+
+    def trial(precision: dict[str, str]) -> None:
+        key = str(precision)
+        if key not in steps:
+            steps[key] = NernStep(config.model_copy(update=precision), compressed, original, device)
+            steps[key].begin(stage, 0)
+        step = steps[key]
+        try:
+            torch.stack(list(step(step.predictor, 0).values())).sum().backward()
+        finally:  # a trial that failed half way leaves no gradient to the first step
+            step.predictor.zero_grad(set_to_none=True)
+
+    shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
+    chosen = choose(f"fit {shapes} {config.predictor} {stage}", asked, trial, device)
+    compressed.predictor.load_state_dict(before)
+    return config.model_copy(update={"precision": "float32", **chosen})

@@ -1,0 +1,243 @@
+"""Learning a space: from a zoo and a recipe to a run folder. The networks of a batch are shared out between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from netspace.config import bundled_names, changed, load, read_back, resumed, to_yaml
+from netspace.errors import UsageError
+from netspace.files import alone, remove_remains
+from netspace.hardware import pick_device
+from netspace.io import read_json, write_json, write_yaml
+from netspace.precision import Precision, choose
+from netspace.run_folder import Provenance, is_run, newest_run, provenance, save_best
+from netspace.training.loop import Learner, Loop, Stage, Validation, processes
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.setup import Setting, prepare, validate_members
+from netspace.training.step import MultiStep, SingleStep
+from netspace.zoo import Zoo
+
+PRECISIONS = ("precision", "networks_precision")  # of a recipe: of encoder and decoder, and of the networks
+
+
+TRIAL = 4  # networks of each architecture in the step that chooses between precisions
+
+
+def recipe_of(
+    config: str | None, changes: Sequence[str], run: Path | None, resume: bool
+) -> tuple[SpaceRecipe, Path, Sequence[str]]:
+    """Return a run's recipe, its folder, and the changes to the recipe's file that it is (or was) begun with.
+
+    A run that is resumed brings its own settings: without `config` its recipe is the run's own, and with it the run's own
+    changes need not be given again. Raises `UsageError` where nothing says what to train.
+    """
+    if config is None:
+        if not resume:
+            raise UsageError(
+                f"CONFIG is missing: a training begins with a recipe ({', '.join(bundled_names('space'))}, or a YAML file); "
+                "only --resume takes the run's own"
+            )
+        folder = newest_run() if run is None else run
+        if not is_run(folder):
+            raise UsageError(f"{folder} is no run that could be resumed: give CONFIG, the recipe to begin it with")
+        return resumed(SpaceRecipe, folder / "config.yaml", changes), folder, ()
+    recipe = load(SpaceRecipe, config, changes)
+    folder = Path("runs") / recipe.name if run is None else run
+    if resume and is_run(folder):
+        recipe = load(SpaceRecipe, config, [*begun_with(folder).changes, *changes])
+    return recipe, folder, changes
+
+
+def begun_with(run: Path) -> Provenance:
+    """Return what a run's provenance.json says: its zoo, teacher, and the changes to its recipe."""
+    return read_json(run / "provenance.json", Provenance)
+
+
+def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
+    """Learns a space and returns its run folder.
+
+    Goes on from the folder's last checkpoint with `resume`. `changes` are those that made the recipe from its file, which
+    the run remembers. Raises `UsageError` for a folder that holds another run, `NetspaceError` for data that are not the
+    zoo's or a loss that is not finite.
+    """
+    torch.manual_seed(recipe.seed)
+    records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}
+    accelerator, device = processes(pick_device(recipe.device), **records)
+    first = accelerator.is_main_process
+    with (
+        Zoo(zoo_path) as zoo,
+        alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext(),
+    ):
+        accelerator.wait_for_everyone()
+        _check_run(recipe, zoo, run, resume)
+        setting = prepare(recipe, zoo, device)
+        _check_shares(setting, accelerator.num_processes)
+        _check_teacher(setting, run)
+        accelerator.wait_for_everyone()
+        precision = _precision(setting, run, accelerator)
+        setting = setting.with_precision(precision)
+        if first:
+            _begin_run(setting, recipe, precision, zoo, run, changes)
+        learner = SpaceLearner(setting, run, accelerator.process_index, accelerator.num_processes)
+        accelerator.init_trackers("tensorboard")
+        Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
+        accelerator.end_training()
+    return run
+
+
+class SpaceLearner(Learner):
+    """A space in training: one stage, of the recipe's step."""
+
+    name = "train"
+
+    def __init__(self, setting: Setting, run: Path, place: int, shares: int) -> None:
+        recipe = setting.recipe
+        self.setting, self.run, self.main, self.model = setting, run, place == 0, setting.model
+        self.log_every, self.validate_every = recipe.log_every, recipe.validate_every
+        self.model.decoder.recompute = recipe.recompute
+        if recipe.compile:
+            for module in (self.model.encoder, self.model.decoder):
+                module.compile()
+        self.stages = [Stage(recipe.steps, recipe.optimizer, recipe.accumulate)]
+        self.step = _step(setting, place, shares)
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        """Those of the step."""
+        return self.step(model, number, part)
+
+    def validate(self) -> Validation:
+        """How well validation members are given back."""
+        figures = validate_members(self.setting)
+        note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
+        return Validation({f"val_{name}": value for name, value in figures.items()}, (-figures["error"],), note)
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        """In the run's folder."""
+        if self.main:
+            save_best(self.run, weights)
+
+
+def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[str, str]:
+    """The precision of the models and of the networks: what a run that goes on began with, else the fastest for a step."""
+    recipe = setting.recipe
+    asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
+    chosen: dict[str, str] = {}
+    if accelerator.is_main_process:
+        begun = begun_with(run).precision if (run / "provenance.json").exists() else {}
+        if begun and all(name in begun for name in asked):
+            chosen = {name: begun[name] for name in asked}
+        else:
+            names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setting.family)
+            subject = f"{names} {recipe.latent} {recipe.encoder} {recipe.decoder} {recipe.networks} {recipe.images}"
+            chosen = choose(subject, asked, _Trial(setting), setting.task.device)
+    (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
+    return chosen
+
+
+class _Trial:
+    """A step with few networks, forwards and backwards, in given precisions."""
+
+    def __init__(self, setting: Setting) -> None:
+        recipe = setting.recipe
+        few = min(recipe.networks, TRIAL * setting.shown) // setting.shown * setting.shown or recipe.networks
+        small = {"networks": few, "accumulate": 1, "remember_targets": False}
+        self.setting = replace(setting, recipe=recipe.model_copy(update=small))
+        self.steps: dict[tuple[str, ...], SingleStep | MultiStep] = {}
+
+    def __call__(self, precision: dict[str, str]) -> None:
+        key = tuple(precision.values())
+        if key not in self.steps:
+            self.steps[key] = _step(self.setting.with_precision(precision), 0, 1)
+        model = self.setting.model
+        try:
+            torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
+        finally:  # a trial that failed half way leaves no gradient to the first step
+            model.zero_grad(set_to_none=True)
+
+
+def _check_shares(setting: Setting, shares: int) -> None:
+    recipe = setting.recipe
+    classes = setting.shown if recipe.multi and recipe.multi.batches != "members" else 1
+    if recipe.networks % (shares * recipe.accumulate * classes):
+        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+        of_each = f" with as many of each of {classes} classes" if classes > 1 else ""
+        raise UsageError(
+            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}{of_each}: choose a multiple"
+        )
+
+
+def _check_teacher(setting: Setting, run: Path) -> None:
+    config = run / "config.yaml"
+    if setting.teacher is None or not config.exists():
+        return
+    origin = begun_with(run)
+    if origin.teacher_hash != setting.teacher.hash:
+        raise UsageError(
+            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({origin.teacher})"
+        )
+
+
+def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
+    """Refuses what is in the folder of a run before anything is written."""
+    config = run / "config.yaml"
+    if config.exists():
+        held = read_back(SpaceRecipe, config)
+        origin = begun_with(run)
+        if not resume:
+            raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
+        before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
+        difference = changed(before, now)
+        if difference:
+            raise UsageError(
+                f"{run} was begun with another recipe: {difference}; resume it with its own (leave the recipe and its changes "
+                "out), or choose another --out"
+            )
+        if origin.zoo_hash != zoo.content_hash:
+            raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
+
+
+def _begin_run(
+    setting: Setting, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path, changes: Sequence[str]
+) -> None:
+    config = run / "config.yaml"
+    for place in (run, run / "checkpoints"):
+        remove_remains(place)
+    if not config.exists():
+        for folder in ("checkpoints", "figures"):
+            (run / folder).mkdir(parents=True, exist_ok=True)
+        more: dict[str, Any] = {
+            "zoo": str(zoo.path.resolve()),
+            "zoo_hash": zoo.content_hash,
+            "precision": precision,
+            "changes": list(changes),
+        }
+        if setting.teacher is not None:
+            more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
+        write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
+        write_yaml(config, to_yaml(recipe))
+    write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
+
+
+def _step(setting: Setting, place: int, shares: int) -> SingleStep | MultiStep:
+    recipe, family, task = setting.recipe, setting.family, setting.task
+    if recipe.multi is None:
+        source = setting.train[0]
+        assert source is not None
+        return SingleStep(recipe, family[0].nets, source, task, place, shares)
+    assert setting.teacher is not None
+    return MultiStep(recipe, family, setting.train, task, setting.teacher, place, shares)
+
+
+def _tensorboard() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("tensorboard") is not None

@@ -1,0 +1,291 @@
+"""What a training is made of: task, architectures, networks, teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netspace import archs
+from netspace.config import validate
+from netspace.errors import NetspaceError, UsageError
+from netspace.io import hash_tensors
+from netspace.models.autoencoder import AutoEncoder, build_autoencoder
+from netspace.networks.batch import NetBatch
+from netspace.networks.family import ArchClass, Family, Networks, declared, net_batch
+from netspace.networks.prep import flatten, pack, unpack
+from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, read_state_dict
+from netspace.streams import generator
+from netspace.tasks import DataConfig, TaskData, load
+from netspace.training.batches import PRepSource, half
+from netspace.training.recipe import SpaceRecipe
+from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
+from netspace.zoo import ArchGroup, Zoo, teacher_path
+
+AUTO = "auto"  # the teacher that was built beside the zoo
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One network, ready to answer."""
+
+    name: str
+    nets: NetBatch
+    flat: Tensor  # (P,)
+
+    @property
+    def hash(self) -> str:
+        """Of its parameters: the same for the same network."""
+        return hash_tensors(self.flat.cpu())
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, C) for normalised images (B, ...)."""
+        return self.nets(self.flat[None], images)[0]
+
+
+def teacher(text: str, zoo: Zoo, task: TaskData) -> Teacher:
+    """The teacher that `text` names: 'auto', the one beside `zoo`; a member of `zoo` ('best', 'resnet8/0007'); another
+    zoo's file (its best member); or a network that netspace wrote as safetensors.
+
+    Raises `UsageError` or `NetspaceError` if it is not there or does not do this task.
+    """
+    if text == AUTO:
+        beside = teacher_path(zoo.path)
+        if not beside.exists():
+            raise UsageError(
+                f"{zoo.path} has no teacher beside it ({beside.name} was expected): give its recipe a 'teacher' and build "
+                "it again, which trains the teacher alone, or name one (a zoo member, 'best', a zoo file, a network's file)"
+            )
+        text = str(beside)
+    path = Path(text)
+    if path.suffix == ".h5":
+        with Zoo(path) as other:
+            found = _member(other, "best", text)
+    elif path.suffix in FILES:
+        found = _file(path)
+    else:
+        found = _member(zoo, text, text)
+    spec = found.nets.spec
+    if tuple(spec.input_shape) != task.image_shape:
+        raise UsageError(
+            f"the teacher {text} takes images of {tuple(spec.input_shape)}, but {task.name} has {task.image_shape}"
+        )
+    found.nets.skeleton.to(task.device)
+    found = Teacher(found.name, found.nets, found.flat.to(task.device))
+    classes = found(task.normalise(task.train.images[:1])).shape[-1]
+    if classes != task.num_classes:
+        raise UsageError(
+            f"the teacher {text} tells {classes} classes apart, but {task.name} has {task.num_classes}: give a teacher "
+            "of the same task"
+        )
+    return found
+
+
+def _member(zoo: Zoo, name: str, text: str) -> Teacher:
+    member = zoo.find(name)
+    group = zoo.group(member.arch)
+    flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
+    return Teacher(text if name == text else f"{text}:{member}", net_batch(group.spec, "cpu"), flat)
+
+
+def _file(path: Path) -> Teacher:
+    state = read_state_dict(path)
+    spec = metadata_spec(state.metadata)
+    if spec is None:
+        raise NetspaceError(
+            f"{path} does not say which network it holds: give a safetensors file that netspace wrote (`decode`, "
+            "`interpolate --save`), a zoo member, or a zoo file"
+        )
+    nets = net_batch(spec, "cpu")
+    return Teacher(str(path), nets, flat_parameters(state, nets.spec))
+
+
+EXAMPLES = 512  # training members, over all architectures, that set the model's scales
+
+
+FRESH = 16  # untrained networks that do so for an architecture that is never shown
+
+
+@dataclass
+class Setting:
+    """What a run is made of, on its device."""
+
+    recipe: SpaceRecipe
+    task: TaskData
+    family: Family
+    model: AutoEncoder
+    train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
+    val: list[PRepSource | None]  # likewise, and where there are no validation members
+    teacher: Teacher | None  # of the multi-architecture setting
+
+    def with_precision(self, precision: Mapping[str, str]) -> Setting:
+        """The same with the precisions of the recipe as given."""
+        return replace(self, recipe=self.recipe.model_copy(update=dict(precision)))
+
+    @property
+    def shown(self) -> int:
+        """How many architectures are shown."""
+        return sum(each.shown for each in self.family)
+
+
+def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
+    """Task, networks and a fresh model for a recipe and an open zoo.
+
+    Raises `UsageError` for a zoo of several architectures and a recipe for one, or the other way round.
+    """
+    task = task_of(zoo, device)
+    family = family_of(recipe, zoo, task)
+    groups = [zoo.archs[each.id] if each.shown else None for each in family]
+    rows = [None if group is None else shown_rows(recipe, zoo, group) for group in groups]
+    train = [_source(group, wanted, device) for group, wanted in zip(groups, rows, strict=True)]
+    val = [_source(group, None if group is None else torch.from_numpy(group.rows("val")), device) for group in groups]
+    if not any(source is not None for source in val):
+        raise NetspaceError(
+            f"{zoo.path} has no members in its val split, and training needs some: add networks to it, with `netspace "
+            "zoo import --split val` or more members.val in its recipe"
+        )
+    random = generator(recipe.seed, 7)
+    examples, references = {}, {}
+    for class_id, source in enumerate(train):
+        group, wanted = groups[class_id], rows[class_id]
+        if source is None or group is None or wanted is None:
+            examples[class_id] = _fresh(family[class_id], recipe.seed, class_id)
+            references[class_id] = examples[class_id][0]
+        else:
+            examples[class_id] = source.take(
+                torch.randperm(len(source), generator=random)[: EXAMPLES // len(family)]
+            ).cpu()
+            best = int(group.members["accuracy_val"][wanted.numpy()].argmax())
+            references[class_id] = source.take(torch.tensor([best]))[0].cpu()
+    images = torch.randint(len(task.train), (recipe.encoder.probes,), generator=random).to(device)
+    probes = task.normalise(task.train.images[images]).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family, probes, examples, references)
+    master = None if recipe.multi is None else teacher(recipe.multi.teacher, zoo, task)
+    return Setting(recipe, task, family, model.to(device), train, val, master)
+
+
+def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
+    """The architectures that a space of `zoo` speaks of."""
+    multi = recipe.multi
+    if multi is None:
+        if len(zoo.archs) > 1:
+            raise UsageError(
+                f"{zoo.path} holds {len(zoo.archs)} architectures ({', '.join(zoo.archs)}), and this recipe is for one: give it "
+                "`multi`, or start from a recipe that has it (space/multi-digits)"
+            )
+        return Family(
+            [ArchClass(group.id, net_batch(group.spec, task.device), group.size) for group in zoo.archs.values()]
+        )
+    for name in multi.counts:
+        zoo.group(name)
+    for name in multi.declared:
+        if name in zoo.archs:
+            raise UsageError(
+                f"multi.declared names {name}, of which {zoo.path} has networks: to show none of them say multi.counts.{name}=0"
+            )
+    classes = [
+        ArchClass(group.id, net_batch(group.spec, task.device), group.size, multi.counts.get(group.id, 1) > 0)
+        for group in zoo.archs.values()
+    ]
+    width = classes[0].size[1]
+    classes += [
+        declared(name, config, task.image_shape, task.num_classes, width, task.device)
+        for name, config in multi.declared.items()
+    ]
+    if len(classes) < 2:
+        raise UsageError(
+            f"this recipe is for several architectures, but {zoo.path} holds {classes[0].id} alone: leave out `multi`"
+        )
+    return Family(classes, multi.rows)
+
+
+def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
+    """The rows of an architecture's training members that are shown. Raises `NetspaceError` where there are too few."""
+    rows = torch.from_numpy(group.rows("train"))
+    if not len(rows):
+        raise NetspaceError(f"{zoo.path} has no members of {group.id} in its train split, and training needs some")
+    wanted = recipe.multi.counts.get(group.id) if recipe.multi else None
+    if wanted is not None and wanted > len(rows):
+        raise UsageError(
+            f"multi.counts asks for {wanted} training members of {group.id}, but {zoo.path} has {len(rows)}"
+        )
+    return rows[:wanted]
+
+
+def task_of(zoo: Zoo, device: torch.device | str) -> TaskData:
+    """The data that a zoo was trained on. Raises `NetspaceError` if what is here is not the same."""
+    task = load(validate(DataConfig, zoo.header.data, str(zoo.path)), device=device)
+    if task.split_hash != zoo.header.split_hash:
+        raise NetspaceError(
+            f"{zoo.path} was trained on {zoo.header.dataset} with split {zoo.header.split_hash[:12]}, but the data here "
+            f"have split {task.split_hash[:12]}: other images or labels would give figures that mean nothing"
+        )
+    return task
+
+
+def _source(group: ArchGroup | None, rows: Tensor | None, device: torch.device) -> PRepSource | None:
+    return None if group is None or rows is None or not len(rows) else PRepSource(group, rows, device)
+
+
+def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
+    """Untrained networks, PReps (M, H, W): all that is known of an architecture never shown."""
+    made = []
+    with torch.random.fork_rng(devices=[]):
+        for number in range(FRESH):
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator(seed, 23, class_id, number))))
+            network = archs.skeleton(arch.spec.arch, arch.spec.settings, arch.spec.input_shape)
+            made.append(
+                pack(
+                    flatten({name: value.detach() for name, value in network.named_parameters()}, arch.spec), arch.size
+                )
+            )
+    return torch.stack(made)
+
+
+@torch.no_grad()
+def validate_members(setting: Setting) -> dict[str, float]:
+    """How well validation members are given back, on validation images; what is least is kept is `error`.
+
+    For one architecture that is the mean |difference| of accuracies. For several it is 1 - the mean accuracy of all
+    predicted members and of the points of Eq. 12 between smallest and largest members, every network counted alike, as
+    NetSpace's authors choose their best epoch.
+    """
+    task, family, model = setting.task, setting.family, setting.model
+    found: dict[int, Comparison] = {}
+    latents: dict[int, Tensor] = {}
+    right: list[bool] = []
+    for class_id, source in enumerate(setting.val):
+        if source is None:
+            continue
+        parts = []
+        for places in torch.arange(len(source)).split(MEMBERS):
+            preps = source.take(places)
+            with half(setting.recipe.precision, preps.device):
+                codes = encode(model, preps, class_id)
+                predicted = decode(model, family, codes)
+            target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
+            parts.append(compare(target, predicted, task, "val"))
+            right += (predicted.class_ids == class_id).tolist()
+            latents.setdefault(class_id, codes)  # of the first `MEMBERS`: ends of lines
+        found[class_id] = Comparison.together(parts)
+    figures = Comparison.together(list(found.values())).summary()
+    if setting.recipe.multi is None:
+        return {**figures, "error": figures["mae"]}
+    scores = [each.accuracy_predicted for each in found.values()]
+    figures["classid"] = float(np.mean(right))
+    if 0 in latents and len(family) - 1 in latents:
+        for class_id in family.between:
+            points = between_ends(latents, family, class_id)
+            with half(setting.recipe.precision, points.device):
+                networks = decode(model, family, points)
+            scores.append(accuracies(networks, task, "val"))
+            figures[f"between_{family[class_id].id}"] = float(scores[-1].mean())
+            figures[f"between_{family[class_id].id}_classid"] = float((networks.class_ids == class_id).double().mean())
+    return {**figures, "error": 1 - float(np.concatenate(scores).mean())}
