@@ -14,7 +14,6 @@ import fnmatch
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -98,7 +97,7 @@ VARYING = {
     "python",
     "elapsed",
 }
-VARYING |= {"rate", "began", "ended", "time", "per_second", "peak_memory", "memory"}
+VARYING |= {"rate", "began", "ended", "time", "per_second", "peak_memory", "memory", "steps_a_second", "netspace_hash"}
 IGNORED = ("*.png", "*.lock", "*/lock", "cache/*", "*/calibration.json", "*tfevents*", "matplotlib/*")
 
 
@@ -127,9 +126,21 @@ def main() -> None:
 
 def run(checkout: Path, folder: Path) -> dict[str, Any]:
     """Run all commands with the code of `checkout`; return what they wrote and answered, by name."""
-    kept = folder / "observed.json"
-    if folder.name == "before" and kept.exists():
-        return dict(json.loads(kept.read_text()))
+    kept = folder.with_suffix(".json")
+    if not (folder.name == "before" and kept.exists()):
+        kept.write_text(json.dumps(answers_of(checkout, folder)))
+    observed = dict(json.loads(kept.read_text()))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in IGNORED):
+            observed.update(content(path, name))
+    return {
+        name: value.replace(str(folder), ".") if isinstance(value, str) else value for name, value in observed.items()
+    }
+
+
+def answers_of(checkout: Path, folder: Path) -> dict[str, Any]:
+    """Run all commands with the code of `checkout` in `folder`; return the leaves of what they answered."""
     folder.mkdir(parents=True)
     remembered = folder.parent / "before/cache/calibration.json"
     if folder.name == "after" and remembered.exists():  # what was the fastest is found by the clock, so only once
@@ -143,21 +154,15 @@ def run(checkout: Path, folder: Path) -> dict[str, Any]:
         "COLUMNS": "100",
     }
     answers = {}
-    for words in COMMANDS:
+    for number, words in enumerate(COMMANDS):
         print(checkout.name, *words[:3], file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "netspace", *words, "--json"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{checkout}: {' '.join(words)} failed:\n{done.stderr[-2000:]}")
         name = " ".join(words[: next((i for i, word in enumerate(words) if word.startswith("-")), len(words))])
-        answers.update(flat(json.loads(done.stdout), f"{len(answers):04d} {name}:"))
-    answers = {re.sub(r"^\d{4} ", "", name): value for name, value in answers.items()}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in IGNORED):
-            answers[name] = observed(path)
-    kept.write_text(json.dumps(answers))
-    return dict(json.loads(kept.read_text()))
+        answers.update(flat(json.loads(done.stdout), f"{number:02d} {name}:"))
+    return answers
 
 
 def flat(value: Any, name: str) -> dict[str, Any]:
@@ -171,17 +176,17 @@ def flat(value: Any, name: str) -> dict[str, Any]:
     return {leaf: each for key, inner in pairs for leaf, each in flat(inner, key).items()}
 
 
-def observed(path: Path) -> str:
-    """A hash of what a file says, without what varies."""
-    if path.suffix == ".h5":
-        return _hash(*_hdf5(path))
-    if path.suffix == ".pt":
-        return _hash(*_tensors(torch.load(path, weights_only=True)))
+def content(path: Path, name: str) -> dict[str, Any]:
+    """What a file says without what varies: the leaves of JSON, a hash of others."""
     if path.suffix == ".json":
-        return _hash(json.dumps(flat(json.loads(path.read_text()), "")))
+        return flat(json.loads(path.read_text()), f"{name}:")
     if path.suffix == ".jsonl":
-        return _hash(*(json.dumps(flat(json.loads(line), "")) for line in path.read_text().splitlines()))
-    return _hash(path.read_bytes())
+        return flat([json.loads(line) for line in path.read_text().splitlines()], f"{name}:")
+    if path.suffix == ".h5":
+        return {name: _hash(*_hdf5(path))}
+    if path.suffix == ".pt":
+        return {name: _hash(*_tensors(torch.load(path, weights_only=True)))}
+    return {name: _hash(path.read_bytes())}
 
 
 def _hdf5(path: Path) -> Iterator[str | bytes]:
