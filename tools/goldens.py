@@ -116,7 +116,7 @@ def main() -> None:
             for side, checkout in (("before", arguments.before), ("after", arguments.after))
         )
     names = sorted(before.keys() | after.keys())
-    different = [name for name in names if before.get(name) != after.get(name)]
+    different = [name for name in names if repr(before.get(name)) != repr(after.get(name))]  # nan is nan
     wanted = [name for name in different if any(fnmatch.fnmatch(name, pattern) for pattern in arguments.expect)]
     for name in different:
         print("expected" if name in wanted else "DIFFERENT", name, *_sides(before.get(name), after.get(name)))
