@@ -38,6 +38,10 @@ from netspace.tasks import TaskData, load
 from netspace.zoo import Zoo, merge, parts_folder, teacher_path, zoo_lock
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
+WORKER = (  # a worker's program: our `model_zoo`, whatever the current folder holds
+    "import sys; from netspace.process import import_model_zoo; import_model_zoo(); "
+    "from model_zoo.work import main; sys.exit(main(sys.argv[1:]))"
+)
 TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
@@ -188,7 +192,7 @@ def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # what this process was trusted with and has built already: a worker believes no plan that lies on the disk
     trusted = sorted({config.arch for config in the_plan.recipe.archs.values() if ":" in config.arch})
-    worker = [sys.executable, "-m", "model_zoo.work", str(path)]
+    worker = [sys.executable, "-c", WORKER, str(path)]
     commands = [[*worker, str(place), str(count), *trusted] for place in range(count)]
     said = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that nobody reads would block who writes
     processes = [

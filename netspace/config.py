@@ -19,7 +19,7 @@ from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import parse_yaml, read_text, read_yaml
 
 KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
-BUNDLED = "configs"  # the package of recipes that come along: 'zoo/quickstart' is configs/zoo/quickstart.yaml
+BUNDLED = "configs"  # the folder of the bundled recipes: 'zoo/quickstart' is configs/zoo/quickstart.yaml
 
 
 def _inside(name: str) -> str:
@@ -96,10 +96,10 @@ def find(source: str | Path, kind: str = "") -> Path:
 
 
 def bundled_folder() -> Path:
-    """Where the bundled recipes lie."""
-    from importlib.resources import files
-
-    return Path(str(files(BUNDLED)))
+    """Return the folder of the bundled recipes: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    installed = package / BUNDLED
+    return installed if installed.is_dir() else package.parent / BUNDLED
 
 
 def bundled_names(kind: str = "") -> list[str]:

@@ -11,6 +11,7 @@ then sleep are as fast on an idle machine within 5 %, and on a busy one as fast 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import os
 import sys
@@ -69,3 +70,16 @@ def keep_freed_memory() -> None:
             library.mallopt(M_MMAP_MAX, 0)
             library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             library.mallopt(M_TOP_PAD, PAD)
+
+
+def import_model_zoo() -> None:
+    """Import the `model_zoo` that was installed with netspace, even if the current folder has one of its own.
+
+    `python -m netspace` puts the current folder first in `sys.path`, where a user may well keep a `model_zoo/`. Later
+    imports of `model_zoo` and of its modules find ours in `sys.modules`; all other modules are found as before.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        importlib.import_module("model_zoo")
+    finally:
+        del sys.path[0]

@@ -25,7 +25,7 @@ from netspace.cli.options import (
     trusting,
 )
 from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
-from netspace.process import keep_freed_memory, settle_threads
+from netspace.process import import_model_zoo, keep_freed_memory, settle_threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +56,7 @@ def root(
     ] = False,
 ) -> None:
     """What every command begins with."""
+    import_model_zoo()
     keep_freed_memory()
     settle_threads()
 
