@@ -10,10 +10,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import parse_yaml, read_text, read_yaml
@@ -43,6 +52,32 @@ class Settings(BaseModel):
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """Return what an earlier version wrote with the settings it did not know, at the values that it acted by."""
         return raw
+
+
+class KindSettings(Settings):
+    """Settings of a component that has several kinds. A class of the table may have a `Config` with settings of its own."""
+
+    kind: str
+
+    @classmethod
+    def table(cls) -> Mapping[str, Any]:
+        """Return the classes of the component by their kinds."""
+        raise NotImplementedError
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in cls.table():
+            *others, last = map(repr, cls.table())
+            raise ValueError(f"Input should be {', '.join(others)} or {last}")
+        return kind
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_kind(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        component = cls.table().get(str(raw.get("kind"))) if isinstance(raw, Mapping) else None
+        own: type[Self] = getattr(component, "Config", cls)
+        return handler(raw) if issubclass(cls, own) else own.model_validate(raw)
 
 
 S = TypeVar("S", bound=BaseModel)

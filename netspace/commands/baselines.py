@@ -226,17 +226,22 @@ STREAM = 89  # of random numbers: the initial weights
 
 
 @contextmanager
-def learnt_part_off(space: Space) -> Iterator[None]:
-    """The decoder emits every element's own bias alone (its scale is 0) inside the block, whatever the latent."""
-    scale = space.model.decoder.scale
-    kept = scale.detach().clone()
+def learnt_part_off(space: Space) -> Iterator[bool]:
+    """Set the decoder's scales to 0 inside the block, so that it emits one network an architecture, whatever the latent.
+
+    Yields whether there are any: not every decoder has such scales.
+    """
+    scales = space.model.decoder.scales()
+    before = [scale.detach().clone() for scale in scales]
     with torch.no_grad():
-        scale.zero_()
+        for scale in scales:
+            scale.zero_()
     try:
-        yield
+        yield bool(scales)
     finally:
         with torch.no_grad():
-            scale.copy_(kept)
+            for scale, value in zip(scales, before, strict=True):
+                scale.copy_(value)
 
 
 def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: TaskData) -> float:

@@ -96,8 +96,8 @@ def between(
         points = between_ends(latents, space.family, class_id, ENDS)
         networks = space.decode_all(points)
         accuracy = accuracies(networks, task, "test")
-        with learnt_part_off(space):
-            reference = accuracies(space.decode_all(points), task, "test")
+        with learnt_part_off(space) as off:
+            reference = accuracies(space.decode_all(points), task, "test") if off else None
         taught = None if master is None or arch.shown else distilled(space, arch, master, task)
         own = None
         if arch.id in zoo.archs:
@@ -114,7 +114,7 @@ def between(
             "accuracy_least": float(accuracy.min()),
             "accuracy_zoo": own,
             "ratio": float(accuracy.mean()) / own if own else None,
-            "accuracy_scale_zero": float(reference.mean()),
+            "accuracy_scale_zero": None if reference is None else float(reference.mean()),
             "accuracy_distilled": taught,
             "distilled_steps": None if taught is None else space.recipe.steps,
         }

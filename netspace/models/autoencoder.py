@@ -8,8 +8,8 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from netspace.models.decoders import DECODERS, Decoder, DecoderConfig
-from netspace.models.encoders import SLOPE, ConvEncoder, EncoderConfig, ProbeEncoder
+from netspace.models.decoders import DECODERS, SQUARE, Decoder, DecoderConfig, is_square
+from netspace.models.encoders import ENCODERS, SLOPE, Encoder, EncoderConfig, Statistics
 from netspace.networks.family import Family
 from netspace.networks.prep import pack
 from netspace.networks.spec import NetSpec
@@ -27,6 +27,11 @@ class ClassIdHead(nn.Module):
         self.activation = nn.LeakyReLU(SLOPE)
         self.fc = nn.Linear(CHANNELS * (self.side // 2) ** 2, classes)
 
+    @classmethod
+    def refusal(cls, latent: int) -> str | None:
+        """Return why the head cannot read a latent size; None where it can."""
+        return None if is_square(latent) else f"several architectures take a latent size that is {SQUARE}, not {latent}"
+
     def forward(self, latents: Tensor) -> Tensor:
         """ClassId logits (M, A) of latents (M, E)."""
         seen = self.activation(self.conv(latents.view(-1, 1, self.side, self.side)))
@@ -38,9 +43,8 @@ class AutoEncoder(nn.Module):
     """Encoder and decoder; the forward pass is a training step's, both and what lies between pairs."""
 
     spread: Tensor
-    decoder: Decoder
 
-    def __init__(self, encoder: nn.Module, decoder: Decoder, spread: Tensor) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, spread: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("spread", spread)  # (H, W) or (A, H, W), of every parameter's layer over the zoo
@@ -56,6 +60,14 @@ class AutoEncoder(nn.Module):
         decoded = self.decoder(torch.cat([latents, between]))
         return decoded[: len(latents)], decoded[len(latents) :]
 
+    def elementwise(self) -> list[nn.Parameter]:
+        """Return the decoder's parameters of one value for each element of a PRep."""
+        return self.decoder.elementwise()
+
+    def not_matrices(self) -> list[nn.Parameter]:
+        """Return the parameters of two axes or more that are no weights of a linear map."""
+        return [*self.encoder.not_matrices(), *self.decoder.not_matrices()]
+
     def class_ids(self, latents: Tensor) -> Tensor:
         """The ClassIds (M,) that latents (M, E) stand for."""
         return torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
@@ -68,7 +80,7 @@ class MultiAutoEncoder(AutoEncoder):
     pads to the largest; decoded PReps have the height of the largest, and smaller networks fill their first rows.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: Decoder, spread: Tensor, head: ClassIdHead) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, spread: Tensor, head: ClassIdHead) -> None:
         super().__init__(encoder, decoder, spread)
         self.head = head
 
@@ -117,27 +129,20 @@ def build_autoencoder(
     that probes start from; `references`, PReps (H, W), those that decoded networks start near. With `examples` None (when
     weights are loaded afterwards) nothing is measured.
     """
-    several = len(family) > 1
-    size, shape = family.size, (len(family), *family.size) if several else family.size
-    spread = torch.ones(shape)
+    several, size = len(family) > 1, family.size
+    spread, statistics = family.ones(), None
     if examples is not None:
-        spread = _stacked([layer_spread(examples[place], each.spec, size) for place, each in enumerate(family)])
-    shown = None if examples is None else {place: examples[place] for place, each in enumerate(family) if each.shown}
-    made: nn.Module
-    if encoder.kind == "probe":
-        start = torch.zeros(encoder.probes, *family.input_shape) if probes is None else probes
-        made = ProbeEncoder(latent, [each.nets for each in family], start, encoder.hidden, shown)
-    else:
-        rows = family.rows if several and encoder.pad else None
-        made = ConvEncoder(latent, spread if encoder.standardise else None, rows)
+        spread = _stacked([layer_spread(examples[class_id], each.spec, size) for class_id, each in enumerate(family)])
+        trained = {class_id: examples[class_id] for class_id, each in enumerate(family) if each.shown}
+        near = None if references is None else [references[class_id] for class_id in range(len(family))]
+        padded = near and [
+            pack(each.flatten()[: arch.parameters], size) for each, arch in zip(near, family, strict=True)
+        ]
+        statistics = Statistics(trained, spread, _stacked(padded) if padded else None)
+    made = ENCODERS[encoder.kind].build(latent, encoder, family, probes, statistics)
     back = DECODERS[decoder.kind](latent, size, decoder, len(family))
-    if shown and decoder.start == "reference":
-        assert references is not None
-        near = _stacked(
-            [pack(references[place].flatten()[: each.parameters], size) for place, each in enumerate(family)]
-        )
-        with torch.no_grad():
-            back.start_near(near, spread, torch.cat([made(preps, place) for place, preps in shown.items()]))
+    if statistics is not None:
+        back.initialise(statistics, made)
     if several:
         return MultiAutoEncoder(made, back, spread, ClassIdHead(latent, len(family)))
     return AutoEncoder(made, back, spread)

@@ -2,37 +2,94 @@
 
 Axes: M members, H W of a PRep, E latent size, for the convolutional decoder E = s * s.
 `ConvDecoder` is the paper's. `LinearDecoder` is one matrix: on small networks it gives back as much for a twentieth of the
-time. Both end in a scale and bias of every element."""
+time. Both end in a scale and bias of every element. Another decoder is a class and a line in the table `DECODERS`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from netspace.config import Settings
+from netspace.config import KindSettings
 from netspace.errors import UsageError
-from netspace.models.encoders import SLOPE
+from netspace.models.encoders import SLOPE, Statistics
 
 
-class DecoderConfig(Settings):
+class DecoderConfig(KindSettings):
     """Which decoder, and how it starts."""
 
-    kind: Literal["conv", "linear"] = "conv"  # the paper's convolutions, or one matrix
+    kind: str = "conv"  # of the table `DECODERS`: the paper's convolutions, or one matrix
     start: Literal["small", "reference"] = "small"  # decoded networks start near zero, or near the best training member
     slope: float = Field(SLOPE, ge=0, lt=1)  # of the LeakyReLUs (conv)
     rank: int | None = Field(None, ge=1)  # of the matrix, as two factors: for networks of many parameters (linear)
     share: float = Field(0.3, gt=0)  # with 'reference': how far around it, in units of each layer's spread in the zoo
 
+    @classmethod
+    def table(cls) -> Mapping[str, type[Decoder]]:
+        """Return the decoders by their kinds."""
+        return DECODERS
+
+
+SQUARE = "the square of a multiple of 4 (16, 64, 144, 256, ... 4096)"  # what convolutions on a latent take
+
+
+def is_square(latent: int) -> bool:
+    """Whether a latent size is the square of a multiple of 4."""
+    side = isqrt(max(latent, 0))
+    return latent > 0 and side**2 == latent and side % 4 == 0
+
 
 class Decoder(nn.Module, ABC):
-    """What emits PReps from latents, and the scale and bias of every element that come last.
+    """Turns latents into PReps: what the training, the optimiser and a space ask of any decoder."""
+
+    Config: ClassVar[type[DecoderConfig]] = DecoderConfig
+
+    def __init__(
+        self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None, classes: int = 1
+    ) -> None:
+        """`size` is (H, W) of decoded PReps, `classes` the number of architectures.
+
+        Raises `UsageError` for a latent size or settings that this decoder does not take.
+        """
+        super().__init__()
+        self.latent, self.size, self.config, self.classes = latent, size, config or self.Config(), classes
+        self.recompute = False  # activations in the backward pass, instead of storing them, where a decoder can
+        if problem := self.refusal(latent, self.config):
+            raise UsageError(problem)
+
+    @abstractmethod
+    def forward(self, latents: Tensor, class_ids: Tensor | None = None) -> Tensor:
+        """PReps (M, H, W) of latents (M, E), as networks of the ClassIds (M,) where there are several architectures."""
+
+    @classmethod
+    def refusal(cls, latent: int, config: DecoderConfig) -> str | None:
+        """Return why a latent size or settings are not taken, in one sentence; None where they are."""
+        return None
+
+    def initialise(self, statistics: Statistics, encoder: nn.Module) -> None:
+        """Set scales by what is known of the zoo's networks, and by how the fresh encoder encodes them."""
+
+    def elementwise(self) -> list[nn.Parameter]:
+        """Return the parameters of one value for each element of a PRep, which have a learning rate of their own."""
+        return []
+
+    def scales(self) -> list[nn.Parameter]:
+        """Return the parameters that everything learnt from a latent is multiplied by, where there are such."""
+        return []
+
+    def not_matrices(self) -> list[nn.Parameter]:
+        """Return the parameters of two axes or more that are no weights of a linear map."""
+        return self.elementwise()
+
+
+class ElementwiseDecoder(Decoder):
+    """Layers that emit PReps from latents, and the scale and bias of every element that come last.
 
     They are initialised N(0, 1e-3) and U(0, 1e-2), as the authors do; `start_near` replaces them so that all decoded
     networks start near one that works. Of several architectures, with `classes` of them, each then has a scale and bias
@@ -42,9 +99,7 @@ class Decoder(nn.Module, ABC):
     def __init__(
         self, latent: int, size: tuple[int, int], config: DecoderConfig | None = None, classes: int = 1
     ) -> None:
-        super().__init__()
-        self.latent, self.size, self.config = latent, size, config or DecoderConfig()
-        self.recompute = False  # activations in the backward pass, instead of keeping them
+        super().__init__(latent, size, config, classes)
         self.layers(latent, size)
         each = (classes, *size) if classes > 1 and self.config.start == "reference" else size
         self.scale = nn.Parameter(torch.randn(each) * 1e-3)
@@ -52,11 +107,28 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def layers(self, latent: int, size: tuple[int, int]) -> None:
-        """Makes the layers that `values` uses. Raises `UsageError` for a latent size that they do not take."""
+        """Make the layers that `values` uses."""
 
     @abstractmethod
     def values(self, latents: Tensor) -> Tensor:
         """What the layers emit (M, H, W), before every element's own scale and bias."""
+
+    def initialise(self, statistics: Statistics, encoder: nn.Module) -> None:
+        """Start near the references, where the settings say so."""
+        if self.config.start != "reference":
+            return
+        assert statistics.references is not None
+        with torch.no_grad():
+            latents = torch.cat([encoder(preps, class_id) for class_id, preps in statistics.examples.items()])
+        self.start_near(statistics.references, statistics.spread, latents)
+
+    def elementwise(self) -> list[nn.Parameter]:
+        """Return the last scale and bias."""
+        return [self.scale, self.bias]
+
+    def scales(self) -> list[nn.Parameter]:
+        """Return the last scale."""
+        return [self.scale]
 
     @torch.no_grad()
     def start_near(self, reference: Tensor, spread: Tensor, latents: Tensor) -> None:
@@ -89,18 +161,19 @@ class Decoder(nn.Module, ABC):
         return torch.addcmul(self.bias.index_select(0, class_ids), values, self.scale.index_select(0, class_ids))
 
 
-class ConvDecoder(Decoder):
+class ConvDecoder(ElementwiseDecoder):
     """Convolutions that gain depth, and reshapes that spend it on space (NetSpace, Fig. 1)."""
 
+    @classmethod
+    def refusal(cls, latent: int, config: DecoderConfig) -> str | None:
+        """Return why a latent is not the square of a multiple of 4, or that there is a rank."""
+        if not is_square(latent):
+            return f"decoder.kind conv takes a latent size that is {SQUARE}, not {latent}"
+        return "decoder.rank is for decoder.kind linear" if config.rank is not None else None
+
     def layers(self, latent: int, size: tuple[int, int]) -> None:
-        """Four convolutions. Raises `UsageError` for a latent that is not the square of a multiple of 4."""
-        self.side = isqrt(max(latent, 0))
-        if latent <= 0 or self.side**2 != latent or self.side % 4:
-            raise UsageError(
-                f"the convolutional decoder takes a latent size that is the square of a multiple of 4 "
-                f"(16, 64, 144, 256, ... 4096), not {latent}"
-            )
-        rows, width = size
+        """Make the four convolutions."""
+        self.side, (rows, width) = isqrt(latent), size
         self.deepen = nn.Conv2d(1, 256 * rows, 3, stride=2, padding=1)
         self.widen = nn.Conv2d(128, width // 8, 3, stride=2, padding=1)
         self.fill = nn.Conv2d(latent // 8, 256, 3, stride=2, padding=1)
@@ -130,8 +203,13 @@ class ConvDecoder(Decoder):
         return activated.contiguous(memory_format=torch.channels_last) if images.is_cuda else activated
 
 
-class LinearDecoder(Decoder):
+class LinearDecoder(ElementwiseDecoder):
     """One matrix from latent to PRep, or two whose product has a rank."""
+
+    @classmethod
+    def refusal(cls, latent: int, config: DecoderConfig) -> str | None:
+        """Return why a rank is above the latent size."""
+        return None if (config.rank or 0) <= latent else "decoder.rank is at most latent"
 
     def layers(self, latent: int, size: tuple[int, int]) -> None:
         """The matrix, without a bias: every element has one of its own."""

@@ -5,8 +5,10 @@ Axes: M members (networks), H W rows and columns of a PRep, E latent size, B pro
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from netspace.config import Settings
+from netspace.config import KindSettings
 from netspace.errors import UsageError
 from netspace.networks.batch import NetBatch
+from netspace.networks.family import Family
 from netspace.networks.prep import unpack
 
 TAPS, STRIDE, PADDING = 3, 2, 1  # of both convolutions, along the width
@@ -95,17 +98,65 @@ EMPTY_ROWS = (
 SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
 
 
-class EncoderConfig(Settings):
+class EncoderConfig(KindSettings):
     """Which encoder, and what it is made of."""
 
-    kind: Literal["conv", "probe"] = "conv"
+    kind: str = "conv"  # of the table `ENCODERS`
     probes: int = Field(64, ge=1)  # learnt inputs shown to every network (probe)
     hidden: int = Field(256, ge=1)  # width of the layer between answers and latent (probe)
     standardise: bool = True  # divide every parameter by the spread of its layer over the zoo (conv)
     pad: bool = True  # several architectures: all PReps to the largest height first, as in the paper (conv)
 
+    @classmethod
+    def table(cls) -> Mapping[str, type[Encoder]]:
+        """Return the encoders by their kinds."""
+        return ENCODERS
 
-class ConvEncoder(nn.Module):
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a zoo's networks before the training: models set their scales by it."""
+
+    examples: Mapping[int, Tensor]  # PReps (M, H, W) of every architecture that is trained on, by ClassId
+    spread: Tensor  # (H, W) or (A, H, W), standard deviation of every parameter's layer
+    references: Tensor | None  # (H, W) or (A, H, W), the PReps that decoded networks may start near
+
+
+class Encoder(nn.Module, ABC):
+    """Turns PReps into latents."""
+
+    Config: ClassVar[type[EncoderConfig]] = EncoderConfig
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
+    ) -> Self:
+        """Return a fresh encoder of a family's networks. `probes` (Q, ...) are inputs of the networks.
+
+        Without `statistics` weights are loaded afterwards, and nothing is measured.
+        """
+
+    @abstractmethod
+    def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
+        """Latents (M, E) of PReps (M, H, W) of one architecture."""
+
+    @classmethod
+    def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
+        """Return why the encoder cannot have a latent size, in one sentence; None where it can."""
+        return None
+
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return settings of earlier runs of several architectures with those that were not there then."""
+        return raw
+
+    def not_matrices(self) -> list[nn.Parameter]:
+        """Return the parameters of two axes or more that are no weights of a linear map."""
+        return []
+
+
+class ConvEncoder(Encoder):
     """Horizontal, then vertical convolutions, each pair followed by a maximum over its direction.
 
     With h = E / 32 channels: 1x3 convolutions of stride 2 (1 -> h -> 2h), maximum over the width; 3x1
@@ -120,8 +171,8 @@ class ConvEncoder(nn.Module):
     def __init__(self, latent: int, spread: Tensor | None = None, rows: int | None = None) -> None:
         super().__init__()
         self.rows = rows
-        if latent <= 0 or latent % 32:
-            raise UsageError(f"the convolutional encoder takes a latent size that is a multiple of 32, not {latent}")
+        if problem := self.refusal(latent):
+            raise UsageError(problem)
         h = latent // 32
         self.along = nn.Sequential(
             nn.Conv2d(1, h, (1, 3), stride=(1, 2), padding=(0, 1)),
@@ -135,6 +186,27 @@ class ConvEncoder(nn.Module):
         )
         self.activation = nn.LeakyReLU(SLOPE)  # rises, so it may come after each maximum: the same, on far fewer values
         self.register_buffer("spread", torch.ones(1, 1) if spread is None else spread.clone())
+
+    @classmethod
+    def build(
+        cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
+    ) -> Self:
+        """Return a fresh encoder, which needs no probes."""
+        spread = family.ones() if statistics is None else statistics.spread
+        rows = family.rows if len(family) > 1 and config.pad else None
+        return cls(latent, spread if config.standardise else None, rows)
+
+    @classmethod
+    def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
+        """Return why a latent size is not a multiple of 32."""
+        if latent > 0 and latent % 32 == 0:
+            return None
+        return f"encoder.kind conv takes a latent size that is a multiple of 32, not {latent}"
+
+    @classmethod
+    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Runs from before `encoder.pad` read PReps of several architectures each at its own height."""
+        return {"pad": False, **raw}
 
     def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
         """Latents (M, E) of PReps (M, H, W) of one architecture."""
@@ -150,7 +222,7 @@ class ConvEncoder(nn.Module):
         return latents
 
 
-class ProbeEncoder(nn.Module):
+class ProbeEncoder(Encoder):
     """Runs every network on Q learnt inputs and maps its answers to a latent vector.
 
     The answers (Q x C logits, centred per input) do not change when neurons are permuted or rescaled, so
@@ -190,6 +262,19 @@ class ProbeEncoder(nn.Module):
                 self.mean.copy_(answers.mean(0))
                 self.spread.copy_(answers.std(0, correction=0).mean().clamp_min(1e-6))
 
+    @classmethod
+    def build(
+        cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
+    ) -> Self:
+        """Return a fresh encoder whose probes begin as `probes`."""
+        start = torch.zeros(config.probes, *family.input_shape) if probes is None else probes
+        examples = None if statistics is None else statistics.examples
+        return cls(latent, [each.nets for each in family], start, config.hidden, examples)
+
+    def not_matrices(self) -> list[nn.Parameter]:
+        """Return the probes, which are inputs of networks."""
+        return [self.probes]
+
     def answers(self, preps: Tensor, class_id: int = 0) -> Tensor:
         """The networks' centred logits for all probes, (M, Q * C)."""
         nets = self.nets[class_id]
@@ -204,3 +289,6 @@ class ProbeEncoder(nn.Module):
             seen = torch.cat([seen, seen.new_full((len(seen), 1), PLACE * place)], dim=1)
         latents: Tensor = self.read(seen)
         return latents
+
+
+ENCODERS: dict[str, type[Encoder]] = {"conv": ConvEncoder, "probe": ProbeEncoder}

@@ -80,6 +80,10 @@ class Family:
         """(H, W) of a PRep that holds any of them."""
         return self.rows, self.classes[0].size[1]
 
+    def ones(self) -> Tensor:
+        """Ones of the shape of what is known of every element of PReps: (A, H, W), or (H, W) of a single architecture."""
+        return torch.ones(len(self), *self.size) if len(self) > 1 else torch.ones(self.size)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one input of the networks."""

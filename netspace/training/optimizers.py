@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -136,17 +136,31 @@ class OptimizerConfig(Settings):
         return factor * (1 + math.cos(math.pi * step / steps)) / 2 if self.schedule == "cosine" else factor
 
 
+@runtime_checkable
+class ParameterRoles(Protocol):
+    """A model that says how its parameters are to be trained."""
+
+    def elementwise(self) -> list[nn.Parameter]:
+        """Return the parameters that have `elementwise_rate`."""
+
+    def not_matrices(self) -> list[nn.Parameter]:
+        """Return the parameters of two axes or more that Muon does not take."""
+
+
 class Optimizer:
     """Steps a model by its settings; rates follow the schedule."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, steps: int) -> None:
+        """A model with `ParameterRoles` is asked for them; of any other, parameters of two axes or more are matrices."""
         self.model, self.config, self.steps = model, config, steps
-        named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-        matrices = [value for name, value in named if _is_matrix(name, value)] if config.name == "muon" else []
-        taken = {id(value) for value in matrices}
-        last = [value for name, value in named if name.endswith(("decoder.scale", "decoder.bias"))]
-        taken_last = {id(value) for value in last}
-        rest = [value for _, value in named if id(value) not in taken | taken_last]
+        values = [value for value in model.parameters() if value.requires_grad]
+        asked = (model.elementwise(), model.not_matrices()) if isinstance(model, ParameterRoles) else ([], [])
+        last_ids, other_ids = ({id(value) for value in each} for each in asked)
+        matrices = [value for value in values if value.dim() >= 2 and id(value) not in last_ids | other_ids]
+        matrices = matrices if config.name == "muon" else []
+        last = [value for value in values if id(value) in last_ids]
+        taken = {id(value) for value in matrices} | last_ids
+        rest = [value for value in values if id(value) not in taken]
         groups = [{"params": rest, "lr": config.learning_rate}]
         groups.append({"params": last, "lr": config.elementwise_rate or config.learning_rate})
         self.parts: list[torch.optim.Optimizer] = [_whole([group for group in groups if group["params"]], config)]
@@ -243,7 +257,3 @@ class Average:
         """Goes on from `values`, of any device."""
         for name, value in self.values.items():
             value.copy_(values[name])
-
-
-def _is_matrix(name: str, value: Tensor) -> bool:
-    return value.dim() >= 2 and name.endswith("weight")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, SerializeAsAny, model_validator
 from torch import Tensor
 
 from netspace.archs import ArchConfig
 from netspace.config import FileName, Seed, Settings
+from netspace.models.autoencoder import ClassIdHead
 from netspace.models.coordinate_network import PredictorConfig
-from netspace.models.decoders import DecoderConfig
-from netspace.models.encoders import EncoderConfig
+from netspace.models.decoders import DECODERS, DecoderConfig
+from netspace.models.encoders import ENCODERS, EncoderConfig
 from netspace.networks.kernels import Pointwise
 from netspace.precision import Precision
 from netspace.training.optimizers import OptimizerConfig
@@ -61,8 +61,8 @@ class SpaceRecipe(Settings):
     name: FileName = "space"
     seed: Seed = 0
     latent: int = Field(4096, ge=16)  # E: for convolutions and a ClassId head the square of a multiple of 4
-    encoder: EncoderConfig = EncoderConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    encoder: SerializeAsAny[EncoderConfig] = EncoderConfig()
+    decoder: SerializeAsAny[DecoderConfig] = DecoderConfig()
     loss: LossConfig = LossConfig()
     multi: MultiConfig | None = None  # for several architectures; None: for a zoo of one
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -84,25 +84,18 @@ class SpaceRecipe(Settings):
 
     @classmethod
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Runs from before `encoder.pad` read PReps of several architectures each at its own height."""
+        """Return an earlier run's settings with those of its encoder that were not there then."""
         encoder = raw.get("encoder")
-        if raw.get("multi") and isinstance(encoder, dict) and encoder.get("kind") == "conv":
-            return {**raw, "encoder": {"pad": False, **encoder}}
+        if raw.get("multi") and isinstance(encoder, dict) and encoder.get("kind") in ENCODERS:
+            return {**raw, "encoder": ENCODERS[encoder["kind"]].completed(encoder)}
         return raw
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        side = isqrt(self.latent)
-        square = side * side == self.latent and not side % 4
-        if (self.decoder.kind == "conv" or self.multi) and not square:
-            raise ValueError(
-                "latent is the square of a multiple of 4 for decoder.kind conv and for several architectures, "
-                f"not {self.latent}"
-            )
-        if self.encoder.kind == "conv" and self.latent % 32:
-            raise ValueError(f"latent is a multiple of 32 for encoder.kind conv, not {self.latent}")
-        if self.decoder.rank is not None and (self.decoder.kind == "conv" or self.decoder.rank > self.latent):
-            raise ValueError("decoder.rank is for decoder.kind linear, and at most latent")
+        head = ClassIdHead.refusal(self.latent) if self.multi else None
+        back = DECODERS[self.decoder.kind].refusal(self.latent, self.decoder)
+        if problem := head or back or ENCODERS[self.encoder.kind].refusal(self.latent, self.encoder):
+            raise ValueError(problem)
         loss, multi = self.loss, self.multi
         if not loss.behaviour + loss.lines + loss.weights + (multi.distillation + multi.interpolation if multi else 0):
             raise ValueError("all terms of the loss are 0")
