@@ -228,7 +228,7 @@ def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[s
         field = here.model_fields.get(part)
         if field is not None and get_origin(field.annotation) is dict:
             next(parts, None)  # a key, of the user's choice
-        inner = list(_models_in(field.annotation)) if field is not None else []
+        inner = list(models_in(field.annotation)) if field is not None else []
         if not inner:
             return []
         here = inner[0]
@@ -236,10 +236,10 @@ def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[s
     return [prefix + name for name in here.model_fields]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in models_in(inner)]
 
 
 def to_yaml(settings: BaseModel) -> str:

@@ -9,9 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from netspace.cli import compress as compress_commands
+from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
-from netspace.cli.ending import run
-from netspace.cli.options import (
+from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
+from netspace.cli.shared import (
     Device,
     Json,
     RunArgument,
@@ -21,10 +22,10 @@ from netspace.cli.options import (
     Trust,
     ZooOption,
     pick,
+    run,
     run_folder,
     trusting,
 )
-from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
 from netspace.process import import_model_zoo, keep_freed_memory, settle_threads
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo_commands.app, name="zoo")
 app.add_typer(zoo_commands.data_app, name="data")
+app.add_typer(recipe_commands.app, name="recipes")
 app.add_typer(compress_commands.app, name="compress")
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."

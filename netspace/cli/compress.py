@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netspace.cli.options import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
 from netspace.cli.output import analysis, compression, important, normalised, number, percent, say, table
+from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
 
 
 def correction(figures: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from netspace.cli.options import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 from netspace.cli.output import say
 from netspace.cli.output import zoo as zoo_text
+from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 
 app = typer.Typer(no_args_is_help=True, help="Build zoos of trained networks, look into them, join them.")
 data_app = typer.Typer(no_args_is_help=True, help="The image sets: which there are, and how to get them.")

@@ -43,7 +43,7 @@ def test_two_processes_train_the_same_space(
 
 def test_a_mistake_of_another_process_leaves_the_first_time_to_tell() -> None:
     """The launcher ends all processes when one has ended: what the first one prints is what is read."""
-    begin = "from netspace.cli import app, ending; ending.PATIENCE = 100.0; app.main()"
+    begin = "from netspace.cli import app, shared; shared.PATIENCE = 100.0; app.main()"
     with subprocess.Popen(
         [sys.executable, "-c", begin, "zoo", "info", "none.h5", "--json"],
         stdout=subprocess.PIPE,
