@@ -1,4 +1,4 @@
-"""`netspace zoo ...`: build, import, info, verify, merge; and `netspace data ...`."""
+"""`netspace zoo ...`: build, import, info, verify, merge, align; and `netspace data ...`."""
 
 from __future__ import annotations
 
@@ -169,6 +169,35 @@ def merge(
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
         counts = merge_zoos(out, zoos)
     say({**describe(out), **counts}, json, lambda r: f"{zoo_text(r)}\n{r['duplicates']} duplicates left out")
+
+
+@app.command()
+def align(
+    zoo: ZooPath,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The zoo to write.")],
+    trust_arch: Trust = None,
+    json: Json = False,
+) -> None:
+    """Permute the channels of every network to those of one reference of its architecture. Functions stay as they are."""
+    from model_zoo.align import align_zoo
+
+    trusting(trust_arch)
+    say(align_zoo(zoo, out), json, _aligned)
+
+
+def _aligned(result: dict[str, Any]) -> str:
+    lines = [f"wrote {result['path']}"]
+    for name, figures in result["archs"].items():
+        if "skipped" in figures:
+            lines.append(f"{name}: left as it was: {figures['skipped']}")
+        elif figures["distance_before"] is None:
+            lines.append(f"{name}: {figures['reference']} is alone")
+        else:
+            lines.append(
+                f"{name}: to {figures['reference']} over {figures['groups']} groups of channels; mean distance "
+                f"{figures['distance_before']:.3f} before, {figures['distance_after']:.3f} after"
+            )
+    return "\n".join(lines)
 
 
 def describe(path: Path) -> dict[str, Any]:

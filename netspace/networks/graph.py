@@ -41,7 +41,11 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
     """
     norms = batch_norms(module)
     axes = _input_axes(module, norms, example, label)
-    graph = _trace(module, label)
+    graph = trace(module, label, "fold the batch norm of")
+    if any(node.op == "call_function" and node.target in _FUNCTIONAL for node in graph.nodes):
+        raise NetspaceError(
+            f"cannot fold {label}: its forward calls batch_norm as a function; use the nn.BatchNorm modules."
+        )
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     shared = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     layers = dict(module.named_modules())
@@ -138,8 +142,11 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _trace(module: nn.Module, label: str) -> fx.Graph:
-    """The graph of `module(x)`: arguments after the first keep their defaults."""
+def trace(module: nn.Module, label: str, purpose: str) -> fx.Graph:
+    """The graph of `module(x)`: arguments after the first keep their defaults. Raises `NetspaceError` where it has none.
+
+    `purpose` is what errors say cannot be done: 'fold the batch norm of'.
+    """
     later = list(inspect.signature(module.forward).parameters.values())[1:]
     settled = {each.name: each.default for each in later if each.default is not each.empty}
     tracer = _Tracer()
@@ -150,11 +157,7 @@ def _trace(module: nn.Module, label: str) -> fx.Graph:
     except Exception as error:  # whatever the forward does to a proxy
         where = f"{label} (in {tracer.failed})" if tracer.failed else label
         raise NetspaceError(
-            f"cannot fold the batch norm of {where}: torch.fx cannot trace its forward ({reason(error)}); "
+            f"cannot {purpose} {where}: torch.fx cannot trace its forward ({reason(error)}); "
             "write it without control flow that depends on the data, or give it already folded."
         ) from error
-    if any(node.op == "call_function" and node.target in _FUNCTIONAL for node in graph.nodes):
-        raise NetspaceError(
-            f"cannot fold {label}: its forward calls batch_norm as a function; use the nn.BatchNorm modules."
-        )
     return graph

@@ -1,0 +1,119 @@
+"""Networks whose channels lie in the same order: weight matching (Ainsworth et al. 2023, Git Re-Basin, Algorithm 1).
+
+Group by group of channels (`channels.py`), the permutation that brings one network's parameters nearest to another's.
+
+Axes: M members (networks), P parameters, C channels, K values of a channel in one parameter, B inputs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from netspace.errors import NetspaceError
+from netspace.networks.batch import run_one
+from netspace.networks.channels import ChannelGroup, Use, permute
+from netspace.networks.prep import unflatten
+from netspace.networks.spec import NetSpec
+
+SWEEPS = 100  # over all groups, at most; a few are enough until nothing changes
+TOLERANCE = 1e-9  # largest difference of outputs in float64, as a part of the largest output
+
+
+def _similarity(
+    uses: Sequence[Use], size: int, reference: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> Tensor:
+    """How alike channels of the reference and of each network are: inner products (M, C, C) over the parameters used."""
+    total: Tensor | None = None
+    for use in uses:
+        rows = []
+        for tensor in (reference[use.name][None], tensors[use.name]):
+            part = tensor.movedim(use.axis + 1, 1)[:, use.start : use.start + size * use.repeats]
+            rows.append(part.reshape(len(tensor), size, -1))  # (M, C, K)
+        product = rows[0] @ rows[1].mT
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def align(reference: Tensor, flat: Tensor, spec: NetSpec, groups: Sequence[ChannelGroup]) -> Tensor:
+    """Networks (M, P) with their channels in the order in which they are nearest to the reference (P,).
+
+    The functions of the networks stay as they are, and no network ends farther from the reference than it was. Each is
+    matched from two starts, its own order and one found from the inputs on (every group by what lies before it), and the
+    nearer outcome is taken: weight matching ends where no group alone can bring it nearer.
+    """
+    outcomes = [_matched(reference, flat, spec, groups, from_inputs) for from_inputs in (False, True)]
+    own, forward = ((outcome - reference).square().sum(1) for outcome in outcomes)
+    return torch.where((forward < own)[:, None], outcomes[1], outcomes[0])
+
+
+def _matched(
+    reference: Tensor, flat: Tensor, spec: NetSpec, groups: Sequence[ChannelGroup], from_inputs: bool
+) -> Tensor:
+    """Networks (M, P) after sweeps over the groups until none changes."""
+    target = {name: value.double() for name, value in unflatten(reference, spec).items()}
+    moving = {name: value.to(torch.float64, copy=True) for name, value in unflatten(flat, spec).items()}
+    least = 1e-9 * float(reference.double().square().sum())  # a gain that counts
+    if from_inputs:
+        for group, uses in zip(groups, _uses_before(groups), strict=True):
+            orders = _orders(_similarity(uses, group.size, target, moving))
+            moving.update(permute(moving, group, orders))
+    active = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+    for _ in range(SWEEPS):
+        changed = torch.zeros_like(active)
+        for group in groups:
+            rows = active.nonzero()[:, 0]
+            mine = {use.name: moving[use.name][rows] for use in group.uses}
+            moved = permute(mine, group, _orders(_similarity(group.uses, group.size, target, mine)))
+            gain = torch.stack(
+                [((moved[name] - value) * target[name]).flatten(1).sum(1) for name, value in mine.items()]
+            )
+            better = gain.sum(0) > least  # of a group that meets itself in a parameter, orders are a guess
+            for name, value in moved.items():
+                moving[name][rows[better]] = value[better]
+            changed[rows[better]] = True
+        active = changed
+        if not bool(active.any()):
+            break
+    return torch.cat([moving[name].flatten(1) for name in spec.names], 1).to(flat.dtype)
+
+
+def _uses_before(groups: Sequence[ChannelGroup]) -> list[list[Use]]:
+    """Of each group the uses in parameters where all other groups come before it; all of them where there are none."""
+    before: list[list[Use]] = []
+    done: set[int] = set()
+    members: dict[str, set[int]] = defaultdict(set)
+    for number, group in enumerate(groups):
+        for use in group.uses:
+            members[use.name].add(number)
+    for number, group in enumerate(groups):
+        settled = [use for use in group.uses if members[use.name] - {number} <= done]
+        before.append(settled or list(group.uses))
+        done.add(number)
+    return before
+
+
+def _orders(similarity: Tensor) -> Tensor:
+    """The permutations (M, C) that sum up most of similarities (M, C, C)."""
+    found = [linear_sum_assignment(each, maximize=True)[1] for each in similarity.cpu().numpy()]
+    return torch.as_tensor(np.array(found).reshape(similarity.shape[:2]), device=similarity.device)
+
+
+def check_same_function(skeleton: nn.Module, spec: NetSpec, before: Tensor, after: Tensor, inputs: Tensor) -> None:
+    """Raises `NetspaceError` unless networks (M, P) answer inputs (B, ...) alike before and after, in float64."""
+    exact = skeleton.double()
+    for one, other in zip(before, after, strict=True):
+        outputs, others = (run_one(exact, spec, each.double(), inputs.double()) for each in (one, other))
+        largest = float(outputs.abs().max().clamp_min(1e-12))
+        difference = float((outputs - others).abs().max())
+        if not difference <= TOLERANCE * largest:
+            raise NetspaceError(
+                f"aligned networks of {spec.arch!r} answer otherwise than before (largest difference {difference:.1e} of "
+                f"{largest:.1e}): their graph does something with channels that netspace does not see; they are left as they were"
+            )

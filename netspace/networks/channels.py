@@ -1,0 +1,343 @@
+"""Groups of channels that may change places without changing a network's function, read from its graph.
+
+The channels of a hidden layer can be permuted if every parameter that reads or writes them is permuted alike. Which
+parameters those are is read from the network's `torch.fx` graph: layers added up (residual streams) share a group, a
+flattened map gives each channel several neighbouring inputs, and whatever the graph does that is not certain to keep
+channels apart leaves them where they are. Networks are aligned by them (`alignment.py`).
+
+Axes: M members (networks), C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from netspace.networks.folding import FrozenAffine
+from netspace.networks.graph import trace
+
+_ELEMENTWISE = frozenset(
+    [
+        "relu",
+        "relu_",
+        "leaky_relu",
+        "gelu",
+        "silu",
+        "elu",
+        "selu",
+        "celu",
+        "tanh",
+        "sigmoid",
+        "hardtanh",
+        "relu6",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "softplus",
+        "softsign",
+        "logsigmoid",
+        "tanhshrink",
+        "rrelu",
+        "dropout",
+        "dropout2d",
+        "identity",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "contiguous",
+        "clone",
+        "detach",
+        "abs",
+        "neg",
+        "exp",
+        "sin",
+        "cos",
+        "square",
+        "sqrt",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "pow",
+        "float",
+        "double",
+    ]
+)
+_POOLING = frozenset(
+    [
+        "avg_pool1d",
+        "avg_pool2d",
+        "max_pool1d",
+        "max_pool2d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
+        "interpolate",
+        "upsample",
+        "boolean_dispatch",
+    ]  # the last is what torch calls its max_pool
+)
+_JOINING = frozenset(
+    ["add", "sub", "mul", "maximum", "minimum", "iadd", "isub", "imul", "add_", "sub_", "mul_", "truediv", "div"]
+)
+_RESHAPING = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze"])
+
+
+@dataclass(frozen=True)
+class Use:
+    """Where a group lies in a parameter: on this axis, `repeats` entries for each channel, one channel after the other."""
+
+    name: str
+    axis: int
+    start: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that change places together, wherever they are used."""
+
+    size: int  # C
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A run of neighbouring channels of a value: all channels of one axis, each `repeats` times in a row."""
+
+    axis: int
+    size: int
+    repeats: int = 1
+
+    @property
+    def length(self) -> int:
+        return self.size * self.repeats
+
+
+_Channels = tuple[_Segment, ...]  # of a value, along its second axis
+
+
+@dataclass
+class _Axes:
+    """Axes of channels as they are found, joined where they have to stay alike (union-find)."""
+
+    parent: list[int] = field(default_factory=list)
+    fixed: set[int] = field(default_factory=set)  # they may not change places
+    uses: dict[tuple[str, int], _Channels] = field(default_factory=dict)  # parameter and its axis
+
+    def new(self, size: int, fixed: bool = False) -> _Channels:
+        self.parent.append(len(self.parent))
+        if fixed:
+            self.fixed.add(len(self.parent) - 1)
+        return (_Segment(len(self.parent) - 1, size),)
+
+    def root(self, axis: int) -> int:
+        while self.parent[axis] != axis:
+            axis = self.parent[axis]
+        return axis
+
+    def fix(self, channels: _Channels) -> None:
+        self.fixed.update(segment.axis for segment in channels)
+
+    def join(self, one: _Channels, other: _Channels) -> None:
+        """Both lie on the same channels from here on; where they are cut differently, none of them moves."""
+        if [(each.size, each.repeats) for each in one] == [(each.size, each.repeats) for each in other]:
+            for first, second in zip(one, other, strict=True):
+                self.parent[self.root(first.axis)] = self.root(second.axis)
+        else:
+            self.fix(one + other)
+
+    def use(self, name: str, axis: int, channels: _Channels) -> None:
+        """A parameter's axis lies on these channels. A parameter that is used twice ties both."""
+        if (name, axis) in self.uses:
+            self.join(self.uses[name, axis], channels)
+        else:
+            self.uses[name, axis] = channels
+
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        fixed = {self.root(axis) for axis in self.fixed}
+        uses: dict[int, list[Use]] = defaultdict(list)
+        sizes: dict[int, int] = {}
+        for (name, axis), channels in self.uses.items():
+            start = 0
+            for segment in channels:
+                root = self.root(segment.axis)
+                sizes[root] = segment.size
+                uses[root].append(Use(name, axis, start, segment.repeats))
+                start += segment.length
+        return tuple(
+            ChannelGroup(sizes[root], tuple(found))
+            for root, found in uses.items()
+            if root not in fixed and sizes[root] > 1
+        )
+
+
+def channel_groups(module: nn.Module, example: Tensor, label: str) -> tuple[ChannelGroup, ...]:
+    """The groups of channels of `module` that may change places; inputs and outputs stay as they are.
+
+    `module` is in eval mode, `example` (B, ...) an input of it. Raises `NetspaceError` if its forward cannot be traced.
+    """
+    graph = trace(module, label, "align the channels of")
+    shapes = _shapes(module, graph, example)
+    axes = _Axes()
+    known: dict[fx.Node, _Channels] = {}
+    layers = dict(module.named_modules())
+    for node in graph.nodes:
+        before = [known[each] for each in node.all_input_nodes if each in known]
+        shape = shapes.get(node)
+        if node.op == "placeholder" and shape:
+            known[node] = axes.new(shape[1] if len(shape) > 1 else 1, fixed=True)
+        elif node.op == "output":
+            for channels in before:
+                axes.fix(channels)
+        elif shape is not None:
+            after = None
+            if len(before) == len([each for each in node.all_input_nodes if each in shapes]) and len(shape) > 1:
+                if node.op == "call_module" and len(before) == 1:
+                    entering = shapes[node.all_input_nodes[0]]
+                    after = _layer(axes, str(node.target), layers[str(node.target)], before[0], entering, shape)
+                elif node.op in ("call_function", "call_method"):
+                    after = _function(
+                        axes, node, before, [shapes[each] for each in node.all_input_nodes if each in shapes], shape
+                    )
+            if after is None or sum(segment.length for segment in after) != shape[1]:
+                for channels in before:
+                    axes.fix(channels)
+                after = axes.new(shape[1] if len(shape) > 1 else 1, fixed=True)
+            known[node] = after
+    return axes.groups()
+
+
+def _shapes(module: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node, tuple[int, ...]]:
+    """The shape of every value of the graph that is a tensor."""
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    class Shapes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                shapes[n] = tuple(value.shape)
+            return value
+
+    with torch.no_grad():
+        Shapes(module, graph=graph).run(example)
+    return shapes
+
+
+def _layer(
+    axes: _Axes, name: str, layer: nn.Module, before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]
+) -> _Channels | None:
+    """The channels that a layer gives, its parameters noted; None where they are not certain to stay apart."""
+    own = layer._parameters
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if isinstance(layer, (_ConvNd, nn.Linear)):
+        if type(layer).__module__.partition(".")[0] != "torch" or own.get("weight") is None:
+            return None  # a forward of its own, or a weight that is computed
+        if isinstance(layer, nn.Linear) and len(entering) != 2:
+            return None
+        if getattr(layer, "groups", 1) != 1:
+            if layer.groups != layer.in_channels or isinstance(layer, _ConvTransposeNd):
+                return None
+            times = shape[1] // entering[1]
+            after = tuple(_Segment(each.axis, each.size, each.repeats * times) for each in before)
+            axes.use(f"{name}.weight", 0, after)
+        else:
+            ways = (0, 1) if isinstance(layer, _ConvTransposeNd) else (1, 0)
+            after = axes.new(shape[1])
+            axes.use(f"{name}.weight", ways[0], before)
+            axes.use(f"{name}.weight", ways[1], after)
+        if own.get("bias") is not None:
+            axes.use(f"{name}.bias", 0, after)
+        return after
+    if isinstance(layer, (_BatchNorm, FrozenAffine)) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
+        for part, value in (*own.items(), *layer._buffers.items()):
+            if value is not None and value.dim() == 1:
+                axes.use(f"{name}.{part}", 0, before)
+        return before
+    if isinstance(layer, nn.PReLU):
+        return before
+    if own or layer._buffers or any(True for _ in layer.children()):
+        return None
+    kind = type(layer).__name__.lower()
+    elementwise = {name.replace("_", "") for name in _ELEMENTWISE}
+    if isinstance(layer, nn.Flatten):
+        return _reshaped(before, entering, shape)
+    if type(layer).__module__.startswith("torch.nn.modules") and (
+        kind in elementwise or "pool" in kind or "dropout" in kind or "pad2d" in kind or kind.startswith("upsample")
+    ):
+        return before
+    return None
+
+
+def _function(
+    axes: _Axes, node: fx.Node, before: Sequence[_Channels], entering: Sequence[tuple[int, ...]], shape: tuple[int, ...]
+) -> _Channels | None:
+    """The channels that a function or method gives; None where they are not certain to stay apart."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op == "call_function" and getattr(node.target, "__module__", "") not in (
+        *("torch", "torch.nn.functional", "_operator", "torch._C._nn", "math", None, "torch._jit_internal"),
+    ):
+        return None
+    if len(before) == 1 and (name in _ELEMENTWISE or name in _POOLING or name in _JOINING):
+        return before[0] if entering[0][1] == shape[1] and len(entering[0]) == len(shape) else None
+    if len(before) == 1 and name in _RESHAPING:
+        return _reshaped(before[0], entering[0], shape)
+    if len(before) == 1 and name == "mean" and len(shape) >= 2 and shape[:2] == entering[0][:2]:
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        taken = [axis] if isinstance(axis, int) else list(axis) if isinstance(axis, (tuple, list)) else [0]
+        return before[0] if all(int(each) % len(entering[0]) >= 2 for each in taken) else None
+    if (
+        len(before) == 2
+        and name in _JOINING
+        and entering[0][1] == entering[1][1]
+        and len(entering[0]) == len(entering[1])
+    ):
+        axes.join(before[0], before[1])
+        return before[0]
+    if name in ("cat", "concat"):
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        parts = node.args[0]
+        if axis == 1 and isinstance(parts, (tuple, list)) and len(parts) == len(before):
+            return tuple(segment for channels in before for segment in channels)
+    return None
+
+
+def _reshaped(before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]) -> _Channels | None:
+    """Channels of a value whose later axes are laid out anew, or run together with them."""
+    if entering[:2] == shape[:2]:
+        return before
+    if entering[0] == shape[0] and len(shape) == 2 and shape[1] == math.prod(entering[1:]):
+        times = math.prod(entering[2:])
+        return tuple(_Segment(each.axis, each.size, each.repeats * times) for each in before)
+    return None
+
+
+def _index(use: Use, permutations: Tensor, length: int) -> Tensor:
+    """Entries (M, length) of a parameter's axis, of which those of the group are taken in another order."""
+    members, size = permutations.shape
+    index = torch.arange(length, device=permutations.device).repeat(members, 1)
+    offsets = torch.arange(use.repeats, device=permutations.device)
+    moved = use.start + (permutations[:, :, None] * use.repeats + offsets).flatten(1)
+    index[:, use.start : use.start + size * use.repeats] = moved
+    return index
+
+
+def permute(tensors: Mapping[str, Tensor], group: ChannelGroup, permutations: Tensor) -> dict[str, Tensor]:
+    """Parameters (M, ...) of M networks with a group's channels in other orders: channel i is what `permutations`[m, i] was.
+
+    Returns only the parameters that the group uses. `permutations` is (M, C), integers.
+    """
+    moved = {use.name: tensors[use.name] for use in group.uses}
+    for use in group.uses:
+        tensor = moved[use.name]
+        axis = use.axis + 1
+        index = _index(use, permutations, tensor.shape[axis])
+        index = index.reshape(len(index), *(-1 if each == axis else 1 for each in range(1, tensor.dim())))
+        moved[use.name] = tensor.gather(axis, index.expand_as(tensor))
+    return moved
