@@ -7,13 +7,16 @@ Axes: M members (networks), P parameters, C channels, K values of a channel in o
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from netspace.errors import NetspaceError
 from netspace.networks.batch import run_one
@@ -22,6 +25,7 @@ from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 
 SWEEPS = 100  # over all groups, at most; a few are enough until nothing changes
+TINY = 1e-6  # a spread below which a channel is constant
 TOLERANCE = 1e-9  # largest difference of outputs in float64, as a part of the largest output
 
 
@@ -117,3 +121,78 @@ def check_same_function(skeleton: nn.Module, spec: NetSpec, before: Tensor, afte
                 f"aligned networks of {spec.arch!r} answer otherwise than before (largest difference {difference:.1e} of "
                 f"{largest:.1e}): their graph does something with channels that netspace does not see; they are left as they were"
             )
+
+
+def reset_statistics(
+    skeleton: nn.Module,
+    spec: NetSpec,
+    groups: Sequence[ChannelGroup],
+    mixed: Tensor,
+    sources: Tensor,
+    weights: Tensor,
+    inputs: Tensor,
+) -> Tensor:
+    """Mixed networks (S, P) whose hidden channels have the mean and spread on `inputs` that a mixture should have.
+
+    Weights that are averaged have outputs of less spread than either network's (Jordan et al. 2022, REPAIR). Every hidden
+    layer's channels are scaled and shifted, from the first layer on, to the mean and spread of the `sources` (K, P), mixed
+    with `weights` (S, K). Networks are folded, so this is what resetting batch norm's statistics does to others.
+    """
+    hidden = {use.name.removesuffix(".weight") for group in groups for use in group.uses if use.axis == 0}
+    module = copy.deepcopy(skeleton).eval()
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if name in hidden and isinstance(layer, (_ConvNd, nn.Linear))
+    }
+    kept: dict[str, tuple[Tensor, Tensor]] = {}  # means and spreads of a layer's channels, of the sources (K, C)
+    offsets = {
+        name: slice(start, start + size) for name, start, size in zip(spec.names, spec.offsets, spec.sizes, strict=True)
+    }
+
+    def moments(output: Tensor) -> tuple[Tensor, Tensor]:
+        values = output.movedim(1, 0).flatten(1)
+        return values.mean(1), values.std(1)
+
+    def watch(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen.setdefault(name, moments(output))
+
+        return hook
+
+    def reset(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            mean, spread = moments(output)
+            wanted_mean, wanted_spread = (weight @ each for each in kept[name])
+            scale = torch.where(spread > TINY, wanted_spread / spread.clamp_min(TINY), torch.ones_like(spread))
+            shape = (1, -1, *(1 for _ in output.shape[2:]))
+            part = result[offsets[f"{name}.weight"]].view(len(scale), -1)
+            part *= scale[:, None]
+            bias = result[offsets[f"{name}.bias"]]
+            bias.copy_((bias - mean) * scale + wanted_mean)
+            return (output - mean.view(shape)) * scale.view(shape) + wanted_mean.view(shape)
+
+        return hook
+
+    usable = [name for name in layers if f"{name}.weight" in offsets and f"{name}.bias" in offsets]
+    with torch.no_grad():
+        records = []
+        handles = [layers[name].register_forward_hook(watch(name)) for name in usable]
+        for flat in sources:
+            seen: dict[str, tuple[Tensor, Tensor]] = {}
+            run_one(module, spec, flat, inputs)
+            records.append(seen)
+        for handle in handles:
+            handle.remove()
+        kept = {
+            name: (torch.stack([each[name][0] for each in records]), torch.stack([each[name][1] for each in records]))
+            for name in usable
+        }
+        for name in usable:
+            layers[name].register_forward_hook(reset(name))
+        results = []
+        for flat, weight in zip(mixed, weights, strict=True):
+            result = flat.clone()
+            run_one(module, spec, flat, inputs)
+            results.append(result)
+    return torch.stack(results)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.errors import NetspaceError
-from netspace.networks.alignment import align, check_same_function
+from netspace.networks.alignment import align, check_same_function, reset_statistics
 from netspace.networks.batch import run_one
 from netspace.networks.channels import ChannelGroup, Use, channel_groups, permute
 from netspace.networks.prep import unflatten
@@ -215,3 +215,47 @@ def test_a_network_that_cannot_be_traced_is_refused() -> None:
     decides = Forward(lambda self, x: self.one(x) if x.sum() > 0 else self.one(-x), one=nn.Conv2d(1, 2, 1))
     with pytest.raises(NetspaceError, match=r"cannot align the channels of mine: torch\.fx cannot trace its forward"):
         groups_of(decides)
+
+
+def test_reset_statistics_gives_hidden_channels_the_mixture_of_their_sources() -> None:
+    torch.manual_seed(5)
+    module = NAMED["resnet8"]().double().eval()
+    spec, groups = spec_of(module), channel_groups(module, torch.randn(2, *IMAGE, dtype=torch.float64), "mine")
+    sources, inputs = flat_of(module, 3), torch.randn(64, *IMAGE, dtype=torch.float64)
+    weights = torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    mixed = weights @ sources
+    found = reset_statistics(module, spec, groups, mixed, sources, weights, inputs)
+    torch.testing.assert_close(found[1], sources[1])  # a source is its own mixture
+
+    def moments(flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        seen = {}
+        handles = [
+            layer.register_forward_hook(
+                lambda _m, _i, output, name=name: seen.update({name: (output.mean((0, 2, 3)), output.std((0, 2, 3)))})
+            )
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Conv2d)
+        ]
+        run_one(module, spec, flat, inputs)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    every, own = [moments(flat) for flat in sources], moments(found[0])
+    assert len(own) == 9
+    for name, values in own.items():
+        for position, value in enumerate(values):
+            wanted = sum(weight * each[name][position] for weight, each in zip(weights[0], every, strict=True))
+            torch.testing.assert_close(value, wanted)
+    assert not torch.allclose(found[0], mixed[0])
+    head = spec.offsets[spec.names.index("fc.weight")]
+    assert torch.equal(found[0, head:], mixed[0, head:])  # outputs are nobody's channels
+
+
+def test_channels_that_do_not_vary_keep_their_weights() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 2)).double().eval()
+    spec, groups = spec_of(module), channel_groups(module, torch.randn(2, *IMAGE, dtype=torch.float64), "mine")
+    sources = torch.zeros(1, spec.num_parameters, dtype=torch.float64)
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    found = reset_statistics(module, spec, groups, sources.clone(), sources, ones, torch.randn(8, *IMAGE).double())
+    assert torch.equal(found, sources)
