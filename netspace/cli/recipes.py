@@ -53,12 +53,12 @@ def schema(
 def _settings(result: dict[str, Any]) -> str:
     lines = []
     for each in result["settings"]:
-        default = "required" if each["required"] else f"default {_value(each['default'])}"
+        default = "required" if each["required"] else f"default {value(each['default'])}"
         lines.append(f"{each['name']} ({each['type']}; {default})" + (f"\n    {each['help']}" if each["help"] else ""))
     return "\n".join(lines)
 
 
-def _value(value: Any) -> str:
+def value(value: Any) -> str:
     """A default as YAML has it; of a list of groups their number, since each of their settings has a line."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"{len(value)} of them"
