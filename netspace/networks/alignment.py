@@ -191,7 +191,7 @@ def reset_statistics(
         for name in usable:
             layers[name].register_forward_hook(reset(name))
         results = []
-        for flat, weight in zip(mixed, weights, strict=True):
+        for flat, weight in zip(mixed, weights, strict=True):  # noqa: B007 - the hooks read `weight`
             result = flat.clone()
             run_one(module, spec, flat, inputs)
             results.append(result)
