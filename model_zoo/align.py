@@ -79,7 +79,7 @@ class _Aligned:
         if not len(rows):
             self.skipped = f"{group.id} has no network to align to"
             return
-        self.row = int(rows[np.argmax(group.members["accuracy_val"][rows])])
+        self.row = int(rows[np.argmax(group.merit(rows))])
         try:
             self.module = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
             self.groups = channel_groups(self.module, torch.zeros(2, *spec.input_shape), repr(group.id))

@@ -34,7 +34,7 @@ from netspace.precision import fastest, remembered
 from netspace.process import available_cores
 from netspace.progress import progress
 from netspace.streams import generator
-from netspace.tasks import TaskData, load
+from netspace.tasks import Task, load
 from netspace.zoo import Zoo, merge, parts_folder, teacher_path, zoo_lock
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
@@ -87,7 +87,7 @@ def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
             _finish(path)
 
 
-def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
+def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
     for architecture in recipe.archs.values():
         archs.resolve(architecture.arch)  # refuses code that nobody trusted
     device = pick_device(recipe.device)
@@ -116,21 +116,22 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[TaskData, Plan]:
     return task, the_plan
 
 
-def choose_way(chosen: Candidate, recipe: ZooRecipe, task: TaskData) -> Way:
+def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
     """How an architecture is trained fastest on this device: timed in seconds, once a machine.
 
     Each way trains its group for a few steps on real images; the least time for an image and member wins.
     """
     runs = [run for run in plan(recipe) if run.arch == chosen.id]
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
-    batch = min(recipe.batch_size, len(task.train))
+    batch = min(recipe.batch_size, task.size("train"))
     plain = recipe.model_copy(update={"compile": False})  # what is fastest so is taken to be the fastest compiled
 
     def trial(way: Way) -> Callable[[], object]:
         group = Group(task, chosen.make, runs[: way.fused], plain, way)
         count = len(group.runs)
-        places = torch.randint(len(task.train), (count, batch), generator=generator(0)).to(task.device)
-        images, labels = task.normalise(task.train.images[places]), task.train.labels[places]
+        places = torch.randint(task.size("train"), (count, batch), generator=generator(0)).to(task.device)
+        seeds = torch.tensor([run.seed for run in group.runs])
+        images, labels = task.inputs("train", places, seeds), task.targets("train", places, seeds)
         rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
@@ -171,9 +172,9 @@ def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[
     return found
 
 
-def _train(the_plan: Plan, path: Path, task: TaskData, workers: int | None) -> None:
+def _train(the_plan: Plan, path: Path, task: Task, workers: int | None) -> None:
     groups = the_plan.groups()
-    total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
+    total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
     told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
     timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {remembered()} to time again"
     print(printable(f"training {sum(map(len, groups))} runs ({told}{timed})", lines=False), file=sys.stderr)
@@ -261,7 +262,7 @@ def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     assert the_plan is not None
     task = load(recipe.data, device=ranks.device if recipe.device == "auto" else pick_device(recipe.device))
     groups = the_plan.groups()[ranks.process_index :: ranks.num_processes]
-    total = sum(run.epochs[-1] for runs in groups for run in runs) * len(task.train)
+    total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
     with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
         with progress(f"zoo, process {ranks.process_index}", total, "images") as bar:
             Worker(the_plan, path, task).share(ranks.process_index, ranks.num_processes, bar.advance)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -31,7 +30,7 @@ from netspace.networks.batch import give_convolutions, stacked_channels_last
 from netspace.networks.kernels import smoothness_loss
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 
 Precision = Literal["float32", "bf16"]
 Layout = Literal["plain", "channels last"]
@@ -53,9 +52,9 @@ class Way:
 class Forward:
     """Losses and gradients of networks of one architecture; several groups may share one, and then share what was compiled."""
 
-    def __init__(self, module: nn.Module, recipe: ZooRecipe, way: Way, task: TaskData) -> None:
-        self.module, self.way, self.device = module.requires_grad_(False), way, task.device
-        self.spec = NetSpec.from_module(module, "training", {}, task.image_shape)
+    def __init__(self, module: nn.Module, recipe: ZooRecipe, way: Way, task: Task) -> None:
+        self.module, self.way, self.task, self.device = module.requires_grad_(False), way, task, task.device
+        self.spec = NetSpec.from_module(module, "training", {}, task.input_shape)
         self.smoothness, self.compiled = recipe.smoothness, recipe.compile
         self.kernels = [name for name, value in module.named_parameters() if value.ndim > 2]
         self.half = way.precision == "bf16"
@@ -73,7 +72,7 @@ class Forward:
         """Losses (M,), gradients (M, P) and new buffers of parameters (M, P), on normalised images (M, B, C, H, W) with
         labels (M, B). What a compiled pass gave is overwritten by the next.
         """
-        count, last = len(rows), self.way.layout == "channels last"
+        count, last = len(rows), self.way.layout == "channels last" and images.dim() == 5  # (M, B, C, H, W)
         if self.compiled:
             rows, images, labels = (self._filled(each) for each in (rows, images, labels))
             buffers = {name: self._filled(value) for name, value in buffers.items()}
@@ -107,7 +106,7 @@ class Forward:
         weights, held = unflatten(row, self.spec), {name: value.clone() for name, value in buffers.items()}
         used = {name: value.bfloat16() if name in self.halved else value for name, value in weights.items()}
         logits = functional_call(self.module, {**used, **held}, (images,))
-        loss = F.cross_entropy(logits.float() if self.half else logits, labels)
+        loss = self.task.training_loss(logits.float() if self.half else logits, labels)
         if self.smoothness and self.kernels:
             with torch.autocast(self.device.type, enabled=False):
                 loss = loss + self.smoothness * smoothness_loss(weights[name] for name in self.kernels)

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from model_zoo.recipe import ArchConfig
-from model_zoo.work import Candidate, candidate, member_accuracies
+from model_zoo.work import Candidate, candidate, member_scores
 from netspace.config import Seed, Settings, validate
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks import prep
@@ -157,12 +157,13 @@ def import_members(
     task = load(config)
     if header is None:
         recipe = {"name": "import", "archs": {arch: given.model_dump(mode="json", exclude_defaults=True)}}
-        header = Header(config.model_dump(mode="json"), task.split_hash, recipe)
+        header = Header(config.model_dump(mode="json"), task.split_hash, recipe, score=task.facts())
     elif header.split_hash != task.split_hash:
         raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
     chosen = candidate(arch.replace("/", "-"), given, task, prep_width, check="imported")
     flat = torch.stack([parameters(state, chosen, name, folded) for name, state in states.items()])
-    accuracies = member_accuracies(NetBatch(chosen.skeleton, chosen.spec), flat, task)
+    seeds = torch.tensor([entry.seed for entry in entries])
+    accuracies = member_scores(NetBatch(chosen.skeleton, chosen.spec), flat, task, seeds)
     runs = _runs(entries)
     members = np.zeros(len(flat), dtype=MEMBER)
     for index, (name, entry) in enumerate(zip(states, entries, strict=True)):
@@ -183,8 +184,7 @@ def import_members(
         "duplicates": duplicates,
         "runs": len(set(runs)),
         "splits": {name: splits.count(name) for name in SPLITS},
-        "mean": task.mean.tolist(),
-        "std": task.std.tolist(),
+        **task.normalisation(),
         "accuracy_test": dict(zip(states, accuracies["test"].tolist(), strict=True)),
     }
 

@@ -23,8 +23,7 @@ from netspace.errors import NetspaceError, ran_out
 from netspace.hardware import send
 from netspace.networks.prep import unflatten
 from netspace.streams import generator
-from netspace.tasks import TaskData
-from netspace.tasks.images import crop_flip
+from netspace.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Group:
 
     def __init__(
         self,
-        task: TaskData,
+        task: Task,
         make: Callable[[], nn.Module],
         runs: Sequence[RunPlan],
         recipe: ZooRecipe,
@@ -163,43 +162,25 @@ class Group:
 
     def _one_epoch(self) -> int:
         task, batch, device = self.task, self.recipe.batch_size, self.task.device
-        images, labels = task.train.images, task.train.labels
-        orders, offsets, mirrored = self._draws(len(labels))
-        starts = range(0, len(labels), batch)
+        count = task.size("train")
+        orders, draws = self._draws(count)
+        starts = range(0, count, batch)
         rates = send(self._rates(len(starts)), device)
+        seeds = torch.tensor([run.seed for run in self.runs])
         for number, start in enumerate(starts):
-            places = orders[:, start : start + batch]  # (M, B)
-            chosen = images[places]
-            if task.crop_padding or task.flip:
-                stop = start + batch
-                moved = crop_flip(
-                    chosen.flatten(0, 1),
-                    offsets[:, :, start:stop].transpose(0, 1).flatten(1),
-                    mirrored[:, start:stop].flatten(),
-                    task.crop_padding,
-                )
-                chosen = moved.view_as(chosen)
-            self.step(task.normalise(chosen), labels[places], rates[number])
-        return len(labels) * len(self.runs)
+            index = orders[:, start : start + batch]  # (M, B)
+            inputs = task.augmented(index, draws[:, :, start : start + batch], seeds)
+            self.step(inputs, task.targets("train", index, seeds), rates[number])
+        return count * len(self.runs)
 
-    def _draws(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every member for one epoch: order (M, N), crop offsets (M, 2, N), mirrored (M, N)."""
-        orders, offsets, mirrored = [], [], []
-        padding, device = self.task.crop_padding, self.task.device
+    def _draws(self, count: int) -> tuple[Tensor, Tensor]:
+        """Of every member for one epoch: the order (M, N) of inputs, and the numbers (M, K, N) that augment them."""
+        orders, draws = [], []
         for place, run in enumerate(self.runs):
             random = generator(run.seed, self.epoch(place))
             orders.append(torch.randperm(count, generator=random))
-            if padding or self.task.flip:
-                shift = torch.randint(2 * padding + 1, (2, count), generator=random)
-                offsets.append(shift)
-                flips = torch.randint(2, (count,), generator=random).bool()
-                mirrored.append(flips if self.task.flip else torch.zeros_like(flips))
-        empty = torch.empty(0)
-        return (
-            send(torch.stack(orders), device),
-            send(torch.stack(offsets), device) if offsets else empty,
-            send(torch.stack(mirrored), device) if mirrored else empty,
-        )
+            draws.append(self.task.draw_augmentation(count, random))
+        return send(torch.stack(orders), self.task.device), send(torch.stack(draws), self.task.device)
 
     def _rates(self, steps: int) -> Tensor:
         """Learning rates of this epoch's steps, (steps, M, 1)."""

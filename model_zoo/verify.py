@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_zoo.work import member_accuracies
+from model_zoo.work import member_scores
 from netspace import archs
 from netspace.archs.identity import check_identity
 from netspace.errors import NetspaceError, UsageError
@@ -21,7 +21,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.prep import unpack
 from netspace.progress import progress
 from netspace.streams import generator
-from netspace.tasks import DataConfig, load
+from netspace.tasks import DataConfig, Task, load
 from netspace.zoo import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
 
 CHUNK = 256  # members read at once
@@ -103,7 +103,7 @@ def identity_problems(group: ArchGroup) -> list[str]:
     return []
 
 
-def accuracy_problems(group: ArchGroup, task: Any, sample: int, seed: int) -> tuple[int, list[str]]:
+def accuracy_problems(group: ArchGroup, task: Task, sample: int, seed: int) -> tuple[int, list[str]]:
     """Re-evaluates a sample of members; their number, and a sentence for each accuracy that did not come out."""
     rows = np.flatnonzero(group.members["status"] == b"ok")
     order = torch.randperm(len(rows), generator=generator(seed, group.class_id))[:sample].numpy()
@@ -117,13 +117,14 @@ def accuracy_problems(group: ArchGroup, task: Any, sample: int, seed: int) -> tu
     spec = group.spec
     skeleton = archs.skeleton(spec.arch, spec.settings, spec.input_shape).to(task.device)
     flat = unpack(preps.to(task.device), spec.num_parameters)
+    seeds = group.seeds(rows)
     found = []
-    for split, values in member_accuracies(NetBatch(skeleton, spec), flat, task).items():
-        allowed = TOLERANCE_IMAGES / len(task.split(split)) + 1e-9
+    for split, values in member_scores(NetBatch(skeleton, spec), flat, task, seeds).items():
+        allowed = TOLERANCE_IMAGES / task.size(split) + 1e-9
         for row, value in zip(rows, values, strict=True):
             stored = float(group.members[f"accuracy_{split}"][row])
             if not abs(stored - value) <= allowed:
                 found.append(
-                    f"{MemberRef(group.id, int(row))}: accuracy on {split} is stored as {stored:.4f}, but is {value:.4f}"
+                    f"{MemberRef(group.id, int(row))}: {task.score_name} on {split} is stored as {stored:.4f}, but is {value:.4f}"
                 )
     return len(rows), found

@@ -26,14 +26,13 @@ from netspace.config import validate
 from netspace.errors import NetspaceError, printable
 from netspace.hardware import pick_device
 from netspace.io import Record, going_on_from, read_json, read_torch, write_json, write_torch
-from netspace.metrics import accuracy
 from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.folding import Folder
 from netspace.networks.spec import NetSpec
 from netspace.process import keep_freed_memory
-from netspace.tasks import TaskData, load
-from netspace.zoo import MEMBER, Header, Population, parts_folder, write_zoo
+from netspace.tasks import Task, load
+from netspace.zoo import MEMBER, SPLITS, Header, Population, parts_folder, write_zoo
 
 TURNS = 4  # runs of a fused group for each of its places, at most: whoever ends early is followed by another
 
@@ -73,28 +72,29 @@ class Candidate:
         return archs.build(self.arch, **self.settings)
 
 
-def candidate(name: str, config: ArchConfig, task: TaskData, prep_width: int | None, check: Check = "") -> Candidate:
+def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None, check: Check = "") -> Candidate:
     """The architecture `name` of a recipe for a task's images and classes; without `prep_width` its PReps have 8 rows.
 
     With `check` it is proved to be its parameters alone and to give the task's logits, for networks that are to be
     trained or that were trained elsewhere; once is enough.
     """
-    settings = config.settings(task.image_shape, task.num_classes)
+    settings = config.settings(task.input_shape, task.num_outputs)
     module = archs.build(config.arch, **settings)
-    example = task.normalise(task.train.images[:4]).cpu()
+    example = task.inputs("train", slice(4), torch.tensor([-1])).cpu()
     folder = Folder(module, example, name=config.arch, constants=True)
     if check:
         make = partial(archs.build, config.arch, **settings)
-        check_outputs(config.arch, make, example, task.num_classes, trained=check == "trained")
-        check_identity(config.arch, make, task.image_shape)
-    skeleton = archs.skeleton(config.arch, settings, task.image_shape)
-    spec = NetSpec.from_module(skeleton, config.arch, settings, task.image_shape)
+        nouns = task.input_noun, task.output_noun
+        check_outputs(config.arch, make, example, task.num_outputs, trained=check == "trained", nouns=nouns)
+        check_identity(config.arch, make, task.input_shape)
+    skeleton = archs.skeleton(config.arch, settings, task.input_shape)
+    spec = NetSpec.from_module(skeleton, config.arch, settings, task.input_shape)
     width = prep.fitting_width(spec.num_parameters) if prep_width is None else prep_width
     size = (prep.height(spec.num_parameters, width), width)
     return Candidate(name, config.arch, settings, spec, skeleton.to(task.device), size, folder)
 
 
-def candidates(recipe: ZooRecipe, task: TaskData, check: Check = "") -> dict[str, Candidate]:
+def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Candidate]:
     """All architectures of a recipe, whose PReps have one width: without `prep_width` the smallest architecture's."""
     found = {name: candidate(name, each, task, recipe.prep_width, check) for name, each in recipe.archs.items()}
     width = min(each.size[1] for each in found.values())
@@ -158,11 +158,11 @@ class Plan:
 class Worker:
     """Trains a share of a plan's groups and commits their members beside the zoo at `path`."""
 
-    def __init__(self, the_plan: Plan, path: Path, task: TaskData | None = None) -> None:
+    def __init__(self, the_plan: Plan, path: Path, task: Task | None = None) -> None:
         self.plan, self.path = the_plan, path
         recipe = the_plan.recipe
         self.task = task or load(recipe.data, device=pick_device(recipe.device))
-        self.header = the_plan.header()
+        self.header = replace(the_plan.header(), score=self.task.facts())
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
         self.forwards: dict[str, Forward] = {}  # by architecture: of its groups, one after another
@@ -175,7 +175,7 @@ class Worker:
 
     def group(self, number: int, runs: Sequence[RunPlan], report: Callable[[int], None]) -> None:
         """Trains one group to its end, from its checkpoint if it left one. Does nothing if it is finished."""
-        images = len(self.task.train)
+        images = self.task.size("train")
         if finished(self.path, number):
             report(sum(run.epochs[-1] for run in runs) * images)
             return
@@ -240,14 +240,15 @@ class Worker:
             for name, value in snapshot.state.items()
         }
         flat = prep.flatten(chosen.folder(whole), chosen.spec)
-        accuracies = member_accuracies(self.nets[chosen.id], flat, self.task)
+        seeds = torch.tensor([run.seed for run in snapshot.runs])
+        scores = member_scores(self.nets[chosen.id], flat, self.task, seeds)
         table = np.zeros(len(flat), dtype=MEMBER)
         for place, run in enumerate(snapshot.runs):
             ok = bool(finite[place])
             row = table[place]
             row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epochs[place]
             row["learning_rate"] = run.learning_rate
-            for split, values in accuracies.items():
+            for split, values in scores.items():
                 row[f"accuracy_{split}"] = values[place] if ok else np.nan
             row["split"] = run.split.encode() if ok else b""
             row["status"] = b"ok" if ok else b"diverged"
@@ -255,20 +256,22 @@ class Worker:
         return torch.where(finite[:, None], flat, torch.zeros_like(flat)), table
 
 
-def member_accuracies(nets: NetBatch, flat: Tensor, task: TaskData) -> dict[str, np.ndarray]:
-    """Accuracies (M,) of networks (M, P) on each split of a task (on at most TRAIN_IMAGES of the training split)."""
-    found = {}
-    with torch.no_grad():
-        for name in ("train", "val", "test"):
-            split = task.split(name)
-            count = min(len(split), TRAIN_IMAGES)
-            right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-            for start in range(0, count, CHUNK):
-                images = task.normalise(split.images[start : min(start + CHUNK, count)])
-                labels = split.labels[start : min(start + CHUNK, count)]
-                right += accuracy(nets(flat, images), labels) * len(labels)
-            found[name] = (right / count).cpu().numpy()
-    return found
+@torch.no_grad()
+def member_scores(nets: NetBatch, flat: Tensor, task: Task, seeds: Tensor) -> dict[str, np.ndarray]:
+    """Scores (M,) of networks (M, P) of runs with `seeds` (M,) on each split of a task.
+
+    Of the training split at most `TRAIN_IMAGES` inputs are used.
+    """
+    scores = {}
+    for split in SPLITS:
+        count = min(task.size(split), TRAIN_IMAGES)
+        total = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+        for start in range(0, count, CHUNK):
+            part = slice(start, min(start + CHUNK, count))
+            outputs = nets(flat, task.inputs(split, part, seeds), shared=not task.own_inputs)
+            total += task.score(outputs, task.targets(split, part, seeds)) * (part.stop - start)
+        scores[split] = (total / count).cpu().numpy()
+    return scores
 
 
 def finished(path: Path, number: int) -> bool:

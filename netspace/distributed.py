@@ -45,19 +45,19 @@ def agreed(choose: Callable[[], str]) -> str:
     return str(chosen[0])
 
 
-def shared_out(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """work(rows) for rows (M, ...) -> (M, ...) on the CPU, with the rows dealt out over all processes.
+def shared_out(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """work(*rows) for tensors (M, ...) -> (M, ...) on the CPU, with the rows dealt out over all processes.
 
     Every process calls this with the same rows and receives the whole result.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return work(rows).cpu()
+        return work(*rows).cpu()
     place, count = dist.get_rank(), dist.get_world_size()
-    mine = work(rows[place::count]).cpu() if place < len(rows) else None
+    mine = work(*(each[place::count] for each in rows)).cpu() if place < len(rows[0]) else None
     pieces: list[Tensor | None] = [None] * count
     dist.all_gather_object(pieces, mine)
     there = [piece for piece in pieces if piece is not None]
-    whole = torch.empty(len(rows), *there[0].shape[1:], dtype=there[0].dtype)
+    whole = torch.empty(len(rows[0]), *there[0].shape[1:], dtype=there[0].dtype)
     for first, piece in enumerate(there):
         whole[first::count] = piece
     return whole

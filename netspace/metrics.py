@@ -44,6 +44,18 @@ def divergence(predicted: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1).mean(-1)
 
 
+def concordance(first: Tensor, second: Tensor) -> Tensor:
+    """Lin's concordance of two networks' outputs (..., B, C) over inputs and outputs: (...,), 1 for equality, at least 0.
+
+    1 - mean squared difference / (both variances + squared difference of means) (Lin, 1989).
+    """
+    a, b = first.double(), second.double()
+    axes = (-2, -1)
+    error = (a - b).square().mean(axes)
+    scale = a.var(axes, correction=0) + b.var(axes, correction=0) + (a.mean(axes) - b.mean(axes)).square()
+    return torch.where(scale > 0, 1 - error / scale.clamp_min(1e-300), torch.ones_like(scale)).clamp_min(0)
+
+
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:
     """Coefficient of determination: 1 for equality, 0 for always saying the targets' mean, below for worse.
 
@@ -134,7 +146,7 @@ class Identity:
         """Means over the members that have peers; the others are counted in `without_peers` and otherwise left out."""
         known = np.isfinite(self.agreement_peers)
         values = {field.name: getattr(self, field.name)[known] for field in fields(self)}
-        means = {name: float(value.mean()) if known.any() else None for name, value in values.items()}
+        means = {name: _finite(value.mean()) if known.any() else None for name, value in values.items()}
         difference = (values["agreement_own"] - values["agreement_peers"]).mean() if known.any() else None
         return {
             "own_minus_peers": None if difference is None else float(difference),
@@ -142,6 +154,10 @@ class Identity:
             "members": int(known.sum()),
             "without_peers": int((~known).sum()),
         }
+
+
+def _finite(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def identity(predicted: Tensor, target: Tensor, labels: Tensor) -> Identity:
@@ -173,3 +189,13 @@ def identity(predicted: Tensor, target: Tensor, labels: Tensor) -> Identity:
             table[first, rows] = values[own]
             table[first + 1, rows] = (values * peers).sum(1) / peers.sum(1)  # 0 / 0 is NaN: no peers
     return Identity(*table[:, order.argsort()].cpu().numpy())
+
+
+def identity_of(agreements: Tensor, scores: Tensor) -> Identity:
+    """The same from the agreement (M, M) of predicted networks with targets and the targets' scores (M,); no mistakes are counted."""
+    near = (scores[:, None] - scores).abs() <= PEER_RANGE
+    peers = near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    same = agreements.double()
+    others = (same * peers).sum(1) / peers.sum(1)  # 0 / 0 is NaN: no peers
+    unknown = np.full(len(scores), np.nan)
+    return Identity(same.diagonal().cpu().numpy(), others.cpu().numpy(), unknown, unknown)

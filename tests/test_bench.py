@@ -132,7 +132,7 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
 def test_both_sides_of_a_zoo_do_the_same_work(contestants: ModuleType, reference: ModuleType, way: Way) -> None:
     case = contestants.ZooCase("lenetlike", 12, 10, images=20)
     task = load(case.data())
-    settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+    settings = archs.task_settings(case.arch, {}, task.input_shape, task.num_outputs)
     runs = [RunPlan("bench", number, number, (9,), contestants.RATE, "train") for number in range(way.fused)]
     group = Group(task, lambda: archs.build(case.arch, **settings), runs, case.recipe(), way)
     networks = []

@@ -30,7 +30,7 @@ from netspace.networks.prep import height, pack
 from netspace.networks.spec import NetSpec
 from netspace.process import keep_freed_memory
 from netspace.streams import generator
-from netspace.tasks import DataConfig, TaskData, load
+from netspace.tasks import Classification, DataConfig, load
 from netspace.training.batches import PRepSource
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
@@ -110,7 +110,7 @@ def step_cases(quick: bool) -> list[StepCase]:
     ]
 
 
-def plain_loader(task: TaskData, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
+def plain_loader(task: Classification, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
     """The task's normalised training images and their labels, shuffled."""
     data = TensorDataset(task.normalise(task.train.images).cpu(), task.train.labels.cpu())
     return DataLoader(data, batch, shuffle=True, pin_memory=task.device.type == "cuda")
@@ -121,7 +121,7 @@ class ReferenceZoo:
 
     def __init__(self, case: ZooCase, device: torch.device, members: int) -> None:
         task = load(case.data(), device=device)
-        settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+        settings = archs.task_settings(case.arch, {}, task.input_shape, task.num_outputs)
         self.device, self.loader = device, plain_loader(task, case.batch)
         self.networks = [archs.build(case.arch, **settings).to(device) for _ in range(members)]
         self.optimizers = [torch.optim.Adam(network.parameters(), lr=RATE) for network in self.networks]
@@ -156,8 +156,8 @@ class OurZoo:
 def setting_of(case: StepCase, device: torch.device) -> Setting:
     """What `netspace train` would make of the case and a zoo of random networks."""
     task, members = load(case.data, device="cpu"), max(32, 2 * case.recipe.networks)
-    kwargs = archs.task_settings(case.arch, {"width": case.width}, task.image_shape, task.num_classes)
-    spec = NetSpec.from_module(archs.skeleton(case.arch, kwargs, task.image_shape), case.arch, kwargs, task.image_shape)
+    kwargs = archs.task_settings(case.arch, {"width": case.width}, task.input_shape, task.num_outputs)
+    spec = NetSpec.from_module(archs.skeleton(case.arch, kwargs, task.input_shape), case.arch, kwargs, task.input_shape)
     flat = 0.05 * torch.randn(members + 1, spec.num_parameters, generator=generator(case.recipe.seed))
     preps = pack(flat, (height(spec.num_parameters, case.prep_width), case.prep_width))
     table = np.zeros(members + 1, dtype=MEMBER)
@@ -170,7 +170,7 @@ def setting_of(case: StepCase, device: torch.device) -> Setting:
             return prepare(case.recipe, zoo, device)
 
 
-def single(setting: Setting) -> tuple[NetBatch, PRepSource, TaskData]:
+def single(setting: Setting) -> tuple[NetBatch, PRepSource, Classification]:
     """What a step of the single-architecture setting is made of."""
     source = setting.train[0]
     assert source is not None
@@ -216,7 +216,7 @@ class ReferenceStep:
             recipe.model_copy(update={"remember_targets": False}), *single(setting)
         )
         if recipe.encoder.kind == "probe":
-            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_classes
+            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
             encoder = reference.ProbeEncoder(recipe.latent, *settings, self.network, nets.spec.input_shape)
         else:
             encoder = reference.ConvEncoder(recipe.latent, tuple(model.encoder.spread.shape))

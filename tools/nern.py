@@ -72,9 +72,9 @@ def nern_cases(quick: bool) -> list[NernCase]:
 def step_of(case: NernCase, device: torch.device) -> NernStep:
     """That of `netspace compress fit` of the case."""
     task = load(case.data, device=device)
-    settings = archs.task_settings(case.arch, {}, task.image_shape, task.num_classes)
+    settings = archs.task_settings(case.arch, {}, task.input_shape, task.num_outputs)
     torch.manual_seed(case.config.seed)
-    module = archs.skeleton(case.arch, settings, task.image_shape)
+    module = archs.skeleton(case.arch, settings, task.input_shape)
     state = {name: value.detach().clone() for name, value in module.state_dict().items()}
     step = NernStep(case.config, begin(state, case.config, None), Original(state, module, task), device)
     step.begin(case.config.stages[0], 0)

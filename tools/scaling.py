@@ -105,7 +105,7 @@ class Accuracy:
         loader = plain_loader(task, recipe.batch_size)
         for number in range(members):
             torch.manual_seed(1000 + number)
-            network = archs.build(arch, **archs.task_settings(arch, {}, task.image_shape, task.num_classes)).to(device)
+            network = archs.build(arch, **archs.task_settings(arch, {}, task.input_shape, task.num_outputs)).to(device)
             optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
             for _ in range(epochs):
                 reference.train_epoch(network, optimizer, loader, device)

@@ -82,7 +82,7 @@ def multi_setting(case: MultiCase, device: torch.device) -> Setting:
     assert told is not None
 
     def population(name: str, config: archs.ArchConfig, members: int) -> Population:
-        arch = declared(name, config, task.image_shape, task.num_classes, width, torch.device("cpu"))
+        arch = declared(name, config, task.input_shape, task.num_outputs, width, torch.device("cpu"))
         flat = 0.05 * torch.randn(members, arch.parameters, generator=generator(case.recipe.seed))
         table = np.zeros(members, dtype=MEMBER)
         table["split"] = [b"train"] * (members - 1) + [b"val"]
@@ -125,7 +125,7 @@ class ReferenceMultiStep:
         self.networks = [each.nets.skeleton for each in family]
         self.ours = step_of(case, setting)  # for its batches alone
         if recipe.encoder.kind == "probe":
-            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_classes
+            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
             self.encoder: torch.nn.Module = reference.ProbeEncoder(
                 recipe.latent, *settings, self.networks[0], family.input_shape
             ).to(device)

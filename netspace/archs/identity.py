@@ -54,11 +54,23 @@ def check_identity(name: str, make: Callable[[], nn.Module], input_shape: tuple[
         )
 
 
-def check_outputs(name: str, make: Callable[[], nn.Module], inputs: Tensor, classes: int, *, trained: bool) -> None:
-    """Refuses an architecture that does not map images (B, C, H, W) to logits (B, `classes`).
+def check_outputs(
+    name: str,
+    make: Callable[[], nn.Module],
+    inputs: Tensor,
+    outputs: int,
+    *,
+    trained: bool,
+    nouns: tuple[str, str] = ("images", "classes"),
+) -> None:
+    """Refuse an architecture that does not map inputs (B, ...) to (B, `outputs`); `nouns` name both in messages.
 
     `trained` says that networks will be trained, so that the forward pass of training has to as well.
+
+    Raises:
+        NetspaceError: the forward pass fails, or does not give one tensor of that shape.
     """
+    kind = "logits" if nouns[1] == "classes" else nouns[1]
     with torch.random.fork_rng(devices=()):
         module = make()
         for mode, words in (
@@ -69,18 +81,18 @@ def check_outputs(name: str, make: Callable[[], nn.Module], inputs: Tensor, clas
                     output = module.train(mode)(inputs)
             except Exception as error:  # whatever the forward pass raises
                 raise NetspaceError(
-                    f"{name} does not run {words} on images of {tuple(inputs.shape[1:])}: {reason(error)}."
+                    f"{name} does not run {words} on {nouns[0]} of {tuple(inputs.shape[1:])}: {reason(error)}."
                 ) from error
             if not isinstance(output, Tensor):
                 count = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
                 raise NetspaceError(
-                    f"{name} gives a {type(output).__name__}{count} {words}, where one tensor of logits (B, {classes}) is "
-                    "needed: wrap it so that it gives its logits alone"
+                    f"{name} gives a {type(output).__name__}{count} {words}, where one tensor of {kind} (B, {outputs}) is "
+                    f"needed: wrap it so that it gives its {kind} alone"
                 )
-            if tuple(output.shape) != (len(inputs), classes):
+            if tuple(output.shape) != (len(inputs), outputs):
                 raise NetspaceError(
-                    f"{name} gives outputs of {tuple(output.shape[1:])} {words}, but the task has {classes} classes: set its "
-                    "number of classes to fit, or choose the data it was trained on"
+                    f"{name} gives outputs of {tuple(output.shape[1:])} {words}, but the task has {outputs} {nouns[1]}: set its "
+                    f"number of {nouns[1]} to fit, or choose the data it was trained on"
                 )
 
 

@@ -266,10 +266,10 @@ def data_fetch(
     json: Json = False,
 ) -> None:
     """Download an image set from its makers, checked against its checksum."""
-    from netspace.tasks import DataConfig, fetch, load
+    from netspace.tasks import DataConfig, fetch, load_images
 
     path = fetch(name, root)
-    task = load(DataConfig(name=name, root=root))
+    task = load_images(DataConfig(name=name, root=root))
     result = {
         "name": name,
         "path": str(path),

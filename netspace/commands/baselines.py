@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from netspace import archs
-from netspace.losses import distillation_loss
 from netspace.metrics import nearest
 from netspace.models.autoencoder import layer_spread
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import unpack
 from netspace.space import Space
 from netspace.streams import generator
-from netspace.tasks import Split, TaskData
+from netspace.tasks import Task
 from netspace.training.batches import Images
 from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Teacher, shown_rows
-from netspace.training.validation import Comparison, accuracies, answers, compare_answers
+from netspace.training.validation import Comparison, accuracies, answers, compare_answers, slices
 from netspace.zoo import Zoo
 
 BANK = 4096  # training members that baselines and distances draw on, at most
@@ -72,15 +70,16 @@ class Baselines:
         arch = space.family[class_id]
         self.space, self.class_id, self.parameters = space, class_id, arch.parameters
         self.group = zoo.group(arch.id)
-        preps = self.group.read(shown_rows(space.recipe, zoo, self.group)[:BANK].numpy()).to(space.device)
+        rows = shown_rows(space.recipe, zoo, self.group)[:BANK].numpy()
+        preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
         self.bank = unpack(preps, arch.parameters)
         self.latents = space.encode_preps(preps, arch.id)
         self.spread = unpack(layer_spread(preps, arch.spec), arch.parameters)
 
     def compare(
-        self, target: Tensor, latents: Tensor, target_logits: Tensor, task: TaskData
+        self, target: Tensor, latents: Tensor, target_logits: Tensor, task: Task, seeds: Tensor
     ) -> tuple[dict[str, Comparison], float]:
-        """Each baseline compared with networks (M, P) that have latents (M, E) and test logits (M, B, C).
+        """Each baseline compared with networks (M, P) of `seeds` (M,) that have latents (M, E) and test logits (M, B, C).
 
         Returns comparisons by name, and the noise that was used:
 
@@ -94,41 +93,42 @@ class Baselines:
         - `average`: the mean of all training networks' weights; `noise`: `nearest` plus Gaussian noise.
         """
         scale = self._noise_scale(task)
-        choice = self._choose(target, latents, task)
-        compared = self._compare_chosen(choice, target_logits, task)
+        choice = self._choose(target, latents, task, seeds)
+        compared = self._compare_chosen(choice, target_logits, task, seeds)
         noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
-        average = self._test_logits(self.bank.mean(0, keepdim=True), task)
-        for name, logits in (("average", average.expand_as(target_logits)), ("noise", self._test_logits(noisy, task))):
-            compared[name] = compare_answers(target_logits, logits, task.test.labels)
+        average = self._test_logits(self.bank.mean(0, keepdim=True), task, seeds[:1])
+        for name, logits in (
+            ("average", average.expand_as(target_logits)),
+            ("noise", self._test_logits(noisy, task, seeds)),
+        ):
+            compared[name] = compare_answers(target_logits, logits, task, "test", seeds)
         return compared, scale
 
-    def _choose(self, target: Tensor, latents: Tensor, task: TaskData) -> Choice:
-        """Chooses training networks by their answers on validation images, a part of the bank at a time."""
-        images = replace(task, val=Split(task.val.images[:SELECTION_IMAGES], task.val.labels[:SELECTION_IMAGES]))
-        labels, device = images.val.labels, self.bank.device
+    def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor) -> Choice:
+        """Chooses training networks by their outputs on validation inputs, a part of the bank at a time."""
+        device = self.bank.device
+        part = slice(min(SELECTION_IMAGES, task.size("val")))
 
-        def logits_of(flat: Tensor) -> Tensor:
-            return answers(self._networks(flat), images, "val").to(device)
+        def logits_of(flat: Tensor, own: Tensor) -> Tensor:
+            return answers(self._networks(flat), task, "val", own, part.stop).to(device)
 
-        target_logits = logits_of(target)
-        judges = _classes(logits_of(self._judges())).flatten(1)
-        target_classes = _classes(target_logits).flatten(1)
-        probabilities = target_logits.softmax(-1)
-        entropy = -(probabilities * target_logits.log_softmax(-1)).sum((1, 2))
-        kl, agreement, popularity, accuracy = [], [], [], []
-        for flat in self.bank.split(_rows(target_logits)):
-            logits = logits_of(flat)
-            classes = _classes(logits).flatten(1)
-            kl.append(-entropy[:, None] - probabilities.flatten(1) @ logits.log_softmax(-1).flatten(1).T)
-            agreement.append(target_classes @ classes.T)  # in images
-            popularity.append((judges @ classes.T).sum(0))
-            accuracy.append((logits.argmax(-1) == labels).double().mean(1))
-        divergence, same = torch.cat(kl, 1), torch.cat(agreement, 1)
-        own = (target_logits.argmax(-1) == labels).double().mean(1)
+        def scores(logits: Tensor, own: Tensor) -> Tensor:
+            return task.score(logits, task.targets("val", part, own).to(device))
+
+        target_logits, judges = logits_of(target, seeds), logits_of(*self._judges())
+        divergences, agreements, popularity, score = [], [], [], []
+        rows = _rows(target_logits)
+        for flat, own in zip(self.bank.split(rows), self.seeds.split(rows), strict=True):
+            logits = logits_of(flat, own)
+            divergences.append(task.divergences(target_logits, logits))
+            agreements.append(task.agreements(target_logits, logits))
+            popularity.append(task.agreements(judges, logits).sum(0))
+            score.append(scores(logits, own))
+        divergence, same = torch.cat(divergences, 1), torch.cat(agreements, 1)
         chosen = {
             "nearest": nearest(target, self.bank),
             "nearest_latent": nearest(latents, self.latents),
-            "same_accuracy": _random_tie((own[:, None] - torch.cat(accuracy)).abs()),
+            "same_accuracy": _random_tie((scores(target_logits, seeds)[:, None] - torch.cat(score)).abs()),
             "nearest_answers": divergence.argmin(1),
             "nearest_agreement": divergence.masked_fill(same < same.amax(1, keepdim=True), torch.inf).argmin(1),
             "constant": torch.cat(popularity).argmax().expand(len(target)),
@@ -136,24 +136,26 @@ class Baselines:
         several = divergence.topk(min(FEW, len(self.bank)), dim=1, largest=False).indices
         return Choice({name: rows.cpu() for name, rows in chosen.items()}, several.cpu())
 
-    def _compare_chosen(self, choice: Choice, target_logits: Tensor, task: TaskData) -> dict[str, Comparison]:
-        """Runs every training network once on the test images, and compares those that were chosen."""
-        labels = task.test.labels
+    def _compare_chosen(
+        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor
+    ) -> dict[str, Comparison]:
+        """Runs every training network once on the test inputs, and compares those that were chosen."""
         rows: dict[str, list[Tensor]] = {name: [] for name in choice.single}
         found: dict[str, list[Comparison]] = {name: [] for name in choice.single}
         ensemble, several = torch.zeros(target_logits.shape[1:]), torch.zeros(target_logits.shape)
-        start = 0
-        for flat in self.bank.split(_rows(target_logits)):
-            logits = self._test_logits(flat, task)
-            probabilities = logits.softmax(-1)
-            ensemble += probabilities.sum(0)
+        start, count = 0, _rows(target_logits)
+        for flat, own in zip(self.bank.split(count), self.seeds.split(count), strict=True):
+            logits = self._test_logits(flat, task, own)
+            votes = task.votes(logits)
+            ensemble += votes.sum(0)
             for name, picked in choice.single.items():
                 here = ((picked >= start) & (picked < start + len(flat))).nonzero()[:, 0]
                 if len(here):
                     rows[name].append(here)
-                    found[name].append(compare_answers(target_logits[here], logits[picked[here] - start], labels))
+                    chosen = target_logits[here], logits[picked[here] - start]
+                    found[name].append(compare_answers(*chosen, task, "test", seeds[here]))
             here, column = ((choice.several >= start) & (choice.several < start + len(flat))).nonzero(as_tuple=True)
-            several.index_add_(0, here, probabilities[choice.several[here, column] - start])
+            several.index_add_(0, here, votes[choice.several[here, column] - start])
             start += len(flat)
         compared = {
             name: Comparison.together(found[name]).of(torch.cat(rows[name]).argsort().numpy()) for name in choice.single
@@ -163,31 +165,32 @@ class Baselines:
             "ensemble": (ensemble / len(self.bank)).expand_as(target_logits),
         }
         for name, mean in means.items():
-            compared[name] = compare_answers(target_logits, _log(mean), labels)
+            compared[name] = compare_answers(target_logits, task.from_votes(mean), task, "test", seeds)
         return compared
 
-    def _judges(self) -> Tensor:
-        """Networks (V, P) that choose the constant one: validation members, or the bank's own where there are none."""
+    def _judges(self) -> tuple[Tensor, Tensor]:
+        """Networks (V, P) that choose the constant one, and their seeds: validation members, or the bank's own where there are none."""
         rows = self.group.rows("val")[:SELECTION_MEMBERS]
         if not len(rows):
-            return self.bank[:SELECTION_MEMBERS]
-        return unpack(self.group.read(rows).to(self.bank.device), self.parameters)
+            return self.bank[:SELECTION_MEMBERS], self.seeds[:SELECTION_MEMBERS]
+        return unpack(self.group.read(rows).to(self.bank.device), self.parameters), self.group.seeds(rows)
 
     def _networks(self, flat: Tensor) -> Networks:
         return Networks.of_class(self.space.family, self.class_id, flat)
 
-    def _test_logits(self, flat: Tensor, task: TaskData) -> Tensor:
-        return answers(self._networks(flat), task, "test")
+    def _test_logits(self, flat: Tensor, task: Task, seeds: Tensor) -> Tensor:
+        return answers(self._networks(flat), task, "test", seeds)
 
-    def _noise_scale(self, task: TaskData) -> float:
+    def _noise_scale(self, task: Task) -> float:
         """The noise that does best (mean |difference| of accuracy) on validation members and images."""
         rows = self.group.rows("val")[:NOISE_MEMBERS]
         if not len(rows):
             return NOISES[0]
         target = unpack(self.group.read(rows).to(self.bank.device), self.parameters)
         near = self.bank[nearest(target, self.bank)]
-        own = accuracies(self._networks(target), task, "val")
-        noisy = [accuracies(self._networks(self._noisy(near, scale)), task, "val") for scale in NOISES]
+        seeds = self.group.seeds(rows)
+        own = accuracies(self._networks(target), task, "val", seeds)
+        noisy = [accuracies(self._networks(self._noisy(near, scale)), task, "val", seeds) for scale in NOISES]
         return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
 
     def _noisy(self, flat: Tensor, scale: float) -> Tensor:
@@ -198,16 +201,6 @@ class Baselines:
 def _rows(logits: Tensor) -> int:
     """How many networks are run at once, for logits (M, B, C)."""
     return max(ELEMENTS // (logits.shape[1] * logits.shape[2]), 1)
-
-
-def _classes(logits: Tensor) -> Tensor:
-    """The class that a network gives to each image, one-hot (M, B, C) float32: products count images exactly."""
-    return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-
-
-def _log(probabilities: Tensor) -> Tensor:
-    """Logits whose softmax is `probabilities`."""
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def _random_tie(distance: Tensor) -> Tensor:
@@ -244,7 +237,7 @@ def learnt_part_off(space: Space) -> Iterator[bool]:
                 scale.copy_(value)
 
 
-def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: TaskData) -> float:
+def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: Task) -> float:
     """Test accuracy of a fresh network of `arch` that learns from the teacher alone, as long as the space was trained.
 
     As many steps, of as many images, the same ones; the loss is the space's (Eq. 5). The network has its batch norm, as
@@ -258,14 +251,12 @@ def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: TaskData) -
         network = archs.build(spec.arch, **spec.settings).to(task.device)
     _distil(network, recipe, teacher, task)
     network.eval()
-    labels, right = task.test.labels, 0
     with torch.no_grad():
-        for pixels, truth in task.batches("test", 1024):
-            right += int((network(task.normalise(pixels)).argmax(-1) == truth).sum())
-    return right / len(labels)
+        logits = torch.cat([network(task.inputs("test", part)) for part in slices(task.size("test"), 1024)])
+    return float(task.score(logits, task.targets("test", slice(None))))
 
 
-def _distil(network: torch.nn.Module, recipe: SpaceRecipe, teacher: Teacher, task: TaskData) -> None:
+def _distil(network: torch.nn.Module, recipe: SpaceRecipe, teacher: Teacher, task: Task) -> None:
     """Trains the network on the teacher's answers and the labels."""
     assert recipe.multi is not None
     images, optimizer = Images(task, recipe.seed), Optimizer(network, OPTIMIZER, recipe.steps)
@@ -274,7 +265,7 @@ def _distil(network: torch.nn.Module, recipe: SpaceRecipe, teacher: Teacher, tas
     for step in range(recipe.steps):
         batch, places = images.take(step, recipe.images)
         teacher_logits = teacher(batch) if known is None else known[places]
-        labels, multi = task.train.labels[places], recipe.multi
-        loss = distillation_loss(network(batch)[None], teacher_logits, labels, multi.temperature, multi.alpha)
+        targets, multi = task.targets("train", places), recipe.multi
+        loss = task.distillation_loss(network(batch)[None], teacher_logits, targets, multi.temperature, multi.alpha)
         loss.mean().backward()
         optimizer.step(step)

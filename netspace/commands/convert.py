@@ -31,6 +31,7 @@ class Named:
     class_id: int  # its architecture; what the latent stands for where only a latent was given
     latent: Tensor  # (E,)
     flat: Tensor | None  # (P,); None where only a latent was given
+    seed: int = -1  # of a zoo member's training: what names it to its task
 
 
 def zoo_of(run: Path, given: Path | None = None) -> Zoo:
@@ -61,10 +62,11 @@ def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
     member = zoo.find(text)
     if member.arch not in [each.id for each in space.family]:
         raise UsageError(f"{member} is of another architecture than this space's ({space.family.names})")
-    prep = zoo.group(member.arch).read([member.index])[0].to(space.device)
+    group = zoo.group(member.arch)
+    prep = group.read([member.index])[0].to(space.device)
     class_id = space.class_id(member.arch)
     flat = unpack(prep, space.family[class_id].parameters)
-    return Named(str(member), class_id, space.encode(prep, member.arch), flat)
+    return Named(str(member), class_id, space.encode(prep, member.arch), flat, int(group.members["seed"][member.index]))
 
 
 def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:

@@ -20,11 +20,11 @@ from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.errors import NetspaceError
 from netspace.io import write_json, write_tensors
-from netspace.metrics import Identity, diversity, identity
+from netspace.metrics import Identity, diversity
 from netspace.networks.family import Networks
 from netspace.run_folder import package_version
 from netspace.space import Space
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.setup import task_of
 from netspace.training.validation import Comparison, answers, compare_answers
 from netspace.zoo import ArchGroup, MemberRef, Zoo
@@ -41,6 +41,11 @@ class Part:
     rows: np.ndarray  # (M,)
     target: Networks
     latents: Tensor  # (M, E)
+
+    @property
+    def seeds(self) -> Tensor:
+        """Of the members' trainings, (M,): what names them to their task."""
+        return self.group.seeds(self.rows)
 
     @property
     def names(self) -> list[str]:
@@ -76,8 +81,9 @@ def evaluate(
             Networks.together([part.target for part in parts]),
         )
         predicted = space.decode_all(latents)
-        target_logits, logits = answers(target, task, "test"), answers(predicted, task, "test")
-        comparison = compare_answers(target_logits, logits, task.test.labels)
+        seeds = torch.cat([part.seeds for part in parts])
+        target_logits, logits = answers(target, task, "test", seeds), answers(predicted, task, "test", seeds)
+        comparison = compare_answers(target_logits, logits, task, "test", seeds)
         identities = _identities(parts, target_logits, logits, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
@@ -107,6 +113,8 @@ def evaluate(
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
+        if task.facts():
+            figures["score"] = task.facts()  # what the keys 'accuracy_*' mean
         figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
     if ranks.is_main():
         _keep(run, split, space, figures, comparison, parts, target, predicted)
@@ -162,20 +170,23 @@ def _per_class(
     return told
 
 
-def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: TaskData) -> list[Identity]:
+def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: Task) -> list[Identity]:
     """By architecture; peers are members of the same split and architecture."""
     counts = [len(part.rows) for part in parts]
-    pieces = zip(logits.argmax(-1).split(counts), target_logits.argmax(-1).split(counts), strict=True)
-    return [identity(predicted, target, task.test.labels.cpu()) for predicted, target in pieces]
+    pieces = zip(parts, logits.split(counts), target_logits.split(counts), strict=True)
+    return [
+        task.identity(predicted, target, task.targets("test", slice(None), part.seeds).cpu())
+        for part, predicted, target in pieces
+    ]
 
 
-def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: TaskData) -> dict[str, Any]:
+def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task) -> dict[str, Any]:
     """Figures of each baseline over all members, answered by networks of the member's own architecture."""
     found: dict[str, list[Comparison]] = {}
     scales = []
     for part, logits in zip(parts, target_logits.split([len(part.rows) for part in parts]), strict=True):
         flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
-        compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task)
+        compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task, part.seeds)
         scales.append(scale)
         for name, each in compared.items():
             found.setdefault(name, []).append(each)
@@ -190,7 +201,7 @@ def _of_several(
     parts: list[Part],
     target: Networks,
     predicted: Networks,
-    task: TaskData,
+    task: Task,
     distil: bool | None,
 ) -> dict[str, Any]:
     """What only spaces of several architectures have: confusion of ClassIds, and what lies between the ends (Fig. 5)."""

@@ -18,7 +18,7 @@ from netspace.io import write_json
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
 from netspace.space import Space
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.setup import Teacher, task_of, teacher
 from netspace.training.validation import accuracies, between_ends
 from netspace.zoo import ArchGroup, MemberRef, Zoo
@@ -33,7 +33,7 @@ POINTS = 10  # of the drawn line, from one class to the next
 
 
 def lines(
-    space: Space, group: ArchGroup, rows: np.ndarray, target: Networks, latents: Tensor, task: TaskData, steps: int = 11
+    space: Space, group: ArchGroup, rows: np.ndarray, target: Networks, latents: Tensor, task: Task, steps: int = 11
 ) -> dict[str, Any]:
     """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
 
@@ -42,7 +42,7 @@ def lines(
     `end_differences`: decoded minus target accuracy at the start (the mean over lines) and at the end; `end_distances`: the
     same of absolute differences.
     """
-    order = np.argsort(group.members["accuracy_val"][rows], kind="stable")
+    order = np.argsort(group.merit(rows), kind="stable")
     if len(order) < 4:
         none = ("spearman_latent", "spearman_weights", "linear_r2_latent", "linear_r2_weights")
         return {"pairs": 0, **dict.fromkeys((*none, "end_differences", "end_distances"))}
@@ -50,13 +50,15 @@ def lines(
     lower = order[: len(order) // 2]
     starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
     gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
-    ids = target.class_ids[:1].expand(steps)
+    ids, seeds = target.class_ids[:1].expand(steps), group.seeds(rows)
     curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
     for start in (int(lower[place]) for place in starts):
         between = torch.lerp(latents[start], latents[best], gamma)
-        curves["latent"].append(accuracies(space.decode_all(between, ids), task, "test").tolist())
+        own, last = (seeds[[row]].expand(steps) for row in (start, best))
+        truth = task.targets_between("test", own, last, gamma[:, 0])
+        curves["latent"].append(accuracies(space.decode_all(between, ids), task, "test", targets=truth).tolist())
         mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
-        curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test").tolist())
+        curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test", targets=truth).tolist())
     factors = gamma[:, 0].cpu().numpy()
     measured = {
         f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in found])
@@ -76,7 +78,7 @@ def lines(
 
 
 def between(
-    space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: TaskData, distil: bool | None = None
+    space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: Task, distil: bool | None = None
 ) -> dict[str, dict[str, Any]]:
     """What lies at the factors of Eq. 12, by architecture, beside the zoo's own test members of it.
 
@@ -121,7 +123,7 @@ def between(
     return found
 
 
-def _teacher(space: Space, zoo: Zoo, task: TaskData, distil: bool | None) -> Teacher | None:
+def _teacher(space: Space, zoo: Zoo, task: Task, distil: bool | None) -> Teacher | None:
     """The space's teacher, where a network is to learn from it."""
     multi, steps = space.recipe.multi, space.recipe.steps
     unseen = any(not space.family[class_id].shown for class_id in space.family.between)
@@ -140,7 +142,7 @@ def line_of_classes(
     zoo: Zoo,
     rows: Mapping[int, Sequence[int] | np.ndarray],
     latents: Mapping[int, Tensor],
-    task: TaskData,
+    task: Task,
 ) -> dict[str, Any]:
     """The line from the best network of the smallest architecture to the best of the largest (NetSpace, Fig. 5, centre).
 
@@ -149,7 +151,7 @@ def line_of_classes(
     last, ends, names, targets = len(space.family) - 1, [], [], []
     for class_id in (0, last):
         group = zoo.group(space.family[class_id].id)
-        best = int(np.argmax(group.members["accuracy_val"][rows[class_id]]))
+        best = int(np.argmax(group.merit(np.asarray(rows[class_id]))))
         ends.append(latents[class_id][best])
         names.append(str(MemberRef(group.id, int(rows[class_id][best]))))
         targets.append(float(group.members["accuracy_test"][rows[class_id][best]]))
@@ -198,11 +200,13 @@ def interpolate(
         task = task_of(zoo, space.device)
     gamma = torch.linspace(0, 1, steps, device=space.device)
     networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
-    found = accuracies(networks, task, "test")
+    one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
+    truth = task.targets_between("test", one, other, gamma)
+    found = accuracies(networks, task, "test", targets=truth)
     direct = None
     if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
-        direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test")
+        direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test", targets=truth)
     factors = gamma.cpu().numpy()
     figures: dict[str, Any] = {
         "run": str(run),
@@ -232,12 +236,16 @@ def interpolate(
     return figures
 
 
-def _targets(space: Space, ends: tuple[Named, Named], task: TaskData) -> list[float | None]:
+def _targets(space: Space, ends: tuple[Named, Named], task: Task) -> list[float | None]:
     """Test accuracy of the networks that the ends were encoded from; None where only a latent was given."""
     return [
         None
         if end.flat is None
-        else float(accuracies(Networks.of_class(space.family, end.class_id, end.flat[None]), task, "test")[0])
+        else float(
+            accuracies(
+                Networks.of_class(space.family, end.class_id, end.flat[None]), task, "test", torch.tensor([end.seed])
+            )[0]
+        )
         for end in ends
     ]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -21,15 +20,14 @@ from netspace.config import Seed, Settings, changed, read_back, to_yaml
 from netspace.errors import UsageError
 from netspace.files import alone
 from netspace.io import going_on_from, read_torch, write_json, write_tensors, write_torch, write_yaml
-from netspace.losses import class_loss, distillation_loss
-from netspace.metrics import accuracy
+from netspace.losses import class_loss
 from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.networks.family import Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.space import Space
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.batches import Images, half
 from netspace.training.setup import AUTO, Teacher, task_of, teacher
 from netspace.training.validation import accuracies, answers
@@ -93,7 +91,7 @@ class Search:
         self,
         space: Space,
         config: OptimizeConfig,
-        task: TaskData,
+        task: Task,
         master: Teacher,
         starts: Sequence[Named],
         spread: Tensor,
@@ -137,8 +135,8 @@ class Search:
             networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
             logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
         answered = networks.each(lambda nets, flat: nets(flat, images))
-        labels = self.task.train.labels[places]
-        terms = distillation_loss(answered, self.master(images), labels, config.temperature, config.alpha)
+        targets = self.task.targets("train", places)
+        terms = self.task.distillation_loss(answered, self.master(images), targets, config.temperature, config.alpha)
         if logits is not None and config.classid:
             terms = terms + config.classid * class_loss(logits, self.aim)
         return terms.sum()
@@ -148,14 +146,16 @@ class Search:
 
         Of equal accuracies, which few images often give, the one of smaller cross-entropy is the better.
         """
-        latents, labels = self.latents.detach(), self.task.val.labels.cpu()
-        logits = answers(self.space.decode_all(latents, self.class_ids), self.task, "val")
-        found = accuracy(logits, labels).numpy()
-        costs = torch.stack([F.cross_entropy(each, labels) for each in logits]).double().numpy()
+        latents, task = self.latents.detach(), self.task
+        targets = task.targets("val", slice(None)).cpu()
+        logits = answers(self.space.decode_all(latents, self.class_ids), task, "val")
+        found = task.score(logits, targets).numpy()
+        merit = task.merit(found)
+        costs = torch.stack([task.training_loss(each, targets) for each in logits]).double().numpy()
         same = (self.space.class_ids(latents) == self.class_ids).numpy()
-        tied = (found == self.best_accuracy) & (costs < self.best_cost)
-        better = ((found > self.best_accuracy) | tied) & same
-        self.best_accuracy = np.where(better, found, self.best_accuracy)
+        tied = (merit == self.best_accuracy) & (costs < self.best_cost)
+        better = ((merit > self.best_accuracy) | tied) & same
+        self.best_accuracy = np.where(better, merit, self.best_accuracy)
         self.best_cost = np.where(better, costs, self.best_cost)
         chosen = torch.from_numpy(better).to(latents.device)[:, None]
         self.best = torch.where(chosen, latents, self.best)
@@ -285,7 +285,7 @@ def _finish(
     return figures
 
 
-def _accuracy(space: Space, start: Named, task: TaskData) -> float | None:
+def _accuracy(space: Space, start: Named, task: Task) -> float | None:
     """Of the network itself that a start was encoded from, on test images; None where there was none."""
     if start.flat is None:
         return None

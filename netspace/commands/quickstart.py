@@ -104,5 +104,5 @@ def held_out_ends(zoo_path: Path) -> tuple[str, str]:
     with Zoo(zoo_path) as zoo:
         group = zoo.only()
         rows = group.rows("test")
-        ranked = rows[np.argsort(group.members["accuracy_val"][rows], kind="stable")]
+        ranked = rows[np.argsort(group.merit(rows), kind="stable")]
         return str(MemberRef(group.id, int(ranked[len(ranked) // 4]))), str(MemberRef(group.id, int(ranked[-1])))

@@ -12,13 +12,13 @@ from torch import Tensor
 from netspace.commands.convert import write_network, zoo_of
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import write_json
-from netspace.metrics import accuracy, agreement, diversity, nearest
+from netspace.metrics import diversity, nearest
 from netspace.models.autoencoder import layer_spread
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unpack
 from netspace.space import Space
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.setup import shown_rows, task_of
 from netspace.training.validation import answers
 from netspace.zoo import Zoo
@@ -118,7 +118,7 @@ def sample(
     }
     near, near_logits = sets.get("nearest"), logits.get("nearest")
     told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
-    novelty = None if near_logits is None else 1 - agreement(logits["sampled"], near_logits)
+    novelty = None if near_logits is None else 1 - task.agreement(logits["sampled"], near_logits)
     figures: dict[str, Any] = {
         "run": str(run),
         "arch": found.id,
@@ -127,7 +127,7 @@ def sample(
         "fit": fit,
         "count": count,
         "seed": seed,
-        "accuracy": accuracy(logits["sampled"], task.test.labels.cpu()).tolist(),
+        "accuracy": _scores(logits["sampled"], task).tolist(),
         "novelty": [None] * count if novelty is None else novelty.tolist(),
         "classid_accuracy": float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
         "zoo_accuracy": float(trained.mean()) if len(trained) else None,
@@ -166,19 +166,23 @@ def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Te
     return known[places] + bandwidth * moved
 
 
+def _scores(outputs: Tensor, task: Task) -> Tensor:
+    """Scores (S,) of networks with test outputs (S, B, C), which have no seeds."""
+    return task.score(outputs, task.targets("test", slice(None), torch.full((len(outputs),), -1)).cpu())
+
+
 def _measure(
-    flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: TaskData
+    flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: Task
 ) -> dict[str, float | None]:
     """Means over networks (S, P) with test logits (S, B, C), beside the nearest training networks and their logits.
 
     novelty: share of test images answered otherwise than by the nearest; distance: L2 to it (both None where there is none);
     pairwise_agreement: share of test images that two of them answer alike; diversity: L2 between two of them (0 for one).
     """
-    labels = task.test.labels.cpu()
-    pairs = [agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
+    pairs = [task.agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
     return {
-        "accuracy": float(accuracy(logits, labels).mean()),
-        "novelty": None if near_logits is None else float((1 - agreement(logits, near_logits)).mean()),
+        "accuracy": float(_scores(logits, task).mean()),
+        "novelty": None if near_logits is None else float((1 - task.agreement(logits, near_logits)).mean()),
         "distance": None if near is None else float((flat - near).norm(dim=1).mean()),
         "pairwise_agreement": float(torch.cat(pairs).mean()) if pairs else 1.0,
         "diversity": diversity(flat) if len(flat) > 1 else 0.0,

@@ -23,7 +23,7 @@ from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.state_dict import answers_of, map_tensors, run_types
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Classification
 
 
 def singular_ratio(weight: Tensor, share: float = 0.5) -> float:
@@ -133,7 +133,7 @@ def analyse(
     return told
 
 
-def generalisation(module: nn.Module, state: State, task: TaskData) -> dict[str, float]:
+def generalisation(module: nn.Module, state: State, task: Classification) -> dict[str, float]:
     """Accuracy and cross-entropy (nats) on training and test images, and the gaps between them."""
     found: dict[str, float] = {}
     for split in ("train", "test"):
@@ -208,7 +208,7 @@ def fresh(module: nn.Module, seed: int = 0) -> State:
 def _changed(
     module: nn.Module,
     state: State,
-    task: TaskData,
+    task: Classification,
     compressed: Compressed,
     change: Callable[[Tensor, float], Tensor],
     amounts: Sequence[float],

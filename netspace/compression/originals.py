@@ -24,7 +24,7 @@ from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, answers_of
 from netspace.tasks.pictures import IMAGENET, Normalisation, pictures, shown
 from netspace.training.fit import Original
-from netspace.training.setup import task_of
+from netspace.training.setup import images_of
 from netspace.zoo import Zoo
 
 
@@ -94,7 +94,7 @@ def find_original(
         task = None
         if zoo_path is not None:
             with Zoo(zoo_path) as zoo:
-                task = task_of(zoo, device)
+                task = images_of(zoo, device)
         shape = None if spec is None else spec.input_shape
         return Original(state, module, task if module is not None else None, shape), spec
     for option, given, what in (("--arch", arch, "of"), ("--key", key, "read from")):
@@ -111,7 +111,7 @@ def find_original(
         member = zoo.find(model)
         group = zoo.group(member.arch)
         flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        spec, task = group.spec, task_of(zoo, device)
+        spec, task = group.spec, images_of(zoo, device)
     named = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 

@@ -279,7 +279,8 @@ class ProbeEncoder(Encoder):
         """The networks' centred logits for all probes, (M, Q * C)."""
         nets = self.nets[class_id]
         logits = nets(unpack(preps, nets.spec.num_parameters), self.probes).float()
-        return (logits - logits.mean(-1, keepdim=True)).flatten(1)
+        centre = logits.mean(-1, keepdim=True) if logits.shape[-1] > 1 else 0  # of one output nothing would be left
+        return (logits - centre).flatten(1)
 
     def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
         """Latents (M, E) of PReps (M, H, W) of one architecture."""

@@ -154,13 +154,20 @@ class Networks:
         """The parameters (P,) of one network."""
         return unpack(self.preps[place], self.family[int(self.class_ids[place])].parameters)
 
-    def each(self, work: Callable[[NetBatch, Tensor], Tensor]) -> Tensor:
-        """work(nets, flat) -> (M_c, ...) of the networks (M_c, P_c) of every class, put together in order (M, ...)."""
+    def each(self, work: Callable[..., Tensor], *others: Tensor) -> Tensor:
+        """work(nets, flat) -> (M_c, ...) of the networks (M_c, P_c) of every class, put together in order (M, ...).
+
+        `work` is given the rows of `others` (M, ...), too, which lie on the CPU.
+        """
         ids = tuple(self.class_ids.tolist())
         stacks, _ = _stacks(ids, self.preps.device)
         found = torch.cat(
             [
-                work(self.family[place].nets, unpack(self.preps.index_select(0, order), self.family[place].parameters))
+                work(
+                    self.family[place].nets,
+                    unpack(self.preps.index_select(0, order), self.family[place].parameters),
+                    *(each[order.cpu()] for each in others),
+                )
                 for place, order in stacks
             ]
         )

@@ -21,7 +21,7 @@ from netspace.networks.folding_checks import batch_norms, listed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.prep import flatten, is_integer, parameter_problem
 from netspace.networks.spec import NetSpec
-from netspace.tasks import TaskData
+from netspace.tasks import Classification
 
 FILES = (".safetensors", ".pt", ".pth")  # what a state dict's file may be called
 
@@ -289,7 +289,7 @@ def _first(output: Any) -> Tensor:
 
 
 @torch.no_grad()
-def answers_of(module: nn.Module, state: dict[str, Tensor], task: TaskData, split: str) -> Tensor:
+def answers_of(module: nn.Module, state: dict[str, Tensor], task: Classification, split: str) -> Tensor:
     """Logits (N, C) of a network for all images of a split."""
     batches, state = task.batches(task.split(split), 512), run_types(state, module)
     return torch.cat([functional_call(module, state, (task.normalise(pixels),)).float() for pixels, _ in batches])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.tasks import readers
-from netspace.tasks.images import DataConfig, Split, TaskData, data_root, resize, with_channels
+from netspace.tasks.base import DataConfig, Task, data_root
+from netspace.tasks.images import Classification, Split, resize, with_channels
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
@@ -77,12 +78,20 @@ class DataSet:
     flip: bool = False
 
 
-def load(config: DataConfig | str, device: torch.device | str = "cpu") -> TaskData:
-    """The data set that `config` (or just its name) describes, on `device`.
+def load(config: DataConfig | str, device: torch.device | str = "cpu") -> Task:
+    """The task that `config` (or just its name) describes, on `device`: of `TASKS`, or images of `DATASETS`.
 
     Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a set that
     is not on this machine (the sentence says how to get it) or a broken file.
     """
+    config = DataConfig(name=config) if isinstance(config, str) else config
+    if config.name in TASKS:
+        return TASKS[config.name](config, torch.device(device))
+    return load_images(config, device)
+
+
+def load_images(config: DataConfig | str, device: torch.device | str = "cpu") -> Classification:
+    """The images with labels that `config` (or just its name) describes, on `device`. Raises as `load`."""
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
@@ -97,16 +106,16 @@ def load(config: DataConfig | str, device: torch.device | str = "cpu") -> TaskDa
     splits = [_shaped(split, config) for split in (train, val, test)]
     padding = entry.crop_padding if config.crop_padding is None else config.crop_padding
     flip = entry.flip if config.flip is None else config.flip
-    task = TaskData.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip)
+    task = Classification.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip)
     return _normalised(task, config).to(device)
 
 
-def _normalised(task: TaskData, config: DataConfig) -> TaskData:
+def _normalised(task: Classification, config: DataConfig) -> Classification:
     """The task with the mean and standard deviation that the settings give, in place of those of the training images."""
     changes: dict[str, Any] = {}
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None:
-            channels = task.image_shape[0]
+            channels = task.input_shape[0]
             if len(values) not in (1, channels):
                 raise UsageError(
                     f"data.{name} has {len(values)} values, but images of {task.name} have {channels} channels: give one for "
@@ -255,3 +264,7 @@ DATASETS: dict[str, DataSet] = {
     "folder": DataSet(read_own_folder, "your own images: the folder root, with a subfolder for each class"),
     "generated": DataSet(read_generated, "random images for tests and benchmarks"),
 }
+
+
+# Tasks other than images with labels, by the name that `data.name` gives: a class, or what makes a task of its settings.
+TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {}

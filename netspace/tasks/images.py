@@ -1,4 +1,4 @@
-"""Labelled images: `TaskData`, in three splits, resident on the device as uint8; augmentation; what a recipe says of them.
+"""Labelled images: `Classification`, in three splits, resident on the device as uint8; augmentation; what a recipe says of them.
 
 Axes: B batch, N images, C channels, H W pixels.
 """
@@ -6,21 +6,20 @@ Axes: B batch, N images, C channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from netspace.config import Settings
+from netspace import losses, metrics
 from netspace.errors import NetspaceError, unknown
 from netspace.hardware import send
+from netspace.metrics import Identity
 from netspace.streams import generator
+from netspace.tasks.base import SPLITS, Task
 
 CHUNK = 1024  # images resized at once: bounds the memory of the float64 copy
 
@@ -86,57 +85,6 @@ def crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: int) -
     return padded.flatten(2).gather(2, index).reshape(images.shape)
 
 
-DATA_VARIABLE = "NETSPACE_DATA"
-
-
-class DataConfig(Settings):
-    """Which images, cut how, in which shape. Equal configurations give equal data, on every machine."""
-
-    name: str = Field(default="digits", description="one of netspace.tasks.DATASETS")
-    root: Path | None = Field(
-        default=None,
-        description="folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. "
-        "For 'folder', the folder of images itself",
-    )
-    image_size: int | None = Field(
-        default=None, ge=1, description="height and width in pixels, antialiased; none: the data set's own"
-    )
-    channels: Literal[1, 3] | None = Field(
-        default=None, description="1 makes colour grey, 3 repeats grey; none: the data set's own"
-    )
-    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the stratified cut into splits")
-    crop_padding: int | None = Field(
-        default=None,
-        ge=0,
-        description="augmentation: zero pixels on each side before the random crop, 0 for no crop; "
-        "none: the data set's own (4 for CIFAR, 8 for Tiny-ImageNet, else 0)",
-    )
-    flip: bool | None = Field(
-        default=None, description="augmentation: mirror every second image; none: the data set's own"
-    )
-    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'",
-    )
-    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="normalisation: what each channel is divided by then; none: the training images' standard deviation",
-    )
-    limit: int | None = Field(default=None, ge=1, description="keep only this many training images, stratified")
-    classes: int | None = Field(default=None, ge=1, description="number of classes of 'generated' (10)")
-
-
-def data_root(root: Path | None = None) -> Path:
-    """The folder of the data sets: `root`, else $NETSPACE_DATA, else ~/.cache/netspace/data."""
-    chosen = root or os.environ.get(DATA_VARIABLE) or Path("~", ".cache", "netspace", "data")
-    return Path(chosen).expanduser()
-
-
-SPLITS = ("train", "val", "test")
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images with their labels; raises `NetspaceError` where they do not fit together."""
@@ -167,8 +115,15 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class TaskData:
-    """One classification task, resident on one device; made by `netspace.tasks.load` or `TaskData.of`."""
+class Classification(Task):
+    """Images in classes, resident on one device; made by `netspace.tasks.load` or `Classification.of`.
+
+    Networks give logits (B, C); the behaviour loss is Eq. 1 of NetSpace, the score is accuracy.
+    """
+
+    score_name: ClassVar[str] = "accuracy"
+    input_noun: ClassVar[str] = "images"
+    output_noun: ClassVar[str] = "classes"
 
     name: str
     train: Split
@@ -191,7 +146,7 @@ class TaskData:
         classes: Sequence[str],
         crop_padding: int = 0,
         flip: bool = False,
-    ) -> TaskData:
+    ) -> Classification:
         """The task of three splits: measures `mean` and `std` and takes the hash, wherever the splits lie.
 
         Raises `NetspaceError` where a split is empty, shapes differ, or a label has no class.
@@ -226,18 +181,24 @@ class TaskData:
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """(C, H, W)"""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return tuple(self.train.images.shape[1:])
 
     @property
-    def num_classes(self) -> int:
+    def num_outputs(self) -> int:  # type: ignore[override]
+        """The number of classes."""
         return len(self.classes)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the images lie."""
         return self.train.images.device
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are cropped or mirrored at random."""
+        return bool(self.crop_padding or self.flip)
 
     def split(self, name: str) -> Split:
         """The split called `name`; raises `UsageError` if it is not train, val or test."""
@@ -246,7 +207,103 @@ class TaskData:
         split: Split = getattr(self, name)
         return split
 
-    def drawn(self, count: int, seed: int) -> TaskData:
+    def size(self, split: str) -> int:
+        """How many images a split has."""
+        return len(self.split(split))
+
+    def inputs(self, split: str, index: Tensor | slice, seeds: Tensor | None = None) -> Tensor:
+        """Normalised images (B, C, H, W), or (M, B, C, H, W) for an index (M, B)."""
+        return self.normalise(self.split(split).images[index])
+
+    def targets(self, split: str, index: Tensor | slice, seeds: Tensor | None = None) -> Tensor:
+        """Labels (B,), or (M, B) for an index (M, B)."""
+        return self.split(split).labels[index]
+
+    def draw_augmentation(self, count: int, random: torch.Generator) -> Tensor:
+        """Row and column of each crop, and whether it is mirrored, int64 (3, count); (0, count) without augmentation."""
+        if not self.augments:
+            return torch.empty(0, count, dtype=torch.int64)
+        offsets = torch.randint(2 * self.crop_padding + 1, (2, count), generator=random)
+        mirrored = torch.randint(2, (1, count), generator=random)
+        return torch.cat([offsets, mirrored if self.flip else torch.zeros_like(mirrored)])
+
+    def augmented(self, index: Tensor, draws: Tensor, seeds: Tensor) -> Tensor:
+        """Normalised training images (M, B, C, H, W), cropped and mirrored by `draws` (M, 3, B)."""
+        images = self.train.images[index]
+        if self.augments:
+            rows = draws.transpose(0, 1).flatten(1)  # (3, M * B)
+            moved = crop_flip(images.flatten(0, 1), rows[:2], rows[2].bool(), self.crop_padding)
+            images = moved.view_as(images)
+        return self.normalise(images)
+
+    def random_inputs(self, index: Tensor, random: torch.Generator) -> Tensor:
+        """Normalised training images (B, C, H, W), cropped and mirrored at random."""
+        return self.normalise(self.augment(self.train.images[index], random))
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Accuracy (M,) of logits (M, B, C) for labels (B,)."""
+        return metrics.accuracy(outputs, targets)
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats."""
+        return F.cross_entropy(outputs, targets)
+
+    def behaviour_loss(
+        self, predicted: Tensor, target: Tensor, temperature: float = 1.0, relative: bool = False
+    ) -> Tensor:
+        """KL divergence at a temperature (NetSpace, Eq. 1): see `netspace.losses.prediction_loss`."""
+        return losses.prediction_loss(predicted, target, temperature, relative)
+
+    def distillation_loss(
+        self, predicted: Tensor, teacher: Tensor, targets: Tensor, temperature: float, alpha: float
+    ) -> Tensor:
+        """NetSpace, Eq. 5: see `netspace.losses.distillation_loss`."""
+        return losses.distillation_loss(predicted, teacher, targets, temperature, alpha)
+
+    def blend(self, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:
+        """Logits between two networks', at the spread between theirs: see `netspace.losses.blend`."""
+        return losses.blend(first, second, gamma)
+
+    def agreement(self, first: Tensor, second: Tensor) -> Tensor:
+        """The fraction of images that both give the same class."""
+        return metrics.agreement(first, second)
+
+    def divergence(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """KL(target || predicted) in nats."""
+        return metrics.divergence(predicted, target)
+
+    def agreements(self, first: Tensor, second: Tensor) -> Tensor:
+        """How many images both of a pair give the same class, (M, N) float32: exact."""
+        one_hot = [F.one_hot(logits.argmax(-1), logits.shape[-1]).float().flatten(1) for logits in (first, second)]
+        return one_hot[0] @ one_hot[1].T
+
+    def divergences(self, target: Tensor, predicted: Tensor) -> Tensor:
+        """KL(target || predicted) of every pair (M, N), summed over images."""
+        votes = target.softmax(-1)
+        entropy = -(votes * target.log_softmax(-1)).sum((1, 2))
+        return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
+
+    def votes(self, outputs: Tensor) -> Tensor:
+        """Class probabilities of logits."""
+        return outputs.softmax(-1)
+
+    def from_votes(self, votes: Tensor) -> Tensor:
+        """Logits of which `votes` are the softmax."""
+        return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
+
+    def identity(self, predicted: Tensor, target: Tensor, targets: Tensor) -> Identity:
+        """Agreement and shared mistakes with a network's own target, and with others as accurate."""
+        return metrics.identity(predicted.argmax(-1), target.argmax(-1), targets)
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of each channel, pixels in 0..1."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: accuracy is what a zoo's file means where it says nothing."""
+        return {}
+
+    def drawn(self, count: int, seed: int) -> Classification:
         """The same task with `count` of its training images, drawn by the seed; all of them where there are no more.
 
         Mean, standard deviation and hash stay those of the whole.
@@ -256,7 +313,7 @@ class TaskData:
         places = torch.randperm(len(self.train), generator=generator(seed, 43))[:count].to(self.device)
         return replace(self, train=Split(self.train.images[places], self.train.labels[places]))
 
-    def to(self, device: torch.device | str) -> TaskData:
+    def to(self, device: torch.device | str) -> Classification:
         """The same task on another device; what is there already is not copied."""
         moved: dict[str, Any] = {key: getattr(self, key).to(device) for key in (*SPLITS, "mean", "std")}
         return replace(self, **moved)
@@ -323,17 +380,3 @@ def hash_splits(splits: Iterable[Split]) -> str:
         digest.update(split.images.contiguous().cpu().numpy().data)
         digest.update(split.labels.cpu().numpy().astype("<i8").data)
     return digest.hexdigest()
-
-
-def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
-    """The error for a data set that is not on this machine: where it was looked for, and how to get it."""
-    places = ", ".join(str(place) for place in looked)
-    return NetspaceError(
-        f"data set {name!r} is not on this machine: looked in {places}; {how}, or let NETSPACE_DATA (or the "
-        f"setting root) name the folder that holds it."
-    )
-
-
-def broken(path: Path, expected: str, found: str) -> NetspaceError:
-    """The error for a file that is not what its name says."""
-    return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")

@@ -29,7 +29,8 @@ from torch import Tensor
 from netspace.errors import NetspaceError, unknown
 from netspace.files import replacing
 from netspace.io import HASH, hash_named, read_tensors
-from netspace.tasks.images import Split, broken, data_root, missing, resize
+from netspace.tasks.base import broken, data_root, missing
+from netspace.tasks.images import Split, resize
 
 PIXELS = 3 * 32 * 32
 

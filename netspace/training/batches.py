@@ -14,7 +14,7 @@ from netspace.hardware import send
 from netspace.networks.batch import NetBatch
 from netspace.networks.prep import unpack
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import ArchGroup
 
@@ -109,19 +109,17 @@ class Targets:
 class Images:
     """Normalised batches of a task's training images, augmented as the task says, by step."""
 
-    def __init__(self, task: TaskData, seed: int) -> None:
+    def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed = task, seed
-        self.shuffle = Shuffle(len(task.train), seed, stream=2)
-        self.moving = bool(task.crop_padding or task.flip)
-        self.fixed = None if self.moving else task.normalise(task.train.images)
+        self.shuffle = Shuffle(task.size("train"), seed, stream=2)
+        self.fixed = None if task.augments else task.inputs("train", slice(None))
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
         """Images (B, ...) and their places (B,) in the training split, for a step."""
         places = send(self.places(step, many), self.task.device)
         if self.fixed is not None:
             return self.fixed[places], places
-        pixels = self.task.augment(self.task.train.images[places], generator(self.seed, 3, step))
-        return self.task.normalise(pixels), places
+        return self.task.random_inputs(places, generator(self.seed, 3, step)), places
 
     def places(self, step: int, many: int) -> Tensor:
         """Places (B,) of a step's images in the training split, on the CPU."""

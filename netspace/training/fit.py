@@ -25,7 +25,7 @@ from netspace.networks.state_dict import map_tensors, run_types, run_with_maps
 from netspace.precision import Precision, choose
 from netspace.run_folder import read_metrics
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Classification
 from netspace.training.batches import CACHE_BYTES, Images, Remembered, half
 from netspace.training.loop import Learner, Loop, Stage, Validation
 from netspace.training.recipe import FitConfig, StageConfig, Teaches
@@ -39,7 +39,7 @@ class Original:
 
     state: dict[str, Tensor]
     module: nn.Module | None = None
-    task: TaskData | None = None
+    task: Classification | None = None
     input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
     teachers: Mapping[str, Teaches] = field(
         default_factory=dict
@@ -96,7 +96,7 @@ class NernStep:
             task = self.original.task if stage.pool is None else self.original.task.drawn(stage.pool, self.config.seed)
             self.images = Images(task, self.config.seed + number)
             if self.taught != (stage.teacher, stage.pool):
-                few = self.images.fixed is not None and 4 * len(task.train) * task.num_classes <= CACHE_BYTES
+                few = self.images.fixed is not None and 4 * len(task.train) * task.num_outputs <= CACHE_BYTES
                 self.answers = Remembered(len(task.train)) if few else None
                 self.taught = stage.teacher, stage.pool
             if self.pool != stage.pool:

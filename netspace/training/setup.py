@@ -20,7 +20,7 @@ from netspace.networks.family import ArchClass, Family, Networks, declared, net_
 from netspace.networks.prep import flatten, pack, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, read_state_dict
 from netspace.streams import generator
-from netspace.tasks import DataConfig, TaskData, load
+from netspace.tasks import Classification, DataConfig, Task, load
 from netspace.training.batches import PRepSource, half
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
@@ -48,7 +48,7 @@ class Teacher:
         return self.nets(self.flat[None], images)[0]
 
 
-def teacher(text: str, zoo: Zoo, task: TaskData) -> Teacher:
+def teacher(text: str, zoo: Zoo, task: Task) -> Teacher:
     """The teacher that `text` names: 'auto', the one beside `zoo`; a member of `zoo` ('best', 'resnet8/0007'); another
     zoo's file (its best member); or a network that netspace wrote as safetensors.
 
@@ -71,16 +71,16 @@ def teacher(text: str, zoo: Zoo, task: TaskData) -> Teacher:
     else:
         found = _member(zoo, text, text)
     spec = found.nets.spec
-    if tuple(spec.input_shape) != task.image_shape:
+    if tuple(spec.input_shape) != tuple(task.input_shape):
         raise UsageError(
-            f"the teacher {text} takes images of {tuple(spec.input_shape)}, but {task.name} has {task.image_shape}"
+            f"the teacher {text} takes {task.input_noun} of {tuple(spec.input_shape)}, but {task.name} has {task.input_shape}"
         )
     found.nets.skeleton.to(task.device)
     found = Teacher(found.name, found.nets, found.flat.to(task.device))
-    classes = found(task.normalise(task.train.images[:1])).shape[-1]
-    if classes != task.num_classes:
+    outputs = found(task.inputs("train", slice(1))).shape[-1]
+    if outputs != task.num_outputs:
         raise UsageError(
-            f"the teacher {text} tells {classes} classes apart, but {task.name} has {task.num_classes}: give a teacher "
+            f"the teacher {text} tells {outputs} {task.output_noun} apart, but {task.name} has {task.num_outputs}: give a teacher "
             "of the same task"
         )
     return found
@@ -116,7 +116,7 @@ class Setting:
     """What a run is made of, on its device."""
 
     recipe: SpaceRecipe
-    task: TaskData
+    task: Task
     family: Family
     model: AutoEncoder
     train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
@@ -160,10 +160,10 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
             examples[class_id] = source.take(
                 torch.randperm(len(source), generator=random)[: EXAMPLES // len(family)]
             ).cpu()
-            best = int(group.members["accuracy_val"][wanted.numpy()].argmax())
+            best = int(group.merit(wanted.numpy()).argmax())
             references[class_id] = source.take(torch.tensor([best]))[0].cpu()
-    images = torch.randint(len(task.train), (recipe.encoder.probes,), generator=random).to(device)
-    probes = task.normalise(task.train.images[images]).cpu()
+    index = torch.randint(task.size("train"), (recipe.encoder.probes,), generator=random).to(device)
+    probes = task.inputs("train", index).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family, probes, examples, references)
@@ -171,7 +171,7 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
     return Setting(recipe, task, family, model.to(device), train, val, master)
 
 
-def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
+def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
     """The architectures that a space of `zoo` speaks of."""
     multi = recipe.multi
     if multi is None:
@@ -196,7 +196,7 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: TaskData) -> Family:
     ]
     width = classes[0].size[1]
     classes += [
-        declared(name, config, task.image_shape, task.num_classes, width, task.device)
+        declared(name, config, task.input_shape, task.num_outputs, width, task.device)
         for name, config in multi.declared.items()
     ]
     if len(classes) < 2:
@@ -219,7 +219,7 @@ def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
     return rows[:wanted]
 
 
-def task_of(zoo: Zoo, device: torch.device | str) -> TaskData:
+def task_of(zoo: Zoo, device: torch.device | str) -> Task:
     """The data that a zoo was trained on. Raises `NetspaceError` if what is here is not the same."""
     task = load(validate(DataConfig, zoo.header.data, str(zoo.path)), device=device)
     if task.split_hash != zoo.header.split_hash:
@@ -227,6 +227,14 @@ def task_of(zoo: Zoo, device: torch.device | str) -> TaskData:
             f"{zoo.path} was trained on {zoo.header.dataset} with split {zoo.header.split_hash[:12]}, but the data here "
             f"have split {task.split_hash[:12]}: other images or labels would give figures that mean nothing"
         )
+    return task
+
+
+def images_of(zoo: Zoo, device: torch.device | str) -> Classification:
+    """The images and labels that a zoo was trained on. Raises as `task_of`, and `UsageError` for another task."""
+    task = task_of(zoo, device)
+    if not isinstance(task, Classification):
+        raise UsageError(f"{zoo.path} is a zoo of {task.name}: this needs one of networks that classify images")
     return task
 
 
@@ -271,7 +279,8 @@ def validate_members(setting: Setting) -> dict[str, float]:
                 codes = encode(model, preps, class_id)
                 predicted = decode(model, family, codes)
             target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
-            parts.append(compare(target, predicted, task, "val"))
+            seeds = source.group.seeds(source.rows[places].numpy())
+            parts.append(compare(target, predicted, task, "val", seeds))
             right += (predicted.class_ids == class_id).tolist()
             latents.setdefault(class_id, codes)  # of the first `MEMBERS`: ends of lines
         found[class_id] = Comparison.together(parts)
@@ -288,4 +297,4 @@ def validate_members(setting: Setting) -> dict[str, float]:
             scores.append(accuracies(networks, task, "val"))
             figures[f"between_{family[class_id].id}"] = float(scores[-1].mean())
             figures[f"between_{family[class_id].id}_classid"] = float((networks.class_ids == class_id).double().mean())
-    return {**figures, "error": 1 - float(np.concatenate(scores).mean())}
+    return {**figures, "error": 1 - float(task.merit(np.concatenate(scores)).mean())}

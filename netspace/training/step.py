@@ -18,7 +18,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
 from netspace.streams import generator
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 from netspace.training.batches import Images, PRepSource, Shuffle, Targets, dealt, half, unwrapped
 from netspace.training.recipe import MultiConfig, SpaceRecipe
 from netspace.training.setup import Teacher
@@ -28,7 +28,7 @@ class SingleStep:
     """The single-architecture setting (NetSpace, Sec. III): predicted networks behave like their targets, Eq. 1."""
 
     def __init__(
-        self, recipe: SpaceRecipe, nets: NetBatch, source: PRepSource, task: TaskData, place: int = 0, shares: int = 1
+        self, recipe: SpaceRecipe, nets: NetBatch, source: PRepSource, task: Task, place: int = 0, shares: int = 1
     ) -> None:
         self.recipe, self.nets, self.source, self.task = recipe, nets, source, task
         self.place, self.shares = place, shares
@@ -36,7 +36,7 @@ class SingleStep:
         self.images = Images(task, recipe.seed)
         remember = recipe.remember_targets and self.images.fixed is not None and not recipe.noise
         with half(recipe.networks_precision, task.device):
-            pool = self.images.fixed if remember else task.normalise(task.train.images[:1])
+            pool = self.images.fixed if remember else task.inputs("train", slice(1))
             assert pool is not None
             self.targets = Targets(nets, source, pool, remember)
 
@@ -68,10 +68,10 @@ class SingleStep:
                 answer = self.nets(unpack(predicted, count), images)
             settings = recipe.loss.temperature, recipe.loss.relative
             own, mixed = answer.split([len(preps), pairs])
-            terms["behaviour"] = recipe.loss.behaviour * losses.prediction_loss(own, target, *settings)
+            terms["behaviour"] = recipe.loss.behaviour * self.task.behaviour_loss(own, target, *settings)
             if lines:
-                wanted = losses.blend(target[:pairs], target[pairs : 2 * pairs], share)
-                terms["lines"] = recipe.loss.lines * losses.prediction_loss(mixed, wanted, *settings)
+                wanted = self.task.blend(target[:pairs], target[pairs : 2 * pairs], share)
+                terms["lines"] = recipe.loss.lines * self.task.behaviour_loss(mixed, wanted, *settings)
         if recipe.loss.weights:
             spread = unwrapped(model).spread
             own_preps = predicted[: len(preps)]
@@ -185,7 +185,7 @@ class MultiStep:
         recipe: SpaceRecipe,
         family: Family,
         sources: Sequence[PRepSource | None],
-        task: TaskData,
+        task: Task,
         teacher: Teacher,
         place: int = 0,
         shares: int = 1,
@@ -203,7 +203,7 @@ class MultiStep:
             self.told = None if fixed is None else torch.cat([teacher(chunk) for chunk in fixed.split(1024)]).float()
             if recipe.loss.behaviour:
                 remember = recipe.remember_targets and fixed is not None
-                pool = fixed if fixed is not None and remember else task.normalise(task.train.images[:1])
+                pool = fixed if fixed is not None and remember else task.inputs("train", slice(1))
                 for class_id, source in self.sources.items():
                     self.targets[class_id] = Targets(family[class_id].nets, source, pool, remember)
 
@@ -222,18 +222,19 @@ class MultiStep:
         with half(recipe.precision, device):
             decoded, class_logits = model(groups, pairs, share, ids)
         images, places = self.images.take(number, recipe.images)
-        labels = self.task.train.labels[places]
+        labels = self.task.targets("train", places)
         with half(recipe.networks_precision, device):
             told = self.teacher(images) if self.told is None else self.told[places]
             answers = Networks(self.family, decoded, class_ids).each(lambda nets, flat: nets(flat, images))
         settings = multi.temperature, multi.alpha
         terms = {"classid": multi.classid * losses.class_loss(class_logits[:count], ids[:count]).mean()}
         if multi.distillation:
-            learnt = losses.distillation_loss(answers[:count], told, labels, *settings)
+            learnt = self.task.distillation_loss(answers[:count], told, labels, *settings)
             terms["distillation"] = multi.distillation * learnt.mean()
         if multi.interpolation:
-            aim = class_logits[count:], ids[count:], answers[count:], told, labels
-            terms["interpolation"] = multi.interpolation * losses.interpolation_loss(*aim, *settings).sum() / count
+            points = losses.class_loss(class_logits[count:], ids[count:])
+            points = points + self.task.distillation_loss(answers[count:], told, labels, *settings)
+            terms["interpolation"] = multi.interpolation * points.sum() / count
         first, spread = 0, unwrapped(model).spread
         for (class_id, preps), (_, members) in zip(groups, chosen, strict=True):
             mine = slice(first, first + len(preps))
@@ -260,7 +261,7 @@ class MultiStep:
         if loss.behaviour:
             with half(self.recipe.networks_precision, self.task.device):
                 target = self.targets[class_id].take(members, places, preps, images)
-            told = losses.prediction_loss(answers, target, loss.temperature, loss.relative)
+            told = self.task.behaviour_loss(answers, target, loss.temperature, loss.relative)
             terms["behaviour"] = loss.behaviour * told
         if loss.weights:
             rows, parameters = preps.shape[1], self.family[class_id].parameters

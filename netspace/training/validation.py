@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from netspace.distributed import shared_out
-from netspace.metrics import accuracy, agreement, divergence, mean_absolute_error, r2
+from netspace.metrics import mean_absolute_error, r2
 from netspace.models.autoencoder import AutoEncoder
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family, Networks
-from netspace.tasks import TaskData
+from netspace.tasks import Task
 
 MEMBERS = 256  # networks that are read, decoded and compared at once
 
@@ -28,10 +28,10 @@ CHUNK = 256  # images at once: few enough for a CPU's caches
 class Comparison:
     """Per member, over one split of images."""
 
-    accuracy_target: np.ndarray  # (M,) fractions
+    accuracy_target: np.ndarray  # (M,) the task's score, 0 to 1
     accuracy_predicted: np.ndarray  # (M,)
-    agreement: np.ndarray  # (M,) share of images given the same class by both
-    kl: np.ndarray  # (M,) KL(target || predicted), nats
+    agreement: np.ndarray  # (M,) of both, 0 to 1: for classification the fraction of images given the same class
+    kl: np.ndarray  # (M,) the task's divergence: for classification KL(target || predicted), nats
 
     @classmethod
     def together(cls, parts: Sequence[Comparison]) -> Comparison:
@@ -58,44 +58,68 @@ class Comparison:
 
 
 @torch.no_grad()
-def answers(networks: Networks, task: TaskData, split: str) -> Tensor:
-    """Logits (M, N, C) of networks for all N images of a split, float32 on the CPU; shared by all processes."""
+def answers(
+    networks: Networks, task: Task, split: str, seeds: Tensor | None = None, limit: int | None = None
+) -> Tensor:
+    """Outputs (M, N, C) of networks for all N inputs of a split, or the first `limit`, float32 on the CPU; shared by all processes.
 
-    def of(nets: NetBatch, flat: Tensor) -> Tensor:
-        batches = task.batches(task.split(split), CHUNK)
-        return torch.cat([nets(flat, task.normalise(pixels)).float().cpu() for pixels, _ in batches], dim=1)
+    `seeds` (M,) say whose inputs they are, for a task whose networks have inputs of their own.
+    """
 
-    return networks.each(lambda nets, flat: shared_out(lambda rows: of(nets, rows), flat))
+    def of(nets: NetBatch, flat: Tensor, own: Tensor) -> Tensor:
+        batches = (task.inputs(split, part, own) for part in slices(limit or task.size(split)))
+        return torch.cat([nets(flat, each, shared=not task.own_inputs).float().cpu() for each in batches], dim=1)
+
+    return networks.each(lambda nets, *rows: shared_out(lambda *mine: of(nets, *mine), *rows), _seeds(networks, seeds))
 
 
-def compare_answers(target: Tensor, predicted: Tensor, labels: Tensor) -> Comparison:
-    """Compares the logits (M, N, C) of networks and of their predictions, for images with labels (N,)."""
-    labels = labels.to(target.device)
-    rows = [
-        torch.stack([accuracy(t, labels), accuracy(p, labels), agreement(t, p), divergence(p, t)], dim=0)
-        for t, p in zip(target.split(64), predicted.split(64), strict=True)
-    ]
+def compare_answers(
+    target: Tensor, predicted: Tensor, task: Task, split: str, seeds: Tensor | None = None
+) -> Comparison:
+    """Compares outputs (M, N, C) of networks and of their predictions on a split; `seeds` (M,) name the networks."""
+    truth = task.targets(split, slice(None), _seeds(target, seeds)).to(target.device)
+    rows = []
+    for start in range(0, len(target), 64):
+        part = slice(start, start + 64)
+        t, p, y = target[part], predicted[part], truth[part] if task.own_targets else truth
+        rows.append(torch.stack([task.score(t, y), task.score(p, y), task.agreement(t, p), task.divergence(p, t)]))
     return Comparison(*torch.cat(rows, dim=1).cpu().numpy())
 
 
-def compare(target: Networks, predicted: Networks, task: TaskData, split: str) -> Comparison:
-    """Compares networks with their predictions on all images of a split."""
-    both = answers(target, task, split), answers(predicted, task, split)
-    return compare_answers(*both, task.split(split).labels)
+def compare(target: Networks, predicted: Networks, task: Task, split: str, seeds: Tensor | None = None) -> Comparison:
+    """Compares networks of `seeds` (M,) with their predictions on all inputs of a split."""
+    both = answers(target, task, split, seeds), answers(predicted, task, split, seeds)
+    return compare_answers(*both, task, split, seeds)
 
 
 @torch.no_grad()
-def accuracies(networks: Networks, task: TaskData, split: str) -> np.ndarray:
-    """Accuracies (M,) of networks on all images of a split; shared by all processes."""
-    images = task.split(split)
+def accuracies(
+    networks: Networks, task: Task, split: str, seeds: Tensor | None = None, targets: Tensor | None = None
+) -> np.ndarray:
+    """Scores (M,) of networks on all inputs of a split; shared by all processes.
 
-    def of(nets: NetBatch, flat: Tensor) -> Tensor:
-        right = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-        for pixels, labels in task.batches(images, CHUNK):
-            right += accuracy(nets(flat, task.normalise(pixels)), labels) * len(labels)
-        return right / len(images)
+    `seeds` (M,) name the networks, and `targets` (M, N, ...) are theirs where no seed says so, for a task that has such.
+    """
 
-    return networks.each(lambda nets, flat: shared_out(lambda rows: of(nets, rows), flat)).numpy()
+    def of(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
+        total = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+        for part in slices(task.size(split)):
+            truth = task.targets(split, part, own) if given is None else given[:, part].to(flat.device)
+            outputs = nets(flat, task.inputs(split, part, own), shared=not task.own_inputs)
+            total += task.score(outputs, truth) * (part.stop - part.start)
+        return total / task.size(split)
+
+    others = (_seeds(networks, seeds),) if targets is None else (_seeds(networks, seeds), targets)
+    return networks.each(lambda nets, *rows: shared_out(lambda *mine: of(nets, *mine), *rows), *others).numpy()
+
+
+def slices(count: int, size: int = CHUNK) -> list[slice]:
+    """Consecutive slices of `size`, the last one smaller, that cover `count`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _seeds(networks: Networks | Tensor, seeds: Tensor | None) -> Tensor:
+    return torch.full((len(networks),), -1) if seeds is None else seeds
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ MEMBER = np.dtype(
         ("run", "i8"),  # members of one run are snapshots of one training; a run lies in one split
         ("epochs", "i4"),  # trained for, 0 if not known
         ("learning_rate", "f8"),  # peak, NaN if not known
-        ("accuracy_train", "f8"),  # fractions
+        ("accuracy_train", "f8"),  # the task's score, 0 to 1: accuracy, or what the header's 'score' names
         ("accuracy_val", "f8"),
         ("accuracy_test", "f8"),
         ("split", "S5"),  # 'train', 'val', 'test'; '' for a member of none
@@ -51,22 +51,29 @@ class Header:
     split_hash: str  # of the images and labels of its splits
     recipe: Mapping[str, Any]  # resolved
     versions: Mapping[str, str] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)  # 'name' and 'higher_is_better'; empty: accuracy
 
     def to_json(self) -> str:
         """The header as JSON text."""
         versions = {name: package_version(name) for name in ("netspace", "torch", "h5py", "numpy")}
-        told = {"data": dict(self.data), "split_hash": self.split_hash, "recipe": dict(self.recipe)}
-        return json.dumps({**told, "versions": dict(self.versions) or versions})
+        record = {"data": dict(self.data), "split_hash": self.split_hash, "recipe": dict(self.recipe)}
+        score = {"score": dict(self.score)} if self.score else {}
+        return json.dumps({**record, "versions": dict(self.versions) or versions, **score})
 
     @classmethod
     def from_json(cls, text: str) -> Header:
         """The header that `to_json` wrote. Raises `ValueError` or `TypeError` if the text is not one."""
         header = cls(**parse_json(text, "the header"))
-        if not all(isinstance(part, dict) for part in (header.data, header.recipe, header.versions)):
-            raise TypeError("the header's data, recipe and versions are not all groups of settings")
+        if not all(isinstance(part, dict) for part in (header.data, header.recipe, header.versions, header.score)):
+            raise TypeError("the header's data, recipe, versions and score are not all groups of settings")
         if not isinstance(header.split_hash, str):
             raise TypeError("the header's split hash is not a text")
         return header
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score, which lies in the columns `accuracy_*`, is a better one."""
+        return bool(self.score.get("higher_is_better", True))
 
     @property
     def dataset(self) -> str:

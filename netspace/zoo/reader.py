@@ -25,6 +25,7 @@ class ArchGroup:
     def __init__(self, name: str, archs: h5py.Group, path: Path, file_bytes: int) -> None:
         self.id = name
         self.class_id = -1
+        self.higher_is_better = True  # of scores
         self._path = path
         try:
             group = inside(archs, name, h5py.Group, file_bytes)
@@ -62,6 +63,15 @@ class ArchGroup:
         if split not in SPLITS:
             raise unknown("split", split, (*SPLITS, "all"))
         return np.flatnonzero(self.members["split"] == split.encode())
+
+    def merit(self, rows: np.ndarray) -> np.ndarray:
+        """Scores (M,) of rows on validation inputs, 1 minus them where lower is better: the more the better."""
+        scores: np.ndarray = self.members["accuracy_val"][rows]
+        return scores if self.higher_is_better else 1 - scores
+
+    def seeds(self, rows: np.ndarray) -> Tensor:
+        """Seeds (M,) of the runs of rows, int64: what names a network to its task."""
+        return torch.from_numpy(self.members["seed"][rows].astype(np.int64))
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """PReps (M, H, W) of rows, in the order given. Raises `NetspaceError` if a checksum does not match."""
@@ -103,7 +113,7 @@ class ZooFile:
         groups.sort(key=lambda group: (group.spec.num_parameters, group.id))
         self.archs: dict[str, ArchGroup] = {}
         for class_id, group in enumerate(groups):
-            group.class_id = class_id
+            group.class_id, group.higher_is_better = class_id, self.header.higher_is_better
             self.archs[group.id] = group
 
     def __enter__(self) -> Self:
@@ -144,9 +154,9 @@ class ZooFile:
         if kind in ("best", "worst"):
             groups = [self.group(arch)] if arch else list(self.archs.values())
             ranked = [
-                (float(group.members["accuracy_val"][row]), MemberRef(group.id, int(row)))
+                (float(merit), MemberRef(group.id, int(row)))
                 for group in groups
-                for row in group.rows("all")
+                for row, merit in zip(group.rows("all"), group.merit(group.rows("all")), strict=True)
             ]
             ranked = [entry for entry in ranked if np.isfinite(entry[0])]
             if not ranked:

@@ -23,7 +23,7 @@ from netspace.io import read_json
 from netspace.metrics import identity, linear_r2
 from netspace.networks.prep import unflatten, unpack
 from netspace.space import Space
-from netspace.tasks import TaskData
+from netspace.tasks import Classification
 from netspace.training.setup import task_of
 from netspace.zoo import Zoo
 
@@ -34,7 +34,7 @@ def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
         yield opened
 
 
-def answers(space: Space, flat: torch.Tensor, task: TaskData, images: str = "test") -> torch.Tensor:
+def answers(space: Space, flat: torch.Tensor, task: Classification, images: str = "test") -> torch.Tensor:
     """Logits of one network for the images of a split, by the plain architecture."""
     network = archs.build(space.spec.arch, **space.spec.settings).eval()
     network.load_state_dict({name: value.clone() for name, value in unflatten(flat, space.spec).items()})
@@ -146,7 +146,11 @@ def test_same_accuracy_is_as_accurate_on_validation_images(run_copy: Path, zoo: 
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     target = unpack(group.read(group.rows("test")), 1477)
     latents = space.encode_preps(group.read(group.rows("test")))
-    rows = baselines.Baselines(space, zoo, 0)._choose(target, latents, task).single["same_accuracy"]
+    rows = (
+        baselines.Baselines(space, zoo, 0)
+        ._choose(target, latents, task, torch.full((len(target),), -1))
+        .single["same_accuracy"]
+    )
     bank, own = (group.members["accuracy_val"][group.rows(split)] for split in ("train", "test"))
     for member, row in enumerate(rows.tolist()):
         distances = np.abs(bank - own[member])

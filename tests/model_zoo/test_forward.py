@@ -19,7 +19,7 @@ from model_zoo.trainer import Group
 from netspace import archs
 from netspace.archs import ARCHS
 from netspace.networks.batch import stacked_channels_last
-from netspace.tasks import DataConfig, TaskData, load
+from netspace.tasks import Classification, DataConfig, load
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 STACKED: Layout = "channels last"
@@ -204,7 +204,7 @@ def test_an_epoch_does_not_wait_for_the_device(fused: int, precision: Precision,
 
 
 @pytest.fixture
-def cuda_task() -> TaskData:
+def cuda_task() -> Classification:
     """Images on the GPU."""
     data = DataConfig(name="generated", image_size=16, channels=3, classes=3, limit=60, crop_padding=2, flip=True)
     return load(data, device="cuda")
@@ -212,11 +212,11 @@ def cuda_task() -> TaskData:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETS)
-def test_recorded_passes_on_a_gpu_give_the_same_networks(cuda_task: TaskData, name: str) -> None:
+def test_recorded_passes_on_a_gpu_give_the_same_networks(cuda_task: Classification, name: str) -> None:
     def build() -> nn.Module:
         return archs.build(name, channels=3, image_size=16, classes=3).double()
 
-    class Double(TaskData):
+    class Double(Classification):
         def normalise(self, images: Tensor) -> Tensor:
             return super().normalise(images).double()
 

@@ -23,7 +23,7 @@ from netspace.errors import NetspaceError
 from netspace.io import read_torch, write_torch
 from netspace.networks.kernels import smoothness_loss
 from netspace.streams import generator
-from netspace.tasks import DataConfig, TaskData, load
+from netspace.tasks import Classification, DataConfig, load
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 BATCH, IMAGES, EPOCHS = 16, 60, 5  # four steps an epoch, the last of 12 images: 20 steps
@@ -35,7 +35,7 @@ RUNS = [
 States = dict[tuple[int, int], dict[str, Tensor]]
 
 
-class Double(TaskData):
+class Double(Classification):
     """The task with images in float64."""
 
     def normalise(self, images: Tensor) -> Tensor:

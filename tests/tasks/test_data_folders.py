@@ -100,7 +100,7 @@ def test_folder(tmp_path: Path, counts: dict[str, int], sizes: tuple[int, int, i
     (root / ".hidden").mkdir()
     (root / "notes.txt").write_text("not an image")
     data = load(DataConfig(name="folder", root=root))
-    assert data.classes == ("cat", "dog") and data.image_shape == (3, 6, 6)
+    assert data.classes == ("cat", "dog") and data.input_shape == (3, 6, 6)
     assert (len(data.train), len(data.val), len(data.test)) == sizes
     for split in (data.train, data.val, data.test):
         assert split.labels.bincount().unique().numel() == 1
@@ -115,7 +115,7 @@ def test_folder_pixels_and_sizes(tmp_path: Path) -> None:
     picture(root / "train" / "cat" / "wide.png", (9, 5))
     with pytest.raises(NetspaceError, match=r"wide.png has 5 x 9 pixels but .* has 6 x 6; set image_size"):
         load(DataConfig(name="folder", root=root))
-    assert load(DataConfig(name="folder", root=root, image_size=8, channels=1)).image_shape == (1, 8, 8)
+    assert load(DataConfig(name="folder", root=root, image_size=8, channels=1)).input_shape == (1, 8, 8)
 
 
 def test_folder_mistakes(tmp_path: Path) -> None:

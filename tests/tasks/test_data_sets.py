@@ -38,7 +38,7 @@ def noise(*shape: int) -> np.ndarray:
 def test_digits() -> None:
     data = load("digits")
     assert (len(data.train), len(data.val), len(data.test)) == (1000, 297, 500)
-    assert data.image_shape == (1, 8, 8) and data.classes == tuple("0123456789")
+    assert data.input_shape == (1, 8, 8) and data.classes == tuple("0123456789")
     assert data.train.images.max() == 255 and data.train.images.unique().numel() == 17
     assert (data.crop_padding, data.flip) == (0, False)
     rows = torch.cat([split.images for split in (data.train, data.val, data.test)]).flatten(1)
@@ -76,7 +76,7 @@ def test_limit_takes_the_first_training_images_and_stays_stratified() -> None:
 
 def test_size_channels_and_augmentation_settings() -> None:
     data = load(DataConfig(image_size=12, channels=3, crop_padding=2, flip=True))
-    assert data.image_shape == (3, 12, 12) and data.mean.shape == (3,)
+    assert data.input_shape == (3, 12, 12) and data.mean.shape == (3,)
     assert (data.crop_padding, data.flip) == (2, True)
     assert torch.equal(data.val.images[:, 0], data.val.images[:, 2])
 
@@ -84,10 +84,10 @@ def test_size_channels_and_augmentation_settings() -> None:
 def test_generated() -> None:
     config = DataConfig(name="generated", image_size=7, channels=1, classes=4, split_seed=2)
     data = load(config)
-    assert data.image_shape == (1, 7, 7) and data.num_classes == 4
+    assert data.input_shape == (1, 7, 7) and data.num_outputs == 4
     assert len(data.train) == 2000 and data.train.labels.unique().tolist() == [0, 1, 2, 3]
     assert data.split_hash == load(config).split_hash
-    assert load("generated").image_shape == (3, 32, 32)
+    assert load("generated").input_shape == (3, 32, 32)
     assert "tests and benchmarks" in (sets.read_generated.__doc__ or "")
 
 
@@ -179,7 +179,7 @@ def test_real_fashion_mnist() -> None:
     except NetspaceError as error:
         pytest.skip(str(error))
     assert (len(data.train), len(data.val), len(data.test)) == (50_000, 10_000, 10_000)
-    assert data.image_shape == (1, 28, 28)
+    assert data.input_shape == (1, 28, 28)
     assert data.train.labels.bincount().tolist() == [5000] * 10
     assert data.test.labels[:8].tolist() == [9, 2, 1, 1, 6, 1, 4, 6]
     assert data.mean.item() == pytest.approx(0.2860, abs=1e-3) and data.std.item() == pytest.approx(0.353, abs=1e-3)

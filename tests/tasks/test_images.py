@@ -1,4 +1,4 @@
-"""`TaskData` by hand, the stratified cut, and the change of size and channels."""
+"""`Classification` by hand, the stratified cut, and the change of size and channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.tasks import Split, TaskData
+from netspace.tasks import Classification, Split
 from netspace.tasks.data_sets import cut, stratified_order
 from netspace.tasks.images import channel_moments, resize, with_channels
 
@@ -21,14 +21,14 @@ def split(count: int = 6, shape: tuple[int, int, int] = (2, 4, 5), classes: int 
     return Split(images, torch.randint(classes, (count,), generator=generator))
 
 
-def task(**changes: object) -> TaskData:
+def task(**changes: object) -> Classification:
     parts = {"train": split(seed=1), "val": split(seed=2), "test": split(seed=3), "classes": ("a", "b", "c")}
-    return TaskData.of("made", **(parts | changes))  # type: ignore[arg-type]
+    return Classification.of("made", **(parts | changes))  # type: ignore[arg-type]
 
 
 def test_shape_classes_and_moments() -> None:
     data = task()
-    assert data.image_shape == (2, 4, 5) and data.num_classes == 3 and data.device.type == "cpu"
+    assert data.input_shape == (2, 4, 5) and data.num_outputs == 3 and data.device.type == "cpu"
     pixels = data.train.images.double() / 255
     torch.testing.assert_close(data.mean, pixels.mean((0, 2, 3)).float())
     torch.testing.assert_close(data.std, pixels.std((0, 2, 3), correction=0).float())

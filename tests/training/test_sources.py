@@ -15,7 +15,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.prep import height
 from netspace.networks.spec import NetSpec
 from netspace.streams import generator
-from netspace.tasks import DataConfig, TaskData, load
+from netspace.tasks import Classification, DataConfig, load
 from netspace.training import batches
 from netspace.training.batches import Images, PRepSource, Shuffle, Targets
 from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
@@ -54,7 +54,7 @@ def test_seeds_streams_and_passes_differ() -> None:
 
 
 @pytest.fixture(scope="module")
-def task() -> TaskData:
+def task() -> Classification:
     return load(DataConfig(name="generated", image_size=8, channels=1, classes=3, limit=60))
 
 
@@ -111,7 +111,7 @@ def test_what_was_expected_is_what_is_taken(zoo: Zoo, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("remember", [True, False])
 def test_targets_remembered_or_computed_are_the_networks_answers(
-    zoo: Zoo, nets: NetBatch, task: TaskData, remember: bool
+    zoo: Zoo, nets: NetBatch, task: Classification, remember: bool
 ) -> None:
     with zoo:
         source = PRepSource(zoo.only(), torch.tensor([4, 1, 5]), CPU)
@@ -126,7 +126,7 @@ def test_targets_remembered_or_computed_are_the_networks_answers(
 
 
 def test_targets_are_not_remembered_where_they_do_not_fit(
-    zoo: Zoo, nets: NetBatch, task: TaskData, monkeypatch: pytest.MonkeyPatch
+    zoo: Zoo, nets: NetBatch, task: Classification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with zoo:
         images = task.normalise(task.train.images)
@@ -137,7 +137,7 @@ def test_targets_are_not_remembered_where_they_do_not_fit(
         assert Targets(nets, source, images, remember=True).table is not None
 
 
-def test_images_go_through_the_training_split_a_pass_at_a_time(task: TaskData) -> None:
+def test_images_go_through_the_training_split_a_pass_at_a_time(task: Classification) -> None:
     images = Images(task, seed=3)
     places = torch.cat([images.take(step, 20)[1] for step in range(6)])
     assert sorted(places[:60].tolist()) == sorted(places[60:].tolist()) == list(range(60))

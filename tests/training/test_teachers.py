@@ -19,7 +19,7 @@ from netspace.commands.convert import write_network
 from netspace.errors import NetspaceError, UsageError
 from netspace.networks.family import ArchClass, net_batch
 from netspace.networks.prep import unpack
-from netspace.tasks import TaskData
+from netspace.tasks import Classification
 from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Teacher, task_of, teacher
@@ -35,7 +35,7 @@ def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
 
 
 @pytest.fixture
-def task(zoo: Zoo) -> TaskData:
+def task(zoo: Zoo) -> Classification:
     return task_of(zoo, "cpu")
 
 
@@ -45,7 +45,7 @@ def answers(zoo: Zoo, arch: str, row: int, images: torch.Tensor) -> torch.Tensor
     return net_batch(group.spec, "cpu")(flat, images)[0]
 
 
-def test_teachers_of_every_kind(zoo: Zoo, task: TaskData, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
+def test_teachers_of_every_kind(zoo: Zoo, task: Classification, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
     zoo_settings["archs"] = {"other": {"arch": "vanillacnn", "width": 0.25}}
     zoo_settings["members"] = {"train": 2, "val": 1, "test": 0}
     path = build(ZooRecipe.model_validate(zoo_settings), tmp_path / "other.h5", workers=1)
@@ -67,7 +67,7 @@ def test_teachers_of_every_kind(zoo: Zoo, task: TaskData, tmp_path: Path, zoo_se
     assert not any(each(images).requires_grad for each in found.values())
 
 
-def test_the_hash_tells_networks_apart(zoo: Zoo, task: TaskData) -> None:
+def test_the_hash_tells_networks_apart(zoo: Zoo, task: Classification) -> None:
     one, again, other = (teacher(text, zoo, task) for text in ("lenetlike/0003", "lenetlike/0003", "lenetlike/0004"))
     assert one.hash == again.hash != other.hash
 
@@ -82,7 +82,7 @@ def test_the_teacher_beside_the_zoo_is_meant_by_auto(multi_zoo: Path) -> None:
         assert torch.equal(found.flat, unpack(own.only().read([0])[0], found.nets.spec.num_parameters))
 
 
-def test_without_a_teacher_beside_the_zoo_auto_is_refused(zoo: Zoo, task: TaskData) -> None:
+def test_without_a_teacher_beside_the_zoo_auto_is_refused(zoo: Zoo, task: Classification) -> None:
     with pytest.raises(UsageError) as refused:
         teacher("auto", zoo, task)
     assert str(refused.value) == (
@@ -91,7 +91,7 @@ def test_without_a_teacher_beside_the_zoo_auto_is_refused(zoo: Zoo, task: TaskDa
     )
 
 
-def test_teachers_of_another_number_of_classes(zoo: Zoo, task: TaskData, tmp_path: Path) -> None:
+def test_teachers_of_another_number_of_classes(zoo: Zoo, task: Classification, tmp_path: Path) -> None:
     few = tmp_path / "few.safetensors"
     notes = {"arch": "lenetlike", "settings": json.dumps(SETTINGS)}
     save_file(archs.build("lenetlike", **SETTINGS).state_dict(), few, metadata=notes)
@@ -102,7 +102,7 @@ def test_teachers_of_another_number_of_classes(zoo: Zoo, task: TaskData, tmp_pat
     )
 
 
-def test_teachers_of_other_images(zoo: Zoo, task: TaskData, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
+def test_teachers_of_other_images(zoo: Zoo, task: Classification, tmp_path: Path, zoo_settings: dict[str, Any]) -> None:
     zoo_settings["data"] = {"name": "digits", "limit": 100, "image_size": 12}
     zoo_settings["members"] = {"train": 1, "val": 1, "test": 0}
     large = build(ZooRecipe.model_validate(zoo_settings), tmp_path / "large.h5", workers=1)
@@ -112,7 +112,7 @@ def test_teachers_of_other_images(zoo: Zoo, task: TaskData, tmp_path: Path, zoo_
 
 
 @pytest.mark.parametrize("damage", ["no notes", "bad settings", "torch"])
-def test_files_that_do_not_say_what_they_hold(zoo: Zoo, task: TaskData, tmp_path: Path, damage: str) -> None:
+def test_files_that_do_not_say_what_they_hold(zoo: Zoo, task: Classification, tmp_path: Path, damage: str) -> None:
     path = tmp_path / ("net.pt" if damage == "torch" else "net.safetensors")
     state = archs.build("lenetlike", **SETTINGS).state_dict()
     if damage == "torch":
@@ -129,7 +129,7 @@ def test_files_that_do_not_say_what_they_hold(zoo: Zoo, task: TaskData, tmp_path
 
 
 @pytest.mark.parametrize("text", ["lenetlike/0099", "nobody", "wors", "gone.h5", "gone.safetensors"])
-def test_teachers_that_are_not_there(zoo: Zoo, task: TaskData, text: str) -> None:
+def test_teachers_that_are_not_there(zoo: Zoo, task: Classification, text: str) -> None:
     with pytest.raises(NetspaceError, match=text):
         teacher(text, zoo, task)
 

@@ -1,0 +1,226 @@
+"""`Task`: what networks are for and how their outputs are judged; and what a recipe says of a task's data.
+
+Axes: M members (networks), N networks of another set, B inputs of a batch, C outputs of a network.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from netspace import metrics
+from netspace.config import Settings
+from netspace.errors import NetspaceError
+from netspace.metrics import Identity
+
+DATA_VARIABLE = "NETSPACE_DATA"
+SPLITS = ("train", "val", "test")
+
+
+class DataConfig(Settings):
+    """Which data, split how, in which shape. Equal configurations give equal data, on every machine."""
+
+    name: str = Field(default="digits", description="one of netspace.tasks.DATASETS")
+    root: Path | None = Field(
+        default=None,
+        description="folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. "
+        "For 'folder', the folder of images itself",
+    )
+    image_size: int | None = Field(
+        default=None, ge=1, description="height and width in pixels, antialiased; none: the data set's own"
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 makes colour grey, 3 repeats grey; none: the data set's own"
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the stratified cut into splits")
+    crop_padding: int | None = Field(
+        default=None,
+        ge=0,
+        description="augmentation: zero pixels on each side before the random crop, 0 for no crop; "
+        "none: the data set's own (4 for CIFAR, 8 for Tiny-ImageNet, else 0)",
+    )
+    flip: bool | None = Field(
+        default=None, description="augmentation: mirror every second image; none: the data set's own"
+    )
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'",
+    )
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="normalisation: what each channel is divided by then; none: the training images' standard deviation",
+    )
+    limit: int | None = Field(default=None, ge=1, description="keep only this many training images, stratified")
+    classes: int | None = Field(default=None, ge=1, description="number of classes of 'generated' (10)")
+
+
+def data_root(root: Path | None = None) -> Path:
+    """The folder of the data sets: `root`, else $NETSPACE_DATA, else ~/.cache/netspace/data."""
+    chosen = root or os.environ.get(DATA_VARIABLE) or Path("~", ".cache", "netspace", "data")
+    return Path(chosen).expanduser()
+
+
+class Task(ABC):
+    """What all code asks of a task; a class of a few lines is enough, since the defaults are those of a regression.
+
+    A network is named by the `seed` of its training run, -1 where it has none (decoded from a point between two, say).
+    A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was fitted to targets
+    of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs follow from it, too.
+    Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice, integers (B,) for all
+    networks alike, or integers (M, B).
+    """
+
+    name: str
+    device: torch.device
+    split_hash: str  # of the content: equal hashes, equal data; 64 hex digits
+    input_shape: tuple[int, ...]  # of one input
+    num_outputs: int  # C
+
+    score_name: ClassVar[str] = "score"  # in tables
+    higher_is_better: ClassVar[bool] = True  # of scores
+    own_inputs: ClassVar[bool] = False
+    own_targets: ClassVar[bool] = False
+    input_noun: ClassVar[str] = "inputs"  # in messages
+    output_noun: ClassVar[str] = "outputs"
+
+    @property
+    def augments(self) -> bool:
+        """Whether training inputs are changed at random."""
+        return False
+
+    @abstractmethod
+    def size(self, split: str) -> int:
+        """How many inputs a split has."""
+
+    @abstractmethod
+    def inputs(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
+        """Inputs of networks, normalised: (B, ...) for all, or (M, B, ...) with `own_inputs` or an index (M, B)."""
+
+    @abstractmethod
+    def targets(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
+        """What outputs are compared with: (B, ...) for all, or (M, B, ...) with `own_targets` or an index (M, B)."""
+
+    @abstractmethod
+    def score(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, "*M"]:
+        """Mean over inputs of a score from 0 to 1, for targets (B, ...) of all or (M, B, ...), one set for each."""
+
+    def draw_augmentation(self, count: int, random: torch.Generator) -> Tensor:
+        """Random numbers (K, count) that change `count` training inputs in one pass over them; K is 0 for none."""
+        return torch.empty(0, count)
+
+    def augmented(self, index: Int64[Tensor, "M B"], draws: Tensor, seeds: Int64[Tensor, " M"]) -> Tensor:
+        """Training inputs (M, B, ...) changed by `draws` (M, K, B), a part of what `draw_augmentation` gave."""
+        return self.inputs("train", index, seeds)
+
+    def random_inputs(self, index: Int64[Tensor, " B"], random: torch.Generator) -> Tensor:
+        """Training inputs (B, ...) for all networks, changed at random where the task `augments`."""
+        return self.inputs("train", index)
+
+    def merit(self, score: Any) -> Any:
+        """The score itself, or 1 minus it where lower is better: the more the better."""
+        return score if self.higher_is_better else 1 - score
+
+    def training_loss(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, ""]:
+        """What networks are trained with; by default the mean squared error."""
+        return F.mse_loss(outputs, targets)
+
+    def behaviour_loss(
+        self,
+        predicted: Float[Tensor, "*M B C"],
+        target: Float[Tensor, "*M B C"],
+        temperature: float = 1.0,
+        relative: bool = False,
+    ) -> Float[Tensor, ""]:
+        """How far predicted networks' outputs are from the targets' (NetSpace, Eq. 1 or 2); by default squared."""
+        return F.mse_loss(predicted.float(), target.float())
+
+    def distillation_loss(
+        self,
+        predicted: Float[Tensor, "M B C"],
+        teacher: Float[Tensor, "B C"],
+        targets: Tensor,
+        temperature: float,
+        alpha: float,
+    ) -> Float[Tensor, " M"]:
+        """What each network has to learn from a teacher, weight `alpha`, and from targets (NetSpace, Eq. 5)."""
+        rows = [
+            alpha * self.behaviour_loss(each, teacher, temperature)
+            + (1 - alpha) * self.training_loss(each.float(), targets)
+            for each in predicted
+        ]
+        return torch.stack(rows)
+
+    def blend(self, first: Tensor, second: Tensor, gamma: Float[Tensor, " M"]) -> Float[Tensor, "M B C"]:
+        """What a network between two should output: theirs (M, B, C), mixed with `gamma` of the second."""
+        return torch.lerp(first.float(), second.float(), gamma.view(-1, 1, 1))
+
+    def targets_between(self, split: str, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor | None:
+        """Targets (M, B, ...) of networks between others of seeds (M,), mixed with `gamma` (M,) of the second.
+
+        None where all networks share their targets.
+        """
+        if not self.own_targets:
+            return None
+        ends = (self.targets(split, slice(None), seeds) for seeds in (first, second))
+        return torch.stack([torch.lerp(one, other, float(g)) for one, other, g in zip(*ends, gamma, strict=True)])
+
+    def agreement(self, first: Float[Tensor, "*M B C"], second: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M"]:
+        """How alike outputs are, from 0 to 1; by default their concordance (Lin, 1989), 0 where it is negative."""
+        return metrics.concordance(first, second)
+
+    def divergence(self, predicted: Float[Tensor, "*M B C"], target: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M"]:
+        """The behaviour loss of each network by itself, in float64."""
+        return (predicted.double() - target.double()).square().mean((-2, -1))
+
+    def agreements(self, first: Float[Tensor, "M B C"], second: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
+        """The agreement of every pair, up to one factor for all."""
+        return torch.stack([self.agreement(each.expand_as(second), second) for each in first])
+
+    def divergences(self, target: Float[Tensor, "M B C"], predicted: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
+        """The divergence of every pair."""
+        return torch.stack([self.divergence(predicted, each.expand_as(predicted)) for each in target])
+
+    def votes(self, outputs: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:
+        """What the members of an ensemble average; by default their outputs."""
+        return outputs
+
+    def from_votes(self, votes: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:
+        """Outputs of which `votes` are the votes."""
+        return votes
+
+    def identity(self, predicted: Float[Tensor, "M B C"], target: Float[Tensor, "M B C"], targets: Tensor) -> Identity:
+        """Whether predicted networks are like their own targets rather than like others of the same score."""
+        return metrics.identity_of(self.agreements(predicted, target), self.score(target, targets))
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """The mean and standard deviation that inputs are normalised by, where the task has them."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What a zoo's file says of the score; empty for classification."""
+        return {"name": self.score_name, "higher_is_better": self.higher_is_better}
+
+
+def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
+    """The error for a data set that is not on this machine: where it was looked for, and how to get it."""
+    paths = ", ".join(str(path) for path in looked)
+    return NetspaceError(
+        f"data set {name!r} is not on this machine: looked in {paths}; {how}, or let NETSPACE_DATA (or the "
+        f"setting root) name the folder that holds it."
+    )
+
+
+def broken(path: Path, expected: str, found: str) -> NetspaceError:
+    """The error for a file that is not what its name says."""
+    return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")
