@@ -11,7 +11,6 @@ validation images; of a state-dict file without a zoo there is the relative erro
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from netspace.compression.fit import fit
 from netspace.config import validate
 from netspace.io import write_json
+from netspace.results.compressed import FitResult
 from netspace.training.recipe import FitConfig
 
 BASE: dict[str, Any] = {
@@ -134,12 +134,12 @@ def main() -> None:
             folder = told.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-{seed}"
             done = folder / "fit.json"
             if done.exists():
-                figures = json.loads(done.read_text())
+                figures = FitResult.read(done)
             else:
                 config = config_of(variants[name], told.steps, told.weight, seed, told.layers, not told.no_norms)
                 figures = fit(told.member, folder, config, told.zoo, resume=(folder / "config.yaml").exists())
             kept = ("accuracy_original", "accuracy_reconstructed", "agreement", "relative_error")
-            found.setdefault(name, []).append({"seed": seed, **{key: figures[key] for key in kept}})
+            found.setdefault(name, []).append({"seed": seed, **{key: getattr(figures, key) for key in kept}})
             write_json(told.out / "ablations.json", {"steps": told.steps, "weight": told.weight, "variants": found})
     print(table(found))
 

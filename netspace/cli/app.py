@@ -90,9 +90,9 @@ def quickstart(
         json,
         lambda r: "\n\n".join(
             [
-                evaluation(r["eval"]),
-                interpolation(r["interpolate"]),
-                f"the report is {r['report']} ({r['seconds']['total']:.0f} s in all)",
+                evaluation(r.eval),
+                interpolation(r.interpolate),
+                f"the report is {r.report} ({r.seconds['total']:.0f} s in all)",
             ]
         ),
     )
@@ -128,6 +128,7 @@ def train(
     """
     from netspace.errors import NetspaceError, UsageError
     from netspace.report.reading import finite
+    from netspace.results.spaces import Training
     from netspace.run_folder import is_run, read_metrics, zoo_path
     from netspace.training.latent_space import recipe_of
     from netspace.training.latent_space import train as train_space
@@ -146,7 +147,7 @@ def train(
         raise NetspaceError(f"{run} has no record of a validation: its metrics.jsonl is damaged, its weights are not")
     best = min(found, key=lambda record: finite(record.get("val_error", record["val_mae"])) or 0.0)
     say(
-        {"run": str(run), "steps": recipe.steps, "best": best},
+        Training(run=str(run), steps=recipe.steps, best=best),
         json,
         training,
     )
@@ -281,7 +282,7 @@ def encode(
 
     trusting(trust_arch)
     result = encode_network(run_folder(run), network, out, zoo, pick(device))
-    say(result, json, lambda r: f"{r['network']} ({r['arch']}) is {r['latent']} numbers in {r['file']}")
+    say(result, json, lambda r: f"{r.network} ({r.arch}) is {r.latent} numbers in {r.file}")
 
 
 @app.command()
@@ -312,7 +313,7 @@ def decode(
         result,
         json,
         lambda r: (
-            f"{r['arch']} with {r['parameters']:,} parameters in {r['file']}, {percent(r['accuracy_test'])} on the test images"
+            f"{r.arch} with {r.parameters:,} parameters in {r.file}, {percent(r.accuracy_test)} on the test images"
         ),
     )
 
@@ -326,7 +327,7 @@ def report(
     """One self-contained HTML page and PNG figures of a run, or of a folder of `compress fit`."""
     from netspace.report import report as write_report
 
-    say(write_report(run_folder(run, same_run)), json, lambda r: f"{r['report']} and {len(r['figures'])} figures")
+    say(write_report(run_folder(run, same_run)), json, lambda r: f"{r.report} and {len(r.figures)} figures")
 
 
 def main() -> NoReturn:

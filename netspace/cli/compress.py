@@ -5,76 +5,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import analysis, compression, important, normalised, number, percent, say, table
+from netspace.cli.output import analysis, compression, fraction, important, normalised, number, percent, say, table
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
 
 
-def correction(figures: dict[str, Any]) -> str:
+def correction(figures: Correction) -> str:
     """The text of `netspace compress correct`."""
-    by = f", {normalised(figures)}" if "normalise" in figures else ""
+    by = f", {normalised(figures)}" if figures.normalise else ""
     return (
-        f"{figures['out']}: {len(figures['corrected'])} tensors of batch norms and biases corrected by "
-        f"{figures['count']} inputs ({figures['shown']}{by}); compare it by `netspace compress eval` on others"
+        f"{figures.out}: {len(figures.corrected)} tensors of batch norms and biases corrected by "
+        f"{figures.count} inputs ({figures.shown}{by}); compare it by `netspace compress eval` on others"
     )
 
 
-def quantised(figures: dict[str, Any]) -> str:
+def quantised(figures: Quantisation) -> str:
     """The text of `netspace compress quantise`."""
-    bits = figures["bits"]
+    bits = figures.bits
     names = {
         "original": "the original",
         "original_quantised": f"the original in {bits} bits",
         "reconstructed": "reconstructed",
         "quantised": f"reconstructed, predictor in {bits} bits",
     }
-    images = next(iter(figures["networks"].values())).get("images")
+    images = next(iter(figures.networks.values())).images
     seen = images is not None
     rows = []
-    for key, found in figures["networks"].items():
-        measured = [
-            show(found.get(name))
-            for name, show in (("relative_error", number), ("accuracy", percent), ("agreement", percent))
-        ]
+    for key, found in figures.networks.items():
+        measured = [number(found.relative_error), percent(found.accuracy), percent(found.agreement)]
         if seen:
-            measured.append(percent(found["images"]["agreement"]))
-        rows.append([names[key], f"{found['bytes']:,}", percent(found["bytes"] / figures["bytes_original"]), *measured])
+            measured.append(percent(found.images.agreement if found.images else None))
+        rows.append([names[key], f"{found.bytes:,}", percent(fraction(found.bytes, figures.bytes_original)), *measured])
     head = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
     head += ["on images"] if seen else []
     return "\n".join(
         [
             table(head, rows),
             *([f"the images are {normalised(images)}"] if images else []),
-            f"{figures['out']}: quantising moves the weights by {percent(figures['relative_change'])} of their norm",
+            f"{figures.out}: quantising moves the weights by {percent(figures.relative_change)} of their norm",
         ]
     )
 
 
-def pruning(figures: dict[str, Any]) -> str:
+def pruning(figures: Pruning) -> str:
     """The text of `netspace compress prune`."""
-    seen = "images" in figures["predictor"][0]
+    images = figures.predictor[0].images
 
-    def cells(row: dict[str, Any]) -> list[str]:
-        told = percent(row["images"]["agreement"] if seen else row["accuracy"])
-        return [f"{row['weights']:,}", number(row["relative_error"]), told]
+    def cells(row: PrunedNetwork) -> list[str]:
+        told = percent(row.images.agreement if row.images else row.accuracy)
+        return [f"{row.weights:,}", number(row.relative_error), told]
 
-    pairs = zip(figures["predictor"], figures["original"], strict=True)
-    rows = [[percent(one["share"]), *cells(one), *cells(two)] for one, two in pairs]
-    last = "same answer" if seen else "accuracy"
+    pairs = zip(figures.predictor, figures.original, strict=True)
+    rows = [[percent(one.share), *cells(one), *cells(two)] for one, two in pairs]
+    last = "same answer" if images else "accuracy"
     head = ["pruned", "predictor's weights", "relative error", last]
     head += ["original's weights", "relative error", last]
     where = "accuracy on the test images"
-    if seen:
-        where = f"answers as the original's on the images, which are {normalised(figures['predictor'][0]['images'])}"
+    if images:
+        where = f"answers as the original's on the images, which are {normalised(images)}"
     return table(head, rows) + f"\nsmallest magnitudes first; {where}"
 
 
 if TYPE_CHECKING:
     from netspace.archs import ArchConfig
     from netspace.compression.originals import Pictures
+    from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
 
 
 app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
@@ -218,7 +216,7 @@ def reconstruct(
     say(
         rebuild(file, out),
         json,
-        lambda r: f"{r['tensors']} tensors, {r['parameters_original']:,} values, in {r['file']}",
+        lambda r: f"{r.tensors} tensors, {r.parameters_original:,} values, in {r.file}",
     )
 
 

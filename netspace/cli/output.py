@@ -9,17 +9,25 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netspace.errors import printable
 
+if TYPE_CHECKING:
+    from netspace.results import Result
+    from netspace.results import compressed as of_files
+    from netspace.results import spaces as of_spaces
+    from netspace.results import zoos as of_zoos
 
-def say(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
+R = TypeVar("R", bound="Result")
+
+
+def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
     """Prints a command's result; under `accelerate launch` the main process alone does."""
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:
-        json.dump(plain(result), sys.stdout)
+        json.dump(plain(result.payload()), sys.stdout)
         print()
     else:
         print(printable(text(result)))
@@ -55,15 +63,25 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def number(value: float | None) -> str:
-    """A number with three decimals."""
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with some decimals."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def training(figures: dict[str, Any]) -> str:
+def points(value: float | None, form: str = "+.1f") -> str:
+    """A difference of fractions in percentage points, without the word."""
+    return "-" if value is None else format(100 * value, form)
+
+
+def fraction(part: float | None, whole: float | None) -> float | None:
+    """`part` over `whole`; None where one is not known."""
+    return part / whole if part is not None and whole else None
+
+
+def training(figures: of_spaces.Training) -> str:
     """The text of `netspace train`."""
-    best = figures["best"]
-    told = f"{figures['run']} is trained ({figures['steps']} steps); best on validation at step {best['step']}: "
+    best = figures.best
+    told = f"{figures.run} is trained ({figures.steps} steps); best on validation at step {best['step']}: "
     if "val_classid" in best:
         return told + (
             f"predicted networks score {percent(best['val_accuracy_predicted'])}, their targets "
@@ -76,12 +94,12 @@ def training(figures: dict[str, Any]) -> str:
     )
 
 
-def optimization(figures: dict[str, Any]) -> str:
+def optimization(figures: of_spaces.Optimization) -> str:
     """The text of `netspace optimize`."""
-    last = figures["curve"][-1]["accuracy_val"]
+    last = figures.curve[-1].accuracy_val
     rows = [
         [
-            ("* " if place == figures["best"] else "  ") + name,
+            ("* " if place == figures.best else "  ") + name,
             arch,
             percent(own),
             percent(before),
@@ -90,11 +108,11 @@ def optimization(figures: dict[str, Any]) -> str:
         ]
         for place, (name, arch, own, before, after, val) in enumerate(
             zip(
-                figures["from"],
-                figures["arch"],
-                figures["accuracy_network"],
-                figures["accuracy_before"],
-                figures["accuracy_after"],
+                figures.starts,
+                figures.arch,
+                figures.accuracy_network,
+                figures.accuracy_before,
+                figures.accuracy_after,
                 last,
                 strict=True,
             )
@@ -102,14 +120,14 @@ def optimization(figures: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{figures['steps']} steps, taught by {figures['teacher']}; accuracy on the test images (* best by validation)",
+            f"{figures.steps} steps, taught by {figures.teacher}; accuracy on the test images (* best by validation)",
             table(["from", "architecture", "the network", "decoded before", "after", "last on validation"], rows),
-            f"the best: {figures['latent']}, {figures['network']}",
+            f"the best: {figures.latent}, {figures.network}",
         ]
     )
 
 
-def samples(figures: dict[str, Any]) -> str:
+def samples(figures: of_spaces.Sampling) -> str:
     """The text of `netspace sample`."""
     names = {
         "sampled": "sampled networks",
@@ -120,136 +138,136 @@ def samples(figures: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            percent(figures[key]["accuracy"]),
-            percent(figures[key]["novelty"]),
-            "-" if figures[key]["distance"] is None else f"{figures[key]['distance']:.2f}",
-            percent(figures[key]["pairwise_agreement"]),
-            f"{figures[key]['diversity']:.2f}",
+            percent(found.accuracy),
+            percent(found.novelty),
+            number(found.distance, 2),
+            percent(found.pairwise_agreement),
+            number(found.diversity, 2),
         ]
         for key, name in names.items()
-        if key in figures
+        if (found := getattr(figures, key)) is not None
     ]
     head = ["", "accuracy", "answers unlike the nearest", "L2 to it", "pairs agree", "pairwise L2"]
     return "\n".join(
         [
-            f"{figures['count']} networks of {figures['arch']} drawn ({figures['fit']}, seed {figures['seed']}), "
-            + ("" if figures["shown"] else f"never shown in training, at {figures['factor']:.3f} between the ends, ")
-            + f"on the test images; trained ones score {percent(figures['zoo_accuracy'])}",
+            f"{figures.count} networks of {figures.arch} drawn ({figures.fit}, seed {figures.seed}), "
+            + ("" if figures.shown else f"never shown in training, at {figures.factor:.3f} between the ends, ")
+            + f"on the test images; trained ones score {percent(figures.zoo_accuracy)}",
             table(head, rows),
         ]
     )
 
 
-def compression(figures: dict[str, Any]) -> str:
+def compression(figures: of_files.Compression) -> str:
     """The text of `netspace compress eval`."""
-    bits = "" if figures["bits"] == 32 else f" in {figures['bits']} bits"
+    bits = "" if figures.bits == 32 else f" in {figures.bits} bits"
     told = [
-        f"{figures['file']}: a predictor of {figures['parameters_predictor']:,} values{bits} for "
-        f"{figures['parameters_represented']:,} of {figures['parameters_original']:,} "
-        f"({percent(figures['parameters_predictor'] / figures['parameters_represented'])} of what is represented)",
-        f"{figures['bytes_file']:,} bytes beside {figures['bytes_original']:,}",
+        f"{figures.file}: a predictor of {figures.parameters_predictor:,} values{bits} for "
+        f"{figures.parameters_represented:,} of {figures.parameters_original:,} "
+        f"({percent(fraction(figures.parameters_predictor, figures.parameters_represented))} of what is represented)",
+        f"{figures.bytes_file:,} bytes beside {figures.bytes_original:,}",
     ]
-    if figures["larger"]:
+    if figures.larger:
         told.append(
-            f"the file is LARGER than the network's weights ({figures['bytes_file'] / figures['bytes_original']:.1f} times as many bytes): "
+            f"the file is LARGER than the network's weights ({number(fraction(figures.bytes_file, figures.bytes_original), 1)} times as many bytes): "
             "fit a smaller predictor (--set predictor.hidden=N), or keep the network as it is"
         )
-    if figures["relative_error"] is not None:
-        told.append(f"relative error of the weights {number(figures['relative_error'])}")
-    if figures["accuracy_original"] is not None:
+    if figures.relative_error is not None:
+        told.append(f"relative error of the weights {number(figures.relative_error)}")
+    if figures.accuracy_original is not None:
         told.append(
-            f"on the test images {percent(figures['accuracy_reconstructed'])}, the original {percent(figures['accuracy_original'])}; "
-            f"same answer {percent(figures['agreement'])}"
+            f"on the test images {percent(figures.accuracy_reconstructed)}, the original {percent(figures.accuracy_original)}; "
+            f"same answer {percent(figures.agreement)}"
         )
-    if figures["images"] is not None:
+    if figures.images is not None:
         told.append(
-            f"on {figures['images']['count']} images ({normalised(figures['images'])}) same answer {percent(figures['images']['agreement'])}, "
-            f"of the 5 likeliest in common {percent(figures['images']['overlap_top5'])}, "
-            f"cosine of the logits {number(figures['images']['cosine'])}"
+            f"on {figures.images.count} images ({normalised(figures.images)}) same answer {percent(figures.images.agreement)}, "
+            f"of the 5 likeliest in common {percent(figures.images.overlap_top5)}, "
+            f"cosine of the logits {number(figures.images.cosine)}"
         )
     return "\n".join(told)
 
 
-def normalised(figures: dict[str, Any]) -> str:
+def normalised(figures: of_files.ImageLikeness | of_files.Correction) -> str:
     """How pictures were normalised, in a few words."""
-    mean, std = (",".join(f"{value:.4g}" for value in figures[key]) for key in ("mean", "std"))
-    return f"normalised by --normalise {figures['normalise']}: mean {mean}, standard deviation {std}"
+    mean, std = (",".join(f"{value:.4g}" for value in values) for values in (figures.mean, figures.std))
+    return f"normalised by --normalise {figures.normalise}: mean {mean}, standard deviation {std}"
 
 
-def important(figures: dict[str, Any]) -> str:
+def important(figures: of_files.Importance) -> str:
     """The text of `netspace compress importance`."""
-    rows = [[each["layer"], each["filter"], number(each["relative_error"])] for each in figures["filters"]]
-    return table(["layer", "filter", "relative error"], rows) + f"\n{len(rows)} of {figures['count']} filters"
+    rows = [[each.layer, each.filter, number(each.relative_error)] for each in figures.filters]
+    return table(["layer", "filter", "relative error"], rows) + f"\n{len(rows)} of {figures.count} filters"
 
 
-def analysis(figures: dict[str, Any]) -> str:
+def analysis(figures: of_files.Analysis) -> str:
     """The text of `netspace compress analyse`; of many layers some, evenly."""
-    ratios, cka = figures["singular_ratio"], figures["cka"]
-    places = range(0, len(figures["layers"]), -(-len(figures["layers"]) // 24))
+    ratios, cka = figures.singular_ratio, figures.cka
+    indices = range(0, len(figures.layers), -(-len(figures.layers) // 24))
     head = ["layer", "S_ratio", "reconstructed", *(["CKA", "CKA random"] if cka else [])]
-    keys = ("reconstructed", "random") if cka else ()
+    alike = (cka.reconstructed, cka.random) if cka else ()
     rows = [
         [
-            figures["layers"][place],
-            *(number(ratios[key][place]) for key in ("original", "reconstructed")),
-            *(number(cka[key][place]) for key in keys),
+            figures.layers[index],
+            *(number(values[index]) for values in (ratios.original, ratios.reconstructed)),
+            *(number(values[index]) for values in alike),
         ]
-        for place in places
+        for index in indices
     ]
     told = [table(head, rows)]
-    if len(places) < len(figures["layers"]):
-        told.append(f"{len(places)} of {len(figures['layers'])} layers; all are in analysis.json")
-    if not cka:
+    if len(indices) < len(figures.layers):
+        told.append(f"{len(indices)} of {len(figures.layers)} layers; all are in analysis.json")
+    gaps = figures.generalisation
+    if gaps is None:
         return "\n".join(
             [*told, "only the weights are known; the rest needs a zoo's member, or --zoo for a file's data"]
         )
-    for key, name in (
-        ("low_pass", "share of frequencies kept"),
-        ("scale_small", "smaller half of singular values times"),
+    for changed, name in (
+        (figures.low_pass or [], "share of frequencies kept"),
+        (figures.scale_small or [], "smaller half of singular values times"),
     ):
-        found = figures[key]
-        rows = [["original's accuracy", *(percent(row["accuracy"]) for row in found)]]
-        rows.append(["mean S_ratio", *(number(row["singular_ratio"]) for row in found)])
-        told += ["", table([name, *(f"{row['amount']:g}" for row in found)], rows)]
-    gaps = figures["generalisation"]
+        rows = [["original's accuracy", *(percent(row.accuracy) for row in changed)]]
+        rows.append(["mean S_ratio", *(number(row.singular_ratio) for row in changed)])
+        told += ["", table([name, *(f"{row.amount:g}" for row in changed)], rows)]
     rows = [
         [
             key,
-            *(percent(gaps[key][f"accuracy_{split}"]) for split in ("train", "test")),
-            f"{100 * gaps[key]['gap_accuracy']:.2f} points",
-            *(number(gaps[key][name]) for name in ("loss_train", "loss_test", "gap_loss")),
+            percent(gap.accuracy_train),
+            percent(gap.accuracy_test),
+            f"{points(gap.gap_accuracy, '.2f')} points",
+            *map(number, (gap.loss_train, gap.loss_test, gap.gap_loss)),
         ]
-        for key in ("original", "reconstructed")
+        for key, gap in (("original", gaps.original), ("reconstructed", gaps.reconstructed))
     ]
-    head = [f"on {gaps['training_images']:,} training images", "accuracy", "on test", "gap", "loss", "on test", "gap"]
+    head = [f"on {gaps.training_images:,} training images", "accuracy", "on test", "gap", "loss", "on test", "gap"]
     return "\n".join([*told, "", table(head, rows)])
 
 
-def zoo(figures: dict[str, Any]) -> str:
+def zoo(figures: of_zoos.ZooInfo) -> str:
     """The text of `netspace zoo info`."""
     rows = [
         [
             name,
-            v["class_id"],
-            v["members"],
-            f"{v['parameters']:,}",
-            f"{v['prep'][0]} x {v['prep'][1]}",
-            *(percent(v["accuracy"][key]) for key in ("min", "median", "max")),
+            v.class_id,
+            v.members,
+            f"{v.parameters:,}",
+            f"{v.prep[0]} x {v.prep[1]}",
+            *map(percent, (v.accuracy.min, v.accuracy.median, v.accuracy.max)),
         ]
-        for name, v in figures["archs"].items()
+        for name, v in figures.archs.items()
     ]
-    splits = ", ".join(f"{count} {name}" for name, count in figures["splits"].items())
-    state = "" if figures["complete"] else "; not complete: start its `netspace zoo build` again to finish"
+    splits = ", ".join(f"{count} {name}" for name, count in figures.splits.items())
+    state = "" if figures.complete else "; not complete: start its `netspace zoo build` again to finish"
     return "\n".join(
         [
-            f"{figures['path']}: zoo of version {figures['version']}, {figures['dataset']}, {figures['members']} members "
-            f"({splits}), {figures['bytes'] / 1e6:,.1f} MB{state}",
+            f"{figures.path}: zoo of version {figures.version}, {figures.dataset}, {figures.members} members "
+            f"({splits}), {figures.bytes / 1e6:,.1f} MB{state}",
             table(["architecture", "class", "members", "parameters", "PRep", "worst", "median", "best"], rows),
         ]
     )
 
 
-def evaluation(figures: dict[str, Any]) -> str:
+def evaluation(figures: of_spaces.Evaluation) -> str:
     """The text of `netspace eval`."""
     head = ["", "accuracy", "R2", "mean |diff|", "bias", "agreement", "KL"]
     names = {
@@ -265,116 +283,117 @@ def evaluation(figures: dict[str, Any]) -> str:
         "average": "average of training networks",
         "average_aligned": "average after alignment",
     }
-    baselines = figures["baselines"]
-    entries = [("predicted by the space", figures), *((names.get(k, k), v) for k, v in baselines.items() if v)]
+    baselines = figures.baselines
+    entries: list[tuple[str, of_spaces.Measures]] = [("predicted by the space", figures)]
+    entries += [(names.get(k, k), v) for k, v in baselines.items() if v]
     rows = [
         [
             name,
-            percent(v["accuracy_predicted"]),
-            number(v["r2"]),
-            f"{100 * v['mae']:.1f} points",
-            f"{100 * v['bias']:+.1f}",
-            percent(v["agreement"]),
-            number(v["kl"]),
+            percent(v.accuracy_predicted),
+            number(v.r2),
+            f"{points(v.mae, '.1f')} points",
+            points(v.bias),
+            percent(v.agreement),
+            number(v.kl),
         ]
         for name, v in entries
     ]
     told = [
-        f"{figures['members']} {figures['split']} members of {', '.join(figures['per_class'])}, on the test images; "
-        f"targets score {percent(figures['accuracy_target'])}",
+        f"{figures.members} {figures.split} members of {', '.join(figures.per_class)}, on the test images; "
+        f"targets score {percent(figures.accuracy_target)}",
         "",
         table(head, rows),
         "",
         *[f"not implemented: {names.get(name, name)}" for name, v in baselines.items() if not v],
-        f"latent {figures['latent']:,} for {figures['parameters']:,} parameters ({percent(figures['compression'])}); "
-        f"pairwise L2 of predicted networks {number(figures['diversity'])}, of the zoo's {number(figures['zoo_diversity'])}",
-        _identity(figures["identity"]),
+        f"latent {figures.latent:,} for {figures.parameters:,} parameters ({percent(figures.compression)}); "
+        f"pairwise L2 of predicted networks {number(figures.diversity)}, of the zoo's {number(figures.zoo_diversity)}",
+        _identity(figures.identity),
     ]
-    if "confusion" in figures:
+    if figures.confusion:
         return "\n".join([*told, *_several(figures)])
-    lines = figures["interpolation"]
+    lines = figures.interpolation
     return "\n".join(
         [
             *told,
-            f"rank correlation of accuracy and position on {lines['pairs']} lines to the best: "
-            f"{number(lines['spearman_latent'])} latent, {number(lines['spearman_weights'])} weights; R2 of a straight line "
-            f"{number(lines['linear_r2_latent'])} latent, {number(lines['linear_r2_weights'])} weights"
-            + _ends(lines["end_differences"]),
+            f"rank correlation of accuracy and position on {lines.pairs} lines to the best: "
+            f"{number(lines.spearman_latent)} latent, {number(lines.spearman_weights)} weights; R2 of a straight line "
+            f"{number(lines.linear_r2_latent)} latent, {number(lines.linear_r2_weights)} weights"
+            + _ends(lines.end_differences),
         ]
     )
 
 
-def _identity(found: dict[str, Any]) -> str:
+def _identity(found: of_spaces.IdentitySummary) -> str:
     """Whether predicted networks are like their own targets, or like any network as accurate."""
-    if found["own_minus_peers"] is None:
+    if found.own_minus_peers is None:
         return "no member has another of its split within a point of its accuracy: identity is not measured"
     return (
-        f"agreement with the own target {100 * found['own_minus_peers']:+.1f} points over agreement with others as accurate; "
-        f"overlap of mistakes (Jaccard) {number(found['jaccard_own'])} own, {number(found['jaccard_peers'])} others "
-        f"({found['members']} members; {found['without_peers']} have none within a point)"
+        f"agreement with the own target {points(found.own_minus_peers)} points over agreement with others as accurate; "
+        f"overlap of mistakes (Jaccard) {number(found.jaccard_own)} own, {number(found.jaccard_peers)} others "
+        f"({found.members} members; {found.without_peers} have none within a point)"
     )
 
 
-def _several(figures: dict[str, Any]) -> list[str]:
+def _several(figures: of_spaces.Evaluation) -> list[str]:
     """What `netspace eval` tells of several architectures: each by itself, and what lies between the ends."""
     head = ["architecture", "class", "parameters", "members", "target", "predicted", "ClassId", "agreement"]
     rows = [
         [
             name,
-            v["class_id"],
-            f"{v['parameters']:,}",
-            v["members"],
-            percent(v["accuracy_target"]),
-            percent(v["accuracy_predicted"]),
-            percent(v["classid_accuracy"]),
-            percent(v["agreement"]),
+            v.class_id,
+            f"{v.parameters:,}",
+            v.members,
+            percent(v.accuracy_target),
+            percent(v.accuracy_predicted),
+            percent(v.classid_accuracy),
+            percent(v.agreement),
         ]
-        for name, v in figures["per_class"].items()
+        for name, v in figures.per_class.items()
     ]
     told = ["", table(head, rows)]
-    if figures.get("between"):
+    if figures.between:
         head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", "scale 0", "distilled", ""]
         rows = [
             [
                 name,
-                f"{v['gamma']:.3f}",
-                percent(v["classid_accuracy"]),
-                percent(v["accuracy"]),
-                percent(v["accuracy_zoo"]),
-                percent(v["ratio"]),
-                percent(v["accuracy_scale_zero"]),
-                percent(v["accuracy_distilled"]),
-                "" if v["shown"] else "never shown",
+                f"{v.gamma:.3f}",
+                percent(v.classid_accuracy),
+                percent(v.accuracy),
+                percent(v.accuracy_zoo),
+                percent(v.ratio),
+                percent(v.accuracy_scale_zero),
+                percent(v.accuracy_distilled),
+                "" if v.shown else "never shown",
             ]
-            for name, v in figures["between"].items()
+            for name, v in figures.between.items()
         ]
         told += ["", table(head, rows)]
     return told
 
 
-def interpolation(figures: dict[str, Any]) -> str:
+def interpolation(figures: of_spaces.Interpolation) -> str:
     """The text of `netspace interpolate`."""
-    direct = figures["weight_accuracy"] or [None] * len(figures["gamma"])
-    columns = (figures["gamma"], figures["arch"], figures["latent_accuracy"], direct)
-    several = len(set(figures["arch"])) > 1
+    direct = figures.weight_accuracy or [None] * len(figures.gamma)
+    columns = (figures.gamma, figures.arch, figures.latent_accuracy, direct)
+    several = len(set(figures.arch)) > 1
     rows = [
         [f"{gamma:.2f}", *([arch] if several else []), percent(latent), percent(weights)]
         for gamma, arch, latent, weights in zip(*columns, strict=True)
     ]
     return "\n".join(
         [
-            f"from {figures['from']} to {figures['to']}: accuracy on the test images",
+            f"from {figures.start} to {figures.end}: accuracy on the test images",
             table(["gamma", *(["architecture"] if several else []), "latent", "weights"], rows),
-            f"rank correlation with gamma: {number(figures['spearman'])} latent, {number(figures['weight_spearman'])} weights",
-            f"R2 of a straight line: {number(figures['linear_r2'])} latent, {number(figures['weight_linear_r2'])} weights"
-            + _ends(figures["end_differences"]),
+            f"rank correlation with gamma: {number(figures.spearman)} latent, {number(figures.weight_spearman)} weights",
+            f"R2 of a straight line: {number(figures.linear_r2)} latent, {number(figures.weight_linear_r2)} weights"
+            + _ends(figures.end_differences),
         ]
     )
 
 
-def _ends(differences: list[float | None] | None) -> str:
+def _ends(differences: tuple[float | None, float | None] | None) -> str:
     """How far decoded ends are from their targets."""
     if not differences or any(value is None for value in differences):
         return ""
-    start, end = (f"{100 * value:+.1f}" for value in differences if value is not None)
+    start, end = map(points, differences)
     return f"; decoded minus target accuracy {start} points at the start, {end} at the end"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from netspace.cli.output import say
 from netspace.cli.shared import Json
+
+if TYPE_CHECKING:
+    from netspace.results.zoos import RecipeSchema
 
 app = typer.Typer(help="List the bundled recipes, show one, or list every setting that a recipe can have.")
 
@@ -23,9 +26,9 @@ def default(context: typer.Context, json: Json = False) -> None:
 def list_(json: Json = False) -> None:
     """List the recipes that come with netspace."""
     from netspace.commands.recipes import recipes
+    from netspace.results.zoos import RecipeList
 
-    found = [each.model_dump() for each in recipes()]
-    say({"recipes": found}, json, lambda r: "\n".join(f"{each['name']:34} {each['help']}" for each in r["recipes"]))
+    say(RecipeList(recipes=recipes()), json, lambda r: "\n".join(f"{each.name:34} {each.help}" for each in r.recipes))
 
 
 @app.command()
@@ -36,7 +39,7 @@ def show(
     """Print a recipe as it is written; --json adds its resolved settings, defaults included."""
     from netspace.commands.recipes import recipe
 
-    say(recipe(name), json, lambda r: str(r["text"]).rstrip())
+    say(recipe(name), json, lambda r: r.text.rstrip())
 
 
 @app.command()
@@ -46,15 +49,16 @@ def schema(
 ) -> None:
     """List every setting of a kind of recipe: name, type, default, unit and reason."""
     from netspace.commands.recipes import schema as settings
+    from netspace.results.zoos import RecipeSchema
 
-    say({"kind": kind, "settings": [each.model_dump() for each in settings(kind)]}, json, _settings)
+    say(RecipeSchema(kind=kind, settings=settings(kind)), json, _settings)
 
 
-def _settings(result: dict[str, Any]) -> str:
+def _settings(result: RecipeSchema) -> str:
     lines = []
-    for each in result["settings"]:
-        default = "required" if each["required"] else f"default {value(each['default'])}"
-        lines.append(f"{each['name']} ({each['type']}; {default})" + (f"\n    {each['help']}" if each["help"] else ""))
+    for each in result.settings:
+        default = "required" if each.required else f"default {value(each.default)}"
+        lines.append(f"{each.name} ({each.type}; {default})" + (f"\n    {each.help}" if each.help else ""))
     return "\n".join(lines)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netspace.cli.output import say
 from netspace.cli.output import zoo as zoo_text
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
+
+if TYPE_CHECKING:
+    from netspace.results.zoos import Verification, ZooAlignment, ZooImport, ZooInfo
 
 app = typer.Typer(no_args_is_help=True, help="Build zoos of trained networks, look into them, join them.")
 data_app = typer.Typer(no_args_is_help=True, help="The image sets: which there are, and how to get them.")
@@ -89,6 +92,7 @@ def import_(
     from netspace.config import load
     from netspace.errors import UsageError
     from netspace.networks.state_dict import read_state_dict
+    from netspace.results.zoos import ZooImport
 
     if bool(files) == (table is not None):
         raise UsageError("networks are given as FILEs or by a --table: give one of the two")
@@ -111,15 +115,15 @@ def import_(
         folded=folded,
         table=entries,
     )
-    say(result, json, _imported)
+    say(ZooImport(**result), json, _imported)
 
 
-def _imported(result: dict[str, Any]) -> str:
-    splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items() if count)
-    means, stds = (", ".join(f"{value:.4f}" for value in result[name]) for name in ("mean", "std"))
+def _imported(result: ZooImport) -> str:
+    splits = ", ".join(f"{count} {name}" for name, count in result.splits.items() if count)
+    means, stds = (", ".join(f"{value:.4f}" for value in values) for values in (result.mean, result.std))
     return (
-        f"{result['imported']} imported into {result['path']} as {result['arch']} ({splits}; trainings: {result['runs']}), "
-        f"{result['duplicates']} were there already; images were standardised by mean {means} and standard deviation {stds}"
+        f"{result.imported} imported into {result.path} as {result.arch} ({splits}; trainings: {result.runs}), "
+        f"{result.duplicates} were there already; images were standardised by mean {means} and standard deviation {stds}"
     )
 
 
@@ -139,10 +143,11 @@ def verify(
 ) -> None:
     """Check every member (checksums, values, padding) and re-evaluate a sample. Exit code 1 if anything is wrong."""
     from model_zoo.verify import verify as verify_zoo
+    from netspace.results.zoos import Verification
 
     trusting(trust_arch)
     result = verify_zoo(zoo, sample=sample, device=device or "auto")
-    say({"path": str(zoo), **result}, json, _verified)
+    say(Verification(path=str(zoo), **result), json, _verified)
     if not result["ok"]:
         raise typer.Exit(1)
 
@@ -158,6 +163,7 @@ def merge(
 ) -> None:
     """Join zoos into a new one; networks that are equal to the last bit are kept once."""
     from netspace.errors import UsageError
+    from netspace.results.zoos import MergedZoo
     from netspace.zoo import merge as merge_zoos
     from netspace.zoo import zoo_lock
 
@@ -168,7 +174,11 @@ def merge(
         if zoos and out.exists():
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
         counts = merge_zoos(out, zoos)
-    say({**describe(out), **counts}, json, lambda r: f"{zoo_text(r)}\n{r['duplicates']} duplicates left out")
+    say(
+        describe(out).extended(MergedZoo, duplicates=counts["duplicates"]),
+        json,
+        lambda r: f"{zoo_text(r)}\n{r.duplicates} duplicates left out",
+    )
 
 
 @app.command()
@@ -180,80 +190,83 @@ def align(
 ) -> None:
     """Permute the channels of every network to those of one reference of its architecture. Functions stay as they are."""
     from model_zoo.align import align_zoo
+    from netspace.results.zoos import ZooAlignment
 
     trusting(trust_arch)
-    say(align_zoo(zoo, out), json, _aligned)
+    say(ZooAlignment(**align_zoo(zoo, out)), json, _aligned)
 
 
-def _aligned(result: dict[str, Any]) -> str:
-    lines = [f"wrote {result['path']}"]
-    for name, figures in result["archs"].items():
-        if "skipped" in figures:
-            lines.append(f"{name}: left as it was: {figures['skipped']}")
-        elif figures["distance_before"] is None:
-            lines.append(f"{name}: {figures['reference']} is alone")
+def _aligned(result: ZooAlignment) -> str:
+    lines = [f"wrote {result.path}"]
+    for name, figures in result.archs.items():
+        if figures.skipped is not None:
+            lines.append(f"{name}: left as it was: {figures.skipped}")
+        elif figures.distance_before is None:
+            lines.append(f"{name}: {figures.reference} is alone")
         else:
             lines.append(
-                f"{name}: to {figures['reference']} over {figures['groups']} groups of channels; mean distance "
-                f"{figures['distance_before']:.3f} before, {figures['distance_after']:.3f} after"
+                f"{name}: to {figures.reference} over {figures.groups} groups of channels; mean distance "
+                f"{figures.distance_before:.3f} before, {figures.distance_after:.3f} after"
             )
     return "\n".join(lines)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> ZooInfo:
     """The figures of `netspace zoo info`."""
     import numpy as np
 
+    from netspace.results.zoos import AccuracyRange, ArchInfo, ZooInfo
     from netspace.zoo import SPLITS, VERSION, Zoo
 
     with Zoo(path) as zoo:
-        archs: dict[str, Any] = {}
+        archs: dict[str, ArchInfo] = {}
         for name, group in zoo.archs.items():
             found = group.members["accuracy_test"]
             found = found[np.isfinite(found)]
             low, middle, high = np.percentile(found, [0, 50, 100]).tolist() if len(found) else (None, None, None)
-            archs[name] = {
-                "class_id": group.class_id,
-                "arch": group.spec.arch,
-                "settings": group.spec.settings,
-                "members": len(group),
-                "diverged": int((group.members["status"] == b"diverged").sum()),
-                "parameters": group.spec.num_parameters,
-                "prep": list(group.size),
-                "accuracy": {"min": low, "median": middle, "max": high},
-            }
+            archs[name] = ArchInfo(
+                class_id=group.class_id,
+                arch=group.spec.arch,
+                settings=group.spec.settings,
+                members=len(group),
+                diverged=int((group.members["status"] == b"diverged").sum()),
+                parameters=group.spec.num_parameters,
+                prep=group.size,
+                accuracy=AccuracyRange(min=low, median=middle, max=high),
+            )
         splits = {split: sum(len(group.rows(split)) for group in zoo.archs.values()) for split in SPLITS}
-        return {
-            "path": str(path),
-            "version": VERSION,
-            "dataset": zoo.header.dataset,
-            "members": len(zoo),
-            "splits": splits,
-            "bytes": path.stat().st_size,
-            "archs": archs,
-            "complete": zoo.complete,
-            "content_hash": zoo.content_hash,
-            "versions": dict(zoo.header.versions),
-        }
+        return ZooInfo(
+            path=str(path),
+            version=VERSION,
+            dataset=zoo.header.dataset,
+            members=len(zoo),
+            splits=splits,
+            bytes=path.stat().st_size,
+            archs=archs,
+            complete=zoo.complete,
+            content_hash=zoo.content_hash,
+            versions=dict(zoo.header.versions),
+        )
 
 
-def _verified(result: dict[str, Any]) -> str:
-    told = f"{result['checked']} members checked, {result['re_evaluated']} evaluated again"
-    if result["ok"]:
-        return f"{result['path']} is sound: {told}"
-    listed = "\n".join(f"- {problem}" for problem in result["problems"])
-    return f"{result['path']} has {len(result['problems'])} problems ({told}):\n{listed}"
+def _verified(result: Verification) -> str:
+    told = f"{result.checked} members checked, {result.re_evaluated} evaluated again"
+    if result.ok:
+        return f"{result.path} is sound: {told}"
+    listed = "\n".join(f"- {problem}" for problem in result.problems)
+    return f"{result.path} has {len(result.problems)} problems ({told}):\n{listed}"
 
 
 @data_app.command("list")
 def data_list(json: Json = False) -> None:
     """The image sets by name."""
+    from netspace.results.zoos import DataList
     from netspace.tasks import DATASETS
 
     say(
-        {"data": {name: each.help for name, each in DATASETS.items()}},
+        DataList(data={name: each.help for name, each in DATASETS.items()}),
         json,
-        lambda r: "\n".join(f"{name:14} {text}" for name, text in r["data"].items()),
+        lambda r: "\n".join(f"{name:14} {text}" for name, text in r.data.items()),
     )
 
 
@@ -266,18 +279,19 @@ def data_fetch(
     json: Json = False,
 ) -> None:
     """Download an image set from its makers, checked against its checksum."""
+    from netspace.results.zoos import DataFiles
     from netspace.tasks import DataConfig, fetch, load_images
 
     path = fetch(name, root)
     task = load_images(DataConfig(name=name, root=root))
-    result = {
-        "name": name,
-        "path": str(path),
-        "images": {s: len(task.split(s)) for s in ("train", "val", "test")},
-        "split_hash": task.split_hash,
-    }
+    result = DataFiles(
+        name=name,
+        path=str(path),
+        images={split: len(task.split(split)) for split in ("train", "val", "test")},
+        split_hash=task.split_hash,
+    )
     say(
         result,
         json,
-        lambda r: f"{r['name']} lies in {r['path']}: " + ", ".join(f"{n:,} {s}" for s, n in r["images"].items()),
+        lambda r: f"{r.name} lies in {r.path}: " + ", ".join(f"{n:,} {s}" for s, n in r.images.items()),
     )

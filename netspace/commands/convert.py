@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from netspace.io import read_json, write_tensors
 from netspace.networks.family import ArchClass
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
+from netspace.results.spaces import Decoding, Encoding
 from netspace.run_folder import Provenance, zoo_path
 from netspace.space import Space
 from netspace.training.setup import task_of
@@ -105,7 +105,7 @@ def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> No
     write_tensors(path, state, **folded_metadata(arch.spec), **notes)
 
 
-def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> Encoding:
     """Writes the latent of a network as safetensors; returns what was written."""
     space = Space.load(run, device)
     zoo = _zoo_or_none(run, zoo_path)
@@ -116,7 +116,7 @@ def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, 
             zoo.close()
     arch = space.family[named.class_id].id
     write_latent(output, named.latent, run=str(run), network=named.name, arch=arch)
-    return {"run": str(run), "network": named.name, "arch": arch, "latent": space.latent, "file": str(output)}
+    return Encoding(run=str(run), network=named.name, arch=arch, latent=space.latent, file=str(output))
 
 
 def decode(
@@ -127,7 +127,7 @@ def decode(
     zoo_path: Path | None = None,
     device: str = "cpu",
     batch_norm: bool = False,
-) -> dict[str, Any]:
+) -> Decoding:
     """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
 
     Its architecture is the one that the latent stands for, or `arch`. With `batch_norm` the state dict is of the class that
@@ -147,14 +147,14 @@ def decode(
         write_tensors(output, state, **folded_metadata(found.spec, folded=False), run=str(run), latent=str(latent))
     else:
         write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
-    return {
-        "run": str(run),
-        "arch": found.id,
-        "settings": found.spec.settings,
-        "parameters": found.parameters,
-        "accuracy_test": accuracy,
-        "file": str(output),
-    }
+    return Decoding(
+        run=str(run),
+        arch=found.id,
+        settings=found.spec.settings,
+        parameters=found.parameters,
+        accuracy_test=accuracy,
+        file=str(output),
+    )
 
 
 def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:

@@ -19,9 +19,10 @@ from netspace.commands.baselines import MISSING, Baselines
 from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.errors import NetspaceError
-from netspace.io import write_json, write_tensors
+from netspace.io import write_tensors
 from netspace.metrics import Identity, diversity
 from netspace.networks.family import Networks
+from netspace.results.spaces import Evaluation, MemberFigures, SavedEvaluation
 from netspace.run_folder import package_version
 from netspace.space import Space
 from netspace.tasks import Task
@@ -60,7 +61,7 @@ def evaluate(
     device: str = "cpu",
     distil: bool | None = None,
     baselines: bool = True,
-) -> dict[str, Any]:
+) -> Evaluation:
     """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
 
     Without `baselines` those are left out: of training members the nearest training network is the member itself.
@@ -115,10 +116,11 @@ def evaluate(
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
         if task.facts():
             figures["score"] = task.facts()  # what the keys 'accuracy_*' mean
-        figures["versions"] = {name: package_version(name) for name in ("netspace", "torch")}
+        versions = {name: package_version(name) for name in ("netspace", "torch")}
+        result = Evaluation(**figures, versions=versions)
     if ranks.is_main():
-        _keep(run, split, space, figures, comparison, parts, target, predicted)
-    return figures
+        _keep(run, space, result, comparison, parts, target, predicted)
+    return result
 
 
 def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
@@ -218,25 +220,24 @@ def _of_several(
 
 def _keep(
     run: Path,
-    split: str,
     space: Space,
-    figures: dict[str, Any],
+    result: Evaluation,
     comparison: Comparison,
     parts: list[Part],
     target: Networks,
     predicted: Networks,
 ) -> None:
     """Figures, detail by member, latents, and the PReps of a few members of the largest architecture."""
-    detail = {
-        "member": [name for part in parts for name in part.names],
-        "arch": [space.family[int(place)].id for place in target.class_ids],
-        "arch_predicted": [space.family[int(place)].id for place in predicted.class_ids],
-        "accuracy_target": comparison.accuracy_target.tolist(),
-        "accuracy_predicted": comparison.accuracy_predicted.tolist(),
-        "agreement": comparison.agreement.tolist(),
-        "kl": comparison.kl.tolist(),
-    }
-    write_json(run / f"eval-{split}.json", {**figures, "detail": detail})
+    detail = MemberFigures(
+        member=[name for part in parts for name in part.names],
+        arch=[space.family[int(class_id)].id for class_id in target.class_ids],
+        arch_predicted=[space.family[int(class_id)].id for class_id in predicted.class_ids],
+        accuracy_target=comparison.accuracy_target.tolist(),
+        accuracy_predicted=comparison.accuracy_predicted.tolist(),
+        agreement=comparison.agreement.tolist(),
+        kl=comparison.kl.tolist(),
+    )
+    result.extended(SavedEvaluation, detail=detail).write(run / f"eval-{result.split}.json")
     largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)
     order = largest[np.argsort(comparison.accuracy_target[largest])]
     shown = torch.from_numpy(
@@ -244,7 +245,7 @@ def _keep(
     )
     latents = torch.cat([part.latents for part in parts])
     tensors = {"latents": latents, "shown": shown, "preps": target.preps[shown], "decoded": predicted.preps[shown]}
-    write_tensors(run / f"eval-{split}.safetensors", tensors)
+    write_tensors(run / f"eval-{result.split}.safetensors", tensors)
 
 
 def _mean(values: Any) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor
 from netspace.commands.baselines import AUTOMATIC_STEPS, distilled, learnt_part_off
 from netspace.commands.convert import Named, resolve, write_network, zoo_of
 from netspace.errors import UsageError
-from netspace.io import write_json
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
+from netspace.results.spaces import Between, ClassLine, Interpolation, MeanLine
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.setup import Teacher, task_of, teacher
@@ -34,7 +33,7 @@ POINTS = 10  # of the drawn line, from one class to the next
 
 def lines(
     space: Space, group: ArchGroup, rows: np.ndarray, target: Networks, latents: Tensor, task: Task, steps: int = 11
-) -> dict[str, Any]:
+) -> MeanLine:
     """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
 
     For members of one architecture. Best and lower half go by accuracy on validation images; starts are spread evenly over
@@ -45,7 +44,7 @@ def lines(
     order = np.argsort(group.merit(rows), kind="stable")
     if len(order) < 4:
         none = ("spearman_latent", "spearman_weights", "linear_r2_latent", "linear_r2_weights")
-        return {"pairs": 0, **dict.fromkeys((*none, "end_differences", "end_distances"))}
+        return MeanLine(pairs=0, **dict.fromkeys((*none, "end_differences", "end_distances")))
     best = int(order[-1])
     lower = order[: len(order) // 2]
     starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
@@ -66,20 +65,20 @@ def lines(
         for name, found in curves.items()
     }
     ends = np.array(curves["latent"])[:, [0, -1]] - np.array(curves["weights"])[:, [0, -1]]  # (pairs, 2)
-    return {
-        "pairs": len(starts),
-        "gamma": factors.tolist(),
+    return MeanLine(
+        pairs=len(starts),
+        gamma=factors.tolist(),
         **measured,
-        "end_differences": ends.mean(0).tolist(),
-        "end_distances": np.abs(ends).mean(0).tolist(),
-        "latent_accuracy": np.mean(curves["latent"], 0).tolist(),
-        "weight_accuracy": np.mean(curves["weights"], 0).tolist(),
-    }
+        end_differences=ends.mean(0).tolist(),
+        end_distances=np.abs(ends).mean(0).tolist(),
+        latent_accuracy=np.mean(curves["latent"], 0).tolist(),
+        weight_accuracy=np.mean(curves["weights"], 0).tolist(),
+    )
 
 
 def between(
     space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: Task, distil: bool | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Between]:
     """What lies at the factors of Eq. 12, by architecture, beside the zoo's own test members of it.
 
     `latents` (M, E) by ClassId; the i-th of the smallest architecture is paired with the i-th of the largest.
@@ -92,7 +91,7 @@ def between(
     it is trained where that takes at most `AUTOMATIC_STEPS`.
     """
     master = _teacher(space, zoo, task, distil)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Between] = {}
     for class_id in space.family.between:
         arch = space.family[class_id]
         points = between_ends(latents, space.family, class_id, ENDS)
@@ -107,19 +106,19 @@ def between(
             own = (
                 float(np.mean(group.members["accuracy_test"][group.rows("test")])) if len(group.rows("test")) else None
             )
-        found[arch.id] = {
-            "gamma": space.family.factor(class_id),
-            "shown": arch.shown,
-            "pairs": len(networks),
-            "classid_accuracy": float((networks.class_ids == class_id).double().mean()),
-            "accuracy": float(accuracy.mean()),
-            "accuracy_least": float(accuracy.min()),
-            "accuracy_zoo": own,
-            "ratio": float(accuracy.mean()) / own if own else None,
-            "accuracy_scale_zero": None if reference is None else float(reference.mean()),
-            "accuracy_distilled": taught,
-            "distilled_steps": None if taught is None else space.recipe.steps,
-        }
+        found[arch.id] = Between(
+            gamma=space.family.factor(class_id),
+            shown=arch.shown,
+            pairs=len(networks),
+            classid_accuracy=float((networks.class_ids == class_id).double().mean()),
+            accuracy=float(accuracy.mean()),
+            accuracy_least=float(accuracy.min()),
+            accuracy_zoo=own,
+            ratio=float(accuracy.mean()) / own if own else None,
+            accuracy_scale_zero=None if reference is None else float(reference.mean()),
+            accuracy_distilled=taught,
+            distilled_steps=None if taught is None else space.recipe.steps,
+        )
     return found
 
 
@@ -143,7 +142,7 @@ def line_of_classes(
     rows: Mapping[int, Sequence[int] | np.ndarray],
     latents: Mapping[int, Tensor],
     task: Task,
-) -> dict[str, Any]:
+) -> ClassLine:
     """The line from the best network of the smallest architecture to the best of the largest (NetSpace, Fig. 5, centre).
 
     Of the members in `rows`, by ClassId, with `latents` (M, E); the best go by accuracy on validation images.
@@ -158,15 +157,15 @@ def line_of_classes(
     gamma = torch.linspace(0, 1, POINTS * last + 1, device=latents[0].device)
     networks = space.decode_all(torch.lerp(ends[0], ends[1], gamma[:, None]))
     accuracy = accuracies(networks, task, "test")
-    return {
-        "from": names[0],
-        "to": names[1],
-        "gamma": [round(float(value), 6) for value in gamma],
-        "arch": [space.family[int(class_id)].id for class_id in networks.class_ids],
-        "accuracy": accuracy.tolist(),
-        "end_differences": [float(accuracy[0]) - targets[0], float(accuracy[-1]) - targets[1]],
-        "factors": [space.family.factor(class_id) for class_id in space.family.between],
-    }
+    return ClassLine(
+        start=names[0],
+        end=names[1],
+        gamma=[round(float(value), 6) for value in gamma],
+        arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
+        accuracy=accuracy.tolist(),
+        end_differences=(float(accuracy[0]) - targets[0], float(accuracy[-1]) - targets[1]),
+        factors=[space.family.factor(class_id) for class_id in space.family.between],
+    )
 
 
 def _mean(ranks: list[float]) -> float | None:
@@ -183,7 +182,7 @@ def interpolate(
     save: Path | None = None,
     zoo_path: Path | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Interpolation:
     """Accuracy on the test images along the latent line, beside the direct interpolation of weights.
 
     Between networks of different architectures, latents say of which each network is (NetSpace, Fig. 5). `save` is a folder
@@ -208,32 +207,35 @@ def interpolate(
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
         direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test", targets=truth)
     factors = gamma.cpu().numpy()
-    figures: dict[str, Any] = {
-        "run": str(run),
-        "from": first.name,
-        "to": last.name,
-        "gamma": [round(float(value), 6) for value in factors],
-        "arch": [space.family[int(class_id)].id for class_id in networks.class_ids],
-        "latent_accuracy": found.tolist(),
-        "weight_accuracy": None if direct is None else direct.tolist(),
-        "spearman": _number(spearman(factors, found)),
-        "weight_spearman": None if direct is None else _number(spearman(factors, direct)),
-        "linear_r2": _number(linear_r2(factors, found)),
-        "weight_linear_r2": None if direct is None else _number(linear_r2(factors, direct)),
-        "end_differences": [
-            None if target is None else float(decoded) - target
-            for decoded, target in zip(found[[0, -1]], _targets(space, (first, last), task), strict=True)
-        ],
-    }
+    files: dict[str, list[str]] = {}  # the key is absent where nothing is saved
     if save is not None:
         names = [save / f"{place:02d}-gamma-{value:.3f}.safetensors" for place, value in enumerate(factors)]
         for place, (name, value, right) in enumerate(zip(names, factors, found, strict=True)):
             notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{right:.6f}"}
             arch = space.family[int(networks.class_ids[place])]
             write_network(name, networks.flat(place), arch, **notes)
-        figures["networks"] = [str(name) for name in names]
-    write_json(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json", figures)
-    return figures
+        files = {"networks": [str(name) for name in names]}
+    first_end, last_end = _targets(space, (first, last), task)
+    result = Interpolation(
+        run=str(run),
+        start=first.name,
+        end=last.name,
+        gamma=[round(float(value), 6) for value in factors],
+        arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
+        latent_accuracy=found.tolist(),
+        weight_accuracy=None if direct is None else direct.tolist(),
+        spearman=_number(spearman(factors, found)),
+        weight_spearman=None if direct is None else _number(spearman(factors, direct)),
+        linear_r2=_number(linear_r2(factors, found)),
+        weight_linear_r2=None if direct is None else _number(linear_r2(factors, direct)),
+        end_differences=(
+            None if first_end is None else float(found[0]) - first_end,
+            None if last_end is None else float(found[-1]) - last_end,
+        ),
+        **files,
+    )
+    result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
+    return result
 
 
 def _targets(space: Space, ends: tuple[Named, Named], task: Task) -> list[float | None]:

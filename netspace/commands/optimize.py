@@ -19,12 +19,13 @@ from netspace.commands.sample import known_latents
 from netspace.config import Seed, Settings, changed, read_back, to_yaml
 from netspace.errors import UsageError
 from netspace.files import alone
-from netspace.io import going_on_from, read_torch, write_json, write_tensors, write_torch, write_yaml
+from netspace.io import going_on_from, read_torch, write_tensors, write_torch, write_yaml
 from netspace.losses import class_loss
 from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.networks.family import Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
+from netspace.results.spaces import Optimization
 from netspace.space import Space
 from netspace.streams import generator
 from netspace.tasks import Task
@@ -60,7 +61,7 @@ def optimize(
     resume: bool = False,
     zoo_path: Path | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Optimization:
     """Improves latents and writes the best one, its network and the curve to the folder `out`.
 
     Goes on where it was stopped with `resume`. Raises `UsageError` for a folder that holds another optimisation.
@@ -249,7 +250,7 @@ def _finish(
     search: Search,
     before: np.ndarray,
     curve: list[Any],
-) -> dict[str, Any]:
+) -> Optimization:
     space, task = search.space, search.task
     networks = space.decode_all(search.best, search.class_ids)
     after = accuracies(networks, task, "test")
@@ -265,24 +266,24 @@ def _finish(
         for place, arch in enumerate(kinds):
             files.append(out / "networks" / f"{place:02d}-{arch.id}.safetensors")
             write_network(files[-1], networks.flat(place), arch, **notes[place])
-    figures: dict[str, Any] = {
-        "run": str(run),
-        "from": [each.name for each in starts],
-        "arch": [arch.id for arch in kinds],
-        "teacher": master.name,
-        "precision": search.precision,
-        "steps": int(curve[-1]["step"]),
-        "accuracy_network": own,
-        "accuracy_before": before.tolist(),
-        "accuracy_after": after.tolist(),
-        "best": chosen,
-        "curve": curve,
-        "latent": str(out / "latent.safetensors"),
-        "network": str(files[0]),
-        "networks": [str(file) for file in files[1:]] or [str(files[0])],
-    }
-    write_json(out / "optimize.json", figures)
-    return figures
+    result = Optimization(
+        run=str(run),
+        starts=[each.name for each in starts],
+        arch=[arch.id for arch in kinds],
+        teacher=master.name,
+        precision=search.precision,
+        steps=int(curve[-1]["step"]),
+        accuracy_network=own,
+        accuracy_before=before.tolist(),
+        accuracy_after=after.tolist(),
+        best=chosen,
+        curve=curve,
+        latent=str(out / "latent.safetensors"),
+        network=str(files[0]),
+        networks=[str(file) for file in files[1:]] or [str(files[0])],
+    )
+    result.write(out / "optimize.json")
+    return result
 
 
 def _accuracy(space: Space, start: Named, task: Task) -> float | None:

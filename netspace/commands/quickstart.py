@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from netspace.commands.interpolate import interpolate
 from netspace.config import load
 from netspace.errors import UsageError
 from netspace.hardware import machine, pick_device
-from netspace.io import write_json
 from netspace.precision import matrix_rates
+from netspace.results.spaces import Quickstart
 from netspace.run_folder import is_run
 from netspace.training.latent_space import begun_with, train
 from netspace.training.recipe import SpaceRecipe
@@ -34,9 +33,7 @@ SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
-def quickstart(
-    run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None
-) -> dict[str, Any]:
+def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None) -> Quickstart:
     """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took.
 
     `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for any other.
@@ -68,22 +65,19 @@ def quickstart(
         "eval": evaluated - trained,
         "total": time.monotonic() - started,
     }
-    told = {
-        "run": str(run),
-        "zoo": str(zoo_path),
-        "report": page["report"],
-        "precision": begun_with(run).precision,
-        "machine": {
-            **machine(),
-            "threads": torch.get_num_threads(),
-            "operations_per_second": matrix_rates(torch.device(device)),
-        },
-        "seconds": seconds,
-        "eval": figures,
-        "interpolate": line,
-    }
-    write_json(run / "quickstart.json", told)
-    return told
+    rates = matrix_rates(torch.device(device))
+    result = Quickstart(
+        run=str(run),
+        zoo=str(zoo_path),
+        report=page.report,
+        precision=begun_with(run).precision,
+        machine={**machine(), "threads": torch.get_num_threads(), "operations_per_second": rates},
+        seconds=seconds,
+        eval=figures,
+        interpolate=line,
+    )
+    result.write(run / "quickstart.json")
+    return result
 
 
 def split_changes(changes: Sequence[str]) -> tuple[list[str], list[str]]:

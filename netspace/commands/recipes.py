@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from netspace.config import bundled_folder, bundled_names, load, models_in
 from netspace.errors import unknown
 from netspace.io import read_text
+from netspace.results.zoos import Recipe, RecipeText, Setting
 
 KINDS = {  # the model that reads the recipes of a folder in configs/
     "zoo": "model_zoo.recipe:ZooRecipe",
@@ -29,24 +30,6 @@ KINDS = {  # the model that reads the recipes of a folder in configs/
     "compress": "netspace.training.recipe:FitConfig",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
-
-
-class Setting(BaseModel):
-    """One setting of a recipe."""
-
-    name: str  # dotted, as --set takes it; NAME stands for a key of the user's choice, N for a position in a list
-    type: str
-    required: bool
-    default: Any  # a JSON value; None where the setting is required
-    help: str  # the comment beside it: unit and reason
-
-
-class Recipe(BaseModel):
-    """One bundled recipe."""
-
-    name: str  # as `netspace zoo build`, `train` and `compress fit` take it
-    kind: Literal["zoo", "space", "compress"]
-    help: str  # the comment at the top of the file
 
 
 def recipes() -> list[Recipe]:
@@ -61,7 +44,7 @@ def recipes() -> list[Recipe]:
     ]
 
 
-def recipe(name: str) -> dict[str, Any]:
+def recipe(name: str) -> RecipeText:
     """Return a recipe's `text` as it is written, and its resolved `settings`, defaults included.
 
     Raises:
@@ -72,13 +55,8 @@ def recipe(name: str) -> dict[str, Any]:
         raise unknown("bundled recipe", name, bundled_names())
     path = bundled_folder() / f"{name}.yaml"
     kind = name.partition("/")[0]
-    return {
-        "name": name,
-        "kind": kind,
-        "path": str(path),
-        "text": read_text(path),
-        "settings": load(model_of(kind), path).model_dump(mode="json"),
-    }
+    settings = load(model_of(kind), path).model_dump(mode="json")
+    return RecipeText(name=name, kind=kind, path=str(path), text=read_text(path), settings=settings)
 
 
 def model_of(kind: str) -> type[BaseModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from netspace.commands.convert import write_network, zoo_of
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.io import write_json
 from netspace.metrics import diversity, nearest
 from netspace.models.autoencoder import layer_spread
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unpack
+from netspace.results.spaces import SampleFigures, Sampling
 from netspace.space import Space
 from netspace.streams import generator
 from netspace.tasks import Task
@@ -83,7 +83,7 @@ def sample(
     save: Path | None = None,
     zoo_path: Path | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Sampling:
     """Draws `count` networks and tells how accurate, how new and how different they are, beside baselines.
 
     Of an architecture that the space was never shown they are drawn from where Eq. 12 puts it (NetSpace, Sampling of Unseen
@@ -119,27 +119,30 @@ def sample(
     near, near_logits = sets.get("nearest"), logits.get("nearest")
     told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
     novelty = None if near_logits is None else 1 - task.agreement(logits["sampled"], near_logits)
-    figures: dict[str, Any] = {
-        "run": str(run),
-        "arch": found.id,
-        "shown": found.shown,
-        "factor": space.family.factor(class_id) if space.several else None,
-        "fit": fit,
-        "count": count,
-        "seed": seed,
-        "accuracy": _scores(logits["sampled"], task).tolist(),
-        "novelty": [None] * count if novelty is None else novelty.tolist(),
-        "classid_accuracy": float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
-        "zoo_accuracy": float(trained.mean()) if len(trained) else None,
-        **told,
-    }
+    scores = _scores(logits["sampled"], task).tolist()
+    files: dict[str, list[str]] = {}  # the key is absent where nothing is saved
     if save is not None:
         names = [save / f"{number:04d}.safetensors" for number in range(count)]
-        for name, row, right in zip(names, flat, figures["accuracy"], strict=True):
+        for name, row, right in zip(names, flat, scores, strict=True):
             write_network(name, row, found, run=str(run), accuracy_test=f"{right:.6f}")
-        figures["networks"] = [str(name) for name in names]
-    write_json(run / "samples" / f"{found.id}-{fit}-{seed}.json", figures)
-    return figures
+        files = {"networks": [str(name) for name in names]}
+    result = Sampling(
+        run=str(run),
+        arch=found.id,
+        shown=found.shown,
+        factor=space.family.factor(class_id) if space.several else None,
+        fit=fit,
+        count=count,
+        seed=seed,
+        accuracy=scores,
+        novelty=[None] * count if novelty is None else novelty.tolist(),
+        classid_accuracy=float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
+        zoo_accuracy=float(trained.mean()) if len(trained) else None,
+        **told,
+        **files,
+    )
+    result.write(run / "samples" / f"{found.id}-{fit}-{seed}.json")
+    return result
 
 
 def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:
@@ -173,17 +176,17 @@ def _scores(outputs: Tensor, task: Task) -> Tensor:
 
 def _measure(
     flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: Task
-) -> dict[str, float | None]:
+) -> SampleFigures:
     """Means over networks (S, P) with test logits (S, B, C), beside the nearest training networks and their logits.
 
     novelty: share of test images answered otherwise than by the nearest; distance: L2 to it (both None where there is none);
     pairwise_agreement: share of test images that two of them answer alike; diversity: L2 between two of them (0 for one).
     """
     pairs = [task.agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
-    return {
-        "accuracy": float(_scores(logits, task).mean()),
-        "novelty": None if near_logits is None else float((1 - task.agreement(logits, near_logits)).mean()),
-        "distance": None if near is None else float((flat - near).norm(dim=1).mean()),
-        "pairwise_agreement": float(torch.cat(pairs).mean()) if pairs else 1.0,
-        "diversity": diversity(flat) if len(flat) > 1 else 0.0,
-    }
+    return SampleFigures(
+        accuracy=float(_scores(logits, task).mean()),
+        novelty=None if near_logits is None else float((1 - task.agreement(logits, near_logits)).mean()),
+        distance=None if near is None else float((flat - near).norm(dim=1).mean()),
+        pairwise_agreement=float(torch.cat(pairs).mean()) if pairs else 1.0,
+        diversity=diversity(flat) if len(flat) > 1 else 0.0,
+    )

@@ -17,11 +17,11 @@ from torch.func import functional_call
 
 from netspace.archs import ArchConfig
 from netspace.compression.originals import check_same, find_original, keep_kernels
-from netspace.io import write_json
 from netspace.metrics import accuracy
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.state_dict import answers_of, map_tensors, run_types
+from netspace.results.compressed import Alignment, Analysis, ByLayer, ChangedNetwork, Gap, Generalisation
 from netspace.streams import generator
 from netspace.tasks import Classification
 
@@ -101,7 +101,7 @@ def analyse(
     arch: ArchConfig | None = None,
     seed: int = 0,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> Analysis:
     """The figures of `netspace compress analyse --json`, kept beside the file as `analysis.json`; some kernels as `kernels.json`.
 
     Where only weights are known (no architecture, no data), the singular values alone are told; the rest is None. Raises
@@ -111,29 +111,25 @@ def analyse(
     original, _ = find_original(model, zoo_path, arch=arch, key=key)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     check_same(path, state, model, original)
-    told: dict[str, Any] = {
-        "file": str(path),
-        "layers": [layer.name for layer in layers],
-        "singular_ratio": {key: _ratios(each, layers) for key, each in _both(original.state, state)},
-        **dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka")),
-    }
+    figures: dict[str, Any] = dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka"))
     if original.module is not None and original.task is not None:
         module, task = original.module, original.task
         few = replace(task, train=task.train.take(_chosen(len(task.train), TRAINING, seed)))
-        told["low_pass"] = _changed(module, original.state, task, compressed, low_pass, SHARES)
-        told["scale_small"] = _changed(module, original.state, task, compressed, scale_small, FACTORS)
-        told["generalisation"] = {
-            "training_images": len(few.train),
-            **{key: generalisation(module, each, few) for key, each in _both(original.state, state)},
-        }
+        figures["low_pass"] = _changed(module, original.state, task, compressed, low_pass, SHARES)
+        figures["scale_small"] = _changed(module, original.state, task, compressed, scale_small, FACTORS)
+        gaps = {key: generalisation(module, each, few) for key, each in _both(original.state, state)}
+        figures["generalisation"] = Generalisation(training_images=len(few.train), **gaps)
         images = task.test.images[_chosen(len(task.test), SEEN, seed)]
-        told["cka"] = alignment(module, original.state, state, task.normalise(images), layers, seed)
+        figures["cka"] = alignment(module, original.state, state, task.normalise(images), layers, seed)
     keep_kernels(path.parent, compressed.kernels, original.state, state)
-    write_json(path.parent / "analysis.json", told)
-    return told
+    ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(original.state, state)})
+    names = [layer.name for layer in layers]
+    result = Analysis(file=str(path), layers=names, singular_ratio=ratios, **figures)
+    result.write(path.parent / "analysis.json")
+    return result
 
 
-def generalisation(module: nn.Module, state: State, task: Classification) -> dict[str, float]:
+def generalisation(module: nn.Module, state: State, task: Classification) -> Gap:
     """Accuracy and cross-entropy (nats) on training and test images, and the gaps between them."""
     found: dict[str, float] = {}
     for split in ("train", "test"):
@@ -142,24 +138,24 @@ def generalisation(module: nn.Module, state: State, task: Classification) -> dic
         found[f"loss_{split}"] = float(F.cross_entropy(logits.double(), labels))
     found["gap_accuracy"] = found["accuracy_train"] - found["accuracy_test"]
     found["gap_loss"] = abs(found["loss_test"] - found["loss_train"])  # as the authors define it
-    return found
+    return Gap(**found)
 
 
 def alignment(
     module: nn.Module, original: State, reconstructed: State, inputs: Tensor, layers: Sequence[Layer], seed: int = 0
-) -> dict[str, Any]:
+) -> Alignment:
     """Linear CKA by layer of the original's features with the reconstructed network's, and with those of random weights.
 
     None for a layer whose module was not called, or whose features do not vary.
     """
     wanted = features(module, original, inputs, layers)
-    told: dict[str, Any] = {"images": len(inputs)}
+    told: dict[str, list[float | None]] = {}
     for key, state in (("reconstructed", reconstructed), ("random", fresh(module, seed))):
         found = features(module, state, inputs, layers)
         told[key] = [
             linear_cka(wanted[layer.name], found[layer.name]) if layer.name in wanted else None for layer in layers
         ]
-    return told
+    return Alignment(images=len(inputs), **told)
 
 
 @torch.no_grad()
@@ -212,7 +208,7 @@ def _changed(
     compressed: Compressed,
     change: Callable[[Tensor, float], Tensor],
     amounts: Sequence[float],
-) -> list[dict[str, float]]:
+) -> list[ChangedNetwork]:
     """Accuracy on test images, and the mean S_ratio, of a network whose represented layers are changed by amounts."""
     rows, layers = [], compressed.kernels.layers
     for amount in amounts:
@@ -220,7 +216,7 @@ def _changed(
         changed = compressed.replaced(state, weights)
         right = float(accuracy(answers_of(module, changed, task, "test"), task.test.labels))
         ratio = sum(_ratios(changed, layers)) / len(layers)
-        rows.append({"amount": amount, "accuracy": right, "singular_ratio": ratio})
+        rows.append(ChangedNetwork(amount=amount, accuracy=right, singular_ratio=ratio))
     return rows
 
 

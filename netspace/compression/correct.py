@@ -16,6 +16,7 @@ from netspace.compression.originals import Pictures, check_new, check_same, find
 from netspace.errors import UsageError
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import layer_of
+from netspace.results.compressed import Correction
 from netspace.streams import generator
 from netspace.tasks.pictures import shown
 from netspace.training.fit import Original
@@ -115,7 +116,7 @@ def correct(
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> Correction:
     """Writes the file with batch norms and biases corrected (`training.correcting`); its size stays.
 
     Both networks are shown the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Raises
@@ -152,7 +153,7 @@ def correct(
     compressed.rest = {name: better[name] for name in compressed.rest}
     compressed.save(out)
     by = {} if pictures is None else pictures.by.figures()
-    return {"file": str(path), "out": str(out), "shown": kind, "count": len(inputs), **by, "corrected": changed}
+    return Correction(file=str(path), out=str(out), shown=kind, count=len(inputs), **by, corrected=changed)
 
 
 def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from netspace.compression.originals import (
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
 from netspace.files import alone
-from netspace.io import Record, hash_tensors, read_json, read_tensors, write_json, write_tensors, write_yaml
+from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors, write_yaml
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
 from netspace.native.orders import arrange, paper_bits
@@ -32,6 +31,15 @@ from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import folded_metadata
 from netspace.precision import Concrete
+from netspace.results.compressed import (
+    Compression,
+    FilterError,
+    FitResult,
+    Importance,
+    NetworkFigures,
+    NetworkMark,
+    Reconstruction,
+)
 from netspace.training.fit import Fit, Original, check_pools
 from netspace.training.loop import processes
 from netspace.training.recipe import FitConfig
@@ -84,7 +92,7 @@ def fit(
     arch: ArchConfig | None = None,
     input_shape: tuple[int, ...] | None = None,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> FitResult:
     """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
@@ -123,10 +131,11 @@ def fit(
             compressed.save(path)
             keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
-            more = {"seconds": seconds, "precision": fitting.precision, "curve": curve}
-            write_json(out / "fit.json", {**evaluate(path, model, zoo_path, arch, key=key), **more})
+            figures = evaluate(path, model, zoo_path, arch, key=key)
+            result = figures.extended(FitResult, seconds=seconds, precision=fitting.precision, curve=curve)
+            result.write(out / "fit.json")
         accelerator.wait_for_everyone()
-    return read_json(out / "fit.json", dict[str, Any])
+    return FitResult.read(out / "fit.json")
 
 
 def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
@@ -223,7 +232,7 @@ def evaluate(
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> Compression:
     """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
 
     With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
@@ -232,30 +241,28 @@ def evaluate(
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
-    figures: dict[str, Any] = {
-        "file": str(path),
-        "accuracy_original": None,
-        "accuracy_reconstructed": None,
-        "agreement": None,
-        "images": None,
-        "relative_error": None,
+    reference, measured = None, NetworkFigures()
+    if model is not None:
+        beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
+        reference, measured = beside.accuracy, beside.measure(state)
+    return Compression(
+        file=str(path),
+        accuracy_original=reference,
+        accuracy_reconstructed=measured.accuracy,
+        agreement=measured.agreement,
+        images=measured.images,
+        relative_error=measured.relative_error,
         **compressed.sizes(),
-        "bytes_original": bytes_of(state),
-        "bytes_file": path.stat().st_size,
-        "larger": path.stat().st_size > bytes_of(state),
-        "bits": compressed.bits,
-        "order": compressed.kind,
-        "order_bytes_paper": sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
-    }
-    if model is None:
-        return figures
-    beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
-    found = beside.measure(state)
-    figures["accuracy_original"], figures["accuracy_reconstructed"] = beside.accuracy, found.pop("accuracy")
-    return {**figures, **found}
+        bytes_original=bytes_of(state),
+        bytes_file=path.stat().st_size,
+        larger=path.stat().st_size > bytes_of(state),
+        bits=compressed.bits,
+        order=compressed.kind,
+        order_bytes_paper=sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
+    )
 
 
-def reconstruct(path: Path, out: Path) -> dict[str, Any]:
+def reconstruct(path: Path, out: Path) -> Reconstruction:
     """Writes the network that a compressed file holds, as a state dict, from the file alone.
 
     Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
@@ -270,12 +277,12 @@ def reconstruct(path: Path, out: Path) -> dict[str, Any]:
     if compressed.spec is not None:
         notes = folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **notes)
-    return {"file": str(out), "tensors": len(state), **compressed.sizes()}
+    return Reconstruction(file=str(out), tensors=len(state), **compressed.sizes())
 
 
 def importance(
     path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
-) -> dict[str, Any]:
+) -> Importance:
     """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
 
     A predictor too small for all of a network keeps what matters most to its loss.
@@ -289,8 +296,8 @@ def importance(
         errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
         rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]
     rows.sort(key=lambda row: row[2])
-    filters = [{"layer": name, "filter": place, "relative_error": error} for name, place, error in rows]
-    return {"file": str(path), "count": len(filters), "filters": filters[:top] if top else filters}
+    filters = [FilterError(layer=name, filter=place, relative_error=error) for name, place, error in rows]
+    return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def _hash(original: Original) -> str:
@@ -299,16 +306,10 @@ def _hash(original: Original) -> str:
     return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])
 
 
-class NetworkMark(Record):
-    """What `network.json` in the folder of a fit holds."""
-
-    hash: str  # of the network that it was begun with, and of its teachers
-
-
 def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
     file, mark = out / "config.yaml", out / "network.json"
     if not file.exists():
-        write_json(mark, {"hash": network})
+        NetworkMark(hash=network).write(mark)
         write_yaml(file, to_yaml(config))
         return
     if not resume:
@@ -319,7 +320,7 @@ def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> N
             f"{out} was begun with other settings: {difference}; resume it with its own (leave --config and --set out), or "
             "choose another --out"
         )
-    if read_json(mark, NetworkMark).hash != network:
+    if NetworkMark.read(mark).hash != network:
         raise UsageError(
             f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
         )

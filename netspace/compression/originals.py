@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,13 @@ from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.compression.state_files import read_network
 from netspace.errors import NetspaceError, UsageError
-from netspace.io import write_json
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Kernels
 from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, answers_of
+from netspace.results.compressed import ImageLikeness, KernelSamples, NetworkFigures
 from netspace.tasks.pictures import IMAGENET, Normalisation, pictures, shown
 from netspace.training.fit import Original
 from netspace.training.setup import images_of
@@ -41,17 +40,17 @@ class Likeness:
         self.by = by
         self.answers = self._answers(original.state)
 
-    def measure(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def measure(self, state: Mapping[str, Tensor]) -> ImageLikeness:
         """What a state of the network answers, beside what the original does."""
         found = self._answers(state)
-        return {
-            "count": len(self.files),
-            "size": self.size,
+        return ImageLikeness(
+            count=len(self.files),
+            size=self.size,
             **self.by.figures(),
-            "agreement": float(agreement(self.answers, found)),
-            "overlap_top5": float(overlap(self.answers, found)),
-            "cosine": float(cosine(self.answers, found)),
-        }
+            agreement=float(agreement(self.answers, found)),
+            overlap_top5=float(overlap(self.answers, found)),
+            cosine=float(cosine(self.answers, found)),
+        )
 
     @torch.no_grad()
     def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
@@ -176,19 +175,19 @@ class Beside:
         self.answers = self._answers(original.state)
         self.accuracy = self._accuracy(self.answers)
 
-    def measure(self, state: dict[str, Tensor]) -> dict[str, Any]:
+    def measure(self, state: dict[str, Tensor]) -> NetworkFigures:
         """The relative error of the represented weights; accuracy and agreement on the test images, where they are known.
 
         `images` says how alike both answer on pictures, where there are any.
         """
         wanted, found = self.kernels.gather(self.original.state), self.kernels.gather(state)
         answers = self._answers(state)
-        return {
-            "relative_error": float((found - wanted).norm() / wanted.norm()),
-            "accuracy": self._accuracy(answers),
-            "agreement": None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
+        return NetworkFigures(
+            relative_error=float((found - wanted).norm() / wanted.norm()),
+            accuracy=self._accuracy(answers),
+            agreement=None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
             **({} if self.likeness is None else {"images": self.likeness.measure(state)}),
-        }
+        )
 
     def _answers(self, state: dict[str, Tensor]) -> Tensor | None:
         module, task = self.original.module, self.original.task
@@ -216,13 +215,13 @@ def keep_kernels(
     place = sorted(range(len(errors)), key=errors.__getitem__)[(len(errors) - 1) // 2]
     layer, start = kernels.layers[place], sum(kernels.counts[:place])
     rows, columns = layer.window(kernels.side)
-    told = {
-        "layer": layer.name,
-        "layers": len(errors),
-        "relative_error": errors[place],
-        "count": kernels.counts[place],
-    }
-    for key, state in (("original", original), ("reconstructed", reconstructed)):
-        chosen = kernels.gather(state)[start : start + min(KEPT, kernels.counts[place]), rows, columns]
-        told[key] = chosen.tolist()
-    write_json(folder / "kernels.json", told)
+    chosen = slice(start, start + min(KEPT, kernels.counts[place]))
+    samples = KernelSamples(
+        layer=layer.name,
+        layers=len(errors),
+        relative_error=errors[place],
+        count=kernels.counts[place],
+        original=kernels.gather(original)[chosen, rows, columns].tolist(),
+        reconstructed=kernels.gather(reconstructed)[chosen, rows, columns].tolist(),
+    )
+    samples.write(folder / "kernels.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +12,9 @@ from torch import Tensor
 from netspace.archs import ArchConfig
 from netspace.compression.originals import Beside, Pictures
 from netspace.errors import UsageError
-from netspace.io import write_json
 from netspace.models.compressed import Compressed
 from netspace.progress import progress
+from netspace.results.compressed import PrunedNetwork, Pruning
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -28,7 +27,7 @@ def prune(
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> Pruning:
     """Sets shares of the predictor's weights to 0, the smallest of all its matrices first; writes prune.json beside `path`.
 
     `predictor` has a row for each share: weights left, and the reconstructed network's relative error, accuracy and
@@ -44,7 +43,7 @@ def prune(
     whole = deepcopy(compressed.predictor.state_dict())
     matrices = {name: value for name, value in whole.items() if value.dim() == 2}
     represented = {layer.name: beside.original.state[layer.name] for layer in compressed.kernels.layers}
-    rows: dict[str, list[dict[str, Any]]] = {"predictor": [], "original": []}
+    rows: dict[str, list[PrunedNetwork]] = {"predictor": [], "original": []}
     with progress("pruning", 2 * len(shares), "networks") as bar:
         for share in shares:
             left = pruned(matrices, share)
@@ -53,11 +52,11 @@ def prune(
             tried = (compressed.reconstruct(), left), (compressed.replaced(beside.original.state, kept), kept)
             for name, (network, weights) in zip(rows, tried, strict=True):
                 count = sum(int(value.count_nonzero()) for value in weights.values())
-                rows[name].append({"share": share, "weights": count, **beside.measure(network)})
+                rows[name].append(beside.measure(network).extended(PrunedNetwork, share=share, weights=count))
                 bar.advance()
-    told = {"file": str(path), **compressed.sizes(), "accuracy_original": beside.accuracy, **rows}
-    write_json(path.parent / "prune.json", told)
-    return told
+    result = Pruning(file=str(path), **compressed.sizes(), accuracy_original=beside.accuracy, **rows)
+    result.write(path.parent / "prune.json")
+    return result
 
 
 def pruned(weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from netspace.archs import ArchConfig
 from netspace.compression.originals import Beside, Pictures, check_named, check_new
 from netspace.errors import UsageError
-from netspace.io import write_json
 from netspace.models.compressed import FLOAT, Compressed, bytes_of, check_bits, pack, unpack
+from netspace.results.compressed import NetworkFigures, Quantisation, QuantisedKind, StoredNetwork
 
 
 def quantise(
@@ -26,7 +25,7 @@ def quantise(
     arch: ArchConfig | None = None,
     pictures: Pictures | None = None,
     key: str | None = None,
-) -> dict[str, Any]:
+) -> Quantisation:
     """Writes the file with its predictor's matrices in `bits` bits; figures go to quantise-BITS.json beside `path`.
 
     Without `model` they go to quantise-BITS-alone.json.
@@ -47,25 +46,28 @@ def quantise(
     replace(compressed, bits=bits).save(out)
     after = Compressed.load(out).reconstruct()
     wanted, found = (compressed.kernels.gather(state) for state in (before, after))
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[QuantisedKind, StoredNetwork] = {}
     if beside is not None:
         state = beside.original.state
         coarse, size = _directly(compressed, state, bits)
-        networks["original"] = {"bytes": bytes_of(state), **beside.measure(state)}
-        networks["original_quantised"] = {"bytes": size, **beside.measure(coarse)}
-    for name, file, state in (("reconstructed", path, before), ("quantised", out, after)):
-        networks[name] = {"bytes": file.stat().st_size, **({} if beside is None else beside.measure(state))}
-    told = {
-        "file": str(path),
-        "out": str(out),
-        "bits": bits,
+        networks["original"] = beside.measure(state).extended(StoredNetwork, bytes=bytes_of(state))
+        networks["original_quantised"] = beside.measure(coarse).extended(StoredNetwork, bytes=size)
+    written: tuple[tuple[QuantisedKind, Path, dict[str, Tensor]], ...]
+    written = (("reconstructed", path, before), ("quantised", out, after))
+    for name, file, state in written:
+        measured = NetworkFigures() if beside is None else beside.measure(state)
+        networks[name] = measured.extended(StoredNetwork, bytes=file.stat().st_size)
+    result = Quantisation(
+        file=str(path),
+        out=str(out),
+        bits=bits,
         **compressed.sizes(),
-        "bytes_original": bytes_of(before),
-        "relative_change": float((found - wanted).norm() / wanted.norm()),
-        "networks": networks,
-    }
-    write_json(path.parent / f"quantise-{bits}{'-alone' if model is None else ''}.json", told)
-    return told
+        bytes_original=bytes_of(before),
+        relative_change=float((found - wanted).norm() / wanted.norm()),
+        networks=networks,
+    )
+    result.write(path.parent / f"quantise-{bits}{'-alone' if model is None else ''}.json")
+    return result
 
 
 def _directly(compressed: Compressed, state: dict[str, Tensor], bits: int) -> tuple[dict[str, Tensor], int]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from netspace.report.picture import Picture
+    from netspace.results.spaces import ReportFiles
 
 
-def report(run: Path) -> dict[str, Any]:
+def report(run: Path) -> ReportFiles:
     """Writes `figures/*.png` and `report.html` into a run folder, each atomically, and says what was written.
 
     `figures` and `report` are paths; `splits` are the evaluated ones; `missing` has one sentence, with the command
@@ -34,24 +35,25 @@ def report(run: Path) -> dict[str, Any]:
         return _written(fitted.path, drawn, compressed_page.page(fitted, drawn, absent), absent)
     found = collect(Path(run))
     shown, lacking = pictures(found), missing(found)
-    return {
-        **_written(found.path, shown, page(found, shown, lacking), lacking),
-        "splits": list(found.evaluations),
-        "interpolations": [line.name for line in found.lines],
-    }
+    more = {"splits": list(found.evaluations), "interpolations": [line.name for line in found.lines]}
+    return _written(found.path, shown, page(found, shown, lacking), lacking, **more)
 
 
-def _written(folder: Path, shown: Sequence[Picture], html: str, lacking: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _written(
+    folder: Path, shown: Sequence[Picture], html: str, lacking: Sequence[tuple[str, str]], **more: list[str]
+) -> ReportFiles:
     from netspace.files import replacing, write_text
+    from netspace.results.spaces import ReportFiles
 
     places = [folder / "figures" / f"{picture.name}.png" for picture in shown]
     for place, picture in zip(places, shown, strict=True):
         with replacing(place) as temporary:
             temporary.write_bytes(picture.png)
     write_text(folder / "report.html", html)
-    return {
-        "run": str(folder),
-        "report": str(folder / "report.html"),
-        "figures": [str(place) for place in places],
-        "missing": [sentence.replace("`", "'") for _, sentence in lacking],
-    }
+    return ReportFiles(
+        run=str(folder),
+        report=str(folder / "report.html"),
+        figures=[str(place) for place in places],
+        missing=[sentence.replace("`", "'") for _, sentence in lacking],
+        **more,
+    )

@@ -65,25 +65,25 @@ def test_the_figures_are_those_of_networks_run_alone(run_copy: Path, zoo: Zoo) -
     np.testing.assert_allclose(detail["agreement"], found["agreement"], atol=image)
     np.testing.assert_allclose(detail["kl"], found["kl"], rtol=1e-3)
     target, answer = np.array(detail["accuracy_target"]), np.array(detail["accuracy_predicted"])
-    assert told["mae"] == pytest.approx(np.abs(target - answer).mean())
-    assert told["r2"] == pytest.approx(1 - ((target - answer) ** 2).sum() / ((target - target.mean()) ** 2).sum())
-    assert told["accuracy_target"] == pytest.approx(group.members["accuracy_test"][rows].mean())
+    assert told.mae == pytest.approx(np.abs(target - answer).mean())
+    assert told.r2 == pytest.approx(1 - ((target - answer) ** 2).sum() / ((target - target.mean()) ** 2).sum())
+    assert told.accuracy_target == pytest.approx(group.members["accuracy_test"][rows].mean())
     pairs = [(predicted[a] - predicted[b]).norm().item() for a in range(6) for b in range(a)]
-    assert told["diversity"] == pytest.approx(np.mean(pairs), rel=1e-3)
-    assert told["compression"] == pytest.approx(64 / 1477) and told["classid_accuracy"] is None
+    assert told.diversity == pytest.approx(np.mean(pairs), rel=1e-3)
+    assert told.compression == pytest.approx(64 / 1477) and told.classid_accuracy is None
 
 
 def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> None:
-    told = evaluate(run_copy, "test")["baselines"]
+    told = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     bank = unpack(group.read(group.rows("train")), 1477)
     target = unpack(group.read(group.rows("test")), 1477)
     near = [int((bank - row).norm(dim=1).argmin()) for row in target]
     scores = group.members["accuracy_test"][group.rows("train")][near]
-    assert told["nearest"]["accuracy_predicted"] == pytest.approx(scores.mean(), abs=1e-9)
+    assert told["nearest"].accuracy_predicted == pytest.approx(scores.mean(), abs=1e-9)
     average = (answers(space, bank.mean(0), task).argmax(-1) == task.test.labels).double().mean().item()
-    assert told["average"]["accuracy_predicted"] == pytest.approx(average, abs=1.5 / 500)
-    assert told["noise"]["scale"] in (0.01, 0.03, 0.1, 0.3)
+    assert told["average"].accuracy_predicted == pytest.approx(average, abs=1.5 / 500)
+    assert told["noise"].scale in (0.01, 0.03, 0.1, 0.3)
     chosen = {"same_accuracy", "nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble"}
     assert told.keys() == {"nearest", "nearest_latent", "noise", "average", "average_aligned"} | chosen
     assert told["average_aligned"] is None
@@ -94,7 +94,7 @@ def test_baselines_by_answers_are_those_of_a_slow_search(
 ) -> None:
     """Networks run alone, their answers compared in float64; the bank is taken in parts of unequal size."""
     monkeypatch.setattr(baselines, "ELEMENTS", 7 * 500 * 10)
-    found = evaluate(run_copy, "test")["baselines"]
+    found = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     logits = {
         (split, images): torch.stack(
@@ -125,13 +125,13 @@ def test_baselines_by_answers_are_those_of_a_slow_search(
     accuracies = (target.argmax(-1) == labels).double().mean(1).numpy()
     for name, mean in expected.items():
         scores = (mean.argmax(-1) == labels).double().mean(1).numpy()
-        assert found[name]["accuracy_predicted"] == pytest.approx(scores.mean(), abs=1.5 / 500), name
-        assert found[name]["bias"] == pytest.approx((scores - accuracies).mean(), abs=1.5 / 500), name
-        assert found[name]["mae"] == pytest.approx(np.abs(scores - accuracies).mean(), abs=1.5 / 500), name
+        assert found[name].accuracy_predicted == pytest.approx(scores.mean(), abs=1.5 / 500), name
+        assert found[name].bias == pytest.approx((scores - accuracies).mean(), abs=1.5 / 500), name
+        assert found[name].mae == pytest.approx(np.abs(scores - accuracies).mean(), abs=1.5 / 500), name
         same_class = (mean.argmax(-1) == target.argmax(-1)).double().mean()
-        assert found[name]["agreement"] == pytest.approx(float(same_class), abs=1.5 / 500), name
+        assert found[name].agreement == pytest.approx(float(same_class), abs=1.5 / 500), name
         divergence = (target.exp() * (target - mean.log())).sum(-1).mean()
-        assert found[name]["kl"] == pytest.approx(float(divergence), rel=1e-3), name
+        assert found[name].kl == pytest.approx(float(divergence), rel=1e-3), name
 
 
 def test_a_random_network_of_the_same_accuracy() -> None:
@@ -165,40 +165,40 @@ def test_identity_is_that_of_the_kept_answers(run_copy: Path, zoo: Zoo) -> None:
     decoded = space.decode_flat(space.encode_preps(preps))
     predicted = torch.stack([answers(space, flat, task).argmax(-1) for flat in decoded])
     slow = identity(predicted, target, task.test.labels).summary()
-    assert found["identity"]["without_peers"] == slow["without_peers"]
+    assert found.identity.without_peers == slow["without_peers"]
     for name in ("own_minus_peers", "jaccard_own", "jaccard_peers"):
-        assert found["identity"][name] == pytest.approx(slow[name], abs=0.01)
-    assert found["per_class"]["lenetlike"]["identity"] == found["identity"]
-    assert found["bias"] == pytest.approx(found["accuracy_predicted"] - found["accuracy_target"])
-    assert found["diversity_ratio"] == pytest.approx(found["diversity"] / found["zoo_diversity"])
+        assert getattr(found.identity, name) == pytest.approx(slow[name], abs=0.01)
+    assert found.per_class["lenetlike"].identity == found.identity
+    assert found.bias == pytest.approx(found.accuracy_predicted - found.accuracy_target)
+    assert found.diversity_ratio == pytest.approx(found.diversity / found.zoo_diversity)
 
 
 def test_lines_say_how_straight_they_are_and_how_far_their_ends_are_from_their_targets(
     run_copy: Path, zoo: Zoo
 ) -> None:
-    line = evaluate(run_copy, "test")["interpolation"]
+    line = evaluate(run_copy, "test").interpolation
     detail = json.loads((run_copy / "eval-test.json").read_text())["detail"]
     differences = np.array(detail["accuracy_predicted"]) - np.array(detail["accuracy_target"])
     rows = zoo.only().rows("test")
     order = np.argsort(zoo.only().members["accuracy_val"][rows], kind="stable")
     starts = differences[order[:3]]  # the lower half of six
-    assert line["pairs"] == 3
-    assert line["end_differences"] == pytest.approx([starts.mean(), differences[order[-1]]], abs=1.5 / 500)
-    assert line["end_distances"] == pytest.approx([np.abs(starts).mean(), abs(differences[order[-1]])], abs=1.5 / 500)
-    assert 0 <= line["linear_r2_latent"] <= 1 and 0 <= line["linear_r2_weights"] <= 1
+    assert line.pairs == 3
+    assert line.end_differences == pytest.approx((starts.mean(), differences[order[-1]]), abs=1.5 / 500)
+    assert line.end_distances == pytest.approx((np.abs(starts).mean(), abs(differences[order[-1]])), abs=1.5 / 500)
+    assert 0 <= line.linear_r2_latent <= 1 and 0 <= line.linear_r2_weights <= 1
 
 
 def test_even_a_tiny_space_beats_the_average_network(run_copy: Path) -> None:
     told = evaluate(run_copy, "test")
-    assert told["agreement"] > told["baselines"]["average"]["agreement"]
-    assert told["kl"] < told["baselines"]["average"]["kl"]
+    assert told.agreement > told.baselines["average"].agreement
+    assert told.kl < told.baselines["average"].kl
 
 
 def test_the_same_figures_again_and_on_other_splits(run_copy: Path) -> None:
     first = evaluate(run_copy, "test")
     assert evaluate(run_copy, "test") == first
     train = evaluate(run_copy, "train")
-    assert (train["split"], train["members"], train["baselines"]["nearest"]["agreement"]) == ("train", 24, 1.0)
+    assert (train.split, train.members, train.baselines["nearest"].agreement) == ("train", 24, 1.0)
     kept = load_file(run_copy / "eval-train.safetensors")
     assert kept["latents"].shape == (24, 64) and kept["preps"].shape == kept["decoded"].shape == (4, 12, 128)
     with pytest.raises(NetspaceError, match="tset"):
@@ -208,28 +208,28 @@ def test_the_same_figures_again_and_on_other_splits(run_copy: Path) -> None:
 def test_a_lines_ends_are_the_decoded_ends(run_copy: Path, zoo: Zoo, tmp_path: Path) -> None:
     ends = ["lenetlike/0031", "lenetlike/0035"]
     told = interpolate(run_copy, *ends, steps=3, save=tmp_path / "line")
-    assert (told["from"], told["to"]) == tuple(ends)
+    assert (told.start, told.end) == tuple(ends)
     space, group = Space.load(run_copy), zoo.only()
     for place, row in ((0, 31), (2, 35)):
         encode(run_copy, f"lenetlike/{row:04d}", tmp_path / "z.safetensors")
         scored = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
-        assert told["latent_accuracy"][place] == pytest.approx(scored["accuracy_test"], abs=1.5 / 500)
-        assert told["weight_accuracy"][place] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
-        alone, on_line = load_file(tmp_path / "net.safetensors"), load_file(told["networks"][place])
+        assert told.latent_accuracy[place] == pytest.approx(scored.accuracy_test, abs=1.5 / 500)
+        assert told.weight_accuracy[place] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
+        alone, on_line = load_file(tmp_path / "net.safetensors"), load_file(told.networks[place])
         for name in space.spec.names:
             torch.testing.assert_close(on_line[name], alone[name], rtol=1e-4, atol=1e-5)
-        assert told["end_differences"][min(place, 1)] == pytest.approx(
-            told["latent_accuracy"][place] - told["weight_accuracy"][place]
+        assert told.end_differences[min(place, 1)] == pytest.approx(
+            told.latent_accuracy[place] - told.weight_accuracy[place]
         )
-    gamma = np.array(told["gamma"])
-    assert told["linear_r2"] == pytest.approx(linear_r2(gamma, np.array(told["latent_accuracy"])))
-    assert told["weight_linear_r2"] == pytest.approx(linear_r2(gamma, np.array(told["weight_accuracy"])))
+    gamma = np.array(told.gamma)
+    assert told.linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.latent_accuracy)))
+    assert told.weight_linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.weight_accuracy)))
     latent_only = interpolate(run_copy, str(tmp_path / "z.safetensors"), ends[0], steps=2)
-    assert latent_only["end_differences"][0] is None
-    assert latent_only["end_differences"][1] == pytest.approx(told["end_differences"][0])
+    assert latent_only.end_differences[0] is None
+    assert latent_only.end_differences[1] == pytest.approx(told.end_differences[0])
     middle = torch.lerp(*(space.encode(group.read([row])[0]) for row in (31, 35)), 0.5)
     wanted = space.decode(middle).state_dict()
-    for name, value in load_file(told["networks"][1]).items():
+    for name, value in load_file(told.networks[1]).items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)
     assert len(list((run_copy / "interpolations").glob("*.json"))) == 2
 
@@ -256,8 +256,8 @@ def test_files_need_no_zoo(run_copy: Path, tmp_path: Path) -> None:
     told = read_json((run_copy / "provenance.json"), dict[str, Any])
     (run_copy / "provenance.json").write_text(json.dumps({**told, "zoo": "/gone/zoo.h5"}))
     decoded = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
-    assert decoded["accuracy_test"] is None and (tmp_path / "net.safetensors").is_file()
+    assert decoded.accuracy_test is None and (tmp_path / "net.safetensors").is_file()
     again = encode(run_copy, str(tmp_path / "net.safetensors"), tmp_path / "y.safetensors")
-    assert again["latent"] == 64
+    assert again.latent == 64
     with pytest.raises(NetspaceError, match="zoo"):
         encode(run_copy, "best", tmp_path / "x.safetensors")

@@ -65,21 +65,21 @@ def test_the_figures_are_those_of_networks_run_alone(run: Path, zoo: Zoo) -> Non
             if predicted == group.id:
                 kept.append(space.decode_flat(latent[None], group.id)[0])
             place += 1
-        own = told["per_class"][group.id]
-        assert (own["class_id"], own["members"], own["parameters"]) == (class_id, 3, group.spec.num_parameters)
-        assert own["accuracy_predicted"] == pytest.approx(np.mean(found), abs=IMAGE)
-        assert own["classid_accuracy"] == pytest.approx(confusion[class_id, class_id] / 3)
-        assert own["compression"] == pytest.approx(64 / group.spec.num_parameters)
+        own = told.per_class[group.id]
+        assert (own.class_id, own.members, own.parameters) == (class_id, 3, group.spec.num_parameters)
+        assert own.accuracy_predicted == pytest.approx(np.mean(found), abs=IMAGE)
+        assert own.classid_accuracy == pytest.approx(confusion[class_id, class_id] / 3)
+        assert own.compression == pytest.approx(64 / group.spec.num_parameters)
         if len(kept) > 1:
-            assert own["diversity"] == pytest.approx(diversity(torch.stack(kept)), rel=1e-3)
-    assert told["confusion"] == confusion.tolist() and told["members"] == place == confusion.sum() == 9
-    assert told["classid_accuracy"] == pytest.approx(confusion.trace() / 9)
-    assert told["accuracy_predicted"] == pytest.approx(np.mean(detail["accuracy_predicted"]))
-    assert told["archs"] == ["lenet", "vanilla", "resnet"] == list(told["per_class"])
+            assert own.diversity == pytest.approx(diversity(torch.stack(kept)), rel=1e-3)
+    assert told.confusion == confusion.tolist() and told.members == place == confusion.sum() == 9
+    assert told.classid_accuracy == pytest.approx(confusion.trace() / 9)
+    assert told.accuracy_predicted == pytest.approx(np.mean(detail["accuracy_predicted"]))
+    assert told.archs == ["lenet", "vanilla", "resnet"] == list(told.per_class)
 
 
 def test_what_lies_between_the_ends(run: Path, zoo: Zoo) -> None:
-    told = evaluate(run, "test")["between"]
+    told = evaluate(run, "test").between
     assert list(told) == ["vanilla"]
     space, found = Space.load(run), []
     ends = [
@@ -88,39 +88,39 @@ def test_what_lies_between_the_ends(run: Path, zoo: Zoo) -> None:
     ]
     found = [accuracy(space, zoo, (a + b) / 2) for a, b in zip(*ends, strict=True)]
     own = told["vanilla"]
-    assert (own["gamma"], own["shown"], own["pairs"]) == (0.5, True, 3)
-    assert own["classid_accuracy"] == pytest.approx(np.mean([name == "vanilla" for name, _ in found]))
-    assert own["accuracy"] == pytest.approx(np.mean([score for _, score in found]), abs=IMAGE)
-    assert own["accuracy_least"] == pytest.approx(min(score for _, score in found), abs=IMAGE)
+    assert (own.gamma, own.shown, own.pairs) == (0.5, True, 3)
+    assert own.classid_accuracy == pytest.approx(np.mean([name == "vanilla" for name, _ in found]))
+    assert own.accuracy == pytest.approx(np.mean([score for _, score in found]), abs=IMAGE)
+    assert own.accuracy_least == pytest.approx(min(score for _, score in found), abs=IMAGE)
     group = zoo.group("vanilla")
-    assert own["accuracy_zoo"] == pytest.approx(group.members["accuracy_test"][group.rows("test")].mean())
-    assert own["ratio"] == pytest.approx(own["accuracy"] / own["accuracy_zoo"])
+    assert own.accuracy_zoo == pytest.approx(group.members["accuracy_test"][group.rows("test")].mean())
+    assert own.ratio == pytest.approx(own.accuracy / own.accuracy_zoo)
 
 
 def test_the_line_goes_from_the_best_of_the_smallest_to_the_best_of_the_largest(run: Path, zoo: Zoo) -> None:
-    line, space = evaluate(run, "test")["line"], Space.load(run)
+    line, space = evaluate(run, "test").line, Space.load(run)
     ends = []
-    for key, name in (("from", "lenet"), ("to", "resnet")):
+    for end, name in ((line.start, "lenet"), (line.end, "resnet")):
         group = zoo.group(name)
         rows = group.rows("test")
         best = rows[group.members["accuracy_val"][rows].argmax()]
-        assert line[key] == f"{name}/{best:04d}"
+        assert end == f"{name}/{best:04d}"
         ends.append(space.encode(group.read([best])[0], name))
-    assert len(line["gamma"]) == len(line["arch"]) == len(line["accuracy"]) == 21
-    assert line["factors"] == [0.5] and (line["gamma"][0], line["gamma"][10], line["gamma"][-1]) == (0, 0.5, 1)
+    assert len(line.gamma) == len(line.arch) == len(line.accuracy) == 21
+    assert line.factors == [0.5] and (line.gamma[0], line.gamma[10], line.gamma[-1]) == (0, 0.5, 1)
     for place in (0, 7, 20):
-        name, score = accuracy(space, zoo, torch.lerp(*ends, line["gamma"][place]))
-        assert line["arch"][place] == name and line["accuracy"][place] == pytest.approx(score, abs=IMAGE)
+        name, score = accuracy(space, zoo, torch.lerp(*ends, line.gamma[place]))
+        assert line.arch[place] == name and line.accuracy[place] == pytest.approx(score, abs=IMAGE)
 
 
 def test_baselines_answer_with_networks_of_the_members_architecture(run: Path, zoo: Zoo) -> None:
-    told = evaluate(run, "test")["baselines"]
+    told = evaluate(run, "test").baselines
     scores = []
     for group in zoo.archs.values():
         bank, target = (unpack(group.read(group.rows(split)), group.spec.num_parameters) for split in ("train", "test"))
         near = [int((bank - row).norm(dim=1).argmin()) for row in target]
         scores += group.members["accuracy_test"][group.rows("train")][near].tolist()
-    assert told["nearest"]["accuracy_predicted"] == pytest.approx(np.mean(scores), abs=1e-9)
+    assert told["nearest"].accuracy_predicted == pytest.approx(np.mean(scores), abs=1e-9)
     means = [
         unpack(group.read(group.rows("train")), group.spec.num_parameters).mean(0, keepdim=True)
         for group in zoo.archs.values()
@@ -130,9 +130,11 @@ def test_baselines_answer_with_networks_of_the_members_architecture(run: Path, z
         accuracies(Networks.of_class(space.family, class_id, flat), task, "test")[0]
         for class_id, flat in enumerate(means)
     ]
-    assert told["average"]["accuracy_predicted"] == pytest.approx(np.mean(average), abs=IMAGE)
-    assert told["five_nearest"].keys() == told["constant"].keys() == told["nearest"].keys()
-    assert len(told["noise"]["scale"]) == 3 and set(told["noise"]["scale"]) <= {0.01, 0.03, 0.1, 0.3}
+    assert told["average"].accuracy_predicted == pytest.approx(np.mean(average), abs=IMAGE)
+    assert (
+        told["five_nearest"].payload().keys() == told["constant"].payload().keys() == told["nearest"].payload().keys()
+    )
+    assert len(told["noise"].scale) == 3 and set(told["noise"].scale) <= {0.01, 0.03, 0.1, 0.3}
 
 
 def test_what_is_kept_for_the_report(run: Path) -> None:
@@ -145,16 +147,16 @@ def test_what_is_kept_for_the_report(run: Path) -> None:
 
 def test_architectures_never_shown_are_told_by_what_lies_between(unseen: Path) -> None:
     told = evaluate(unseen, "test")
-    assert told["archs"] == ["lenet", "vanilla", "declared", "resnet"] and list(told["per_class"]) == [
+    assert told.archs == ["lenet", "vanilla", "declared", "resnet"] and list(told.per_class) == [
         "lenet",
         "resnet",
     ]
-    assert np.array(told["confusion"]).shape == (4, 4) and np.sum(told["confusion"]) == told["members"] == 6
-    assert np.sum(told["confusion"], axis=1).tolist() == [3, 0, 0, 3]
-    first, second = told["between"]["vanilla"], told["between"]["declared"]
-    assert (first["shown"], second["shown"]) == (False, False)
-    assert (first["gamma"], second["gamma"]) == pytest.approx((1 / 3, 2 / 3))
-    assert first["accuracy_zoo"] is not None and second["accuracy_zoo"] is second["ratio"] is None
+    assert np.array(told.confusion).shape == (4, 4) and np.sum(told.confusion) == told.members == 6
+    assert np.sum(told.confusion, axis=1).tolist() == [3, 0, 0, 3]
+    first, second = told.between["vanilla"], told.between["declared"]
+    assert (first.shown, second.shown) == (False, False)
+    assert (first.gamma, second.gamma) == pytest.approx((1 / 3, 2 / 3))
+    assert first.accuracy_zoo is not None and second.accuracy_zoo is second.ratio is None
 
 
 # ---- interpolate
@@ -163,21 +165,19 @@ def test_architectures_never_shown_are_told_by_what_lies_between(unseen: Path) -
 def test_a_line_across_architectures(run: Path, zoo: Zoo, tmp_path: Path) -> None:
     told = interpolate(run, "best:lenet", "best:resnet", steps=5, save=tmp_path / "line")
     space = Space.load(run)
-    assert told["weight_accuracy"] is None and told["weight_spearman"] is None
-    assert told["arch"][0] == "lenet" and told["arch"][-1] == "resnet"  # the head has learnt the ends
-    ends = [resolve(told[key], space, zoo).latent for key in ("from", "to")]
-    for gamma, name, score, file in zip(
-        told["gamma"], told["arch"], told["latent_accuracy"], told["networks"], strict=True
-    ):
+    assert told.weight_accuracy is None and told.weight_spearman is None
+    assert told.arch[0] == "lenet" and told.arch[-1] == "resnet"  # the head has learnt the ends
+    ends = [resolve(name, space, zoo).latent for name in (told.start, told.end)]
+    for gamma, name, score, file in zip(told.gamma, told.arch, told.latent_accuracy, told.networks, strict=True):
         assert accuracy(space, zoo, torch.lerp(*ends, gamma)) == (name, pytest.approx(score, abs=IMAGE))
         assert not space.arch_class(name).spec.difference({k: tuple(v.shape) for k, v in load_file(file).items()})
     for end, place in enumerate((0, -1)):  # of networks of different architectures
-        member = resolve(told["from" if end == 0 else "to"], space, zoo)
+        member = resolve(told.start if end == 0 else told.end, space, zoo)
         network = Networks.of_class(space.family, member.class_id, member.flat[None])
         own = accuracies(network, task_of(zoo, "cpu"), "test")[0]
-        assert told["end_differences"][end] == pytest.approx(told["latent_accuracy"][place] - own, abs=1e-9)
+        assert told.end_differences[end] == pytest.approx(told.latent_accuracy[place] - own, abs=1e-9)
     within = interpolate(run, "worst:resnet", "best:resnet", steps=3)
-    assert len(within["weight_accuracy"]) == 3  # of one architecture weights can be mixed
+    assert len(within.weight_accuracy) == 3  # of one architecture weights can be mixed
 
 
 # ---- encode, decode
@@ -191,7 +191,7 @@ def test_a_state_dict_is_recognised(run: Path, zoo: Zoo, tmp_path: Path) -> None
         path = tmp_path / f"{name}.safetensors"
         save_file({key: value.clone() for key, value in state.items()}, path)
         told = encode(run, str(path), tmp_path / "z.safetensors")
-        assert told["arch"] == name
+        assert told.arch == name
         assert torch.equal(load_file(tmp_path / "z.safetensors")["latent"], space.encode(group.read([0])[0], name))
         assert torch.equal(space.encode(state), space.encode(state, name))
     torch.manual_seed(0)
@@ -213,16 +213,16 @@ def test_a_latent_is_decoded_as_what_it_stands_for_or_as_asked(run: Path, zoo: Z
     encode(run, "resnet/0000", tmp_path / "z.safetensors")
     space, latent = Space.load(run), load_file(tmp_path / "z.safetensors")["latent"]
     told = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
-    assert (told["arch"], told["accuracy_test"]) == (
+    assert (told.arch, told.accuracy_test) == (
         accuracy(space, zoo, latent)[0],
         pytest.approx(accuracy(space, zoo, latent)[1], abs=IMAGE),
     )
     for name in ("lenet", "vanilla", "resnet"):
         told = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors", arch=name)
-        assert (told["arch"], told["parameters"]) == (name, space.arch_class(name).parameters)
-        assert told["accuracy_test"] == pytest.approx(accuracy(space, zoo, latent, name)[1], abs=IMAGE)
+        assert (told.arch, told.parameters) == (name, space.arch_class(name).parameters)
+        assert told.accuracy_test == pytest.approx(accuracy(space, zoo, latent, name)[1], abs=IMAGE)
         again = encode(run, str(tmp_path / "net.safetensors"), tmp_path / "y.safetensors")
-        assert again["arch"] == name
+        assert again.arch == name
     with pytest.raises(UsageError, match=r"unknown architecture 'resnet9': did you mean 'resnet'\?"):
         decode(run, tmp_path / "z.safetensors", tmp_path / "other.safetensors", arch="resnet9")
     assert not (tmp_path / "other.safetensors").exists()
@@ -263,7 +263,7 @@ def test_a_space_of_one_is_asked_for_another(tiny_run: Path, tmp_path: Path) -> 
         "architectures apart"
     )
     named = decode(tiny_run, tmp_path / "z.safetensors", tmp_path / "net.safetensors", arch="lenetlike")
-    assert named["arch"] == "lenetlike"
+    assert named.arch == "lenetlike"
 
 
 def test_networks_of_an_architecture_never_shown_are_given_but_not_taken(unseen: Path, zoo: Zoo) -> None:

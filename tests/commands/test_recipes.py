@@ -31,12 +31,12 @@ def leaves(value: Any, prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", bundled_names())
 def test_every_setting_of_a_recipe_is_in_its_schema(name: str) -> None:
     shown = recipe(name)
-    settings = {each.name for each in schema(shown["kind"])}
-    archs = {*shown["settings"].get("archs", ()), *((shown["settings"].get("multi") or {}).get("declared", ()))}
-    for leaf in leaves(shown["settings"]):
+    settings = {each.name for each in schema(shown.kind)}
+    archs = {*shown.settings.get("archs", ()), *((shown.settings.get("multi") or {}).get("declared", ()))}
+    for leaf in leaves(shown.settings):
         parts = ["NAME" if part in archs else part for part in leaf.split(".")]
         assert any(".".join(parts[:count]) in settings for count in range(len(parts), 0, -1)), leaf
-    assert yaml.safe_load(shown["text"]).keys() <= shown["settings"].keys()
+    assert yaml.safe_load(shown.text).keys() <= shown.settings.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,8 +22,8 @@ from netspace.compression.analyse import (
 )
 from netspace.compression.fit import begin, fit
 from netspace.errors import NetspaceError
-from netspace.io import read_json
 from netspace.networks.kernels import Kernels, Layer
+from netspace.results.compressed import Analysis
 from netspace.training.recipe import FitConfig
 
 MEMBER = "resnet/0000"
@@ -40,25 +40,26 @@ def test_a_member_is_analysed(multi_zoo: Path, tmp_path: Path) -> None:
     fitted = fit(MEMBER, tmp_path / "c", FitConfig.model_validate(SHORT), multi_zoo)
     file = tmp_path / "c" / "compressed.safetensors"
     told = analyse(file, MEMBER, multi_zoo)
-    assert read_json(tmp_path / "c" / "analysis.json", dict[str, Any]) == told
+    assert Analysis.read(tmp_path / "c" / "analysis.json") == told
     assert told == analyse(file, MEMBER, multi_zoo)  # what is drawn is drawn by the seed
-    ratios = told["singular_ratio"]
-    assert len(told["layers"]) == len(ratios["original"]) == len(ratios["reconstructed"]) == len(told["cka"]["random"])
-    assert all(0.5 <= value <= 1 for each in ratios.values() for value in each)
-    mean = sum(ratios["original"]) / len(told["layers"])
+    ratios = told.singular_ratio
+    assert len(told.layers) == len(ratios.original) == len(ratios.reconstructed) == len(told.cka.random)
+    assert all(0.5 <= value <= 1 for each in (ratios.original, ratios.reconstructed) for value in each)
+    mean = sum(ratios.original) / len(told.layers)
     for key, amounts in (("low_pass", SHARES), ("scale_small", FACTORS)):
-        assert [row["amount"] for row in told[key]] == list(amounts)
-        assert told[key][0]["accuracy"] == pytest.approx(fitted["accuracy_original"], abs=0.005)
+        assert [row.amount for row in getattr(told, key)] == list(amounts)
+        assert getattr(told, key)[0].accuracy == pytest.approx(fitted.accuracy_original, abs=0.005)
         assert (
-            told[key][0]["singular_ratio"] == pytest.approx(mean, rel=1e-4) and told[key][-1]["singular_ratio"] > mean
+            getattr(told, key)[0].singular_ratio == pytest.approx(mean, rel=1e-4)
+            and getattr(told, key)[-1].singular_ratio > mean
         )
-    gaps = told["generalisation"]
-    assert gaps["training_images"] == 300
+    gaps = told.generalisation
+    assert gaps.training_images == 300
     for key in ("original", "reconstructed"):
-        assert gaps[key]["accuracy_test"] == fitted[f"accuracy_{key}"]
-        assert gaps[key]["gap_accuracy"] == gaps[key]["accuracy_train"] - gaps[key]["accuracy_test"]
-        assert gaps[key]["gap_loss"] == abs(gaps[key]["loss_train"] - gaps[key]["loss_test"]) > 0
-    assert all(0 <= value <= 1 for key in ("reconstructed", "random") for value in told["cka"][key])
+        assert getattr(gaps, key).accuracy_test == getattr(fitted, f"accuracy_{key}")
+        assert getattr(gaps, key).gap_accuracy == getattr(gaps, key).accuracy_train - getattr(gaps, key).accuracy_test
+        assert getattr(gaps, key).gap_loss == abs(getattr(gaps, key).loss_train - getattr(gaps, key).loss_test) > 0
+    assert all(0 <= value <= 1 for key in ("reconstructed", "random") for value in getattr(told.cka, key))
 
 
 def test_of_weights_alone_singular_values_are_told(tmp_path: Path) -> None:
@@ -66,8 +67,8 @@ def test_of_weights_alone_singular_values_are_told(tmp_path: Path) -> None:
     save_file(state, tmp_path / "any.safetensors")
     begin(state, FitConfig.model_validate(SHORT), None).save(tmp_path / "c.safetensors")
     told = analyse(tmp_path / "c.safetensors", str(tmp_path / "any.safetensors"))
-    assert told["singular_ratio"]["original"] == [singular_ratio(state[name]) for name in ("0.weight", "2.weight")]
-    assert told["low_pass"] is told["scale_small"] is told["generalisation"] is told["cka"] is None
+    assert told.singular_ratio.original == [singular_ratio(state[name]) for name in ("0.weight", "2.weight")]
+    assert told.low_pass is told.scale_small is told.generalisation is told.cka is None
     save_file({"0.weight": torch.zeros(4, 4, 3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(NetspaceError, match=r"holds another network than .*other.safetensors: 0.weight differs"):
         analyse(tmp_path / "c.safetensors", str(tmp_path / "other.safetensors"))
@@ -79,10 +80,10 @@ def test_alignment_is_one_for_the_same_network_and_less_for_random_weights() -> 
     layers = Kernels.of(state, ("*.weight",)).layers
     inputs = torch.randn(200, 2, 8, 8)
     told = alignment(module, state, state, inputs, layers)
-    assert told["reconstructed"] == pytest.approx([1.0] * 3) and told["images"] == 200
-    assert all(value < 0.99 for value in told["random"])
+    assert told.reconstructed == pytest.approx([1.0] * 3) and told.images == 200
+    assert all(value < 0.99 for value in told.random)
     turned = {**state, "2.weight": -3 * state["2.weight"], "2.bias": torch.zeros(4)}
-    assert alignment(module, state, turned, inputs, layers)["reconstructed"][1] == pytest.approx(1.0)
+    assert alignment(module, state, turned, inputs, layers).reconstructed[1] == pytest.approx(1.0)
 
 
 def test_features_are_what_the_layers_give_pooled() -> None:
@@ -118,7 +119,7 @@ def test_features_of_tokens_and_of_modules_that_are_not_called() -> None:
         "first.weight": (20, 30),
         "attention.in_proj_weight": (20, 30),
     }
-    told = alignment(module, state, state, inputs, layers)["reconstructed"]
+    told = alignment(module, state, state, inputs, layers).reconstructed
     by_name = dict(zip([layer.name for layer in layers], told, strict=True))
     assert by_name["idle.weight"] is None and by_name["first.weight"] == pytest.approx(1.0)
 

@@ -31,24 +31,24 @@ from netspace.zoo import Zoo
 def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: Path) -> None:
     figures = fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
     file = tmp_path / "c" / "compressed.safetensors"
-    errors = [record["relative_error"] for record in figures["curve"]]
-    assert errors[-1] < 0.97 * errors[0] and [record["step"] for record in figures["curve"]] == [0, 10, 20, 30]
-    assert figures["parameters_original"] > figures["parameters_represented"] > 0
-    assert figures["bytes_file"] == file.stat().st_size
+    errors = [record.relative_error for record in figures.curve]
+    assert errors[-1] < 0.97 * errors[0] and [record.step for record in figures.curve] == [0, 10, 20, 30]
+    assert figures.parameters_original > figures.parameters_represented > 0
+    assert figures.bytes_file == file.stat().st_size
     with Zoo(multi_zoo) as zoo:
-        assert figures["accuracy_original"] == pytest.approx(zoo.group("resnet").members["accuracy_test"][0])
+        assert figures.accuracy_original == pytest.approx(zoo.group("resnet").members["accuracy_test"][0])
     reconstruct(file, tmp_path / "net.safetensors")
     given, held = load_file(tmp_path / "net.safetensors"), Compressed.load(file).reconstruct()
     assert all(torch.equal(given[name], held[name]) for name in held)
     again = evaluate(file, str(tmp_path / "net.safetensors"), multi_zoo)
-    assert again["relative_error"] == 0 and again["agreement"] == 1.0
-    assert again["accuracy_original"] == figures["accuracy_reconstructed"]
+    assert again.relative_error == 0 and again.agreement == 1.0
+    assert again.accuracy_original == figures.accuracy_reconstructed
 
 
 def test_what_is_not_represented_is_kept_bit_by_bit(tmp_path: Path) -> None:
     save_file(state_of(), tmp_path / "any.safetensors")
     figures = fit(str(tmp_path / "any.safetensors"), tmp_path / "c", settings())
-    assert figures["accuracy_original"] is None and figures["relative_error"] > 0
+    assert figures.accuracy_original is None and figures.relative_error > 0
     given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
     assert set(given) == set(state_of())
     for name, value in state_of().items():
@@ -104,8 +104,8 @@ def test_a_transformer_s_matrices_are_fitted_by_patterns(tmp_path: Path) -> None
     torch.save(state, tmp_path / "t.pt")
     config = settings(layers=("*linear*", "*in_proj*"))
     figures = fit(str(tmp_path / "t.pt"), tmp_path / "c", config)
-    assert figures["parameters_represented"] == 2 * 12 * 20 + 36 * 12
-    assert figures["curve"][-1]["relative_error"] < 0.97 * figures["curve"][0]["relative_error"]
+    assert figures.parameters_represented == 2 * 12 * 20 + 36 * 12
+    assert figures.curve[-1].relative_error < 0.97 * figures.curve[0].relative_error
     given = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
     fitted = {"linear1.weight", "linear2.weight", "self_attn.in_proj_weight"}
     assert list(given) == list(state)
@@ -217,7 +217,7 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
             patch.setattr(NernStep, "chosen", dying)
             fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config)
         found = fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config, resume=True)
-        assert found["curve"] == whole["curve"]
+        assert found.curve == whole.curve
         files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
         assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
 
@@ -253,8 +253,8 @@ def test_of_equally_accurate_predictors_the_nearer_is_kept(multi_zoo: Path) -> N
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:
     fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
     told = importance(tmp_path / "c" / "compressed.safetensors", MEMBER, multi_zoo, top=0)
-    errors = [each["relative_error"] for each in told["filters"]]
-    assert errors == sorted(errors) and len(errors) == told["count"]
+    errors = [each.relative_error for each in told.filters]
+    assert errors == sorted(errors) and len(errors) == told.count
 
 
 def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_fit_goes_on_in_the_precision_that_it_began_with(
     config = settings(precision="auto", predictor_precision="auto", stages=stages)
     first = fit(MEMBER, tmp_path / "fit", config, multi_zoo)
     record = read_json(tmp_path / "fit" / "precision.json", dict[str, str])
-    assert record == first["precision"] == {"precision": "float32", "predictor_precision": "float32"}
+    assert record == first.precision == {"precision": "float32", "predictor_precision": "float32"}
     monkeypatch.setattr(precision, "bf16_is_fast", lambda _device: pytest.fail("timed anew"))
     again = fit(MEMBER, tmp_path / "fit", config, multi_zoo, resume=True)
-    assert again["precision"] == record and again["relative_error"] == first["relative_error"]
+    assert again.precision == record and again.relative_error == first.relative_error

@@ -62,7 +62,7 @@ def test_a_transformer_by_patterns_and_its_tokens_stay(layers: list[str], change
         changed = ["block.self_attn.in_proj_weight", *changed]
     told, found = there_and_back(module, torch.rand(2, 3, 8, 8), layers)
     assert found == changed
-    assert told["parameters_represented"] == sum(module.state_dict()[name].numel() for name in changed)
+    assert told.parameters_represented == sum(module.state_dict()[name].numel() for name in changed)
 
 
 def test_networks_of_timm() -> None:

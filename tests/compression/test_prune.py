@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from netspace.compression.fit import begin, evaluate
 from netspace.compression.originals import find_original
 from netspace.compression.prune import prune, pruned
 from netspace.errors import NetspaceError, UsageError
-from netspace.io import read_json
 from netspace.models.compressed import Compressed
+from netspace.results.compressed import Pruning
 from netspace.training.recipe import FitConfig
 
 FILE = Path("c/compressed.safetensors")
@@ -48,33 +47,33 @@ def test_the_smallest_of_all_tensors_go(share: float, seed: int, coarse: bool) -
 def test_rows_are_what_eval_says_of_pruned_files(held: Compressed, multi_zoo: Path) -> None:
     before = FILE.read_bytes()
     told = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.3, 0.9))
-    assert FILE.read_bytes() == before and read_json(Path("c/prune.json"), dict[str, Any]) == told
+    assert FILE.read_bytes() == before and Pruning.read(Path("c/prune.json")) == told
     state = held.predictor.state_dict()
     matrices = {name: value for name, value in state.items() if name.endswith("weight")}
     count = sum(value.numel() for value in matrices.values())
-    for row, share in zip(told["predictor"], (0.0, 0.3, 0.9), strict=True):
+    for row, share in zip(told.predictor, (0.0, 0.3, 0.9), strict=True):
         held.predictor.load_state_dict({**state, **pruned(matrices, share)})
         held.save(Path("pruned.safetensors"))
         wanted = evaluate(Path("pruned.safetensors"), "best:resnet", multi_zoo)
-        assert row == {
+        assert row.payload() == {
             "share": share,
             "weights": count - round(share * count),
-            "relative_error": wanted["relative_error"],
-            "accuracy": wanted["accuracy_reconstructed"],
-            "agreement": wanted["agreement"],
+            "relative_error": wanted.relative_error,
+            "accuracy": wanted.accuracy_reconstructed,
+            "agreement": wanted.agreement,
         }
         held.predictor.load_state_dict(state)
 
 
 def test_the_original_is_pruned_beside(held: Compressed, multi_zoo: Path) -> None:
     told = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.5))
-    first, second = told["original"]
-    assert (first["relative_error"], first["agreement"]) == (0, 1) and first["accuracy"] == told["accuracy_original"]
+    first, second = told.original
+    assert (first.relative_error, first.agreement) == (0, 1) and first.accuracy == told.accuracy_original
     state = find_original("best:resnet", multi_zoo)[0].state
     flat = torch.cat([state[layer.name].flatten() for layer in held.kernels.layers]).abs().sort().values
     half = round(0.5 * len(flat))
-    assert second["relative_error"] == pytest.approx(float(flat[:half].norm() / flat.norm()), rel=1e-5)
-    assert first["weights"] == len(flat) and second["weights"] == len(flat) - half
+    assert second.relative_error == pytest.approx(float(flat[:half].norm() / flat.norm()), rel=1e-5)
+    assert first.weights == len(flat) and second.weights == len(flat) - half
 
 
 def test_mistakes_are_told(held: Compressed, multi_zoo: Path) -> None:

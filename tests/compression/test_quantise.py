@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from torch import nn
 from netspace.compression.fit import begin, evaluate, importance, reconstruct
 from netspace.compression.quantise import quantise
 from netspace.errors import NetspaceError, UsageError
-from netspace.io import read_json, write_tensors
+from netspace.io import write_tensors
 from netspace.models.compressed import Compressed, pack4, restore
 from netspace.models.compressed import quantise as coded
+from netspace.results.compressed import Quantisation
 from netspace.training.recipe import FitConfig
 from netspace.zoo import Zoo
 
@@ -53,16 +53,16 @@ def test_matrices_are_codes_and_scales_and_all_else_is_as_it_was(file: Path, net
     reconstruct(Path("small.safetensors"), Path("net.safetensors"))
     whole, coarse = Compressed.load(file), Compressed.load(Path("small.safetensors"))
     first, second = (each.kernels.gather(each.reconstruct()) for each in (whole, coarse))
-    assert told["relative_change"] == pytest.approx(float((first - second).norm() / first.norm()))
-    assert 0 < told["relative_change"] < (0.05 if bits == 8 else 0.7)
+    assert told.relative_change == pytest.approx(float((first - second).norm() / first.norm()))
+    assert 0 < told.relative_change < (0.05 if bits == 8 else 0.7)
     given = load_file("net.safetensors")
     assert all(torch.equal(value, given[name]) for name, value in coarse.reconstruct().items())
-    assert evaluate(Path("small.safetensors"))["bits"] == bits and evaluate(file)["bits"] == 32
-    errors = [each["relative_error"] for each in importance(Path("small.safetensors"), str(network))["filters"]]
+    assert evaluate(Path("small.safetensors")).bits == bits and evaluate(file).bits == 32
+    errors = [each.relative_error for each in importance(Path("small.safetensors"), str(network)).filters]
     assert len(errors) == 10
-    sizes = {name: each["bytes"] for name, each in told["networks"].items()}
+    sizes = {name: each.bytes for name, each in told.networks.items()}
     assert sizes == {"reconstructed": file.stat().st_size, "quantised": Path("small.safetensors").stat().st_size}
-    assert read_json(Path(f"c/quantise-{bits}-alone.json"), dict[str, Any]) == told
+    assert Quantisation.read(Path(f"c/quantise-{bits}-alone.json")) == told
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -87,12 +87,14 @@ def test_a_member_is_compared_with_its_own_weights_as_coarse(multi_zoo: Path, bi
     state = find_original("best:resnet", multi_zoo)[0].state
     compressed = begin(state, FitConfig.model_validate({"predictor": {"hidden": 15}}), spec)
     compressed.save(Path("c.safetensors"))
-    networks = quantise(Path("c.safetensors"), Path("small.safetensors"), bits, "best:resnet", multi_zoo)["networks"]
+    networks = quantise(Path("c.safetensors"), Path("small.safetensors"), bits, "best:resnet", multi_zoo).networks
     for name, path in (("reconstructed", "c.safetensors"), ("quantised", "small.safetensors")):
         wanted = evaluate(Path(path), "best:resnet", multi_zoo)
         keys = {"bytes": "bytes_file", "accuracy": "accuracy_reconstructed"}
-        assert networks[name] == {key: wanted[keys.get(key, key)] for key in networks[name]}
-    assert networks["original"]["relative_error"] == 0 and networks["original"]["agreement"] == 1
+        assert networks[name].payload() == {
+            key: getattr(wanted, keys.get(key, key)) for key in networks[name].payload()
+        }
+    assert networks["original"].relative_error == 0 and networks["original"].agreement == 1
 
     coarse, size = dict(state), 0
     for name, value in state.items():
@@ -111,8 +113,8 @@ def test_a_member_is_compared_with_its_own_weights_as_coarse(multi_zoo: Path, bi
         )
     )
     found = networks["original_quantised"]
-    assert found["bytes"] == size and found["relative_error"] == pytest.approx(float(away / norm), rel=1e-5)
-    assert 0 < found["accuracy"] <= 1 and found["agreement"] <= 1
+    assert found.bytes == size and found.relative_error == pytest.approx(float(away / norm), rel=1e-5)
+    assert 0 < found.accuracy <= 1 and found.agreement <= 1
 
 
 def test_mistakes_are_told_and_nothing_is_written(file: Path, multi_zoo: Path) -> None:

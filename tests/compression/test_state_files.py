@@ -55,20 +55,20 @@ def test_types_are_kept_and_bytes_are_those_of_what_was_given(dtype: torch.dtype
     state = {name: value.to(dtype) for name, value in state_of().items()}
     torch.save(state, "net.pt")
     figures, back = there_and_back(Path("net.pt"), precision="bf16")
-    assert figures["bytes_original"] == sum(value.numel() for value in state.values()) * dtype.itemsize
+    assert figures.bytes_original == sum(value.numel() for value in state.values()) * dtype.itemsize
     assert same_kinds(state, back) and torch.equal(back["0.bias"].float(), state["0.bias"].float())
     file = Path("c/compressed.safetensors")
-    row = quantise(file, Path("q.safetensors"), 8, "net.pt")["networks"]
-    assert row["original"] == {
-        "bytes": figures["bytes_original"],
+    row = quantise(file, Path("q.safetensors"), 8, "net.pt").networks
+    assert row["original"].payload() == {
+        "bytes": figures.bytes_original,
         "relative_error": 0,
         "accuracy": None,
         "agreement": None,
     }
-    assert row["original_quantised"]["relative_error"] < (0.02 if dtype.itemsize > 1 else 0.05)
-    assert prune(file, "net.pt", shares=[0.0])["original"][0]["relative_error"] == 0
-    assert analyse(file, "net.pt")["singular_ratio"]["original"][0] > 0
-    assert evaluate(Path("q.safetensors"))["bytes_original"] == figures["bytes_original"]
+    assert row["original_quantised"].relative_error < (0.02 if dtype.itemsize > 1 else 0.05)
+    assert prune(file, "net.pt", shares=[0.0]).original[0].relative_error == 0
+    assert analyse(file, "net.pt").singular_ratio.original[0] > 0
+    assert evaluate(Path("q.safetensors")).bytes_original == figures.bytes_original
 
 
 def test_a_network_of_16_bits_is_run_in_the_types_of_its_module() -> None:
@@ -77,10 +77,10 @@ def test_a_network_of_16_bits_is_run_in_the_types_of_its_module() -> None:
     state = {name: value.bfloat16() for name, value in module.state_dict().items()}
     torch.save(state, "net.pt")
     figures, back = there_and_back(Path("net.pt"), "LayerNorm3", stages=[NOISE])
-    assert figures["parameters_represented"] == 72 and same_kinds(state, back)
+    assert figures.parameters_represented == 72 and same_kinds(state, back)
     arch = ArchConfig(arch="foreign:LayerNorm3")
     file = Path("c/compressed.safetensors")
-    changed = correct(file, Path("d.safetensors"), "net.pt", arch=arch, input_shape=(1, 8, 8))["corrected"]
+    changed = correct(file, Path("d.safetensors"), "net.pt", arch=arch, input_shape=(1, 8, 8)).corrected
     assert changed == ["c.bias"] and Compressed.load(Path("d.safetensors")).rest["c.bias"].dtype == torch.bfloat16
 
 
@@ -91,16 +91,16 @@ def test_tied_weights_are_one(arch: str | None) -> None:
     torch.save(module.state_dict(), "net.pt")
     changes = {"layers": ("*.weight",), **({"stages": [NOISE], "predictor_precision": "bf16"} if arch else {})}
     figures, back = there_and_back(Path("net.pt"), arch, **changes)
-    assert figures["parameters_represented"] == 72 + 576 + 512 * 32 + 320
-    assert figures["parameters_original"] == sum(value.numel() for value in module.parameters())
-    assert figures["bytes_original"] == 4 * figures["parameters_original"]
+    assert figures.parameters_represented == 72 + 576 + 512 * 32 + 320
+    assert figures.parameters_original == sum(value.numel() for value in module.parameters())
+    assert figures.bytes_original == 4 * figures.parameters_original
     assert list(back) == sorted(module.state_dict()) and torch.equal(back["e.weight"], back["d.weight"])
     module.load_state_dict(back)
     file, arched = Path("c/compressed.safetensors"), None if arch is None else ArchConfig(arch="foreign:Tied")
     held = Compressed.load(file).reconstruct()
     assert held["up.weight"] is held["down.weight"] and list(held) == list(module.state_dict())
-    rows = quantise(file, Path("q.safetensors"), 8, "net.pt", arch=arched)["networks"]
-    assert rows["original_quantised"]["bytes"] < 0.4 * rows["original"]["bytes"]
+    rows = quantise(file, Path("q.safetensors"), 8, "net.pt", arch=arched).networks
+    assert rows["original_quantised"].bytes < 0.4 * rows["original"].bytes
     fit("net.pt", Path("c"), settings(**changes), resume=True, arch=arched, input_shape=(1, 8, 8))
 
 
@@ -127,7 +127,7 @@ def test_the_outputs_of_parametrised_layers_are_compared() -> None:
     torch.save(module.state_dict(), "net.pt")
     original, _ = find_original("net.pt", None, arch=ArchConfig(arch="foreign:weight_norm"))
     figures, back = there_and_back(Path("net.pt"), "weight_norm", stages=[NOISE])
-    assert figures["parameters_represented"] == 72 + 576 and same_kinds(module.state_dict(), back)
+    assert figures.parameters_represented == 72 + 576 and same_kinds(module.state_dict(), back)
     layers = Compressed.load(Path("c/compressed.safetensors")).kernels.layers
     assert original.module is not None
     with torch.no_grad():
@@ -218,14 +218,14 @@ def test_layouts_do_not_matter_and_a_single_weight_is_exact() -> None:
     }
     torch.save(state, "net.pt")
     figures, back = there_and_back(Path("net.pt"), layers=("*.weight",))
-    assert same_kinds(state, back) and figures["relative_error"] > 0
+    assert same_kinds(state, back) and figures.relative_error > 0
     whole = {name: value.contiguous() for name, value in state.items()}
     assert hash_tensors(*state.values()) == hash_tensors(*whole.values())
-    assert prune(Path("c/compressed.safetensors"), "net.pt", shares=[0.0])["original"][0]["relative_error"] == 0
+    assert prune(Path("c/compressed.safetensors"), "net.pt", shares=[0.0]).original[0].relative_error == 0
     torch.save({"a.weight": torch.full((1, 1, 1, 1), -2.5)}, "one.pt")
-    assert fit("one.pt", Path("d"), settings())["relative_error"] == 0
+    assert fit("one.pt", Path("d"), settings()).relative_error == 0
     torch.save({"a.weight": torch.cat([torch.zeros(1, 2, 3, 3), torch.randn(2, 2, 3, 3)])}, "zero.pt")
-    assert 0 < fit("zero.pt", Path("e"), settings())["relative_error"] < 3
+    assert 0 < fit("zero.pt", Path("e"), settings()).relative_error < 3
 
 
 def test_buffers_of_an_architecture_may_stand_in_a_file_of_netspace(monkeypatch: pytest.MonkeyPatch) -> None:

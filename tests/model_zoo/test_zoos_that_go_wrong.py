@@ -103,7 +103,7 @@ def test_fixed_tables_go_through_training_and_decoding(
     with torch.no_grad():
         torch.testing.assert_close(network(images), space.family[0].nets(flat, images)[0])
     torch.testing.assert_close(space.encode(network), space.encode(network.state_dict()))
-    assert evaluate(run)["agreement"] is not None
+    assert evaluate(run).agreement is not None
 
 
 def test_verify_says_why_old_zoos_of_drawn_constants_score_otherwise_every_time(

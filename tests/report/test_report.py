@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from netspace.report import report
+from netspace.results.spaces import ReportFiles
 
 MakeRun = Callable[..., Path]
 
@@ -49,8 +50,8 @@ class Reader(HTMLParser):
             self.text += data
 
 
-def read(told: dict[str, object]) -> Reader:
-    return Reader(Path(str(told["report"])).read_text(encoding="utf-8"))
+def read(told: ReportFiles) -> Reader:
+    return Reader(Path(str(told.report)).read_text(encoding="utf-8"))
 
 
 def change(file: Path, **values: object) -> None:
@@ -60,9 +61,9 @@ def change(file: Path, **values: object) -> None:
 def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
     run = make_run(splits=("test", "train"), lines=2)
     told = report(run)
-    json.dumps(told)
-    assert told["report"] == str(run / "report.html")
-    assert {Path(name).name for name in told["figures"]} == {
+    json.dumps(told.payload())
+    assert told.report == str(run / "report.html")
+    assert {Path(name).name for name in told.figures} == {
         "members-test.png",
         "members-train.png",
         "scatter-test.png",
@@ -75,10 +76,10 @@ def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
         "latents.png",
         "training.png",
     }
-    assert told["splits"] == ["test", "train"] and told["missing"] == []
+    assert told.splits == ["test", "train"] and told.missing == []
     assert not list(run.rglob("*.tmp"))
     page = read(told)
-    assert page.tags.count("img") == len(told["figures"]) == len(page.alts)
+    assert page.tags.count("img") == len(told.figures) == len(page.alts)
     assert all(len(alt) > 40 for alt in page.alts)
     for words in (
         "91.3 %",
@@ -95,7 +96,7 @@ def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
 def test_figures_are_pictures_with_something_on_them(make_run: MakeRun) -> None:
     from matplotlib.image import imread
 
-    for name in report(make_run(splits=("test", "val", "train")))["figures"]:
+    for name in report(make_run(splits=("test", "val", "train"))).figures:
         pixels = imread(name)[..., :3]
         assert pixels.shape[1] == 960 and pixels.shape[0] > 400
         assert pixels.std() > 0.02 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
@@ -103,7 +104,7 @@ def test_figures_are_pictures_with_something_on_them(make_run: MakeRun) -> None:
 
 def test_the_page_loads_and_runs_nothing(make_run: MakeRun) -> None:
     told = report(make_run())
-    html = Path(told["report"]).read_text(encoding="utf-8")
+    html = Path(told.report).read_text(encoding="utf-8")
     page = Reader(html)
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
@@ -139,8 +140,8 @@ def test_hostile_names_stay_text(make_run: MakeRun) -> None:
 
 def test_the_same_run_gives_the_same_page(make_run: MakeRun) -> None:
     run = make_run()
-    first = Path(report(run)["report"]).read_bytes()
-    assert Path(report(run)["report"]).read_bytes() == first
+    first = Path(report(run).report).read_bytes()
+    assert Path(report(run).report).read_bytes() == first
 
 
 def test_importing_it_is_cheap() -> None:

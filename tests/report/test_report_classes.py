@@ -16,6 +16,7 @@ from netspace.errors import NetspaceError
 from netspace.report import class_figures, course, report
 from netspace.report.classes import ClassLine, factors
 from netspace.report.drawing import ARCH_COLOURS, looks, styled, to_png
+from netspace.results.spaces import ReportFiles
 
 MakeRun = Callable[..., Path]
 
@@ -24,14 +25,14 @@ def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def text_of(told: dict[str, object]) -> str:
+def text_of(told: ReportFiles) -> str:
     """What a reader sees: without images, tags and style."""
-    html = Path(str(told["report"])).read_text(encoding="utf-8").split("</style>")[1]
+    html = Path(str(told.report)).read_text(encoding="utf-8").split("</style>")[1]
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r'src="[^"]*"', "", html))))
 
 
-def names(told: dict[str, object]) -> set[str]:
-    return {Path(str(name)).name for name in told["figures"]}  # type: ignore[attr-defined]
+def names(told: ReportFiles) -> set[str]:
+    return {Path(str(name)).name for name in told.figures}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
         "latents.png",
         "training.png",
     }
-    assert told["missing"] == []
+    assert told.missing == []
     text = text_of(told)
     for words in (
         "trained lenetlike, resnet8 and resnet20 networks of 800 to 3,200 parameters",
@@ -93,7 +94,7 @@ def test_few_and_many_architectures(make_several: MakeRun, archs: int) -> None:
     from matplotlib.image import imread
 
     told = report(make_several(archs=archs, splits=("test", "train") if archs == 8 else ("test",), members=20))
-    for name in told["figures"]:
+    for name in told.figures:
         pixels = imread(name)[..., :3]
         assert pixels.shape[1] == 960 and pixels.shape[0] > 400 and pixels.std() > 0.02
     text = text_of(told)
@@ -103,8 +104,8 @@ def test_few_and_many_architectures(make_several: MakeRun, archs: int) -> None:
 
 def test_the_same_run_gives_the_same_page(make_several: MakeRun) -> None:
     run = make_several(archs=3)
-    first = Path(report(run)["report"]).read_bytes()
-    assert Path(report(run)["report"]).read_bytes() == first
+    first = Path(report(run).report).read_bytes()
+    assert Path(report(run).report).read_bytes() == first
 
 
 @pytest.mark.usefixtures("words_alone")
@@ -113,7 +114,7 @@ def test_a_run_only_trained_is_told_where_to_go_on(make_several: MakeRun) -> Non
     (run / "interpolations" / "through.json").unlink()
     told = report(run)
     command = f"netspace interpolate --from worst:lenetlike --to best:resnet20 --steps 31 --run {run}"
-    assert any(command in sentence for sentence in told["missing"])
+    assert any(command in sentence for sentence in told.missing)
     assert "latent space of lenetlike, vanillacnn, resnet8 and resnet20 networks" in text_of(told)
 
 
@@ -124,7 +125,7 @@ def test_an_evaluation_without_ends_says_so(make_several: MakeRun) -> None:
     del held["between"], held["line"]
     (run / "eval-test.json").write_text(json.dumps(held))
     told = report(run)
-    assert any("no members of both lenetlike and resnet20" in sentence for sentence in told["missing"])
+    assert any("no members of both lenetlike and resnet20" in sentence for sentence in told.missing)
     assert "classes-test.png" not in names(told) and "Between the ends" not in text_of(told)
 
 
@@ -216,7 +217,7 @@ def test_hostile_names_stay_text(make_several: MakeRun) -> None:
     run = make_several(unseen=("vanillacnn",))
     for file in (run / "eval-test.json", run / "space.json", run / "metrics.jsonl"):
         file.write_text(file.read_text().replace("vanillacnn", "<b>$x_1$ 网"))
-    html = Path(report(run)["report"]).read_text()
+    html = Path(report(run).report).read_text()
     assert "&lt;b&gt;$x_1$ 网" in html and "<b>" not in html
 
 

@@ -85,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
     told = report(folder)
     names = ["course", "kernels", "singular", "cka", "low-pass", "scale-small", "pruning"]
-    assert [Path(name).stem for name in told["figures"]] == names and told["missing"] == []
+    assert [Path(name).stem for name in told.figures] == names and told.missing == []
     page = read(told)
     assert len(page.alts) == 7 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
     for text in (
@@ -116,10 +116,10 @@ def test_what_is_missing_is_told_with_its_command(folder: Path) -> None:
     for name in ("analysis", "prune", "quantise-4"):
         (folder / f"{name}.json").unlink()
     told = report(folder)
-    assert [Path(name).stem for name in told["figures"]] == ["course", "kernels"]
+    assert [Path(name).stem for name in told.figures] == ["course", "kernels"]
     commands = ("compress analyse", "compress prune", "compress quantise")
-    assert [command in sentence for command, sentence in zip(commands, told["missing"], strict=True)] == [True] * 3
-    assert "--bits 4" in told["missing"][2] and "a & b/compressed.safetensors'" in told["missing"][0]
+    assert [command in sentence for command, sentence in zip(commands, told.missing, strict=True)] == [True] * 3
+    assert "--bits 4" in told.missing[2] and "a & b/compressed.safetensors'" in told.missing[0]
     assert "predictor in 8 bits" in read(told).text and "predictor in 4 bits" not in read(told).text
 
 
@@ -131,8 +131,8 @@ def test_a_folder_of_weights_alone(folder: Path) -> None:
     rows = [{**row, "accuracy": None} for row in ROWS]
     change(folder / "prune.json", predictor=rows, original=rows)
     told = report(folder)
-    assert [Path(name).stem for name in told["figures"]] == ["course", "kernels", "singular", "pruning"]
-    assert "only weights were known" in told["missing"][0]
+    assert [Path(name).stem for name in told.figures] == ["course", "kernels", "singular", "pruning"]
+    assert "only weights were known" in told.missing[0]
     text = read(told).text
     assert "accuracy, original" not in text and "Predictor: 0.100 at 0 %" in text and not re.search(r"\bnan\b", text)
 
@@ -176,7 +176,7 @@ def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_many_layers(folder: Path) -> None:
     many = {"original": [0.6] * 130, "reconstructed": [0.7] * 130, "random": [0.5] * 130}
     change(folder / "analysis.json", layers=[f"block{n}.weight" for n in range(130)], singular_ratio=many, cka=many)
-    assert len(report(folder)["figures"]) == 7
+    assert len(report(folder).figures) == 7
 
 
 def test_kernels_lie_side_by_side_on_one_scale() -> None:
@@ -206,8 +206,8 @@ def test_kernels_lie_side_by_side_on_one_scale() -> None:
 def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
     (folder / "kernels.json").unlink()
     told = report(folder)
-    assert "kernels" not in [Path(name).stem for name in told["figures"]]
-    assert len(told["missing"]) == 1 and told["missing"][0].startswith(
+    assert "kernels" not in [Path(name).stem for name in told.figures]
+    assert len(told.missing) == 1 and told.missing[0].startswith(
         "No kernels were kept that could be shown: 'netspace compress analyse"
     )
 

@@ -20,6 +20,7 @@ from netspace import archs
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.losses import weight_loss
+from netspace.results.spaces import Score
 from netspace.space import Space
 from netspace.streams import generator
 from netspace.tasks import TASKS, DataConfig, Task, load
@@ -156,14 +157,14 @@ def test_a_space_of_curves(run: Path, zoo: Path) -> None:
     losses = [record["behaviour"] for record in metrics if "behaviour" in record]
     assert losses[-1] < losses[0]
     figures = evaluate(run)
-    assert figures["score"] == {"name": "closeness", "higher_is_better": True}
-    assert figures["accuracy_target"] > 0.9
-    assert 0 < figures["accuracy_predicted"] < figures["accuracy_target"]
-    assert figures["kl"] > 0 and 0 <= figures["agreement"] <= 1
-    baselines = figures["baselines"]
-    assert baselines["nearest_answers"]["kl"] < baselines["constant"]["kl"]
-    assert baselines["nearest_agreement"]["agreement"] > baselines["same_accuracy"]["agreement"]
-    assert figures["interpolation"]["pairs"] == 3
+    assert figures.score == Score(name="closeness", higher_is_better=True)
+    assert figures.accuracy_target > 0.9
+    assert 0 < figures.accuracy_predicted < figures.accuracy_target
+    assert figures.kl > 0 and 0 <= figures.agreement <= 1
+    baselines = figures.baselines
+    assert baselines["nearest_answers"].kl < baselines["constant"].kl
+    assert baselines["nearest_agreement"].agreement > baselines["same_accuracy"].agreement
+    assert figures.interpolation.pairs == 3
 
 
 def test_lines_between_curves_are_measured_on_curves_between(run: Path, zoo: Path) -> None:
@@ -173,8 +174,8 @@ def test_lines_between_curves_are_measured_on_curves_between(run: Path, zoo: Pat
         rows = group.rows("test")[:2]
         known = group.members["accuracy_test"][rows]
     figures = interpolate(run, f"mlp/{rows[0]:04d}", f"mlp/{rows[1]:04d}", steps=5)
-    assert np.allclose([figures["weight_accuracy"][0], figures["weight_accuracy"][-1]], known, atol=1e-6)
-    assert all(np.isfinite(figures["latent_accuracy"]))
+    assert np.allclose([figures.weight_accuracy[0], figures.weight_accuracy[-1]], known, atol=1e-6)
+    assert all(np.isfinite(figures.latent_accuracy))
 
 
 def test_probes_of_one_output_are_not_centred(run: Path, zoo: Path) -> None:

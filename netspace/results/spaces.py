@@ -1,0 +1,343 @@
+"""Results of commands on latent spaces: train, eval, interpolate, optimize, sample, encode, decode, quickstart, report.
+
+Axes: M members, A architectures, S points of a line.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from netspace.results import Ends, Number, Numbers, Part, Result, expect
+
+
+class Measures(Part):
+    """Predicted networks compared with their targets, means over members."""
+
+    accuracy_target: Number = None
+    accuracy_predicted: Number = None
+    r2: Number = None  # of predicted accuracies
+    mae: Number = None  # mean |predicted - target accuracy|
+    bias: Number = None  # mean of predicted minus target accuracy
+    agreement: Number = None  # fraction of images that both answer alike
+    kl: Number = None  # KL(target || predicted), nats
+
+
+class Baseline(Measures):
+    """What one baseline answers for the same targets."""
+
+    scale: float | list[float] | None = None  # of the noise that is added; a list has one for each architecture
+
+
+class IdentitySummary(Part):
+    """Means over the members that have peers: others of their split within a point of their accuracy."""
+
+    own_minus_peers: Number = None
+    agreement_own: Number = None
+    agreement_peers: Number = None
+    jaccard_own: Number = None
+    jaccard_peers: Number = None
+    members: int | None = None
+    without_peers: int | None = None
+
+
+class Behaviour(Measures):
+    """Measures of a set of members, and whether predicted networks are networks of their own."""
+
+    identity: IdentitySummary = Field(default_factory=IdentitySummary)
+    classid_accuracy: Number = None  # fraction decoded as their own architecture; None for spaces of one
+    diversity: Number = None  # mean L2 distance between pairs of predicted networks
+    zoo_diversity: Number = None  # the same of targets
+    diversity_ratio: Number = None
+    members: int | None = None
+    parameters: int | None = None
+    compression: Number = None  # latent size over parameters
+
+
+class ClassFigures(Behaviour):
+    """The members of one architecture."""
+
+    class_id: int | None = None
+
+
+class MeanLine(Part):
+    """Means over lines towards the best member (NetSpace, Fig. 3 b and d)."""
+
+    pairs: int = 0
+    gamma: list[float] = Field(default_factory=list)
+    latent_accuracy: Numbers = Field(default_factory=list)
+    weight_accuracy: Numbers = Field(default_factory=list)
+    spearman_latent: Number = None
+    spearman_weights: Number = None
+    linear_r2_latent: Number = None
+    linear_r2_weights: Number = None
+    end_differences: Ends | None = None  # decoded minus target accuracy
+    end_distances: Ends | None = None
+
+
+class Between(Part):
+    """Networks decoded where Eq. 12 puts an architecture between the smallest and the largest; means."""
+
+    gamma: Number = None
+    shown: bool = True  # whether the space was trained on networks of it
+    pairs: int | None = None
+    classid_accuracy: Number = None
+    accuracy: Number = None
+    accuracy_least: Number = None
+    accuracy_zoo: Number = None  # of the zoo's own test members
+    ratio: Number = None  # accuracy over accuracy_zoo
+    accuracy_scale_zero: Number = None  # with the decoder's learnt part off
+    accuracy_distilled: Number = None  # of a network distilled from the space's teacher
+    distilled_steps: int | None = None
+
+
+class ClassLine(Part):
+    """Networks of several architectures along the line between two latents (NetSpace, Fig. 5)."""
+
+    start: str = Field("?", alias="from")
+    end: str = Field("?", alias="to")
+    gamma: list[float] = Field(min_length=1)
+    accuracy: Numbers
+    arch: list[str]  # as which each point was decoded
+    factors: list[float] = Field(default_factory=list)  # gamma of Eq. 12 for each architecture between the ends
+    end_differences: Ends | None = None
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        expect(
+            len(self.gamma) == len(self.accuracy) == len(self.arch),
+            "a line was expected to have one accuracy and one architecture for each gamma",
+        )
+        return self
+
+
+class Score(Part):
+    """How a task judges outputs."""
+
+    name: str
+    higher_is_better: bool
+
+
+class Evaluation(Behaviour, Result):
+    """`netspace eval`."""
+
+    command: ClassVar[str] = "eval"
+    run: str = ""
+    decoder: str | None = None
+    encoder: str | None = None
+    precision: str | None = None
+    split: str = "test"
+    latent: int | None = None
+    per_class: dict[str, ClassFigures] = Field(default_factory=dict)
+    baselines: dict[str, Baseline | None] = Field(default_factory=dict)  # None: not implemented
+    archs: list[str] = Field(default_factory=list)  # by ClassId; empty for spaces of one architecture
+    confusion: list[list[int]] = Field(default_factory=list)  # (A, A) members of each architecture decoded as each
+    between: dict[str, Between] = Field(default_factory=dict)
+    line: ClassLine | None = None
+    interpolation: MeanLine = Field(default_factory=MeanLine)  # of spaces of one architecture
+    score: Score | None = None  # what the keys accuracy_* mean, where it is not accuracy
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _confusion_fits(self) -> Self:
+        count = len(self.archs)
+        square = [len(row) for row in self.confusion] == [count] * count and min(
+            map(min, self.confusion), default=0
+        ) >= 0
+        expect(count < 2 or square, f"'confusion' was expected to hold {count} x {count} counts")
+        factors = len(self.line.factors) if self.line else 0
+        expect(factors in (0, count - 2), "'line' was expected to have a factor for each architecture between the ends")
+        return self
+
+
+class MemberFigures(Part):
+    """Figures by member, in the order of the zoo's rows (M,)."""
+
+    member: list[str] = Field(min_length=1)
+    arch: list[str] = Field(default_factory=list)
+    arch_predicted: list[str] = Field(default_factory=list)
+    accuracy_target: list[FiniteFloat]
+    accuracy_predicted: list[FiniteFloat]
+    agreement: Numbers = Field(default_factory=list)
+    kl: Numbers = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        same = len(self.member) == len(self.accuracy_target) == len(self.accuracy_predicted)
+        expect(same, "every member's name and accuracies were expected")
+        return self
+
+
+class SavedEvaluation(Evaluation):
+    """`eval-SPLIT.json`: an evaluation with its figures by member."""
+
+    detail: MemberFigures
+
+    @model_validator(mode="after")
+    def _archs_are_known(self) -> Self:
+        if len(self.archs) > 1:
+            for name, found in (("arch", self.detail.arch), ("arch_predicted", self.detail.arch_predicted)):
+                expect(
+                    len(found) == len(self.detail.member) and set(found) <= set(self.archs),
+                    f"{name!r} was expected to tell every member's architecture, one of {', '.join(self.archs)}",
+                )
+        return self
+
+
+class Interpolation(Result):
+    """`netspace interpolate`: networks along the line between two (S,)."""
+
+    command: ClassVar[str] = "interpolate"
+    run: str = ""
+    start: str = Field("?", alias="from")
+    end: str = Field("?", alias="to")
+    gamma: list[float] = Field(min_length=1)
+    arch: list[str] = Field(default_factory=list)
+    latent_accuracy: Numbers
+    weight_accuracy: Numbers | None = None  # None where weights cannot be mixed
+    spearman: Number = None
+    weight_spearman: Number = None
+    linear_r2: Number = None
+    weight_linear_r2: Number = None
+    end_differences: Ends | None = None
+    networks: list[str] = Field(default_factory=list)  # files
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        count = len(self.gamma)
+        same = len(self.latent_accuracy) == count and len(self.weight_accuracy or self.gamma) == count
+        expect(same, "one accuracy for each gamma was expected")
+        expect(len(self.arch) in (0, count), "one architecture for each gamma was expected")
+        return self
+
+
+class SearchRecord(Part):
+    """One validation of a latent-space optimisation, by start."""
+
+    step: int
+    loss: Number = None
+    accuracy_val: Numbers  # on validation images
+    cross_entropy_val: Numbers = Field(default_factory=list)
+    better: list[bool] = Field(default_factory=list)
+
+
+class Optimization(Result):
+    """`netspace optimize`, by start."""
+
+    command: ClassVar[str] = "optimize"
+    run: str = ""
+    starts: list[str] = Field(alias="from", min_length=1)
+    arch: list[str] = Field(default_factory=list)
+    teacher: str = "?"
+    precision: str | None = None
+    steps: int | None = None
+    accuracy_network: Numbers = Field(default_factory=list)  # of the networks that the starts were encoded from
+    accuracy_before: Numbers
+    accuracy_after: Numbers
+    best: int | None = Field(None, ge=0)  # the start that is best on validation images
+    curve: list[SearchRecord] = Field(min_length=1)
+    latent: str = ""
+    network: str = ""
+    networks: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        count = len(self.starts)
+        lengths = {
+            len(self.accuracy_before),
+            len(self.accuracy_after),
+            *(len(each.accuracy_val) for each in self.curve),
+        }
+        expect(lengths == {count} and (self.best or 0) < count, "every start's accuracies were expected")
+        expect(
+            len(self.arch) == len(self.accuracy_network) and len(self.arch) in (0, count),
+            "every start's architecture and its own network's accuracy were expected, or neither",
+        )
+        return self
+
+
+class SampleFigures(Part):
+    """Means over a set of networks."""
+
+    accuracy: Number = None
+    novelty: Number = None  # fraction of images answered otherwise than by the nearest training network
+    distance: Number = None  # L2 to it
+    pairwise_agreement: Number = None
+    diversity: Number = None  # L2 between pairs
+
+
+class Sampling(Result):
+    """`netspace sample`."""
+
+    command: ClassVar[str] = "sample"
+    run: str = ""
+    arch: str = "?"
+    shown: bool | None = None  # whether the space was trained on networks of it; None in files from before it was told
+    factor: Number = None
+    fit: str = "?"
+    count: int
+    seed: int | None = None
+    accuracy: Numbers = Field(default_factory=list)
+    novelty: Numbers = Field(default_factory=list)
+    classid_accuracy: Number = None
+    zoo_accuracy: Number = None  # of the zoo's training members
+    sampled: SampleFigures
+    nearest: SampleFigures | None = None
+    noise: SampleFigures | None = None
+    average: SampleFigures | None = None
+    networks: list[str] = Field(default_factory=list)
+
+
+class Encoding(Result):
+    """`netspace encode`."""
+
+    run: str
+    network: str
+    arch: str
+    latent: int
+    file: str
+
+
+class Decoding(Result):
+    """`netspace decode`."""
+
+    run: str
+    arch: str
+    settings: dict[str, Any]
+    parameters: int
+    accuracy_test: Number
+    file: str
+
+
+class Training(Result):
+    """`netspace train`; `best` is the record of the best validation in metrics.jsonl."""
+
+    run: str
+    steps: int
+    best: dict[str, Any]
+
+
+class Quickstart(Result):
+    """`netspace quickstart`."""
+
+    command: ClassVar[str] = "quickstart"
+    run: str
+    zoo: str
+    report: str
+    precision: dict[str, str]
+    machine: dict[str, Any]
+    seconds: dict[str, float]
+    eval: Evaluation
+    interpolate: Interpolation
+
+
+class ReportFiles(Result):
+    """`netspace report`: what was written, and a sentence for each part that could not be shown."""
+
+    run: str
+    report: str
+    figures: list[str]
+    missing: list[str]
+    splits: list[str] = Field(default_factory=list)  # neither these
+    interpolations: list[str] = Field(default_factory=list)  # nor these of a compressed network
