@@ -17,7 +17,7 @@ from typing import Any
 HOLDS = {"at least": lambda value, bound: value >= bound, "at most": lambda value, bound: value <= bound}
 HOLDS["above"] = lambda value, bound: value > bound
 HOLDS["below"] = lambda value, bound: value < bound
-BY_ANSWERS = ("nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble", "average_aligned")
+BY_ANSWERS = ("nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble", "aligned_average")
 # Floors that a broken program misses, and any recipe of ours reaches on any machine. The drawn line has 11 points, of which two
 # neighbours that change places cost 0.009; another number of threads rounds otherwise.
 ENFORCED = {
@@ -71,7 +71,7 @@ def targets(story: Mapping[str, Any]) -> list[Target]:
         Target("Spearman of the drawn line, weights", line["weight_spearman"], "below", 0.95),
     ]
     for name in BY_ANSWERS:
-        if found := figures["baselines"].get(name):  # what is not implemented cannot be compared with
+        if found := figures["baselines"].get(name):  # what is not measured cannot be compared with
             rows.append(Target(f"agreement, over {name}", figures["agreement"], "above", found["agreement"], "%"))
     return rows
 
@@ -91,7 +91,7 @@ def main() -> int:
         print(f"{word} {row.name}: {row.text(row.value)}, {row.kind} {row.text(row.bound)}")
     missing = [name for name in BY_ANSWERS if not story["eval"]["baselines"].get(name)]
     if missing:
-        print(f"baselines that are not implemented, or not measured: {', '.join(missing)}")
+        print(f"baselines that are not measured: {', '.join(missing)}")
     print("seconds:", ", ".join(f"{name} {value:.0f}" for name, value in story["seconds"].items()))
     return 1 if failed else 0
 

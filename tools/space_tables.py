@@ -17,7 +17,7 @@ NAMES = {
     "nearest_latent": "nearest training network (latent)",
     "noise": "nearest (weights) + noise",
     "average": "average of training networks",
-    "average_aligned": "average after alignment of channels",
+    "aligned_average": "average of the 10 best, aligned",
 }
 WITHIN_A_RUN = (
     "Within a run nothing sees a test figure: the checkpoint is chosen by validation members on validation images, baselines by validation "
@@ -81,7 +81,7 @@ def tables(found: Mapping[str, Mapping[str, Any]], notes: Mapping[str, str]) -> 
 
 def _row(name: str, figures: Mapping[str, Any] | None) -> str:
     if not figures:
-        return f"| {name} | missing: not implemented" + " |" * 6
+        return f"| {name} | missing" + " |" * 6
     return (
         f"| {name} | {100 * figures['accuracy_predicted']:.1f} % | "
         + " | ".join(_cell(figures, column) for column in COLUMNS)

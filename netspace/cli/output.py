@@ -281,7 +281,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         "ensemble": "mean answer of all",
         "noise": "nearest (weights) + noise",
         "average": "average of training networks",
-        "average_aligned": "average after alignment",
+        "aligned_average": "average of the 10 best, aligned",
     }
     baselines = figures.baselines
     entries: list[tuple[str, of_spaces.Measures]] = [("predicted by the space", figures)]
@@ -304,7 +304,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         "",
         table(head, rows),
         "",
-        *[f"not implemented: {names.get(name, name)}" for name, v in baselines.items() if not v],
+        *[f"left out, as not every architecture has it: {names.get(k, k)}" for k, v in baselines.items() if not v],
         f"latent {figures.latent:,} for {figures.parameters:,} parameters ({percent(figures.compression)}); "
         f"pairwise L2 of predicted networks {number(figures.diversity)}, of the zoo's {number(figures.zoo_diversity)}",
         _identity(figures.identity),

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from netspace import archs
+from netspace.errors import NetspaceError
 from netspace.metrics import nearest
 from netspace.models.autoencoder import layer_spread
+from netspace.networks.alignment import align, reset_statistics
+from netspace.networks.channels import channel_groups
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import unpack
 from netspace.space import Space
@@ -52,7 +55,10 @@ FEW = 5  # networks of `five_nearest`
 ELEMENTS = 1 << 24  # logits of training networks that are held at once
 
 
-MISSING = ("average_aligned",)  # baselines that are named and not implemented: reported as None
+ALIGNED = 10  # networks of `aligned_average`, the best on validation images
+
+
+STATISTICS_INPUTS = 1000  # training inputs on which their average gets its statistics
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Baselines:
         self.group = zoo.group(arch.id)
         rows = shown_rows(space.recipe, zoo, self.group)[:BANK].numpy()
         preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
+        self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)
         self.latents = space.encode_preps(preps, arch.id)
         self.spread = unpack(layer_spread(preps, arch.spec), arch.parameters)
@@ -90,17 +97,19 @@ class Baselines:
         - `five_nearest`: the mean of the class probabilities of the five nearest by KL;
         - `constant`: one network for every member, the one that agrees most with the validation members;
         - `ensemble`: the mean of the class probabilities of all training networks;
-        - `average`: the mean of all training networks' weights; `noise`: `nearest` plus Gaussian noise.
+        - `average`: the mean of all training networks' weights; `noise`: `nearest` plus Gaussian noise;
+        - `aligned_average`: the mean of the best few after alignment of their channels, with the statistics of its
+          sources; left out where the network's graph cannot be traced.
         """
         scale = self._noise_scale(task)
         choice = self._choose(target, latents, task, seeds)
         compared = self._compare_chosen(choice, target_logits, task, seeds)
         noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
-        average = self._test_logits(self.bank.mean(0, keepdim=True), task, seeds[:1])
-        for name, logits in (
-            ("average", average.expand_as(target_logits)),
-            ("noise", self._test_logits(noisy, task, seeds)),
-        ):
+        networks = {"noise": noisy, "average": self.bank.mean(0, keepdim=True)}
+        if (aligned := self._aligned_average(task)) is not None:
+            networks["aligned_average"] = aligned
+        for name, flat in networks.items():
+            logits = self._test_logits(flat, task, seeds[: len(flat)]).expand_as(target_logits)
             compared[name] = compare_answers(target_logits, logits, task, "test", seeds)
         return compared, scale
 
@@ -174,6 +183,23 @@ class Baselines:
         if not len(rows):
             return self.bank[:SELECTION_MEMBERS], self.seeds[:SELECTION_MEMBERS]
         return unpack(self.group.read(rows).to(self.bank.device), self.parameters), self.group.seeds(rows)
+
+    def _aligned_average(self, task: Task) -> Tensor | None:
+        """The mean (1, P) of the `ALIGNED` best training networks, aligned to the best; None without a graph."""
+        nets = self.space.family[self.class_id].nets
+        if task.own_inputs:
+            return None
+        try:
+            groups = channel_groups(
+                nets.skeleton, torch.zeros(2, *nets.spec.input_shape).to(self.bank.device), nets.spec.arch
+            )
+        except NetspaceError:
+            return None
+        best = self.merits.argsort(descending=True, stable=True)[:ALIGNED]
+        sources = align(self.bank[best[0]], self.bank[best], nets.spec, groups)
+        inputs = task.inputs("train", slice(STATISTICS_INPUTS))
+        weights = torch.full((1, len(sources)), 1 / len(sources), device=sources.device)
+        return reset_statistics(nets.skeleton, nets.spec, groups, weights @ sources, sources, weights, inputs)
 
     def _networks(self, flat: Tensor) -> Networks:
         return Networks.of_class(self.space.family, self.class_id, flat)

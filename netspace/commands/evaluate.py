@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from netspace import distributed as ranks
-from netspace.commands.baselines import MISSING, Baselines
+from netspace.commands.baselines import Baselines
 from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.errors import NetspaceError
@@ -194,7 +194,8 @@ def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor,
             found.setdefault(name, []).append(each)
     summaries: dict[str, Any] = {name: Comparison.together(each).summary() for name, each in found.items()}
     summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
-    return {**summaries, **dict.fromkeys(MISSING)}
+    whole = {name for name, each in found.items() if len(each) == len(parts)}  # of every architecture
+    return {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
 
 
 def _of_several(

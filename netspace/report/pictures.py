@@ -31,7 +31,7 @@ BASELINES = {
     "nearest_latent": "the training network with the nearest latent",
     "noise": "the nearest in weights plus Gaussian noise",
     "average": "the mean of all training networks' weights",
-    "average_aligned": "their mean after alignment of channels: not implemented",
+    "aligned_average": "the mean of the ten best after alignment of channels, with the statistics of its sources",
 }
 
 

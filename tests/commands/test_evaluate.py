@@ -21,6 +21,8 @@ from netspace.commands.interpolate import interpolate
 from netspace.errors import NetspaceError
 from netspace.io import read_json
 from netspace.metrics import identity, linear_r2
+from netspace.networks.alignment import align, reset_statistics
+from netspace.networks.channels import channel_groups
 from netspace.networks.prep import unflatten, unpack
 from netspace.space import Space
 from netspace.tasks import Classification
@@ -85,8 +87,24 @@ def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> No
     assert told["average"].accuracy_predicted == pytest.approx(average, abs=1.5 / 500)
     assert told["noise"].scale in (0.01, 0.03, 0.1, 0.3)
     chosen = {"same_accuracy", "nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble"}
-    assert told.keys() == {"nearest", "nearest_latent", "noise", "average", "average_aligned"} | chosen
-    assert told["average_aligned"] is None
+    assert told.keys() == {"nearest", "nearest_latent", "noise", "average", "aligned_average"} | chosen
+    rows = group.rows("train")
+    best = sorted(rows, key=lambda row: -group.members["accuracy_val"][row])[:10]  # ties by their rows
+    spec, skeleton = group.spec, archs.skeleton(group.spec.arch, group.spec.settings, group.spec.input_shape)
+    groups = channel_groups(skeleton, torch.zeros(1, *spec.input_shape), "it")
+    sources = align(unpack(group.read(best), 1477)[0], unpack(group.read(best), 1477), spec, groups)
+    weights, images = torch.full((1, 10), 0.1), task.normalise(task.train.images[:1000])
+    aligned = reset_statistics(skeleton, spec, groups, sources.mean(0, keepdim=True), sources, weights, images)
+    expected = (answers(space, aligned[0], task).argmax(-1) == task.test.labels).double().mean().item()
+    assert told["aligned_average"]["accuracy_predicted"] == pytest.approx(expected, abs=2.5 / 500)
+
+
+def test_without_a_graph_there_is_no_aligned_average(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise NetspaceError("cannot be traced")
+
+    monkeypatch.setattr(baselines, "channel_groups", refused)
+    assert evaluate(run_copy, "test")["baselines"]["aligned_average"] is None
 
 
 def test_baselines_by_answers_are_those_of_a_slow_search(

@@ -275,7 +275,7 @@ def test_bias_identity_and_straight_lines_are_shown(make_run: MakeRun) -> None:
     file = run / "eval-test.json"
     held = json.loads(file.read_text())
     own = {"r2": 0.9, "mae": 0.0301, "agreement": 0.8, "bias": -0.0241}
-    held["baselines"] |= {"five_nearest": own, "average_aligned": None}
+    held["baselines"] |= {"five_nearest": own, "aligned_average": None}
     identity = {
         "own_minus_peers": 0.0812,
         "jaccard_own": 0.4321,
@@ -296,7 +296,7 @@ def test_bias_identity_and_straight_lines_are_shown(make_run: MakeRun) -> None:
         "overlap of mistakes with the own target (Jaccard) 43.2 %",
         "left out of these 2",
         "five_nearest 0.900 3.0 points −2.4 points 80.0 %",
-        "average_aligned (missing) – – – –",
+        "aligned_average (missing) – – – –",
         "The mean R² of straight lines through the accuracies is 0.88 of the latents', 0.12 of the weights'.",
         "Decoded networks' accuracy minus their targets' is on average +3.1 points at the start and −1.2 points at the end.",
         "The R² of a straight line through the accuracies is 0.91 of the latents', 0.20 of the weights'.",
