@@ -52,6 +52,13 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     Its teacher, if the recipe has one, becomes a zoo of its own beside it (`netspace.zoo.teacher_path`).
     `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
     another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
+
+    >>> recipe = ZooRecipe.model_validate({
+    ...     "data": {"name": "digits", "limit": 100}, "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.25}},
+    ...     "members": {"train": 2, "val": 0, "test": 0}, "epochs": {"first": 1, "last": 2}, "fused": 2,
+    ... })
+    >>> build(recipe, folder / "zoo.h5", workers=1).name
+    'zoo.h5'
     """
     teacher, beside = recipe.teacher_recipe(), teacher_path(path)
     if teacher is not None:

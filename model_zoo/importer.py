@@ -118,6 +118,12 @@ def import_members(
     `split` None draws splits by `seed`. A `table`, an entry for each network, says which of them are of one training; without
     it each is taken for a training of its own. `prep_width` None takes the zoo's, in a new zoo 8 rows of the network. All are
     checked and measured before anything is written.
+
+    >>> from netspace.archs import build
+    >>> module = build("lenetlike", width=0.25, channels=1, image_size=8)
+    >>> images = DataConfig(name="digits", limit=100)
+    >>> import_members(folder / "zoo.h5", {"mine": module.state_dict()}, "lenetlike", data=images, width=0.25)["imported"]
+    1
     """
     if not states:
         raise UsageError("no state dict was given to import")

@@ -34,6 +34,9 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     The file: its content hash. Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
     split only. Every architecture: that it is its parameters alone. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
     come out. Raises `NetspaceError` only if the file cannot be opened at all.
+
+    >>> verify(zoo, sample=1)["ok"]  # the path of a zoo file
+    True
     """
     from netspace.config import validate
 

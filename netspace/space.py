@@ -44,7 +44,16 @@ class SpaceRecord(Record):
 
 
 class Space:
-    """Encoder, decoder, ClassId head and the specs of the networks they speak of."""
+    """Encoder, decoder, ClassId head and the specs of the networks they speak of.
+
+    >>> space = Space.load(run)  # the folder of a run
+    >>> latent = torch.zeros(space.latent)
+    >>> network = space.decode(latent)  # a torch module, in eval mode
+    >>> network(torch.zeros(1, 1, 8, 8)).shape
+    torch.Size([1, 10])
+    >>> space.encode(network).shape == latent.shape
+    True
+    """
 
     def __init__(self, model: AutoEncoder, recipe: SpaceRecipe, family: Family) -> None:
         self.model = model.eval().requires_grad_(False)

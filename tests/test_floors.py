@@ -6,6 +6,8 @@ import ast
 import doctest
 import importlib
 import pkgutil
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 
 import model_zoo
 import netspace
+from netspace.compression.fit import fit
+from netspace.training.recipe import FitConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("netspace", "model_zoo") for path in (ROOT / package).rglob("*.py"))
@@ -28,6 +32,25 @@ MODULES = sorted(
     )
     if not name.endswith("__main__")
 )
+EXAMPLES = {"zoo": "tiny_zoo", "run": "example_run", "compressed": "example_file", "folder": "tmp_path"}
+COMMANDS = [
+    *(f"netspace.commands.{name}" for name in (
+        "convert.decode", "convert.encode", "evaluate.evaluate", "interpolate.interpolate", "optimize.optimize",
+        "quickstart.quickstart", "recipes.recipes", "recipes.schema", "sample.sample",
+    )),
+    *(f"netspace.compression.{name}" for name in (
+        "analyse.analyse", "correct.correct", "fit.evaluate", "fit.fit", "fit.importance", "fit.reconstruct",
+        "prune.prune", "quantise.quantise",
+    )),
+    "netspace.report.report",
+    "netspace.space.Space",
+    "netspace.training.latent_space.train",
+    "netspace.zoo.Zoo",
+    "netspace.zoo.merge",
+    "model_zoo.builder.build",
+    "model_zoo.importer.import_members",
+    "model_zoo.verify.verify",
+]  # fmt: skip
 
 
 def test_a_file_imports_only_from_the_floors_below(tmp_path: Path) -> None:
@@ -76,10 +99,40 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
                 assert "allow_pickle=True" not in ast.unparse(node)
 
 
+@pytest.fixture(scope="session")
+def example_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that examples write into."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("examples") / "run"))
+
+
+@pytest.fixture(scope="session")
+def example_file(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compressed network: the best of `tiny_zoo`."""
+    folder = tmp_path_factory.mktemp("examples") / "fit"
+    fit("best", folder, FitConfig.model_validate({"predictor": {"hidden": 16}, "stages": [{"steps": 2}]}), tiny_zoo)
+    return folder / "compressed.safetensors"
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings_run(name: str) -> None:
-    failed, _ = doctest.testmod(importlib.import_module(name), globs=None, optionflags=doctest.ELLIPSIS)
+def test_examples_in_docstrings_run(name: str, request: pytest.FixtureRequest) -> None:
+    """Names that an example uses and does not make are those of `EXAMPLES`."""
+    module = importlib.import_module(name)
+    found = doctest.DocTestFinder(exclude_empty=True).find(module)
+    source = "".join(example.source for test in found for example in test.examples)
+    given = {
+        word: request.getfixturevalue(fixture)
+        for word, fixture in EXAMPLES.items()
+        if re.search(rf"(?<!\.)\b{word}\b(?! *=)", source)
+    }
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, _ = doctest.testmod(module, extraglobs=given, optionflags=flags)
     assert failed == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example(name: str) -> None:
+    module, _, function = name.rpartition(".")
+    assert ">>> " in (getattr(importlib.import_module(module), function).__doc__ or ""), name
 
 
 def test_examples_were_found() -> None:

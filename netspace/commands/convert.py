@@ -106,7 +106,12 @@ def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> No
 
 
 def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> Encoding:
-    """Writes the latent of a network as safetensors; returns what was written."""
+    """Writes the latent of a network as safetensors; returns what was written.
+
+    >>> result = encode(run, "best", folder / "latent.safetensors")
+    >>> read_latent(folder / "latent.safetensors", Space.load(run)).shape
+    torch.Size([64])
+    """
     space = Space.load(run, device)
     zoo = _zoo_or_none(run, zoo_path)
     try:
@@ -132,6 +137,11 @@ def decode(
 
     Its architecture is the one that the latent stands for, or `arch`. With `batch_norm` the state dict is of the class that
     was trained, as `Space.decode` says.
+
+    >>> result = encode(run, "best", folder / "latent.safetensors")
+    >>> result = decode(run, folder / "latent.safetensors", folder / "network.safetensors")
+    >>> sorted(read_state_dict(folder / "network.safetensors"))[:2]
+    ['conv1.bias', 'conv1.weight']
     """
     space = Space.load(run, device)
     code = read_latent(latent, space)

@@ -70,6 +70,10 @@ def evaluate(
     that takes few steps.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
+
+    >>> result = evaluate(run, "test")  # the folder of a run
+    >>> (run / "eval-test.json").is_file()
+    True
     """
     ranks.begin()
     space = Space.load(run, device)

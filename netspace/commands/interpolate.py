@@ -190,6 +190,10 @@ def interpolate(
     ends' weights cannot be mixed (two architectures). `linear_r2` is that of a straight line through the accuracies;
     `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are kept in the
     run's `interpolations/`.
+
+    >>> result = interpolate(run, "worst", "best", steps=3, save=folder)  # networks are named as on the command line
+    >>> len(list(folder.glob("*.safetensors")))
+    3
     """
     if steps < 2:
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")

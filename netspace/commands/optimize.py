@@ -65,6 +65,11 @@ def optimize(
     """Improves latents and writes the best one, its network and the curve to the folder `out`.
 
     Goes on where it was stopped with `resume`. Raises `UsageError` for a folder that holds another optimisation.
+
+    >>> config = OptimizeConfig(starts=("worst",), steps=2)
+    >>> result = optimize(run, config, folder / "better")
+    >>> (folder / "better" / "network.safetensors").is_file()
+    True
     """
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:

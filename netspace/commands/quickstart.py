@@ -37,6 +37,12 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
     """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took.
 
     `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for any other.
+
+    >>> fewer = ["zoo.members.train=24", "zoo.members.val=8", "zoo.members.test=8", "zoo.epochs.last=2"]
+    >>> fewer += ["space.steps=2", "space.validate_every=2"]
+    >>> result = quickstart(folder, small=True, changes=fewer)
+    >>> (folder / "report.html").is_file()
+    True
     """
     from netspace.report import report
 

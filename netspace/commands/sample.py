@@ -92,6 +92,10 @@ def sample(
     `fit` is what is drawn from: one Gaussian over the training members' latents, or one around each of them ('kde'),
     `bandwidth` of the former's width. `save` is a folder for the networks, as safetensors. The figures are kept in
     the run's `samples/`. Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
+
+    >>> result = sample(run, count=2, save=folder)
+    >>> len(list(folder.glob("*.safetensors")))
+    2
     """
     if count < 2:
         raise UsageError(f"at least 2 networks are drawn, to tell how they differ; {count} were asked for")

@@ -121,6 +121,10 @@ def correct(
 
     Both networks are shown the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Raises
     `UsageError` where the network cannot be run or shown anything, and where nothing can be corrected.
+
+    >>> result = correct(compressed, folder / "corrected.safetensors", "best", zoo)
+    >>> (folder / "corrected.safetensors").is_file()
+    True
     """
     check_new(out)
     if pictures is not None and input_shape is not None:

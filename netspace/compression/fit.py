@@ -99,6 +99,11 @@ def fit(
     `key` which of a checkpoint's state dicts it is. Distillation
     runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W).
     Raises `UsageError` or `NetspaceError` before anything is written.
+
+    >>> config = FitConfig.model_validate({"predictor": {"hidden": 8}, "stages": [{"steps": 2}]})
+    >>> result = fit("best", folder, config, zoo)  # the path of a zoo file
+    >>> (folder / "compressed.safetensors").is_file()
+    True
     """
     accelerator, own = processes(torch.device(device))
     original, spec = find_original(model, zoo_path, own, arch, key)
@@ -236,6 +241,8 @@ def evaluate(
     """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
 
     With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
+
+    >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
     check_named(model, arch, pictures, key)
     compressed = Compressed.load(path)
@@ -266,6 +273,10 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
     """Writes the network that a compressed file holds, as a state dict, from the file alone.
 
     Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+
+    >>> result = reconstruct(compressed, folder / "network.safetensors")
+    >>> (folder / "network.safetensors").is_file()
+    True
     """
     check_new(out)
     if out.suffix in (".pt", ".pth"):
@@ -286,6 +297,8 @@ def importance(
     """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
 
     A predictor too small for all of a network keeps what matters most to its loss.
+
+    >>> result = importance(compressed, "best", zoo, top=3)
     """
     compressed = Compressed.load(path)
     original, _ = find_original(model, zoo_path, key=key)

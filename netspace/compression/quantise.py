@@ -34,6 +34,10 @@ def quantise(
     `model` the relative error of the represented weights, accuracy and agreement with the original on the test images.
     `relative_change` is the distance of both files' weights, in units of the first's. Raises `UsageError` for other bits
     than 4 and 8, a file that is quantised already and an `out` that exists, `NetspaceError` for another network's file.
+
+    >>> result = quantise(compressed, folder / "small.safetensors", bits=8)
+    >>> (folder / "small.safetensors").stat().st_size < compressed.stat().st_size
+    True
     """
     check_bits(bits)
     check_new(out)

@@ -21,6 +21,10 @@ def report(run: Path) -> ReportFiles:
     `figures` and `report` are paths; `splits` are the evaluated ones; `missing` has one sentence, with the command
     that helps, for each part that could not be shown. A compressed network has neither splits nor interpolations. Raises
     `NetspaceError` for a folder that is neither, holds no results yet, cannot be written, or has a broken file.
+
+    >>> result = report(run)
+    >>> (run / "report.html").is_file()
+    True
     """
     from netspace.report import compressed, compressed_page
     from netspace.report.collect import collect

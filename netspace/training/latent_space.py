@@ -68,6 +68,12 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     Goes on from the folder's last checkpoint with `resume`. `changes` are those that made the recipe from its file, which
     the run remembers. Raises `UsageError` for a folder that holds another run, `NetspaceError` for data that are not the
     zoo's or a loss that is not finite.
+
+    >>> recipe = SpaceRecipe.model_validate({
+    ...     "latent": 16, "encoder": {"kind": "probe"}, "decoder": {"kind": "linear"}, "steps": 2, "validate_every": 2,
+    ... })
+    >>> train(recipe, zoo, folder / "run") == folder / "run"  # the path of a zoo file
+    True
     """
     torch.manual_seed(recipe.seed)
     records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}

@@ -25,6 +25,11 @@ class Zoo(ZooFile):
     """A zoo file opened for reading; use it as a context manager.
 
     Where a builder was killed, it is put together from the finished parts first.
+
+    >>> with Zoo(zoo) as opened:  # the path of a zoo file
+    ...     group = opened.only()
+    ...     len(group.rows("test")), group.read(group.rows("test")).shape
+    (6, torch.Size([6, 12, 128]))
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,6 +52,9 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
     With `ordered`, members are sorted by (run, epochs, seed), so the outcome does not depend on who finished first.
     Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or if
     `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
+
+    >>> merge(folder / "both.h5", [zoo, zoo])["duplicates"]  # paths of zoo files; the same members twice
+    36
     """
     if not sources:
         raise UsageError(f"{path} was to be merged from zoos, but none was given: name at least one zoo file")
