@@ -122,8 +122,9 @@ def import_members(
     >>> from netspace.archs import build
     >>> module = build("lenetlike", width=0.25, channels=1, image_size=8)
     >>> images = DataConfig(name="digits", limit=100)
-    >>> import_members(folder / "zoo.h5", {"mine": module.state_dict()}, "lenetlike", data=images, width=0.25)["imported"]
-    1
+    >>> result = import_members(folder / "zoo.h5", {"mine": module.state_dict()}, "lenetlike", data=images, width=0.25)
+    >>> (folder / "zoo.h5").is_file()
+    True
     """
     if not states:
         raise UsageError("no state dict was given to import")

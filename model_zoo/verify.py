@@ -35,8 +35,7 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     split only. Every architecture: that it is its parameters alone. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
     come out. Raises `NetspaceError` only if the file cannot be opened at all.
 
-    >>> verify(zoo, sample=1)["ok"]  # the path of a zoo file
-    True
+    >>> result = verify(zoo, sample=1)  # the path of a zoo file
     """
     from netspace.config import validate
 
