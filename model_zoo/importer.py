@@ -20,7 +20,7 @@ from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import flat_parameters
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
 
@@ -248,5 +248,5 @@ def _drawn(count: int, seed: int, empty: Sequence[str]) -> list[str]:
         spare = next((each for each in SPLITS if drawn.count(each) > (each in empty)), None)
         if name not in drawn and spare is not None:
             drawn[drawn.index(spare)] = name
-    order = torch.randperm(count, generator=generator(seed, 13)).tolist()
+    order = torch.randperm(count, generator=generator(seed, Stream.IMPORTED_SPLITS)).tolist()
     return [drawn[index] for index in order]

@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import torch
+
+
+class Stream(IntEnum):
+    """What random numbers of a seed are drawn for. The integers never change: equal seeds give equal results.
+
+    A training run of a zoo draws from (seed, epoch), and a zoo's plan from (seed, hash of the architecture, run).
+    """
+
+    MEMBERS = 1  # order in which a space's networks are trained on; also over all architectures together
+    INPUTS = 2  # order of training inputs
+    AUGMENTATION = 3  # by step
+    LINES = 5  # how far between pairs, by step
+    SETUP = 7  # example networks and probes of a new model
+    BASELINE_NOISE = 11
+    IMPORTED_SPLITS = 13  # of networks imported into a zoo
+    START_NOISE = 13  # of latents that an optimisation starts from, by start; shares its integer
+    SAMPLES = 17  # latents
+    SAMPLE_NOISE = 19  # of the baseline of samples
+    FRESH_NETWORKS = 23  # of architectures without trained ones, by ClassId and number
+    SAMPLE_ENDS = 29  # pairs of ends whose latents are known
+    FIT_KERNELS = 31  # by stage and step
+    FIT_NOISE = 37  # inputs of noise, by stage and step
+    FIT_PREDICTOR = 41  # initial weights, by stage
+    POOL = 43  # training inputs that a fit makes batches of
+    DISTURBANCE = 47  # of PReps, by step
+    ANALYSED_IMAGES = 53
+    ANALYSED_NETWORK = 59  # initial weights of an untrained network
+    CORRECTION_IMAGES = 71
+    CORRECTION_NOISE = 73
+    SAME_ACCURACY = 83  # ties between training networks
+    DISTILLED_NETWORK = 89  # initial weights, by ClassId
+    CLASS_MEMBERS = 100  # plus the ClassId: order of an architecture's networks
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

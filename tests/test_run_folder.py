@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import small_disk
-from hypothesis import given
-from hypothesis import strategies as st
 
 from netspace import files, run_folder
 from netspace.errors import NetspaceError
@@ -21,7 +19,6 @@ from netspace.files import alone, replacing, write_text
 from netspace.hardware import free_bytes, pick_device, send
 from netspace.io import hash_tensors, read_json, read_torch, write_json, write_torch
 from netspace.run_folder import Metrics, is_run, newest_run, provenance, read_metrics
-from netspace.streams import generator
 
 
 def test_replacing_appears_whole_in_folders_it_makes(tmp_path: Path) -> None:
@@ -190,34 +187,6 @@ def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_free_bytes_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "a" / "b") > 0 and free_bytes(Path("a/b")) > 0
-
-
-seeds = st.integers(-(2**63), 2**64)
-
-
-@given(seeds, st.lists(seeds, max_size=3))
-def test_a_stream_is_its_seed_and_place_alone(seed: int, stream: list[int]) -> None:
-    torch.rand(3)  # the global state does not matter
-    assert torch.equal(
-        torch.rand(4, generator=generator(seed, *stream)), torch.rand(4, generator=generator(seed, *stream))
-    )
-
-
-def test_streams_of_neighbouring_seeds_are_unrelated() -> None:
-    places = [(a,) for a in range(8)] + [(a, b) for a in range(8) for b in range(8)] + [(0, 0, c) for c in range(8)]
-    drawn = torch.stack([torch.randn(2000, generator=generator(*place), dtype=torch.float64) for place in places])
-    correlation = torch.corrcoef(drawn) - torch.eye(len(places), dtype=torch.float64)
-    assert correlation.abs().max() < 6 / 2000**0.5
-    assert len({generator(*place).initial_seed() for place in places}) == len(places)
-
-
-def test_streams_stay_the_same_from_version_to_version() -> None:
-    """A zoo built again must be the same zoo."""
-    assert [generator(*place).initial_seed() for place in [(0,), (1,), (1, 2)]] == [
-        8147104208329303767,
-        5225608189600411232,
-        6804074658870690613,
-    ]
 
 
 def test_hash_tensors_sees_values_shapes_types_and_order() -> None:

@@ -19,7 +19,7 @@ from netspace.networks.channels import channel_groups
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import unpack
 from netspace.space import Space
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images
 from netspace.training.optimizers import Optimizer, OptimizerConfig
@@ -35,9 +35,6 @@ NOISE_MEMBERS = 16  # validation members that choose the noise
 
 
 NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's spread; the baseline's best on validation members is used
-
-
-NOISE_STREAM, SAME_ACCURACY_STREAM = 11, 83  # of random numbers
 
 
 SELECTION_IMAGES = 2000  # validation images that training networks are chosen by, at most: the first ones
@@ -220,7 +217,7 @@ class Baselines:
         return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
 
     def _noisy(self, flat: Tensor, scale: float) -> Tensor:
-        noise = torch.randn(flat.shape, generator=generator(0, NOISE_STREAM)).to(flat.device)
+        noise = torch.randn(flat.shape, generator=generator(0, Stream.BASELINE_NOISE)).to(flat.device)
         return flat + scale * self.spread * noise
 
 
@@ -231,7 +228,7 @@ def _rows(logits: Tensor) -> int:
 
 def _random_tie(distance: Tensor) -> Tensor:
     """Of each row of distances (M, N) a random one of the smallest, which differ by at most `SAME_ACCURACY`."""
-    draws = torch.rand(distance.shape, generator=generator(0, SAME_ACCURACY_STREAM)).to(distance.device)
+    draws = torch.rand(distance.shape, generator=generator(0, Stream.SAME_ACCURACY)).to(distance.device)
     return draws.masked_fill(distance > distance.amin(1, keepdim=True) + SAME_ACCURACY, -1.0).argmax(1)
 
 
@@ -239,9 +236,6 @@ OPTIMIZER = OptimizerConfig(name="adam", learning_rate=0.003, schedule="cosine",
 
 
 AUTOMATIC_STEPS = 5000  # a control of more steps is trained only where it is asked for
-
-
-STREAM = 89  # of random numbers: the initial weights
 
 
 @contextmanager
@@ -273,7 +267,7 @@ def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: Task) -> fl
     assert recipe.multi is not None
     spec = arch.spec
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, STREAM, space.class_id(arch.id)).initial_seed())
+        torch.manual_seed(generator(recipe.seed, Stream.DISTILLED_NETWORK, space.class_id(arch.id)).initial_seed())
         network = archs.build(spec.arch, **spec.settings).to(task.device)
     _distil(network, recipe, teacher, task)
     network.eval()

@@ -27,7 +27,7 @@ from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.results.spaces import Optimization
 from netspace.space import Space
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images, half
 from netspace.training.setup import AUTO, Teacher, task_of, teacher
@@ -226,7 +226,7 @@ def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zo
         )
     class_id = space.class_id(arch or None)
     known = known_latents(space, zoo, class_id)
-    noise = torch.randn(space.latent, generator=generator(config.seed, 13, number)).to(known.device)
+    noise = torch.randn(space.latent, generator=generator(config.seed, Stream.START_NOISE, number)).to(known.device)
     latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
     return Named(f"{NOISE}-{number}" + (f":{arch}" if arch else ""), class_id, latent, None)
 

@@ -17,7 +17,7 @@ from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unpack
 from netspace.results.spaces import SampleFigures, Sampling
 from netspace.space import Space
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.setup import shown_rows, task_of
 from netspace.training.validation import answers
@@ -37,7 +37,7 @@ def known_latents(space: Space, zoo: Zoo, class_id: int) -> Tensor:
     """
     if space.family[class_id].shown:
         return _shown(space, zoo, class_id)
-    random = generator(0, 29)
+    random = generator(0, Stream.SAMPLE_ENDS)
     ends = [_shown(space, zoo, place) for place in (0, len(space.family) - 1)]
     first, last = (end[torch.randint(len(end), (PAIRS,), generator=random).to(end.device)] for end in ends)
     return torch.lerp(first, last, space.family.factor(class_id))
@@ -153,7 +153,7 @@ def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[s
     """What anyone could draw from training networks (N, P): those nearest to samples (S, P), with noise, their mean."""
     near = bank[nearest(flat, bank)]
     spread = unpack(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
-    noise = torch.randn(near.shape, generator=generator(seed, 19)).to(near.device)
+    noise = torch.randn(near.shape, generator=generator(seed, Stream.SAMPLE_NOISE)).to(near.device)
     return {"nearest": near, "noise": near + NOISE * spread * noise, "average": bank.mean(0, keepdim=True)}
 
 
@@ -163,7 +163,7 @@ def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Te
     A Gaussian with their mean and covariance is drawn from without forming the covariance: random combinations of
     the centred latents have it.
     """
-    random = generator(seed, 17)
+    random = generator(seed, Stream.SAMPLES)
     centred = known - known.mean(0)
     share = torch.randn(count, len(known), generator=random).to(known.device) / max(len(known) - 1, 1) ** 0.5
     moved = share @ centred  # of mean 0 and the latents' covariance

@@ -22,7 +22,7 @@ from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.state_dict import answers_of, map_tensors, run_types
 from netspace.results.compressed import Alignment, Analysis, ByLayer, ChangedNetwork, Gap, Generalisation
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Classification
 
 
@@ -197,7 +197,9 @@ def fresh(module: nn.Module, seed: int = 0) -> State:
     """The state of the same network with random weights, as its modules draw them; torch's random state stays."""
     other = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(generator(seed, 59).initial_seed())  # not one that the network itself was drawn by
+        torch.manual_seed(
+            generator(seed, Stream.ANALYSED_NETWORK).initial_seed()
+        )  # not one that the network itself was drawn by
         for part in other.modules():
             reset = getattr(part, "reset_parameters", None)
             if reset is not None:
@@ -230,7 +232,7 @@ def _ratios(state: State, layers: Sequence[Layer]) -> list[float]:
 
 def _chosen(count: int, most: int, seed: int) -> Tensor:
     """At most so many places of `count`, drawn by the seed, in order."""
-    return torch.randperm(count, generator=generator(seed, 53))[:most].sort().values
+    return torch.randperm(count, generator=generator(seed, Stream.ANALYSED_IMAGES))[:most].sort().values
 
 
 def _both(original: State, reconstructed: State) -> tuple[tuple[str, State], tuple[str, State]]:

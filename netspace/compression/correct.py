@@ -17,7 +17,7 @@ from netspace.errors import UsageError
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import layer_of
 from netspace.results.compressed import Correction
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks.pictures import shown
 from netspace.training.fit import Original
 
@@ -137,7 +137,11 @@ def correct(
     if original.module is None:
         raise UsageError(f"correcting runs the network, and of {model} only the weights are known: give --arch")
     if pictures is not None:
-        chosen = torch.randperm(len(files), generator=generator(seed, 71))[:SHOWN].sort().values.tolist()
+        chosen = (
+            torch.randperm(len(files), generator=generator(seed, Stream.CORRECTION_IMAGES))[:SHOWN]
+            .sort()
+            .values.tolist()
+        )
         inputs, kind = (
             torch.cat(list(shown([files[place] for place in chosen], pictures.size, by=pictures.by))),
             "images",
@@ -163,11 +167,11 @@ def correct(
 def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:
     """Noise of a shape, or images (B, C, H, W) that the network was trained on, and what they are called."""
     if input_shape is not None:
-        return 2 * torch.rand((SHOWN, *input_shape), generator=generator(seed, 73)) - 1, "noise"
+        return 2 * torch.rand((SHOWN, *input_shape), generator=generator(seed, Stream.CORRECTION_NOISE)) - 1, "noise"
     task = original.task
     if task is None:
         raise UsageError(
             f"nothing is at hand to show to {model}: give --images, or --input-shape for noise, or the --zoo of its task"
         )
-    chosen = torch.randperm(len(task.train), generator=generator(seed, 71))[:SHOWN]
+    chosen = torch.randperm(len(task.train), generator=generator(seed, Stream.CORRECTION_IMAGES))[:SHOWN]
     return task.normalise(task.train.take(chosen).images), "task"

@@ -18,7 +18,7 @@ from netspace import losses, metrics
 from netspace.errors import NetspaceError, unknown
 from netspace.hardware import send
 from netspace.metrics import Identity
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks.base import SPLITS, Task
 
 CHUNK = 1024  # images resized at once: bounds the memory of the float64 copy
@@ -310,7 +310,7 @@ class Classification(Task):
         """
         if count >= len(self.train):
             return self
-        places = torch.randperm(len(self.train), generator=generator(seed, 43))[:count].to(self.device)
+        places = torch.randperm(len(self.train), generator=generator(seed, Stream.POOL))[:count].to(self.device)
         return replace(self, train=Split(self.train.images[places], self.train.labels[places]))
 
     def to(self, device: torch.device | str) -> Classification:

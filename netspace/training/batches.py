@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from netspace.hardware import send
 from netspace.networks.batch import NetBatch
 from netspace.networks.prep import unpack
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import ArchGroup
@@ -111,7 +111,7 @@ class Images:
 
     def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed = task, seed
-        self.shuffle = Shuffle(task.size("train"), seed, stream=2)
+        self.shuffle = Shuffle(task.size("train"), seed, stream=Stream.INPUTS)
         self.fixed = None if task.augments else task.inputs("train", slice(None))
 
     def take(self, step: int, many: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ class Images:
         places = send(self.places(step, many), self.task.device)
         if self.fixed is not None:
             return self.fixed[places], places
-        return self.task.random_inputs(places, generator(self.seed, 3, step)), places
+        return self.task.random_inputs(places, generator(self.seed, Stream.AUGMENTATION, step)), places
 
     def places(self, step: int, many: int) -> Tensor:
         """Places (B,) of a step's images in the training split, on the CPU."""

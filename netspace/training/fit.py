@@ -24,7 +24,7 @@ from netspace.networks.kernels import Kernels
 from netspace.networks.state_dict import map_tensors, run_types, run_with_maps
 from netspace.precision import Precision, choose
 from netspace.run_folder import read_metrics
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Classification
 from netspace.training.batches import CACHE_BYTES, Images, Remembered, half
 from netspace.training.loop import Learner, Loop, Stage, Validation
@@ -82,7 +82,7 @@ class NernStep:
     def begin_anew(self, number: int) -> None:
         """Other first weights for the predictor, and the same ones for the same `number`."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(self.config.seed, 41, number).initial_seed())
+            torch.manual_seed(generator(self.config.seed, Stream.FIT_PREDICTOR, number).initial_seed())
             fresh = Predictor(self.predictor.config, self.target.shape[1])
         self.predictor.load_state_dict(fresh.state_dict())
         self.predictor.match(self.coordinates, self.target)
@@ -138,7 +138,7 @@ class NernStep:
         stage, count = self.stage, len(self.target)
         if stage.sampling == "all" or (stage.kernels >= count and stage.sampling != "layer"):
             return None
-        random = generator(self.config.seed, 31, self.number, number)
+        random = generator(self.config.seed, Stream.FIT_KERNELS, self.number, number)
         if stage.sampling == "layer":
             counts = self.compressed.kernels.counts
             layer = int(torch.randint(len(counts), (), generator=random))
@@ -179,7 +179,7 @@ class NernStep:
         many, images = self.stage.images, self.images
         if images is None:
             assert self.original.input_shape is not None
-            random = generator(self.config.seed, 37, self.number, number)
+            random = generator(self.config.seed, Stream.FIT_NOISE, self.number, number)
             noise = torch.rand((many, *self.original.input_shape), generator=random)[self.mine]
             return 2 * send(noise, self.device) - 1, None
         shown = images.take(number, many)[0][self.mine]

@@ -19,7 +19,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family, Networks, declared, net_batch
 from netspace.networks.prep import flatten, pack, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, read_state_dict
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Classification, DataConfig, Task, load
 from netspace.training.batches import PRepSource, half
 from netspace.training.recipe import SpaceRecipe
@@ -149,7 +149,7 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
             f"{zoo.path} has no members in its val split, and training needs some: add networks to it, with `netspace "
             "zoo import --split val` or more members.val in its recipe"
         )
-    random = generator(recipe.seed, 7)
+    random = generator(recipe.seed, Stream.SETUP)
     examples, references = {}, {}
     for class_id, source in enumerate(train):
         group, wanted = groups[class_id], rows[class_id]
@@ -247,7 +247,9 @@ def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
     made = []
     with torch.random.fork_rng(devices=[]):
         for number in range(FRESH):
-            torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator(seed, 23, class_id, number))))
+            torch.manual_seed(
+                int(torch.randint(1 << 31, (), generator=generator(seed, Stream.FRESH_NETWORKS, class_id, number)))
+            )
             network = archs.skeleton(arch.spec.arch, arch.spec.settings, arch.spec.input_shape)
             made.append(
                 pack(

@@ -17,7 +17,7 @@ from netspace.hardware import send
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images, PRepSource, Shuffle, Targets, dealt, half, unwrapped
 from netspace.training.recipe import MultiConfig, SpaceRecipe
@@ -32,7 +32,7 @@ class SingleStep:
     ) -> None:
         self.recipe, self.nets, self.source, self.task = recipe, nets, source, task
         self.place, self.shares = place, shares
-        self.members = Shuffle(len(source), recipe.seed, stream=1)
+        self.members = Shuffle(len(source), recipe.seed, stream=Stream.MEMBERS)
         self.images = Images(task, recipe.seed)
         remember = recipe.remember_targets and self.images.fixed is not None and not recipe.noise
         with half(recipe.networks_precision, task.device):
@@ -54,7 +54,7 @@ class SingleStep:
         self.source.expect(self._members(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)))
         lines = recipe.loss.lines > 0 and len(members) > 1
         pairs = len(members) // 2 if lines else 0
-        shares = torch.rand(recipe.networks // 2, generator=generator(recipe.seed, 5, number))
+        shares = torch.rand(recipe.networks // 2, generator=generator(recipe.seed, Stream.LINES, number))
         share = send(shares[place::apart][:pairs], preps.device)  # the pairs of one process, dealt out
         with half(recipe.precision, self.task.device):
             predicted, between = model(preps, share)
@@ -83,7 +83,7 @@ class SingleStep:
         """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
         count, random = (
             self.recipe.networks,
-            generator(self.recipe.seed, 47, number),
+            generator(self.recipe.seed, Stream.DISTURBANCE, number),
         )  # of the whole batch, then its part
         sizes = self.recipe.noise * torch.rand(count, generator=random)
         sizes[::2] = 0
@@ -118,11 +118,13 @@ class ClassBatches:
                     "members"
                 )
             self.together = _pairs(counts)
-            self.all = Shuffle(len(self.together), recipe.seed, stream=1)
+            self.all = Shuffle(len(self.together), recipe.seed, stream=Stream.MEMBERS)
         elif self.balanced:
-            self.streams = {place: Shuffle(count, recipe.seed, 100 + place) for place, count in counts.items()}
+            self.streams = {
+                place: Shuffle(count, recipe.seed, Stream.CLASS_MEMBERS + place) for place, count in counts.items()
+            }
         else:
-            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=1)
+            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=Stream.MEMBERS)
 
     def take(self, number: int, place: int, apart: int) -> Chosen:
         """The networks of step `number` at places place, place + apart, ... of the batch."""
