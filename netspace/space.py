@@ -30,7 +30,7 @@ from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters
 from netspace.precision import choose
 from netspace.run_folder import is_run, load_best
-from netspace.training.batches import half
+from netspace.training.batches import autocast
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import decode, encode
 
@@ -103,7 +103,7 @@ class Space:
         class_ids = torch.zeros(TRIAL, dtype=torch.int64, device=self.device)
 
         def trial(precision: dict[str, str]) -> None:
-            with torch.no_grad(), half(precision["precision"], self.device):
+            with torch.no_grad(), autocast(precision["precision"], self.device):
                 self.model.decoder(latents, class_ids)
 
         subject = f"decode {recipe.latent} {recipe.decoder} {self.family.size}"
@@ -177,12 +177,12 @@ class Space:
             raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
-        with half(self.precision, self.device):
+        with autocast(self.precision, self.device):
             return encode(self.model, preps.to(self.device), class_id)
 
     def class_ids(self, latents: Tensor) -> Tensor:
         """The ClassIds (M,) that latents (M, E) stand for, by the head's largest logit (NetSpace, Suppl. I)."""
-        with torch.no_grad(), half(self.precision, self.device):
+        with torch.no_grad(), autocast(self.precision, self.device):
             return self.model.class_ids(self._fitting(latents)).cpu()
 
     def decode(self, latent: Tensor, arch: str | None = None, *, batch_norm: bool = False) -> nn.Module:
@@ -216,7 +216,7 @@ class Space:
         """
         latents = self._fitting(latents)
         ids = torch.full((len(latents),), self.class_id(arch)) if isinstance(arch, str) else arch
-        with half(self.precision, self.device):
+        with autocast(self.precision, self.device):
             return decode(self.model, self.family, latents, ids)
 
     def decode_flat(self, latents: Tensor, arch: str | None = None) -> Tensor:
@@ -226,7 +226,7 @@ class Space:
         `space.arch_class(arch).nets(flat, images)` gives all networks' logits.
         """
         class_id = self.class_id(arch)
-        with half(self.precision, self.device):
+        with autocast(self.precision, self.device):
             networks = decode(self.model, self.family, self._fitting(latents), torch.full((len(latents),), class_id))
         return unpack(networks.preps, self.family[class_id].parameters)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,15 @@ from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe
-from netspace.networks.batch import NetBatch
 from netspace.networks.prep import height, pack
 from netspace.networks.spec import NetSpec
 from netspace.process import keep_freed_memory
 from netspace.streams import generator
 from netspace.tasks import Classification, DataConfig, load
-from netspace.training.batches import PRepSource
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
-from netspace.training.setup import Setting, prepare
-from netspace.training.step import SingleStep
+from netspace.training.setup import Setup, prepare
+from netspace.training.step import Step
 from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
 
 RATE = 1e-3
@@ -153,7 +151,7 @@ class OurZoo:
             next(epochs)
 
 
-def setting_of(case: StepCase, device: torch.device) -> Setting:
+def setting_of(case: StepCase, device: torch.device) -> Setup:
     """What `netspace train` would make of the case and a zoo of random networks."""
     task, members = load(case.data, device="cpu"), max(32, 2 * case.recipe.networks)
     kwargs = archs.task_settings(case.arch, {"width": case.width}, task.input_shape, task.num_outputs)
@@ -170,20 +168,13 @@ def setting_of(case: StepCase, device: torch.device) -> Setting:
             return prepare(case.recipe, zoo, device)
 
 
-def single(setting: Setting) -> tuple[NetBatch, PRepSource, Classification]:
-    """What a step of the single-architecture setting is made of."""
-    source = setting.train[0]
-    assert source is not None
-    return setting.family[0].nets, source, setting.task
-
-
 class OurStep:
     """The training loop's own step."""
 
     def __init__(self, case: Any, device: torch.device) -> None:
         keep_freed_memory()
         self.case, self.setting = case, self.setting_of(case, device)
-        self.model, self.step = self.setting.model, self.step_of(case, self.setting)
+        self.model, self.step = self.setting.model, Step(self.setting)
         self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
         self.average = Average(self.model, case.recipe.optimizer.ema)
         self.number = 0
@@ -196,13 +187,9 @@ class OurStep:
                 self.average.update(self.model, self.number)
             self.number += 1
 
-    def setting_of(self, case: Any, device: torch.device) -> Setting:
+    def setting_of(self, case: Any, device: torch.device) -> Setup:
         """What a training of the case is made of."""
         return setting_of(case, device)
-
-    def step_of(self, case: Any, setting: Setting) -> Any:
-        """The step that is timed."""
-        return SingleStep(case.recipe, *single(setting))
 
 
 class ReferenceStep:
@@ -212,9 +199,8 @@ class ReferenceStep:
         self.case, setting = case, setting_of(case, device)
         recipe, nets, model = case.recipe, setting.family[0].nets, setting.model
         self.network, size = nets.skeleton, setting.family.size
-        self.step = SingleStep(  # for its stream of members and images alone
-            recipe.model_copy(update={"remember_targets": False}), *single(setting)
-        )
+        small = replace(setting, recipe=recipe.model_copy(update={"remember_targets": False}))
+        self.step = Step(small)  # for its stream of members and images alone
         if recipe.encoder.kind == "probe":
             settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
             encoder = reference.ProbeEncoder(recipe.latent, *settings, self.network, nets.spec.input_shape)
@@ -233,7 +219,8 @@ class ReferenceStep:
 
     def loss(self) -> torch.Tensor:
         recipe, step = self.case.recipe, self.step
-        preps = step.source.take(step.members.take(self.number * recipe.networks, recipe.networks))
+        ((_, members),) = step.batches.take(self.number, 0, 1)
+        preps = step.sources[0].take(members)
         images, _ = step.images.take(self.number, recipe.images)
         return reference.space_loss(self.encoder, self.decoder, self.network, preps, images, recipe.loss.temperature)
 

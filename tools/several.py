@@ -22,10 +22,11 @@ from netspace.networks.family import declared
 from netspace.networks.prep import pack
 from netspace.streams import generator
 from netspace.tasks import DataConfig, load
+from netspace.training.batches import Points
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
-from netspace.training.setup import Setting, prepare
-from netspace.training.step import Between, MultiStep
+from netspace.training.setup import Setup, prepare
+from netspace.training.step import Step
 from netspace.zoo import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 
 
@@ -74,7 +75,7 @@ def few_shown(recipe: SpaceRecipe) -> SpaceRecipe:
     return recipe.model_copy(update={"multi": recipe.multi.model_copy(update={"counts": counts})})
 
 
-def multi_setting(case: MultiCase, device: torch.device) -> Setting:
+def multi_setting(case: MultiCase, device: torch.device) -> Setup:
     """What `netspace train` would make of the case, a zoo of random networks and a random teacher."""
     task, width = load(case.data, device="cpu"), case.zoo.prep_width
     assert width is not None
@@ -99,20 +100,11 @@ def multi_setting(case: MultiCase, device: torch.device) -> Setting:
             return prepare(case.recipe, zoo, device)
 
 
-def step_of(case: MultiCase, setting: Setting) -> MultiStep:
-    """The training loop's own step."""
-    assert setting.teacher is not None
-    return MultiStep(case.recipe, setting.family, setting.train, setting.task, setting.teacher)
-
-
 class OurMultiStep(OurStep):
     """The training loop's own step."""
 
-    def setting_of(self, case: MultiCase, device: torch.device) -> Setting:
+    def setting_of(self, case: MultiCase, device: torch.device) -> Setup:
         return multi_setting(case, device)
-
-    def step_of(self, case: MultiCase, setting: Setting) -> MultiStep:
-        return step_of(case, setting)
 
 
 class ReferenceMultiStep:
@@ -123,7 +115,7 @@ class ReferenceMultiStep:
         setting, recipe = self.setting, case.recipe
         family, size = setting.family, setting.family.size
         self.networks = [each.nets.skeleton for each in family]
-        self.ours = step_of(case, setting)  # for its batches alone
+        self.ours = Step(setting)  # for its batches alone
         if recipe.encoder.kind == "probe":
             settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
             self.encoder: torch.nn.Module = reference.ProbeEncoder(
@@ -144,7 +136,9 @@ class ReferenceMultiStep:
     def loss(self) -> torch.Tensor:
         ours, case, multi = self.ours, self.case, self.ours.multi
         chosen = ours.batches.take(self.number, 0, 1)
-        between = Between({class_id: len(places) for class_id, places in chosen}, self.setting.family, multi)
+        between = Points.between_ends(
+            {class_id: len(places) for class_id, places in chosen}, self.setting.family, multi
+        )
         preps = [
             (class_id, torch.nn.functional.pad(prep, (0, 0, 0, self.setting.family.size[0] - len(prep))))
             for class_id, places in chosen
@@ -152,7 +146,7 @@ class ReferenceMultiStep:
         ]
         points = [
             (int(class_id), int(first), int(second), float(share))
-            for class_id, (first, second), share in zip(between.class_ids, between.pairs.T, between.share, strict=True)
+            for class_id, (first, second), share in zip(between.class_ids, between.pairs.T, between.gamma, strict=True)
         ]
         images, places = ours.images.take(self.number, case.recipe.images)
         return reference.multi_loss(

@@ -29,7 +29,7 @@ from netspace.tasks import DataConfig, load
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import prepare
-from netspace.training.step import SingleStep
+from netspace.training.step import Step
 from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
 
 BATCH = 8  # members that are read at once, as the paper's step does
@@ -154,7 +154,7 @@ def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int |
         setting.model.decoder.recompute = True
         source = setting.train[0]
         assert source is not None and source.kept is None, "this zoo was to be read from its file"
-        step = SingleStep(recipe, setting.family[0].nets, source, setting.task)
+        step = Step(setting)
         optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
         for number in range(steps + 1):
             if number == 1:  # the first is a warm-up

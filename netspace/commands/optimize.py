@@ -21,7 +21,6 @@ from netspace.errors import UsageError
 from netspace.files import alone
 from netspace.io import going_on_from, read_torch, write_tensors, write_torch, write_yaml
 from netspace.losses import class_loss
-from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.networks.family import Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
@@ -29,7 +28,7 @@ from netspace.results.spaces import Optimization
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
-from netspace.training.batches import Images, half
+from netspace.training.batches import Images, autocast
 from netspace.training.setup import AUTO, Teacher, task_of, teacher
 from netspace.training.validation import accuracies, answers
 from netspace.zoo import Zoo, teacher_path
@@ -137,9 +136,9 @@ class Search:
         config, space = self.config, self.space
         images, places = self.images.take(number, config.images)
         latents = self.latents
-        with half(self.precision, space.device):
+        with autocast(self.precision, space.device):
             networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
-            logits = space.model.head(latents) if isinstance(space.model, MultiAutoEncoder) else None
+            logits = None if space.model.head is None else space.model.head(latents)
         answered = networks.each(lambda nets, flat: nets(flat, images))
         targets = self.task.targets("train", places)
         terms = self.task.distillation_loss(answered, self.master(images), targets, config.temperature, config.alpha)

@@ -40,25 +40,33 @@ class ClassIdHead(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Encoder and decoder; the forward pass is a training step's, both and what lies between pairs."""
+    """Encoder, decoder and, for several architectures, the ClassId head (NetSpace, Suppl. I, Fig. 1).
+
+    A step's networks come in one batch an architecture, PReps (M, H, W) of its own height, which the convolutional encoder
+    pads to the largest; decoded PReps have the height of the largest, and smaller networks fill their first rows.
+    """
 
     spread: Tensor
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, spread: Tensor) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, spread: Tensor, head: ClassIdHead | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("spread", spread)  # (H, W) or (A, H, W), of every parameter's layer over the zoo
+        self.head = head  # None for a single architecture
 
-    def forward(self, preps: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoded PReps (M, H, W) of PReps (M, H, W), and those between pairs (S, H, W).
+    def forward(
+        self, groups: Sequence[tuple[int, Tensor]], pairs: Tensor, gamma: Tensor, class_ids: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Decoded PReps (M + S, H, W) of PReps (M_c, H_c, W) by ClassId and of points between them, and ClassId logits.
 
-        Pair i is networks i and S + i; `share` (S,) says how far on the line between their latents, from 0 to 1.
+        `pairs` (2, S) are rows among the M networks, in the order of the groups, and `gamma` (S,) says how far between the
+        two a point lies; `class_ids` (M + S,) as which architectures all are decoded. The logits are (M + S, A), or None
+        without a head.
         """
-        latents = self.encoder(preps)
-        pairs = len(share)
-        between = torch.lerp(latents[:pairs], latents[pairs : 2 * pairs], share[:, None].to(latents.dtype))
-        decoded = self.decoder(torch.cat([latents, between]))
-        return decoded[: len(latents)], decoded[len(latents) :]
+        latents = torch.cat([self.encoder(preps, class_id) for class_id, preps in groups])
+        first, second = latents.index_select(0, pairs[0]), latents.index_select(0, pairs[1])
+        points = torch.cat([latents, torch.lerp(first, second, gamma[:, None].to(latents.dtype))])
+        return self.decoder(points, class_ids), None if self.head is None else self.head(points)
 
     def elementwise(self) -> list[nn.Parameter]:
         """Return the decoder's parameters of one value for each element of a PRep."""
@@ -69,36 +77,9 @@ class AutoEncoder(nn.Module):
         return [*self.encoder.not_matrices(), *self.decoder.not_matrices()]
 
     def class_ids(self, latents: Tensor) -> Tensor:
-        """The ClassIds (M,) that latents (M, E) stand for."""
-        return torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
-
-
-class MultiAutoEncoder(AutoEncoder):
-    """Encoder, decoder and ClassId head for several architectures (NetSpace, Suppl. I, Fig. 1).
-
-    A step's networks come in one batch an architecture, PReps (M, H, W) of its own height, which the convolutional encoder
-    pads to the largest; decoded PReps have the height of the largest, and smaller networks fill their first rows.
-    """
-
-    def __init__(self, encoder: Encoder, decoder: Decoder, spread: Tensor, head: ClassIdHead) -> None:
-        super().__init__(encoder, decoder, spread)
-        self.head = head
-
-    def forward(  # type: ignore[override]
-        self, groups: Sequence[tuple[int, Tensor]], pairs: Tensor, share: Tensor, class_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Decoded PReps (M + S, H, W) of PReps (M_c, H_c, W) by ClassId and of points between them, and ClassId logits.
-
-        `pairs` (2, S) are places among the M networks, in the order of the groups, and `share` (S,) says how far between the
-        two a point lies; `class_ids` (M + S,) as which architectures all are decoded. The logits are (M + S, A).
-        """
-        latents = torch.cat([self.encoder(preps, class_id) for class_id, preps in groups])
-        first, second = latents.index_select(0, pairs[0]), latents.index_select(0, pairs[1])
-        points = torch.cat([latents, torch.lerp(first, second, share[:, None].to(latents.dtype))])
-        return self.decoder(points, class_ids), self.head(points)
-
-    def class_ids(self, latents: Tensor) -> Tensor:
-        """The ClassIds (M,) that the head reads from latents (M, E)."""
+        """The ClassIds (M,) that the head reads from latents (M, E); 0 for a single architecture."""
+        if self.head is None:
+            return torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
         logits: Tensor = self.head(latents)
         return logits.argmax(-1)
 
@@ -129,8 +110,7 @@ def build_autoencoder(
     that probes start from; `references`, PReps (H, W), those that decoded networks start near. With `examples` None (when
     weights are loaded afterwards) nothing is measured.
     """
-    several, size = len(family) > 1, family.size
-    spread, statistics = family.ones(), None
+    size, spread, statistics = family.size, family.ones(), None
     if examples is not None:
         spread = _stacked([layer_spread(examples[class_id], each.spec, size) for class_id, each in enumerate(family)])
         trained = {class_id: examples[class_id] for class_id, each in enumerate(family) if each.shown}
@@ -143,9 +123,7 @@ def build_autoencoder(
     back = DECODERS[decoder.kind](latent, size, decoder, len(family))
     if statistics is not None:
         back.initialise(statistics, made)
-    if several:
-        return MultiAutoEncoder(made, back, spread, ClassIdHead(latent, len(family)))
-    return AutoEncoder(made, back, spread)
+    return AutoEncoder(made, back, spread, ClassIdHead(latent, len(family)) if len(family) > 1 else None)
 
 
 def _stacked(preps: list[Tensor]) -> Tensor:

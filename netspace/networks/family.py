@@ -160,6 +160,9 @@ class Networks:
         `work` is given the rows of `others` (M, ...), too, which lie on the CPU.
         """
         ids = tuple(self.class_ids.tolist())
+        if len(set(ids)) == 1:
+            arch = self.family[ids[0]]
+            return work(arch.nets, unpack(self.preps, arch.parameters))
         stacks, _ = _stacks(ids, self.preps.device)
         found = torch.cat(
             [

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from netspace.errors import UsageError
 from netspace.hardware import send
 from netspace.networks.batch import NetBatch
+from netspace.networks.family import Family
 from netspace.networks.prep import unpack
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
-from netspace.training.recipe import SpaceRecipe
+from netspace.training.recipe import MultiConfig, SpaceRecipe
 from netspace.zoo import ArchGroup
 
 CACHE_BYTES = 1 << 30  # PReps, and targets' outputs, are kept in memory up to this size each
@@ -153,12 +157,115 @@ class Remembered:
         return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
 
 
-def dealt(recipe: SpaceRecipe, part: int, place: int, shares: int) -> tuple[int, int]:
-    """The first place of a batch's networks that is this process's in this part, and how far apart its places are."""
-    return place + shares * part, shares * recipe.accumulate
+Chosen = list[tuple[int, Tensor]]  # of each ClassId, ascending: rows among its training members
 
 
-def half(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+class ClassBatches:
+    """Which networks a step sees, of which class; a pure function of seed and step.
+
+    With 'classes' every batch has as many of each class; with 'members', and for a single architecture, all training
+    networks are drawn alike, and a batch has whatever classes come (the paper's way). With 'pairs', for two classes, the
+    i-th of one and the i-th of the other are drawn together, and the rest of the larger class in twos (the authors' way for
+    architectures without networks).
+    """
+
+    def __init__(self, recipe: SpaceRecipe, counts: dict[int, int]) -> None:
+        """`counts` are the numbers of training members by ClassId."""
+        mode = "members" if recipe.multi is None else recipe.multi.batches
+        self.networks, self.counts = recipe.networks, counts
+        self.balanced, self.pairs = mode == "classes", mode == "pairs"
+        if self.pairs:
+            if len(counts) != 2:
+                raise UsageError(
+                    f"multi.batches pairs is for networks of two architectures, but {len(counts)} are shown: take classes or "
+                    "members"
+                )
+            self.together = _pairs(counts)
+            self.all = Shuffle(len(self.together), recipe.seed, stream=1)
+        elif self.balanced:
+            self.streams = {class_id: Shuffle(count, recipe.seed, 100 + class_id) for class_id, count in counts.items()}
+        else:
+            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=1)
+
+    def take(self, number: int, first: int, apart: int) -> Chosen:
+        """The networks of step `number` at positions first, first + apart, ... of the batch."""
+        if self.balanced:
+            each = self.networks // len(self.counts)
+            taken = {id: stream.take(number * each, each)[first::apart] for id, stream in self.streams.items()}
+            return list(taken.items())
+        if self.pairs:
+            pairs = self.networks // 2
+            rows = self.all.take(number * pairs, pairs)[first::apart].tolist()
+            members = [member for row in rows for member in self.together[row]]
+            of_class = {id: torch.tensor([row for class_id, row in members if class_id == id]) for id in self.counts}
+            return [(class_id, rows) for class_id, rows in of_class.items() if len(rows)]
+        drawn = self.all.take(number * self.networks, self.networks)[first::apart]
+        if len(self.counts) == 1:  # without a mask, which would wait for a device
+            return [(class_id, drawn) for class_id in self.counts]
+        chosen, start = [], 0
+        for class_id, count in self.counts.items():
+            mine = drawn[(drawn >= start) & (drawn < start + count)] - start
+            start += count
+            if len(mine):
+                chosen.append((class_id, mine))
+        return chosen
+
+
+def _pairs(counts: Mapping[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(ClassId, row) of both networks of every pair, for two classes with so many training members."""
+    (low, low_count), (high, high_count) = counts.items()
+    both = min(low_count, high_count)
+    larger, count = (low, low_count) if low_count > high_count else (high, high_count)
+    left = [((larger, row), (larger, (row + 1) % count)) for row in range(both, count, 2)]
+    return [((low, row), (high, row)) for row in range(both)] + left
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points on the lines between pairs of a batch's networks; what they are to be like is a loss term's."""
+
+    pairs: Tensor  # (2, S) rows among the batch's networks
+    gamma: Tensor  # (S,) how far from the first to the second
+    class_ids: Tensor  # (S,) int64: the architectures that they are decoded as
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def to(self, device: torch.device) -> Points:
+        """Return the same on a device."""
+        return Points(self.pairs.to(device), self.gamma.to(device), self.class_ids.to(device))
+
+    @classmethod
+    def of_pairs(cls, count: int) -> Points:
+        """Networks i and S + i of `count` networks of one architecture, as yet in the middle between the two."""
+        first = torch.arange(count // 2)
+        return cls(torch.stack([first, first + count // 2]), torch.full((len(first),), 0.5), torch.zeros_like(first))
+
+    @classmethod
+    def between_ends(cls, counts: Mapping[int, int], family: Family, config: MultiConfig) -> Points:
+        """Networks of the smallest and of the largest class of a batch, and every class between (NetSpace, Eq. 12).
+
+        `counts` are the batch's numbers of networks by ClassId. Of `config.pairs` pairs at most, so that each network is
+        used before one is used again.
+        """
+        low, high = counts.get(0, 0), counts.get(len(family) - 1, 0)
+        count = min(low * high, config.pairs or low * high) if config.interpolation and family.between else 0
+        start = sum(counts.values()) - high
+        shift = lcm(low, high)  # after so many, the i-th meets the j-th again: from there on the next one
+        ends = [(k % low, start + (k + k // shift) % high) for k in range(count)]
+        factors = [(family.factor(class_id), class_id) for class_id in family.between]
+        pairs = torch.tensor([end for _ in factors for end in ends], dtype=torch.int64).view(-1, 2).T.contiguous()
+        gamma = torch.tensor([factor for factor, _ in factors for _ in ends])
+        class_ids = torch.tensor([class_id for _, class_id in factors for _ in ends], dtype=torch.int64)
+        return cls(pairs, gamma, class_ids)
+
+
+def dealt(recipe: SpaceRecipe, part: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The first position in a batch of this process's networks of a part, and how far apart they are."""
+    return rank + world_size * part, world_size * recipe.accumulate
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The block computes in bf16 where `precision` says so."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)

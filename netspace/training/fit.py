@@ -26,7 +26,7 @@ from netspace.precision import Precision, choose
 from netspace.run_folder import read_metrics
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
-from netspace.training.batches import CACHE_BYTES, Images, Remembered, half
+from netspace.training.batches import CACHE_BYTES, Images, Remembered, autocast
 from netspace.training.loop import Learner, Loop, Stage, Validation
 from netspace.training.recipe import FitConfig, StageConfig, Teaches
 
@@ -107,7 +107,7 @@ class NernStep:
         """The terms of step `number` of the stage for a predictor, `self.predictor` or what holds it."""
         stage, chosen = self.stage, self.chosen(number)
         rows = slice(None) if chosen is None else chosen
-        with half(self.config.predictor_precision, self.device):
+        with autocast(self.config.predictor_precision, self.device):
             values = model(self.coordinates.take(rows))
         values, terms = values.float(), {}
         if not stage.runs_networks:  # the others need not be predicted: Eq. 3 is estimated
@@ -115,14 +115,14 @@ class NernStep:
             return {"reconstruction": stage.reconstruction * error}
         whole = values
         if chosen is not None:
-            with torch.no_grad(), half(self.config.precision, self.device):
+            with torch.no_grad(), autocast(self.config.precision, self.device):
                 rest = self.all().to(values.dtype)
             whole = rest.index_copy(0, chosen, values)
         if stage.reconstruction:
             error = losses.reconstruction_loss(whole, self.target, self.mask)
             terms["reconstruction"] = stage.reconstruction * error
         shown, places = self._shown(number)
-        with half(self.config.precision, shown.device):
+        with autocast(self.config.precision, shown.device):
             shown = self._quick(shown)
             told, maps, rows_told = self._told(shown, places)
             weights = map_tensors(self.compressed.weights(whole), self._quick)

@@ -22,8 +22,8 @@ from netspace.precision import Precision, choose
 from netspace.run_folder import Provenance, is_run, newest_run, provenance, save_best
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setup import Setting, prepare, validate_members
-from netspace.training.step import MultiStep, SingleStep
+from netspace.training.setup import Setup, prepare, validate_members
+from netspace.training.step import Step
 from netspace.zoo import Zoo
 
 PRECISIONS = ("precision", "networks_precision")  # of a recipe: of encoder and decoder, and of the networks
@@ -85,15 +85,15 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     ):
         accelerator.wait_for_everyone()
         _check_run(recipe, zoo, run, resume)
-        setting = prepare(recipe, zoo, device)
-        _check_shares(setting, accelerator.num_processes)
-        _check_teacher(setting, run)
+        setup = prepare(recipe, zoo, device)
+        _check_shares(setup, accelerator.num_processes)
+        _check_teacher(setup, run)
         accelerator.wait_for_everyone()
-        precision = _precision(setting, run, accelerator)
-        setting = setting.with_precision(precision)
+        precision = _precision(setup, run, accelerator)
+        setup = setup.with_precision(precision)
         if first:
-            _begin_run(setting, recipe, precision, zoo, run, changes)
-        learner = SpaceLearner(setting, run, accelerator.process_index, accelerator.num_processes)
+            _begin_run(setup, recipe, precision, zoo, run, changes)
+        learner = SpaceLearner(setup, run, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
         Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
         accelerator.end_training()
@@ -105,16 +105,16 @@ class SpaceLearner(Learner):
 
     name = "train"
 
-    def __init__(self, setting: Setting, run: Path, place: int, shares: int) -> None:
-        recipe = setting.recipe
-        self.setting, self.run, self.main, self.model = setting, run, place == 0, setting.model
+    def __init__(self, setup: Setup, run: Path, place: int, shares: int) -> None:
+        recipe = setup.recipe
+        self.setup, self.run, self.main, self.model = setup, run, place == 0, setup.model
         self.log_every, self.validate_every = recipe.log_every, recipe.validate_every
         self.model.decoder.recompute = recipe.recompute
         if recipe.compile:
             for module in (self.model.encoder, self.model.decoder):
                 module.compile()
         self.stages = [Stage(recipe.steps, recipe.optimizer, recipe.accumulate)]
-        self.step = _step(setting, place, shares)
+        self.step = Step(setup, place, shares)
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
         """Those of the step."""
@@ -122,7 +122,7 @@ class SpaceLearner(Learner):
 
     def validate(self) -> Validation:
         """How well validation members are given back."""
-        figures = validate_members(self.setting)
+        figures = validate_members(self.setup)
         note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
         return Validation({f"val_{name}": value for name, value in figures.items()}, (-figures["error"],), note)
 
@@ -132,9 +132,9 @@ class SpaceLearner(Learner):
             save_best(self.run, weights)
 
 
-def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[str, str]:
+def _precision(setup: Setup, run: Path, accelerator: Accelerator) -> dict[str, str]:
     """The precision of the models and of the networks: what a run that goes on began with, else the fastest for a step."""
-    recipe = setting.recipe
+    recipe = setup.recipe
     asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
     chosen: dict[str, str] = {}
     if accelerator.is_main_process:
@@ -142,9 +142,9 @@ def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[st
         if begun and all(name in begun for name in asked):
             chosen = {name: begun[name] for name in asked}
         else:
-            names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setting.family)
+            names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setup.family)
             subject = f"{names} {recipe.latent} {recipe.encoder} {recipe.decoder} {recipe.networks} {recipe.images}"
-            chosen = choose(subject, asked, _Trial(setting), setting.task.device)
+            chosen = choose(subject, asked, _Trial(setup), setup.task.device)
     (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
     return chosen
 
@@ -152,27 +152,27 @@ def _precision(setting: Setting, run: Path, accelerator: Accelerator) -> dict[st
 class _Trial:
     """A step with few networks, forwards and backwards, in given precisions."""
 
-    def __init__(self, setting: Setting) -> None:
-        recipe = setting.recipe
-        few = min(recipe.networks, TRIAL * setting.shown) // setting.shown * setting.shown or recipe.networks
+    def __init__(self, setup: Setup) -> None:
+        recipe = setup.recipe
+        few = min(recipe.networks, TRIAL * setup.shown) // setup.shown * setup.shown or recipe.networks
         small = {"networks": few, "accumulate": 1, "remember_targets": False}
-        self.setting = replace(setting, recipe=recipe.model_copy(update=small))
-        self.steps: dict[tuple[str, ...], SingleStep | MultiStep] = {}
+        self.setup = replace(setup, recipe=recipe.model_copy(update=small))
+        self.steps: dict[tuple[str, ...], Step] = {}
 
     def __call__(self, precision: dict[str, str]) -> None:
         key = tuple(precision.values())
         if key not in self.steps:
-            self.steps[key] = _step(self.setting.with_precision(precision), 0, 1)
-        model = self.setting.model
+            self.steps[key] = Step(self.setup.with_precision(precision))
+        model = self.setup.model
         try:
             torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
         finally:  # a trial that failed half way leaves no gradient to the first step
             model.zero_grad(set_to_none=True)
 
 
-def _check_shares(setting: Setting, shares: int) -> None:
-    recipe = setting.recipe
-    classes = setting.shown if recipe.multi and recipe.multi.batches != "members" else 1
+def _check_shares(setup: Setup, shares: int) -> None:
+    recipe = setup.recipe
+    classes = setup.shown if recipe.multi and recipe.multi.batches != "members" else 1
     if recipe.networks % (shares * recipe.accumulate * classes):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         of_each = f" with as many of each of {classes} classes" if classes > 1 else ""
@@ -181,14 +181,14 @@ def _check_shares(setting: Setting, shares: int) -> None:
         )
 
 
-def _check_teacher(setting: Setting, run: Path) -> None:
+def _check_teacher(setup: Setup, run: Path) -> None:
     config = run / "config.yaml"
-    if setting.teacher is None or not config.exists():
+    if setup.teacher is None or not config.exists():
         return
     origin = begun_with(run)
-    if origin.teacher_hash != setting.teacher.hash:
+    if origin.teacher_hash != setup.teacher.hash:
         raise UsageError(
-            f"{run} was begun with another teacher than {setting.teacher.name}: resume it with its own ({origin.teacher})"
+            f"{run} was begun with another teacher than {setup.teacher.name}: resume it with its own ({origin.teacher})"
         )
 
 
@@ -212,7 +212,7 @@ def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
 
 
 def _begin_run(
-    setting: Setting, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path, changes: Sequence[str]
+    setup: Setup, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path, changes: Sequence[str]
 ) -> None:
     config = run / "config.yaml"
     for place in (run, run / "checkpoints"):
@@ -226,21 +226,11 @@ def _begin_run(
             "precision": precision,
             "changes": list(changes),
         }
-        if setting.teacher is not None:
-            more |= {"teacher": setting.teacher.name, "teacher_hash": setting.teacher.hash}
-        write_json(run / "provenance.json", provenance(setting.recipe.seed, **more))
+        if setup.teacher is not None:
+            more |= {"teacher": setup.teacher.name, "teacher_hash": setup.teacher.hash}
+        write_json(run / "provenance.json", provenance(setup.recipe.seed, **more))
         write_yaml(config, to_yaml(recipe))
-    write_json(run / "space.json", {"archs": setting.family.to_json()})  # what decoding needs beside the weights
-
-
-def _step(setting: Setting, place: int, shares: int) -> SingleStep | MultiStep:
-    recipe, family, task = setting.recipe, setting.family, setting.task
-    if recipe.multi is None:
-        source = setting.train[0]
-        assert source is not None
-        return SingleStep(recipe, family[0].nets, source, task, place, shares)
-    assert setting.teacher is not None
-    return MultiStep(recipe, family, setting.train, task, setting.teacher, place, shares)
+    write_json(run / "space.json", {"archs": setup.family.to_json()})  # what decoding needs beside the weights
 
 
 def _tensorboard() -> bool:

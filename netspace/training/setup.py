@@ -21,7 +21,7 @@ from netspace.networks.prep import flatten, pack, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, read_state_dict
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification, DataConfig, Task, load
-from netspace.training.batches import PRepSource, half
+from netspace.training.batches import PRepSource, autocast
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
 from netspace.zoo import ArchGroup, Zoo, teacher_path
@@ -112,7 +112,7 @@ FRESH = 16  # untrained networks that do so for an architecture that is never sh
 
 
 @dataclass
-class Setting:
+class Setup:
     """What a run is made of, on its device."""
 
     recipe: SpaceRecipe
@@ -121,9 +121,9 @@ class Setting:
     model: AutoEncoder
     train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
     val: list[PRepSource | None]  # likewise, and where there are no validation members
-    teacher: Teacher | None  # of the multi-architecture setting
+    teacher: Teacher | None  # of the multi-architecture setup
 
-    def with_precision(self, precision: Mapping[str, str]) -> Setting:
+    def with_precision(self, precision: Mapping[str, str]) -> Setup:
         """The same with the precisions of the recipe as given."""
         return replace(self, recipe=self.recipe.model_copy(update=dict(precision)))
 
@@ -133,7 +133,7 @@ class Setting:
         return sum(each.shown for each in self.family)
 
 
-def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
+def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
     """Task, networks and a fresh model for a recipe and an open zoo.
 
     Raises `UsageError` for a zoo of several architectures and a recipe for one, or the other way round.
@@ -168,7 +168,7 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setting:
         torch.manual_seed(recipe.seed)
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family, probes, examples, references)
     master = None if recipe.multi is None else teacher(recipe.multi.teacher, zoo, task)
-    return Setting(recipe, task, family, model.to(device), train, val, master)
+    return Setup(recipe, task, family, model.to(device), train, val, master)
 
 
 def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
@@ -260,24 +260,24 @@ def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
 
 
 @torch.no_grad()
-def validate_members(setting: Setting) -> dict[str, float]:
+def validate_members(setup: Setup) -> dict[str, float]:
     """How well validation members are given back, on validation images; what is least is kept is `error`.
 
     For one architecture that is the mean |difference| of accuracies. For several it is 1 - the mean accuracy of all
     predicted members and of the points of Eq. 12 between smallest and largest members, every network counted alike, as
     NetSpace's authors choose their best epoch.
     """
-    task, family, model = setting.task, setting.family, setting.model
+    task, family, model = setup.task, setup.family, setup.model
     found: dict[int, Comparison] = {}
     latents: dict[int, Tensor] = {}
     right: list[bool] = []
-    for class_id, source in enumerate(setting.val):
+    for class_id, source in enumerate(setup.val):
         if source is None:
             continue
         parts = []
         for places in torch.arange(len(source)).split(MEMBERS):
             preps = source.take(places)
-            with half(setting.recipe.precision, preps.device):
+            with autocast(setup.recipe.precision, preps.device):
                 codes = encode(model, preps, class_id)
                 predicted = decode(model, family, codes)
             target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
@@ -287,14 +287,14 @@ def validate_members(setting: Setting) -> dict[str, float]:
             latents.setdefault(class_id, codes)  # of the first `MEMBERS`: ends of lines
         found[class_id] = Comparison.together(parts)
     figures = Comparison.together(list(found.values())).summary()
-    if setting.recipe.multi is None:
+    if setup.recipe.multi is None:
         return {**figures, "error": figures["mae"]}
     scores = [each.accuracy_predicted for each in found.values()]
     figures["classid"] = float(np.mean(right))
     if 0 in latents and len(family) - 1 in latents:
         for class_id in family.between:
             points = between_ends(latents, family, class_id)
-            with half(setting.recipe.precision, points.device):
+            with autocast(setup.recipe.precision, points.device):
                 networks = decode(model, family, points)
             scores.append(accuracies(networks, task, "val"))
             figures[f"between_{family[class_id].id}"] = float(scores[-1].mean())

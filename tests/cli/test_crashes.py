@@ -142,7 +142,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     from netspace.training import latent_space as space
     from netspace.training import loop
 
-    class Stopped(space.SingleStep):
+    class Stopped(space.Step):
         def __call__(self, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
             if number == step:
                 raise KeyboardInterrupt
@@ -150,7 +150,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     words = ["train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run"]
     with monkeypatch.context() as patch:
-        patch.setattr(space, "SingleStep", Stopped)
+        patch.setattr(space, "Step", Stopped)
         patch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
         stopped = cli(*words)
         assert stopped.code == 130 and stopped.sentence.startswith("stopped")

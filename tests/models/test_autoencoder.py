@@ -77,8 +77,9 @@ def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) ->
     model = build(nets, kind, start, preps)
     assert isinstance(model.encoder, {"conv": ConvEncoder, "probe": ProbeEncoder}[kind])
     latents = model.encoder(preps)
-    decoded, between = model(preps, torch.zeros(0))
-    assert latents.shape == (5, 64) and decoded.shape == preps.shape and between.shape == (0, *preps.shape[1:])
+    none = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0)
+    decoded, logits = model([(0, preps)], *none, torch.zeros(5, dtype=torch.int64))
+    assert latents.shape == (5, 64) and decoded.shape == preps.shape and logits is None
     torch.testing.assert_close(decoded, model.decoder(latents))
     assert model.class_ids(latents).tolist() == [0] * 5
     torch.testing.assert_close(model.spread, layer_spread(preps, nets.spec))
@@ -89,9 +90,10 @@ def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) ->
 def test_a_training_step_decodes_networks_and_what_lies_between_pairs(nets: NetBatch) -> None:
     preps = example(nets)
     model = build(nets, "conv", "reference", preps)
-    share = torch.tensor([0.0, 0.25])
+    pairs, gamma = torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.0, 0.25])
     with torch.no_grad():
-        decoded, between = model(preps, share)
+        both_kinds, _ = model([(0, preps)], pairs, gamma, torch.zeros(7, dtype=torch.int64))
+        decoded, between = both_kinds[:5], both_kinds[5:]
         latents = model.encoder(preps)
         alone = model.decoder(latents)
         middle = model.decoder(0.75 * latents[1] + 0.25 * latents[3])

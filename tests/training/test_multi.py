@@ -13,12 +13,11 @@ import torch
 from helpers import no_waiting
 from torch import Tensor
 
-from netspace.models.autoencoder import MultiAutoEncoder
 from netspace.networks.family import ArchClass
 from netspace.networks.prep import unflatten
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setup import Setting, prepare
-from netspace.training.step import MultiStep
+from netspace.training.setup import Setup, prepare
+from netspace.training.step import Step
 from netspace.zoo import Zoo
 
 CPU = torch.device("cpu")
@@ -32,15 +31,13 @@ def zoo(multi_zoo: Path) -> Iterator[Zoo]:
         yield opened
 
 
-def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Setting:
+def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Setup:
     multi = {**settings["multi"], **changes.pop("multi", {})}
     return prepare(SpaceRecipe.model_validate({**settings, "multi": multi, **changes}), zoo, CPU)
 
 
-def step_of(setting: Setting, place: int = 0, shares: int = 1, **changes: Any) -> MultiStep:
-    assert setting.teacher is not None
-    recipe = setting.recipe.model_copy(update=changes)
-    return MultiStep(recipe, setting.family, setting.train, setting.task, setting.teacher, place, shares)
+def step_of(setting: Setup, rank: int = 0, world_size: int = 1, **changes: Any) -> Step:
+    return Step(replace(setting, recipe=setting.recipe.model_copy(update=changes)), rank, world_size)
 
 
 def values(terms: dict[str, Tensor]) -> dict[str, float]:
@@ -66,11 +63,11 @@ def divergence(answer: Tensor, target: Tensor, temperature: float) -> float:
     return sum(found) / len(found)
 
 
-def by_hand(setting: Setting, number: int) -> dict[str, float]:
+def by_hand(setting: Setup, number: int) -> dict[str, float]:
     """Eq. 3 to 12 on networks that are encoded, decoded and run one by one; sums divided by the number of networks."""
     recipe, family, model, task = setting.recipe, setting.family, setting.model, setting.task
     multi, loss, teacher = recipe.multi, recipe.loss, setting.teacher
-    assert multi is not None and teacher is not None and isinstance(model, MultiAutoEncoder)
+    assert multi is not None and teacher is not None and model.head is not None
     step = step_of(setting)
     images, places = step.images.take(number, recipe.images)
     labels = task.train.labels[places].tolist()
@@ -179,7 +176,7 @@ def test_the_gradient_reaches_all_and_no_network_of_others(zoo: Zoo, multi_setti
 # ---- parts and shares
 
 
-def together(setting: Setting, parts: int, shares: int, number: int = 3, **changes: Any) -> dict[str, float]:
+def together(setting: Setup, parts: int, shares: int, number: int = 3, **changes: Any) -> dict[str, float]:
     """The mean over parts and processes; gradients are left in the model."""
     setting.model.zero_grad()
     means: dict[str, float] = {}
@@ -193,7 +190,7 @@ def together(setting: Setting, parts: int, shares: int, number: int = 3, **chang
     return means
 
 
-def gradients(setting: Setting) -> dict[str, Tensor]:
+def gradients(setting: Setup) -> dict[str, Tensor]:
     return {name: value.grad.clone() for name, value in setting.model.named_parameters() if value.grad is not None}
 
 
@@ -215,7 +212,7 @@ def test_parts_and_shares_mean_what_the_batch_does(
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def pair_of(setting: Setting, pairs: int | None) -> Any:
+def pair_of(setting: Setup, pairs: int | None) -> Any:
     assert setting.recipe.multi is not None
     return setting.recipe.multi.model_copy(update={"pairs": pairs})
 
@@ -248,10 +245,10 @@ def test_the_teachers_table_says_what_the_teacher_says(zoo: Zoo, multi_settings:
     """Without augmentation its answers are computed once; asked for every batch, they are the same."""
     setting = made(zoo, multi_settings)
     step = step_of(setting)
-    assert step.told is not None and setting.teacher is not None
-    assert step.told.shape == (len(setting.task.train), 10) and not step.told.requires_grad
+    assert step.teacher_logits is not None and setting.teacher is not None
+    assert step.teacher_logits.shape == (len(setting.task.train), 10) and not step.teacher_logits.requires_grad
     remembered = values(step(setting.model, 4))
-    step.told = None
+    step.teacher_logits = None
     asked = values(step(setting.model, 4))
     assert asked == pytest.approx(remembered, rel=1e-5)
 
@@ -260,7 +257,7 @@ def test_augmented_images_are_shown_to_the_teacher_too(zoo: Zoo, multi_settings:
     setting = made(zoo, multi_settings)
     moving = replace(setting, task=replace(setting.task, flip=True))
     step = step_of(moving)
-    assert step.told is None
+    assert step.teacher_logits is None
     images, places = step.images.take(2, 64)
     assert not torch.equal(images, setting.task.normalise(setting.task.train.images[places]))
     wanted = by_hand(moving, 2)

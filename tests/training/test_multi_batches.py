@@ -14,9 +14,8 @@ from netspace.errors import UsageError
 from netspace.networks.family import ArchClass, Family, net_batch
 from netspace.networks.prep import height
 from netspace.networks.spec import NetSpec
-from netspace.training.batches import dealt
+from netspace.training.batches import Chosen, ClassBatches, Points, dealt
 from netspace.training.recipe import MultiConfig, SpaceRecipe
-from netspace.training.step import Between, Chosen, ClassBatches
 
 
 def recipe(**changes: Any) -> SpaceRecipe:
@@ -110,7 +109,7 @@ def test_a_batch_depends_on_seed_and_step_alone(batches: str) -> None:
     assert taken(other.take(9, 0, 1)) != found
 
 
-# ---- Between
+# ---- Points
 
 
 def family_of(count: int) -> Family:
@@ -130,8 +129,8 @@ def held(*counts: int) -> dict[int, int]:
 
 
 def test_all_pairs_of_the_ends_at_every_class_between() -> None:
-    between = Between(held(2, 5, 0, 3), FOUR, MultiConfig())
-    found = list(zip(*between.pairs.tolist(), between.share.tolist(), between.class_ids.tolist(), strict=True))
+    between = Points.between_ends(held(2, 5, 0, 3), FOUR, MultiConfig())
+    found = list(zip(*between.pairs.tolist(), between.gamma.tolist(), between.class_ids.tolist(), strict=True))
     wanted = [
         (low, 2 + 5 + high, pytest.approx(class_id / 3), class_id)
         for class_id in (1, 2)
@@ -144,7 +143,7 @@ def test_all_pairs_of_the_ends_at_every_class_between() -> None:
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 40))
 def test_no_more_pairs_than_asked_for_and_networks_in_turn(low: int, high: int, pairs: int) -> None:
-    between = Between(held(low, 1, high), THREE, MultiConfig(pairs=pairs))
+    between = Points.between_ends(held(low, 1, high), THREE, MultiConfig(pairs=pairs))
     found = list(zip(*between.pairs.tolist(), strict=True))
     assert len(found) == len(set(found)) == min(pairs, low * high)
     for end, first_place, count in ((0, 0, low), (1, low + 1, high)):
@@ -162,10 +161,10 @@ def test_no_more_pairs_than_asked_for_and_networks_in_turn(low: int, high: int, 
     ],
 )
 def test_without_both_ends_or_a_weight_there_is_nothing_between(counts: tuple[int, ...], config: MultiConfig) -> None:
-    between = Between(held(*counts), THREE, config)
-    assert between.pairs.shape == (2, 0) and len(between.share) == len(between.class_ids) == 0
+    between = Points.between_ends(held(*counts), THREE, config)
+    assert between.pairs.shape == (2, 0) and len(between.gamma) == len(between.class_ids) == 0
 
 
 def test_between_two_architectures_there_is_nothing() -> None:
-    between = Between(held(2, 2), TWO, MultiConfig())
+    between = Points.between_ends(held(2, 2), TWO, MultiConfig())
     assert between.pairs.shape == (2, 0)

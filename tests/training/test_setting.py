@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
-from netspace.models.autoencoder import MultiAutoEncoder
+from netspace.models.autoencoder import AutoEncoder
 from netspace.networks.family import Networks
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.training.optimizers import Average
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setup import FRESH, Setting, prepare, shown_rows, task_of, validate_members
+from netspace.training.setup import FRESH, Setup, prepare, shown_rows, task_of, validate_members
 from netspace.training.validation import accuracies
 from netspace.zoo import Population, Zoo, write_zoo
 
@@ -33,7 +33,7 @@ def zoo(multi_zoo: Path) -> Iterator[Zoo]:
         yield opened
 
 
-def made(zoo: Zoo, settings: dict[str, Any], **multi: Any) -> Setting:
+def made(zoo: Zoo, settings: dict[str, Any], **multi: Any) -> Setup:
     held = SpaceRecipe.model_validate({**settings, "multi": {**settings["multi"], **multi}})
     return prepare(held, zoo, CPU)
 
@@ -56,7 +56,7 @@ def test_the_family_of_a_zoo(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
         assert (each.spec, each.size, each.shown, group.class_id) == (group.spec, group.size, True, class_id)
     assert [len(source or ()) for source in setting.train] == [6, 5, 6]
     assert [len(source or ()) for source in setting.val] == [2, 1, 2]
-    assert isinstance(setting.model, MultiAutoEncoder) and setting.teacher is not None
+    assert setting.model.head is not None and setting.teacher is not None
 
 
 def test_counts_show_the_first_members(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
@@ -200,7 +200,7 @@ def test_shown_networks_start_near_the_best_of_those_shown(zoo: Zoo, multi_setti
 # ---- validation
 
 
-def one_by_one(setting: Setting, model: MultiAutoEncoder) -> dict[str, float]:
+def one_by_one(setting: Setup, model: AutoEncoder) -> dict[str, float]:
     """The figures of `validate_members`, a network at a time."""
     family, task = setting.family, setting.task
 
@@ -236,7 +236,7 @@ def test_the_error_is_1_minus_the_mean_accuracy_of_members_and_points_between(
 ) -> None:
     """Every predicted member and every point of Eq. 12 counts once (the authors' rule), shown architectures or not."""
     setting = made(zoo, multi_settings, **multi)
-    assert isinstance(setting.model, MultiAutoEncoder)
+    assert setting.model.head is not None
     found = validate_members(setting)
     with torch.no_grad():
         wanted = one_by_one(setting, setting.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from netspace.training.batches import unwrapped
 from netspace.training.optimizers import Average, Optimizer
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import prepare
-from netspace.training.step import SingleStep
+from netspace.training.step import Step
 from netspace.zoo import Zoo
 
 
@@ -24,15 +25,15 @@ def made(zoo: Zoo, settings: dict[str, Any], **changes: Any) -> Any:
     return prepare(SpaceRecipe.model_validate({**settings, **changes}), zoo, torch.device("cpu"))
 
 
-def step_of(setting: Any, place: int = 0, shares: int = 1) -> SingleStep:
-    return SingleStep(setting.recipe, setting.family[0].nets, setting.train[0], setting.task, place, shares)
+def step_of(setting: Any, rank: int = 0, world_size: int = 1, **changes: Any) -> Step:
+    return Step(replace(setting, recipe=setting.recipe.model_copy(update=changes)), rank, world_size)
 
 
 def by_hand(setting: Any, number: int) -> float:
     """Eq. 1 on networks that are run one by one."""
     recipe, nets = setting.recipe, setting.family[0].nets
     step = step_of(setting)
-    members = step.members.take(number * recipe.networks, recipe.networks)
+    ((_, members),) = step.batches.take(number, 0, 1)
     images, places = step.images.take(number, recipe.images)
     assert torch.equal(images, setting.task.normalise(setting.task.train.images)[places])
     preps = setting.train[0].take(members)
@@ -128,13 +129,13 @@ def test_the_parts_of_a_batch_mean_what_it_says(tiny_zoo: Path, space_settings: 
     loss = {"behaviour": 1.0, "temperature": 0.5, "relative": True, "lines": 0.5, "weights": 0.1}
     with Zoo(tiny_zoo) as zoo:
         setting = made(zoo, space_settings, loss=loss, networks=8 * parts)
-        model, pieces = setting.model, setting.recipe.model_copy(update={"accumulate": parts})
+        model = setting.model
         sum(step_of(setting)(model, 3).values()).backward()
         whole = {name: value.grad.clone() for name, value in model.named_parameters()}
         for shares in (1, 2):
             model.zero_grad()
             for place in range(shares):
-                step = SingleStep(pieces, setting.family[0].nets, setting.train[0], setting.task, place, shares)
+                step = step_of(setting, place, shares, accumulate=parts)
                 for part in range(parts):
                     (sum(step(model, 3, part).values()) / (parts * shares)).backward()
             for name, value in model.named_parameters():
@@ -175,18 +176,18 @@ def test_noise_makes_networks_near_those_of_the_zoo(tiny_zoo: Path, space_settin
     """Every second network is disturbed by its own size; the target is what the disturbed one answers."""
     with Zoo(tiny_zoo) as zoo:
         setting = made(zoo, space_settings, noise=0.5)
-        step = step_of(setting)
+        step, odd = step_of(setting), step_of(setting, 1, 2)
         preps = setting.train[0].take(torch.arange(8))
-        disturbed = step._disturbed(preps, setting.model.spread, 3, 0, 1)
-        assert torch.equal(disturbed, step._disturbed(preps, setting.model.spread, 3, 0, 1))
+        disturbed = step._disturbed(preps, setting.model.spread, 3, 0)
+        assert torch.equal(disturbed, step._disturbed(preps, setting.model.spread, 3, 0))
         away = unpack((disturbed - preps) / setting.model.spread, 1477).std(1)
         assert (away[::2] == 0).all() and (away[1::2] > 0).all() and away.max() < 0.55
         assert len(set(away.tolist())) == 5
-        assert torch.equal(step._disturbed(preps[1::2], setting.model.spread, 3, 1, 2), disturbed[1::2])
-        assert step.targets.table is None
+        assert torch.equal(odd._disturbed(preps[1::2], setting.model.spread, 3, 0), disturbed[1::2])
+        assert step.targets[0].table is None
         setting.model.zero_grad()
         images, places = step.images.take(0, 16)
-        logits = step.targets.take(None, places, disturbed, images)
+        logits = step.targets[0].take(None, places, disturbed, images)
         assert torch.equal(logits, setting.family[0].nets(unpack(disturbed, 1477), images))
         assert not torch.equal(
             step_of(made(zoo, space_settings))(setting.model, 0)["behaviour"], step(setting.model, 0)["behaviour"]

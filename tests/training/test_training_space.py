@@ -102,12 +102,12 @@ def test_other_settings_train_and_load(
 def test_a_loss_that_is_not_finite_stops_the_run(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = latent_space.SingleStep.__call__
+    step = latent_space.Step.__call__
 
     def exploding(self: Any, model: torch.nn.Module, number: int, part: int = 0) -> dict[str, torch.Tensor]:
         return {name: value * (math.inf if number == 6 else 1) for name, value in step(self, model, number).items()}
 
-    monkeypatch.setattr(latent_space.SingleStep, "__call__", exploding)
+    monkeypatch.setattr(latent_space.Step, "__call__", exploding)
     with pytest.raises(NetspaceError, match=r"not finite at step 7 \(behaviour inf\)"):
         latent_space.train(made(space_settings, log_every=1), tiny_zoo, tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
