@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from netspace.config import bundled_folder, bundled_names, load, models_in
+from netspace.config import KindSettings, bundled_folder, bundled_names, load, models_in
 from netspace.errors import unknown
 from netspace.io import read_text
 from netspace.results.zoos import Recipe, RecipeText, Setting
@@ -92,7 +92,7 @@ def _settings(model: type[BaseModel], default: BaseModel | None, prefix: str) ->
         if not inner or not isinstance(value, BaseModel):
             setting = Setting(
                 name=prefix + name,
-                type=_type(field),
+                type=" | ".join(model.table()) if name == "kind" and issubclass(model, KindSettings) else _type(field),
                 required=required,
                 default=_plain(value),
                 help=field.description or comments.get(name, ""),

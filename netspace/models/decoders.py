@@ -24,7 +24,7 @@ from netspace.models.encoders import SLOPE, Statistics
 class DecoderConfig(KindSettings):
     """Which decoder, and how it starts."""
 
-    kind: str = "conv"  # of the table `DECODERS`: the paper's convolutions, or one matrix
+    kind: str = "conv"  # the paper's convolutions, or one matrix: of the table `DECODERS`
     start: Literal["small", "reference"] = "small"  # decoded networks start near zero, or near the best training member
     slope: float = Field(SLOPE, ge=0, lt=1)  # of the LeakyReLUs (conv)
     rank: int | None = Field(None, ge=1)  # of the matrix, as two factors: for networks of many parameters (linear)

@@ -101,7 +101,7 @@ SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
 class EncoderConfig(KindSettings):
     """Which encoder, and what it is made of."""
 
-    kind: str = "conv"  # of the table `ENCODERS`
+    kind: str = "conv"  # the paper's convolutions, or what networks do with probes: of the table `ENCODERS`
     probes: int = Field(64, ge=1)  # learnt inputs shown to every network (probe)
     hidden: int = Field(256, ge=1)  # width of the layer between answers and latent (probe)
     standardise: bool = True  # divide every parameter by the spread of its layer over the zoo (conv)

@@ -162,7 +162,7 @@ class Networks:
         ids = tuple(self.class_ids.tolist())
         if len(set(ids)) == 1:
             arch = self.family[ids[0]]
-            return work(arch.nets, unpack(self.preps, arch.parameters))
+            return work(arch.nets, unpack(self.preps, arch.parameters), *others)
         stacks, _ = _stacks(ids, self.preps.device)
         found = torch.cat(
             [

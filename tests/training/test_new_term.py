@@ -54,7 +54,7 @@ def test_a_batch_says_the_shapes_it_promises(tiny_zoo: Path, space_settings: dic
         recipe = SpaceRecipe.model_validate({**space_settings, "loss": loss})
         setup = prepare(recipe, zoo, torch.device("cpu"))
         batch = Step(setup).batch(setup.model, 0)
-    m, s, b, c = recipe.networks, recipe.networks // 2, recipe.images, setup.task.num_classes
+    m, s, b, c = recipe.networks, recipe.networks // 2, recipe.images, setup.task.num_outputs
     assert batch.count == m and len(batch.points) == s and batch.decoded.shape == (m + s, *setup.family.size)
     assert batch.logits.shape == (m + s, b, c) and batch.target_logits.shape == (m, b, c)
     assert batch.labels.shape == (b,) and batch.class_ids.tolist() == [0] * (m + s)
