@@ -181,11 +181,14 @@ class ClassBatches:
                     "members"
                 )
             self.together = _pairs(counts)
-            self.all = Shuffle(len(self.together), recipe.seed, stream=1)
+            self.all = Shuffle(len(self.together), recipe.seed, stream=Stream.MEMBERS)
         elif self.balanced:
-            self.streams = {class_id: Shuffle(count, recipe.seed, 100 + class_id) for class_id, count in counts.items()}
+            self.streams = {
+                class_id: Shuffle(count, recipe.seed, Stream.CLASS_MEMBERS + class_id)
+                for class_id, count in counts.items()
+            }
         else:
-            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=1)
+            self.all = Shuffle(sum(counts.values()), recipe.seed, stream=Stream.MEMBERS)
 
     def take(self, number: int, first: int, apart: int) -> Chosen:
         """The networks of step `number` at positions first, first + apart, ... of the batch."""

@@ -16,7 +16,7 @@ from netspace import losses
 from netspace.hardware import send
 from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Chosen, ClassBatches, Images, Points, Targets, autocast, dealt, unwrapped
 from netspace.training.recipe import SpaceRecipe
@@ -241,13 +241,16 @@ class Step:
     def _gamma(self, count: int, number: int, part: int) -> Tensor:
         """How far from the first to the second network points lie, (S,): this process's of the whole batch's."""
         first, apart = dealt(self.recipe, part, self.rank, self.world_size)
-        gamma = torch.rand(self.recipe.networks // 2, generator=generator(self.recipe.seed, 5, number))
+        gamma = torch.rand(self.recipe.networks // 2, generator=generator(self.recipe.seed, Stream.LINES, number))
         return send(gamma[first::apart][:count], self.task.device)
 
     def _disturbed(self, preps: Tensor, spread: Tensor, number: int, part: int) -> Tensor:
         """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
         first, apart = dealt(self.recipe, part, self.rank, self.world_size)
-        count, random = self.recipe.networks, generator(self.recipe.seed, 47, number)  # of the whole batch
+        count, random = (
+            self.recipe.networks,
+            generator(self.recipe.seed, Stream.DISTURBANCE, number),
+        )  # of the whole batch
         sizes = self.recipe.noise * torch.rand(count, generator=random)
         sizes[::2] = 0
         noise = sizes.view(-1, 1, 1) * torch.randn(count, *preps.shape[1:], generator=random)
