@@ -1,4 +1,4 @@
-"""What the report's figures share: look, colours, text that is safe to draw, and series of records.
+"""What all figures share: look, colours, text that is safe to draw, numbers in words, and the figure with its words.
 
 matplotlib is imported when the first figure is drawn, without pyplot: no global state, nothing to close. Colours are
 Okabe and Ito's, told apart with every common kind of colour vision; markers differ as well.
@@ -7,6 +7,8 @@ Okabe and Ito's, told apart with every common kind of colour vision; markers dif
 from __future__ import annotations
 
 import io
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -23,11 +26,19 @@ INK = "#222222"
 DOTS = 150  # an inch
 WIDTH = 6.4  # inches: readable on a telephone too
 MANY = 120  # members from which on single ones are no longer joined or ringed
+MAX_VECTOR_DOTS = 1000  # of more, dots are pixels inside the SVG
 WORST_R2 = -1.0  # what is worse is drawn as this, and said
 
 # of architectures by ClassId: the first four are the hues of NetSpace, Fig. 5, wine stands for Okabe and Ito's yellow
 ARCH_COLOURS = (PREDICTED, TARGET, GREEN, PURPLE, "#E69F00", "#56B4E9", "#882255", INK)
 ARCH_MARKERS = ("s", "^", "D", "v", "P", "X", "p", "h")  # neither circles nor stars: these mean ends and factors
+
+
+# what follows the page's light or dark, by the variables of its style sheet
+VARIABLES = {
+    INK: "--ink", GREY: "--grey", "#e4e4e4": "--grid", "#c8c8c8": "--faint", "#d6d6d6": "--faint", "#ffffff": "--paper",
+    "#000000": "--ink", TARGET: "--blue", "#882255": "--wine",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,80 @@ def styled() -> Iterator[None]:
     lines = {"axes.edgecolor": GREY, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True}
     spines = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     titles = {"axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.titlepad": 9}
-    with rc_context({**sizes, **colours, **lines, **spines, **titles, "font.family": ["DejaVu Sans"]}):
+    svg = {"svg.fonttype": "none", "svg.hashsalt": "netspace", "font.family": ["DejaVu Sans"]}
+    with rc_context({**sizes, **colours, **lines, **spines, **titles, **svg}):
         yield
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A network that the page shows more of when it is pointed at."""
+
+    x: float  # in the units of the axes
+    y: float
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of the report with its words. Texts are plain; the template escapes them."""
+
+    name: str  # of its file, without suffix
+    part: str  # the section of the page that it belongs to
+    title: str
+    figure: Figure
+    alt: str
+    caption: str
+    wide: bool = True  # over the whole width of the page, not half of it
+    dots: Sequence[Dot] = ()
+    ends: tuple[str, str] = ("", "")  # the networks that a line joins
+
+    def png(self) -> bytes:
+        """Return the figure on white, the same bytes for the same figure."""
+        return to_png(self.figure)
+
+    def svg(self) -> Markup:
+        """Return the figure as an element of an HTML page: transparent, its greys are variables of the style sheet."""
+        from markupsafe import Markup, escape
+
+        stream = io.BytesIO()
+        with styled():
+            self.figure.savefig(stream, format="svg", transparent=True, dpi=DOTS, metadata={"Date": None})
+        text = stream.getvalue().decode("utf-8")
+        text = re.sub(
+            r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>",
+            "",
+            text[text.index("<svg") :],
+            flags=re.DOTALL,
+        )
+        text = re.sub(r' xmlns(?::xlink)?="[^"]*"', "", re.sub(r'<g id="[^"]*"', "<g", text))
+        for colour, variable in VARIABLES.items():
+            text = re.sub(rf"{colour}(?![0-9a-f])", f"var({variable})", text, flags=re.IGNORECASE)
+        opening = f'<svg role="img" aria-label="{escape(self.alt)}"'
+        return Markup(text.replace("<svg", opening, 1).replace("</svg>", f"{self._hit_areas()}</svg>"))
+
+    def _hit_areas(self) -> str:
+        """Return a circle over each dot, in the points that an SVG of matplotlib is measured in."""
+        from markupsafe import Markup
+
+        if not self.dots:
+            return ""
+        scale, height = 72 / self.figure.dpi, 72 * self.figure.get_size_inches()[1]
+        places = scale * self.figure.axes[0].transData.transform([(dot.x, dot.y) for dot in self.dots])
+        circle = Markup(
+            '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="0" data-name="{}" data-text="{}"></circle>'
+        )
+        return "".join(
+            circle.format(x, height - y, dot.name, dot.text) for (x, y), dot in zip(places, self.dots, strict=True)
+        )
+
+
 def to_png(figure: Figure) -> bytes:
-    """The figure as PNG, the same bytes for the same figure."""
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=DOTS, metadata={"Software": None})
-    return held.getvalue()
+    """Return the figure as PNG, the same bytes for the same figure."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DOTS, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def plain(text: str, longest: int = 64) -> str:
@@ -125,3 +201,81 @@ def logarithmic(axes: Axes, floor: float = 0.0) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+# --- numbers as people read them; what is not there (None, NaN, infinite) reads '–' ---
+
+NOTHING = "–"
+MINUS = "−"
+
+
+def finite(value: Any) -> float | None:
+    """Return `value` as a float; None for anything that is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """With `digits` decimals.
+
+    >>> number(-0.5), number(None)
+    ('−0.50', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:,.{digits}f}"
+    if not float(text.replace(",", "")):  # no minus before a zero
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as per cent.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
+    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions, in percentage points.
+
+    >>> points(0.0123)
+    '1.2 points'
+    """
+    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, 1)} points"
+
+
+def signed_points(value: float | None) -> str:
+    """A difference of fractions with its sign, in percentage points.
+
+    >>> signed_points(0.0123), signed_points(-0.02), signed_points(None)
+    ('+1.2 points', '−2.0 points', '–')
+    """
+    text = points(value)
+    return text if text.startswith((NOTHING, MINUS)) else f"+{text}"
+
+
+def count(value: float | None) -> str:
+    """A whole number, thousands set apart."""
+    return number(value, 0)
+
+
+def joined(names: list[str]) -> str:
+    """A list in a sentence.
+
+    >>> joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def end_words(ends: tuple[float | None, float | None] | None, mean: bool = False) -> str:
+    """A sentence on how far the decoded ends of a line are from their targets; empty where it is not known."""
+    pairs = zip(("start", "end"), ends or (None, None), strict=True)
+    known = [f"{signed_points(value)} at the {end}" for end, value in pairs if value is not None]
+    if not known:
+        return ""
+    return f" Decoded networks' accuracy minus their targets' is {'on average ' if mean else ''}{joined(known)}."

@@ -1,160 +1,166 @@
-"""The report as one HTML page: everything inlined, nothing loaded, nothing run.
+"""The report as one HTML page from the templates: everything inlined, nothing loaded, one script that its hash allows.
 
-Every text that comes from the run folder goes through `html.escape`; a content security policy forbids the browser
-to load or run anything but the inlined images and style.
+Every text that comes from a folder is escaped by Jinja; the content security policy forbids the browser to load
+anything, and to run anything but the script that stands in `templates/page.js`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from netspace.report.collect import Run
-from netspace.report.numbers import NOTHING
-from netspace.report.picture import Picture
-from netspace.report.reading import part
-from netspace.report.style import CSS
-from netspace.report.summary import summary, tiles
-from netspace.report.tables import tables
+from netspace.report.drawing import NOTHING, Picture
+from netspace.report.runs import Fitted, Run
+from netspace.report.sections import fit_summary, fit_tiles, summary, tiles
+from netspace.report.tables import Table, behaviour_tables, between_tables, bit_tables, gap_tables, search_tables
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-CHAPTERS = (
-    ("behaviour", "Do the predicted networks behave like their targets?"),
-    ("lines", "Along lines between networks"),
-    ("preps", "Networks and latents as pictures"),
-    ("training", "Training"),
-)
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+RUN_SECTIONS = {
+    "behaviour": "Do the predicted networks behave like their targets?",
+    "lines": "Along lines between networks",
+    "preps": "Networks and latents as pictures",
+    "training": "Training",
+}
+FIT_SECTIONS = {
+    "course": "The fit",
+    "layers": "Layer by layer",
+    "smooth": "Smooth weights and generalisation",
+    "smaller": "Smaller still",
+}
 VERSIONS = ("netspace", "python", "torch", "numpy", "h5py", "accelerate")  # of provenance.json
+Missing = Sequence[tuple[str, str]]  # section and sentence of what is not there
 
 
-def page(run: Run, shown: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> str:
-    """The whole document; `missing` are (chapter, sentence) for what is not there."""
-    chapters = [_chapter(run, key, name, shown, missing) for key, name in CHAPTERS]
-    return document(run.name, summary(run), tiles(run), [*chapters, _provenance(run)])
+@dataclass(frozen=True)
+class Section:
+    """One section of the page."""
+
+    title: str
+    notes: Sequence[str]  # sentences; what stands between backticks is code
+    before: Sequence[Table]
+    pictures: Sequence[Picture]
+    after: Sequence[Table]
 
 
-def document(title: str, said: str, told: Sequence[tuple[str, str]], sections: Sequence[str]) -> str:
-    """The page around its sections, which are HTML: title, a paragraph, tiles as (name, value)."""
-    title = escape(title)
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{title} · netspace report</title>",
-            f"<style>{CSS}</style>",
-            "</head>",
-            "<body>",
-            "<header>",
-            '<p class="kind">netspace report</p>',
-            f"<h1>{title}</h1>",
-            "</header>",
-            "<main>",
-            f'<p class="summary">{escape(said)}</p>',
-            _tiles(told),
-            *(section for section in sections if section),
-            "</main>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
+    """Return the page of a run."""
+    before = {"behaviour": behaviour_tables(run), "lines": between_tables(run)}
+    sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
+    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config)
 
 
-def _chapter(run: Run, key: str, name: str, shown: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> str:
-    before, after = tables(run, key)
-    return chapter(key, name, shown, missing, before, after)
-
-
-def chapter(
-    key: str,
-    name: str,
-    shown: Sequence[Picture],
-    missing: Sequence[tuple[str, str]],
-    before: Sequence[str] = (),
-    after: Sequence[str] = (),
-) -> str:
-    """The section of a chapter, its notes, figures and the tables around them; empty if it has none of these."""
-    pictures = [_figure(picture) for picture in shown if picture.part == key]
-    notes = [f'<p class="missing">{_ticked(sentence)}</p>' for place, sentence in missing if place == key]
-    if not (pictures or notes or before or after):
-        return ""
-    drawn = ['<div class="figures">', *pictures, "</div>"] if pictures else []
-    return "\n".join(["<section>", f"<h2>{escape(name)}</h2>", *notes, *before, *drawn, *after, "</section>"])
-
-
-def _figure(picture: Picture) -> str:
-    data = b64encode(picture.png).decode("ascii")
-    return "\n".join(
-        [
-            f'<figure class="{"wide" if picture.wide else "half"}">',
-            f"<h3>{escape(picture.title)}</h3>",
-            f'<img alt="{escape(picture.alt)}" src="data:image/png;base64,{data}">',
-            f"<figcaption>{escape(picture.caption)}</figcaption>",
-            "</figure>",
-        ]
-    )
-
-
-def _tiles(told: Sequence[tuple[str, str]]) -> str:
-    if not told:
-        return ""
-    each = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in told)
-    return f'<dl class="tiles">{"".join(each)}</dl>'
-
-
-def _provenance(run: Run) -> str:
-    """What someone needs to make this result again."""
-    told = dict(run.provenance)
-    machine = told.pop("machine", None)
-    facts: dict[str, Any] = {
-        name: told.pop(name) for name in ("command", "seed", "zoo", "zoo_hash", "commit") if name in told
+def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> str:
+    """Return the page of a compressed network."""
+    before = {"smooth": gap_tables(fitted), "smaller": bit_tables(fitted)}
+    facts = {
+        "file": fitted.figures.file,
+        "SHA-256 of the original's tensors": fitted.network,
+        "order of kernels": fitted.figures.order,
     }
+    known = {name: value for name, value in facts.items() if value is not None}
+    sections = _sections(FIT_SECTIONS, pictures, missing, before, {})
+    return _page(fitted.path, fit_summary(fitted), fit_tiles(fitted), sections, known, fitted.config)
+
+
+def policy(script: str) -> str:
+    """Return the content security policy that lets a script run and nothing else."""
+    digest = b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _sections(
+    titles: Mapping[str, str],
+    pictures: Sequence[Picture],
+    missing: Missing,
+    before: Mapping[str, Sequence[Table]],
+    after: Mapping[str, Sequence[Table]],
+) -> Iterable[Section]:
+    for key, title in titles.items():
+        notes = [sentence for section, sentence in missing if section == key]
+        shown = [picture for picture in pictures if picture.part == key]
+        if notes or shown or before.get(key) or after.get(key):
+            yield Section(title, notes, before.get(key, ()), shown, after.get(key, ()))
+
+
+def _page(
+    path: Path,
+    summary: str,
+    tiles: Sequence[tuple[str, str]],
+    sections: Iterable[Section],
+    facts: Mapping[str, Any],
+    config: str,
+) -> str:
+    from markupsafe import Markup
+
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=path.resolve().name,
+            run=str(path),
+            summary=summary,
+            tiles=tiles,
+            sections=list(sections),
+            facts={name: NOTHING if value is None else value for name, value in facts.items() if value != ""},
+            config=config,
+            policy=policy(script),
+            style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["code"] = _code
+    return environment
+
+
+def _code(sentence: str) -> Markup:
+    """A sentence escaped, what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    pieces = sentence.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if index % 2 else escape(piece) for index, piece in enumerate(pieces)
+    )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What someone needs to make this result again."""
+    rest = dict(run.provenance)
+    machine = rest.pop("machine", None)
+    names = {"command": "command", "seed": "seed", "zoo": "zoo", "zoo_hash": "hash of the zoo", "commit": "commit"}
+    facts: dict[str, Any] = {title: rest.pop(name) for name, title in names.items() if name in rest}
     if isinstance(machine, dict):
         gpus = machine.get("gpus") or ["no GPU"]
         parts = [machine.get("system"), machine.get("processor"), f"{machine.get('cores')} cores", *gpus]
         facts["machine"] = ", ".join(str(piece) for piece in parts if piece)
     elif machine is not None:
         facts["machine"] = machine
-    facts["versions"] = ", ".join(f"{name} {told[name]}" for name in VERSIONS if name in told)
-    facts.update((name, value) for name, value in told.items() if name not in VERSIONS)
+    facts["versions"] = ", ".join(f"{name} {rest[name]}" for name in VERSIONS if name in rest)
+    facts.update((name, value) for name, value in rest.items() if name not in VERSIONS)
     for split, found in run.evaluations.items():
-        versions = part(found.figures, "versions")
-        if versions:
-            facts[f"evaluated ({split}) with"] = ", ".join(f"{name} {value}" for name, value in versions.items())
-    return provenance(
-        {"hash of the zoo" if name == "zoo_hash" else name: value for name, value in facts.items()}, run.config
-    )
-
-
-def provenance(facts: Mapping[str, Any], config: str) -> str:
-    """The last section: facts by name, and the settings."""
-    rows = (
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(NOTHING if value is None else str(value))}</td></tr>'
-        for name, value in facts.items()
-        if value != ""
-    )
-    return "\n".join(
-        [
-            "<section>",
-            "<h2>Provenance</h2>",
-            f'<table class="facts"><tbody>{"".join(rows)}</tbody></table>',
-            "<details>",
-            "<summary>config.yaml, with every default resolved</summary>",
-            f"<pre>{escape(config)}</pre>",
-            "</details>",
-            "</section>",
-        ]
-    )
-
-
-def _ticked(sentence: str) -> str:
-    """A sentence escaped, what stands between backticks as code."""
-    pieces = sentence.split("`")
-    return "".join(f"<code>{escape(p)}</code>" if place % 2 else escape(p) for place, p in enumerate(pieces))
+        if found.figures.versions:
+            versions = (f"{name} {value}" for name, value in found.figures.versions.items())
+            facts[f"evaluated ({split}) with"] = ", ".join(versions)
+    return facts

@@ -1,21 +1,30 @@
-"""The report's tables, as HTML: figures by split and by architecture, baselines, what lies between, starts, samples.
+"""The tables of the page: figures by split and by architecture, baselines, what lies between, starts, samples, bits.
 
-A table is there only where its figures are; every text is escaped here.
+A table is there only where its figures are. Cells are plain text; the template escapes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from netspace.report.classes import Between
-from netspace.report.collect import Climb, Evaluation, Run, Sample
-from netspace.report.numbers import NOTHING, count, number, percent, points, signed_points
+from netspace.report.drawing import NOTHING, count, finite, number, percent, points, signed_points
 from netspace.report.pictures import BASELINES, baseline_names, taught_by
-from netspace.report.reading import finite, part
+from netspace.report.runs import Evaluated, Fitted, Run
+from netspace.results.spaces import Baseline, Behaviour, Between, ClassFigures, Measures, Optimization, Sampling
 
-FIGURES = (
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first cell of a row is its name."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+    glossed: bool = False  # the first row is set apart, and the last column is text
+
+
+FIGURES: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
     ("members", count, "members"),
     ("accuracy_target", percent, "mean accuracy of targets"),
     ("accuracy_predicted", percent, "mean accuracy of predictions"),
@@ -36,54 +45,50 @@ FIGURES = (
 HEADS = ["", "R²", "mean difference", "bias", "agreement"]
 
 
-def tables(run: Run, chapter: str) -> tuple[list[str], list[str]]:
-    """The tables of a chapter: those before its figures and those after."""
-    if chapter == "behaviour" and run.evaluations:
-        return _measures(run), []
-    if chapter == "lines":
-        return _betweens(run), [*(_starts(run, climb) for climb in run.climbs if climb.arch), *_samples(run.samples)]
-    return [], []
+NETWORKS = {
+    "original": "the original",
+    "original_quantised": "the original in {bits} bits",
+    "reconstructed": "reconstructed",
+    "quantised": "reconstructed, predictor in {bits} bits",
+}
 
 
-def _measures(run: Run) -> list[str]:
-    """Tables of figures: by split, by architecture, of the baselines."""
-    found = run.evaluations
+def behaviour_tables(run: Run) -> list[Table]:
+    """Figures by split, by architecture, and of the baselines."""
+    main = run.main
+    if main is None:
+        return []
     rows = []
     for key, form, name in FIGURES:
-        values = [_value(one.figures, key) for one in found.values()]
+        values = [_value(each.figures, key) for each in run.evaluations.values()]
         if any(finite(value) is not None for value in values):
             rows.append([name, *map(form, values)])
     caption = "Figures by split of the zoo. All accuracies are on the task's test images."
-    told = [table(["", *(f"{split} split" for split in found)], rows, caption)]
-    main = next(iter(found.values()))
-    classes = part(main.figures, "per_class")
-    if len(classes) > 1:
-        told += _by_architecture(main, classes)
-    others = part(main.figures, "baselines")
-    if others:
-        told.append(_baselines(main, others))
-    return told
+    tables = [Table(["", *(f"{split} split" for split in run.evaluations)], rows, caption)]
+    if len(main.figures.per_class) > 1:
+        tables += _by_architecture(main, main.figures.per_class)
+    if main.figures.baselines:
+        tables.append(_baselines(main, main.figures.baselines))
+    return tables
 
 
-def _value(figures: Mapping[str, Any], key: str) -> Any:
-    """What a key names; 'part.key' names one of a part."""
+def _value(figures: Behaviour, key: str) -> float | None:
+    """What a key names; 'identity.key' names one of the identity."""
     outer, _, inner = key.rpartition(".")
-    return part(figures, outer).get(inner) if outer else figures.get(key)
+    return getattr(figures.identity if outer else figures, inner)
 
 
-def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> list[str]:
+def _by_architecture(main: Evaluated, classes: Mapping[str, ClassFigures]) -> list[Table]:
     """How well each architecture is given back, and whether its predicted networks are networks of their own."""
     heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", HEADS[2], HEADS[4], "R²"]
     rows, alike = [], []
-    for name in classes:
-        told = part(classes, name)
-        counts = count(told.get("parameters")), count(told.get("members"))
-        shares = [percent(told.get(key)) for key in ("classid_accuracy", "accuracy_target", "accuracy_predicted")]
-        r2, difference, bias, agreement = _own(told)
-        rows.append([name, *counts, *shares, difference, agreement, r2])
-        overlaps = [percent(_value(told, f"identity.jaccard_{key}")) for key in ("own", "peers")]
-        distances = [number(told.get(key)) for key in ("diversity", "zoo_diversity", "diversity_ratio")]
-        alike.append([name, bias, signed_points(_value(told, "identity.own_minus_peers")), *overlaps, *distances])
+    for name, each in classes.items():
+        accuracies = map(percent, (each.classid_accuracy, each.accuracy_target, each.accuracy_predicted))
+        r2, difference, bias, agreement = _own(each)
+        rows.append([name, count(each.parameters), count(each.members), *accuracies, difference, agreement, r2])
+        overlaps = map(percent, (each.identity.jaccard_own, each.identity.jaccard_peers))
+        distances = map(number, (each.diversity, each.zoo_diversity, each.diversity_ratio))
+        alike.append([name, bias, signed_points(each.identity.own_minus_peers), *overlaps, *distances])
     caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
     own = (
         f"Whether predicted networks are networks of their own, {main.split} split: agreement with the own target minus agreement "
@@ -91,120 +96,152 @@ def _by_architecture(main: Evaluation, classes: Mapping[str, Any]) -> list[str]:
         "Where predicted networks lie much closer together than their targets, they are nearly one network."
     )
     titles = ["", "bias", "own over others", "mistakes, own", "others", "distance, predicted", "targets", "ratio"]
-    return [table(heads, rows, caption), table(titles, alike, own)]
+    return [Table(heads, rows, caption), Table(titles, alike, own)]
 
 
-def _own(told: Mapping[str, Any]) -> list[str]:
-    return [
-        number(told.get("r2"), 3),
-        points(told.get("mae")),
-        signed_points(told.get("bias")),
-        percent(told.get("agreement")),
-    ]
+def _own(figures: Measures) -> list[str]:
+    return [number(figures.r2, 3), points(figures.mae), signed_points(figures.bias), percent(figures.agreement)]
 
 
-def _baselines(main: Evaluation, others: Mapping[str, Any]) -> str:
+def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Table:
     rows = [["the space", *_own(main.figures), "networks decoded from their latents"]]
     for name in baseline_names(others):
-        told = part(others, name)
-        shown = name if told else f"{name} (missing)"
-        rows.append([shown, *_own(told), f"{BASELINES.get(name, NOTHING)}{_scale(told.get('scale'))}"])
+        baseline = others[name] or Baseline()
+        label = name if baseline.payload() else f"{name} (missing)"
+        rows.append([label, *_own(baseline), f"{BASELINES.get(name, NOTHING)}{_scale(baseline.scale)}"])
     caption = (
         f"The space and baselines, {main.split} split: what each answers for the same targets. Whatever they choose, they choose "
         "on validation images; the figures are of test images."
     )
-    return table([*HEADS, "what answers"], rows, caption, glossed=True)
+    return Table([*HEADS, "what answers"], rows, caption, glossed=True)
 
 
-def _scale(value: Any) -> str:
+def _scale(value: float | list[float] | None) -> str:
     """Of the noise that is added, one figure or one for each architecture."""
-    found = [finite(each) for each in value] if isinstance(value, list) else [finite(value)]
-    known = sorted({number(each) for each in found if each is not None})
+    known = sorted(
+        {number(each) for each in (value if isinstance(value, list) else [value]) if finite(each) is not None}
+    )
     if not known:
         return ""
     return f" ({known[0]}{f' to {known[-1]}' if len(known) > 1 else ''} of each layer's spread)"
 
 
-def _betweens(run: Run) -> list[str]:
+def between_tables(run: Run) -> list[Table]:
     """What lies at the factors of Eq. 12, by split."""
-    told = []
-    for split, found in run.evaluations.items():
-        between = found.classes.between if found.classes else []
-        if not between:
-            continue
-        heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio", "learnt part off", "distilled"]
-        caption = (
+    heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio", "learnt part off", "distilled"]
+    return [
+        Table(
+            heads,
+            [_between(arch, each) for arch, each in found.figures.between.items()],
             f"Between the smallest and the largest architecture, {split} split: networks decoded from latents at the factors "
             "γ of Eq. 12 between their members, as the ClassId head reads them, beside normally trained networks of the "
             "architecture that is meant. Mean accuracies on the test images. Two controls: the same decoded with the decoder's "
             "learnt part off (scale 0), and a network that learnt from the space's teacher for as many steps as the space, "
-            "where the architecture was never shown."
+            "where the architecture was never shown.",
         )
-        told.append(table(heads, [_between(each) for each in between], caption))
-    return told
-
-
-def _between(told: Between) -> list[str]:
-    shares = [percent(value) for value in (told.recognised, told.accuracy, told.trained)]
-    return [
-        _marked(told.arch, told.shown),
-        number(told.gamma),
-        *shares,
-        number(told.ratio, 3),
-        percent(told.scale_zero),
-        percent(told.distilled),
+        for split, found in run.evaluations.items()
+        if found.figures.between
     ]
 
 
-def _starts(run: Run, climb: Climb) -> str:
+def _between(arch: str, each: Between) -> list[str]:
+    return [
+        _marked(arch, each.shown),
+        number(each.gamma),
+        *map(percent, (each.classid_accuracy, each.accuracy, each.accuracy_zoo)),
+        number(each.ratio, 3),
+        percent(each.accuracy_scale_zero),
+        percent(each.accuracy_distilled),
+    ]
+
+
+def search_tables(run: Run) -> list[Table]:
+    """Optimisations and samples."""
+    return [*(_starts(run, climb) for climb in run.climbs.values() if climb.arch), *_samples(run.samples)]
+
+
+def _starts(run: Run, climb: Optimization) -> Table:
     """Table I of NetSpace for one optimisation: a column for each start."""
     heads = [""]
     for name, arch in zip(climb.starts, climb.arch, strict=True):
         heads.append(_marked(name if arch in name else f"{arch}: {name}", arch not in run.unseen))
-    values = (("the network", climb.network), ("decoded", climb.before), ("optimised", climb.after))
-    rows = [[name, *map(percent, each.tolist())] for name, each in values]
+    rows = [
+        [name, *map(percent, values)]
+        for name, values in (
+            ("the network", climb.accuracy_network),
+            ("decoded", climb.accuracy_before),
+            ("optimised", climb.accuracy_after),
+        )
+    ]
     caption = (
         f"Descent on latents, taught by {taught_by(climb)}: accuracy on the test images of the networks that the starts were "
-        f"encoded from, of those decoded from their latents, and of those after at most {count(climb.steps[-1])} steps. "
+        f"encoded from, of those decoded from their latents, and of those after at most {count(climb.curve[-1].step)} steps. "
         "NetSpace, Tab. I."
     )
-    return table(heads, rows, caption)
+    return Table(heads, rows, caption)
 
 
-def _marked(name: str, shown: bool) -> str:
+def _marked(name: str, shown: bool | None) -> str:
     return name if shown else f"{name} (never shown)"
 
 
-def _samples(samples: Sequence[Sample]) -> list[str]:
+def _samples(samples: Sequence[Sampling]) -> list[Table]:
     """Networks that were drawn, beside trained ones."""
     if not samples:
         return []
     heads = ["", "drawn", "from", "accuracy", "trained ones", "novelty", "decoded as it"]
     rows = []
-    for told in samples:
-        shares = [percent(value) for value in (told.accuracy, told.trained, told.novelty, told.recognised)]
-        rows.append([_marked(told.arch, told.shown), count(told.count), told.fit, *shares])
+    for each in samples:
+        measured = each.sampled.accuracy, each.zoo_accuracy, each.sampled.novelty, each.classid_accuracy
+        rows.append([_marked(each.arch, each.shown), count(each.count), each.fit, *map(percent, measured)])
     caption = (
         "New networks drawn from the distribution of latents of an architecture; mean accuracies on the test images. Novelty "
         "is the share of images that they answer otherwise than the zoo's training network with the nearest weights, which "
         "the space has not seen where the architecture was never shown."
     )
-    return [table(heads, rows, caption)]
+    return [Table(heads, rows, caption)]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, glossed: bool = False) -> str:
-    """A table of numbers; if `glossed`, its first row is set apart and its last column is text."""
-    kinds = ["n"] * (len(head) - 1 - glossed) + ["gloss"] * glossed
-    heads = "".join(
-        f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head[1:], kinds, strict=True)
+def gap_tables(fitted: Fitted) -> list[Table]:
+    """Accuracy and cross-entropy of both networks on training and test images."""
+    gaps = fitted.analysis.generalisation if fitted.analysis else None
+    if gaps is None:
+        return []
+    rows = [
+        [
+            name,
+            percent(gap.accuracy_train, 2),
+            percent(gap.accuracy_test, 2),
+            NOTHING if finite(gap.gap_accuracy) is None else f"{number(100 * (gap.gap_accuracy or 0), 2)} points",
+            *(number(value, 4) for value in (gap.loss_train, gap.loss_test, gap.gap_loss)),
+        ]
+        for name, gap in (("original", gaps.original), ("reconstructed", gaps.reconstructed))
+    ]
+    caption = (
+        f"The generalisation gap: accuracy and cross-entropy (nats) on {count(gaps.training_images)} training images and "
+        "on all test images, and the difference."
     )
-    body = []
-    for place, (name, *values) in enumerate(rows):
-        cells = "".join(f'<td class="{kind}">{escape(value)}</td>' for value, kind in zip(values, kinds, strict=True))
-        own = ' class="own"' if glossed and not place else ""
-        body.append(f'<tr{own}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f"<table><caption>{escape(caption)}</caption><thead><tr><td></td>{heads}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    return [Table(["", "training", "test", "gap", "loss, training", "loss, test", "gap of loss"], rows, caption)]
+
+
+def bit_tables(fitted: Fitted) -> list[Table]:
+    """A table for each number of bits."""
+    heads = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
+    return [
+        Table(
+            heads,
+            [
+                [
+                    NETWORKS[kind].format(bits=bits),
+                    count(each.bytes),
+                    percent(each.bytes / figures.bytes_original) if figures.bytes_original else NOTHING,
+                    number(each.relative_error, 3),
+                    percent(each.accuracy, 2),
+                    percent(each.agreement),
+                ]
+                for kind, each in figures.networks.items()
+            ],
+            f"The predictor's weights in {bits} bits, beside the original's own weights in as many.",
+        )
+        for bits, figures in fitted.quantised.items()
+    ]

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from netspace.errors import NetspaceError
-from netspace.report import class_figures, course, report
-from netspace.report.classes import ClassLine, factors
+from netspace.report import figures_classes, figures_space, report
 from netspace.report.drawing import ARCH_COLOURS, looks, styled, to_png
+from netspace.report.runs import Line, factors
 from netspace.results.spaces import ReportFiles
 
 MakeRun = Callable[..., Path]
@@ -40,7 +40,11 @@ def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn but not saved, which takes the most time."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr(Figure, "savefig", lambda _, held, **__: held.write(b"\x89PNG"))
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda _, held, **how: held.write(b"<svg></svg>" if how.get("format") == "svg" else b"\x89PNG"),
+    )
 
 
 def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
@@ -180,26 +184,30 @@ def test_a_prediction_of_another_architecture_is_cut_as_that(make_several: MakeR
 @pytest.mark.parametrize(
     ("file", "values", "words"),
     [
-        ("eval-test.json", {"detail": None}, "every member's name"),
+        ("eval-test.json", {"detail": None}, "'detail' in it: Input should be"),
         ("eval-test.json", {"confusion": [[1, 2]]}, "'confusion' was expected to hold 4 x 4 counts"),
-        ("eval-test.json", {"confusion": None}, "'confusion' was expected"),
+        ("eval-test.json", {"confusion": None}, "'confusion' in it: Input should be a valid list"),
         (
             "eval-test.json",
-            {"archs": ["a", "b"]},
+            {"archs": ["a", "b"], "confusion": [[1, 0], [0, 1]], "line": None, "between": {}},
             "'arch' was expected to tell every member's architecture, one of a, b",
         ),
-        ("eval-test.json", {"archs": 3}, "'archs' was expected to be a list"),
+        ("eval-test.json", {"archs": 3}, "'archs' in it: Input should be a valid list"),
         (
             "eval-test.json",
             {"line": {"gamma": [0, 1], "accuracy": [1], "arch": ["a"]}},
             "one accuracy and one architecture",
         ),
-        ("eval-test.json", {"line": {"gamma": [0], "accuracy": ["x"], "arch": ["a"]}}, "'accuracy' was expected to be"),
+        (
+            "eval-test.json",
+            {"line": {"gamma": [0], "accuracy": ["x"], "arch": ["a"]}},
+            "'line.accuracy.0' in it: Input should be a valid number",
+        ),
         ("interpolations/through.json", {"arch": ["lenetlike"]}, "one architecture for each gamma"),
         ("optimized/descent/optimize.json", {"accuracy_network": [0.1]}, "every start's architecture"),
         ("optimized/descent/optimize.json", {"arch": []}, "every start's architecture"),
-        ("samples/vanillacnn-kde-0.json", {"count": None}, "how many networks were drawn"),
-        ("samples/vanillacnn-kde-0.json", {"sampled": 3}, "how many networks were drawn"),
+        ("samples/vanillacnn-kde-0.json", {"count": None}, "'count' in it: Input should be a valid integer"),
+        ("samples/vanillacnn-kde-0.json", {"sampled": 3}, "'sampled' in it: Input should be"),
     ],
 )
 def test_what_contradicts_itself_is_named(
@@ -236,7 +244,7 @@ def test_factors_are_those_of_the_paper() -> None:
 
 def test_odd_data_can_be_drawn() -> None:
     nothing = np.full(3, np.nan)
-    odd = ClassLine("a", "b", np.array([0.0, 0.5, 1.0]), nothing, ["a", "?", "b"], [(0.4, "gone")])
+    odd = Line("a", "b", np.array([0.0, 0.5, 1.0]), nothing, nothing, ("a", "?", "b"), ((0.4, "gone"),))
     ids = np.array([0, 0, 1])
     records = [
         {"step": 1, "classid": 0.0, "val_between_x_classid": 1.0, "val_between_x": 0.5},
@@ -244,11 +252,11 @@ def test_odd_data_can_be_drawn() -> None:
     ]
     with styled():
         drawn = [
-            class_figures.line(odd, looks(["a", "b", "?"]), ["?"], 0.1, nothing),
-            class_figures.members(np.ones(3), np.ones(3), ids, ids, ["a", "$"]),
-            class_figures.confusion(np.zeros((2, 2)), ["a" * 40, "b"], [1]),
-            class_figures.latent_map([("x", np.zeros((3, 2)), ids)], ["a", "b"], (0.0, 0.0)),
-            course.training(records, ["x"]),
+            figures_classes.draw_line(odd, looks(["a", "b", "?"]), ["?"], 0.1),
+            figures_classes.draw_members(np.ones(3), np.ones(3), ids, ids, ["a", "$"]),
+            figures_classes.draw_confusion(np.zeros((2, 2)), ["a" * 40, "b"], [1]),
+            figures_classes.draw_latent_map([("x", np.zeros((3, 2)), ids)], ["a", "b"], (0.0, 0.0)),
+            figures_space.training(records, ["x"]),
         ]
         assert all(to_png(figure).startswith(b"\x89PNG") for figure in drawn)
 

@@ -146,16 +146,16 @@ def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
 
 def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the course, and of the terms of the loss, where they were recorded."""
-    from netspace.report import compressed_figures
+    from netspace.report import figures_compressed
 
     seen: list[Any] = []
-    draw = compressed_figures.course
+    draw = figures_compressed.draw_course
 
     def course(*told: Any) -> Any:
         seen.extend(told)
         return draw(*told)
 
-    monkeypatch.setattr(compressed_figures, "course", course)
+    monkeypatch.setattr(figures_compressed, "draw_course", course)
     report(folder)
     np.testing.assert_array_equal(seen[0], [0, 30, 60, 60, 80])
     assert seen[3] == [60] and len(seen[4]) == 0 and seen[5] == {}
@@ -180,15 +180,15 @@ def test_many_layers(folder: Path) -> None:
 
 
 def test_kernels_lie_side_by_side_on_one_scale() -> None:
-    from netspace.report.compressed_figures import kernels, mosaic
     from netspace.report.drawing import styled, to_png
+    from netspace.report.figures_compressed import draw_kernels, mosaic
 
     random = np.random.default_rng(0)
     for count, height, width in ((64, 3, 3), (9, 1, 3), (3, 5, 5), (10, 1, 1)):
         one = random.standard_normal((count, height, width))
         other = one + 0.1 * random.standard_normal(one.shape)
         with styled():
-            figure = kernels(one, other)
+            figure = draw_kernels(one, other)
             assert len(to_png(figure)) > 1000
         images = [axes.get_images()[0] for axes in figure.axes[:3]]
         for image, values in zip(images, (one, other, other - one), strict=True):
@@ -218,18 +218,30 @@ def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
         (
             "analysis",
             {"layers": LAYERS[:2]},
-            "one singular_ratio for each of 2 layers: run `netspace compress analyse`",
+            "one singular_ratio for each of 2 layers was expected; it was damaged or changed: run `netspace compress analyse`",
         ),
         (
             "analysis",
             {"low_pass": 3},
-            "'low_pass' was expected to be a list of records: run `netspace compress analyse`",
+            "'low_pass' in it: Input should be a valid list; it was damaged or changed: run `netspace compress analyse`",
         ),
-        ("prune", {"original": [1]}, "'original' was expected to be a list of records: run `netspace compress prune`"),
-        ("kernels", {"reconstructed": KERNELS["original"][:3]}, "kernels of a layer in both networks: run"),
-        ("kernels", {"original": [[[1.0], [1.0, 2.0]]]}, "kernels of a layer in both networks: run"),
-        ("kernels", {"layers": None}, "kernels of a layer in both networks: run `netspace compress analyse` again"),
-        ("fit", {"curve": [{"step": "x"}]}, "'step' was expected to be a list of numbers"),
+        ("prune", {"original": [1]}, "'original.0' in it: Input should be a valid dictionary"),
+        (
+            "kernels",
+            {"reconstructed": KERNELS["original"][:3]},
+            "kernels of a layer in both networks, all of one shape, were expected; it was damaged or changed: run",
+        ),
+        (
+            "kernels",
+            {"original": [[[1.0], [1.0, 2.0]]]},
+            "kernels of a layer in both networks, all of one shape, were expected; it was damaged or changed: run",
+        ),
+        (
+            "kernels",
+            {"layers": None},
+            "'layers' in it: Input should be a valid integer; it was damaged or changed: run `netspace compress analyse` again",
+        ),
+        ("fit", {"curve": [{"step": "x"}]}, "'curve.0.step' in it: Input should be a valid integer"),
     ],
 )
 def test_broken_files_are_named(folder: Path, name: str, values: dict[str, Any], sentence: str) -> None:

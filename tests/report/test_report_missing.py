@@ -165,5 +165,8 @@ def test_optimisations_are_shown(make_run: MakeRun) -> None:
 def test_a_broken_optimisation_is_named(make_run: MakeRun) -> None:
     run = make_run(climbs=1)
     change(run / "optimized" / "climb-0" / "optimize.json", curve=[{"step": 0, "accuracy_val": [0.1]}])
-    with pytest.raises(NetspaceError, match=r"optimize.json was expected to tell every start's accuracies"):
+    with pytest.raises(
+        NetspaceError,
+        match=r"optimize.json does not hold .* every start's accuracies were expected; .*run `netspace optimize` again",
+    ):
         report(run)

@@ -1,4 +1,4 @@
-"""Figures of spaces of several architectures: plain data in, a matplotlib `Figure` out (NetSpace, Fig. 5).
+"""Figures of spaces of several architectures with their words (NetSpace, Fig. 5).
 
 Axes: A architectures by ClassId, M members, S points of a line. An architecture has one colour and one marker in all
 figures. Accuracies come as fractions and are drawn as per cent.
@@ -6,26 +6,44 @@ figures. Accuracies come as fractions and are drawn as per cent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netspace.report.classes import ClassLine
-from netspace.report.drawing import GREY, INK, MANY, Look, looks, new, plain, shortened
+from netspace.report.drawing import (
+    GREY,
+    INK,
+    MANY,
+    Dot,
+    Look,
+    Picture,
+    count,
+    end_words,
+    joined,
+    looks,
+    new,
+    number,
+    percent,
+    plain,
+    points,
+    shortened,
+)
+from netspace.report.runs import Evaluated, Line, Run
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+SMALL = {"s": 9, "alpha": 0.5, "linewidths": 0}  # dots of many members
 ON_FACTOR = 1e-4  # gamma is kept with six decimals
 NEAR = 0.25  # chance is drawn where an accuracy comes so near to it
 LEAST = 12.0  # per cent of accuracy that an axis spans, at least, about
 PAIR = {"s": 34, "linewidths": 1.4, "facecolors": "white"}  # of a prediction beside its target
 
 
-def members(
+def draw_members(
     target: np.ndarray, predicted: np.ndarray, ids: np.ndarray, decoded: np.ndarray, archs: list[str]
 ) -> Figure:
     """Accuracies (M,) of targets of ClassIds `ids`, sorted by these, and of predictions of ClassIds `decoded`."""
@@ -39,10 +57,10 @@ def members(
         axes.vlines(place, first, second, color="#c8c8c8", linewidth=1, zorder=1)
     for border in np.flatnonzero(np.diff(own)):
         axes.axvline(border + 1.5, color="#c8c8c8", linewidth=1, linestyle=(0, (1, 2)))
-    for number, look in enumerate(styles.values()):
-        mine, theirs = own == number, other == number
+    for index, look in enumerate(styles.values()):
+        mine, theirs = own == index, other == index
         axes.plot(place[mine], first[mine], color=look.colour, linewidth=2, zorder=2)
-        dots: dict[str, Any] = PAIR if few else {"s": 9, "alpha": 0.5, "linewidths": 0, "facecolors": look.colour}
+        dots: dict[str, Any] = PAIR if few else {**SMALL, "facecolors": look.colour}
         axes.scatter(place[theirs], second[theirs], marker=look.marker, edgecolors=look.colour, zorder=3, **dots)
     axes.set(xlabel="member, sorted by ClassId and its target's accuracy", ylabel="accuracy on test images, %")
     shape = {"color": GREY, "markerfacecolor": "white"}
@@ -50,16 +68,16 @@ def members(
         _handle("target", color=GREY, linewidth=2),
         _handle("predicted", marker="o", linestyle="", markersize=6, **shape),
     ]
-    present = {name: look for number, (name, look) in enumerate(styles.items()) if number in {*own, *other}}
+    present = {name: look for index, (name, look) in enumerate(styles.items()) if index in {*own, *other}}
     _legend(figure, [*_handles(present), *beside])
     return figure
 
 
-def scatter(
+def draw_scatter(
     target: np.ndarray, predicted: np.ndarray, ids: np.ndarray, decoded: np.ndarray, archs: list[str], title: str
 ) -> Figure:
     """Predicted over target accuracies (M,), by the target's ClassId; those decoded as another are ringed."""
-    present = [number for number in range(len(archs)) if (ids == number).any()]
+    present = [index for index in range(len(archs)) if (ids == index).any()]
     figure, axes = new(6.0 + 0.26 * _rows(len(present) + 2))
     both = np.concatenate([target, predicted]) * 100
     low, high = float(np.nanmin(both)), float(np.nanmax(both))
@@ -70,8 +88,8 @@ def scatter(
     style: dict[str, Any] = {"s": 36, "alpha": 0.8, "linewidths": 0.6, "edgecolors": "white"}
     style = style if few else {"s": 14, "alpha": 0.5, "linewidths": 0}
     styles = looks(archs)
-    for number in present:
-        mine, look = ids == number, styles[archs[number]]
+    for index in present:
+        mine, look = ids == index, styles[archs[index]]
         axes.scatter(
             100 * target[mine], 100 * predicted[mine], marker=look.marker, color=look.colour, zorder=3, **style
         )
@@ -80,7 +98,7 @@ def scatter(
     axes.scatter(100 * target[wrong], 100 * predicted[wrong], s=110 if few else 40, zorder=4, **ring)
     axes.set(xlim=limits, ylim=limits, xlabel="target's accuracy, %", ylabel="predicted accuracy, %", title=title)
     axes.set_aspect("equal")
-    handles = [*_handles({archs[number]: styles[archs[number]] for number in present}, dots=True)]
+    handles = [*_handles({archs[index]: styles[archs[index]] for index in present}, dots=True)]
     handles.append(_handle("equality", color=GREY, linestyle=(0, (5, 3))))
     if wrong.any():
         handles.append(_ring("decoded as another", 10))
@@ -88,25 +106,21 @@ def scatter(
     return figure
 
 
-def line(
-    found: ClassLine,
+def draw_line(
+    found: Line,
     styles: Mapping[str, Look],
     unseen: Sequence[str],
     chance: float | None = None,
-    weights: Any = None,
 ) -> Figure:
-    """Accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12.
-
-    `weights` (S,) are accuracies of networks whose weights were mixed, where the ends' can be.
-    """
+    """Accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12."""
     present = {name: styles[name] for name in styles if name in found.arch}
     handles = _handles(present, unseen, dots=True)
     figure, axes = new(4.1 + 0.26 * _rows(len(handles) + 3, handles))
     if chance is not None and not (found.accuracy > chance + NEAR).all():
         axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         handles.append(_handle("chance", color=GREY, linewidth=1.2, linestyle=(0, (1, 2))))
-    if weights is not None:
-        axes.plot(found.gamma, 100 * weights, color=GREY, linewidth=1.4, linestyle=(0, (5, 2)))
+    if found.weights is not None:
+        axes.plot(found.gamma, 100 * found.weights, color=GREY, linewidth=1.4, linestyle=(0, (5, 2)))
         handles.append(_handle("weights", color=GREY, linewidth=1.4, linestyle=(0, (5, 2))))
     gamma, accuracy, arch = found.gamma, 100 * found.accuracy, np.array(found.arch)
     stars = np.array([bool(found.factors) and min(abs(g - f) for f, _ in found.factors) < ON_FACTOR for g in gamma])
@@ -134,14 +148,16 @@ def line(
     return figure
 
 
-def confusion(counts: np.ndarray, archs: Sequence[str], rows: Sequence[int]) -> Figure:
+def draw_confusion(counts: np.ndarray, archs: Sequence[str], rows: Sequence[int]) -> Figure:
     """Counts (A, A) of how members of each architecture were decoded; only the given rows, those with members."""
     figure, axes = new(2.1 + 0.55 * len(rows))
     shown = counts[list(rows)]
     shares = shown / np.maximum(shown.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
     for row, column in np.ndindex(*shown.shape):
-        colour = "white" if shares[row, column] > 0.6 else INK if shown[row, column] else GREY
+        colour = (
+            "#fefefe" if shares[row, column] > 0.6 else "#212121" if shown[row, column] else "#777777"
+        )  # on its paper
         axes.text(column, row, f"{shown[row, column]:,.0f}", ha="center", va="center", color=colour, fontsize=12)
     names = [plain(name, 20) for name in archs]
     slanted = (
@@ -160,15 +176,15 @@ def confusion(counts: np.ndarray, archs: Sequence[str], rows: Sequence[int]) -> 
     return figure
 
 
-def latent_map(
+def draw_latent_map(
     sets: Sequence[tuple[str, np.ndarray, np.ndarray]], archs: list[str], variances: tuple[float, float]
 ) -> Figure:
     """Places (M, 2) and ClassIds (M,) of sets of members; the last set is in front, the others faint behind."""
     styles, present = looks(archs), set(np.concatenate([ids for _, _, ids in sets]).tolist())
-    shown = {name: styles[name] for number, name in enumerate(archs) if number in present}
+    shown = {name: styles[name] for index, name in enumerate(archs) if index in present}
     figure, axes = new(5.4 + 0.26 * _rows(len(shown) + len(sets)))
-    for number, (_, place, ids) in enumerate(sets):
-        front = number == len(sets) - 1
+    for index, (_, place, ids) in enumerate(sets):
+        front = index == len(sets) - 1
         style: dict[str, Any] = {"s": 44, "edgecolors": INK, "linewidths": 0.7}
         style = style if front else {"s": 16, "alpha": 0.35, "linewidths": 0}
         for arch, look in shown.items():
@@ -183,19 +199,6 @@ def latent_map(
         handles.append(_handle(sets[-1][0], markersize=7, markeredgecolor=INK, **dot))
     _legend(figure, handles)
     return figure
-
-
-def between_course(
-    axes: Axes, curves: Iterable[tuple[str, np.ndarray, np.ndarray]], styles: Mapping[str, Look]
-) -> None:
-    """Accuracies over training steps of what lies between, by architecture."""
-    from matplotlib.ticker import MaxNLocator
-
-    for name, steps, values in curves:
-        look = styles.get(name, Look(GREY, "o"))
-        style: dict[str, Any] = {"color": look.colour, "linewidth": 1.7, "markersize": 5}
-        axes.plot(steps, 100 * values, marker=look.marker if len(steps) <= 40 else "", label=plain(name, 18), **style)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def _handle(label: str, **style: Any) -> Line2D:
@@ -231,3 +234,154 @@ def _rows(entries: int, handles: Sequence[Line2D] = ()) -> int:
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=_columns(handles))
+
+
+# --- the figures with their words ---
+
+PIECES = 8  # of a line, named one by one in its alternative text at most
+
+
+def members(found: Evaluated, wide: bool) -> Picture:
+    """Targets and predictions by ClassId (NetSpace, Fig. 5, left)."""
+    archs = found.figures.archs
+    seen = " These members were used in training." if found.split == "train" else ""
+    told = []
+    for place in np.unique(found.class_ids):
+        mine = found.class_ids == place
+        means = percent(found.target[mine].mean()), percent(found.predicted[mine].mean())
+        told.append(f"{archs[place]} {means[0]} (predicted {means[1]})")
+    right = int((found.class_ids == found.decoded_ids).sum())
+    return Picture(
+        f"members-{found.split}",
+        "behaviour",
+        f"Targets and predictions, {found.split} split",
+        draw_members(found.target, found.predicted, found.class_ids, found.decoded_ids, archs),
+        f"{count(len(found.member))} members sorted by ClassId; mean accuracies of targets: {joined(told)}.",
+        "Each place on the horizontal axis is one network of the zoo: by ClassId, the smallest architecture first, then "
+        "by accuracy. A line is the accuracy of the networks themselves on the test images, a marker that of the network "
+        "decoded from one's latent, in the colour of the architecture as which it was decoded: "
+        f"{count(right)} of {count(len(found.member))} as their own.{seen} NetSpace, Fig. 5, left.",
+        wide=wide,
+    )
+
+
+def scatter(found: Evaluated) -> Picture:
+    """Predicted over target accuracy, by architecture."""
+    told = found.figures
+    other = bool((found.class_ids != found.decoded_ids).any())
+    ringed = " A ring marks networks that were decoded as another architecture." if other else ""
+    measured = f"R² {number(told.r2)} · mean difference {points(told.mae)}"
+    drawn = draw_scatter(
+        found.target, found.predicted, found.class_ids, found.decoded_ids, found.figures.archs, measured
+    )
+    return Picture(
+        f"scatter-{found.split}",
+        "behaviour",
+        f"Predicted over target accuracy, {found.split} split",
+        drawn,
+        f"Predicted over target accuracy of {count(len(found.member))} members of "
+        f"{count(len(np.unique(found.class_ids)))} architectures. {measured}.",
+        "Each marker is one network; on the dashed diagonal the decoded network is exactly as accurate as its target. R² "
+        f"over all members also counts how architectures differ from each other; the table has it within each.{ringed}",
+        wide=False,
+    )
+
+
+def confusion(found: Evaluated) -> Picture:
+    """Which architecture was decoded as which."""
+    archs, counts = found.figures.archs, np.array(found.figures.confusion)
+    rows = np.flatnonzero(counts.sum(1) > 0).tolist()
+    wrong = [
+        f"{count(counts[row, column])} {archs[row]} as {archs[column]}"
+        for row, column in np.argwhere(counts > 0)
+        if row != column
+    ]
+    said = f"Decoded as another: {joined(wrong)}." if wrong else "None was decoded as another."
+    without = [name for place, name in enumerate(archs) if place not in rows]
+    rest = f" Of {joined(without)} the evaluation has no members." if without else ""
+    return Picture(
+        f"confusion-{found.split}",
+        "behaviour",
+        f"Architectures read from latents, {found.split} split",
+        draw_confusion(counts, archs, rows),
+        f"Counts of members by their architecture and that as which they were decoded. {said}",
+        f"Rows are the networks' architectures, columns those that the ClassId head read from their latents; counts of "
+        f"members. {said}{rest} NetSpace, Eq. 6.",
+        wide=False,
+    )
+
+
+def evaluated_line(run: Run, found: Evaluated, line: Line) -> Picture:
+    """The line of an evaluation from the smallest to the largest architecture."""
+    how = (
+        f"From the best network of the smallest to the best of the largest architecture ({line.start} to {line.end}), "
+        "chosen on validation images."
+    )
+    title = f"Smallest to largest architecture, {found.split} split"
+    return line_picture(run, line, f"classes-{found.split}", title, how)
+
+
+def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Picture:
+    """A line through several architectures."""
+    archs = list(dict.fromkeys([*run.order, *line.arch]))
+    unseen = [each for each in run.unseen if each in line.arch]
+    stars = any(abs(gamma - factor) < ON_FACTOR for factor, _ in line.factors for gamma in line.gamma)
+    marks = "Rings are the ends"
+    if stars:
+        marks += (
+            ", stars the networks at the factors of Eq. 12; a dotted line has the colour of the architecture that is "
+            "meant there"
+        )
+    elif line.factors:
+        marks += ", dotted lines stand at the factors of Eq. 12 in the colour of the architecture that is meant there"
+    rest = f" Never shown to the space: {joined(unseen)}." if unseen else ""
+    direct = " The grey dashed line are networks whose weights were interpolated directly."
+    figure = "right" if run.unseen else "centre"
+    return Picture(
+        name,
+        "lines",
+        title,
+        draw_line(line, looks(archs), run.unseen, run.chance),
+        f"{title}: {_pieces(line)}.",
+        f"{how} Each point is a network decoded from a latent of the line, of the architecture that the latent tells. "
+        f"{marks}.{end_words(line.end_differences)}{rest}{direct if line.weights is not None else ''} NetSpace, Fig. 5, "
+        f"{figure}.",
+        wide=False,
+        ends=(line.start, line.end),
+    )
+
+
+def _pieces(line: Line) -> str:
+    """Which architectures follow each other, with the ranges of gamma and of accuracy."""
+    told = []
+    for arch, group in groupby(range(len(line.arch)), key=line.arch.__getitem__):
+        places = list(group)
+        accuracy = line.accuracy[places]
+        ranges = f"γ {number(line.gamma[places[0]])} to {number(line.gamma[places[-1]])}"
+        told.append(f"{arch} ({ranges}, accuracy {percent(accuracy.min())} to {percent(accuracy.max())})")
+    if len(told) > PIECES:
+        return f"{len(told)} stretches of {joined(list(dict.fromkeys(line.arch)))}"
+    return joined(told)
+
+
+def latent_map(
+    sets: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    archs: list[str],
+    shares: tuple[float, float],
+    dots: Sequence[Dot],
+) -> Picture:
+    """Latents by architecture: sets of places (M, 2) and ClassIds (M,)."""
+    present = [archs[place] for place in np.unique(np.concatenate([ids for _, _, ids in sets]))]
+    return Picture(
+        "latents",
+        "preps",
+        "Map of the latent space",
+        draw_latent_map(sets, archs, shares),
+        f"{joined([f'{count(len(piece))} latents of the {name}' for name, piece, _ in sets])} on their first two "
+        f"principal axes, by architecture: {joined(present)}.",
+        "Each marker is the latent of one network, projected on the two directions along which latents vary most (they "
+        f"hold {percent(sum(shares))} of the variance); colour and marker are its architecture. What other directions "
+        "hold is not seen here.",
+        wide=False,
+        dots=dots,
+    )

@@ -1,0 +1,319 @@
+"""Figures of a compressed network with their words.
+
+Axes: S records of the fit, R of its loss, L layers, A amounts, N kernels, h w their sides. Accuracies come as fractions
+and are drawn as per cent. Blue is the original, orange what was reconstructed, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netspace.report.drawing import (
+    GREEN,
+    GREY,
+    PREDICTED,
+    TARGET,
+    Picture,
+    count,
+    curve,
+    finite,
+    logarithmic,
+    named,
+    new,
+    number,
+    percent,
+    plain,
+    styled,
+)
+from netspace.report.figures_space import BESIDE, NOT_LOSSES
+from netspace.report.runs import Fitted, floats
+from netspace.results.compressed import Analysis, ChangedNetwork, KernelSamples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROW = 8  # kernels in a row
+NAMED = 40  # layers that are named, at most: of more, some
+Series = tuple[str, np.ndarray, str, str]  # name, values, colour, marker
+ORIGINAL, RECONSTRUCTED = (TARGET, "o"), (PREDICTED, "D")
+
+
+def draw_course(
+    steps: np.ndarray,
+    error: np.ndarray,
+    accuracy: np.ndarray,
+    borders: Sequence[float],
+    logged: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+) -> Figure:
+    """Relative error and accuracy on validation images (S,), and terms of the loss (R,) at the steps `logged`.
+
+    NaN where unknown; `borders` are where stages begin.
+    """
+    known = bool(np.isfinite(accuracy).any())
+    figure, stack = new(2.7 + 2.0 * (known + bool(losses)), 1 + known + bool(losses), sharex=True)
+    for axes in stack:
+        for border in borders:
+            axes.axvline(border, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)))
+    curve(stack[0], steps, error, PREDICTED, "")
+    logarithmic(stack[0])
+    stack[0].set_title("relative error of the weights (log scale)")
+    if known:
+        curve(stack[1], steps, 100 * accuracy, PREDICTED, "")
+        stack[1].set_title("accuracy on validation images, %")
+    for (name, values), colour in zip(losses.items(), (TARGET, PREDICTED, GREEN) * len(losses), strict=False):
+        there = np.isfinite(values)
+        curve(stack[-1], logged[there], values[there], colour, plain(name))
+    if losses:
+        logarithmic(stack[-1])
+        stack[-1].set_title("loss by term")
+        stack[-1].legend(**BESIDE)
+    stack[-1].set_xlabel("step, over all stages")
+    return figure
+
+
+def draw_kernels(original: np.ndarray, reconstructed: np.ndarray) -> Figure:
+    """Kernels (N, h, w) of both networks and their differences, side by side on one scale."""
+    rows, cells = -(-len(original) // ROW), original.shape[1] + 1
+    figure, _ = new(0.82 + 2.05 * (rows * cells) / (ROW * (original.shape[2] + 1)), 0)
+    limit = float(np.abs(np.stack([original, reconstructed])).max()) or 1.0
+    panels = figure.subplots(1, 3)
+    for axes, title, values in zip(
+        panels,
+        ("original", "reconstructed", "difference"),
+        (original, reconstructed, reconstructed - original),
+        strict=True,
+    ):
+        shown = axes.imshow(mosaic(values), cmap="PRGn", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=[], facecolor="#b4b4b4")
+        axes.grid(False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.colorbar(shown, ax=panels, location="bottom", shrink=0.6, aspect=35, ticks=[-limit, 0, limit], format="%.2g")
+    return figure
+
+
+def mosaic(values: np.ndarray) -> np.ndarray:
+    """Kernels (N, h, w) as one picture, `ROW` a row, NaN between and around them."""
+    count, height, width = values.shape
+    rows = -(-count // ROW)
+    tiles = np.full((rows * ROW, height + 1, width + 1), np.nan)
+    tiles[:count, 1:, 1:] = values
+    whole = tiles.reshape(rows, ROW, height + 1, width + 1).swapaxes(1, 2).reshape(rows * (height + 1), -1)
+    return np.pad(whole, ((0, 1), (0, 1)), constant_values=np.nan)
+
+
+def draw_by_layer(names: Sequence[str], told: Sequence[Series], label: str) -> Figure:
+    """Values (L,) by layer, from the input down, NaN where unknown."""
+    count = len(names)
+    every = -(-count // NAMED)
+    figure, axes = new(1.6 + 0.26 * min(count, NAMED + 10))
+    for place, (name, values, colour, marker) in enumerate(told):
+        ring: dict[str, Any] = (
+            {"markersize": 9, "markerfacecolor": "none"} if not place else {"markersize": 5}
+        )  # none hides another
+        axes.plot(values, np.arange(count), color=colour, marker=marker, linewidth=1, label=name, **ring)
+    axes.set_yticks(np.arange(0, count, every), [plain(name.removesuffix(".weight"), 26) for name in names[::every]])
+    axes.tick_params(axis="y", labelsize=9.5)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_changed(amounts: np.ndarray, accuracy: np.ndarray, ratio: np.ndarray, label: str) -> Figure:
+    """Accuracy and mean S_ratio (A,) of the original changed by amounts, with both as it is at the right."""
+    figure, stack = new(4.7, 2, sharex=True)
+    for axes, values, title in (
+        (stack[0], 100 * accuracy, "accuracy on test images, %"),
+        (stack[1], ratio, "mean S_ratio of the layers"),
+    ):
+        axes.plot(amounts, values, color=TARGET, marker="o", markersize=5, linewidth=1.7)
+        axes.set_title(title)
+    stack[0].set_ylim(bottom=0)
+    stack[1].set_xlabel(label)
+    return figure
+
+
+def draw_pruning(told: Sequence[tuple[np.ndarray, Series]], label: str, level: float | None) -> Figure:
+    """A measure over the share of weights set to zero, of the predictor and of the original; `level`: of the original."""
+    figure, axes = new(4.3)
+    if level is not None:
+        axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="the original, whole")
+    for share, (name, values, colour, marker) in told:
+        axes.plot(100 * share, values, color=colour, marker=marker, markersize=5, linewidth=1.7, label=name)
+    axes.set(xlabel="smallest weights set to zero, %", ylabel=label)
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+# --- the figures with their words ---
+
+
+def pictures(fitted: Fitted) -> list[Picture]:
+    """Return all figures, in the order of the page."""
+    with styled():
+        return [
+            *_course(fitted),
+            *_kernels(fitted.kernels),
+            *_layers(fitted.analysis),
+            *_changed(fitted.analysis),
+            *_pruning(fitted),
+        ]
+
+
+def _course(fitted: Fitted) -> Iterator[Picture]:
+    curve = fitted.figures.curve
+    if not curve:
+        return
+    error, accuracy = floats([each.relative_error for each in curve]), floats([each.accuracy_val for each in curve])
+    stages = sorted({each.stage for each in curve})
+    lengths = [max(each.step for each in curve if each.stage == stage) for stage in stages]
+    begins = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+    offsets = dict(zip(stages, begins.tolist(), strict=True))
+    steps = np.array([each.step + offsets[each.stage] for each in curve])
+    logged = np.array([record["step"] + offsets.get(record["stage"], 0.0) for record in fitted.losses])
+    terms = [name for name in named(fitted.losses) if name not in NOT_LOSSES]
+    losses = {name: floats([finite(record.get(name)) for record in fitted.losses]) for name in terms}
+    several = " Dashed lines: where a stage begins, from the best weights of the one before." if len(stages) > 1 else ""
+    yield Picture(
+        "course",
+        "course",
+        "Error and accuracy over the steps",
+        draw_course(steps, error, accuracy, begins[1:].tolist(), logged, losses),
+        f"{count(steps.max())} steps in {len(stages)} stages; the relative error ends at {number(error[-1], 3)}, "
+        f"accuracy on validation images at {percent(accuracy[-1])}.",
+        f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} Each stage "
+        "keeps the weights that are best on validation images, or of the least error where there is no data.",
+    )
+
+
+def _kernels(found: KernelSamples | None) -> Iterator[Picture]:
+    if found is None:
+        return
+    original, reconstructed = np.array(found.original), np.array(found.reconstructed)
+    shown, away = len(original), np.abs(reconstructed - original)
+    which = f"The first {count(shown)} of {count(found.count)}" if shown < found.count else f"All {count(shown)}"
+    yield Picture(
+        "kernels",
+        "layers",
+        f"Kernels of {found.layer}",
+        draw_kernels(original, reconstructed),
+        f"{count(shown)} kernels of {found.layer} in the original and reconstructed, and their differences, which are "
+        f"{number(away.mean(), 4)} on average where the original's weights are {number(np.abs(original).mean(), 4)}.",
+        f"{which} kernels of the layer, filter by filter, {ROW} a row, on one scale (purple is negative, green "
+        f"positive). By relative error ({number(found.relative_error, 3)}) it is the median of {count(found.layers)} layers.",
+    )
+
+
+def _layers(found: Analysis | None) -> Iterator[Picture]:
+    if found is None:
+        return
+    first, second = floats(found.singular_ratio.original), floats(found.singular_ratio.reconstructed)
+    means = [number(np.nanmean(values) if np.isfinite(values).any() else None, 3) for values in (first, second)]
+    higher = int((second > first).sum())
+    yield Picture(
+        "singular",
+        "layers",
+        "S_ratio by layer",
+        draw_by_layer(
+            found.layers,
+            [("original", first, *ORIGINAL), ("reconstructed", second, *RECONSTRUCTED)],
+            "share of the larger half of singular values",
+        ),
+        f"S_ratio of {len(first)} layers, on average {means[0]} in the original and {means[1]} reconstructed.",
+        "The sum of the larger half of a layer's singular values over the sum of all: higher is smoother. Reconstruction "
+        f"raises it in {higher} of {len(first)} layers, on average from {means[0]} to {means[1]}.",
+        wide=False,
+    )
+    if found.cka is not None:
+        near, chance = floats(found.cka.reconstructed), floats(found.cka.random)
+        yield Picture(
+            "cka",
+            "layers",
+            "Likeness to the original by layer (linear CKA)",
+            draw_by_layer(
+                found.layers,
+                [("reconstructed", near, *RECONSTRUCTED), ("random weights", chance, GREY, "s")],
+                "CKA with the original, 1 is the same",
+            ),
+            f"Linear CKA with the original from {number(_least(near), 3)} up; of random weights from "
+            f"{number(_least(chance), 3)} up.",
+            "How alike the outputs of a layer are in both networks for the same test images, whatever the rotation and scale; "
+            "beside it the same for a network of random weights. Kornblith et al., 2019.",
+            wide=False,
+        )
+
+
+def _least(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.min()) if len(known) else None
+
+
+def _changed(found: Analysis | None) -> Iterator[Picture]:
+    if found is None:
+        return
+    low = "Frequencies of every represented layer's matrix above a share of the highest are taken out of the original."
+    small = "The smaller half of every represented layer's singular values is made smaller in the original."
+    low_title, small_title = "The original under a low pass", "The original with smaller singular values"
+    for name, rows, title, how, label in (
+        ("low-pass", found.low_pass, low_title, low, "share of frequencies kept"),
+        ("scale-small", found.scale_small, small_title, small, "factor of the smaller half"),
+    ):
+        if not rows:
+            continue
+        accuracy, ratio = floats([row.accuracy for row in rows]), floats([row.singular_ratio for row in rows])
+        yield Picture(
+            name,
+            "smooth",
+            title,
+            draw_changed(np.array([row.amount for row in rows]), accuracy, ratio, label),
+            f"{title}: accuracy on test images {_ends(rows)}.",
+            f"{how} Its accuracy on test images is {_ends(rows)}.",
+            wide=False,
+        )
+
+
+def _ends(rows: Sequence[ChangedNetwork]) -> str:
+    """The accuracies of the first amounts and the last."""
+    indices = sorted({0, min(1, len(rows) - 1), len(rows) - 1})
+    return ", ".join(f"{percent(rows[index].accuracy)} at {rows[index].amount:g}" for index in indices)
+
+
+def _pruning(fitted: Fitted) -> Iterator[Picture]:
+    if fitted.pruning is None:
+        return
+    kinds = {
+        ("predictor", *RECONSTRUCTED): fitted.pruning.predictor,
+        ("original, directly", *ORIGINAL): fitted.pruning.original,
+    }
+    kinds = {look: rows for look, rows in kinds.items() if rows}
+    measured = any(row.accuracy is not None for rows in kinds.values() for row in rows)
+    label = "accuracy on test images, %" if measured else "relative error"
+    drawn, texts = [], []
+    for (name, colour, marker), rows in kinds.items():
+        values = [row.accuracy if measured else row.relative_error for row in rows]
+        shares = np.array([row.share for row in rows])
+        drawn.append((shares, (name, (100 if measured else 1) * floats(values), colour, marker)))
+        texts.append(f"{name}: {_at(shares, values, measured)}")
+    level = finite(fitted.figures.accuracy_original) if measured else None
+    said = "; ".join(texts)
+    yield Picture(
+        "pruning",
+        "smaller",
+        "Pruned",
+        draw_pruning(drawn, label, None if level is None else 100 * level),
+        f"{label.capitalize()} over the share of weights set to zero. {said}.",
+        "The smallest weights are set to zero: of the predictor (orange), and for comparison of the original itself (blue). "
+        f"{said[:1].upper()}{said[1:]}. NeRN, Fig. 5 left.",
+    )
+
+
+def _at(shares: np.ndarray, values: Sequence[float | None], measured: bool) -> str:
+    indices = sorted({0, len(shares) // 2, len(shares) - 1})
+    show = percent if measured else (lambda value: number(value, 3))
+    return ", ".join(f"{show(values[index])} at {100 * shares[index]:.0f} %" for index in indices)

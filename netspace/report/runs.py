@@ -1,0 +1,331 @@
+"""What lies in a run folder, or in the folder of a compressed network, read once and never written.
+
+Axes: M members, E latent size, H W of a PRep, A architectures by ClassId, S points of a line. Neither zoo nor data is
+read. A part that is not there is None or empty; one that is there and broken raises `NetspaceError` with the file's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from netspace.errors import NetspaceError, first_line
+from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
+from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
+from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
+from netspace.run_folder import is_run, read_metrics
+
+SPLITS = ("test", "val", "train")  # in the order of the page
+MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
+
+
+class ArchRecord(Record):
+    """Of space.json."""
+
+    class_id: int = 0
+    spec: dict[str, Any] = Field(default_factory=dict)
+    shown: bool = True
+
+
+class SpaceRecord(Record):
+    """What the report reads of space.json."""
+
+    archs: dict[str, ArchRecord] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What an evaluation writes next to its figures."""
+
+    latents: np.ndarray  # (M, E)
+    rows: np.ndarray  # of the members whose PReps are there
+    preps: np.ndarray  # (len(rows), H, W)
+    decoded: np.ndarray  # (len(rows), H, W)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation with its tensors."""
+
+    split: str
+    figures: SavedEvaluation
+    tensors: Tensors | None  # None where they are missing or belong to another evaluation
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """Accuracies (M,) of targets."""
+        return np.array(self.figures.detail.accuracy_target)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """Accuracies (M,) of predictions."""
+        return np.array(self.figures.detail.accuracy_predicted)
+
+    @property
+    def member(self) -> list[str]:
+        return self.figures.detail.member
+
+    @property
+    def multi(self) -> bool:
+        """Whether the space holds several architectures."""
+        return len(self.figures.archs) > 1
+
+    @cached_property
+    def class_ids(self) -> np.ndarray:
+        """ClassIds (M,) of the members."""
+        return np.array([self.figures.archs.index(arch) for arch in self.figures.detail.arch])
+
+    @cached_property
+    def decoded_ids(self) -> np.ndarray:
+        """ClassIds (M,) as which the members were decoded."""
+        return np.array([self.figures.archs.index(arch) for arch in self.figures.detail.arch_predicted])
+
+
+@dataclass(frozen=True)
+class Line:
+    """Accuracies along a line between two networks, or means over lines."""
+
+    start: str
+    end: str
+    gamma: np.ndarray  # (S,)
+    accuracy: np.ndarray  # (S,) of decoded networks
+    weights: np.ndarray | None = None  # (S,) of networks whose weights are mixed
+    arch: tuple[str, ...] = ()  # as which each point was decoded; empty where the file does not say
+    factors: tuple[tuple[float, str], ...] = ()  # gamma of Eq. 12 and the architecture that is meant there
+    spearman: float | None = None
+    weight_spearman: float | None = None
+    linear_r2: float | None = None
+    weight_linear_r2: float | None = None
+    end_differences: tuple[float | None, float | None] | None = None
+    name: str = "average"  # of its file, without suffix
+
+
+def mean_line(figures: MeanLine) -> Line | None:
+    """Return the mean over the lines of an evaluation; None where it has none."""
+    count = len(figures.gamma)
+    if not count or len(figures.latent_accuracy) != count:
+        return None
+    return Line(
+        start="",
+        end="",
+        gamma=np.array(figures.gamma),
+        accuracy=floats(figures.latent_accuracy),
+        weights=floats(figures.weight_accuracy) if len(figures.weight_accuracy) == count else None,
+        spearman=figures.spearman_latent,
+        weight_spearman=figures.spearman_weights,
+        linear_r2=figures.linear_r2_latent,
+        weight_linear_r2=figures.linear_r2_weights,
+        end_differences=figures.end_differences,
+    )
+
+
+def chosen_line(name: str, line: Interpolation, order: list[str]) -> Line:
+    """Return a line between two chosen networks; `order` are the space's architectures by ClassId."""
+    ends = (line.arch[0], line.arch[-1]) if line.arch else ("", "")
+    known = len(order) > 2 and ends in ((order[0], order[-1]), (order[-1], order[0]))
+    return Line(
+        start=line.start,
+        end=line.end,
+        gamma=np.array(line.gamma),
+        accuracy=floats(line.latent_accuracy),
+        weights=None if line.weight_accuracy is None else floats(line.weight_accuracy),
+        arch=tuple(line.arch),
+        factors=tuple(factors(order, backwards=ends[0] != order[0])) if known else (),
+        spearman=line.spearman,
+        weight_spearman=line.weight_spearman,
+        linear_r2=line.linear_r2,
+        weight_linear_r2=line.weight_linear_r2,
+        end_differences=line.end_differences,
+        name=name,
+    )
+
+
+def class_line(line: ClassLine, archs: list[str]) -> Line:
+    """Return the line of an evaluation from the smallest to the largest architecture."""
+    return Line(
+        start=line.start,
+        end=line.end,
+        gamma=np.array(line.gamma),
+        accuracy=floats(line.accuracy),
+        arch=tuple(line.arch),
+        factors=tuple(zip(line.factors, archs[1:-1], strict=False)),
+        end_differences=line.end_differences,
+    )
+
+
+def factors(archs: list[str], backwards: bool = False) -> list[tuple[float, str]]:
+    """Return where Eq. 12 puts the architectures between the smallest and the largest: i / (A - 1).
+
+    >>> factors(["a", "b", "c"])
+    [(0.5, 'b')]
+    """
+    order = archs[::-1] if backwards else archs
+    return [(index / (len(order) - 1), order[index]) for index in range(1, len(order) - 1)]
+
+
+def floats(values: list[float | None]) -> np.ndarray:
+    """Return values as float64, NaN for None."""
+    return np.array(values, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's content."""
+
+    path: Path
+    config: str  # the text of config.yaml
+    recipe: Mapping[str, Any]  # the same as values; empty if it is not a mapping
+    provenance: Mapping[str, Any]
+    archs: Mapping[str, ArchRecord]
+    records: list[dict[str, Any]]  # of metrics.jsonl
+    evaluations: dict[str, Evaluated]  # by split
+    interpolations: dict[str, Interpolation]  # by the names of their files, the newest first
+    climbs: dict[str, Optimization]  # by the names of their folders, the newest first
+    samples: list[Sampling]
+
+    @property
+    def main(self) -> Evaluated | None:
+        """The evaluation that the page begins with."""
+        return next(iter(self.evaluations.values()), None)
+
+    @property
+    def order(self) -> list[str]:
+        """The architectures' ids by ClassId, the smallest first."""
+        evaluated = (each.figures.archs for each in self.evaluations.values() if each.multi)
+        return sorted(self.archs, key=lambda name: self.archs[name].class_id) or next(evaluated, [])
+
+    @property
+    def unseen(self) -> list[str]:
+        """The architectures of which the space saw no network in training."""
+        names = {name for name, arch in self.archs.items() if not arch.shown}
+        for each in self.evaluations.values():
+            names |= {name for name, between in each.figures.between.items() if not between.shown}
+        return [name for name in self.order if name in names]
+
+    @property
+    def lines(self) -> list[Line]:
+        return [chosen_line(name, line, self.order) for name, line in self.interpolations.items()]
+
+    @property
+    def chance(self) -> float | None:
+        """1 / classes of the networks' task; None where it is not known or differs between architectures."""
+        counts = {dict(arch.spec.get("kwargs", ())).get("classes") for arch in self.archs.values()}
+        count = next(iter(counts)) if len(counts) == 1 else None
+        return 1 / count if isinstance(count, int) and count > 0 else None
+
+    def parameters(self, arch: str) -> int | None:
+        """P: how many parameters networks of an architecture have; None where space.json does not say."""
+        shapes = self.archs[arch].spec.get("shapes", ()) if arch in self.archs else ()
+        return sum(math.prod(shape) for shape in shapes) or None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The folder of a compressed network; what no command wrote yet is None or empty."""
+
+    path: Path
+    config: str  # the text of config.yaml; empty if there is none
+    network: str | None  # hash of the original
+    figures: FitResult
+    losses: list[dict[str, Any]]  # the records of metrics.jsonl that hold terms of the loss
+    kernels: KernelSamples | None
+    analysis: Analysis | None
+    pruning: Pruning | None
+    quantised: dict[int, Quantisation]  # by bits
+
+
+def is_fit(path: Path) -> bool:
+    """Whether `netspace compress fit` wrote, or began, this folder."""
+    began = (path / "network.json").is_file() and (path / "config.yaml").is_file()
+    return not is_run(path) and (began or (path / "fit.json").is_file())
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder. Raises `NetspaceError` if it is none, holds no results yet, or a file in it is broken."""
+    if not is_run(path):
+        raise NetspaceError(
+            f"{path} is not a run folder (config.yaml and provenance.json were expected in it), nor one that `netspace compress fit` wrote"
+        )
+    recipe, space = read_yaml(path / "config.yaml"), path / "space.json"
+    samples = [Sampling.read(file) for file in sorted((path / "samples").glob("*.json"))]
+    run = Run(
+        path=path,
+        config=without_seal(read_text(path / "config.yaml")),
+        recipe=recipe if isinstance(recipe, dict) else {},
+        provenance=read_json(path / "provenance.json", dict[str, Any]),
+        archs=read_json(space, SpaceRecord).archs if space.is_file() else {},
+        records=_records(path / "metrics.jsonl"),
+        evaluations={split: _evaluated(path, split) for split in SPLITS if (path / f"eval-{split}.json").is_file()},
+        interpolations={file.stem: Interpolation.read(file) for file in _newest(path, "interpolations/*.json")},
+        climbs={file.parent.name: Optimization.read(file) for file in _newest(path, "optimized/*/optimize.json")},
+        samples=[sample for sample in samples if sample.shown is not None],
+    )
+    if not (run.records or run.evaluations or run.interpolations):
+        raise NetspaceError(
+            f"{path} holds no results to report: no metrics.jsonl with records, no evaluation, no interpolation; go on "
+            "with its training (`netspace train CONFIG --zoo ZOO --out RUN --resume`)"
+        )
+    return run
+
+
+def read_fit(path: Path) -> Fitted:
+    """Read a folder for which `is_fit` holds. Raises `NetspaceError` if its fit is not done, or a file is broken."""
+    config, network = path / "config.yaml", path / "network.json"
+    if not (path / "fit.json").is_file():
+        raise NetspaceError(
+            f"{path} holds no results to report: its fit is not done; go on with it (`netspace compress fit MODEL --out {path} "
+            "--resume`)"
+        )
+    files = {name: path / f"{name}.json" for name in ("kernels", "analysis", "prune")}
+    both = {bits: [path / f"quantise-{bits}{end}.json" for end in ("", "-alone")] for bits in (8, 4)}
+    quantised = {bits: next((file for file in each if file.is_file()), None) for bits, each in both.items()}
+    return Fitted(
+        path=path,
+        config=without_seal(read_text(config)) if config.is_file() else "",
+        network=NetworkMark.read(network).hash if network.is_file() else None,
+        figures=FitResult.read(path / "fit.json"),
+        losses=[{"stage": 0, **record} for record in read_metrics(path / "metrics.jsonl") if "rate" in record],
+        kernels=KernelSamples.read(files["kernels"]) if files["kernels"].is_file() else None,
+        analysis=Analysis.read(files["analysis"]) if files["analysis"].is_file() else None,
+        pruning=Pruning.read(files["prune"]) if files["prune"].is_file() else None,
+        quantised={bits: Quantisation.read(file) for bits, file in quantised.items() if file is not None},
+    )
+
+
+def _newest(path: Path, pattern: str) -> list[Path]:
+    return sorted(path.glob(pattern), key=lambda file: (-file.stat().st_mtime, str(file)))[:MAX_LINES]
+
+
+def _evaluated(path: Path, split: str) -> Evaluated:
+    figures = SavedEvaluation.read(path / f"eval-{split}.json")
+    return Evaluated(split, figures, _tensors(path / f"eval-{split}.safetensors", len(figures.detail.member)))
+
+
+def _tensors(file: Path, members: int) -> Tensors | None:
+    if not file.is_file():
+        return None
+    try:
+        tensors, _ = read_tensors(file)
+        latents, preps, decoded = (tensors[name].float().numpy() for name in ("latents", "preps", "decoded"))
+        found = Tensors(latents, tensors["shown"].numpy(), preps, decoded)
+    except (NetspaceError, KeyError, TypeError) as error:
+        raise NetspaceError(f"{file} cannot be read ({first_line(error)}): run `netspace eval` again") from None
+    rows = found.rows
+    fits = found.latents.ndim == 2 and len(found.latents) == members and found.preps.ndim == 3
+    fits = fits and rows.ndim == 1 and rows.dtype == np.int64 and bool(((rows >= 0) & (rows < members)).all())
+    fits = fits and found.preps.shape == found.decoded.shape and len(rows) == len(found.preps)
+    return found if fits else None
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise NetspaceError(f"{file} cannot be read: {first_line(error)}") from None
