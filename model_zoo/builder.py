@@ -30,7 +30,7 @@ from netspace.errors import NetspaceError, UsageError, printable
 from netspace.files import alone, remove_remains
 from netspace.hardware import pick_device
 from netspace.networks.folding_checks import reason
-from netspace.precision import fastest, remembered
+from netspace.precision import calibration_file, fastest
 from netspace.process import available_cores
 from netspace.progress import progress
 from netspace.streams import generator
@@ -183,7 +183,7 @@ def _train(the_plan: Plan, path: Path, task: Task, workers: int | None) -> None:
     groups = the_plan.groups()
     total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
     told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
-    timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {remembered()} to time again"
+    timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {calibration_file()} to time again"
     print(printable(f"training {sum(map(len, groups))} runs ({told}{timed})", lines=False), file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":

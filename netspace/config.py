@@ -1,8 +1,8 @@
-"""Reading recipes: YAML text, `key=value` changes, and a pydantic model that knows every setting.
+"""Recipes: YAML text, `key=value` changes, and a pydantic model that knows every setting.
 
-A component's settings stand beside the component; here is only what all of them share. An unknown setting
-stops the program at once, named, with the valid ones beside it. YAML is read by the safe loader: a recipe
-holds data, and nothing in it runs.
+The settings of a component are defined next to the component; this module has what all of them share. An unknown
+setting stops the program at once, with an error that lists the valid ones. YAML is read by the safe loader: a recipe
+is data, and nothing in it runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic import (
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import parse_yaml, read_text, read_yaml
 
-KEYS, LETTERS = 8, 80  # of what was found, as an error shows it
+MAX_KEYS_SHOWN, MAX_LETTERS_SHOWN = 8, 80  # of a value that an error quotes
 BUNDLED = "configs"  # the folder of the bundled recipes: 'zoo/quickstart' is configs/zoo/quickstart.yaml
 
 
@@ -38,19 +38,19 @@ def _inside(name: str) -> str:
     return name
 
 
-FileName = Annotated[str, AfterValidator(_inside)]  # of what is written below a folder of netspace's own
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what torch takes
+FileName = Annotated[str, AfterValidator(_inside)]  # a relative path that stays inside the folder it is joined to
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # the range that torch accepts
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: frozen, and closed to names it does not know."""
+    """Base class of every group of settings: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    bundled: ClassVar[str] = ""  # the folder of its bundled recipes; empty: any of them
+    bundled: ClassVar[str] = ""  # folder of the bundled recipes that this model reads; '': any of them
 
     @classmethod
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return what an earlier version wrote with the settings it did not know, at the values that it acted by."""
+        """Return settings written by an earlier version, with newer settings at the values that version behaved by."""
         return raw
 
 
@@ -86,11 +86,22 @@ S = TypeVar("S", bound=BaseModel)
 def load(
     model: type[S], source: str | Path | Mapping[str, Any], changes: Sequence[str] = (), written: bool = False
 ) -> S:
-    """`model` filled from a YAML file (a path, or a bundled recipe's name such as 'zoo/quickstart') or a mapping.
+    """Read settings from a YAML file (a path, or the name of a bundled recipe such as 'zoo/quickstart') or a mapping.
 
-    `changes` are `key=value` with dots for nested keys and YAML for the value: `encoder.latent=64`. `written` says that
-    netspace wrote the file, with every setting that it knew.
-    Raises `UsageError` for a missing file, text that is not YAML, an unknown setting or an invalid value.
+    Args:
+        model: the pydantic model that the settings must fit.
+        source: a path, the name of a bundled recipe, or a mapping.
+        changes: `key=value` each, with dots for nested keys and YAML for the value: `encoder.hidden=64`.
+        written: netspace itself wrote the file, with every setting that it knew.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, has an unknown setting or an invalid value.
+        NetspaceError: a file that netspace wrote (`written`) is damaged.
+
+    >>> class Recipe(Settings):
+    ...     seed: Seed = 0
+    >>> load(Recipe, {}, ["seed=3"])
+    Recipe(seed=3)
     """
     if isinstance(source, Mapping):
         raw: Any = copy.deepcopy(dict(source))
@@ -115,9 +126,10 @@ def load(
 
 
 def find(source: str | Path, kind: str = "") -> Path:
-    """The file of a recipe: a path as it stands, else a bundled recipe with or without '.yaml'.
+    """Return the file of a recipe: an existing path, else a bundled recipe, with or without '.yaml'.
 
-    Raises `UsageError` where there is none, which names the bundled recipes of a `kind` ('zoo', 'space', 'compress').
+    Raises:
+        UsageError: there is no such recipe; lists the bundled recipes of `kind` ('zoo', 'space', 'compress', '' for all).
     """
     path = Path(source)
     if path.is_file():
@@ -138,14 +150,14 @@ def bundled_folder() -> Path:
 
 
 def bundled_names(kind: str = "") -> list[str]:
-    """The names of the bundled recipes of a `kind` ('zoo', 'space', 'compress'), such as 'zoo/quickstart'."""
+    """Return the names of the bundled recipes of a `kind` ('zoo', 'space', 'compress'; '' for all): 'zoo/quickstart'."""
     folder = bundled_folder()
     names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     return [name for name in names if name.startswith(kind)]
 
 
 def _begin_list(model: type[BaseModel], raw: dict[str, Any], change: str) -> None:
-    """Gives a list that a change names an item of, and that the recipe leaves out, its default."""
+    """Insert the default of a list that the recipe leaves out, if `change` names an item of it."""
     name, _, rest = change.partition("=")[0].partition(".")
     if name in raw or name not in model.model_fields or not rest.partition(".")[0].isdecimal():
         return
@@ -155,7 +167,11 @@ def _begin_list(model: type[BaseModel], raw: dict[str, Any], change: str) -> Non
 
 
 def apply_change(raw: dict[str, Any], change: str) -> None:
-    """Sets one `dotted.key=value` in nested dictionaries, in place. Lists are indexed by number."""
+    """Set one `dotted.key=value` in nested dictionaries, in place; items of a list are named by their index.
+
+    Raises:
+        UsageError: `change` is not of that form, or does not fit what is there.
+    """
     key, equals, value = change.partition("=")
     if not equals or not key:
         raise UsageError(f"--set takes key=value (such as --set seed=1), not {change!r}")
@@ -166,7 +182,7 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
                 where = ".".join(parts[:index])
-                raise UsageError(f"--set {change}: {where} is a list of {len(node)}; {part!r} is not one of its places")
+                raise UsageError(f"--set {change}: {where} is a list of {len(node)}; {part!r} is not an index of it")
             slot: Any = int(part)
         else:
             slot = part
@@ -183,7 +199,11 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
 
 
 def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
-    """`model` from a mapping; pydantic's complaints told as one sentence."""
+    """Return `model` filled from a mapping; `origin` names the mapping in errors.
+
+    Raises:
+        UsageError: the first of pydantic's complaints, as one sentence.
+    """
     try:
         return model.model_validate(dict(raw))
     except ValidationError as error:
@@ -191,64 +211,65 @@ def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             fields = valid_names(model, first["loc"][:-1])
-            raise unknown("setting", where, fields, f"It stands in {origin}.") from None
+            raise unknown("setting", where, fields, f"It is in {origin}.") from None
         if first["type"] == "missing":
-            raise UsageError(f"setting {where!r} is missing in {origin}: it has no default, so give it") from None
+            raise UsageError(f"setting {where!r} is missing in {origin}: it has no default and must be given") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "too_short":
             message = f"a list of at least {first['ctx']['min_length']} is expected"
         what = f"setting {where} in {origin}" if where else f"{origin} as a whole"
-        # what a group's own check says needs none of the group's keys
+        # the message of a group's own validator says what is wrong; the group's keys would add nothing
         whole = first["type"] == "value_error" and isinstance(first["input"], Mapping)
-        raise UsageError(f"{what}: {message}" + ("" if whole else f" (found: {_told(first['input'])})")) from None
+        raise UsageError(f"{what}: {message}" + ("" if whole else f" (found: {_brief(first['input'])})")) from None
 
 
-def _told(value: Any) -> str:
-    """A value that was found, in a few words: a group by its keys, what is long by its length."""
+def _brief(value: Any) -> str:
+    """Return a short text for a value: the keys of a group, the beginning of a long text, the length of a long list."""
     if isinstance(value, Mapping):
         keys = [str(key) for key in value]
-        more = f" and {len(keys) - KEYS} more" if len(keys) > KEYS else ""
-        return f"a group of {', '.join(keys[:KEYS])}{more}" if keys else "a group of nothing"
+        more = f" and {len(keys) - MAX_KEYS_SHOWN} more" if len(keys) > MAX_KEYS_SHOWN else ""
+        return f"a group of {', '.join(keys[:MAX_KEYS_SHOWN])}{more}" if keys else "a group of nothing"
     if isinstance(value, str):
-        more = f" and {len(value) - LETTERS // 2} letters more" if len(value) > LETTERS else ""
-        return repr(value[: LETTERS // 2] if more else value) + more
-    found = repr(value)
-    if len(found) <= LETTERS:
-        return found
+        more = f" and {len(value) - MAX_LETTERS_SHOWN // 2} letters more" if len(value) > MAX_LETTERS_SHOWN else ""
+        return repr(value[: MAX_LETTERS_SHOWN // 2] if more else value) + more
+    text = repr(value)
+    if len(text) <= MAX_LETTERS_SHOWN:
+        return text
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, Sized) else f"a long {type(value).__name__}"
 
 
 def valid_names(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """The names of the settings that are valid at a location inside `model`, with the location before them."""
-    here: type[BaseModel] = model
+    """Return the full dotted names of the settings that are valid at a location inside `model`."""
+    group: type[BaseModel] = model
     parts = iter(location)
     for part in parts:
         if isinstance(part, int):
             continue
-        field = here.model_fields.get(part)
+        field = group.model_fields.get(part)
         if field is not None and get_origin(field.annotation) is dict:
-            next(parts, None)  # a key, of the user's choice
+            next(parts, None)  # the user chooses the keys of a dictionary
         inner = list(models_in(field.annotation)) if field is not None else []
         if not inner:
             return []
-        here = inner[0]
+        group = inner[0]
     prefix = "".join(f"{part}." for part in location)
-    return [prefix + name for name in here.model_fields]
+    return [prefix + name for name in group.model_fields]
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the pydantic models that occur in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in models_in(inner)]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in models_in(inner)]
 
 
 def to_yaml(settings: BaseModel) -> str:
-    """The resolved settings as YAML text, which `load` reads back to equal settings."""
+    """Return all settings, defaults included, as YAML text that `load` reads back to equal settings."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def read_back(model: type[S], path: Path) -> S:
-    """Settings that a program wrote. A file of another version is a `NetspaceError`, not a usage error."""
+    """Return settings that netspace wrote. Raises `NetspaceError` if another version wrote them, or they are damaged."""
     try:
         return load(model, path, written=True)
     except UsageError as error:
@@ -256,14 +277,14 @@ def read_back(model: type[S], path: Path) -> S:
 
 
 def resumed(model: type[S], path: Path, changes: Sequence[str]) -> S:
-    """Return the settings that a program wrote when it began, with `changes` that the user gives again."""
+    """Return the settings that a run was started with, with `changes` that the user gives when resuming it."""
     return load(model, read_back(model, path).model_dump(mode="json"), changes)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
-    """The first setting that differs, told as 'seed was 0 and is 1 now'; '' if none does."""
+    """Return the first setting that differs, as 'seed was 0 and is 1 now'; '' if none does."""
     for key in sorted({*before, *now}):
-        old, new = (_by_place(each.get(key)) for each in (before, now))
+        old, new = (_by_index(each.get(key)) for each in (before, now))
         if isinstance(old, dict) and isinstance(new, dict):
             inner = changed(old, new, f"{where}{key}.")
             if inner:
@@ -273,7 +294,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") 
     return ""
 
 
-def _by_place(value: Any) -> Any:
-    """A list of groups as a group by their places: of many stages, one setting of one is told."""
+def _by_index(value: Any) -> Any:
+    """Return a list of groups as a dictionary by index, so that `changed` can name one setting of one stage."""
     groups = isinstance(value, list | tuple) and bool(value) and all(isinstance(each, dict) for each in value)
-    return {str(place): each for place, each in enumerate(value)} if groups else value
+    return {str(index): each for index, each in enumerate(value)} if groups else value

@@ -1,7 +1,7 @@
-"""The mistakes a user can make, each told in one sentence.
+"""Errors for mistakes that a user can make, each one sentence.
 
-A message says what was asked, what was expected, what was found and what to do. The command line prints
-it without a traceback and exits with `exit_code`. What cannot happen is an `assert`, not one of these.
+A message says what was asked, expected and found, and what to do. The command line prints it without a traceback and
+exits with `exit_code`. A state that cannot occur is an `assert`, not one of these.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ NO_MEMORY = (
     "allocate memory",  # torch's allocator on a CPU
     "not enough memory",
     "bad_alloc",  # C++
-    "could not create a primitive",  # oneDNN, which says so where it finds no memory
-)  # words of errors that say so
+    "could not create a primitive",  # oneDNN, when an allocation fails
+)  # parts of messages of errors that mean it
 
 
 class NetspaceError(Exception):
-    """Something asked for could not be done: a broken file, a missing data set, a diverged run."""
+    """A request could not be carried out: a damaged file, a missing data set, a diverged run."""
 
     exit_code = 1
 
 
 class Stopped(NetspaceError):
-    """Ctrl-C ended work, and what was reached is saved."""
+    """Work was stopped by Ctrl-C after its state was saved."""
 
-    exit_code = 130  # as shells have it: 128 and the number of the signal
+    exit_code = 130  # as in shells: 128 plus the number of the signal
 
 
 class UsageError(NetspaceError):
-    """The request itself is wrong: an unknown setting, name or combination of options."""
+    """The request itself is invalid: an unknown setting, name or combination of options."""
 
     exit_code = 2
 
 
 def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") -> UsageError:
-    """The error for a `name` that is not one of `choices`; shows the nearest choice and all of them.
+    """Return the error for a `name` that is not one of `choices`; it shows the closest choice and all of them.
 
     >>> str(unknown("architecture", "resnet9", ["resnet8", "vanillacnn"]))
     "unknown architecture 'resnet9': did you mean 'resnet8'? There are: resnet8, vanillacnn."
@@ -51,27 +51,26 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its class where it says nothing."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def printable(text: str, lines: bool = True) -> str:
-    r"""A text as a terminal shows it and never obeys it: names in files may hold escape codes and other control characters.
+    r"""Return a text with control characters escaped, so that names from files cannot control the terminal.
 
     >>> print(printable("zoo\x1b[2J"))
     zoo\x1b[2J
 
-    With `lines` line ends stay what they are.
+    With `lines`, line breaks and tabs are kept.
     """
-    kept = ("\n", "\t") if lines else ()
-    shown = (each if each in kept or each.isprintable() else repr(each)[1:-1] for each in text)
-    return "".join(shown)
+    allowed = ("\n", "\t") if lines else ()
+    return "".join(each if each in allowed or each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch has a class for that on a GPU, on a CPU its text alone says so."""
+    """Return whether an error means that memory ran out. torch has a class for that on GPUs; on CPUs only the message tells."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, whatever it says
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, whatever its message
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in NO_MEMORY)

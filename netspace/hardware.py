@@ -1,4 +1,4 @@
-"""The machine at hand: processor, GPUs, memory, disk and threads."""
+"""This machine: processor, GPUs, memory and disk."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from netspace.errors import NetspaceError
 
 
 def free_bytes(path: Path) -> int:
-    """Free space on the disk that holds `path` (or its nearest existing parent)."""
+    """Return the free bytes of the disk that holds `path`, or its nearest existing parent."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores and the GPUs."""
+    """Return the system, the processor, its number of cores and the names of the GPUs."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -36,7 +36,11 @@ def machine() -> dict[str, Any]:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' is the first GPU if there is one, else the CPU. Raises `NetspaceError` for a device that is not there."""
+    """Return a device by name; 'auto' is the first GPU if there is one, else the CPU.
+
+    Raises:
+        NetspaceError: the device cannot be used on this machine.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -50,23 +54,21 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, without waiting for what the device still has to do; from the CPU by page-locked memory."""
+    """Copy a tensor to a device without waiting for the device; from CPU to GPU through page-locked memory."""
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def cache_folder() -> Path:
-    """Where what was measured or compiled is remembered: NETSPACE_CACHE, else ~/.cache/netspace."""
+    """Return the folder for calibrations and compiled code: NETSPACE_CACHE, else ~/.cache/netspace."""
     named = os.environ.get("NETSPACE_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "netspace"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; for processors the machine's: what a container is limited to is not seen."""
+    """Return the free bytes of a device. For the CPU these are the machine's; the limit of a container is not considered."""
     if device.type == "cuda":
-        import torch
-
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 

@@ -1,7 +1,7 @@
-"""Which precision, or which of several ways, is the fastest here: timed once, remembered for the processor.
+"""The fastest precision, or the fastest of several implementations, on this machine: timed once, then cached.
 
-`fastest` times any ways of doing the same and remembers the winner; `choose` asks it for the precision of a step, after
-products of matrices have said whether bf16 can win at all.
+`fastest` times several ways of doing the same work and caches the winner; `choose` uses it for the precision of a step,
+if products of matrices are faster in bf16 at all.
 """
 
 from __future__ import annotations
@@ -28,19 +28,26 @@ LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
     "MKL_ENABLE_INSTRUCTIONS",
-)  # of the environment
+)  # environment variables that limit the instructions in use
 
 
 def fastest(
     subject: str, ways: Mapping[str, Callable[[], object]], repeats: int = 3, work: Mapping[str, float] | None = None
 ) -> str:
-    """The name of the fastest of `ways`, each run once to warm up and then `repeats` times (the best counts).
+    """Return the name of the fastest of `ways` on this machine; a cached choice is returned without timing.
 
-    `work` says how much each way gets done, where they differ: the least time for a unit wins. A way that runs
-    out of memory is out of the race, and so is one that raises, unless all do. What was chosen before on this
-    machine is returned untimed.
+    Args:
+        subject: names the work in the cache.
+        ways: the alternatives by name; each runs once to warm up and then `repeats` times, of which the fastest counts.
+        repeats: timed runs of each way.
+        work: units of work that each way does, if they differ; the least time per unit wins.
+
+    A way that raises or runs out of memory is left out.
+
+    Raises:
+        Exception: what the first way raised, if all ways raise.
     """
-    file = remembered()
+    file = calibration_file()
     key = _key(subject, sorted(ways))
     known = _read(file)
     if known.get(key) in ways:
@@ -49,20 +56,20 @@ def fastest(
     for name, way in ways.items():
         try:
             seconds[name] = _time(way, repeats) / (work or {}).get(name, 1.0)
-        except Exception as error:  # such as networks that `vmap` cannot stack
+        except Exception as error:  # for example networks that `vmap` cannot stack
             errors.append(error)
     if not seconds:
         raise errors[0]
     choice = min(seconds, key=lambda name: seconds[name])
     try:
         write_json(file, {**_read(file), key: choice})
-    except Exception:  # a read-only home is no reason to stop: the choice holds for this process
+    except Exception:  # a read-only home is no reason to stop: the choice is not cached
         pass
     return choice
 
 
-def remembered() -> Path:
-    """The file that holds all choices."""
+def calibration_file() -> Path:
+    """Return the file that caches all choices."""
     return cache_folder() / "calibration.json"
 
 
@@ -89,13 +96,13 @@ def _synchronise() -> None:
 
 def _key(subject: str, names: list[str]) -> str:
     here, versions = machine(), f"netspace {package_version('netspace')} torch {torch.__version__}"
-    told = f"{subject}|{names}|{here['processor']}|{instructions()}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
+    text = f"{subject}|{names}|{here['processor']}|{instructions()}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 @lru_cache
 def instructions() -> str:
-    """What the processor can do, and what of it torch and its libraries are allowed to use: a text to compare."""
+    """Return, as a text to compare, the instructions of the processor and the limits on what torch may use of them."""
     flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -122,19 +129,19 @@ Precision = Literal["auto", "float32", "bf16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
-SIDES = {"cpu": 256, "cuda": 4096}  # of the matrices whose products are timed: milliseconds, and not a launch alone
+SIDES = {"cpu": 256, "cuda": 4096}  # side of the timed matrices: milliseconds of work, more than the launch of a kernel
 
 
-SLOWER = 1.5  # a precision that was asked for and is slower than float32 by more than this is pointed out
+SLOWER = 1.5  # factor over float32 from which a slow precision that the user asked for is reported
 
 
 def choose(
     subject: str, asked: Mapping[str, Precision], trial: Callable[[dict[str, str]], object], device: torch.device
 ) -> dict[str, str]:
-    """A precision for each name of `asked`: as it says, or for 'auto' the one with which `trial` is fastest.
+    """Return a precision for each name of `asked`: the one asked for, or for 'auto' the one with which `trial` is fastest.
 
-    `trial` runs the work once, with the precision of each name. The choice is remembered for this machine under `subject`.
-    What is asked for by name and is much slower than float32 here is said in one line on standard error.
+    `trial` runs the work once with the precisions it is given. The choice is cached for this machine under `subject`. A
+    precision that was asked for and is much slower than float32 here is reported in one line on standard error.
     """
     if set(asked.values()) == {"float32"}:
         return dict(asked)
@@ -159,14 +166,14 @@ def _run(trial: Callable[[dict[str, str]], object], way: dict[str, str]) -> Call
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether products of matrices are faster in bf16 than in float32 on a device: timed once a machine, in milliseconds."""
+    """Return whether products of matrices are faster in bf16 than in float32 on a device; timed once per machine."""
     ways = {name: _run_product(dtype, device) for name, dtype in DTYPES.items()}
     return fastest(f"products of matrices {device.type}", ways) == "bf16"
 
 
 @lru_cache
 def matrix_rates(device: torch.device) -> dict[str, float]:
-    """Operations per second of a product of square matrices on a device, by precision."""
+    """Return the rate of products of square matrices on a device, in operations per second, by precision."""
     work = 2 * _side(device) ** 3
     return {name: work / _seconds(_run_product(dtype, device), device) for name, dtype in DTYPES.items()}
 
@@ -181,7 +188,7 @@ def _side(device: torch.device) -> int:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of a few runs."""
+    """Return the time of the fastest of a few runs, in seconds."""
     best = float("inf")
     for _ in range(4):
         if device.type == "cuda":

@@ -1,11 +1,11 @@
-"""How this process uses threads and memory, settled before torch is loaded.
+"""Threads, memory and modules of this process, set up before torch is loaded.
 
-Threads: as many as there are processors for this process, and none that keeps one busy while it waits.
-
-OpenMP's threads (libgomp, which torch brings) wait by spinning. On a machine that does other work too the one they wait for
-may not be running, and each of a step's hundreds of parallel regions then costs a time slice: two threads on two busy
-cores took over five seconds for a step that one thread does in a tenth of one. Threads that spin for some microseconds and
-then sleep are as fast on an idle machine within 5 %, and on a busy one as fast as threads that never spin (docs/log.md).
+As many threads are used as processors are available to this process, and waiting threads go to sleep. The threads of
+OpenMP (libgomp, which comes with torch) wait by spinning. On a machine that also does other work, the thread they wait
+for may not be running, and each of the hundreds of parallel regions of a step then costs a time slice: two threads on two
+busy cores took over five seconds for a step that takes one thread a tenth of a second. Threads that spin for some
+microseconds and then sleep are as fast on an idle machine within 5 %, and on a busy one as fast as threads that never
+spin (docs/log.md).
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2  # of malloc.h
-PAD = 64 << 20  # bytes that the heap grows by
-SPINS = 1000  # looks at what a thread waits for before it sleeps
+M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2  # parameters of mallopt, from malloc.h
+PAD = 64 << 20  # bytes by which the heap grows
+SPINS = 1000  # polls before a waiting thread sleeps
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def settle_threads() -> None:
-    """Sets how torch's threads wait and, where a container allows fewer processors than there are, how many they are.
+    """Set how torch's threads wait and, if fewer processors are available than the machine has, their number.
 
-    To be called before torch is loaded. What the environment says already stays: OMP_WAIT_POLICY, GOMP_SPINCOUNT and
-    OMP_NUM_THREADS are the user's to set.
+    Call it before torch is loaded. OMP_WAIT_POLICY, GOMP_SPINCOUNT and OMP_NUM_THREADS are left alone if the user set them.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
@@ -43,13 +42,13 @@ def settle_threads() -> None:
 
 
 def available_cores() -> int:
-    """Processors that this process may use: those it is bound to, and no more than its control group's quota."""
+    """Return the number of processors this process may use: its affinity, limited by the quota of its control group."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(bound, _quota(CGROUPS)))
 
 
 def _quota(root: Path) -> int:
-    """Whole processors of time that the control group may take (version 2, then 1); very many where it is not limited."""
+    """Return the processors that the control group (version 2, else 1) may use, rounded up; `sys.maxsize` if unlimited."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -63,7 +62,7 @@ def _quota(root: Path) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Asks this process's allocator to keep freed memory for reuse; nothing happens where it is not glibc's."""
+    """Ask glibc's allocator to keep freed memory for reuse instead of returning it; does nothing with other allocators."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             library = ctypes.CDLL(None)

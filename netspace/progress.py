@@ -1,6 +1,6 @@
-"""Progress of long work, on standard error: a bar with throughput and time left, or plain lines where it is no terminal.
+"""Progress of long work, on standard error: a bar with throughput and time left; plain lines if it is not a terminal.
 
-NETSPACE_PROGRESS=off silences it.
+NETSPACE_PROGRESS=off turns it off.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LINE_EVERY = 10.0  # seconds between lines where standard error is not a terminal
+LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts `total` units of work; `advance` tells how many more are done."""
+    """Counts up to `total` units of work and prints a line every `LINE_EVERY` seconds."""
 
     def __init__(self, what: str, total: float, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = self._start_done = 0.0
-        self.start = self._told = time.monotonic()
+        self.start = self._last_line = time.monotonic()
 
     def begin_at(self, done: float) -> None:
-        """Sets what an earlier, interrupted start had done already; it does not count for the throughput."""
+        """Set the units that an earlier, interrupted run has done; they do not count towards the throughput."""
         self.done = self._start_done = done
 
     def advance(self, units: float = 1, note: str = "") -> None:
-        """`units` more are done; `note` is shown beside the bar."""
+        """Count `units` more as done; `note` is shown next to the bar."""
         self.done += units
         now = time.monotonic()
-        if now - self._told >= LINE_EVERY:
-            self._told = now
+        if now - self._last_line >= LINE_EVERY:
+            self._last_line = now
             rate = (self.done - self._start_done) / max(now - self.start, 1e-9)
             left = (self.total - self.done) / rate if rate > 0 else 0.0
             print(
@@ -82,7 +82,7 @@ class _Bar(Progress):
 
 @contextmanager
 def progress(what: str, total: float, unit: str) -> Iterator[Progress]:
-    """A progress display for the block."""
+    """Show progress while the block runs: `what` is done, in `total` units called `unit`."""
     if os.environ.get("NETSPACE_PROGRESS", "").lower() in ("0", "off", "no"):
         yield _Silent(what, total, unit)
     elif sys.stderr.isatty():
@@ -96,7 +96,11 @@ def progress(what: str, total: float, unit: str) -> Iterator[Progress]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as '1 h 02 min', '3 min 20 s' or '12 s'."""
+    """Return seconds as text.
+
+    >>> clock(3725), clock(200), clock(12)
+    ('1 h 02 min', '3 min 20 s', '12 s')
+    """
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

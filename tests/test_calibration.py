@@ -12,7 +12,7 @@ import torch
 from netspace import precision
 from netspace.hardware import cache_folder
 from netspace.io import read_json
-from netspace.precision import fastest, remembered
+from netspace.precision import calibration_file, fastest
 
 
 class Clock:
@@ -85,7 +85,7 @@ def test_another_version_is_timed_anew(clock: Clock, monkeypatch: pytest.MonkeyP
 
 def test_deleting_the_file_forgets(clock: Clock) -> None:
     fastest("subject", {"a": clock.way("a", 1.0), "b": clock.way("b", 2.0)})
-    remembered().unlink()
+    calibration_file().unlink()
     assert fastest("subject", {"a": clock.way("a", 2.0), "b": clock.way("b", 1.0)}) == "b"
 
 

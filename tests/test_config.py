@@ -87,7 +87,7 @@ def test_settings_are_frozen_and_closed() -> None:
     [
         (
             "latnet=3",
-            "did you mean 'rate'? There are: name, rate, part, parts, list_of, path. It stands in the settings.",
+            "did you mean 'rate'? There are: name, rate, part, parts, list_of, path. It is in the settings.",
         ),
         (
             "part.latnet=3",
@@ -110,8 +110,8 @@ def test_settings_are_frozen_and_closed() -> None:
         ("=3", "--set takes key=value (such as --set seed=1), not '=3'"),
         ("part={", "--set part={: the value does not parse as YAML"),
         ("name.x=3", "--set name.x=3: name is a single value, it has no parts"),
-        ("list_of.7.latent=3", "list_of is a list of 1; '7' is not one of its places"),
-        ("list_of.x=3", "list_of is a list of 1; 'x' is not one of its places"),
+        ("list_of.7.latent=3", "list_of is a list of 1; '7' is not an index of it"),
+        ("list_of.x=3", "list_of is a list of 1; 'x' is not an index of it"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(change: str, told: str) -> None:
@@ -177,7 +177,9 @@ def test_a_group_as_a_whole_is_told_by_its_place() -> None:
 
 
 def test_a_missing_setting_is_named() -> None:
-    with pytest.raises(UsageError, match=r"setting 'name' is missing in the settings: it has no default, so give it"):
+    with pytest.raises(
+        UsageError, match=r"setting 'name' is missing in the settings: it has no default and must be given"
+    ):
         load(Recipe, {})
 
 
@@ -279,7 +281,7 @@ def test_an_item_of_a_list_is_changed_where_the_recipe_leaves_the_list_out() -> 
 
     assert load(Whole, {}, ["parts.0.rate=2"]).parts == (Part(steps=3, rate=2),)
     assert load(Whole, {"parts": [{}, {}]}, ["parts.1.steps=4"]).parts == (Part(), Part(steps=4))
-    with pytest.raises(UsageError, match=r"--set parts.1.steps=4: parts is a list of 1; '1' is not one of its places"):
+    with pytest.raises(UsageError, match=r"--set parts.1.steps=4: parts is a list of 1; '1' is not an index of it"):
         load(Whole, {}, ["parts.1.steps=4"])
     with pytest.raises(UsageError, match=r"unknown setting 'part.0'"):
         load(Whole, {}, ["part.0=4"])

@@ -72,10 +72,10 @@ def test_a_named_precision_is_obeyed_and_a_slow_one_is_pointed_out(
 
 def test_a_choice_is_remembered_for_the_processors_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision.bf16_is_fast(CPU) in (True, False)
-    (key,) = precision._read(precision.remembered())
+    (key,) = precision._read(precision.calibration_file())
     monkeypatch.setattr(precision, "instructions", lambda: "others")
     precision.bf16_is_fast(CPU)
-    assert len({key, *precision._read(precision.remembered())}) == 2
+    assert len({key, *precision._read(precision.calibration_file())}) == 2
 
 
 def test_instructions_name_what_torch_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""Rows of bf16 values on processors, decoded in their cache: what torch does in several passes over memory, in one. Compiled.
+"""Distances between rows of bf16 values on a CPU, in one compiled pass over memory where torch needs several.
 
-Axes: B rows, D values of a row. bf16 is handed over as its bits: the upper half of a float32's."""
+Axes: B rows, D values of a row. bf16 values are passed as their bits, which are the upper half of a float32."""
 
 from __future__ import annotations
 
@@ -16,43 +16,51 @@ from torch import Tensor
 
 from netspace.native import compiled_in_vectors
 
-PIECE = 1024  # values decoded at once: two such pieces stay in a core's first cache
+PIECE = 1024  # values decoded at once: two such pieces fit the first-level cache of a core
 
 
-NEAR = 1e-3  # squared distances below this are summed from differences, as 2 - 2 u . v would lose their digits
+NEAR = 1e-3  # squared distances below this are summed from differences: 2 - 2 u . v would lose their digits
 
 
-SMALLEST = 1e-12  # length that a row is divided by
+SMALLEST = 1e-12  # least length that a row is divided by
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether these matrices are what the functions here take."""
+    """Return whether the functions of this module accept these matrices: contiguous, bf16, on the CPU."""
     return all(each.dtype == torch.bfloat16 and each.device.type == "cpu" and each.is_contiguous() for each in tensors)
 
 
 def unit_distances(
-    pairs: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float] | None = None, places: Tensor | None = None
+    pairs: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float] | None = None, indices: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """|a / |a| - b / |b|| of rows of each pair (B, D), each its own B and D: (B,) in float32. A row of zeros stays zeros.
+    """Return |a / |a| - b / |b|| of the rows of each pair of matrices, and its gradients with respect to a.
 
-    With `places` (B,) the rows b are those of (N, D). With `scales`, one for each pair, also the gradients of that with
-    respect to a, times the scale, (B, D) in bf16, made while the row is in the cache; else none. Raises `ValueError` or
-    `IndexError` where rows do not match.
+    Args:
+        pairs: matrices a and b, both (B, D) in bf16; B and D may differ between pairs. A row of zeros counts as zeros.
+        scales: factors of the gradients, one for each pair; None: no gradients are computed.
+        indices: (B,) row of b, then (N, D), for each row of a; None: the same row.
+
+    Returns:
+        For each pair the distances (B,) in float32; for each pair the gradients (B, D) in bf16, or an empty list.
+
+    Raises:
+        ValueError: the shapes of a pair do not match.
+        IndexError: `indices` has a row that b does not have.
     """
-    found = [torch.empty(len(a)) for a, _ in pairs]
+    distances = [torch.empty(len(a)) for a, _ in pairs]
     gradients = [torch.empty_like(a) if scales is not None else a.new_empty(len(a), 0) for a, _ in pairs]
     factors = [0.0] * len(pairs) if scales is None else scales
     jobs = [
-        ((_bits(a), _rows(a, b, places), away.numpy(), _bits(gradient)), (_bits(b), np.float32(factor)))
-        for (a, b), away, gradient, factor in zip(pairs, found, gradients, factors, strict=True)
+        ((_bits(a), _rows(a, b, indices), away.numpy(), _bits(gradient)), (_bits(b), np.float32(factor)))
+        for (a, b), away, gradient, factor in zip(pairs, distances, gradients, factors, strict=True)
     ]
     _shared(_unit_distances, jobs)
-    return found, gradients if scales is not None else []
+    return distances, gradients if scales is not None else []
 
 
-def _rows(a: Tensor, b: Tensor, places: Tensor | None) -> np.ndarray:
-    """Which rows of b belong to those of a; compiled code looks at no bounds."""
-    rows = np.arange(len(b)) if places is None else places.numpy()
+def _rows(a: Tensor, b: Tensor, indices: Tensor | None) -> np.ndarray:
+    """Return the row of b for each row of a, checked, since compiled code checks no bounds."""
+    rows = np.arange(len(b)) if indices is None else indices.numpy()
     if a.shape[1] != b.shape[1] or len(a) != len(rows):
         raise ValueError(f"{len(rows)} rows of {b.shape[1]} values are compared with {len(a)} of {a.shape[1]}")
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(b)):
@@ -65,12 +73,12 @@ def _bits(values: Tensor) -> np.ndarray:
 
 
 def _shared(function: Callable[..., None], jobs: Sequence[tuple[tuple[np.ndarray, ...], tuple[Any, ...]]]) -> None:
-    """The function on rows of each job's first arrays, and on the others whole, by as many threads as torch has."""
+    """Call `function` on slices of the rows of each job's first arrays and on its other arguments, in torch's number of threads."""
     threads = torch.get_num_threads()
 
-    def work(place: int) -> None:
+    def work(thread: int) -> None:
         for arrays, whole in jobs:
-            first, last = (len(arrays[0]) * end // threads for end in (place, place + 1))
+            first, last = (len(arrays[0]) * end // threads for end in (thread, thread + 1))
             function(*(array[first:last] for array in arrays), *whole)
 
     if threads == 1:
@@ -81,52 +89,52 @@ def _shared(function: Callable[..., None], jobs: Sequence[tuple[tuple[np.ndarray
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process: a forked one has none of its parent's."""
+    """Return the threads of this process; a forked process has none of its parent's."""
     return ThreadPoolExecutor(threads, thread_name_prefix=f"netspace-{process}")
 
 
 @compiled_in_vectors
 def _decode(bits: np.ndarray, values: np.ndarray) -> None:
-    for place in range(len(bits)):
-        values[place] = np.uint32(bits[place]) << np.uint32(16)
+    for index in range(len(bits)):
+        values[index] = np.uint32(bits[index]) << np.uint32(16)
 
 
 @compiled_in_vectors
 def _products(x: np.ndarray, y: np.ndarray) -> Any:
     xx, yy, xy = np.float32(0), np.float32(0), np.float32(0)
-    for place in range(len(x)):
-        xx += x[place] * x[place]
-        yy += y[place] * y[place]
-        xy += x[place] * y[place]
+    for index in range(len(x)):
+        xx += x[index] * x[index]
+        yy += y[index] * y[index]
+        xy += x[index] * y[index]
     return xx, yy, xy
 
 
 @compiled_in_vectors
 def _squares_between(x: np.ndarray, y: np.ndarray, of_x: Any, of_y: Any) -> Any:
     total = np.float32(0)
-    for place in range(len(x)):
-        step = x[place] * of_x - y[place] * of_y
+    for index in range(len(x)):
+        step = x[index] * of_x - y[index] * of_y
         total += step * step
     return total
 
 
 @compiled_in_vectors
 def _mix(x: np.ndarray, y: np.ndarray, of_x: Any, of_y: Any) -> None:
-    for place in range(len(x)):
-        x[place] = x[place] * of_x + y[place] * of_y
+    for index in range(len(x)):
+        x[index] = x[index] * of_x + y[index] * of_y
 
 
 @compiled_in_vectors
 def _round(values: np.ndarray, bits: np.ndarray) -> None:
-    for place in range(len(bits)):  # to the nearest, and to an even one between two
-        value = values[place]
+    for index in range(len(bits)):  # to nearest, ties to even
+        value = values[index]
         odd = (value >> np.uint32(16)) & np.uint32(1)
-        bits[place] = np.uint16((value + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+        bits[index] = np.uint16((value + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
 @compiled_in_vectors
 def _unit_distances(
-    a: np.ndarray, rows: np.ndarray, found: np.ndarray, gradients: np.ndarray, bs: np.ndarray, scale: Any
+    a: np.ndarray, rows: np.ndarray, distances: np.ndarray, gradients: np.ndarray, bs: np.ndarray, scale: Any
 ) -> None:
     width = a.shape[1]
     decoded = np.empty((2, PIECE), dtype=np.uint32)
@@ -150,7 +158,7 @@ def _unit_distances(
                 _decode(b[start : start + count], decoded[1, :count])
                 squares += _squares_between(first[:count], second[:count], np.float32(of_a), np.float32(of_b))
         away = np.sqrt(squares)
-        found[row] = away
+        distances[row] = away
         if not gradients.shape[1]:
             continue
         # of u = a / |a| and v = b / |b|: (u (u . v) - v) / (|a| |u - v|), where u . v = 1 - |u - v|^2 / 2

@@ -1,4 +1,4 @@
-"""The nearest other points of each, and paths built of them: to the nearest point left, or by the shortest edges."""
+"""Nearest neighbours of points, and paths through points: to the nearest one left, or by the shortest edges first."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from netspace.native import compiled, compiled_without_nan
 BLOCK = 64  # points
 
 
-LANES = 16  # of them are looked at in one go; divides BLOCK by 4
+LANES = 16  # points compared in one step; a BLOCK is 4 of these
 
 
-VISITS = 32  # blocks in which a point's neighbours are looked for: all of them among 2,000 points
+VISITS = 32  # blocks searched for the neighbours of a point: all blocks, for up to 2,000 points
 
 
-FAR = np.float32(1e18)  # where the places of a last block lie that no point fills
+FAR = np.float32(1e18)  # coordinate of the unused entries of the last block
 
 
 @compiled_without_nan
 def _select(keys: np.ndarray, rows: np.ndarray, low: int, high: int, middle: int) -> None:
-    """Sorts keys low .. high - 1, and rows with them, so far that none before `middle` is above one from there on."""
+    """Partition keys low .. high - 1, and rows with them, so that no key before `middle` exceeds one at or after it."""
     high -= 1
     while low < high and middle <= high:
         a, b, c = keys[low], keys[(low + high) // 2], keys[high]
@@ -46,18 +46,18 @@ def _select(keys: np.ndarray, rows: np.ndarray, low: int, high: int, middle: int
 
 @compiled_without_nan
 def _sort(keys: np.ndarray, rows: np.ndarray, count: int) -> None:
-    """The first `count` keys by insertion, and rows with them."""
+    """Sort the first `count` keys by insertion, and rows with them."""
     for last in range(1, count):
-        key, row, place = keys[last], rows[last], last
-        while place > 0 and keys[place - 1] > key:
-            keys[place], rows[place] = keys[place - 1], rows[place - 1]
-            place -= 1
-        keys[place], rows[place] = key, row
+        key, row, index = keys[last], rows[last], last
+        while index > 0 and keys[index - 1] > key:
+            keys[index], rows[index] = keys[index - 1], rows[index - 1]
+            index -= 1
+        keys[index], rows[index] = key, row
 
 
 @compiled_without_nan
 def leaf_order(points: np.ndarray) -> np.ndarray:
-    """An order (N,) of points (N, D) in which each block lies close together: halves by the widest axis, and halves of these."""
+    """Return an order (N,) of points (N, D) in compact blocks: split in halves along the widest axis, recursively."""
     count, width = points.shape
     order = np.arange(count)
     keys = np.empty(count, dtype=np.float32)
@@ -94,11 +94,11 @@ def leaf_order(points: np.ndarray) -> np.ndarray:
 
 
 @compiled_without_nan
-def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each point (N, D) `many` others near it, K of them, nearest first, and how far away: both (N, K).
+def nearest(points: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return K = `neighbours` near points of each point (N, D), nearest first, and their distances: both (N, K).
 
-    Points come in the order of their leaves, or some of them do; `many` is below N. What is found is exact where points are
-    few; among many it is what the nearest `VISITS` blocks hold.
+    Points are in leaf order, or a subset in that order; K is below N. The result is exact for up to `VISITS` blocks of
+    points; of more points, the `VISITS` nearest blocks of each are searched.
     """
     count, width = points.shape
     blocks = (count + BLOCK - 1) // BLOCK
@@ -112,11 +112,11 @@ def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
             values[block, axis, i - block * BLOCK] = value
             lower[axis, block] = min(lower[axis, block], value)
             upper[axis, block] = max(upper[axis, block], value)
-    near = np.empty((count, many), dtype=np.int32)
-    away = np.empty((count, many), dtype=np.float32)  # squared
+    near = np.empty((count, neighbours), dtype=np.int32)
+    away = np.empty((count, neighbours), dtype=np.float32)  # squared
     away[:] = np.inf
     gaps, others = np.empty(blocks, dtype=np.float32), np.empty(blocks, dtype=np.int64)
-    found, bound = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
+    squares, bound = np.empty(BLOCK, dtype=np.float32), np.empty(BLOCK, dtype=np.float32)
     least = np.empty(LANES, dtype=np.float32)
     visits = min(VISITS, blocks)
     for block in range(blocks):
@@ -129,24 +129,24 @@ def nearest(points: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
         for other in others[:visits]:
             _bounds(values[block], lower[:, other], upper[:, other], bound)
             for i in range(first, min(first + BLOCK, count)):
-                if bound[i - first] >= away[i, many - 1]:
+                if bound[i - first] >= away[i, neighbours - 1]:
                     continue
-                _squares(values[other], points[i], found, least)
+                _squares(values[other], points[i], squares, least)
                 for lane in range(LANES):
-                    if least[lane] >= away[i, many - 1]:
+                    if least[lane] >= away[i, neighbours - 1]:
                         continue
                     for k in range(lane, BLOCK, LANES):
-                        if found[k] < away[i, many - 1] and other * BLOCK + k != i:
-                            _insert(near[i], away[i], other * BLOCK + k, found[k])
+                        if squares[k] < away[i, neighbours - 1] and other * BLOCK + k != i:
+                            _insert(near[i], away[i], other * BLOCK + k, squares[k])
     for i in range(count):
-        for k in range(many):
+        for k in range(neighbours):
             away[i, k] = np.sqrt(away[i, k])
     return near, away
 
 
 @compiled_without_nan
 def _gaps(lower: np.ndarray, upper: np.ndarray, block: int, gaps: np.ndarray) -> None:
-    """How far the middle of a block is from the box of each; from its own, less than nothing."""
+    """Write the squared distance of the middle of a block to the box of every block; -1 for the block itself."""
     gaps[:] = 0
     for axis in range(len(lower)):
         middle = (lower[axis, block] + upper[axis, block]) / 2
@@ -158,7 +158,7 @@ def _gaps(lower: np.ndarray, upper: np.ndarray, block: int, gaps: np.ndarray) ->
 
 @compiled_without_nan
 def _bounds(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, bound: np.ndarray) -> None:
-    """The squared distance of each point of a block (D, BLOCK) to a box."""
+    """Write the squared distance of each point of a block (D, BLOCK) to a box."""
     bound[:] = 0
     for axis in range(len(lower)):
         low, high = lower[axis], upper[axis]
@@ -168,29 +168,29 @@ def _bounds(values: np.ndarray, lower: np.ndarray, upper: np.ndarray, bound: np.
 
 
 @compiled_without_nan
-def _squares(values: np.ndarray, point: np.ndarray, found: np.ndarray, least: np.ndarray) -> None:
-    """The squared distances of a point (D,) to a block's (D, BLOCK), and the least of every `LANES`-th."""
-    found[:] = 0
+def _squares(values: np.ndarray, point: np.ndarray, squares: np.ndarray, least: np.ndarray) -> None:
+    """Write the squared distances of a point (D,) to those of a block (D, BLOCK), and the least of every `LANES`-th."""
+    squares[:] = 0
     for axis in range(len(point)):
         value = point[axis]
         for k in range(BLOCK):
             step = values[axis, k] - value
-            found[k] += step * step
+            squares[k] += step * step
     for lane in range(LANES):
-        two = min(found[lane], found[lane + LANES])
-        least[lane] = min(two, min(found[lane + 2 * LANES], found[lane + 3 * LANES]))
+        two = min(squares[lane], squares[lane + LANES])
+        least[lane] = min(two, min(squares[lane + 2 * LANES], squares[lane + 3 * LANES]))
 
 
 @compiled_without_nan
 def _insert(near: np.ndarray, away: np.ndarray, other: int, distance: float) -> None:
-    place = len(near) - 1
-    while place > 0 and away[place - 1] > distance:
-        away[place], near[place] = away[place - 1], near[place - 1]
-        place -= 1
-    away[place], near[place] = distance, other
+    index = len(near) - 1
+    while index > 0 and away[index - 1] > distance:
+        away[index], near[index] = away[index - 1], near[index - 1]
+        index -= 1
+    away[index], near[index] = distance, other
 
 
-PIECE = 1_024  # points whose distances are found together
+PIECE = 1_024  # points whose distances are computed together
 
 
 DIGIT = 2_048  # values of a digit of a distance's bits, by which edges are sorted
@@ -198,7 +198,7 @@ DIGIT = 2_048  # values of a digit of a distance's bits, by which edges are sort
 
 @compiled
 def greedy(points: np.ndarray) -> np.ndarray:
-    """From the first point (N, D) always on to the nearest left, the first of the equally near; values lie by axis."""
+    """Return the greedy path: from the first point (N, D) to the nearest one left, the first of equals; values lie by axis."""
     count, width = points.shape
     left = np.arange(count)
     rest = points.T.copy()
@@ -206,24 +206,24 @@ def greedy(points: np.ndarray) -> np.ndarray:
     current, squares = np.empty(width, dtype=np.float32), np.empty(PIECE, dtype=np.float32)
     bits = squares.view(np.int32)  # in the order of what they stand for, which is not negative
     here = 0
-    for place in range(count):
-        order[place] = left[here]
-        last = count - place - 1
+    for index in range(count):
+        order[index] = left[here]
+        last = count - index - 1
         left[here] = left[last]
         for axis in range(width):
             current[axis] = rest[axis, here]
             rest[axis, here] = rest[axis, last]
         best, here = np.int32(2**31 - 1), 0
         for start in range(0, last, PIECE):
-            many = min(PIECE, last - start)
-            squares[:many] = 0
+            length = min(PIECE, last - start)
+            squares[:length] = 0
             for axis in range(width):
-                row, value = rest[axis, start : start + many], current[axis]
-                for k in range(many):
+                row, value = rest[axis, start : start + length], current[axis]
+                for k in range(length):
                     step = row[k] - value
                     squares[k] += step * step
             least = bits[0]
-            for k in range(many):
+            for k in range(length):
                 least = min(least, bits[k])
             if least < best:
                 best, here = least, start
@@ -251,16 +251,16 @@ def joined(points: np.ndarray, near: np.ndarray, away: np.ndarray) -> np.ndarray
         ends = _ends(links)
         if pieces == 1:
             return _walk(links, ends[0])
-        placed = np.empty((len(ends), points.shape[1]), dtype=np.float32)
+        positions = np.empty((len(ends), points.shape[1]), dtype=np.float32)
         for i in range(len(ends)):
             for axis in range(points.shape[1]):
-                placed[i, axis] = points[ends[i], axis]
-        near, away = nearest(placed, min(near.shape[1], len(ends) - 1))
+                positions[i, axis] = points[ends[i], axis]
+        near, away = nearest(positions, min(near.shape[1], len(ends) - 1))
 
 
 @compiled
 def _ends(links: np.ndarray) -> np.ndarray:
-    """The points with fewer than two links."""
+    """Return the points with fewer than two links."""
     ends, used = np.empty(len(links), dtype=np.int64), 0
     for i in range(len(links)):
         if links[i, 1] < 0:
@@ -271,13 +271,13 @@ def _ends(links: np.ndarray) -> np.ndarray:
 
 @compiled
 def _edges(ends: np.ndarray, near: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every edge between `ends` and those near them, once."""
-    count, many = near.shape
-    first, second = np.empty(count * many, dtype=np.int64), np.empty(count * many, dtype=np.int64)
-    lengths = np.empty(count * many, dtype=np.float32)
+    """Return every edge between `ends` and their neighbours, once."""
+    count, neighbours = near.shape
+    first, second = np.empty(count * neighbours, dtype=np.int64), np.empty(count * neighbours, dtype=np.int64)
+    lengths = np.empty(count * neighbours, dtype=np.float32)
     used = 0
     for i in range(count):
-        for k in range(many):
+        for k in range(neighbours):
             j = near[i, k]
             known = False
             if j < i:
@@ -291,11 +291,11 @@ def _edges(ends: np.ndarray, near: np.ndarray, away: np.ndarray) -> tuple[np.nda
 
 @compiled
 def _by_length(lengths: np.ndarray) -> np.ndarray:
-    """The order of lengths, none negative, by the digits of their bits; equal ones stay as they are."""
+    """Return the order that sorts lengths, none negative, by radix; stable."""
     keys = lengths.view(np.uint32)
     order, other = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
-    for place in range(len(keys)):
-        order[place] = place
+    for index in range(len(keys)):
+        order[index] = index
     starts = np.empty(DIGIT + 1, dtype=np.int64)
     for shift in (0, 11, 22):
         starts[:] = 0
@@ -321,7 +321,7 @@ def _find(piece: np.ndarray, point: int) -> int:
 
 @compiled
 def _join(links: np.ndarray, piece: np.ndarray, first: np.ndarray, second: np.ndarray, order: np.ndarray) -> int:
-    """Takes edges in `order` that keep every point at two links and close no circle; how many were taken."""
+    """Add edges in `order` that leave every point at most two links and close no circle; return how many were added."""
     taken = 0
     for edge in order:
         a, b = first[edge], second[edge]
@@ -341,8 +341,8 @@ def _join(links: np.ndarray, piece: np.ndarray, first: np.ndarray, second: np.nd
 def _walk(links: np.ndarray, start: int) -> np.ndarray:
     order = np.empty(len(links), dtype=np.int64)
     before, here = -1, start
-    for place in range(len(links)):
-        order[place] = here
+    for index in range(len(links)):
+        order[index] = here
         onward = links[here, 1] if links[here, 0] == before else links[here, 0]
         before, here = here, onward
     return order

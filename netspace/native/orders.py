@@ -1,4 +1,4 @@
-"""Kernels of layers put in smooth order, and orders as few bits (NeRN, Sec. 3.3 and App. D).
+"""Smooth orders of the kernels of layers, and their compact encoding (NeRN, Sec. 3.3 and App. D).
 
 Axes: N kernels of all layers, D values of a kernel, F filters and C channels of a layer."""
 
@@ -22,10 +22,18 @@ Grid = tuple[int, int]
 
 
 def arrange(kernels: np.ndarray, grids: Sequence[Grid], kind: str) -> list[np.ndarray]:
-    """Which kernel of its layer lies at each coordinate: one order (F * C,) for each layer's grid (F, C).
+    """Return one order (F * C,) for the grid (F, C) of each layer: the kernel of the layer at each coordinate.
 
-    'cross-filter' puts all kernels of a layer in one short path; 'in-filter' those of every filter, and then the filters,
-    so that kernels stay with their filter. Layers are put in order at once, one on each core, the largest first.
+    Args:
+        kernels: the kernels (N, D) of all layers, one layer after the other.
+        grids: filters F and channels C of each layer.
+        kind: 'cross-filter' makes one short path of all kernels of a layer; 'in-filter' orders the kernels of each filter and
+            then the filters, so that kernels stay with their filter; 'none' keeps the order (NeRN, Sec. 3.3).
+
+    Layers are ordered in parallel, one on each core, the largest first.
+
+    Raises:
+        UsageError: `kind` is not one of `KINDS`.
     """
     if kind not in KINDS:
         raise unknown("order", kind, KINDS)
@@ -35,11 +43,11 @@ def arrange(kernels: np.ndarray, grids: Sequence[Grid], kind: str) -> list[np.nd
         return [np.arange(size) for size in sizes]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {}
-        for place in sorted(range(len(grids)), key=lambda place: -sizes[place]):
-            jobs[place] = pool.submit(
-                _cross_filter if kind == "cross-filter" else _in_filter, layers[place], grids[place]
+        for index in sorted(range(len(grids)), key=lambda index: -sizes[index]):
+            jobs[index] = pool.submit(
+                _cross_filter if kind == "cross-filter" else _in_filter, layers[index], grids[index]
             )
-        return [jobs[place].result() for place in range(len(grids))]
+        return [jobs[index].result() for index in range(len(grids))]
 
 
 def _cross_filter(points: np.ndarray, grid: Grid) -> np.ndarray:
@@ -55,7 +63,7 @@ def _in_filter(points: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def paper_bits(grid: Grid, kind: str) -> float:
-    """What a layer's order takes by the paper's count: each entry as the logarithm of its range (NeRN, App. D)."""
+    """Return the bits of a layer's order as the paper counts them: the logarithm of each entry's range (NeRN, App. D)."""
     filters, channels = grid
     if kind == "none":
         return 0.0
@@ -65,7 +73,7 @@ def paper_bits(grid: Grid, kind: str) -> float:
 
 
 def pack_order(order: np.ndarray, grid: Grid, kind: str) -> np.ndarray:
-    """A layer's order as bytes. Every entry counts among those that are left (Lehmer code), in as many bits as that takes."""
+    """Encode a layer's order (F * C,) as bytes: its Lehmer code, each digit in as many bits as its range needs."""
     filters, channels = grid
     if kind == "none":
         return np.empty(0, dtype=np.uint8)
@@ -76,7 +84,7 @@ def pack_order(order: np.ndarray, grid: Grid, kind: str) -> np.ndarray:
 
 
 def unpack_order(packed: np.ndarray, grid: Grid, kind: str) -> np.ndarray:
-    """The order (F * C,) that `pack_order` packed."""
+    """Decode the order (F * C,) that `pack_order` encoded."""
     filters, channels = grid
     if kind == "none":
         return np.arange(filters * channels)
@@ -85,29 +93,29 @@ def unpack_order(packed: np.ndarray, grid: Grid, kind: str) -> np.ndarray:
         return _order(bits, filters * channels)[0]
     outside, used = _order(bits, filters)
     rows = np.empty((filters, channels), dtype=np.int64)
-    for place, row in enumerate(outside):
+    for index, row in enumerate(outside):
         inside, more = _order(bits[used:], channels)
-        rows[place] = row * channels + inside
+        rows[index] = row * channels + inside
         used += more
     return rows.ravel()
 
 
 def _widths(count: int) -> np.ndarray:
-    """Bits of each digit: the i-th is below count - i."""
-    return np.array([(count - 1 - place).bit_length() for place in range(count)], dtype=np.int64)
+    """Return the bits of each digit of a Lehmer code: the i-th is below count - i."""
+    return np.array([(count - 1 - index).bit_length() for index in range(count)], dtype=np.int64)
 
 
 def _bits(order: np.ndarray) -> np.ndarray:
     digits, widths = _to_digits(np.ascontiguousarray(order, dtype=np.int64)), _widths(len(order))
     pieces = []
-    for width in range(int(widths.max(initial=0)), 0, -1):  # digits of one width lie together
+    for width in range(int(widths.max(initial=0)), 0, -1):  # digits of one width are stored together
         chosen = digits[widths == width]
         pieces.append((chosen[:, None] >> np.arange(width - 1, -1, -1)) & 1)
     return np.concatenate([piece.ravel() for piece in pieces] or [np.empty(0)]).astype(np.uint8)
 
 
 def _order(bits: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-    """The order of `count` entries at the beginning of bits, and how many bits it took."""
+    """Decode an order of `count` entries from the beginning of `bits`; return it and the number of bits read."""
     widths = _widths(count)
     digits, used = np.zeros(count, dtype=np.int64), 0
     for width in range(int(widths.max(initial=0)), 0, -1):
@@ -120,10 +128,10 @@ def _order(bits: np.ndarray, count: int) -> tuple[np.ndarray, int]:
 
 @compiled
 def _tree(count: int) -> np.ndarray:
-    """A Fenwick tree of ones: how many entries are left up to each place."""
+    """Return a Fenwick tree of ones, which counts the entries left up to each index."""
     tree = np.zeros(count + 1, dtype=np.int64)
-    for place in range(1, count + 1):
-        tree[place] = place & -place
+    for index in range(1, count + 1):
+        tree[index] = index & -index
     return tree
 
 
@@ -131,13 +139,13 @@ def _tree(count: int) -> np.ndarray:
 def _to_digits(order: np.ndarray) -> np.ndarray:
     count = len(order)
     tree, digits = _tree(count), np.empty(count, dtype=np.int64)
-    for place in range(count):
-        below, where = 0, order[place]
+    for index in range(count):
+        below, where = 0, order[index]
         while where > 0:
             below += tree[where]
             where -= where & -where
-        digits[place] = below
-        where = order[place] + 1
+        digits[index] = below
+        where = order[index] + 1
         while where <= count:
             tree[where] -= 1
             where += where & -where
@@ -151,14 +159,14 @@ def _from_digits(digits: np.ndarray) -> np.ndarray:
     top = 1
     while top * 2 <= count:
         top *= 2
-    for place in range(count):
-        left, where, step = digits[place], 0, top
+    for index in range(count):
+        left, where, step = digits[index], 0, top
         while step > 0:
             if where + step <= count and tree[where + step] <= left:
                 where += step
                 left -= tree[where]
             step //= 2
-        order[place] = where
+        order[index] = where
         where += 1
         while where <= count:
             tree[where] -= 1

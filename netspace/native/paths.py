@@ -1,4 +1,4 @@
-"""Orders in which neighbours are alike: short paths through points (NeRN, Sec. 3.2), made by 2-opt and Or-opt moves."""
+"""Short paths through points, so that kernels next to each other are similar (NeRN, Sec. 3.3), by 2-opt and Or-opt moves."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from netspace.errors import NetspaceError
 from netspace.native import compiled, compiled_without_nan
 from netspace.native.neighbours import greedy, joined, leaf_order, nearest
 
-NEIGHBOURS = 8  # of each point, between which edges are looked for
+NEIGHBOURS = 8  # of each point: candidates for edges
 
 
-MANY = 30_000  # points from which on no move turns more than LONGEST around: longer ones rarely pay
+LARGE = 30_000  # from this number of points on, no move reverses more than LONGEST: longer ones rarely pay
 
 
 LONGEST = 1_000
 
 
 def path_length(points: np.ndarray, order: np.ndarray) -> float:
-    """The sum of Euclidean distances from each point (N, D) to the next in `order` (N,)."""
-    placed = points[order].astype(np.float64)
-    return float(np.linalg.norm(np.diff(placed, axis=0), axis=1).sum())
+    """Return the sum of Euclidean distances between consecutive points (N, D) in `order` (N,)."""
+    arranged = points[order].astype(np.float64)
+    return float(np.linalg.norm(np.diff(arranged, axis=0), axis=1).sum())
 
 
 def greedy_path(points: np.ndarray) -> np.ndarray:
-    """The paper's order (N,): from the first point (N, D), always on to the nearest that is left (NeRN, Sec. 3.3)."""
+    """Return the paper's order (N,): from the first point (N, D), always to the nearest one left (NeRN, Sec. 3.3)."""
     return np.asarray(greedy(np.ascontiguousarray(points, dtype=np.float32)))
 
 
 def short_path(points: np.ndarray) -> np.ndarray:
-    """An order (N,) of points (N, D) that is short to walk. The same points give the same order."""
+    """Return an order (N,) of points (N, D) with a short path. Deterministic. Raises `NetspaceError` if a value is not finite."""
     return np.asarray(short_paths(points[None])[0])
 
 
 def short_paths(points: np.ndarray) -> np.ndarray:
-    """The same for each of several groups of points (G, N, D): orders (G, N)."""
+    """Return such an order (G, N) of each group of points (G, N, D)."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     if not np.isfinite(points).all():
         raise NetspaceError(
@@ -50,10 +50,10 @@ def short_paths(points: np.ndarray) -> np.ndarray:
 
 @compiled
 def _short_paths(groups: np.ndarray) -> np.ndarray:
-    """Points are put in leaf order and scaled by a power of two, which changes no digit, to at most 1."""
+    """Arrange points in leaf order and scale them by a power of two, which changes no digit, to at most 1."""
     count, width = groups.shape[1:]
     orders = np.empty((len(groups), count), dtype=np.int64)
-    placed = np.empty((count, width), dtype=np.float32)
+    arranged = np.empty((count, width), dtype=np.float32)
     filled = np.zeros((count + 1, (width + LANES - 1) // LANES * LANES), dtype=np.float32)
     for group in range(len(groups)):
         points, leaves = groups[group], leaf_order(groups[group])
@@ -64,38 +64,38 @@ def _short_paths(groups: np.ndarray) -> np.ndarray:
         scale = np.float32(2.0 ** -max(math.frexp(largest)[1], -100))  # finite
         for i in range(count):
             for axis in range(width):
-                placed[i, axis] = filled[i, axis] = points[leaves[i], axis] * scale
-        near, away = nearest(placed, min(NEIGHBOURS, count - 1))
-        path = joined(placed, near, away)
-        improve(filled, near, path, count if count <= MANY else LONGEST)
+                arranged[i, axis] = filled[i, axis] = points[leaves[i], axis] * scale
+        near, away = nearest(arranged, min(NEIGHBOURS, count - 1))
+        path = joined(arranged, near, away)
+        improve(filled, near, path, count if count <= LARGE else LONGEST)
         for i in range(count):
             orders[group, i] = leaves[path[i]]
     return orders
 
 
-LANES = 16  # the dimensions of points are filled up with zeros to a multiple of it
+LANES = 16  # the dimensions of points are padded with zeros to a multiple of this
 
 
-WIDTHS = np.array([8, 8, 5])  # near points that are tried at each step of a row of moves
+WIDTHS = np.array([8, 8, 5])  # neighbours tried at each step of a chain of moves
 
 
-CARRIED = 3  # points that Or-opt moves together, at most
+CARRIED = 3  # most points that one Or-opt move takes along
 
 
-END, SIDE, WHERE, TRIED, MET, LOW, HIGH = range(7)  # columns of what is noted of each step of such a row
+END, SIDE, WHERE, TRIED, MET, LOW, HIGH = range(7)  # columns of the table of a chain's steps
 
 
-SMALL = 1e-7  # what is not worth a move, where no value is above 1
+SMALL = 1e-7  # least gain of a move, of points whose values are at most 1
 
 
 class Circle(NamedTuple):
-    """A circle through all nodes, what is known of its points, and which of them may still have something to gain."""
+    """A tour through all nodes, its points and their neighbours, and a queue of the nodes that may still gain by a move."""
 
     points: np.ndarray  # (M, a multiple of LANES) float32
     near: np.ndarray  # (N, K): the points near each, nearest first
     away: np.ndarray  # (N, K): how far they are
-    order: np.ndarray  # (M,): the node at each place
-    place: np.ndarray  # (M,): the place of each node
+    order: np.ndarray  # (M,): the node at each position
+    position: np.ndarray  # (M,): the index of each node in `order`
     longest: int  # nodes that one move may turn around
     waits: np.ndarray  # (M,): whether a node is in the queue
     queue: np.ndarray  # (M,): a ring
@@ -104,7 +104,7 @@ class Circle(NamedTuple):
 
 @compiled_without_nan
 def distance(points: np.ndarray, a: int, b: int) -> np.float32:
-    """Between two nodes. Everything that is compared comes from here, so that equal distances are equal to the last bit."""
+    """Return the distance of two nodes. All compared distances come from here, so that equal ones are equal to the last bit."""
     last = len(points) - 1
     if a == last or b == last:
         return np.float32(0)
@@ -118,22 +118,22 @@ def distance(points: np.ndarray, a: int, b: int) -> np.float32:
 
 @compiled
 def improve(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int) -> None:
-    """Makes a path (N,) as short as moves between near points (N, K) can; they lie in points (M, D), a last row for the node between ends.
+    """Shorten a path (N,) in place by moves between near points (N, K) until none pays.
 
-    A point's moves are looked for when it comes to the head of a queue; the points that a move touches go to its tail (Bentley
-    1992). Every move shortens the path, so that there is an end.
+    `points` (M, D) has one row more, for the node that joins the ends. The moves of a point are tried when it reaches the head
+    of a queue; the points that a move touches are appended to it (Bentley 1992). Every move shortens the path, so this ends.
     """
     count = len(near)
     away = np.empty(near.shape, dtype=np.float32)
     for a in range(count):
         for k in range(near.shape[1]):
             away[a, k] = distance(points, a, near[a, k])
-    order, place = np.empty(count + 1, dtype=np.int32), np.empty(count + 1, dtype=np.int32)
+    order, position = np.empty(count + 1, dtype=np.int32), np.empty(count + 1, dtype=np.int32)
     for where in range(count + 1):
         node = path[where] if where < count else count
-        order[where], place[node] = node, where
+        order[where], position[node] = node, where
     waits, queue = np.zeros(count + 1, dtype=np.bool_), np.empty(count + 1, dtype=np.int32)
-    circle = Circle(points, near, away, order, place, longest, waits, queue, np.zeros(2, dtype=np.int64))
+    circle = Circle(points, near, away, order, position, longest, waits, queue, np.zeros(2, dtype=np.int64))
     for node in path:
         _wait(circle, node)
     steps, won = np.empty((len(WIDTHS) + 1, HIGH + 1), dtype=np.int64), np.empty(len(WIDTHS))
@@ -142,21 +142,22 @@ def improve(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int
         if _chain(circle, a, steps, won) or _carry(circle, a):
             _wait(circle, a)
     for where in range(count):
-        path[where] = order[_round(place[count] + 1 + where, count + 1)]
+        path[where] = order[_round(position[count] + 1 + where, count + 1)]
 
 
 @compiled
 def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
-    """Makes the first row of 2-opt moves from `a` that shortens the path as a whole (Lin and Kernighan 1973); False if none does.
+    """Make the first chain of 2-opt moves from `a` that shortens the path (Lin and Kernighan 1973); return False if none does.
 
-    A loose end and its fixed partner give up the edge between them. The end is joined to a point near it, whose own edge on
-    that side goes in turn: its other node is the next loose end, and next to the fixed one. Moves are only noted until a row is known to pay.
+    The edge between a loose end and its fixed partner is removed. The loose end is joined to a point near it, whose edge on
+    that side is removed in turn: its other node, now next to the fixed one, is the next loose end. Moves are only recorded
+    until the chain is known to pay.
     """
-    points, near, away, order, place = circle.points, circle.near, circle.away, circle.order, circle.place
+    points, near, away, order, position = circle.points, circle.near, circle.away, circle.order, circle.position
     nodes = len(order)
     for first in (1, -1):
-        fixed = order[_round(place[a] + first, nodes)]
-        steps[0, END], steps[0, SIDE], steps[0, WHERE], steps[0, TRIED] = a, first, place[a], 0
+        fixed = order[_round(position[a] + first, nodes)]
+        steps[0, END], steps[0, SIDE], steps[0, WHERE], steps[0, TRIED] = a, first, position[a], 0
         won[0], level = distance(points, a, fixed), 0
         while level >= 0:
             end, side, i, tried = steps[level, END], steps[level, SIDE], steps[level, WHERE], steps[level, TRIED]
@@ -169,7 +170,7 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
                 continue
             met = near[end, tried]
             steps[level, TRIED] = tried + 1
-            j = _turned(steps, 0, level, place[met])
+            j = _turned(steps, 0, level, position[met])
             beyond = _round(j + side, nodes)
             if met == fixed or beyond == i:
                 continue
@@ -202,7 +203,7 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
 
 @compiled
 def _turned(steps: np.ndarray, start: int, stop: int, where: int) -> int:
-    """Where the turns of steps start .. stop - 1 put what is at place `where`."""
+    """Return where the reversals of steps start .. stop - 1 put the node at position `where`."""
     for step in range(start, stop):
         if steps[step, LOW] <= where <= steps[step, HIGH]:
             where = steps[step, LOW] + steps[step, HIGH] - where
@@ -211,7 +212,7 @@ def _turned(steps: np.ndarray, start: int, stop: int, where: int) -> int:
 
 @compiled
 def _turned_back(steps: np.ndarray, stop: int, where: int) -> int:
-    """From where the turns of the steps before `stop` bring what is then at place `where`."""
+    """Return the position from which the reversals of the steps before `stop` bring a node to `where`."""
     for step in range(stop - 1, -1, -1):
         if steps[step, LOW] <= where <= steps[step, HIGH]:
             where = steps[step, LOW] + steps[step, HIGH] - where
@@ -220,27 +221,27 @@ def _turned_back(steps: np.ndarray, stop: int, where: int) -> int:
 
 @compiled
 def _carry(circle: Circle, a: int) -> bool:
-    """Puts a few points in a row, of which the first or last is near `a`, between `a` and its neighbour if that pays (Or 1976)."""
-    points, order, place = circle.points, circle.order, circle.place
+    """Move a few consecutive points, the first or last of them near `a`, between `a` and its neighbour if that pays (Or 1976)."""
+    points, order, position = circle.points, circle.order, circle.position
     nodes = len(order)
     for side in (1, -1):
-        after = order[_round(place[a] + side, nodes)]
+        after = order[_round(position[a] + side, nodes)]
         gap = np.float64(distance(points, a, after))
         for k in range(circle.near.shape[1]):
             gain = gap - circle.away[a, k]
             if gain <= SMALL:
                 break
             head = circle.near[a, k]
-            apart = abs(place[a] - place[head])
+            apart = abs(position[a] - position[head])
             if min(apart, nodes - apart) + CARRIED > circle.longest:
                 continue
             for way in (1, -1):
-                before, tail = order[_round(place[head] - way, nodes)], head
+                before, tail = order[_round(position[head] - way, nodes)], head
                 if before == a:
                     continue
                 gain_there = gain + distance(points, before, head)
-                for many in range(1, CARRIED + 1):
-                    behind = order[_round(place[head] + way * many, nodes)]
+                for count in range(1, CARRIED + 1):
+                    behind = order[_round(position[head] + way * count, nodes)]
                     if behind == a or tail == after or tail == nodes - 1:
                         break
                     given = np.float64(distance(points, before, behind)) + distance(points, tail, after)
@@ -261,28 +262,28 @@ def _carry(circle: Circle, a: int) -> bool:
 
 @compiled
 def _exchange(circle: Circle, a: int, b: int, c: int, d: int) -> None:
-    """2-opt: edges a - b and c - d, b on the side of a on which d is of c, become a - c and b - d."""
-    order, place = circle.order, circle.place
+    """Make a 2-opt move: edges a - b and c - d, with b on the same side of a as d of c, become a - c and b - d."""
+    order, position = circle.order, circle.position
     nodes = len(order)
-    if order[_round(place[a] + 1, nodes)] == b:
-        start, end = place[b], place[c]
+    if order[_round(position[a] + 1, nodes)] == b:
+        start, end = position[b], position[c]
     else:
-        start, end = place[a], place[d]
-    many = end - start + 1
-    if many <= 0:
-        many += nodes
-    if 2 * many > nodes:  # turning the others makes the same circle
-        start, end, many = _round(end + 1, nodes), _round(start - 1, nodes), nodes - many
-    for _ in range(many // 2):
+        start, end = position[a], position[d]
+    count = end - start + 1
+    if count <= 0:
+        count += nodes
+    if 2 * count > nodes:  # turning the others makes the same circle
+        start, end, count = _round(end + 1, nodes), _round(start - 1, nodes), nodes - count
+    for _ in range(count // 2):
         one, two = order[start], order[end]
         order[start], order[end] = two, one
-        place[two], place[one] = start, end
+        position[two], position[one] = start, end
         start, end = _round(start + 1, nodes), _round(end - 1, nodes)
 
 
 @compiled
 def _round(where: int, nodes: int) -> int:
-    """A place that may lie one circle before or after."""
+    """Return a position, given modulo one tour."""
     if where >= nodes:
         return where - nodes
     return where + nodes if where < 0 else where
@@ -290,7 +291,7 @@ def _round(where: int, nodes: int) -> int:
 
 @compiled
 def _wait(circle: Circle, node: int) -> None:
-    """To the queue's tail, if it is not in it."""
+    """Append a node to the queue if it is not in it."""
     if node < len(circle.near) and not circle.waits[node]:
         circle.waits[node] = True
         circle.queue[_round(circle.queued[0] + circle.queued[1], len(circle.queue))] = node
