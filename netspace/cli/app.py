@@ -127,7 +127,7 @@ def train(
     close as rounding.
     """
     from netspace.errors import NetspaceError, UsageError
-    from netspace.report.reading import finite
+    from netspace.report.drawing import finite
     from netspace.results.spaces import Training
     from netspace.run_folder import is_run, read_metrics, zoo_path
     from netspace.training.latent_space import recipe_of
