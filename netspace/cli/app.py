@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Imports lazily, so that `--help` is instant."""
+"""The command line: parse, call, print. Imports are lazy, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict fil
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         from importlib.metadata import version
 
         print(version("netspace"))
@@ -57,7 +57,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What every command begins with."""
+    """Set up the process, before any command runs."""
     import_model_zoo()
     keep_freed_memory()
     settle_threads()
@@ -67,7 +67,7 @@ def root(
 def quickstart(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/quickstart"),
     small: Annotated[
-        bool, typer.Option(help="A smaller zoo and a shorter training: for a first look and for tests.")
+        bool, typer.Option(help="Use a smaller zoo and train for fewer steps: for a first look and for tests.")
     ] = False,
     set: Annotated[
         list[str] | None,
@@ -81,7 +81,7 @@ def quickstart(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """The whole story on real bundled data: a zoo, its latent space, evaluation, interpolation, a report."""
+    """Run the whole pipeline on bundled real data: build a zoo, learn its latent space, evaluate, interpolate, report."""
     from netspace.commands.quickstart import quickstart as run_quickstart
 
     result = run_quickstart(out, small, set or [], device)
@@ -104,17 +104,19 @@ def train(
         str | None,
         typer.Argument(
             metavar="CONFIG",
-            help="A recipe: a YAML file, or a bundled one such as space/quickstart. With --resume: the run's own settings.",
+            help="A recipe: a YAML file, or a bundled one such as space/quickstart. Default with --resume: the run's settings.",
         ),
     ] = None,
     zoo: Annotated[
-        Path | None, typer.Option(help="The zoo to learn from. With --resume: the run's own, where it has not moved.")
+        Path | None,
+        typer.Option(help="The zoo to learn from. Default with --resume: the zoo of the run, if it has not moved."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The run folder; default runs/NAME, resumed alone the newest.")
+        Path | None,
+        typer.Option("-o", "--out", help="The run folder; default: runs/NAME, and the newest run with --resume alone."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run was interrupted, by its own settings.")
+        bool, typer.Option("--resume", help="Continue an interrupted run with its own settings.")
     ] = False,
     set: Set = None,
     device: Device = None,
@@ -162,8 +164,8 @@ def evaluate(
         bool | None,
         typer.Option(
             "--distil/--no-distil",
-            help="Control for architectures never shown: a network of each learns from the space's teacher, for as many steps "
-            "as the space. Default: where these are at most 5,000.",
+            help="A control for architectures not seen in training: distil a network of each from the teacher, for as many steps "
+            "as the space was trained. Default: if these are at most 5,000.",
         ),
     ] = None,
     zoo: ZooOption = None,
@@ -171,7 +173,7 @@ def evaluate(
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """How well a space gives networks back, beside honest baselines."""
+    """Measure how well a space reconstructs networks, compared with baselines."""
     from netspace.commands.evaluate import evaluate as evaluate_run
 
     trusting(trust_arch)
@@ -183,14 +185,14 @@ def interpolate(
     start: Annotated[str, typer.Option("--from", metavar="A", help=Network)],
     end: Annotated[str, typer.Option("--to", metavar="B", help=Network)],
     run: RunOption = None,
-    steps: Annotated[int, typer.Option(help="Networks on the line, its ends included.")] = 11,
-    save: Annotated[Path | None, typer.Option(help="A folder for the decoded networks (safetensors).")] = None,
+    steps: Annotated[int, typer.Option(help="Number of networks on the line, ends included.")] = 11,
+    save: Annotated[Path | None, typer.Option(help="Write the decoded networks (safetensors) to this folder.")] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """Accuracy along the latent line from A to B, beside the direct interpolation of weights."""
+    """Measure accuracy along the latent line from A to B, and along the line between their weights."""
     from netspace.commands.interpolate import interpolate as interpolate_run
 
     trusting(trust_arch)
@@ -206,19 +208,21 @@ def optimize(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Whose answers are learnt: a zoo member, best, a zoo file (its best), or a network's file; default auto: the "
-            "zoo's own teacher, or its best member."
+            help="The teacher to distil from: a zoo member, best, a zoo file (its best member), or the file of a network. Default "
+            "auto: the teacher of the zoo, else its best member."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps at most; default 500.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Maximum number of steps; default 500.")] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Adam's rate, in units of the latents' spread; default 0.02.")
+        float | None,
+        typer.Option(help="Adam's learning rate, in units of the standard deviation of the latents; default 0.02."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The folder to write; default: in the run's optimized/.")
+        Path | None,
+        typer.Option("-o", "--out", help="The folder to write; default: a folder in optimized/ of the run."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where it was interrupted, by its own settings.")
+        bool, typer.Option("--resume", help="Continue an interrupted optimisation with its own settings.")
     ] = False,
     set_: Set = None,
     zoo: ZooOption = None,
@@ -245,16 +249,17 @@ def optimize(
 @app.command()
 def sample(
     run: RunOption = None,
-    count: Annotated[int, typer.Option(help="How many networks.")] = 16,
+    count: Annotated[int, typer.Option(help="Number of networks.")] = 16,
     arch: Annotated[
-        str | None, typer.Option(help="Of which architecture, shown in training or not; default: the space's only one.")
+        str | None,
+        typer.Option(help="Architecture of the networks, seen in training or not; default: the only one of the space."),
     ] = None,
     fit: Annotated[
-        str, typer.Option(help="What is drawn from: gaussian, or kde (around training members).")
+        str, typer.Option(help="Distribution of the latents: gaussian, or kde (around the training members).")
     ] = "gaussian",
-    bandwidth: Annotated[float, typer.Option(help="Of kde, in widths of the Gaussian.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="A folder for the networks (safetensors).")] = None,
+    bandwidth: Annotated[float, typer.Option(help="Bandwidth of kde, in standard deviations of the Gaussian.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Write the networks (safetensors) to this folder.")] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -277,7 +282,7 @@ def encode(
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """The latent code of a network, as a safetensors file."""
+    """Write the latent of a network as a safetensors file."""
     from netspace.commands.convert import encode as encode_network
 
     trusting(trust_arch)
@@ -291,19 +296,22 @@ def decode(
     out: Output,
     run: RunOption = None,
     arch: Annotated[
-        str | None, typer.Option(help="As a network of which architecture; default: the one the latent stands for.")
+        str | None, typer.Option(help="Architecture to decode to; default: the one that the latent stands for.")
     ] = None,
     batch_norm: Annotated[
-        bool, typer.Option("--batch-norm", help="For the class that was trained: its batch norms only add a bias.")
+        bool,
+        typer.Option(
+            "--batch-norm", help="Write a state dict for the trained class, whose batch norms then only add a bias."
+        ),
     ] = False,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """The network of a latent code, as a state dict (safetensors) with batch norm folded into the layers.
+    """Decode a latent to a network: a state dict (safetensors) with batch norm folded into the layers.
 
-    It loads into `netspace.archs.skeleton`, as Space.decode gives it; with --batch-norm into the class that was trained.
+    It loads into the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was trained.
     """
     from netspace.commands.convert import decode as decode_latent
 
@@ -324,12 +332,12 @@ def report(
     same_run: SameRun = None,
     json: Json = False,
 ) -> None:
-    """One self-contained HTML page and PNG figures of a run, or of a folder of `compress fit`."""
+    """Write one self-contained HTML page and PNG figures for a run, or for a folder of `compress fit`."""
     from netspace.report import report as write_report
 
     say(write_report(run_folder(run, same_run)), json, lambda r: f"{r.report} and {len(r.figures)} figures")
 
 
 def main() -> NoReturn:
-    """The console script: exit code 0 done, 1 failed, 2 bad usage, 130 Ctrl-C; a mistake is one sentence, never a traceback."""
+    """Run the console script. Exit code 0: done, 1: failed, 2: bad usage, 130: Ctrl-C. A mistake prints one sentence."""
     run(typer.main.get_command(app))

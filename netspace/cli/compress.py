@@ -1,6 +1,4 @@
-"""The texts of commands on compressed networks that make tables.
-
-`netspace compress ...`: a network held in a coordinate network."""
+"""`netspace compress ...`: a network represented by a coordinate network; and the tables that these commands print."""
 
 from __future__ import annotations
 
@@ -75,7 +73,9 @@ if TYPE_CHECKING:
     from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
 
 
-app = typer.Typer(no_args_is_help=True, help="Hold a trained network in a coordinate network half its size (NeRN).")
+app = typer.Typer(
+    no_args_is_help=True, help="Represent a trained network by a coordinate network half its size (NeRN)."
+)
 
 
 Model = Annotated[
@@ -87,28 +87,33 @@ Model = Annotated[
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
 
 
-ModelZoo = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the member, or of the file's task.")]
+ModelZoo = Annotated[
+    Path | None, typer.Option("--zoo", help="The zoo of the member, or the zoo that defines the task of a file.")
+]
 
 
 Arch = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="What runs a state-dict file: a name, or module:factory (with --trust-arch)."),
+    typer.Option(
+        metavar="NAME", help="The architecture of a state-dict file: a name, or module:factory (with --trust-arch)."
+    ),
 ]
 
 
 Key = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which state dict of MODEL's checkpoint, where it holds several: ema."),
+    typer.Option(metavar="NAME", help="The state dict to read from a MODEL checkpoint that has several, such as ema."),
 ]
 
 
 Images = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Pictures to show to both networks; no labels are needed.")
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Images on which both networks are compared; no labels are needed."),
 ]
 
 
 Shape = Annotated[
-    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Of an input of the network, for noise.")
+    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Shape of one input of the network, to draw noise.")
 ]
 
 
@@ -116,17 +121,17 @@ Normalise = Annotated[
     str | None,
     typer.Option(
         metavar="HOW",
-        help="Of the pictures' pixels: imagenet (the default: its mean and standard deviation), none (0 to 1), 0-255, or "
+        help="Normalisation of the images: imagenet (its mean and standard deviation, the default), none (0 to 1), 0-255, or "
         "MEAN/STD as in 0.5,0.5,0.5/0.25.",
     ),
 ]
 
 
-Size = Annotated[int, typer.Option(min=1, help="Side of the pictures as they are shown.")]
+Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
 
 
 def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
-    """The architecture that was named, with its keyword arguments."""
+    """Return the architecture of --arch with its --kwargs."""
     from netspace.archs import ArchConfig
     from netspace.config import validate
     from netspace.errors import UsageError
@@ -158,7 +163,7 @@ def fit(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where it was interrupted; without --config by the fit's own settings."),
+        typer.Option("--resume", help="Continue an interrupted fit; without --config, with its own settings."),
     ] = False,
     set: Set = None,
     zoo: ModelZoo = None,
@@ -186,7 +191,7 @@ def fit(
 @app.command("eval")
 def evaluate(
     file: File,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original network, for comparison.")] = None,
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
@@ -197,7 +202,7 @@ def evaluate(
     normalise: Normalise = None,
     json: Json = False,
 ) -> None:
-    """Sizes, and beside the original accuracy, agreement and error."""
+    """Measure a compressed network: its size, and its accuracy, agreement and error compared with the original."""
     from netspace.compression.fit import evaluate as measure
 
     trusting(trust_arch)
@@ -210,7 +215,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option("-o", "--out", help="The state dict to write (safetensors).")],
     json: Json = False,
 ) -> None:
-    """The network as a state dict, from the compressed file alone."""
+    """Write the network as a state dict, from the compressed file alone."""
     from netspace.compression.fit import reconstruct as rebuild
 
     say(
@@ -224,12 +229,12 @@ def reconstruct(
 def importance(
     file: File,
     model: Model,
-    top: Annotated[int, typer.Option(min=0, help="How many filters; 0: all.")] = 20,
+    top: Annotated[int, typer.Option(min=0, help="Number of filters to list; 0: all.")] = 20,
     zoo: ModelZoo = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Filters by how well they are reconstructed: a small predictor keeps what matters."""
+    """Rank filters by how well they are reconstructed: a small predictor preserves the important ones."""
     from netspace.compression.fit import importance as rank
 
     say(rank(file, model, zoo, top, key), json, important)
@@ -246,7 +251,7 @@ def analyse(
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """Smoothness, generalisation gaps and likeness of layers, beside the original; kept as analysis.json."""
+    """Compare smoothness, generalisation gaps and layer similarity with the original; writes analysis.json."""
     from netspace.compression.analyse import analyse as compare
 
     trusting(trust_arch)
@@ -269,7 +274,7 @@ def correct(
     input_shape: Shape = None,
     json: Json = False,
 ) -> None:
-    """Batch norms and biases made up for errors of the weights, by images of any kind or noise; the size stays."""
+    """Correct batch norms and biases for the errors of the weights, using any images or noise; the size stays the same."""
     from netspace.compression.correct import correct as make_up
 
     trusting(trust_arch)
@@ -286,7 +291,7 @@ def quantise(
     file: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original, to compare with.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original network, for comparison.")] = None,
     zoo: ModelZoo = None,
     arch: Arch = None,
     kwargs: Kwargs = None,
@@ -297,7 +302,7 @@ def quantise(
     normalise: Normalise = None,
     json: Json = False,
 ) -> None:
-    """The predictor's weights in 8 or 4 bits; figures are kept as quantise-BITS.json beside FILE (-alone without MODEL)."""
+    """Quantise the predictor to 8 or 4 bits; writes quantise-BITS.json next to FILE (quantise-BITS-alone.json without MODEL)."""
     from netspace.compression.quantise import quantise as shrink
 
     trusting(trust_arch)
@@ -313,7 +318,8 @@ def prune(
     file: File,
     model: Model,
     shares: Annotated[
-        str | None, typer.Option(help="Of the weights, as in 0,0.25,0.5; default: twelve to 0.9.")
+        str | None,
+        typer.Option(help="Fractions of the weights to prune, as in 0,0.25,0.5; default: twelve of them, up to 0.9."),
     ] = None,
     zoo: ModelZoo = None,
     arch: Arch = None,
@@ -325,7 +331,7 @@ def prune(
     normalise: Normalise = None,
     json: Json = False,
 ) -> None:
-    """How far the predictor can be pruned, and the original itself; kept as prune.json beside FILE."""
+    """Prune the predictor, and for comparison the original, by magnitude; writes prune.json next to FILE."""
     from netspace.compression.prune import SHARES
     from netspace.compression.prune import prune as cut
 
@@ -335,7 +341,7 @@ def prune(
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
-    """The sides of an input that were named."""
+    """Parse the value of --input-shape."""
     from netspace.errors import UsageError
 
     if text is None:

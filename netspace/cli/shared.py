@@ -16,11 +16,11 @@ import typer
 from netspace.errors import NetspaceError, UsageError, first_line, printable, ran_out
 
 STOPPED = (
-    "stopped: finished files are kept; the same command goes on with a zoo, and with --resume train, compress fit and optimize go on "
-    "from their last checkpoint; all else begins anew"
+    "stopped: finished files are kept. The same command resumes a zoo build; with --resume, train, compress fit and optimize resume "
+    "from their last checkpoint; any other command starts again from the beginning"
 )
-INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
-PATIENCE = 15.0  # seconds for the first process to tell of a mistake too: a launcher ends all when one has ended
+INTERRUPTED = 130  # the exit code of Ctrl-C in shells
+PATIENCE = 15.0  # seconds for rank 0 to report an error too: a launcher ends all processes when one has ended
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Set = Annotated[
@@ -28,16 +28,14 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; may be repeated."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the newest under runs/.")]
-RunArgument = Annotated[
-    Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest under runs/.")
-]
+RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the newest in runs/.")]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest in runs/.")]
 SameRun = Annotated[Path | None, typer.Option("--run", help="The same as RUN.")]
-ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The run's zoo, where it has moved.")]
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the run, if it has moved.")]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
-        "--trust-arch", metavar="MODULE:FACTORY", help="An architecture outside netspace that may be imported."
+        "--trust-arch", metavar="MODULE:FACTORY", help="Allow this architecture outside netspace to be imported."
     ),
 ]
 Kwargs = Annotated[
@@ -46,7 +44,7 @@ Kwargs = Annotated[
 
 
 def keyword_arguments(text: str | None) -> dict[str, Any]:
-    """What --kwargs says. Raises `UsageError` for anything but a JSON object."""
+    """Parse the value of --kwargs. Raises `UsageError` if it is not a JSON object."""
     try:
         given = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
@@ -57,7 +55,7 @@ def keyword_arguments(text: str | None) -> dict[str, Any]:
 
 
 def run_folder(run: Path | None, same: Path | None = None) -> Path:
-    """The run that was named, as an argument or as `--run`, or the newest. Raises `UsageError` if both name one."""
+    """Return the run given as an argument or as `--run`, else the newest. Raises `UsageError` if both are given."""
     from netspace.run_folder import newest_run
 
     if run is not None and same is not None:
@@ -66,14 +64,14 @@ def run_folder(run: Path | None, same: Path | None = None) -> Path:
 
 
 def pick(device: str | None) -> str:
-    """The device that was named, or the best there is."""
+    """Return the name of the given device, else a GPU if there is one, else 'cpu'."""
     from netspace.hardware import pick_device
 
     return str(pick_device(device or "auto"))
 
 
 def trusting(names: Sequence[str] | None) -> None:
-    """Lets this process import the architectures that the user typed."""
+    """Allow this process to import the architectures that the user named."""
     if names:
         from netspace import archs
 
@@ -81,7 +79,7 @@ def trusting(names: Sequence[str] | None) -> None:
 
 
 def run(command: Any) -> NoReturn:
-    """Runs a click command: exit code 0 done, 1 failed, 2 bad usage, 130 Ctrl-C; a mistake is one sentence, never a traceback."""
+    """Run a click command and exit: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C. A mistake prints one sentence, no traceback."""
     threading.excepthook = _thread_failed
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
@@ -112,7 +110,7 @@ def run(command: Any) -> NoReturn:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    """Ends with one sentence of what went wrong; with --json the first process prints it as JSON too."""
+    """Print one sentence and exit; with --json, rank 0 also prints it as JSON."""
     first = not int(os.environ.get("RANK", "0"))
     if "--json" in sys.argv and first:
         print(json.dumps({"error": sentence}))
@@ -123,10 +121,10 @@ def fail(sentence: str, code: int) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Exits; under a launcher of processes without Python's own shutdown.
+    """Exit; under a process launcher, without Python's own shutdown.
 
-    Threads of gloo outlive their group, and one that lets go of a tensor while Python shuts down aborts its process
-    (pytorch/pytorch#179291), which the launcher takes for a failure of the whole start.
+    Threads of gloo outlive their process group. One that frees a tensor while Python shuts down aborts the process
+    (pytorch/pytorch#179291), and the launcher then reports the whole run as failed.
     """
     if "WORLD_SIZE" in os.environ:
         if not code and "torch" in sys.modules:
@@ -140,6 +138,6 @@ def leave(code: int) -> NoReturn:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """A writer in the background (TensorBoard's) that meets a full disk: the command itself tells of it."""
+    """Ignore a full disk in a background writer (TensorBoard's): the command itself reports it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

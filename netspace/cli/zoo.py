@@ -14,8 +14,8 @@ from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_argume
 if TYPE_CHECKING:
     from netspace.results.zoos import Verification, ZooAlignment, ZooImport, ZooInfo
 
-app = typer.Typer(no_args_is_help=True, help="Build zoos of trained networks, look into them, join them.")
-data_app = typer.Typer(no_args_is_help=True, help="The image sets: which there are, and how to get them.")
+app = typer.Typer(no_args_is_help=True, help="Build, inspect, check and merge zoos of trained networks.")
+data_app = typer.Typer(no_args_is_help=True, help="List and download the image sets.")
 
 ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5).")]
 
@@ -25,14 +25,18 @@ def build(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/quickstart.")
     ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the zoo goes; default zoos/NAME.h5.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The zoo file to write; default: zoos/NAME.h5.")
+    ] = None,
     set: Set = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU; default one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes on a CPU; default: one for each core.")
+    ] = None,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Train the networks of a recipe into a zoo file. Start it again to go on where it was interrupted."""
+    """Train the networks of a recipe and write them to a zoo file. Run it again to resume an interrupted build."""
     from model_zoo.builder import build as build_zoo
     from model_zoo.recipe import ZooRecipe
     from netspace.config import load
@@ -47,7 +51,7 @@ def build(
 @app.command("import")
 def import_(
     zoo: ZooPath,
-    arch: Annotated[str, typer.Option(help="An architecture of the zoo, or the name of a new one.")],
+    arch: Annotated[str, typer.Option(help="An architecture in the zoo, or the name of a new one.")],
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="State dicts: .safetensors, .pt or .pth.")
     ] = None,
@@ -55,33 +59,35 @@ def import_(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="In place of FILEs: a table with the column file, and any of run, seed, epochs and split. Checkpoints of one "
-            "training have the same run, and so lie in one split; a FILE is taken for a training of its own.",
+            help="A table in place of FILEs, with the column file and any of run, seed, epochs and split. Checkpoints of one "
+            "training run have the same run, so that they stay in one split; each FILE counts as a run of its own.",
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="For a new zoo: its data set.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data set of a new zoo.")] = None,
     set: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="For a new zoo: a setting of its data, as in recipes: data.root, data.image_size, data.channels, "
-            "data.mean, data.std, ... Without mean and std, images are standardised by those of the training images.",
+            help="A setting of a new zoo's data, as in recipes: data.root, data.image_size, data.channels, data.mean, "
+            "data.std, ... Without mean and std, images are standardised with those of the training images.",
         ),
     ] = None,
-    width: Annotated[float | None, typer.Option(help="For a new architecture: its width factor.")] = None,
+    width: Annotated[float | None, typer.Option(help="The width factor of a new architecture.")] = None,
     kwargs: Kwargs = None,
     key: Annotated[
-        str | None, typer.Option(help="Which state dict of a checkpoint that holds several, such as ema.")
+        str | None, typer.Option(help="The state dict to read from a checkpoint that has several, such as ema.")
     ] = None,
     folded: Annotated[
-        bool, typer.Option("--folded", help="Batch norm is folded already, where names and shapes do not tell.")
+        bool, typer.Option("--folded", help="Batch norm is folded already, if names and shapes do not show it.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="train, val or test; default: drawn 75/12.5/12.5.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; default: drawn at random, 75/12.5/12.5 %.")
+    ] = None,
     prep_width: Annotated[
         int | None,
         typer.Option(
-            help="For a new architecture: the PRep's width, a multiple of 8; default: the zoo's, in a new one 8 rows."
+            help="The width of the PReps of a new architecture, a multiple of 8; default: the zoo's, or 8 rows in a new zoo."
         ),
     ] = None,
     trust_arch: Trust = None,
@@ -129,14 +135,14 @@ def _imported(result: ZooImport) -> str:
 
 @app.command()
 def info(zoo: ZooPath, json: Json = False) -> None:
-    """What a zoo holds."""
+    """Show what a zoo contains."""
     say(describe(zoo), json, zoo_text)
 
 
 @app.command()
 def verify(
     zoo: ZooPath,
-    sample: Annotated[int, typer.Option(min=0, help="Members of each architecture to evaluate again.")] = 16,
+    sample: Annotated[int, typer.Option(min=0, help="Number of members of each architecture to evaluate again.")] = 16,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
@@ -156,12 +162,14 @@ def verify(
 def merge(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="[OUT] ZOO...", help="The zoo to write, then the zoos to join, of the same data."),
+        typer.Argument(
+            metavar="[OUT] ZOO...", help="The zoo to write, then the zoos to merge, which must have the same data."
+        ),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The zoo to write, in place of OUT.")] = None,
     json: Json = False,
 ) -> None:
-    """Join zoos into a new one; networks that are equal to the last bit are kept once."""
+    """Merge zoos into a new one; bitwise equal networks are kept once."""
     from netspace.errors import UsageError
     from netspace.results.zoos import MergedZoo
     from netspace.zoo import merge as merge_zoos
@@ -212,7 +220,7 @@ def _aligned(result: ZooAlignment) -> str:
 
 
 def describe(path: Path) -> ZooInfo:
-    """The figures of `netspace zoo info`."""
+    """Return the figures of `netspace zoo info`."""
     import numpy as np
 
     from netspace.results.zoos import AccuracyRange, ArchInfo, ZooInfo
@@ -259,7 +267,7 @@ def _verified(result: Verification) -> str:
 
 @data_app.command("list")
 def data_list(json: Json = False) -> None:
-    """The image sets by name."""
+    """List the image sets."""
     from netspace.results.zoos import DataList
     from netspace.tasks import DATASETS
 
@@ -274,11 +282,11 @@ def data_list(json: Json = False) -> None:
 def data_fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An image set, such as fashion-mnist or cifar10.")],
     root: Annotated[
-        Path | None, typer.Option(help="Where it goes; default NETSPACE_DATA or ~/.cache/netspace/data.")
+        Path | None, typer.Option(help="The folder to write to; default: NETSPACE_DATA, else ~/.cache/netspace/data.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Download an image set from its makers, checked against its checksum."""
+    """Download an image set from its official source and verify its checksum."""
     from netspace.results.zoos import DataFiles
     from netspace.tasks import DataConfig, fetch, load_images
 
