@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
@@ -26,11 +27,18 @@ SPLITS = ("test", "val", "train")  # in the order of the page
 MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
 
 
+class SpecRecord(TypedDict, total=False):
+    """Of space.json."""
+
+    kwargs: list[tuple[str, Any]]
+    shapes: list[list[int]]
+
+
 class ArchRecord(Record):
     """Of space.json."""
 
     class_id: int = 0
-    spec: dict[str, Any] = Field(default_factory=dict)
+    spec: SpecRecord = Field(default_factory=SpecRecord)
     shown: bool = True
 
 

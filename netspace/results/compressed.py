@@ -97,10 +97,9 @@ class KernelSamples(Result):
     @model_validator(mode="after")
     def _same_shape(self) -> Self:
         shapes = {(len(kernel), *map(len, kernel)) for kernel in [*self.original, *self.reconstructed]}
-        same = (
-            len(self.original) == len(self.reconstructed) and len(shapes) == 1 and len(set(next(iter(shapes))[1:])) == 1
-        )
-        expect(same, "kernels of a layer in both networks, all of one shape, were expected")
+        (height, *widths), *others = shapes
+        same = len(self.original) == len(self.reconstructed) and not others and height > 0
+        expect(same and len(set(widths)) == 1 and widths[0] > 0, "kernels of a layer in both networks, all of one shape, were expected")
         return self
 
 

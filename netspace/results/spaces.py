@@ -165,7 +165,8 @@ class MemberFigures(Part):
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         same = len(self.member) == len(self.accuracy_target) == len(self.accuracy_predicted)
-        expect(same, "every member's name and accuracies were expected")
+        more = {len(self.agreement), len(self.kl)} <= {0, len(self.member)}
+        expect(same and more, "every member's name and accuracies were expected")
         return self
 
 

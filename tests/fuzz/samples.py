@@ -36,7 +36,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import folded_metadata, read_state_dict
-from netspace.report.collect import collect
+from netspace.report.runs import read_run
 from netspace.run_folder import Metrics, provenance, read_metrics, save_best
 from netspace.space import Space
 from netspace.tasks.readers import decode_one, read_idx
@@ -115,8 +115,8 @@ OURS: dict[str, Kind] = {
     ),
     "provenance": Kind("run/provenance.json", lambda folder: read_json(folder / "run/provenance.json", dict[str, Any])),
     "space": Kind("run/space.json", lambda folder: space(folder / "run")),
-    "evaluation": Kind("run/eval-test.json", lambda folder: plain(collect(folder / "run"))),
-    "tensors": Kind("run/eval-test.safetensors", lambda folder: plain(collect(folder / "run"))),
+    "evaluation": Kind("run/eval-test.json", lambda folder: plain(read_run(folder / "run"))),
+    "tensors": Kind("run/eval-test.safetensors", lambda folder: plain(read_run(folder / "run"))),
     "metrics": Kind("run/metrics.jsonl", lambda folder: read_metrics(folder / "run" / "metrics.jsonl")),
 }
 FOREIGN: dict[str, Kind] = {
@@ -128,7 +128,7 @@ FOREIGN: dict[str, Kind] = {
     "packed idx": Kind("images-idx3-ubyte.gz", lambda folder: read_idx(folder / "images-idx3-ubyte.gz", 3)),
     "png": Kind("image.png", lambda folder: decode_one(folder / "image.png", 8)),
     "jpeg": Kind("image.jpg", lambda folder: decode_one(folder / "image.jpg", 8)),
-    "old run": Kind("old/eval-test.json", lambda folder: collect(folder / "old")),
+    "old run": Kind("old/eval-test.json", lambda folder: read_run(folder / "old")),
     "old zoo": Kind("old.h5", lambda folder: zoo(folder / "old.h5")),
 }
 
