@@ -18,6 +18,7 @@ from netspace.config import bundled_names, load
 from netspace.tasks import DataConfig
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import FitConfig, LossConfig, SpaceRecipe
+from netspace.training.step import Step
 
 ROOT = Path(__file__).parent.parent
 SHAPES = {
@@ -60,7 +61,7 @@ def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str
     assert {each.id for each in setting.family if not each.shown} == (
         {"vanillacnn", "resnet8"} if "unseen" in space else set()
     )
-    step = several.step_of(case, setting)
+    step = Step(setting)
     optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
     before = {name: value.detach().clone() for name, value in setting.model.named_parameters()}
     for number in range(1 if "paper" in space else 2):

@@ -134,7 +134,8 @@ class ReferenceMultiStep:
         self.flops = counter.get_total_flops() * case.steps
 
     def loss(self) -> torch.Tensor:
-        ours, case, multi = self.ours, self.case, self.ours.multi
+        ours, case, multi = self.ours, self.case, self.case.recipe.multi
+        assert multi is not None
         chosen = ours.batches.take(self.number, 0, 1)
         between = Points.between_ends(
             {class_id: len(places) for class_id, places in chosen}, self.setting.family, multi
