@@ -99,7 +99,10 @@ class KernelSamples(Result):
         shapes = {(len(kernel), *map(len, kernel)) for kernel in [*self.original, *self.reconstructed]}
         (height, *widths), *others = shapes
         same = len(self.original) == len(self.reconstructed) and not others and height > 0
-        expect(same and len(set(widths)) == 1 and widths[0] > 0, "kernels of a layer in both networks, all of one shape, were expected")
+        expect(
+            same and len(set(widths)) == 1 and widths[0] > 0,
+            "kernels of a layer in both networks, all of one shape, were expected",
+        )
         return self
 
 
