@@ -30,7 +30,8 @@ def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
         json.dump(plain(result.payload()), sys.stdout)
         print()
     else:
-        print(printable(text(result)))
+        score = getattr(result, "score", None)
+        print(printable(score.word(text(result)) if score else text(result)))
 
 
 def plain(value: Any) -> Any:

@@ -237,6 +237,7 @@ def interpolate(
             None if last_end is None else float(found[-1]) - last_end,
         ),
         **files,
+        **({"score": task.facts()} if task.facts() else {}),
     )
     result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
     return result

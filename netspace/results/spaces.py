@@ -118,6 +118,13 @@ class Score(Part):
     name: str
     higher_is_better: bool
 
+    def word(self, text: str) -> str:
+        """A text that speaks of accuracy on images, in the words of this score."""
+        words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
+        for before, after in {**words, "images": "inputs"}.items():
+            text = text.replace(before, after)
+        return text
+
 
 class Evaluation(Behaviour, Result):
     """`netspace eval`."""
@@ -202,6 +209,7 @@ class Interpolation(Result):
     linear_r2: Number = None
     weight_linear_r2: Number = None
     end_differences: Ends | None = None
+    score: Score | None = None  # what the accuracies are, where they are none
     networks: list[str] = Field(default_factory=list)  # files
 
     @model_validator(mode="after")

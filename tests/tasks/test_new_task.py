@@ -187,6 +187,15 @@ def test_probes_of_one_output_are_not_centred(run: Path, zoo: Path) -> None:
     assert weight_loss(latents[:1], latents[1:2]) > 0
 
 
+def test_commands_speak_of_the_score(run: Path, zoo: Path, cli: Callable[..., Any]) -> None:
+    """Tables name the task's score and not accuracy; what is on disk says which it is."""
+    for arguments in (["eval", run], ["interpolate", "--run", run, "--from", "mlp/0000", "--to", "best"]):
+        table = cli(*arguments, "--zoo", zoo)
+        assert table.code == 0 and "closeness" in table.out and "accura" not in table.out and "image" not in table.out
+    record = json.loads((run / "eval-test.json").read_text())
+    assert record["score"] == {"name": "closeness", "higher_is_better": True}
+
+
 def test_a_command_for_images_refuses_another_task(zoo: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
     refused = cli("compress", "fit", "mlp/0000", "--zoo", zoo, "--out", tmp_path / "fit")
     assert refused.code == 2
