@@ -193,7 +193,8 @@ class Step:
         logits = target_logits = teacher_logits = labels = nothing
         if self.runs_networks:
             images, positions = self.images.take(number, recipe.images)
-            labels = self.task.targets("train", positions)
+            if self.teacher is not None:  # else no term compares networks with targets
+                labels = self.task.targets("train", positions)
             with autocast(recipe.networks_precision, device):
                 if self.teacher is not None:
                     cache = self.teacher_logits
