@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def contestants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("contestants")
+    return importlib.import_module("bench_cases")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_both_sides_of_a_step_do_the_same_work(contestants: ModuleType, kind: st
 
 
 def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
-    nern = importlib.import_module("nern")
+    nern = importlib.import_module("bench_nern")
     (quick,) = nern.nern_cases(quick=True)
     (stage,) = quick.config.stages
     stage = stage.model_copy(update={"distillation": 0.3, "features": 0.1})  # each as large as the reconstruction

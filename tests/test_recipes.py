@@ -43,7 +43,7 @@ RECIPES = [
 @pytest.fixture
 def several(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("several")
+    return importlib.import_module("bench_multi")
 
 
 @pytest.mark.parametrize(("space", "zoo"), RECIPES)

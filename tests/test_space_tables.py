@@ -132,7 +132,7 @@ def test_the_sentence_on_several_architectures_is_of_the_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distance: float, lookup: float, words: tuple[str, ...]
 ) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
-    several_tables = importlib.import_module("several_tables")
+    several_tables = importlib.import_module("multi_tables")
     own = {"accuracy_predicted": 0.95, "accuracy_target": 0.94, "diversity": distance}
     classes = {"small": {**own, "zoo_diversity": 13.2}, "large": {**own, "zoo_diversity": 29.6}}
     evaluated = {

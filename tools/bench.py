@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from contestants import (
+from bench_cases import (
     Facts,
     OurStep,
     OurZoo,
@@ -41,11 +41,11 @@ from contestants import (
     wait,
     zoo_cases,
 )
-from nern import NernCase, OurFit, ReferenceFit, nern_cases
-from paths import Orders, orders_table
-from scaling import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
-from several import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
-from storage import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
+from bench_multi import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
+from bench_nern import NernCase, OurFit, ReferenceFit, nern_cases
+from bench_orders import Orders, orders_table
+from bench_scale import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
+from bench_store import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
 
 from model_zoo.forward import Way
 from netspace.config import Settings

@@ -14,7 +14,7 @@ from typing import Any
 from bench import markdown
 from check_quickstart import targets
 from compressed_tables import compressed
-from several_tables import several, several_sentence
+from multi_tables import several, several_sentence
 from space_tables import SAW_TEST, WITHIN_A_RUN, fashion_aims, line_figures, short_table, tables
 
 ROOT = Path(__file__).resolve().parent.parent

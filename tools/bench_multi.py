@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import reference
 import torch
-from contestants import OurStep
+from bench_cases import OurStep
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_zoo.recipe import ZooRecipe

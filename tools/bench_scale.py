@@ -10,7 +10,7 @@ from typing import Any
 
 import reference
 import torch
-from contestants import OurZoo, ZooCase, plain_loader
+from bench_cases import OurZoo, ZooCase, plain_loader
 
 from model_zoo.forward import Way
 from model_zoo.recipe import ArchConfig, EpochConfig, RunPlan, SplitConfig, ZooRecipe
