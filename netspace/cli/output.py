@@ -82,14 +82,14 @@ def fraction(part: float | None, whole: float | None) -> float | None:
 def training(figures: of_spaces.Training) -> str:
     """The text of `netspace train`."""
     best = figures.best
-    told = f"{figures.run} is trained ({figures.steps} steps); best on validation at step {best['step']}: "
+    text = f"{figures.run} is trained ({figures.steps} steps); best on validation at step {best['step']}: "
     if "val_classid" in best:
-        return told + (
+        return text + (
             f"predicted networks score {percent(best['val_accuracy_predicted'])}, their targets "
             f"{percent(best['val_accuracy_target'])}; ClassId {percent(best['val_classid'])}, agreement "
             f"{percent(best['val_agreement'])}"
         )
-    return told + (
+    return text + (
         f"mean |difference| {100 * best['val_mae']:.1f} points, R2 {number(best['val_r2'])}, agreement "
         f"{percent(best['val_agreement'])}"
     )
@@ -162,31 +162,31 @@ def samples(figures: of_spaces.Sampling) -> str:
 def compression(figures: of_files.Compression) -> str:
     """The text of `netspace compress eval`."""
     bits = "" if figures.bits == 32 else f" in {figures.bits} bits"
-    told = [
+    lines = [
         f"{figures.file}: a predictor of {figures.parameters_predictor:,} values{bits} for "
         f"{figures.parameters_represented:,} of {figures.parameters_original:,} "
         f"({percent(fraction(figures.parameters_predictor, figures.parameters_represented))} of what is represented)",
         f"{figures.bytes_file:,} bytes beside {figures.bytes_original:,}",
     ]
     if figures.larger:
-        told.append(
+        lines.append(
             f"the file is LARGER than the network's weights ({number(fraction(figures.bytes_file, figures.bytes_original), 1)} times as many bytes): "
             "fit a smaller predictor (--set predictor.hidden=N), or keep the network as it is"
         )
     if figures.relative_error is not None:
-        told.append(f"relative error of the weights {number(figures.relative_error)}")
+        lines.append(f"relative error of the weights {number(figures.relative_error)}")
     if figures.accuracy_original is not None:
-        told.append(
+        lines.append(
             f"on the test images {percent(figures.accuracy_reconstructed)}, the original {percent(figures.accuracy_original)}; "
             f"same answer {percent(figures.agreement)}"
         )
     if figures.images is not None:
-        told.append(
+        lines.append(
             f"on {figures.images.count} images ({normalised(figures.images)}) same answer {percent(figures.images.agreement)}, "
             f"of the 5 likeliest in common {percent(figures.images.overlap_top5)}, "
             f"cosine of the logits {number(figures.images.cosine)}"
         )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def normalised(figures: of_files.ImageLikeness | of_files.Correction) -> str:
@@ -215,13 +215,13 @@ def analysis(figures: of_files.Analysis) -> str:
         ]
         for index in indices
     ]
-    told = [table(head, rows)]
+    lines = [table(head, rows)]
     if len(indices) < len(figures.layers):
-        told.append(f"{len(indices)} of {len(figures.layers)} layers; all are in analysis.json")
+        lines.append(f"{len(indices)} of {len(figures.layers)} layers; all are in analysis.json")
     gaps = figures.generalisation
     if gaps is None:
         return "\n".join(
-            [*told, "only the weights are known; the rest needs a zoo's member, or --zoo for a file's data"]
+            [*lines, "only the weights are known; the rest needs a zoo's member, or --zoo for a file's data"]
         )
     for changed, name in (
         (figures.low_pass or [], "share of frequencies kept"),
@@ -229,7 +229,7 @@ def analysis(figures: of_files.Analysis) -> str:
     ):
         rows = [["original's accuracy", *(percent(row.accuracy) for row in changed)]]
         rows.append(["mean S_ratio", *(number(row.singular_ratio) for row in changed)])
-        told += ["", table([name, *(f"{row.amount:g}" for row in changed)], rows)]
+        lines += ["", table([name, *(f"{row.amount:g}" for row in changed)], rows)]
     rows = [
         [
             key,
@@ -241,7 +241,7 @@ def analysis(figures: of_files.Analysis) -> str:
         for key, gap in (("original", gaps.original), ("reconstructed", gaps.reconstructed))
     ]
     head = [f"on {gaps.training_images:,} training images", "accuracy", "on test", "gap", "loss", "on test", "gap"]
-    return "\n".join([*told, "", table(head, rows)])
+    return "\n".join([*lines, "", table(head, rows)])
 
 
 def zoo(figures: of_zoos.ZooInfo) -> str:
@@ -299,7 +299,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         ]
         for name, v in entries
     ]
-    told = [
+    lines = [
         f"{figures.members} {figures.split} members of {', '.join(figures.per_class)}, on the test images; "
         f"targets score {percent(figures.accuracy_target)}",
         "",
@@ -311,27 +311,27 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         _identity(figures.identity),
     ]
     if figures.confusion:
-        return "\n".join([*told, *_several(figures)])
-    lines = figures.interpolation
+        return "\n".join([*lines, *_several(figures)])
+    mean_line = figures.interpolation
     return "\n".join(
         [
-            *told,
-            f"rank correlation of accuracy and position on {lines.pairs} lines to the best: "
-            f"{number(lines.spearman_latent)} latent, {number(lines.spearman_weights)} weights; R2 of a straight line "
-            f"{number(lines.linear_r2_latent)} latent, {number(lines.linear_r2_weights)} weights"
-            + _ends(lines.end_differences),
+            *lines,
+            f"rank correlation of accuracy and position on {mean_line.pairs} mean_line to the best: "
+            f"{number(mean_line.spearman_latent)} latent, {number(mean_line.spearman_weights)} weights; R2 of a straight line "
+            f"{number(mean_line.linear_r2_latent)} latent, {number(mean_line.linear_r2_weights)} weights"
+            + _ends(mean_line.end_differences),
         ]
     )
 
 
-def _identity(found: of_spaces.IdentitySummary) -> str:
+def _identity(identity: of_spaces.IdentitySummary) -> str:
     """Whether predicted networks are like their own targets, or like any network as accurate."""
-    if found.own_minus_peers is None:
+    if identity.own_minus_peers is None:
         return "no member has another of its split within a point of its accuracy: identity is not measured"
     return (
-        f"agreement with the own target {points(found.own_minus_peers)} points over agreement with others as accurate; "
-        f"overlap of mistakes (Jaccard) {number(found.jaccard_own)} own, {number(found.jaccard_peers)} others "
-        f"({found.members} members; {found.without_peers} have none within a point)"
+        f"agreement with the own target {points(identity.own_minus_peers)} points over agreement with others as accurate; "
+        f"overlap of mistakes (Jaccard) {number(identity.jaccard_own)} own, {number(identity.jaccard_peers)} others "
+        f"({identity.members} members; {identity.without_peers} have none within a point)"
     )
 
 
@@ -351,7 +351,7 @@ def _several(figures: of_spaces.Evaluation) -> list[str]:
         ]
         for name, v in figures.per_class.items()
     ]
-    told = ["", table(head, rows)]
+    lines = ["", table(head, rows)]
     if figures.between:
         head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", "scale 0", "distilled", ""]
         rows = [
@@ -368,8 +368,8 @@ def _several(figures: of_spaces.Evaluation) -> list[str]:
             ]
             for name, v in figures.between.items()
         ]
-        told += ["", table(head, rows)]
-    return told
+        lines += ["", table(head, rows)]
+    return lines
 
 
 def interpolation(figures: of_spaces.Interpolation) -> str:

@@ -128,10 +128,12 @@ class Picture:
         scale, height = 72 / self.figure.dpi, 72 * self.figure.get_size_inches()[1]
         places = scale * self.figure.axes[0].transData.transform([(dot.x, dot.y) for dot in self.dots])
         circle = Markup(
-            '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="0" data-name="{}" data-text="{}"></circle>'
+            '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="{}" data-name="{}" data-text="{}"></circle>'
         )
+        reached = 0 if len(self.dots) <= MANY else -1  # by the keyboard: not hundreds of stops
         return "".join(
-            circle.format(x, height - y, dot.name, dot.text) for (x, y), dot in zip(places, self.dots, strict=True)
+            circle.format(x, height - y, reached, dot.name, dot.text)
+            for (x, y), dot in zip(places, self.dots, strict=True)
         )
 
 

@@ -107,24 +107,24 @@ def draw_scatter(
 
 
 def draw_line(
-    found: Line,
+    line: Line,
     styles: Mapping[str, Look],
     unseen: Sequence[str],
     chance: float | None = None,
 ) -> Figure:
     """Accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12."""
-    present = {name: styles[name] for name in styles if name in found.arch}
+    present = {name: styles[name] for name in styles if name in line.arch}
     handles = _handles(present, unseen, dots=True)
     figure, axes = new(4.1 + 0.26 * _rows(len(handles) + 3, handles))
-    if chance is not None and not (found.accuracy > chance + NEAR).all():
+    if chance is not None and not (line.accuracy > chance + NEAR).all():
         axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         handles.append(_handle("chance", color=GREY, linewidth=1.2, linestyle=(0, (1, 2))))
-    if found.weights is not None:
-        axes.plot(found.gamma, 100 * found.weights, color=GREY, linewidth=1.4, linestyle=(0, (5, 2)))
+    if line.weights is not None:
+        axes.plot(line.gamma, 100 * line.weights, color=GREY, linewidth=1.4, linestyle=(0, (5, 2)))
         handles.append(_handle("weights", color=GREY, linewidth=1.4, linestyle=(0, (5, 2))))
-    gamma, accuracy, arch = found.gamma, 100 * found.accuracy, np.array(found.arch)
-    stars = np.array([bool(found.factors) and min(abs(g - f) for f, _ in found.factors) < ON_FACTOR for g in gamma])
-    for place, name in found.factors:
+    gamma, accuracy, arch = line.gamma, 100 * line.accuracy, np.array(line.arch)
+    stars = np.array([bool(line.factors) and min(abs(g - f) for f, _ in line.factors) < ON_FACTOR for g in gamma])
+    for place, name in line.factors:
         look = styles.get(name)
         axes.axvline(place, color=look.colour if look else GREY, linewidth=1.4, linestyle=(0, (1, 2)), alpha=0.9)
     axes.plot(gamma, accuracy, color="#c8c8c8", linewidth=1.2, zorder=1)
@@ -214,13 +214,13 @@ def _ring(label: str, size: float) -> Line2D:
 
 def _handles(styles: Mapping[str, Look], unseen: Sequence[str] = (), dots: bool = False) -> list[Line2D]:
     """A legend's entries for architectures: a line with an open marker, or a dot."""
-    found = []
+    handles = []
     for name, look in styles.items():
         style: dict[str, Any] = {"marker": look.marker, "color": look.colour, "markersize": 6}
         style |= {"linestyle": ""} if dots else {"linewidth": 2, "markerfacecolor": "white"}
         label = f"{shortened(name, 20)} (never shown)" if name in unseen else shortened(name, 24)
-        found.append(_handle(label, **style))
-    return found
+        handles.append(_handle(label, **style))
+    return handles
 
 
 def _columns(handles: Sequence[Line2D]) -> int:
@@ -241,55 +241,60 @@ def _legend(figure: Figure, handles: list[Line2D]) -> None:
 PIECES = 8  # of a line, named one by one in its alternative text at most
 
 
-def members(found: Evaluated, wide: bool) -> Picture:
+def members(evaluated: Evaluated, wide: bool) -> Picture:
     """Targets and predictions by ClassId (NetSpace, Fig. 5, left)."""
-    archs = found.figures.archs
-    seen = " These members were used in training." if found.split == "train" else ""
-    told = []
-    for place in np.unique(found.class_ids):
-        mine = found.class_ids == place
-        means = percent(found.target[mine].mean()), percent(found.predicted[mine].mean())
-        told.append(f"{archs[place]} {means[0]} (predicted {means[1]})")
-    right = int((found.class_ids == found.decoded_ids).sum())
+    archs = evaluated.figures.archs
+    seen = " These members were used in training." if evaluated.split == "train" else ""
+    texts = []
+    for place in np.unique(evaluated.class_ids):
+        mine = evaluated.class_ids == place
+        means = percent(evaluated.target[mine].mean()), percent(evaluated.predicted[mine].mean())
+        texts.append(f"{archs[place]} {means[0]} (predicted {means[1]})")
+    right = int((evaluated.class_ids == evaluated.decoded_ids).sum())
     return Picture(
-        f"members-{found.split}",
+        f"members-{evaluated.split}",
         "behaviour",
-        f"Targets and predictions, {found.split} split",
-        draw_members(found.target, found.predicted, found.class_ids, found.decoded_ids, archs),
-        f"{count(len(found.member))} members sorted by ClassId; mean accuracies of targets: {joined(told)}.",
+        f"Targets and predictions, {evaluated.split} split",
+        draw_members(evaluated.target, evaluated.predicted, evaluated.class_ids, evaluated.decoded_ids, archs),
+        f"{count(len(evaluated.member))} members sorted by ClassId; mean accuracies of targets: {joined(texts)}.",
         "Each place on the horizontal axis is one network of the zoo: by ClassId, the smallest architecture first, then "
         "by accuracy. A line is the accuracy of the networks themselves on the test images, a marker that of the network "
         "decoded from one's latent, in the colour of the architecture as which it was decoded: "
-        f"{count(right)} of {count(len(found.member))} as their own.{seen} NetSpace, Fig. 5, left.",
+        f"{count(right)} of {count(len(evaluated.member))} as their own.{seen} NetSpace, Fig. 5, left.",
         wide=wide,
     )
 
 
-def scatter(found: Evaluated) -> Picture:
+def scatter(evaluated: Evaluated) -> Picture:
     """Predicted over target accuracy, by architecture."""
-    told = found.figures
-    other = bool((found.class_ids != found.decoded_ids).any())
+    figures = evaluated.figures
+    other = bool((evaluated.class_ids != evaluated.decoded_ids).any())
     ringed = " A ring marks networks that were decoded as another architecture." if other else ""
-    measured = f"R² {number(told.r2)} · mean difference {points(told.mae)}"
+    measured = f"R² {number(figures.r2)} · mean difference {points(figures.mae)}"
     drawn = draw_scatter(
-        found.target, found.predicted, found.class_ids, found.decoded_ids, found.figures.archs, measured
+        evaluated.target,
+        evaluated.predicted,
+        evaluated.class_ids,
+        evaluated.decoded_ids,
+        evaluated.figures.archs,
+        measured,
     )
     return Picture(
-        f"scatter-{found.split}",
+        f"scatter-{evaluated.split}",
         "behaviour",
-        f"Predicted over target accuracy, {found.split} split",
+        f"Predicted over target accuracy, {evaluated.split} split",
         drawn,
-        f"Predicted over target accuracy of {count(len(found.member))} members of "
-        f"{count(len(np.unique(found.class_ids)))} architectures. {measured}.",
+        f"Predicted over target accuracy of {count(len(evaluated.member))} members of "
+        f"{count(len(np.unique(evaluated.class_ids)))} architectures. {measured}.",
         "Each marker is one network; on the dashed diagonal the decoded network is exactly as accurate as its target. R² "
         f"over all members also counts how architectures differ from each other; the table has it within each.{ringed}",
         wide=False,
     )
 
 
-def confusion(found: Evaluated) -> Picture:
+def confusion(evaluated: Evaluated) -> Picture:
     """Which architecture was decoded as which."""
-    archs, counts = found.figures.archs, np.array(found.figures.confusion)
+    archs, counts = evaluated.figures.archs, np.array(evaluated.figures.confusion)
     rows = np.flatnonzero(counts.sum(1) > 0).tolist()
     wrong = [
         f"{count(counts[row, column])} {archs[row]} as {archs[column]}"
@@ -300,9 +305,9 @@ def confusion(found: Evaluated) -> Picture:
     without = [name for place, name in enumerate(archs) if place not in rows]
     rest = f" Of {joined(without)} the evaluation has no members." if without else ""
     return Picture(
-        f"confusion-{found.split}",
+        f"confusion-{evaluated.split}",
         "behaviour",
-        f"Architectures read from latents, {found.split} split",
+        f"Architectures read from latents, {evaluated.split} split",
         draw_confusion(counts, archs, rows),
         f"Counts of members by their architecture and that as which they were decoded. {said}",
         f"Rows are the networks' architectures, columns those that the ClassId head read from their latents; counts of "
@@ -311,14 +316,14 @@ def confusion(found: Evaluated) -> Picture:
     )
 
 
-def evaluated_line(run: Run, found: Evaluated, line: Line) -> Picture:
+def evaluated_line(run: Run, evaluated: Evaluated, line: Line) -> Picture:
     """The line of an evaluation from the smallest to the largest architecture."""
     how = (
         f"From the best network of the smallest to the best of the largest architecture ({line.start} to {line.end}), "
         "chosen on validation images."
     )
-    title = f"Smallest to largest architecture, {found.split} split"
-    return line_picture(run, line, f"classes-{found.split}", title, how)
+    title = f"Smallest to largest architecture, {evaluated.split} split"
+    return line_picture(run, line, f"classes-{evaluated.split}", title, how)
 
 
 def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Picture:
@@ -353,15 +358,15 @@ def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Pictu
 
 def _pieces(line: Line) -> str:
     """Which architectures follow each other, with the ranges of gamma and of accuracy."""
-    told = []
+    texts = []
     for arch, group in groupby(range(len(line.arch)), key=line.arch.__getitem__):
-        places = list(group)
-        accuracy = line.accuracy[places]
-        ranges = f"γ {number(line.gamma[places[0]])} to {number(line.gamma[places[-1]])}"
-        told.append(f"{arch} ({ranges}, accuracy {percent(accuracy.min())} to {percent(accuracy.max())})")
-    if len(told) > PIECES:
-        return f"{len(told)} stretches of {joined(list(dict.fromkeys(line.arch)))}"
-    return joined(told)
+        indices = list(group)
+        accuracy = line.accuracy[indices]
+        ranges = f"γ {number(line.gamma[indices[0]])} to {number(line.gamma[indices[-1]])}"
+        texts.append(f"{arch} ({ranges}, accuracy {percent(accuracy.min())} to {percent(accuracy.max())})")
+    if len(texts) > PIECES:
+        return f"{len(texts)} stretches of {joined(list(dict.fromkeys(line.arch)))}"
+    return joined(texts)
 
 
 def latent_map(

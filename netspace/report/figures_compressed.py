@@ -192,28 +192,28 @@ def _course(fitted: Fitted) -> Iterator[Picture]:
     )
 
 
-def _kernels(found: KernelSamples | None) -> Iterator[Picture]:
-    if found is None:
+def _kernels(samples: KernelSamples | None) -> Iterator[Picture]:
+    if samples is None:
         return
-    original, reconstructed = np.array(found.original), np.array(found.reconstructed)
+    original, reconstructed = np.array(samples.original), np.array(samples.reconstructed)
     shown, away = len(original), np.abs(reconstructed - original)
-    which = f"The first {count(shown)} of {count(found.count)}" if shown < found.count else f"All {count(shown)}"
+    which = f"The first {count(shown)} of {count(samples.count)}" if shown < samples.count else f"All {count(shown)}"
     yield Picture(
         "kernels",
         "layers",
-        f"Kernels of {found.layer}",
+        f"Kernels of {samples.layer}",
         draw_kernels(original, reconstructed),
-        f"{count(shown)} kernels of {found.layer} in the original and reconstructed, and their differences, which are "
+        f"{count(shown)} kernels of {samples.layer} in the original and reconstructed, and their differences, which are "
         f"{number(away.mean(), 4)} on average where the original's weights are {number(np.abs(original).mean(), 4)}.",
         f"{which} kernels of the layer, filter by filter, {ROW} a row, on one scale (purple is negative, green "
-        f"positive). By relative error ({number(found.relative_error, 3)}) it is the median of {count(found.layers)} layers.",
+        f"positive). By relative error ({number(samples.relative_error, 3)}) it is the median of {count(samples.layers)} layers.",
     )
 
 
-def _layers(found: Analysis | None) -> Iterator[Picture]:
-    if found is None:
+def _layers(analysis: Analysis | None) -> Iterator[Picture]:
+    if analysis is None:
         return
-    first, second = floats(found.singular_ratio.original), floats(found.singular_ratio.reconstructed)
+    first, second = floats(analysis.singular_ratio.original), floats(analysis.singular_ratio.reconstructed)
     means = [number(np.nanmean(values) if np.isfinite(values).any() else None, 3) for values in (first, second)]
     higher = int((second > first).sum())
     yield Picture(
@@ -221,7 +221,7 @@ def _layers(found: Analysis | None) -> Iterator[Picture]:
         "layers",
         "S_ratio by layer",
         draw_by_layer(
-            found.layers,
+            analysis.layers,
             [("original", first, *ORIGINAL), ("reconstructed", second, *RECONSTRUCTED)],
             "share of the larger half of singular values",
         ),
@@ -230,14 +230,14 @@ def _layers(found: Analysis | None) -> Iterator[Picture]:
         f"raises it in {higher} of {len(first)} layers, on average from {means[0]} to {means[1]}.",
         wide=False,
     )
-    if found.cka is not None:
-        near, chance = floats(found.cka.reconstructed), floats(found.cka.random)
+    if analysis.cka is not None:
+        near, chance = floats(analysis.cka.reconstructed), floats(analysis.cka.random)
         yield Picture(
             "cka",
             "layers",
             "Likeness to the original by layer (linear CKA)",
             draw_by_layer(
-                found.layers,
+                analysis.layers,
                 [("reconstructed", near, *RECONSTRUCTED), ("random weights", chance, GREY, "s")],
                 "CKA with the original, 1 is the same",
             ),
@@ -254,15 +254,15 @@ def _least(values: np.ndarray) -> float | None:
     return float(known.min()) if len(known) else None
 
 
-def _changed(found: Analysis | None) -> Iterator[Picture]:
-    if found is None:
+def _changed(analysis: Analysis | None) -> Iterator[Picture]:
+    if analysis is None:
         return
     low = "Frequencies of every represented layer's matrix above a share of the highest are taken out of the original."
     small = "The smaller half of every represented layer's singular values is made smaller in the original."
     low_title, small_title = "The original under a low pass", "The original with smaller singular values"
     for name, rows, title, how, label in (
-        ("low-pass", found.low_pass, low_title, low, "share of frequencies kept"),
-        ("scale-small", found.scale_small, small_title, small, "factor of the smaller half"),
+        ("low-pass", analysis.low_pass, low_title, low, "share of frequencies kept"),
+        ("scale-small", analysis.scale_small, small_title, small, "factor of the smaller half"),
     ):
         if not rows:
             continue

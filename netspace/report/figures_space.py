@@ -83,11 +83,11 @@ def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
     names = [name for name, _ in rows]
     colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
     for axes, (key, title, scale) in zip(stack, panels, strict=True):
-        told = [np.nan if row.get(key) is None else scale * float(row[key] or 0.0) for _, row in rows]
-        drawn = np.maximum(told, WORST_R2) if key == "r2" else np.array(told)
+        values = [np.nan if row.get(key) is None else scale * float(row[key] or 0.0) for _, row in rows]
+        drawn = np.maximum(values, WORST_R2) if key == "r2" else np.array(values)
         axes.barh(names, np.nan_to_num(drawn), color=colours, height=0.68)
         axes.axvline(0, color=GREY, linewidth=1)
-        for place, (value, end) in enumerate(zip(told, drawn, strict=True)):
+        for place, (value, end) in enumerate(zip(values, drawn, strict=True)):
             digits = 3 if key == "r2" else 1
             text = "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
             text = f"{text} (beyond the axis)" if key == "r2" and value < WORST_R2 else text

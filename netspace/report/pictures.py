@@ -61,13 +61,13 @@ def baseline_names(others: Mapping[str, Baseline | None]) -> list[str]:
 
 def better_baselines(evaluation: Evaluated) -> dict[str, list[str]]:
     """Return the measures (of `MEASURES`) in which each baseline does better than the space; only those that do in some."""
-    found: dict[str, list[str]] = {}
+    better: dict[str, list[str]] = {}
     for name, baseline in evaluation.figures.baselines.items():
         for measure, sign in MEASURES:
             own, value = finite(getattr(evaluation.figures, measure)), finite(getattr(baseline, measure, None))
             if own is not None and value is not None and sign * value > sign * own:
-                found.setdefault(name, []).append(measure)
-    return found
+                better.setdefault(name, []).append(measure)
+    return better
 
 
 def _behaviour(run: Run) -> Iterator[Picture]:
@@ -76,21 +76,21 @@ def _behaviour(run: Run) -> Iterator[Picture]:
         return
     others = main.figures.baselines
     odd = (len(run.evaluations) + bool(others)) % 2 == 1  # one more picture fills its row
-    for split, found in run.evaluations.items():
-        if found.multi:
-            yield classes.members(found, wide=odd and found is main)
+    for split, evaluated in run.evaluations.items():
+        if evaluated.multi:
+            yield classes.members(evaluated, wide=odd and evaluated is main)
             continue
         seen = " These members were used in training." if split == "train" else ""
-        several = len(found.member) <= MANY
+        several = len(evaluated.member) <= MANY
         joins = " A grey line joins the two." if several else ""
         yield Picture(
             f"members-{split}",
             "behaviour",
             f"Targets and predictions, {split} split",
-            figures.members(found.target, found.predicted),
-            f"{count(len(found.member))} members sorted by their target's accuracy, from {percent(found.target.min())} "
-            f"to {percent(found.target.max())}; predicted accuracies from {percent(found.predicted.min())} to "
-            f"{percent(found.predicted.max())}, {points(found.figures.mae)} away on average.",
+            figures.members(evaluated.target, evaluated.predicted),
+            f"{count(len(evaluated.member))} members sorted by their target's accuracy, from {percent(evaluated.target.min())} "
+            f"to {percent(evaluated.target.max())}; predicted accuracies from {percent(evaluated.predicted.min())} to "
+            f"{percent(evaluated.predicted.max())}, {points(evaluated.figures.mae)} away on average.",
             "Each place on the horizontal axis is one network of the zoo. The blue line is its accuracy on the test "
             f"images, the orange diamond that of the network decoded from its latent.{joins} The closer, the better."
             f"{seen} NetSpace, Fig. 3 a and c.",
@@ -106,9 +106,9 @@ def _behaviour(run: Run) -> Iterator[Picture]:
 
 
 def _scatter(main: Evaluated) -> Picture:
-    told = main.figures
-    measured = f"R² {number(told.r2)} · mean difference {points(told.mae)}"
-    measured += f" · agreement {percent(told.agreement)}"
+    measures = main.figures
+    measured = f"R² {number(measures.r2)} · mean difference {points(measures.mae)}"
+    measured += f" · agreement {percent(measures.agreement)}"
     return Picture(
         f"scatter-{main.split}",
         "behaviour",
@@ -140,17 +140,17 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Pictur
 
 
 def _lines(run: Run) -> Iterator[Picture]:
-    for found in run.evaluations.values():
-        if found.multi and found.figures.line is not None:
-            yield classes.evaluated_line(run, found, class_line(found.figures.line, found.figures.archs))
-        line = mean_line(found.figures.interpolation)
+    for evaluated in run.evaluations.values():
+        if evaluated.multi and evaluated.figures.line is not None:
+            yield classes.evaluated_line(run, evaluated, class_line(evaluated.figures.line, evaluated.figures.archs))
+        line = mean_line(evaluated.figures.interpolation)
         if line is not None:
-            title = f"Mean over {count(found.figures.interpolation.pairs)} lines of the {found.split} split"
+            title = f"Mean over {count(evaluated.figures.interpolation.pairs)} lines of the {evaluated.split} split"
             how = (
                 "Mean accuracy along lines that end in the best member and start in members of the lower half, chosen "
                 "on validation images."
             )
-            yield _line(run, line, f"interpolation-mean-{found.split}", title, how, mean=True)
+            yield _line(run, line, f"interpolation-mean-{evaluated.split}", title, how, mean=True)
     for line in run.lines:
         name, title = f"interpolation-{line.name[:120]}", f"From {line.start} to {line.end}"
         draw = classes.line_picture if len(set(line.arch)) > 1 else _line
@@ -205,32 +205,32 @@ def floats_of(climb: Optimization) -> np.ndarray:
 
 
 def _climbs(run: Run) -> Iterator[Picture]:
-    for name, found in run.climbs.items():
-        multi = len(set(found.arch)) > 1
-        order = list(dict.fromkeys([*run.order, *found.arch]))
-        styles = [looks(order)[arch] for arch in found.arch] if multi else None
+    for name, climb in run.climbs.items():
+        multi = len(set(climb.arch)) > 1
+        order = list(dict.fromkeys([*run.order, *climb.arch]))
+        styles = [looks(order)[arch] for arch in climb.arch] if multi else None
         same = " and still read as its architecture" if multi else ""
-        steps = np.array([record.step for record in found.curve])
+        steps = np.array([record.step for record in climb.curve])
         gains = [
             f"{start} from {percent(before)} to {percent(after)}"
-            for start, before, after in zip(found.starts, found.accuracy_before, found.accuracy_after, strict=True)
+            for start, before, after in zip(climb.starts, climb.accuracy_before, climb.accuracy_after, strict=True)
         ]
         yield Picture(
             f"optimized-{name[:120]}",
             "lines",
-            f"Descent on latents, taught by {taught_by(found)}",
-            figures.climb(steps, floats_of(found), found.starts, styles),
-            f"{count(len(found.starts))} latents optimised for {count(steps[-1])} steps; on test images "
+            f"Descent on latents, taught by {taught_by(climb)}",
+            figures.climb(steps, floats_of(climb), climb.starts, styles),
+            f"{count(len(climb.starts))} latents optimised for {count(steps[-1])} steps; on test images "
             f"{joined(gains)}.",
             "Encoder and decoder stay as they are; only the latents move, down the distillation loss to the teacher. Each "
             f"is kept where it is best on validation images{same}. On test images: {joined(gains)}; the best by validation is "
-            f"{found.starts[best_start(found)]}. NetSpace, Latent Space Optimization.",
+            f"{climb.starts[best_start(climb)]}. NetSpace, Latent Space Optimization.",
             wide=False,
         )
 
 
 def _preps(run: Run) -> Iterator[Picture]:
-    main = next((found for found in run.evaluations.values() if found.tensors is not None), None)
+    main = next((evaluated for evaluated in run.evaluations.values() if evaluated.tensors is not None), None)
     if main is None or main.tensors is None or not len(main.tensors.rows):
         return
     tensors, pairs, distances = main.tensors, [], []
@@ -276,15 +276,17 @@ def _sizes(run: Run, main: Evaluated, row: int) -> tuple[int | None, int | None]
 
 
 def _maps(run: Run) -> Iterator[Picture]:
-    chosen = {split: found for split, found in run.evaluations.items() if found.tensors is not None}
+    chosen = {split: evaluated for split, evaluated in run.evaluations.items() if evaluated.tensors is not None}
     front = next(iter(chosen), None)
     if front is None:
         return
     chosen = {split: chosen[split] for split in ("train", front) if split in chosen}
-    rows = {split: np.arange(len(found.member)) for split, found in chosen.items()}
+    rows = {split: np.arange(len(evaluated.member)) for split, evaluated in chosen.items()}
     if len(chosen) > 1 and len(rows["train"]) > BANK:
         rows["train"] = np.linspace(0, len(rows["train"]) - 1, BANK).round().astype(int)
-    latents = [found.tensors.latents[rows[split]] for split, found in chosen.items() if found.tensors is not None]
+    latents = [
+        evaluated.tensors.latents[rows[split]] for split, evaluated in chosen.items() if evaluated.tensors is not None
+    ]
     if (
         sum(map(len, latents)) < 3
         or len({piece.shape[1] for piece in latents}) > 1
@@ -295,16 +297,16 @@ def _maps(run: Run) -> Iterator[Picture]:
     pieces = np.split(axes, np.cumsum([len(piece) for piece in latents])[:-1])
     names = [f"{split} split" for split in chosen]
     dots = [
-        Dot(float(x), float(y), found.member[row], _figures_of(found, row))
-        for (split, found), piece in zip(chosen.items(), pieces, strict=True)
+        Dot(float(x), float(y), evaluated.member[row], _figures_of(evaluated, row))
+        for (split, evaluated), piece in zip(chosen.items(), pieces, strict=True)
         for (x, y), row in zip(piece, rows[split].tolist(), strict=True)
     ]
-    if all(found.multi for found in chosen.values()):
-        ids = [found.class_ids[rows[split]] for split, found in chosen.items()]
+    if all(evaluated.multi for evaluated in chosen.values()):
+        ids = [evaluated.class_ids[rows[split]] for split, evaluated in chosen.items()]
         archs = chosen[front].figures.archs
         yield classes.latent_map(list(zip(names, pieces, ids, strict=True)), archs, shares, dots)
         return
-    accuracies = [found.target[rows[split]] for split, found in chosen.items()]
+    accuracies = [evaluated.target[rows[split]] for split, evaluated in chosen.items()]
     sets = list(zip(names, pieces, accuracies, strict=True))
     yield Picture(
         "latents",
@@ -321,13 +323,13 @@ def _maps(run: Run) -> Iterator[Picture]:
     )
 
 
-def _figures_of(found: Evaluated, row: int) -> str:
+def _figures_of(evaluated: Evaluated, row: int) -> str:
     """What the map says of a member."""
-    detail = found.figures.detail
-    text = f"{found.split} split; accuracy {percent(found.target[row])}, predicted {percent(found.predicted[row])}"
+    detail = evaluated.figures.detail
+    text = f"{evaluated.split} split; accuracy {percent(evaluated.target[row])}, predicted {percent(evaluated.predicted[row])}"
     if detail.agreement:
         text += f", same answer {percent(detail.agreement[row])}"
-    return text + (f"; decoded as {detail.arch_predicted[row]}" if found.multi else "")
+    return text + (f"; decoded as {detail.arch_predicted[row]}" if evaluated.multi else "")
 
 
 def _training(run: Run) -> Iterator[Picture]:

@@ -322,14 +322,14 @@ def _tensors(file: Path, members: int) -> Tensors | None:
     try:
         tensors, _ = read_tensors(file)
         latents, preps, decoded = (tensors[name].float().numpy() for name in ("latents", "preps", "decoded"))
-        found = Tensors(latents, tensors["shown"].numpy(), preps, decoded)
+        result = Tensors(latents, tensors["shown"].numpy(), preps, decoded)
     except (NetspaceError, KeyError, TypeError) as error:
         raise NetspaceError(f"{file} cannot be read ({first_line(error)}): run `netspace eval` again") from None
-    rows = found.rows
-    fits = found.latents.ndim == 2 and len(found.latents) == members and found.preps.ndim == 3
+    rows = result.rows
+    fits = result.latents.ndim == 2 and len(result.latents) == members and result.preps.ndim == 3
     fits = fits and rows.ndim == 1 and rows.dtype == np.int64 and bool(((rows >= 0) & (rows < members)).all())
-    fits = fits and found.preps.shape == found.decoded.shape and len(rows) == len(found.preps)
-    return found if fits else None
+    fits = fits and result.preps.shape == result.decoded.shape and len(rows) == len(result.preps)
+    return result if fits else None
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

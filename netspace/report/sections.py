@@ -20,19 +20,21 @@ def summary(run: Run) -> str:
     main = run.main
     steps = max((int(record["step"]) for record in run.records), default=0)
     planned = finite(run.recipe.get("steps"))
-    told = []
+    sentences = []
     if main is not None and main.multi:
-        told += [*_space_of_several(run, main), *_behaviour_of_several(main), *_between(main)]
-        told += _beside(main)
+        sentences += [*_space_of_several(run, main), *_behaviour_of_several(main), *_between(main)]
+        sentences += _beside(main)
     elif main is not None:
-        told += [*_space(run, main), *_behaviour(main), *_lines(main), *_beside(main)]
+        sentences += [*_space(run, main), *_behaviour(main), *_lines(main), *_beside(main)]
     elif run.archs:
-        told.append(f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet.")
+        sentences.append(
+            f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet."
+        )
     if steps and planned is not None and steps < planned:
-        told.append(f"Its training is at step {count(steps)} of {count(planned)}.")
+        sentences.append(f"Its training is at step {count(steps)} of {count(planned)}.")
     elif steps:
-        told.append(f"It was trained for {count(steps)} steps.")
-    return " ".join(told)
+        sentences.append(f"It was trained for {count(steps)} steps.")
+    return " ".join(sentences)
 
 
 def tiles(run: Run) -> list[tuple[str, str]]:
@@ -40,34 +42,34 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     main = run.main
     if main is None:
         return []
-    told = main.figures
+    figures = main.figures
     if main.multi:
         return [(name, value) for name, value in _tiles_of_several(main) if value != NOTHING]
     line = mean_line(main.figures.interpolation)
-    found = [
-        ("R² of predicted accuracy", number(told.r2)),
-        ("mean difference of accuracy", points(told.mae)),
-        ("same answer as the target", percent(told.agreement)),
-        ("own target over others as accurate", signed_points(told.identity.own_minus_peers)),
-        ("predicted minus target accuracy", signed_points(told.bias)),
-        ("latent size, of parameters", percent(told.compression)),
+    entries = [
+        ("R² of predicted accuracy", number(figures.r2)),
+        ("mean difference of accuracy", points(figures.mae)),
+        ("same answer as the target", percent(figures.agreement)),
+        ("own target over others as accurate", signed_points(figures.identity.own_minus_peers)),
+        ("predicted minus target accuracy", signed_points(figures.bias)),
+        ("latent size, of parameters", percent(figures.compression)),
         ("Spearman, latent lines", number(line.spearman if line else None)),
         ("Spearman, weight lines", number(line.weight_spearman if line else None)),
     ]
-    return [(name, value) for name, value in found if value != NOTHING]
+    return [(name, value) for name, value in entries if value != NOTHING]
 
 
 def _tiles_of_several(main: Evaluated) -> list[tuple[str, str]]:
-    told = main.figures
-    between = [each.accuracy for each in told.between.values() if each.accuracy is not None]
+    figures = main.figures
+    between = [each.accuracy for each in figures.between.values() if each.accuracy is not None]
     return [
-        ("architecture recognised (ClassId)", percent(told.classid_accuracy)),
-        ("accuracy, targets", percent(told.accuracy_target)),
-        ("accuracy, predicted", percent(told.accuracy_predicted)),
-        ("same answer as the target", percent(told.agreement)),
-        ("own target over others as accurate", signed_points(told.identity.own_minus_peers)),
+        ("architecture recognised (ClassId)", percent(figures.classid_accuracy)),
+        ("accuracy, targets", percent(figures.accuracy_target)),
+        ("accuracy, predicted", percent(figures.accuracy_predicted)),
+        ("same answer as the target", percent(figures.agreement)),
+        ("own target over others as accurate", signed_points(figures.identity.own_minus_peers)),
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
-        ("latent size, of parameters (mean)", percent(told.compression)),
+        ("latent size, of parameters (mean)", percent(figures.compression)),
     ]
 
 
@@ -77,14 +79,14 @@ def _space_of_several(run: Run, main: Evaluated) -> list[str]:
         return []
     kinds = [name for name in run.order if name not in run.unseen]
     least, most = min(sizes), max(sizes)
-    told = (
+    sentence = (
         f"This space describes trained {joined(kinds) if kinds else 'several architectures'} networks of {count(least)} to "
         f"{count(most)} parameters by latents of {count(latent)} numbers, {percent(latent / most)} to "
         f"{percent(latent / least)} of the size."
     )
     if run.unseen:
-        told += f" Of {joined(run.unseen)} it was never shown a network."
-    return [told]
+        sentence += f" Of {joined(run.unseen)} it was never shown a network."
+    return [sentence]
 
 
 def _sizes(run: Run, main: Evaluated) -> list[float]:
@@ -93,18 +95,18 @@ def _sizes(run: Run, main: Evaluated) -> list[float]:
 
 
 def _behaviour_of_several(main: Evaluated) -> list[str]:
-    told, members = main.figures, len(main.member)
+    figures, members = main.figures, len(main.member)
     seen = "on which it was trained" if main.split == "train" else "which it was not trained on"
-    right = int((main.class_ids == main.decoded_ids).sum())
-    ranks = sorted(rank for each in told.per_class.values() if (rank := finite(each.r2)) is not None)
+    correct = int((main.class_ids == main.decoded_ids).sum())
+    ranks = sorted(rank for each in figures.per_class.values() if (rank := finite(each.r2)) is not None)
     within = f", within single architectures from {number(ranks[0])} to {number(ranks[-1])}" if len(ranks) > 1 else ""
     return [
         f"From latents alone it gave back {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
-        f"split, {seen}: {count(right)} of them ({percent(right / members)}) as the architecture that they are. "
-        f"Predictions are {percent(told.accuracy_predicted)} accurate on average, their targets "
-        f"{percent(told.accuracy_target)}; accuracies differ by {points(told.mae)} on average, and "
-        f"prediction and target give the same answer for {percent(told.agreement)} of the test images. R² of "
-        f"predicted accuracies is {number(told.r2)} over all members{within}."
+        f"split, {seen}: {count(correct)} of them ({percent(correct / members)}) as the architecture that they are. "
+        f"Predictions are {percent(figures.accuracy_predicted)} accurate on average, their targets "
+        f"{percent(figures.accuracy_target)}; accuracies differ by {points(figures.mae)} on average, and "
+        f"prediction and target give the same answer for {percent(figures.agreement)} of the test images. R² of "
+        f"predicted accuracies is {number(figures.r2)} over all members{within}."
     ]
 
 
@@ -112,35 +114,35 @@ def _between(main: Evaluated) -> list[str]:
     """What is decoded where Eq. 12 puts an architecture; a sentence for those of the training and one for the others."""
     sentences = []
     for shown, words in ((True, ","), (False, ", never shown,")):
-        found = {
+        networks = {
             arch: each
             for arch, each in main.figures.between.items()
             if each.shown is shown and each.accuracy is not None
         }
-        if not found:
+        if not networks:
             continue
-        trained = [each.accuracy_zoo for each in found.values()]
+        trained = [each.accuracy_zoo for each in networks.values()]
         reference = f", normally trained ones {_in_words(trained)}" if None not in trained else ""
         sentences.append(
-            f"Between the ends, where Eq. 12 puts {joined(list(found))}{words} "
-            f"{_in_words([each.classid_accuracy for each in found.values()])} of latents are read as such; networks decoded "
-            f"there are {_in_words([each.accuracy for each in found.values()])} accurate{reference}."
+            f"Between the ends, where Eq. 12 puts {joined(list(networks))}{words} "
+            f"{_in_words([each.classid_accuracy for each in networks.values()])} of latents are read as such; networks decoded "
+            f"there are {_in_words([each.accuracy for each in networks.values()])} accurate{reference}."
         )
     return sentences
 
 
-def _in_words(shares: list[float | None]) -> str:
+def _in_words(values: list[float | None]) -> str:
     """Shares one after the other, or their range where there are many."""
-    told = [percent(share) for share in shares]
-    if len(set(told)) == 1:
-        return told[0]
-    known = [share for share in shares if share is not None]
-    return joined(told) if len(shares) <= FEW else f"{percent(min(known))} to {percent(max(known))}"
+    texts = [percent(value) for value in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    known = [value for value in values if value is not None]
+    return joined(texts) if len(values) <= FEW else f"{percent(min(known))} to {percent(max(known))}"
 
 
 def _space(run: Run, main: Evaluated) -> list[str]:
-    told = main.figures
-    latent, parameters = finite(told.latent), finite(told.parameters)
+    figures = main.figures
+    latent, parameters = finite(figures.latent), finite(figures.parameters)
     if latent is None or parameters is None:
         return []
     kinds = f"{joined(list(run.archs))} networks" if run.archs else "networks"
@@ -151,13 +153,13 @@ def _space(run: Run, main: Evaluated) -> list[str]:
 
 
 def _behaviour(main: Evaluated) -> list[str]:
-    told, members = main.figures, len(main.member)
+    figures, members = main.figures, len(main.member)
     seen = ", on which it was trained" if main.split == "train" else ", which it was not trained on"
     return [
         f"From latents alone it gave back {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
-        f"split{seen}: predicted accuracies follow the targets' with R² = {number(told.r2)} and differ by "
-        f"{points(told.mae)} on average, and prediction and target give the same answer for "
-        f"{percent(told.agreement)} of the test images."
+        f"split{seen}: predicted accuracies follow the targets' with R² = {number(figures.r2)} and differ by "
+        f"{points(figures.mae)} on average, and prediction and target give the same answer for "
+        f"{percent(figures.agreement)} of the test images."
     ]
 
 
@@ -182,28 +184,28 @@ def _beside(main: Evaluated) -> list[str]:
         return ["No baseline does better in R², mean difference or agreement."]
     if len(better) > FEW:
         return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
-    told = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
-    who = "One baseline does" if len(told) == 1 else "Some baselines do"
-    return [f"{who} better than the space: {joined(told)}."]
+    sentences = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
+    who = "One baseline does" if len(sentences) == 1 else "Some baselines do"
+    return [f"{who} better than the space: {joined(sentences)}."]
 
 
 def _by_measure(main: Evaluated, better: dict[str, list[str]]) -> list[str]:
     """How many baselines do better in each measure, and the best of them."""
-    others, told = main.figures.baselines, []
+    others, texts = main.figures.baselines, []
     for measure, sign in MEASURES:
         names = [name for name in better if measure in better[name]]
         if names:
             best = max(names, key=lambda name: sign * float(getattr(others[name], measure)))
-            told.append(f"{len(names)} in {WORDS[measure]} (the best: {best})")
-    return told
+            texts.append(f"{len(names)} in {WORDS[measure]} (the best: {best})")
+    return texts
 
 
 def missing(run: Run) -> list[tuple[str, str]]:
     """(chapter, one sentence) for what could not be shown, with what makes it."""
-    folder, told = shlex.quote(str(run.path)), []
+    folder, sentences = shlex.quote(str(run.path)), []
     main = run.evaluations.get("test")
     if main is None:
-        told.append(
+        sentences.append(
             (
                 "behaviour",
                 f"The test split has not been evaluated yet: `netspace eval {folder}` measures it, beside baselines.",
@@ -215,80 +217,84 @@ def missing(run: Run) -> list[tuple[str, str]]:
         if len(ends) > 1:  # a step of each tenth from one class to the next
             way = f"--from worst:{ends[0]} --to best:{ends[-1]} --steps {10 * (len(ends) - 1) + 1}"
         command = f"netspace interpolate {way} --run {folder}"
-        told.append(
+        sentences.append(
             (
                 "lines",
                 f"No interpolation between two chosen networks has been made yet: `{command}` makes one.",
             )
         )
-    for split, found in run.evaluations.items():
-        if found.multi and found.figures.line is None:
-            both = f"{found.figures.archs[0]} and {found.figures.archs[-1]}"
-            told.append(
+    for split, evaluated in run.evaluations.items():
+        if evaluated.multi and evaluated.figures.line is None:
+            both = f"{evaluated.figures.archs[0]} and {evaluated.figures.archs[-1]}"
+            sentences.append(
                 ("lines", f"The {split} split has no members of both {both}, so nothing between them was measured.")
             )
-        if found.tensors is None:
+        if evaluated.tensors is None:
             again = f"`netspace eval {folder} --split {split}`"
             sentence = f"Latents and PReps of the {split} split are missing or of another evaluation"
             sentence = f"{sentence}: {again} writes them."
-            told.append(("preps", sentence))
+            sentences.append(("preps", sentence))
     if not run.records:
-        told.append(("training", "The folder holds no metrics.jsonl, so the course of the training cannot be shown."))
-    return told
+        sentences.append(
+            ("training", "The folder holds no metrics.jsonl, so the course of the training cannot be shown.")
+        )
+    return sentences
 
 
 def fit_summary(fitted: Fitted) -> str:
     """The compressed network in plain words."""
-    told = fitted.figures
-    predictor, represented = told.parameters_predictor, told.parameters_represented
+    figures = fitted.figures
+    predictor, represented = figures.parameters_predictor, figures.parameters_represented
     sentences = [
         f"A predictor of {count(predictor)} values stands for {count(represented)} of the network's "
-        f"{count(told.parameters_original)} parameters; the file of {count(told.bytes_file)} bytes, all else "
-        f"included, is {_share(told.bytes_file, told.bytes_original)} of the original's size."
+        f"{count(figures.parameters_original)} parameters; the file of {count(figures.bytes_file)} bytes, all else "
+        f"included, is {_share(figures.bytes_file, figures.bytes_original)} of the original's size."
     ]
-    if finite(told.accuracy_reconstructed) is not None:
+    if finite(figures.accuracy_reconstructed) is not None:
         sentences.append(
-            f"On the test images the reconstructed network scores {percent(told.accuracy_reconstructed, 2)} and the "
-            f"original {percent(told.accuracy_original, 2)}; they give the same answer on "
-            f"{percent(told.agreement)} of them."
+            f"On the test images the reconstructed network scores {percent(figures.accuracy_reconstructed, 2)} and the "
+            f"original {percent(figures.accuracy_original, 2)}; they give the same answer on "
+            f"{percent(figures.agreement)} of them."
         )
-    if finite(told.relative_error) is not None:
-        sentences.append(f"The relative error of the weights is {number(told.relative_error, 3)}.")
+    if finite(figures.relative_error) is not None:
+        sentences.append(f"The relative error of the weights is {number(figures.relative_error, 3)}.")
     return " ".join(sentences)
 
 
 def fit_tiles(fitted: Fitted) -> list[tuple[str, str]]:
     """The main figures as (name, value)."""
-    told = fitted.figures
-    found = [
-        ("predictor, of represented weights", _share(told.parameters_predictor, told.parameters_represented)),
-        ("file, of the original's bytes", _share(told.bytes_file, told.bytes_original)),
-        ("accuracy, original", percent(told.accuracy_original, 2)),
-        ("accuracy, reconstructed", percent(told.accuracy_reconstructed, 2)),
-        ("same answer as the original", percent(told.agreement)),
-        ("relative error of the weights", number(told.relative_error, 3)),
+    figures = fitted.figures
+    entries = [
+        ("predictor, of represented weights", _share(figures.parameters_predictor, figures.parameters_represented)),
+        ("file, of the original's bytes", _share(figures.bytes_file, figures.bytes_original)),
+        ("accuracy, original", percent(figures.accuracy_original, 2)),
+        ("accuracy, reconstructed", percent(figures.accuracy_reconstructed, 2)),
+        ("same answer as the original", percent(figures.agreement)),
+        ("relative error of the weights", number(figures.relative_error, 3)),
     ]
-    return [(name, value) for name, value in found if value != NOTHING]
+    return [(name, value) for name, value in entries if value != NOTHING]
 
 
 def fit_missing(fitted: Fitted) -> list[tuple[str, str]]:
     """(chapter, one sentence) for what could not be shown, with the command that makes it."""
-    file, told = shlex.quote(str(fitted.path / "compressed.safetensors")), []
+    file, sentences = shlex.quote(str(fitted.path / "compressed.safetensors")), []
     analyse = f"`netspace compress analyse {file} MODEL --zoo ZOO`"
     if fitted.analysis is None:
-        told.append(("layers", f"Singular values and likeness by layer were not measured yet: {analyse} does."))
+        sentences.append(("layers", f"Singular values and likeness by layer were not measured yet: {analyse} does."))
     elif fitted.kernels is None:
-        told.append(("layers", f"No kernels were kept that could be shown: {analyse} keeps some."))
+        sentences.append(("layers", f"No kernels were kept that could be shown: {analyse} keeps some."))
     if fitted.analysis is not None and fitted.analysis.cka is None:
-        told.append(("layers", f"Of the original only weights were known: {analyse} with its data measures the rest."))
+        sentences.append(
+            ("layers", f"Of the original only weights were known: {analyse} with its data measures the rest.")
+        )
     if fitted.pruning is None:
-        told.append(("smaller", f"The predictor was not pruned yet: `netspace compress prune {file} MODEL` does."))
+        sentences.append(("smaller", f"The predictor was not pruned yet: `netspace compress prune {file} MODEL` does."))
     for bits in (8, 4):
         if bits not in fitted.quantised:
             out = shlex.quote(str(fitted.path / f"compressed-{bits}.safetensors"))
             command = f"`netspace compress quantise {file} MODEL --bits {bits} -o {out}`"
-            told.append(("smaller", f"The predictor was not tried in {bits} bits yet: {command} does."))
-    return told
+            sentences.append(("smaller", f"The predictor was not tried in {bits} bits yet: {command} does."))
+    return sentences
 
 
 def _share(part: float | None, whole: float | None) -> str:
