@@ -39,3 +39,13 @@ def test_links_between_pages_lead_to_files() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_what_contributing_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:netspace|model_zoo|tools|tests|configs|docs)/[\w./]*)`", text)
+    assert len(paths) > 10 and all((ROOT / path).exists() for path in paths), paths
+    for table, path in re.findall(r"table `([A-Z]+)` in `([\w./]+)`", text):
+        assert re.search(rf"^{table}: dict\[", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), (table, path)
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert targets == set(re.findall(r"`make (\w+)`", text))
