@@ -1,10 +1,9 @@
-"""This machine: processor, GPUs, memory and disk."""
+"""This machine: processor, GPUs and memory, and the cache folder."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError
-
-
-def free_bytes(path: Path) -> int:
-    """Return the free bytes of the disk that holds `path`, or its nearest existing parent."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from helpers import small_disk
 from netspace import files, run_folder
 from netspace.errors import NetspaceError
 from netspace.files import alone, replacing, write_text
-from netspace.hardware import free_bytes, pick_device, send
+from netspace.hardware import pick_device, send
 from netspace.io import hash_tensors, read_json, read_torch, write_json, write_torch
 from netspace.run_folder import Metrics, is_run, newest_run, provenance, read_metrics
 
@@ -183,10 +183,6 @@ def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run_folder.subprocess, "run", missing)
     assert run_folder.commit() is None
-
-
-def test_free_bytes_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "a" / "b") > 0 and free_bytes(Path("a/b")) > 0
 
 
 def test_hash_tensors_sees_values_shapes_types_and_order() -> None:

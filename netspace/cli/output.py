@@ -1,6 +1,4 @@
-"""How commands speak: one JSON object or plain text on standard output, everything else on standard error.
-
-What `netspace eval` and `netspace interpolate` print for people."""
+"""What commands print: one JSON object or plain text on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
