@@ -95,27 +95,10 @@ def training(figures: of_spaces.Training) -> str:
 
 def optimization(figures: of_spaces.Optimization) -> str:
     """The text of `netspace optimize`."""
-    last = figures.curve[-1].accuracy_val
+    columns = (figures.starts, figures.arch, figures.accuracy_network, figures.accuracy_before, figures.accuracy_after)
     rows = [
-        [
-            ("* " if place == figures.best else "  ") + name,
-            arch,
-            percent(own),
-            percent(before),
-            percent(after),
-            percent(val),
-        ]
-        for place, (name, arch, own, before, after, val) in enumerate(
-            zip(
-                figures.starts,
-                figures.arch,
-                figures.accuracy_network,
-                figures.accuracy_before,
-                figures.accuracy_after,
-                last,
-                strict=True,
-            )
-        )
+        [("* " if index == figures.best else "  ") + name, arch, *map(percent, accuracies)]
+        for index, (name, arch, *accuracies) in enumerate(zip(*columns, figures.curve[-1].accuracy_val, strict=True))
     ]
     return "\n".join(
         [
