@@ -102,7 +102,7 @@ def test_every_out_is_o_too() -> None:
         for parameter in command.params
         if "--out" in parameter.opts
     }
-    names = ("quickstart", "train", "encode", "decode", "optimize", "zoo build", "zoo merge")
+    names = ("quickstart", "train", "encode", "decode", "optimize", "zoo build", "zoo merge", "zoo align")
     names += ("compress fit", "compress reconstruct", "compress quantise", "compress correct")
     assert found == {f"netspace {name}": {"-o", "--out"} for name in names}
 
