@@ -29,7 +29,7 @@ from netspace.distributed import begin
 from netspace.errors import NetspaceError, UsageError, printable
 from netspace.files import alone, remove_remains
 from netspace.hardware import pick_device
-from netspace.networks.folding_checks import reason
+from netspace.networks.graph import reason
 from netspace.precision import calibration_file, fastest
 from netspace.process import available_cores
 from netspace.progress import progress

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from model_zoo.optimizers import OptimizerConfig, Schedule
+from model_zoo.forward import OptimizerConfig, Schedule
 from netspace import archs
 from netspace.config import FileName, Seed, Settings, changed
 from netspace.errors import UsageError

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.forward import Forward, Way
-from model_zoo.optimizers import StackedOptimizer
+from model_zoo.forward import Forward, StackedOptimizer, Way
 from model_zoo.recipe import RunPlan, ZooRecipe
 from netspace.errors import NetspaceError, ran_out
 from netspace.hardware import send

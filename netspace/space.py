@@ -24,7 +24,7 @@ from netspace.io import Record, read_json
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.networks.family import ArchClass, Family, Networks
 from netspace.networks.folding import unfold
-from netspace.networks.folding_checks import batch_norms
+from netspace.networks.graph import batch_norms
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters

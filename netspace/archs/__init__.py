@@ -21,9 +21,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from netspace.archs.lenetlike import lenetlike
+from netspace.archs.cnn import lenetlike, vanillacnn
 from netspace.archs.resnet import resnet8, resnet20, resnet32, resnet56
-from netspace.archs.vanillacnn import vanillacnn
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.folding import fold

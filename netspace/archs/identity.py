@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from netspace.errors import NetspaceError
-from netspace.networks.folding_checks import batch_norms, in_float64, listed, reason, run
+from netspace.networks.graph import batch_norms, in_float64, listed, reason, run
 
 TOLERANCE = 1e-9  # largest difference of outputs in float64, as a fraction of the largest output
 TOLERANCE_FLOAT32 = 1e-4  # where a network does not run in float64

@@ -16,7 +16,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from netspace.archs.common import SLOPE, check, scaled
+from netspace.archs.cnn import SLOPE, check, scaled
 from netspace.errors import UsageError
 
 

@@ -16,7 +16,7 @@ from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
 from netspace.errors import NetspaceError, UsageError
 from netspace.models.compressed import NOTE
-from netspace.networks.folding_checks import listed
+from netspace.networks.graph import listed
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import StateDict, check_tensors, metadata_spec, read_state_dict, without_prefix
 

@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.networks.folding_checks import (
+from netspace.networks.graph import (
     Absorption,
     batch_norms,
     in_float64,
     listed,
+    make_plan,
     refuse_buffers,
     refuse_non_finite,
     refuse_unfit,
@@ -48,7 +49,6 @@ from netspace.networks.folding_checks import (
     values,
     verify,
 )
-from netspace.networks.graph import make_plan
 
 __all__ = ["Absorption", "Folder", "FrozenAffine", "fold", "unfold"]
 

@@ -17,7 +17,7 @@ from netspace import archs
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import read_tensors, read_torch
 from netspace.networks.folding import fold
-from netspace.networks.folding_checks import batch_norms, listed
+from netspace.networks.graph import batch_norms, listed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.prep import flatten, is_integer, parameter_problem
 from netspace.networks.spec import NetSpec

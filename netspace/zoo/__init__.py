@@ -25,9 +25,8 @@ from netspace.zoo.format import (
     table_problems,
     teacher_path,
 )
-from netspace.zoo.merging import Zoo, merge, recover
 from netspace.zoo.reader import ArchGroup
-from netspace.zoo.writer import write_zoo, zoo_lock
+from netspace.zoo.writer import Zoo, merge, recover, write_zoo, zoo_lock
 
 __all__ = [
     "MEMBER",

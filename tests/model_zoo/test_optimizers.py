@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo.optimizers import OptimizerConfig, StackedOptimizer
+from model_zoo.forward import OptimizerConfig, StackedOptimizer
 
 MEMBERS, PARAMETERS, STEPS = 3, 7, 10
 RATES = torch.tensor([[1e-1], [1e-2], [3e-3]], dtype=torch.float64)

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_zoo.optimizers import OptimizerConfig
+from model_zoo.forward import OptimizerConfig
 from model_zoo.recipe import EpochConfig, RunPlan, ZooRecipe, plan, spread
 from netspace.config import load, to_yaml
 from netspace.errors import UsageError

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_zoo.forward import Way
-from model_zoo.optimizers import OptimizerConfig
+from model_zoo.forward import OptimizerConfig, Way
 from model_zoo.recipe import RunPlan, ZooRecipe
 from model_zoo.trainer import Group
 from netspace import archs

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from netspace.errors import NetspaceError, UsageError
 from netspace.networks import folding as absorb
 from netspace.networks.folding import Folder, fold
-from netspace.networks.folding_checks import Absorption
+from netspace.networks.graph import Absorption
 
 
 class Shortcuts(nn.Module):
