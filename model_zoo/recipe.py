@@ -41,7 +41,7 @@ class SplitConfig(Settings):
 class ArchConfig(archs.ArchConfig):
     """One architecture of a zoo."""
 
-    members: SplitConfig | None = None  # of this architecture; None: as the zoo's
+    members: SplitConfig | None = None  # members of this architecture in each split; none: those of the zoo
 
 
 EARLY = (100, 50, 20, 10, 4, 2)  # members in each sixth of the range, as NetSpace's authors list 186 epochs of 600
@@ -52,10 +52,12 @@ class EpochConfig(Settings):
 
     first: int = Field(1, ge=1)
     last: int = Field(600, ge=1)
-    spacing: Literal["even", "log", "early"] = "even"  # early: dense in the first sixth of the range, as `EARLY` says
+    spacing: Literal["even", "log", "early"] = (
+        "even"  # how epochs are spread from first to last; early: dense in the first sixth of the range
+    )
     snapshots: int = Field(
         1, ge=1
-    )  # members taken from one run along its training; 1: every member is a run of its own
+    )  # members taken from one training run as snapshots; 1: every member is a run of its own
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -82,18 +84,26 @@ class ZooRecipe(Settings):
     seed: Seed = 0
     data: DataConfig = DataConfig()
     archs: dict[str, ArchConfig]
-    teacher: TeacherConfig | None = None  # built beside the zoo, as a zoo of its own
+    teacher: TeacherConfig | None = (
+        None  # the network that teaches spaces of this zoo; built next to it, as a zoo of its own
+    )
     members: SplitConfig = SplitConfig()
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)
-    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of NeRN's Eq. 6 in the members' loss
+    smoothness: float = Field(
+        0.0, ge=0, allow_inf_nan=False
+    )  # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
     prep_width: int | None = Field(
         None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP
-    )  # heights follow from the parameters; None: the width at which the smallest architecture has 8 rows
-    fused: int | None = Field(None, ge=1)  # networks trained at once; None: what calibration finds fastest
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the training's forward and backward passes
-    compile: bool = False  # torch.compile the forward and backward passes: pays on GPUs, on long builds
+    )  # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
+    fused: int | None = Field(
+        None, ge=1
+    )  # networks trained at once as one stack; none: the number that calibration finds fastest
+    precision: Literal["auto", "float32", "bf16"] = (
+        "auto"  # of the forward and backward passes; auto: the faster one on this machine
+    )
+    compile: bool = False  # compile the passes with torch.compile: worth it for long builds on GPUs
     device: str = "auto"
 
     @model_validator(mode="after")

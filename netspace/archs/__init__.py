@@ -45,8 +45,10 @@ class ArchConfig(Settings):
     """An architecture as recipes name it."""
 
     arch: str  # a registered name, or 'module:factory'
-    width: float | None = None  # the factory's width factor; left out for factories that know none
-    kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)  # further ones of the factory
+    width: float | None = None  # width factor of the factory; leave it out if the factory has none
+    kwargs: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict
+    )  # further keyword arguments of the factory
 
     def settings(self, image_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
         """The factory's keyword arguments for a task. Raises as `task_settings`."""

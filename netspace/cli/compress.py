@@ -53,8 +53,8 @@ def pruning(figures: Pruning) -> str:
     images = figures.predictor[0].images
 
     def cells(row: PrunedNetwork) -> list[str]:
-        told = percent(row.images.agreement if row.images else row.accuracy)
-        return [f"{row.weights:,}", number(row.relative_error), told]
+        last = percent(row.images.agreement if row.images else row.accuracy)
+        return [f"{row.weights:,}", number(row.relative_error), last]
 
     pairs = zip(figures.predictor, figures.original, strict=True)
     rows = [[percent(one.share), *cells(one), *cells(two)] for one, two in pairs]

@@ -258,11 +258,11 @@ def describe(path: Path) -> ZooInfo:
 
 
 def _verified(result: Verification) -> str:
-    told = f"{result.checked} members checked, {result.re_evaluated} evaluated again"
+    counts = f"{result.checked} members checked, {result.re_evaluated} evaluated again"
     if result.ok:
-        return f"{result.path} is sound: {told}"
+        return f"{result.path} is sound: {counts}"
     listed = "\n".join(f"- {problem}" for problem in result.problems)
-    return f"{result.path} has {len(result.problems)} problems ({told}):\n{listed}"
+    return f"{result.path} has {len(result.problems)} problems ({counts}):\n{listed}"
 
 
 @data_app.command("list")

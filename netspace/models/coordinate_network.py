@@ -27,9 +27,11 @@ BASES = {
 class EmbeddingConfig(Settings):
     """How coordinates are embedded."""
 
-    coordinates: Literal["raw", "normalised"] = "raw"  # integers (l, f, c) as in Eq. 1; normalised: by their counts
-    base: float | Literal["smooth", "rough"] = "smooth"  # b of Eq. 1, by value or by what the network is like
-    count: int = Field(40, ge=1)  # frequencies of each coordinate
+    coordinates: Literal["raw", "normalised"] = (
+        "raw"  # integers (l, f, c) as in Eq. 1; normalised: divided by their counts
+    )
+    base: float | Literal["smooth", "rough"] = "smooth"  # b of Eq. 1: a number, or smooth or rough after the network
+    count: int = Field(40, ge=1)  # number of frequencies of each coordinate
 
     @field_validator("base", mode="before")
     @classmethod
@@ -101,8 +103,8 @@ def embedded_size(config: EmbeddingConfig, dimensions: int = 3) -> int:
 class PredictorConfig(Settings):
     """How a predictor is made."""
 
-    hidden: int = Field(160, ge=1)  # width
-    layers: int = Field(5, ge=2)  # linear ones
+    hidden: int = Field(160, ge=1)  # width of the hidden layers
+    layers: int = Field(5, ge=2)  # number of linear layers
     # nerf: the middle layer is given the embedding too. skip, the authors' residual predictor: the first layer, without a
     # ReLU of its own, is added to the output of the middle one. residual (ours): each hidden layer is added to its input.
     kind: Literal["plain", "skip", "residual", "nerf"] = "plain"

@@ -24,11 +24,15 @@ from netspace.models.encoders import SLOPE, Statistics
 class DecoderConfig(KindSettings):
     """Which decoder, and how it starts."""
 
-    kind: str = "conv"  # the paper's convolutions, or one matrix: of the table `DECODERS`
+    kind: str = "conv"  # conv: the paper's convolutions; linear: one matrix
     start: Literal["small", "reference"] = "small"  # decoded networks start near zero, or near the best training member
-    slope: float = Field(SLOPE, ge=0, lt=1)  # of the LeakyReLUs (conv)
-    rank: int | None = Field(None, ge=1)  # of the matrix, as two factors: for networks of many parameters (linear)
-    share: float = Field(0.3, gt=0)  # with 'reference': how far around it, in units of each layer's spread in the zoo
+    slope: float = Field(SLOPE, ge=0, lt=1)  # negative slope of the LeakyReLUs (conv)
+    rank: int | None = Field(
+        None, ge=1
+    )  # rank of the matrix, as two factors, for networks with many parameters; none: full (linear)
+    share: float = Field(
+        0.3, gt=0
+    )  # with start 'reference': initial scale around it, in units of the standard deviation of each layer in the zoo
 
     @classmethod
     def table(cls) -> Mapping[str, type[Decoder]]:

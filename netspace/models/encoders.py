@@ -101,11 +101,11 @@ SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
 class EncoderConfig(KindSettings):
     """Which encoder, and what it is made of."""
 
-    kind: str = "conv"  # the paper's convolutions, or what networks do with probes: of the table `ENCODERS`
-    probes: int = Field(64, ge=1)  # learnt inputs shown to every network (probe)
-    hidden: int = Field(256, ge=1)  # width of the layer between answers and latent (probe)
-    standardise: bool = True  # divide every parameter by the spread of its layer over the zoo (conv)
-    pad: bool = True  # several architectures: all PReps to the largest height first, as in the paper (conv)
+    kind: str = "conv"  # conv: the paper's convolutions on the weights; probe: outputs of the network for learnt inputs
+    probes: int = Field(64, ge=1)  # number of learnt inputs fed to every network (probe)
+    hidden: int = Field(256, ge=1)  # width of the layer between outputs and latent (probe)
+    standardise: bool = True  # divide every parameter by the standard deviation of its layer in the zoo (conv)
+    pad: bool = True  # pad the PReps of all architectures to the largest height, as in the paper (conv)
 
     @classmethod
     def table(cls) -> Mapping[str, type[Encoder]]:

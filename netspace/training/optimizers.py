@@ -120,15 +120,19 @@ class OptimizerConfig(Settings):
     name: Literal["adam", "muon", "ranger", "soap"] = (
         "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
     )
-    learning_rate: float = Field(1e-4, gt=0)  # of all but Muon
-    muon_rate: float = Field(0.01, gt=0)  # of Muon, for matrices
-    elementwise_rate: float | None = Field(None, gt=0)  # of the decoder's last scale and bias; None: learning_rate
+    learning_rate: float = Field(1e-4, gt=0)  # of all optimisers but Muon
+    muon_rate: float = Field(0.01, gt=0)  # learning rate of Muon, for matrices
+    elementwise_rate: float | None = Field(
+        None, gt=0
+    )  # learning rate of the decoder's element-wise scale and bias; none: learning_rate
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)  # each step takes rate * weight_decay of all weights away (decoupled)
+    weight_decay: float = Field(0.0, ge=0)  # decoupled: each step shrinks all weights by learning rate * weight_decay
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = Field(0, ge=0)  # steps
-    clip: float | None = Field(None, gt=0)  # of the gradient's norm
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are validated and kept; 0: none
+    clip: float | None = Field(None, gt=0)  # maximum norm of the gradient; none: no limit
+    ema: float = Field(
+        0.0, ge=0, lt=1
+    )  # decay of the moving average of the weights, which is what is validated and saved; 0: no average
 
     def factor(self, step: int, steps: int) -> float:
         """The share of the peak rates at `step` of `steps`."""

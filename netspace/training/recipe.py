@@ -22,11 +22,19 @@ from netspace.training.optimizers import OptimizerConfig
 class LossConfig(Settings):
     """The terms of the loss and their weights; `multi` has more of its own."""
 
-    behaviour: float = Field(1.0, ge=0)  # Eq. 1: outputs of predicted and target network
-    temperature: float = Field(4.0, gt=0)  # T of Eq. 1
-    relative: bool = False  # T in units of the spread of each target's logits, so that weak networks count as much
-    lines: float = Field(0.0, ge=0)  # the same between pairs: a latent on their line behaves like a blend of both
-    weights: float = Field(0.0, ge=0)  # squared difference of parameters in units of their layer's spread
+    behaviour: float = Field(
+        1.0, ge=0
+    )  # weight of Eq. 1: divergence between the outputs of predicted and target network
+    temperature: float = Field(4.0, gt=0)  # T of Eq. 1, for the behaviour term
+    relative: bool = (
+        False  # T in units of the standard deviation of each target's logits, so that weak networks count as much
+    )
+    lines: float = Field(
+        0.0, ge=0
+    )  # weight of Eq. 1 for points between pairs of networks: their network behaves like a blend of both
+    weights: float = Field(
+        0.0, ge=0
+    )  # weight of the squared difference of parameters, in units of the standard deviation of their layer
 
 
 class MultiConfig(Settings):
@@ -34,23 +42,27 @@ class MultiConfig(Settings):
 
     counts: dict[str, NonNegativeInt] = Field(
         default_factory=dict
-    )  # training members shown of an architecture, the first ones; not named: all; 0: none, it is only declared
+    )  # training members used of each architecture, the first ones; if not named: all; 0: the architecture is unseen
     declared: dict[str, ArchConfig] = Field(
         default_factory=dict
-    )  # architectures of which the zoo has no network at all
+    )  # further architectures, of which the zoo has no network
     batches: Literal["classes", "members", "pairs"] = (
-        "classes"  # as many of every class in a batch; drawn from all alike; or pairs of two classes that stay together
+        "classes"  # classes: equally many of each architecture in a batch; members: drawn from all members; pairs: fixed pairs of two
     )
-    teacher: str = "auto"  # the zoo's own, beside it; or a member, 'best', a zoo file, a network's file
-    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5 and 10: the teacher's share; the rest is the labels'
-    temperature: float = Field(4.0, gt=0)  # T of Eq. 3 and 8
-    distillation: float = Field(1.0, ge=0)  # weight of Eq. 5
-    classid: float = Field(1.0, ge=0)  # of Eq. 6
-    interpolation: float = Field(1.0, ge=0)  # of Eq. 11, for each point between a pair
-    rows: int | None = Field(None, ge=4, multiple_of=4)  # of decoded PReps, at least; None: what the largest needs
+    teacher: str = (
+        "auto"  # auto: the teacher built with the zoo; or a member, 'best', a zoo file, the file of a network
+    )
+    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5 and 10: weight of the teacher; the labels have 1 - alpha
+    temperature: float = Field(4.0, gt=0)  # T of Eq. 3 and 8, for the teacher's outputs
+    distillation: float = Field(1.0, ge=0)  # weight of Eq. 5: distillation from the teacher
+    classid: float = Field(1.0, ge=0)  # weight of Eq. 6: the ClassId head
+    interpolation: float = Field(1.0, ge=0)  # weight of Eq. 11, for each point between a pair of networks
+    rows: int | None = Field(
+        None, ge=4, multiple_of=4
+    )  # minimum height H of decoded PReps; none: the height of the largest architecture
     pairs: int | None = Field(
         None, ge=1
-    )  # of a smallest and a largest network, at most, in a part of a batch; None: all
+    )  # maximum number of pairs of a smallest and a largest network in a part of a batch; none: all pairs
 
 
 class SpaceRecipe(Settings):
@@ -60,26 +72,30 @@ class SpaceRecipe(Settings):
 
     name: FileName = "space"
     seed: Seed = 0
-    latent: int = Field(4096, ge=16)  # E: for convolutions and a ClassId head the square of a multiple of 4
+    latent: int = Field(
+        4096, ge=16
+    )  # E, values of a latent; for decoder.kind conv and for `multi` the square of a multiple of 4
     encoder: SerializeAsAny[EncoderConfig] = EncoderConfig()
     decoder: SerializeAsAny[DecoderConfig] = DecoderConfig()
     loss: LossConfig = LossConfig()
-    multi: MultiConfig | None = None  # for several architectures; None: for a zoo of one
+    multi: MultiConfig | None = None  # settings of a space of several architectures; none: a space of one architecture
     optimizer: OptimizerConfig = OptimizerConfig()
-    networks: int = Field(8, ge=1)  # in a batch, over all processes
-    accumulate: int = Field(1, ge=1)  # parts that a batch's networks are taken in, one after another, to save memory
-    images: int = Field(128, ge=1)  # in a batch, the same for all networks
+    networks: int = Field(8, ge=1)  # networks in a batch, over all processes
+    accumulate: int = Field(
+        1, ge=1
+    )  # parts into which the networks of a batch are split, one after another, to save memory
+    images: int = Field(128, ge=1)  # images in a batch, the same for all networks
     noise: float = Field(
         0.0, ge=0
-    )  # on every second network, up to so much of each layer's spread: networks near the zoo's
+    )  # maximum noise on every second network of a batch, in units of the standard deviation of each layer; 0: none
     steps: int = Field(10_000, ge=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
-    remember_targets: bool = True  # keep the targets' outputs for all training images, where they fit 1 GiB
-    precision: Precision = "auto"  # of encoder and decoder: auto, float32 or bf16
-    networks_precision: Precision = "auto"  # of the predicted and target networks
-    recompute: bool = False  # the decoder's activations in the backward pass, instead of keeping them: to save memory
-    compile: bool = False  # encoder and decoder by torch.compile: a minute at the start, pays on GPUs
+    remember_targets: bool = True  # cache the outputs of the target networks for all training images, if they fit 1 GiB
+    precision: Precision = "auto"  # of encoder and decoder; auto: the faster one on this machine
+    networks_precision: Precision = "auto"  # of the predicted and target networks; auto: the faster one on this machine
+    recompute: bool = False  # compute the decoder's activations again in the backward pass, to save memory
+    compile: bool = False  # compile encoder and decoder with torch.compile: a minute at the start, worth it on GPUs
     device: str = "auto"
 
     @classmethod
@@ -121,21 +137,21 @@ class StageConfig(Settings):
     steps: int = Field(8_000, ge=1)
     rounds: int = Field(
         1, ge=1
-    )  # of so many steps; each after the first fits, from anew, what the one before gave ('progressive')
-    reconstruction: float = Field(1.0, ge=0)  # weight of Eq. 3
-    distillation: float = Field(0.0, ge=0)  # of Eq. 5
-    features: float = Field(0.0, ge=0)  # of Eq. 4
+    )  # repetitions of these steps; each after the first fits a new predictor to the result of the one before ('progressive')
+    reconstruction: float = Field(1.0, ge=0)  # weight of Eq. 3: reconstruction of the weights
+    distillation: float = Field(0.0, ge=0)  # weight of Eq. 5: distillation of logits
+    features: float = Field(0.0, ge=0)  # weight of Eq. 4: distance of feature maps
     teacher: str | None = (
-        None  # whose logits are distilled: a zoo's member, a zoo's best, a network's file; None: the network's own
+        None  # whose logits are distilled: a zoo member, the best of a zoo, the file of a network; none: the original network
     )
-    inputs: Literal["task", "noise"] = "task"  # what is shown to the networks; noise: U[-1, 1], no data
-    images: int = Field(256, ge=1)  # in a batch
+    inputs: Literal["task", "noise"] = "task"  # inputs of the networks; noise: U[-1, 1], without data
+    images: int = Field(256, ge=1)  # images in a batch
     pool: int | None = Field(
         None, ge=1
-    )  # of so many training images, drawn once, batches are made; the network's own maps for them are remembered
-    kernels: int = Field(4096, ge=1)  # that gradients flow through in a step
-    sampling: Literal["all", "layer", "uniform", "weighted"] = "weighted"  # how they are drawn
-    # p_uni, the fraction of steps in which 'weighted' draws uniformly; in the others by norm, with replacement
+    )  # draw batches from this many training images, and cache the original's feature maps of them; none: all images
+    kernels: int = Field(4096, ge=1)  # number of kernels that get a gradient in a step
+    sampling: Literal["all", "layer", "uniform", "weighted"] = "weighted"  # how these kernels are drawn
+    # p_uni: fraction of steps in which 'weighted' draws uniformly; in the others it draws by norm, with replacement
     uniform: float = Field(0.8, ge=0, le=1)
     optimizer: OptimizerConfig = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.02, schedule="cosine")
 
@@ -159,18 +175,20 @@ class FitConfig(Settings):
     bundled: ClassVar[str] = "compress"
 
     seed: Seed = 0
-    layers: tuple[str, ...] = ()  # patterns of the weights that are; none: all convolutions
-    pointwise: Pointwise = "centre"  # how 1x1 convolutions are taken; tiles: as matrices, K * K times fewer coordinates
-    side: int | None = Field(None, ge=1)  # K, larger convolutions left out; None: the largest's, 3 for matrices alone
+    layers: tuple[str, ...] = ()  # patterns of the names of the weights to represent; empty: all convolutions
+    pointwise: Pointwise = "centre"  # 1x1 convolutions as the centre of a kernel, or as matrices cut into tiles, with K * K times fewer coordinates
+    side: int | None = Field(
+        None, ge=1
+    )  # K, side of the kernels; larger convolutions are left out; none: that of the largest, 3 if there are only matrices
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
-    norms: bool = True  # filters in units of their norm, which is kept beside: as many values as a batch norm's scale
+    norms: bool = True  # fit filters in units of their norm, which is stored separately: as many values as the scale of a batch norm
     predictor: PredictorConfig = PredictorConfig()
     stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
-    precision: Precision = "auto"  # of the networks that are run: auto, float32 or bf16
+    precision: Precision = "auto"  # of the networks that are run; auto: the faster one on this machine
     predictor_precision: Precision = (
-        "float32"  # of the predictor's steps, which bf16 makes less exact; it is validated in float32
+        "float32"  # of the steps of the predictor, which are less exact in bf16; validation is in float32
     )
 
     @classmethod
