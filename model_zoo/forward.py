@@ -134,13 +134,15 @@ class OptimizerConfig(Settings):
     """How members are trained."""
 
     name: Name = "adam"
-    learning_rate: float | tuple[float, float] = 1e-3  # a pair is a range: each run draws its own, log-uniformly
-    weight_decay: float | tuple[float, float] = 0.0  # likewise
+    learning_rate: float | tuple[float, float] = (
+        1e-3  # a pair [low, high] is a range from which each run draws, log-uniformly
+    )
+    weight_decay: float | tuple[float, float] = 0.0  # a pair is a range, as for learning_rate
     momentum: float = 0.9  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw
-    schedule: Schedule | tuple[Schedule, ...] = "constant"  # of several, each run draws its own
-    milestones: tuple[float, ...] = (0.5, 0.6, 0.7)  # for 'steps', as shares of a run's last epoch
-    decay: float = 0.1  # for 'steps', the factor at each milestone
+    schedule: Schedule | tuple[Schedule, ...] = "constant"  # if a list, each run draws one
+    milestones: tuple[float, ...] = (0.5, 0.6, 0.7)  # of 'steps': fractions of the last epoch of a run
+    decay: float = 0.1  # of 'steps': factor of the learning rate at each milestone
 
     def factor(self, schedule: Schedule, progress: float) -> float:
         """The share of the peak rate that holds at `progress` (0 to 1) of a run."""
