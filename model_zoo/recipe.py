@@ -28,9 +28,9 @@ from netspace.zoo import SPLITS
 class SplitConfig(Settings):
     """Members of each architecture in each split (the paper's single-architecture setting: 100, 16, 16)."""
 
-    train: int = Field(100, ge=0)
-    val: int = Field(16, ge=0)
-    test: int = Field(16, ge=0)
+    train: int = Field(100, ge=0)  # members for training spaces
+    val: int = Field(16, ge=0)  # members for validation
+    test: int = Field(16, ge=0)  # members for tests
 
     @property
     def total(self) -> int:
@@ -50,8 +50,8 @@ EARLY = (100, 50, 20, 10, 4, 2)  # members in each sixth of the range, as NetSpa
 class EpochConfig(Settings):
     """For how long members are trained. Each split spans the whole range by itself."""
 
-    first: int = Field(1, ge=1)
-    last: int = Field(600, ge=1)
+    first: int = Field(1, ge=1)  # epochs of the member that is trained for the shortest time
+    last: int = Field(600, ge=1)  # epochs of the member that is trained for the longest time
     spacing: Literal["even", "log", "early"] = (
         "even"  # how epochs are spread from first to last; early: dense in the first sixth of the range
     )
@@ -70,9 +70,9 @@ class TeacherConfig(ArchConfig):
     """The network that teaches spaces of the zoo (NetSpace, Eq. 3): the best of a few, on validation images."""
 
     members: SplitConfig = SplitConfig(train=2, val=0, test=0)  # candidates
-    epochs: int = Field(300, ge=1)
+    epochs: int = Field(300, ge=1)  # epochs of training
     optimizer: OptimizerConfig = OptimizerConfig()
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1)  # images in a batch
 
 
 class ZooRecipe(Settings):
@@ -80,17 +80,17 @@ class ZooRecipe(Settings):
 
     bundled: ClassVar[str] = "zoo"
 
-    name: FileName = "zoo"
-    seed: Seed = 0
+    name: FileName = "zoo"  # names the file, zoos/NAME.h5
+    seed: Seed = 0  # of all random numbers
     data: DataConfig = DataConfig()
-    archs: dict[str, ArchConfig]
+    archs: dict[str, ArchConfig]  # architectures of the zoo by their ids
     teacher: TeacherConfig | None = (
         None  # the network that teaches spaces of this zoo; built next to it, as a zoo of its own
     )
     members: SplitConfig = SplitConfig()
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1)  # images in a batch
     smoothness: float = Field(
         0.0, ge=0, allow_inf_nan=False
     )  # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
@@ -104,7 +104,7 @@ class ZooRecipe(Settings):
         "auto"  # of the forward and backward passes; auto: the faster one on this machine
     )
     compile: bool = False  # compile the passes with torch.compile: worth it for long builds on GPUs
-    device: str = "auto"
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: a GPU if there is one
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -120,14 +120,14 @@ class OptimizerConfig(Settings):
     name: Literal["adam", "muon", "ranger", "soap"] = (
         "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
     )
-    learning_rate: float = Field(1e-4, gt=0)  # of all optimisers but Muon
+    learning_rate: float = Field(1e-4, gt=0)  # of Adam, Ranger and SOAP
     muon_rate: float = Field(0.01, gt=0)  # learning rate of Muon, for matrices
     elementwise_rate: float | None = Field(
         None, gt=0
     )  # learning rate of the decoder's element-wise scale and bias; none: learning_rate
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam, Ranger and SOAP
     weight_decay: float = Field(0.0, ge=0)  # decoupled: each step shrinks all weights by learning rate * weight_decay
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rates over the steps
     warmup: int = Field(0, ge=0)  # steps
     clip: float | None = Field(None, gt=0)  # maximum norm of the gradient; none: no limit
     ema: float = Field(

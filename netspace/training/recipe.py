@@ -70,8 +70,8 @@ class SpaceRecipe(Settings):
 
     bundled: ClassVar[str] = "space"
 
-    name: FileName = "space"
-    seed: Seed = 0
+    name: FileName = "space"  # names the run folder, runs/NAME
+    seed: Seed = 0  # of all random numbers
     latent: int = Field(
         4096, ge=16
     )  # E, values of a latent; for decoder.kind conv and for `multi` the square of a multiple of 4
@@ -88,7 +88,7 @@ class SpaceRecipe(Settings):
     noise: float = Field(
         0.0, ge=0
     )  # maximum noise on every second network of a batch, in units of the standard deviation of each layer; 0: none
-    steps: int = Field(10_000, ge=1)
+    steps: int = Field(10_000, ge=1)  # steps of the optimiser
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
     remember_targets: bool = True  # cache the outputs of the target networks for all training images, if they fit 1 GiB
@@ -96,7 +96,7 @@ class SpaceRecipe(Settings):
     networks_precision: Precision = "auto"  # of the predicted and target networks; auto: the faster one on this machine
     recompute: bool = False  # compute the decoder's activations again in the backward pass, to save memory
     compile: bool = False  # compile encoder and decoder with torch.compile: a minute at the start, worth it on GPUs
-    device: str = "auto"
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: a GPU if there is one
 
     @classmethod
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ Teaches = Callable[[Tensor], Tensor]  # logits (B, C) for inputs (B, ...)
 class StageConfig(Settings):
     """One stage of the fit, with an optimiser of its own."""
 
-    steps: int = Field(8_000, ge=1)
+    steps: int = Field(8_000, ge=1)  # steps of the optimiser in each round
     rounds: int = Field(
         1, ge=1
     )  # repetitions of these steps; each after the first fits a new predictor to the result of the one before ('progressive')
@@ -174,16 +174,16 @@ class FitConfig(Settings):
 
     bundled: ClassVar[str] = "compress"
 
-    seed: Seed = 0
+    seed: Seed = 0  # of all random numbers
     layers: tuple[str, ...] = ()  # patterns of the names of the weights to represent; empty: all convolutions
     pointwise: Pointwise = "centre"  # 1x1 convolutions as the centre of a kernel, or as matrices cut into tiles, with K * K times fewer coordinates
     side: int | None = Field(
         None, ge=1
     )  # K, side of the kernels; larger convolutions are left out; none: that of the largest, 3 if there are only matrices
-    order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"
+    order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"  # of the kernels of a layer (NeRN, Sec. 3.3)
     norms: bool = True  # fit filters in units of their norm, which is stored separately: as many values as the scale of a batch norm
     predictor: PredictorConfig = PredictorConfig()
-    stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)
+    stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)  # one after the other
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
     precision: Precision = "auto"  # of the networks that are run; auto: the faster one on this machine
