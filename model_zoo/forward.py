@@ -133,7 +133,7 @@ Schedule = Literal["constant", "cosine", "steps"]
 class OptimizerConfig(Settings):
     """How members are trained."""
 
-    name: Name = "adam"
+    name: Name = "adam"  # the optimiser of torch by that name
     learning_rate: float | tuple[float, float] = (
         1e-3  # a pair [low, high] is a range from which each run draws, log-uniformly
     )
