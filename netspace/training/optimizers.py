@@ -120,7 +120,7 @@ class OptimizerConfig(Settings):
     name: Literal["adam", "muon", "ranger", "soap"] = (
         "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
     )
-    learning_rate: float = Field(1e-4, gt=0)  # of Adam, Ranger and SOAP; of Muon, for all that are no matrices
+    learning_rate: float = Field(1e-4, gt=0)  # of Adam, Ranger and SOAP; with muon, of Adam on all that is not a matrix
     muon_rate: float = Field(0.01, gt=0)  # learning rate of Muon, for matrices
     elementwise_rate: float | None = Field(
         None, gt=0
