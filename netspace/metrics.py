@@ -12,39 +12,40 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 COLUMNS = 4096  # parameters whose distances are added at once, so that memory stays bounded
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+def accuracy(logits: Float[Tensor, "*M B C"], labels: Int64[Tensor, "*#M B"]) -> Float[Tensor, "*M"]:
     """Share of right predictions (...,) of logits (..., B, C) for labels (B,)."""
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
-def agreement(first: Tensor, second: Tensor) -> Tensor:
+def agreement(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
     """Share of inputs for which two networks predict the same class, (...,) for logits (..., B, C)."""
     return (first.argmax(-1) == second.argmax(-1)).double().mean(-1)
 
 
-def overlap(first: Tensor, second: Tensor, top: int = 5) -> Tensor:
+def overlap(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"], top: int = 5) -> Float[Tensor, ...]:
     """Share of the `top` likeliest classes that two networks have in common, mean over inputs: (...,) for logits (..., B, C)."""
     taken = [logits.topk(min(top, logits.shape[-1]), dim=-1).indices for logits in (first, second)]
     return (taken[0][..., :, None] == taken[1][..., None, :]).any(-1).double().mean((-2, -1))
 
 
-def cosine(first: Tensor, second: Tensor) -> Tensor:
+def cosine(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
     """Cosine of two networks' logits for each input, averaged over inputs: (...,) for logits (..., B, C)."""
     return F.cosine_similarity(first.double(), second.double(), dim=-1).mean(-1)
 
 
-def divergence(predicted: Tensor, target: Tensor) -> Tensor:
+def divergence(predicted: Float[Tensor, "*#M B C"], target: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
     """KL(softmax(target) || softmax(predicted)) in nats, averaged over inputs: (...,) for logits (..., B, C)."""
     log_p, log_t = F.log_softmax(predicted.double(), -1), F.log_softmax(target.double(), -1)
     return F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1).mean(-1)
 
 
-def concordance(first: Tensor, second: Tensor) -> Tensor:
+def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
     """Lin's concordance of two networks' outputs (..., B, C) over inputs and outputs: (...,), 1 for equality, at least 0.
 
     1 - mean squared difference / (both variances + squared difference of means) (Lin, 1989).
@@ -91,7 +92,7 @@ def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
-def diversity(flat: Tensor) -> float:
+def diversity(flat: Float[Tensor, "M P"]) -> float:
     """Mean L2 distance between all pairs of networks (M, P); NaN for fewer than two."""
     count = len(flat)
     if count < 2:
@@ -100,7 +101,7 @@ def diversity(flat: Tensor) -> float:
     return float((distances.sum() - distances.diagonal().sum()) / (count * (count - 1)))
 
 
-def nearest(queries: Tensor, bank: Tensor) -> Tensor:
+def nearest(queries: Float[Tensor, "M P"], bank: Float[Tensor, "N P"]) -> Int64[Tensor, " M"]:
     """Row number in `bank` (N, P) of the L2-nearest network of each query (M, P): (M,)."""
     return _squared_distances(queries, bank).argmin(-1)
 
@@ -160,7 +161,7 @@ def _finite(value: np.floating) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def identity(predicted: Tensor, target: Tensor, labels: Tensor) -> Identity:
+def identity(predicted: Int64[Tensor, "M B"], target: Int64[Tensor, "M B"], labels: Int64[Tensor, " B"]) -> Identity:
     """Compares the classes (M, B) that predicted networks and their targets give to inputs with labels (B,).
 
     Members are sorted by their target's accuracy, so that the peers of a few neighbours are a slice.
@@ -191,7 +192,7 @@ def identity(predicted: Tensor, target: Tensor, labels: Tensor) -> Identity:
     return Identity(*table[:, order.argsort()].cpu().numpy())
 
 
-def identity_of(agreements: Tensor, scores: Tensor) -> Identity:
+def identity_of(agreements: Float[Tensor, "M M"], scores: Float[Tensor, " M"]) -> Identity:
     """The same from the agreement (M, M) of predicted networks with targets and the targets' scores (M,); no mistakes are counted."""
     near = (scores[:, None] - scores).abs() <= PEER_RANGE
     peers = near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)

@@ -18,6 +18,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jaxtyping import install_import_hook
+
+# Calls of these modules are checked against the shapes and types in their signatures.
+install_import_hook(
+    ["netspace.metrics", "netspace.networks.prep", "netspace.tasks.base", "netspace.tasks.images"],
+    "beartype.beartype",
+)
 
 ZOO: dict[str, Any] = {
     "name": "tiny",

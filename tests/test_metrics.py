@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from scipy import stats
 
 from netspace import metrics
@@ -178,3 +179,9 @@ def test_overlap_and_cosine_by_counting() -> None:
         angles = [float(a.double() @ b.double() / (a.double().norm() * b.double().norm())) for a, b in pairs]
         assert float(metrics.cosine(first, second)[member]) == pytest.approx(sum(angles) / 7)
     assert float(metrics.overlap(first[0], second[0], 20)) == 1.0, "fewer classes than are asked for"
+
+
+def test_shapes_in_signatures_are_checked() -> None:
+    """The tests run with shapes checked: three labels for four inputs do not pass."""
+    with pytest.raises(TypeCheckError, match="labels"):
+        metrics.accuracy(torch.zeros(2, 4, 5), torch.zeros(3, dtype=torch.int64))

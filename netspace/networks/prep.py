@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from netspace.errors import NetspaceError
@@ -60,7 +61,7 @@ def check_size(parameters: int, size: tuple[int, int]) -> None:
         )
 
 
-def pack(flat: Tensor, size: tuple[int, int]) -> Tensor:
+def pack(flat: Shaped[Tensor, "*M P"], size: tuple[int, int]) -> Shaped[Tensor, "*M H W"]:
     """Flat parameters (..., P) as PReps (..., H, W), zeros after the last parameter."""
     check_size(flat.shape[-1], size)
     rows, width = size
@@ -68,7 +69,7 @@ def pack(flat: Tensor, size: tuple[int, int]) -> Tensor:
     return padded.unflatten(-1, (rows, width))
 
 
-def unpack(prep: Tensor, parameters: int) -> Tensor:
+def unpack(prep: Shaped[Tensor, "*M H W"], parameters: int) -> Shaped[Tensor, "*M P"]:
     """PReps (..., H, W) as flat parameters (..., P), a view. The padding's values are dropped unread."""
     check_size(parameters, (prep.shape[-2], prep.shape[-1]))
     return prep.flatten(-2)[..., :parameters]
@@ -99,7 +100,7 @@ def _short(kind: torch.dtype | torch.layout) -> str:
     return str(kind).removeprefix("torch.")
 
 
-def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
+def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Shaped[Tensor, "*M P"]:
     """Named parameters, each (..., *shape), as flat parameters (..., P) in the spec's order.
 
     Raises `NetspaceError` if a name is missing or unknown, a shape differs, or a value is not finite.
@@ -117,7 +118,7 @@ def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Tensor:
     return torch.cat([state[name].unsqueeze(-1).flatten(lead) for name in spec.names], dim=-1)
 
 
-def unflatten(flat: Tensor, spec: NetSpec) -> dict[str, Tensor]:
+def unflatten(flat: Shaped[Tensor, "*M P"], spec: NetSpec) -> dict[str, Tensor]:
     """Flat parameters (..., P) as named parameters (..., *shape), views of the same memory."""
     if flat.shape[-1] != spec.num_parameters:
         raise NetspaceError(

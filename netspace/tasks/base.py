@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from pydantic import Field
 from torch import Tensor
 
@@ -115,11 +115,13 @@ class Task(ABC):
     def score(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, "*M"]:
         """Mean over inputs of a score from 0 to 1, for targets (B, ...) of all or (M, B, ...), one set for each."""
 
-    def draw_augmentation(self, count: int, random: torch.Generator) -> Tensor:
+    def draw_augmentation(self, count: int, random: torch.Generator) -> Shaped[Tensor, "K N"]:
         """Random numbers (K, count) that change `count` training inputs in one pass over them; K is 0 for none."""
         return torch.empty(0, count)
 
-    def augmented(self, index: Int64[Tensor, "M B"], draws: Tensor, seeds: Int64[Tensor, " M"]) -> Tensor:
+    def augmented(
+        self, index: Int64[Tensor, "M B"], draws: Shaped[Tensor, "M K B"], seeds: Int64[Tensor, " M"]
+    ) -> Tensor:
         """Training inputs (M, B, ...) changed by `draws` (M, K, B), a part of what `draw_augmentation` gave."""
         return self.inputs("train", index, seeds)
 
@@ -161,11 +163,19 @@ class Task(ABC):
         ]
         return torch.stack(rows)
 
-    def blend(self, first: Tensor, second: Tensor, gamma: Float[Tensor, " M"]) -> Float[Tensor, "M B C"]:
+    def blend(
+        self, first: Float[Tensor, "M B C"], second: Float[Tensor, "M B C"], gamma: Float[Tensor, " M"]
+    ) -> Float[Tensor, "M B C"]:
         """What a network between two should output: theirs (M, B, C), mixed with `gamma` of the second."""
         return torch.lerp(first.float(), second.float(), gamma.view(-1, 1, 1))
 
-    def targets_between(self, split: str, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor | None:
+    def targets_between(
+        self,
+        split: str,
+        first: Int64[Tensor, " M"],
+        second: Int64[Tensor, " M"],
+        gamma: Float[Tensor, " M"],
+    ) -> Tensor | None:
         """Targets (M, B, ...) of networks between others of seeds (M,), mixed with `gamma` (M,) of the second.
 
         None where all networks share their targets.
@@ -175,7 +185,7 @@ class Task(ABC):
         ends = (self.targets(split, slice(None), seeds) for seeds in (first, second))
         return torch.stack([torch.lerp(one, other, float(g)) for one, other, g in zip(*ends, gamma, strict=True)])
 
-    def agreement(self, first: Float[Tensor, "*M B C"], second: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M"]:
+    def agreement(self, first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
         """How alike outputs are, from 0 to 1; by default their concordance (Lin, 1989), 0 where it is negative."""
         return metrics.concordance(first, second)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ from netspace.tasks.base import SPLITS, Task
 CHUNK = 1024  # images resized at once: bounds the memory of the float64 copy
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def resize(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C S S"]:
     """uint8 (N, C, H, W) to (N, C, size, size), bilinear, antialiased; one of that size stays as it is."""
     if images.shape[2:] == (size, size):
         return images
@@ -37,7 +38,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     return out
 
 
-def with_channels(images: Tensor, channels: int) -> Tensor:
+def with_channels(images: UInt8[Tensor, "N _ H W"], channels: int) -> UInt8[Tensor, "N C H W"]:
     """uint8 (N, 1 or 3, H, W) with 1 or 3 channels: luma of ITU-R BT.601 (as in PIL), or grey three times."""
     if images.shape[1] == channels:
         return images
@@ -47,7 +48,9 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(torch.uint8)
 
 
-def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
+def random_crop_flip(
+    images: Shaped[Tensor, "*B C H W"], generator: torch.Generator, padding: int, flip: bool
+) -> Shaped[Tensor, "*B C H W"]:
     """Pad by zeros, crop back at a random place, mirror one image in two (NetSpace, Suppl. IV, after [9]).
 
     images: (B, C, H, W), or (M, B, C, H, W) where each member draws its own crops; any dtype. Returns the
@@ -68,7 +71,9 @@ def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int, f
     return crop_flip(stack, offsets, mirrored, padding).reshape(images.shape)
 
 
-def crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+def crop_flip(
+    images: Shaped[Tensor, "B C H W"], offsets: Int64[Tensor, "2 B"], mirrored: Bool[Tensor, " B"], padding: int
+) -> Shaped[Tensor, "B C H W"]:
     """Crop image n of (B, C, H, W) at row offsets[0, n] and column offsets[1, n] of its padded self.
 
     offsets: (2, B) integers in 0 .. 2 * padding, where `padding` moves nothing; mirrored: (B,) bool, which
@@ -240,7 +245,7 @@ class Classification(Task):
         """Normalised training images (B, C, H, W), cropped and mirrored at random."""
         return self.normalise(self.augment(self.train.images[index], random))
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def score(self, outputs: Float[Tensor, "*M B C"], targets: Int64[Tensor, " B"]) -> Float[Tensor, "*M"]:
         """Accuracy (M,) of logits (M, B, C) for labels (B,)."""
         return metrics.accuracy(outputs, targets)
 
@@ -318,13 +323,13 @@ class Classification(Task):
         moved: dict[str, Any] = {key: getattr(self, key).to(device) for key in (*SPLITS, "mean", "std")}
         return replace(self, **moved)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
         """uint8 images (..., C, H, W) as float32, of mean 0 and variance 1 per channel over `train`."""
         scale = (1 / (255 * self.std))[:, None, None]
         shift = (self.mean / self.std)[:, None, None]
         return images.to(torch.float32).mul_(scale).sub_(shift)
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, images: Shaped[Tensor, "*B C H W"], generator: torch.Generator) -> Shaped[Tensor, "*B C H W"]:
         """Random crop and mirror of uint8 images (B, C, H, W), or (M, B, C, H, W) with draws for each member.
 
         Applies `crop_padding` and `flip` of this task: with neither, the images come back as they are. The
@@ -358,7 +363,7 @@ class Classification(Task):
             yield chosen.images[which], chosen.labels[which]
 
 
-def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+def channel_moments(images: UInt8[Tensor, "N C H W"]) -> tuple[Float32[Tensor, " C"], Float32[Tensor, " C"]]:
     """Mean and standard deviation (C,), float32, of uint8 images (N, C, H, W) in units of 0..1.
 
     Exact up to the last rounding, for they come from the counts of the 256 levels. A constant channel has

@@ -11,6 +11,7 @@ from typing import Self
 import h5py
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, first_line, unknown
@@ -69,11 +70,11 @@ class ArchGroup:
         scores: np.ndarray = self.members["accuracy_val"][rows]
         return scores if self.higher_is_better else 1 - scores
 
-    def seeds(self, rows: np.ndarray) -> Tensor:
+    def seeds(self, rows: np.ndarray) -> Int64[Tensor, " M"]:
         """Seeds (M,) of the runs of rows, int64: what names a network to its task."""
         return torch.from_numpy(self.members["seed"][rows].astype(np.int64))
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+    def read(self, rows: Sequence[int] | np.ndarray) -> Float32[Tensor, "M H W"]:
         """PReps (M, H, W) of rows, in the order given. Raises `NetspaceError` if a checksum does not match."""
         out = np.empty((len(rows), *self.size), dtype=np.float32)
         for place, row in enumerate(rows):
