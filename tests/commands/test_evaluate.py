@@ -96,7 +96,7 @@ def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> No
     weights, images = torch.full((1, 10), 0.1), task.normalise(task.train.images[:1000])
     aligned = reset_statistics(skeleton, spec, groups, sources.mean(0, keepdim=True), sources, weights, images)
     expected = (answers(space, aligned[0], task).argmax(-1) == task.test.labels).double().mean().item()
-    assert told["aligned_average"]["accuracy_predicted"] == pytest.approx(expected, abs=2.5 / 500)
+    assert told["aligned_average"].accuracy_predicted == pytest.approx(expected, abs=2.5 / 500)
 
 
 def test_without_a_graph_there_is_no_aligned_average(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_without_a_graph_there_is_no_aligned_average(run_copy: Path, monkeypatch
         raise NetspaceError("cannot be traced")
 
     monkeypatch.setattr(baselines, "channel_groups", refused)
-    assert evaluate(run_copy, "test")["baselines"]["aligned_average"] is None
+    assert evaluate(run_copy, "test").baselines["aligned_average"] is None
 
 
 def test_baselines_by_answers_are_those_of_a_slow_search(
