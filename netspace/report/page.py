@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    from netspace.results.spaces import Score
+
 TEMPLATES = Path(__file__).parent / "templates"
 RUN_SECTIONS = {
     "behaviour": "Do the predicted networks behave like their targets?",
@@ -55,7 +57,8 @@ def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
     """Return the page of a run."""
     before = {"behaviour": behaviour_tables(run), "lines": between_tables(run)}
     sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
-    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config)
+    score = next((each.figures.score for each in run.evaluations.values() if each.figures.score), None)
+    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, score)
 
 
 def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> str:
@@ -98,12 +101,17 @@ def _page(
     sections: Iterable[Section],
     facts: Mapping[str, Any],
     config: str,
+    score: Score | None = None,
 ) -> str:
+    """Return the page; with a `score` that is not accuracy its texts speak of that."""
     from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        return score.word(value) if score and isinstance(value, str) and not isinstance(value, Markup) else value
 
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     return (
-        _environment()
+        (_environment().overlay(finalize=finalize, cache_size=0) if score else _environment())
         .get_template("page.html")
         .render(
             title=path.resolve().name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from netspace import archs
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.losses import weight_loss
+from netspace.report import report
 from netspace.results.spaces import Score
 from netspace.space import Space
 from netspace.streams import generator
@@ -194,6 +196,14 @@ def test_commands_speak_of_the_score(run: Path, zoo: Path, cli: Callable[..., An
         assert table.code == 0 and "closeness" in table.out and "accura" not in table.out and "image" not in table.out
     record = json.loads((run / "eval-test.json").read_text())
     assert record["score"] == {"name": "closeness", "higher_is_better": True}
+
+
+def test_the_report_speaks_of_the_score(run: Path) -> None:
+    """Its texts do; the axes of its figures still say accuracy."""
+    evaluate(run)
+    page = Path(report(run).report).read_text()
+    words = re.sub(r"<(svg|script|style|pre)\b.*?</\1>|<[^>]*>", "", page, flags=re.DOTALL)
+    assert "closeness" in words and "mean accuracy" not in words
 
 
 def test_a_command_for_images_refuses_another_task(zoo: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
