@@ -356,16 +356,17 @@ def _several(figures: of_spaces.Evaluation) -> list[str]:
 def interpolation(figures: of_spaces.Interpolation) -> str:
     """The text of `netspace interpolate`."""
     direct = figures.weight_accuracy or [None] * len(figures.gamma)
-    columns = (figures.gamma, figures.arch, figures.latent_accuracy, direct)
+    aligned = figures.aligned_accuracy or [None] * len(figures.gamma)
+    columns = (figures.gamma, figures.arch, figures.latent_accuracy, direct, aligned)
     several = len(set(figures.arch)) > 1
     rows = [
-        [f"{gamma:.2f}", *([arch] if several else []), percent(latent), percent(weights)]
-        for gamma, arch, latent, weights in zip(*columns, strict=True)
+        [f"{gamma:.2f}", *([arch] if several else []), percent(latent), percent(weights), percent(moved)]
+        for gamma, arch, latent, weights, moved in zip(*columns, strict=True)
     ]
     return "\n".join(
         [
             f"from {figures.start} to {figures.end}: accuracy on the test images",
-            table(["gamma", *(["architecture"] if several else []), "latent", "weights"], rows),
+            table(["gamma", *(["architecture"] if several else []), "latent", "weights", "weights, aligned"], rows),
             f"rank correlation with gamma: {number(figures.spearman)} latent, {number(figures.weight_spearman)} weights",
             f"R2 of a straight line: {number(figures.linear_r2)} latent, {number(figures.weight_linear_r2)} weights"
             + _ends(figures.end_differences),

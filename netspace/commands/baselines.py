@@ -15,6 +15,7 @@ from netspace.errors import NetspaceError
 from netspace.metrics import nearest
 from netspace.models.autoencoder import layer_spread
 from netspace.networks.alignment import align, reset_statistics
+from netspace.networks.batch import NetBatch
 from netspace.networks.channels import channel_groups
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import unpack
@@ -183,20 +184,9 @@ class Baselines:
 
     def _aligned_average(self, task: Task) -> Tensor | None:
         """The mean (1, P) of the `ALIGNED` best training networks, aligned to the best; None without a graph."""
-        nets = self.space.family[self.class_id].nets
-        if task.own_inputs:
-            return None
-        try:
-            groups = channel_groups(
-                nets.skeleton, torch.zeros(2, *nets.spec.input_shape).to(self.bank.device), nets.spec.arch
-            )
-        except NetspaceError:
-            return None
         best = self.merits.argsort(descending=True, stable=True)[:ALIGNED]
-        sources = align(self.bank[best[0]], self.bank[best], nets.spec, groups)
-        inputs = task.inputs("train", slice(STATISTICS_INPUTS))
-        weights = torch.full((1, len(sources)), 1 / len(sources), device=sources.device)
-        return reset_statistics(nets.skeleton, nets.spec, groups, weights @ sources, sources, weights, inputs)
+        weights = torch.full((1, len(best)), 1 / len(best), device=self.bank.device)
+        return aligned_mixtures(self.space.family[self.class_id].nets, self.bank[best], weights, task)
 
     def _networks(self, flat: Tensor) -> Networks:
         return Networks.of_class(self.space.family, self.class_id, flat)
@@ -219,6 +209,23 @@ class Baselines:
     def _noisy(self, flat: Tensor, scale: float) -> Tensor:
         noise = torch.randn(flat.shape, generator=generator(0, Stream.BASELINE_NOISE)).to(flat.device)
         return flat + scale * self.spread * noise
+
+
+def aligned_mixtures(nets: NetBatch, flat: Tensor, weights: Tensor, task: Task) -> Tensor | None:
+    """Networks (S, P): networks (K, P) aligned to the first, mixed by weights (S, K), with the statistics of their sources.
+
+    None where that cannot be done: a graph that cannot be traced, or inputs that are each network's own.
+    """
+    if task.own_inputs:
+        return None
+    spec = nets.spec
+    try:
+        groups = channel_groups(nets.skeleton, torch.zeros(2, *spec.input_shape, device=flat.device), spec.arch)
+    except NetspaceError:
+        return None
+    sources = align(flat[0], flat, spec, groups)
+    inputs = task.inputs("train", slice(STATISTICS_INPUTS))
+    return reset_statistics(nets.skeleton, spec, groups, weights @ sources, sources, weights, inputs)
 
 
 def _rows(logits: Tensor) -> int:

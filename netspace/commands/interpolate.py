@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.commands.baselines import AUTOMATIC_STEPS, distilled, learnt_part_off
+from netspace.commands.baselines import AUTOMATIC_STEPS, aligned_mixtures, distilled, learnt_part_off
 from netspace.commands.convert import Named, resolve, write_network, zoo_of
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
@@ -51,6 +51,7 @@ def lines(
     gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
     ids, seeds = target.class_ids[:1].expand(steps), group.seeds(rows)
     curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
+    aligned: list[list[float]] = []
     for start in (int(lower[place]) for place in starts):
         between = torch.lerp(latents[start], latents[best], gamma)
         own, last = (seeds[[row]].expand(steps) for row in (start, best))
@@ -58,6 +59,9 @@ def lines(
         curves["latent"].append(accuracies(space.decode_all(between, ids), task, "test", targets=truth).tolist())
         mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
         curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test", targets=truth).tolist())
+        pair = torch.stack([target.flat(start), target.flat(best)])
+        if (found := _aligned(space, int(ids[0]), pair, gamma[:, 0], task)) is not None:
+            aligned.append(accuracies(found, task, "test", targets=truth).tolist())
     factors = gamma[:, 0].cpu().numpy()
     measured = {
         f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in found])
@@ -73,7 +77,15 @@ def lines(
         end_distances=np.abs(ends).mean(0).tolist(),
         latent_accuracy=np.mean(curves["latent"], 0).tolist(),
         weight_accuracy=np.mean(curves["weights"], 0).tolist(),
+        aligned_accuracy=np.mean(aligned, 0).tolist() if aligned else None,
     )
+
+
+def _aligned(space: Space, class_id: int, ends: Tensor, gamma: Tensor, task: Task) -> Networks | None:
+    """Networks on the line (S,) between the weights of two (2, P), the first one aligned to the second; None without a graph."""
+    weights = torch.stack([gamma, 1 - gamma], 1)
+    mixed = aligned_mixtures(space.family[class_id].nets, ends.flip(0), weights, task)
+    return None if mixed is None else Networks.of_class(space.family, class_id, mixed)
 
 
 def between(
@@ -206,10 +218,12 @@ def interpolate(
     one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
     truth = task.targets_between("test", one, other, gamma)
     found = accuracies(networks, task, "test", targets=truth)
-    direct = None
+    direct = aligned = None
     if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
         direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test", targets=truth)
+        line = _aligned(space, first.class_id, torch.stack([first.flat, last.flat]), gamma, task)
+        aligned = None if line is None else accuracies(line, task, "test", targets=truth)
     factors = gamma.cpu().numpy()
     files: dict[str, list[str]] = {}  # the key is absent where nothing is saved
     if save is not None:
@@ -228,6 +242,7 @@ def interpolate(
         arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
         latent_accuracy=found.tolist(),
         weight_accuracy=None if direct is None else direct.tolist(),
+        aligned_accuracy=None if aligned is None else aligned.tolist(),
         spearman=_number(spearman(factors, found)),
         weight_spearman=None if direct is None else _number(spearman(factors, direct)),
         linear_r2=_number(linear_r2(factors, found)),

@@ -68,6 +68,7 @@ class MeanLine(Part):
     gamma: list[float] = Field(default_factory=list)
     latent_accuracy: Numbers = Field(default_factory=list)
     weight_accuracy: Numbers = Field(default_factory=list)
+    aligned_accuracy: Numbers | None = None  # of mixed weights, channels aligned and statistics reset
     spearman_latent: Number = None
     spearman_weights: Number = None
     linear_r2_latent: Number = None
@@ -204,6 +205,7 @@ class Interpolation(Result):
     arch: list[str] = Field(default_factory=list)
     latent_accuracy: Numbers
     weight_accuracy: Numbers | None = None  # None where weights cannot be mixed
+    aligned_accuracy: Numbers | None = None  # of mixed weights, channels aligned and statistics reset
     spearman: Number = None
     weight_spearman: Number = None
     linear_r2: Number = None
@@ -216,6 +218,7 @@ class Interpolation(Result):
     def _same_length(self) -> Self:
         count = len(self.gamma)
         same = len(self.latent_accuracy) == count and len(self.weight_accuracy or self.gamma) == count
+        same = same and len(self.aligned_accuracy or self.gamma) == count
         expect(same, "one accuracy for each gamma was expected")
         expect(len(self.arch) in (0, count), "one architecture for each gamma was expected")
         return self

@@ -203,6 +203,8 @@ def test_lines_say_how_straight_they_are_and_how_far_their_ends_are_from_their_t
     assert line.pairs == 3
     assert line.end_differences == pytest.approx((starts.mean(), differences[order[-1]]), abs=1.5 / 500)
     assert line.end_distances == pytest.approx((np.abs(starts).mean(), abs(differences[order[-1]])), abs=1.5 / 500)
+    ends = [0, -1]
+    assert np.array(line.aligned_accuracy)[ends] == pytest.approx(np.array(line.weight_accuracy)[ends], abs=1.5 / 500)
     assert 0 <= line.linear_r2_latent <= 1 and 0 <= line.linear_r2_weights <= 1
 
 
@@ -233,12 +235,14 @@ def test_a_lines_ends_are_the_decoded_ends(run_copy: Path, zoo: Zoo, tmp_path: P
         scored = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
         assert told.latent_accuracy[place] == pytest.approx(scored.accuracy_test, abs=1.5 / 500)
         assert told.weight_accuracy[place] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
+        assert told.aligned_accuracy[place] == pytest.approx(told.weight_accuracy[place], abs=1.5 / 500)
         alone, on_line = load_file(tmp_path / "net.safetensors"), load_file(told.networks[place])
         for name in space.spec.names:
             torch.testing.assert_close(on_line[name], alone[name], rtol=1e-4, atol=1e-5)
         assert told.end_differences[min(place, 1)] == pytest.approx(
             told.latent_accuracy[place] - told.weight_accuracy[place]
         )
+    assert told.aligned_accuracy[1] != told.weight_accuracy[1]
     gamma = np.array(told.gamma)
     assert told.linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.latent_accuracy)))
     assert told.weight_linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.weight_accuracy)))
