@@ -1,23 +1,25 @@
 """Files appear whole or not at all, and locks.
 
-A file is written beside its place and renamed. Who writes it holds a lock on the temporary file, so that what a killed
-process left is told from what another process is writing. What files hold: `netspace.io`.
+A file is written under a temporary name in its folder and renamed. Its writer holds a lock on the temporary file, which
+tells what a killed process left from what another process is writing. Locks are the operating system's where it has them,
+through `filelock`, so a killed process holds none. What files hold: `netspace.io`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from netspace.errors import NetspaceError
 
 POLL = 0.05  # seconds between two attempts at a lock that another process holds
+ATTEMPTS = 20  # at a lock whose file its holder removes meanwhile
 
 
 @contextmanager
@@ -63,21 +65,33 @@ def _target(path: Path) -> Path:
     return target
 
 
-def _claim(temporary: Path) -> IO[str]:
-    """`temporary`, made and locked as long as it is open: nobody takes it for what a killed process left."""
-    while True:
-        if (claim := _lock_file(temporary)) is not None:
-            return claim
+@contextmanager
+def _claim(temporary: Path) -> Iterator[None]:
+    """Hold the lock of a temporary file: nobody takes it for what a killed process left."""
+    guard = _guard(temporary)
+    while (lock := _lock_file(guard)) is None:
         time.sleep(POLL)  # somebody looks whether it is a remain
+    try:
+        yield
+    finally:
+        lock.release()
+        if guard != temporary:
+            guard.unlink(missing_ok=True)
+
+
+def _guard(temporary: Path) -> Path:
+    """The file whose lock says that a temporary file is being written: itself, but on Windows, which renames no locked one."""
+    return temporary.with_name(f"{temporary.name}.lock") if os.name == "nt" else temporary
 
 
 def remove_remains(folder: Path, name: str = "*") -> None:
     """Deletes the temporary files of `name`, by default of all files in a folder, that killed processes left."""
     pattern = name if name == "*" else glob.escape(name)
     for path in folder.glob(f".{pattern}.*.tmp"):
-        with suppress(OSError), open(path, "rb") as remain:
-            fcntl.flock(remain, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with suppress(OSError):
+            if (lock := _lock_file(_guard(path))) is not None:
+                path.unlink()
+                lock.release()
 
 
 @contextmanager
@@ -91,49 +105,39 @@ def alone(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
     made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
     deadline = time.monotonic() + patience
     try:
-        while (held := _lock_file(file)) is None and time.monotonic() < deadline:
+        while (lock := _lock_file(file)) is None and time.monotonic() < deadline:
             time.sleep(POLL)
     except OSError as error:
         raise NetspaceError(f"{file.parent} cannot be written: {error.strerror}; choose another --out") from None
-    if held is None:
+    if lock is None:
         raise NetspaceError(f"{busy}: wait for it, or choose another --out")
-    with held:
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if _is_at(held, file):  # and was not moved away, with its folder, by the block
-                    file.unlink()
-                for folder in made:
-                    folder.rmdir()  # fails on what is not empty
+    own = file.stat()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if os.path.samestat(own, file.stat()):  # and was not moved away, with its folder, by the block
+                file.unlink()  # before it is released: who opened it meanwhile sees that it is gone
+        lock.release()
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # fails on what is not empty
 
 
-def _lock_file(file: Path) -> IO[str] | None:
-    """`file`, made, open and locked; None where another process holds it."""
-    while True:
+def _lock_file(file: Path) -> BaseFileLock | None:
+    """A lock on `file`, which is made; None where another process holds it."""
+    for _ in range(ATTEMPTS):
         file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, timeout=0)
         try:
-            held = open(file, "w")  # noqa: SIM115 - open as long as the lock
-        except FileNotFoundError:  # its folder was removed by who held it
+            lock.acquire()
+            return lock
+        except FileNotFoundError:  # the folder was removed by who held it
             continue
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.close()
-            return None
-        except OSError:
-            held.close()
-            raise
-        if _is_at(held, file):
-            return held
-        held.close()  # who held it has removed it in between
-
-
-def _is_at(held: IO[str], file: Path) -> bool:
-    """Whether an open file is what lies at a path now."""
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(held.fileno()), file.stat())
-    return False
+        except Timeout:
+            if file.exists():
+                return None  # else who held it has removed it in between
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ import pytest
 import torch
 from helpers import small_disk
 
-from netspace import files, run_folder
+from netspace import run_folder
 from netspace.errors import NetspaceError
 from netspace.files import alone, replacing, write_text
 from netspace.hardware import pick_device, send
@@ -254,7 +255,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening the file and locking it: a lock on a file that is gone would keep nobody out."""
-    lock, locking, calls = tmp_path / "a" / ".lock", files.fcntl.flock, list[int]()
+    lock, locking, calls = tmp_path / "a" / ".lock", fcntl.flock, list[int]()
 
     def removed(held: object, how: int) -> None:
         calls.append(how)
@@ -263,7 +264,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
             lock.parent.rmdir()
         locking(held, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files.fcntl, "flock", removed)
+    monkeypatch.setattr(fcntl, "flock", removed)
     with alone(lock, "busy"):
         assert len(calls) == 2 and lock.is_file()
 
