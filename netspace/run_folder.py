@@ -1,7 +1,7 @@
-"""A run on disk: its folder, provenance, records of metrics, and the weights that it is used by.
+"""A run on disk: its folder, lock, settings, provenance, records of metrics, and the weights that it is used by.
 
-A run folder holds `config.yaml` (resolved), `provenance.json` (versions, seed, zoo hash, commit), `metrics.jsonl`,
-`checkpoints/`, `figures/` and `report.html`.
+The run folder of a space holds `config.yaml` (resolved), `provenance.json` (versions, seed, zoo hash, commit),
+`metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`. Fits and optimisations have such folders, too.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from netspace.errors import NetspaceError
-from netspace.files import write_text
+from netspace.config import changed, read_back, to_yaml
+from netspace.errors import NetspaceError, UsageError
+from netspace.files import alone, remove_remains, write_text
 from netspace.hardware import machine
 from netspace.io import (
     Record,
@@ -30,10 +32,13 @@ from netspace.io import (
     read_json,
     read_tensors,
     read_text,
+    write_json,
     write_tensors,
+    write_yaml,
 )
 
 RUNS = Path("runs")
+S = TypeVar("S", bound=BaseModel)
 
 
 CHECKSUM, MARK = (
@@ -67,14 +72,6 @@ class Provenance(Record):
     precision: dict[str, str] = Field(
         default_factory=dict
     )  # of models and networks, as it was chosen when the run began
-
-
-def zoo_path(run: Path) -> Path:
-    """Where the zoo lay that a run was trained on."""
-    origin = read_json(run / "provenance.json", Provenance)
-    if origin.zoo is None:
-        raise NetspaceError(f"{run} does not say on which zoo it was trained: name it with --zoo")
-    return Path(origin.zoo)
 
 
 def package_version(name: str) -> str:
@@ -165,14 +162,87 @@ def newest_run(root: Path = RUNS) -> Path:
     return max(found, key=lambda path: ((path / "provenance.json").stat().st_mtime, path.name))
 
 
-def save_best(run: Path, weights: dict[str, Tensor]) -> None:
-    """The weights of the best validation, atomically."""
-    write_tensors(run / "checkpoints" / "best.safetensors", weights)
+class RunFolder:
+    """One run on disk: its files, its lock, and whether it may be gone on with.
 
+    >>> run = RunFolder(folder / "run", ["netspace", "train", "--resume", "--out", "run"])
+    >>> run.begun, run.last.name
+    (False, 'last.pt')
+    """
 
-def load_best(run: Path) -> dict[str, Tensor]:
-    """What `save_best` wrote. Raises `NetspaceError` if there is none, or the file is broken."""
-    path = run / "checkpoints" / "best.safetensors"
-    if not path.exists():
-        raise NetspaceError(f"{run} has no trained space yet ({path.name} is missing): let `netspace train` finish")
-    return read_tensors(path)[0]
+    def __init__(self, path: Path, resume: Sequence[str], flat: bool = False) -> None:
+        """`resume` is the command that goes on with the run; `flat` folders have no folder for checkpoints."""
+        self.path, self.command = path, shlex.join(resume)
+        self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
+        self.last = path / "last.pt" if flat else path / "checkpoints" / "last.pt"
+        self.best = path / "checkpoints" / "best.safetensors"
+
+    @classmethod
+    def of_space(cls, path: Path) -> RunFolder:
+        """The folder of a space."""
+        return cls(path, ["netspace", "train", "--resume", "--out", str(path)])
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run: its settings are written when it begins."""
+        return self.config.exists()
+
+    @property
+    def origin(self) -> Provenance:
+        """What `provenance.json` says: zoo, teacher, and the changes to the recipe."""
+        return read_json(self.path / "provenance.json", Provenance)
+
+    @property
+    def zoo(self) -> Path:
+        """Where the zoo lay that a space was trained on. Raises `NetspaceError` where that is not known."""
+        if (zoo := self.origin.zoo) is None:
+            raise NetspaceError(f"{self.path} does not say on which zoo it was trained: name it with --zoo")
+        return Path(zoo)
+
+    def alone(self, doing: str, main: bool = True) -> AbstractContextManager[None]:
+        """Hold the run's lock inside the block, in the main process. Raises `NetspaceError` where another holds it."""
+        return alone(self.path / ".lock", f"{self.path} is being {doing} by another process") if main else nullcontext()
+
+    def check(
+        self, settings: BaseModel, resume: bool, what: str = "other settings", exclude: set[str] | None = None
+    ) -> None:
+        """Refuse a run that was begun already, or with other `settings`, before anything is written.
+
+        Raises:
+            UsageError: It says the command that goes on with the run.
+        """
+        if not self.begun:
+            return
+        before = read_back(type(settings), self.config)
+        if not resume:
+            raise UsageError(
+                f"{self.path} exists already: give --resume to go on with it (`{self.command}`), or choose another --out"
+            )
+        old, new = (each.model_dump(mode="json", exclude=exclude) for each in (before, settings))
+        if difference := changed(old, new):
+            raise UsageError(
+                f"{self.path} was begun with {what}: {difference}; resume it with its own (`{self.command}`), or choose "
+                "another --out"
+            )
+
+    def begin(self, settings: BaseModel, origin: Mapping[str, Any] | None = None) -> None:
+        """Clean up what a killed process left; write the settings, and before them the `origin`, of a new run."""
+        for folder in {self.path, self.last.parent}:
+            remove_remains(folder)
+        if self.begun:
+            return
+        if origin is not None:
+            write_json(self.path / "provenance.json", origin)
+        write_yaml(self.config, to_yaml(settings))
+
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Write the weights of the best validation, atomically."""
+        write_tensors(self.best, weights)
+
+    def load_best(self) -> dict[str, Tensor]:
+        """Return what `save_best` wrote. Raises `NetspaceError` if there is none, or the file is broken."""
+        if not self.best.exists():
+            raise NetspaceError(
+                f"{self.path} has no trained space yet ({self.best.name} is missing): let `netspace train` finish"
+            )
+        return read_tensors(self.best)[0]

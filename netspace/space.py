@@ -29,7 +29,7 @@ from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters
 from netspace.precision import choose
-from netspace.run_folder import is_run, load_best
+from netspace.run_folder import RunFolder, is_run
 from netspace.training.batches import autocast
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import decode, encode
@@ -84,7 +84,7 @@ class Space:
             raise NetspaceError(
                 f"{run} does not say which networks its space holds (space.json): {first_line(error)}"
             ) from None
-        weights = load_best(run)
+        weights = RunFolder.of_space(run).load_best()
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
         try:
             model.load_state_dict(weights)

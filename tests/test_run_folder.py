@@ -15,11 +15,12 @@ import torch
 from helpers import small_disk
 
 from netspace import run_folder
-from netspace.errors import NetspaceError
+from netspace.config import Settings
+from netspace.errors import NetspaceError, UsageError
 from netspace.files import alone, replacing, write_text
 from netspace.hardware import pick_device, send
 from netspace.io import hash_tensors, read_json, read_torch, write_json, write_torch
-from netspace.run_folder import Metrics, is_run, newest_run, provenance, read_metrics
+from netspace.run_folder import Metrics, RunFolder, is_run, newest_run, provenance, read_metrics
 
 
 def test_replacing_appears_whole_in_folders_it_makes(tmp_path: Path) -> None:
@@ -276,3 +277,49 @@ def test_a_lock_that_moves_away_with_its_folder_is_not_looked_for(tmp_path: Path
         lock.parent.mkdir()
         lock.touch()  # another's
     assert lock.is_file() and (tmp_path / "b" / "lock").is_file()
+
+
+class Some(Settings):
+    """Settings of a run."""
+
+    steps: int = 3
+    device: str = "cpu"
+
+
+def test_a_run_is_gone_on_with_by_the_command_that_a_refusal_says(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "my run", ["netspace", "train", "--resume", "--out", "my run"])
+    run.check(Some(), resume=False)  # there is none yet
+    assert not run.begun and not run.path.exists()
+    run.begin(Some(), {"zoo": "zoo.h5"})
+    assert run.begun and is_run(run.path) and run.zoo == Path("zoo.h5")
+    with pytest.raises(UsageError) as caught:
+        run.check(Some(), resume=False)
+    assert str(caught.value) == (
+        f"{run.path} exists already: give --resume to go on with it (`netspace train --resume --out 'my run'`), or choose "
+        "another --out"
+    )
+    run.check(Some(device="cuda"), resume=True, exclude={"device"})
+    with pytest.raises(UsageError) as caught:
+        run.check(Some(steps=4), resume=True, what="another recipe")
+    assert str(caught.value) == (
+        f"{run.path} was begun with another recipe: steps was 3 and is 4 now; resume it with its own (`netspace train --resume "
+        "--out 'my run'`), or choose another --out"
+    )
+    before = run.config.read_bytes()
+    run.begin(Some(steps=4))  # keeps what it was begun with
+    assert run.config.read_bytes() == before
+
+
+def test_a_run_has_one_process_and_its_best_weights(tmp_path: Path) -> None:
+    run = RunFolder.of_space(tmp_path / "run")
+    with run.alone("trained"):
+        with pytest.raises(NetspaceError, match=r"run is being trained by another process: wait for it"):
+            with run.alone("trained"):
+                pytest.fail("two at once")
+        with run.alone("trained", main=False):
+            pass
+        run.begin(Some())
+    with pytest.raises(NetspaceError, match="has no trained space yet"):
+        run.load_best()
+    run.save_best({"a": torch.ones(2)})
+    assert torch.equal(run.load_best()["a"], torch.ones(2))

@@ -131,7 +131,7 @@ def train(
     from netspace.errors import NetspaceError, UsageError
     from netspace.report.drawing import finite
     from netspace.results.spaces import Training
-    from netspace.run_folder import is_run, read_metrics, zoo_path
+    from netspace.run_folder import RunFolder, is_run, read_metrics
     from netspace.training.latent_space import recipe_of
     from netspace.training.latent_space import train as train_space
 
@@ -142,7 +142,7 @@ def train(
     if zoo is None:
         if not (resume and is_run(folder)):
             raise UsageError("--zoo is missing: name the zoo to learn from (`netspace zoo build` makes one)")
-        zoo = zoo_path(folder)
+        zoo = RunFolder.of_space(folder).zoo
     run = train_space(recipe, zoo, folder, resume, changes)
     found = [record for record in read_metrics(run / "metrics.jsonl") if finite(record.get("val_mae")) is not None]
     if not found:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.io import read_json, write_tensors
+from netspace.io import write_tensors
 from netspace.networks.family import ArchClass
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
 from netspace.results.spaces import Decoding, Encoding
-from netspace.run_folder import Provenance, zoo_path
+from netspace.run_folder import RunFolder
 from netspace.space import Space
 from netspace.training.setup import task_of
 from netspace.training.validation import accuracies
@@ -36,8 +36,8 @@ class Named:
 
 def zoo_of(run: Path, given: Path | None = None) -> Zoo:
     """The zoo a run was trained on, open for reading: `given`, or the path the run remembers."""
-    origin = read_json(run / "provenance.json", Provenance)
-    zoo = Zoo(given or zoo_path(run))
+    origin = RunFolder.of_space(run).origin
+    zoo = Zoo(given or RunFolder.of_space(run).zoo)
     if zoo.content_hash != origin.zoo_hash:
         zoo.close()
         raise NetspaceError(

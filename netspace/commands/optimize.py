@@ -16,15 +16,15 @@ from torch import Tensor
 
 from netspace.commands.convert import Named, resolve, write_latent, write_network, zoo_of
 from netspace.commands.sample import known_latents
-from netspace.config import Seed, Settings, changed, read_back, to_yaml
+from netspace.config import Seed, Settings
 from netspace.errors import UsageError
-from netspace.files import alone
-from netspace.io import going_on_from, read_torch, write_tensors, write_torch, write_yaml
+from netspace.io import going_on_from, read_torch, write_tensors, write_torch
 from netspace.losses import class_loss
 from netspace.networks.family import Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.results.spaces import Optimization
+from netspace.run_folder import RunFolder
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
@@ -77,11 +77,16 @@ def optimize(
         master = teacher(config.teacher if beside else "best", zoo, task)
         starts = [_start(text, number, config, space, zoo) for number, text in enumerate(config.starts)]
         spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
-    with alone(out / ".lock", f"{out} is being written by another process"):
-        _check_folder(out, config, run, resume)
+    froms = [word for text in config.starts for word in ("--from", text)]
+    folder = RunFolder(
+        out, ["netspace", "optimize", "--run", str(run), *froms, "--out", str(out), "--resume"], flat=True
+    )
+    with folder.alone("written"):
+        folder.check(config, resume)
+        folder.begin(config)
         search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))
         before = accuracies(space.decode_all(search.start, search.class_ids), task, "test")
-        curve = search.run(out / "last.pt")
+        curve = search.run(folder.last)
         return _finish(out, run, starts, master, search, before, curve)
 
 
@@ -228,22 +233,6 @@ def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zo
     noise = torch.randn(space.latent, generator=generator(config.seed, Stream.START_NOISE, number)).to(known.device)
     latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
     return Named(f"{NOISE}-{number}" + (f":{arch}" if arch else ""), class_id, latent, None)
-
-
-def _check_folder(out: Path, config: OptimizeConfig, run: Path, resume: bool) -> None:
-    file = out / "config.yaml"
-    if file.exists():
-        if not resume:
-            raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
-        held = read_back(OptimizeConfig, file)
-        difference = changed(held.model_dump(mode="json"), config.model_dump(mode="json"))
-        if difference:
-            raise UsageError(
-                f"{out} was begun with other settings: {difference}; resume it with its own (leave them out), or choose another "
-                "--out"
-            )
-    else:
-        write_yaml(file, to_yaml(config))
 
 
 def _finish(

@@ -22,8 +22,8 @@ from netspace.errors import UsageError
 from netspace.hardware import machine, pick_device
 from netspace.precision import matrix_rates
 from netspace.results.spaces import Quickstart
-from netspace.run_folder import is_run
-from netspace.training.latent_space import begun_with, train
+from netspace.run_folder import RunFolder, is_run
+from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import MemberRef, Zoo
 
@@ -76,7 +76,7 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
         run=str(run),
         zoo=str(zoo_path),
         report=page.report,
-        precision=begun_with(run).precision,
+        precision=RunFolder.of_space(run).origin.precision,
         machine={**machine(), "threads": torch.get_num_threads(), "operations_per_second": rates},
         seconds=seconds,
         eval=figures,

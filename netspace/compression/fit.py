@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,10 +20,8 @@ from netspace.compression.originals import (
     find_original,
     keep_kernels,
 )
-from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
-from netspace.files import alone
-from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors, write_yaml
+from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
 from netspace.native.orders import arrange, paper_bits
@@ -40,6 +38,7 @@ from netspace.results.compressed import (
     NetworkMark,
     Reconstruction,
 )
+from netspace.run_folder import RunFolder
 from netspace.training.fit import Fit, Original, check_pools
 from netspace.training.loop import processes
 from netspace.training.recipe import FitConfig
@@ -114,10 +113,22 @@ def fit(
     kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise, original.module)
     check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     first = accelerator.is_main_process
-    with alone(out / ".lock", f"{out} is being written by another process") if first else nullcontext():
-        begun = None if (out / "last.pt").exists() else time.monotonic()  # of what is gone on with it is not known
+    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
+    folder = RunFolder(
+        out, ["netspace", "compress", "fit", model, *zoo_words, "--out", str(out), "--resume"], flat=True
+    )
+    with folder.alone("written", first):
+        begun = None if folder.last.exists() else time.monotonic()  # of what is gone on with it is not known
         if first:
-            _check_folder(out, config, resume, _hash(original))
+            folder.check(config, resume)
+            mark, network = out / "network.json", NetworkMark(hash=_hash(original))
+            if not folder.begun:
+                network.write(mark)
+            elif NetworkMark.read(mark).hash != network.hash:
+                raise UsageError(
+                    f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
+                )
+            folder.begin(config)
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
@@ -317,23 +328,3 @@ def _hash(original: Original) -> str:
     """Of a network's weights, and of its teachers' where there are any."""
     teachers = [taught.hash for _, taught in sorted(original.teachers.items()) if isinstance(taught, Teacher)]
     return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])
-
-
-def _check_folder(out: Path, config: FitConfig, resume: bool, network: str) -> None:
-    file, mark = out / "config.yaml", out / "network.json"
-    if not file.exists():
-        NetworkMark(hash=network).write(mark)
-        write_yaml(file, to_yaml(config))
-        return
-    if not resume:
-        raise UsageError(f"{out} exists already: give --resume to go on with it, or choose another --out")
-    difference = changed(read_back(FitConfig, file).model_dump(mode="json"), config.model_dump(mode="json"))
-    if difference:
-        raise UsageError(
-            f"{out} was begun with other settings: {difference}; resume it with its own (leave --config and --set out), or "
-            "choose another --out"
-        )
-    if NetworkMark.read(mark).hash != network:
-        raise UsageError(
-            f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from netspace.config import bundled_names, changed, load, read_back, resumed, to_yaml
+from netspace.config import bundled_names, load, resumed
 from netspace.errors import UsageError
-from netspace.files import alone, remove_remains
 from netspace.hardware import pick_device
-from netspace.io import read_json, write_json, write_yaml
+from netspace.io import write_json
 from netspace.precision import Precision, choose
-from netspace.run_folder import Provenance, is_run, newest_run, provenance, save_best
+from netspace.run_folder import RunFolder, is_run, newest_run, provenance
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup, prepare, validate_members
@@ -53,13 +51,8 @@ def recipe_of(
     recipe = load(SpaceRecipe, config, changes)
     folder = Path("runs") / recipe.name if run is None else run
     if resume and is_run(folder):
-        recipe = load(SpaceRecipe, config, [*begun_with(folder).changes, *changes])
+        recipe = load(SpaceRecipe, config, [*RunFolder.of_space(folder).origin.changes, *changes])
     return recipe, folder, changes
-
-
-def begun_with(run: Path) -> Provenance:
-    """Return what a run's provenance.json says: its zoo, teacher, and the changes to its recipe."""
-    return read_json(run / "provenance.json", Provenance)
 
 
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
@@ -79,23 +72,25 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}
     accelerator, device = processes(pick_device(recipe.device), **records)
     first = accelerator.is_main_process
-    with (
-        Zoo(zoo_path) as zoo,
-        alone(run / ".lock", f"{run} is being trained by another process") if first else nullcontext(),
-    ):
+    folder = RunFolder.of_space(run)
+    with Zoo(zoo_path) as zoo, folder.alone("trained", first):
         accelerator.wait_for_everyone()
-        _check_run(recipe, zoo, run, resume)
+        folder.check(recipe, resume, "another recipe", exclude={"device"})
+        if folder.begun and folder.origin.zoo_hash != zoo.content_hash:
+            raise UsageError(
+                f"{run} was trained on another zoo than {zoo.path}: resume it with its own (`{folder.command}`)"
+            )
         setup = prepare(recipe, zoo, device)
         _check_shares(setup, accelerator.num_processes)
-        _check_teacher(setup, run)
+        _check_teacher(setup, folder)
         accelerator.wait_for_everyone()
-        precision = _precision(setup, run, accelerator)
+        precision = _precision(setup, folder, accelerator)
         setup = setup.with_precision(precision)
         if first:
-            _begin_run(setup, recipe, precision, zoo, run, changes)
-        learner = SpaceLearner(setup, run, accelerator.process_index, accelerator.num_processes)
+            _begin_run(setup, recipe, precision, zoo, folder, changes)
+        learner = SpaceLearner(setup, folder, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
-        Loop(learner, accelerator, run / "metrics.jsonl", run / "checkpoints" / "last.pt").run()
+        Loop(learner, accelerator, folder.metrics, folder.last).run()
         accelerator.end_training()
     return run
 
@@ -105,16 +100,16 @@ class SpaceLearner(Learner):
 
     name = "train"
 
-    def __init__(self, setup: Setup, run: Path, place: int, shares: int) -> None:
+    def __init__(self, setup: Setup, run: RunFolder, rank: int, world_size: int) -> None:
         recipe = setup.recipe
-        self.setup, self.run, self.main, self.model = setup, run, place == 0, setup.model
+        self.setup, self.run, self.main, self.model = setup, run, rank == 0, setup.model
         self.log_every, self.validate_every = recipe.log_every, recipe.validate_every
         self.model.decoder.recompute = recipe.recompute
         if recipe.compile:
             for module in (self.model.encoder, self.model.decoder):
                 module.compile()
         self.stages = [Stage(recipe.steps, recipe.optimizer, recipe.accumulate)]
-        self.step = Step(setup, place, shares)
+        self.step = Step(setup, rank, world_size)
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
         """Those of the step."""
@@ -129,16 +124,16 @@ class SpaceLearner(Learner):
     def keep(self, weights: dict[str, Tensor]) -> None:
         """In the run's folder."""
         if self.main:
-            save_best(self.run, weights)
+            self.run.save_best(weights)
 
 
-def _precision(setup: Setup, run: Path, accelerator: Accelerator) -> dict[str, str]:
+def _precision(setup: Setup, run: RunFolder, accelerator: Accelerator) -> dict[str, str]:
     """The precision of the models and of the networks: what a run that goes on began with, else the fastest for a step."""
     recipe = setup.recipe
     asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
     chosen: dict[str, str] = {}
     if accelerator.is_main_process:
-        begun = begun_with(run).precision if (run / "provenance.json").exists() else {}
+        begun = run.origin.precision if (run.path / "provenance.json").exists() else {}
         if begun and all(name in begun for name in asked):
             chosen = {name: begun[name] for name in asked}
         else:
@@ -170,67 +165,42 @@ class _Trial:
             model.zero_grad(set_to_none=True)
 
 
-def _check_shares(setup: Setup, shares: int) -> None:
+def _check_shares(setup: Setup, world_size: int) -> None:
     recipe = setup.recipe
     classes = setup.shown if recipe.multi and recipe.multi.batches != "members" else 1
-    if recipe.networks % (shares * recipe.accumulate * classes):
+    if recipe.networks % (world_size * recipe.accumulate * classes):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         of_each = f" with as many of each of {classes} classes" if classes > 1 else ""
         raise UsageError(
-            f"networks ({recipe.networks}) cannot be shared evenly by {shares} processes{parts}{of_each}: choose a multiple"
+            f"networks ({recipe.networks}) cannot be shared evenly by {world_size} processes{parts}{of_each}: choose a multiple"
         )
 
 
-def _check_teacher(setup: Setup, run: Path) -> None:
-    config = run / "config.yaml"
-    if setup.teacher is None or not config.exists():
+def _check_teacher(setup: Setup, run: RunFolder) -> None:
+    if setup.teacher is None or not run.begun:
         return
-    origin = begun_with(run)
+    origin = run.origin
     if origin.teacher_hash != setup.teacher.hash:
         raise UsageError(
-            f"{run} was begun with another teacher than {setup.teacher.name}: resume it with its own ({origin.teacher})"
+            f"{run.path} was begun with another teacher than {setup.teacher.name}: resume it with its own ({origin.teacher})"
         )
-
-
-def _check_run(recipe: SpaceRecipe, zoo: Zoo, run: Path, resume: bool) -> None:
-    """Refuses what is in the folder of a run before anything is written."""
-    config = run / "config.yaml"
-    if config.exists():
-        held = read_back(SpaceRecipe, config)
-        origin = begun_with(run)
-        if not resume:
-            raise UsageError(f"{run} exists already: give --resume to go on with it, or choose another --out")
-        before, now = (each.model_dump(mode="json", exclude={"device"}) for each in (held, recipe))
-        difference = changed(before, now)
-        if difference:
-            raise UsageError(
-                f"{run} was begun with another recipe: {difference}; resume it with its own (leave the recipe and its changes "
-                "out), or choose another --out"
-            )
-        if origin.zoo_hash != zoo.content_hash:
-            raise UsageError(f"{run} was trained on another zoo than {zoo.path}: resume it with its own")
 
 
 def _begin_run(
-    setup: Setup, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: Path, changes: Sequence[str]
+    setup: Setup, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: RunFolder, changes: Sequence[str]
 ) -> None:
-    config = run / "config.yaml"
-    for place in (run, run / "checkpoints"):
-        remove_remains(place)
-    if not config.exists():
-        for folder in ("checkpoints", "figures"):
-            (run / folder).mkdir(parents=True, exist_ok=True)
-        more: dict[str, Any] = {
-            "zoo": str(zoo.path.resolve()),
-            "zoo_hash": zoo.content_hash,
-            "precision": precision,
-            "changes": list(changes),
-        }
-        if setup.teacher is not None:
-            more |= {"teacher": setup.teacher.name, "teacher_hash": setup.teacher.hash}
-        write_json(run / "provenance.json", provenance(setup.recipe.seed, **more))
-        write_yaml(config, to_yaml(recipe))
-    write_json(run / "space.json", {"archs": setup.family.to_json()})  # what decoding needs beside the weights
+    more: dict[str, Any] = {
+        "zoo": str(zoo.path.resolve()),
+        "zoo_hash": zoo.content_hash,
+        "precision": precision,
+        "changes": list(changes),
+    }
+    if setup.teacher is not None:
+        more |= {"teacher": setup.teacher.name, "teacher_hash": setup.teacher.hash}
+    for folder in ("checkpoints", "figures"):
+        (run.path / folder).mkdir(parents=True, exist_ok=True)
+    run.begin(recipe, provenance(setup.recipe.seed, **more))
+    write_json(run.path / "space.json", {"archs": setup.family.to_json()})  # what decoding needs beside the weights
 
 
 def _tensorboard() -> bool:

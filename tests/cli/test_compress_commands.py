@@ -122,6 +122,6 @@ def test_a_fit_is_resumed_by_its_own_settings(cli: Cli, multi_zoo: Path, fitted:
     assert cli(*words, "--set", "predictor.hidden=16").code == 0
     refused = cli(*words, "--set", "predictor.hidden=17")
     assert refused.code == 2 and refused.sentence == (
-        "c was begun with other settings: predictor.hidden was 16 and is 17 now; resume it with its own (leave --config and "
-        "--set out), or choose another --out"
+        "c was begun with other settings: predictor.hidden was 16 and is 17 now; resume it with its own (`netspace compress fit "
+        f"best:resnet --zoo {multi_zoo} --out c --resume`), or choose another --out"
     )

@@ -90,8 +90,8 @@ def test_a_run_is_resumed_by_its_own_settings(cli: Cli, recipes: Path, tiny_zoo:
     assert cli(*begun, "--resume").code == 0
     assert config.read_text() == before
     sentence = (
-        "run was begun with another recipe: steps was 2 and is 3 now; resume it with its own (leave the recipe and its "
-        "changes out), or choose another --out"
+        "run was begun with another recipe: steps was 2 and is 3 now; resume it with its own (`netspace train --resume "
+        "--out run`), or choose another --out"
     )
     refused(cli("train", "--resume", "--out", "run", "--set", "steps=3"), 2, sentence)
     refused(cli(*begun, "--resume", "--set", "steps=3"), 2, sentence)
@@ -105,7 +105,11 @@ def test_a_run_of_before_its_changes_were_noted(cli: Cli, recipes: Path, tiny_zo
     told = json.loads(provenance.read_text())
     assert told.pop("changes") == ["steps=2"] and told.pop(HASH) and told.pop(SEALED)
     provenance.write_text(json.dumps(told))
-    refused(cli(*begun, "--resume"), 2, "steps was 2 and is 30 now; resume it with its own (leave the recipe")
+    refused(
+        cli(*begun, "--resume"),
+        2,
+        "steps was 2 and is 30 now; resume it with its own (`netspace train --resume --out run`)",
+    )
     assert cli("train", "--resume", "--out", "run").code == 0
 
 

@@ -37,7 +37,7 @@ from netspace.networks.family import ArchClass, Family
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import folded_metadata, read_state_dict
 from netspace.report.runs import read_run
-from netspace.run_folder import Metrics, provenance, read_metrics, save_best
+from netspace.run_folder import Metrics, RunFolder, provenance, read_metrics
 from netspace.space import Space
 from netspace.tasks.readers import decode_one, read_idx
 from netspace.training.recipe import FitConfig, SpaceRecipe
@@ -172,7 +172,7 @@ def _write_run(run: Path, arch: ArchClass) -> None:
     write_json(run / "provenance.json", provenance(0, zoo="zoo.h5", zoo_hash="ab" * 32))
     write_json(run / "space.json", {"archs": family.to_json()})
     weights = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family).state_dict()
-    save_best(run, weights)
+    RunFolder.of_space(run).save_best(weights)
     checkpoint = {
         "stage": 0,
         "step": 5,
