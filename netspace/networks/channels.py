@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from netspace.networks.folding import FrozenAffine
-from netspace.networks.graph import trace
+from netspace.networks.graph import FORWARDS, trace
 
 _ELEMENTWISE = frozenset(
     [
@@ -255,9 +255,13 @@ def _layer(
         if own.get("bias") is not None:
             axes.use(f"{name}.bias", 0, after)
         return after
+    if isinstance(layer, _BatchNorm) and type(layer).forward not in FORWARDS:
+        return None  # what it does beside batch norm is not known
     if isinstance(layer, (_BatchNorm, FrozenAffine)) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
-        for part, value in (*own.items(), *layer._buffers.items()):
-            if value is not None and value.dim() == 1:
+        if any(value is not None and len(value.unique()) > 1 for value in layer._buffers.values()):
+            return None  # statistics are the architecture's, the same for all networks: they cannot move along
+        for part, value in own.items():
+            if value is not None:
                 axes.use(f"{name}.{part}", 0, before)
         return before
     if isinstance(layer, nn.PReLU):

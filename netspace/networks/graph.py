@@ -219,7 +219,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # that do nothing but batch norm
+FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # that do nothing but batch norm
 
 
 _FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
@@ -242,7 +242,7 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
     shared = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     layers = dict(module.named_modules())
     absorbed: set[fx.Node] = set()
-    own = {name for name, each in norms.items() if type(each).forward not in _FORWARDS}
+    own = {name for name, each in norms.items() if type(each).forward not in FORWARDS}
 
     def source(node: fx.Node) -> str | None:
         """The layer whose output reaches `node` unchanged and goes nowhere else."""

@@ -164,6 +164,24 @@ def test_what_is_not_certain_stays(forward: Callable[[nn.Module, Tensor], Tensor
     assert groups_of(Forward(forward, one=nn.Conv2d(1, 4, 3), head=nn.Linear(4, 3))) == ()
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    """Batch norm with more in its forward, which folding keeps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.relu(super().forward(input)).roll(1, 1)
+
+
+def test_norms_that_stay_move_only_where_nothing_of_them_is_the_architectures() -> None:
+    def network(norm: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(4, 2))
+
+    (group,) = groups_of(network(nn.BatchNorm2d(4)))  # mean 0 and variance 1 in every channel
+    assert {use.name for use in group.uses} == {"0.weight", "0.bias", "1.weight", "1.bias", "5.weight"}
+    trained = nn.BatchNorm2d(4)
+    trained.running_mean.copy_(torch.arange(4.0))
+    assert groups_of(network(trained)) == groups_of(network(ActivatedNorm(4))) == ()
+
+
 def test_layers_used_twice_are_tied() -> None:
     module = Forward(
         lambda self, x: self.head(self.two(torch.relu(self.two(torch.relu(self.one(x))))).mean((2, 3))),
