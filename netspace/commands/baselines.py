@@ -14,7 +14,7 @@ from netspace import archs
 from netspace.errors import NetspaceError
 from netspace.metrics import nearest
 from netspace.models.autoencoder import layer_spread
-from netspace.networks.alignment import align, reset_statistics
+from netspace.networks.alignment import align, check_same_function, reset_statistics
 from netspace.networks.batch import NetBatch
 from netspace.networks.channels import channel_groups
 from netspace.networks.family import ArchClass, Networks
@@ -219,12 +219,13 @@ def aligned_mixtures(nets: NetBatch, flat: Tensor, weights: Tensor, task: Task) 
     if task.own_inputs:
         return None
     spec = nets.spec
+    inputs = task.inputs("train", slice(STATISTICS_INPUTS))
     try:
         groups = channel_groups(nets.skeleton, torch.zeros(2, *spec.input_shape, device=flat.device), spec.arch)
+        sources = align(flat[0], flat, spec, groups)
+        check_same_function(nets.skeleton, spec, flat, sources, inputs[:4])
     except NetspaceError:
         return None
-    sources = align(flat[0], flat, spec, groups)
-    inputs = task.inputs("train", slice(STATISTICS_INPUTS))
     return reset_statistics(nets.skeleton, spec, groups, weights @ sources, sources, weights, inputs)
 
 

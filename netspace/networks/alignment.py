@@ -111,7 +111,7 @@ def _orders(similarity: Tensor) -> Tensor:
 
 def check_same_function(skeleton: nn.Module, spec: NetSpec, before: Tensor, after: Tensor, inputs: Tensor) -> None:
     """Raises `NetspaceError` unless networks (M, P) answer inputs (B, ...) alike before and after, in float64."""
-    exact = skeleton.double()
+    exact = copy.deepcopy(skeleton).double()
     for one, other in zip(before, after, strict=True):
         outputs, others = (run_one(exact, spec, each.double(), inputs.double()) for each in (one, other))
         largest = float(outputs.abs().max().clamp_min(1e-12))

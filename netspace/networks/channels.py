@@ -85,6 +85,9 @@ _POOLING = frozenset(
 _JOINING = frozenset(
     ["add", "sub", "mul", "maximum", "minimum", "iadd", "isub", "imul", "add_", "sub_", "mul_", "truediv", "div"]
 )
+_SIZES = frozenset(
+    ["size", "dim", "ndim", "numel", "getattr", "getitem"]
+)  # numbers of a value's shape, not its channels
 _RESHAPING = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze"])
 
 
@@ -188,27 +191,22 @@ def channel_groups(module: nn.Module, example: Tensor, label: str) -> tuple[Chan
     known: dict[fx.Node, _Channels] = {}
     layers = dict(module.named_modules())
     for node in graph.nodes:
-        before = [known[each] for each in node.all_input_nodes if each in known]
-        shape = shapes.get(node)
-        if node.op == "placeholder" and shape:
-            known[node] = axes.new(shape[1] if len(shape) > 1 else 1, fixed=True)
-        elif node.op == "output":
+        tensors = [each for each in node.all_input_nodes if each in known]
+        before, entering = [known[each] for each in tensors], [shapes[each] for each in tensors]
+        shape, after = shapes.get(node, ()), None
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node not in shapes and name in _SIZES:
+            continue
+        if len(shape) > 1 and before and all(len(each) > 1 for each in entering):
+            if node.op == "call_module" and len(before) == 1:
+                after = _layer(axes, name, layers[name], before[0], entering[0], shape)
+            elif node.op in ("call_function", "call_method"):
+                after = _function(axes, node, name, before, entering, shape)
+        if after is None or sum(segment.length for segment in after) != shape[1]:
             for channels in before:
                 axes.fix(channels)
-        elif shape is not None:
-            after = None
-            if len(before) == len([each for each in node.all_input_nodes if each in shapes]) and len(shape) > 1:
-                if node.op == "call_module" and len(before) == 1:
-                    entering = shapes[node.all_input_nodes[0]]
-                    after = _layer(axes, str(node.target), layers[str(node.target)], before[0], entering, shape)
-                elif node.op in ("call_function", "call_method"):
-                    after = _function(
-                        axes, node, before, [shapes[each] for each in node.all_input_nodes if each in shapes], shape
-                    )
-            if after is None or sum(segment.length for segment in after) != shape[1]:
-                for channels in before:
-                    axes.fix(channels)
-                after = axes.new(shape[1] if len(shape) > 1 else 1, fixed=True)
+            after = axes.new(shape[1] if len(shape) > 1 else 1, fixed=True)
+        if node in shapes:
             known[node] = after
     return axes.groups()
 
@@ -280,10 +278,14 @@ def _layer(
 
 
 def _function(
-    axes: _Axes, node: fx.Node, before: Sequence[_Channels], entering: Sequence[tuple[int, ...]], shape: tuple[int, ...]
+    axes: _Axes,
+    node: fx.Node,
+    name: str,
+    before: Sequence[_Channels],
+    entering: Sequence[tuple[int, ...]],
+    shape: tuple[int, ...],
 ) -> _Channels | None:
     """The channels that a function or method gives; None where they are not certain to stay apart."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_function" and getattr(node.target, "__module__", "") not in (
         *("torch", "torch.nn.functional", "_operator", "torch._C._nn", "math", None, "torch._jit_internal"),
     ):
@@ -296,12 +298,7 @@ def _function(
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         taken = [axis] if isinstance(axis, int) else list(axis) if isinstance(axis, (tuple, list)) else [0]
         return before[0] if all(int(each) % len(entering[0]) >= 2 for each in taken) else None
-    if (
-        len(before) == 2
-        and name in _JOINING
-        and entering[0][1] == entering[1][1]
-        and len(entering[0]) == len(entering[1])
-    ):
+    if len(before) == 2 and name in _JOINING and entering[0][1] == entering[1][1] and len({*map(len, entering)}) == 1:
         axes.join(before[0], before[1])
         return before[0]
     if name in ("cat", "concat"):

@@ -158,6 +158,9 @@ def test_all_of_resnet20_moves_but_images_and_classes() -> None:
         lambda self, x: self.head((self.one(x) * torch.arange(4.0).view(1, 4, 1, 1)).mean((2, 3))),
         lambda self, x: self.head(self.one(x).flatten(2).transpose(1, 2).mean(1)),
         lambda self, x: self.head(self.one(x).view(-1, 2, 2, 36).mean((3,)).flatten(1)),
+        lambda self, x: self.head(torch.cat(self.one(x).chunk(2, 1)[::-1], 1).mean((2, 3))),
+        lambda self, x: self.head((self.one(x) * self.one.bias.view(4, 1, 1)).mean((2, 3))),
+        lambda self, x: self.head((self.one(x) + self.one.weight.flatten()[:6]).mean((2, 3))),
     ],
 )
 def test_what_is_not_certain_stays(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
@@ -180,6 +183,16 @@ def test_norms_that_stay_move_only_where_nothing_of_them_is_the_architectures() 
     trained = nn.BatchNorm2d(4)
     trained.running_mean.copy_(torch.arange(4.0))
     assert groups_of(network(trained)) == groups_of(network(ActivatedNorm(4))) == ()
+
+
+def test_sizes_of_a_value_are_not_its_channels() -> None:
+    sized = Forward(
+        lambda self, x: self.head(self.one(x).view(x.size(0), -1)), one=nn.Conv2d(1, 4, 3), head=nn.Linear(144, 3)
+    )
+    shaped = Forward(
+        lambda self, x: self.head(self.one(x).view(x.shape[0], -1)), one=nn.Conv2d(1, 4, 3), head=nn.Linear(144, 3)
+    )
+    assert groups_of(sized) == groups_of(shaped) and len(groups_of(sized)) == 1
 
 
 def test_layers_used_twice_are_tied() -> None:
