@@ -65,44 +65,9 @@ def distillation_loss(predicted: Tensor, teacher: Tensor, labels: Tensor, temper
 def class_loss(logits: Tensor, class_ids: Tensor) -> Tensor:
     """How far ClassId logits (M, A) are from the ClassIds (M,), one value for each network (M,) (NetSpace, Eq. 6 and 7).
 
-    Between two networks the ClassId that is asked for is `interpolated_class`'s.
+    Between two networks at gamma it is the ClassId (1 - gamma) * c_A + gamma * c_B, which Eq. 12 makes whole (Eq. 7).
     """
     return F.cross_entropy(logits.float(), class_ids, reduction="none")
-
-
-def interpolation_factors(classes: int) -> list[float]:
-    """gamma = i / (A - 1) for i = 1 .. A - 2: one factor for every architecture between the two ends (NetSpace, Eq. 12).
-
-    >>> interpolation_factors(4)
-    [0.3333333333333333, 0.6666666666666666]
-    """
-    return [place / (classes - 1) for place in range(1, classes - 1)]
-
-
-def interpolated_class(gamma: float, first: int, last: int) -> int:
-    """The ClassId at `gamma` between two: (1 - gamma) * c_A + gamma * c_B, which Eq. 12 makes whole (NetSpace, Eq. 7).
-
-    >>> [interpolated_class(gamma, 0, 3) for gamma in interpolation_factors(4)]
-    [1, 2]
-    """
-    return round((1 - gamma) * first + gamma * last)
-
-
-def interpolation_loss(
-    class_logits: Tensor,
-    class_ids: Tensor,
-    predicted: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    temperature: float,
-    alpha: float,
-) -> Tensor:
-    """What each network decoded between two others has to be: of the class between them, and good (NetSpace, Eq. 11).
-
-    L_class of ClassId logits (S, A) for ClassIds (S,) plus L_kd of logits (S, B, C) with the teacher's (B, C) and labels
-    (B,): one value for each network (S,).
-    """
-    return class_loss(class_logits, class_ids) + distillation_loss(predicted, teacher, labels, temperature, alpha)
 
 
 def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:

@@ -7,8 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from netspace import losses
 from netspace.losses import (
@@ -16,9 +14,6 @@ from netspace.losses import (
     class_loss,
     distillation_loss,
     feature_loss,
-    interpolated_class,
-    interpolation_factors,
-    interpolation_loss,
     prediction_loss,
     reconstruction_loss,
     weight_loss,
@@ -161,50 +156,6 @@ def test_class_loss_is_the_cross_entropy_of_each_network() -> None:
     assert found.shape == (6,)
     for place, (row, class_id) in enumerate(zip(logits.tolist(), ids.tolist(), strict=True)):
         assert float(found[place]) == pytest.approx(slow_class_loss(row, class_id), rel=1e-5)
-
-
-@given(st.integers(2, 1000))
-def test_the_factors_of_eq_12_ask_for_every_class_between_once(classes: int) -> None:
-    """Eq. 7 gives a whole ClassId at each factor, however many architectures there are."""
-    factors = interpolation_factors(classes)
-    assert [interpolated_class(gamma, 0, classes - 1) for gamma in factors] == list(range(1, classes - 1))
-    assert all(abs(gamma * (classes - 1) - round(gamma * (classes - 1))) < 1e-9 for gamma in factors)
-
-
-def test_the_ends_are_their_own_classes() -> None:
-    assert [interpolated_class(gamma, 2, 7) for gamma in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)] == [2, 3, 4, 5, 6, 7]
-    assert interpolation_factors(2) == []
-
-
-@pytest.mark.parametrize(("temperature", "alpha"), [(4.0, 0.9), (1.0, 0.0), (2.0, 1.0)])
-def test_interpolation_loss_is_eq_11_by_hand(temperature: float, alpha: float) -> None:
-    """L_class (Eq. 7) + alpha * L_pred (Eq. 8) + (1 - alpha) * L_task (Eq. 9), for each network between."""
-    torch.manual_seed(0)
-    class_logits, class_ids = torch.randn(3, 5, dtype=torch.float64) * 2, torch.tensor([1, 2, 3])
-    answers, teacher = torch.randn(3, 6, 4, dtype=torch.float64) * 2, torch.randn(6, 4, dtype=torch.float64) * 2
-    labels = torch.tensor([0, 3, 1, 1, 2, 0])
-    found = interpolation_loss(class_logits, class_ids, answers, teacher, labels, temperature, alpha)
-    assert found.shape == (3,)
-    for place in range(3):
-        of_class = slow_class_loss(class_logits[place].tolist(), int(class_ids[place]))
-        told = slow_distillation(answers[place][None], teacher[None], temperature)
-        rows = zip(answers[place].tolist(), labels.tolist(), strict=True)
-        task = sum(slow_class_loss(row, label) for row, label in rows) / 6
-        assert float(found[place]) == pytest.approx(of_class + alpha * told + (1 - alpha) * task, rel=1e-5)
-
-
-def test_without_points_between_there_is_no_loss_of_them() -> None:
-    logits = torch.zeros(0, 3, requires_grad=True)
-    none = interpolation_loss(
-        logits,
-        torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, 6, 4),
-        torch.randn(6, 4),
-        torch.zeros(6, dtype=torch.int64),
-        4.0,
-        0.9,
-    )
-    assert none.shape == (0,) and float(none.sum().detach()) == 0.0
 
 
 def test_reconstruction_is_the_root_of_the_mean_over_weights_alone() -> None:
