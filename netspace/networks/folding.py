@@ -1,30 +1,20 @@
 """Batch norm absorbed into its neighbour, so that a network is its parameters and nothing else.
 
-Contract. At inference a batch norm is a frozen affine map of each channel (netspace.md, Suppl. VI, Eq. 1);
-after a convolution or a linear layer it is part of that layer's weight and bias. `fold` gives a copy of a
-network in which every batch norm has gone there, with the names and the order of the parameters that remain,
-and checks in float64 that the copy computes the same function. `Folder` does the same arithmetic on the state
-of M networks at once. Both follow one plan, read from the `torch.fx` graph of the network (`plan.py`), and
-carry it out with one function (`absorb.py`); what is refused, and the proof, are in `checks.py`.
+At inference a batch norm is a frozen affine map of each channel (netspace.md, Suppl. VI, Eq. 1); after a convolution or a
+linear layer it is part of that layer's weight and bias. `fold` gives a copy of a network in which every batch norm has gone
+there, with the names and the order of the parameters that remain, and checks in float64 that the copy computes the same
+function. `Folder` does the same arithmetic on the state of M networks at once. Both follow one plan, read from the
+`torch.fx` graph of the network (`graph.py`, which also says what is refused), and carry it out with `fold_state`, the only
+place where a batch norm is computed away: in float64, giving back the dtypes it was given.
 
-A batch norm that follows nothing it could go into (an activation, a sum, a layer used twice) becomes a
-`FrozenAffine` in its place. Folding forward, into the layer after, is left out: zero padding makes it wrong.
+A batch norm that follows nothing it could go into (an activation, a sum, a layer used twice) becomes a `FrozenAffine` in
+its place. Folding forward, into the layer after, is left out: zero padding makes it wrong.
+
+`unfold` undoes `fold` up to the values that folding forgets: what a batch norm did is in the layer before it, so the batch
+norm becomes the identity (mean 0, variance 1 - eps, weight 1), and carries the bias of a layer that has none.
 
 Axes: B batch, M members (networks), C channels; `...` is M or nothing.
-
-The arithmetic of folding: a plan carried out on values, and on a module.
-
-Contract. `fold_state` is the only place where a batch norm is computed away; `rebuild` and `Folder` call it.
-It works in float64 and returns the dtypes it was given, on values with or without a leading axis of members.
-
-Axes: M members (networks), C channels; `...` is M or nothing.
-
-Folded parameters back in a network with batch norm, so that they load into the class that was trained.
-
-Contract. `unfold` undoes `fold` up to the values that folding forgets: what a batch norm did is in the layer before it, so
-the batch norm becomes the identity (mean 0, variance 1 - eps, weight 1), and carries the bias of a layer that has none.
-
-Axes: C channels."""
+"""
 
 from __future__ import annotations
 
