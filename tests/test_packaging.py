@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import netspace
 from netspace.config import bundled_folder, bundled_names
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,13 @@ def test_every_package_is_installed_and_the_recipes_with_them() -> None:
     found = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
     assert sorted(settings["packages"]) == sorted([*found, "netspace.configs"])
     assert settings["package-dir"]["netspace.configs"] == "configs"
-    assert bundled_folder() == ROOT / "configs"
+    package = Path(netspace.__file__).parent  # of the checkout, or installed
+    assert bundled_folder() == (ROOT / "configs" if package.parent == ROOT else package / "configs")
+    texts = [
+        {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.yaml")}
+        for root in (ROOT / "configs", bundled_folder())
+    ]
+    assert texts[0] == texts[1] != {}
     assert not list(ROOT.glob("configs/**/*.py"))
 
 
