@@ -38,6 +38,7 @@ from netspace.io import (
 )
 
 RUNS = Path("runs")
+SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -64,6 +65,13 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
 class Provenance(Record):
     """What is read back of a run's `provenance.json`."""
 
+    kind: str = SPACE  # what the folder is of: a space, a fit or an optimisation
+    model: str | None = None  # of a fit: a member of the zoo, or the path of a state-dict file
+    arch: dict[str, Any] | None = None  # of that file, and the rest that was given with it
+    key: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    run: str | None = None  # of an optimisation: the path of the space's run
+    run_hash: str | None = None  # of the space's weights
     zoo: str | None = None  # the path of the zoo that the run was trained on
     zoo_hash: str | None = None  # of its content
     teacher: str | None = None
@@ -148,8 +156,12 @@ def _checksum(record: Mapping[str, Any]) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run folder."""
-    return (path / "config.yaml").is_file() and (path / "provenance.json").is_file()
+    """Whether `path` is the run folder of a space. One with a damaged provenance is: who reads that says so."""
+    if not ((path / "config.yaml").is_file() and (path / "provenance.json").is_file()):
+        return False
+    with suppress(NetspaceError):
+        return RunFolder.of_space(path).origin.kind == SPACE
+    return True
 
 
 def newest_run(root: Path = RUNS) -> Path:
@@ -170,11 +182,11 @@ class RunFolder:
     (False, 'last.pt')
     """
 
-    def __init__(self, path: Path, resume: Sequence[str], flat: bool = False) -> None:
-        """`resume` is the command that goes on with the run; `flat` folders have no folder for checkpoints."""
-        self.path, self.command = path, shlex.join(resume)
+    def __init__(self, path: Path, resume: Sequence[str], kind: str = SPACE) -> None:
+        """`resume` is the command that goes on with the run; only folders of a space have a folder for checkpoints."""
+        self.path, self.command, self.kind = path, shlex.join(resume), kind
         self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
-        self.last = path / "last.pt" if flat else path / "checkpoints" / "last.pt"
+        self.last = path / "checkpoints" / "last.pt" if kind == SPACE else path / "last.pt"
         self.best = path / "checkpoints" / "best.safetensors"
 
     @classmethod
@@ -232,7 +244,8 @@ class RunFolder:
         if self.begun:
             return
         if origin is not None:
-            write_json(self.path / "provenance.json", origin)
+            kind = {} if self.kind == SPACE else {"kind": self.kind}
+            write_json(self.path / "provenance.json", {**kind, **origin})
         write_yaml(self.config, to_yaml(settings))
 
     def save_best(self, weights: dict[str, Tensor]) -> None:

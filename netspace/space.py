@@ -65,7 +65,9 @@ class Space:
         """The space that a run folder holds. Raises `NetspaceError` if it holds none, or is broken."""
         run = Path(run)
         if not is_run(run):
-            raise NetspaceError(f"{run} is not a run folder (config.yaml and provenance.json were expected in it)")
+            raise NetspaceError(
+                f"{run} is not a run folder (config.yaml and provenance.json were expected in it, written by `netspace train`)"
+            )
         recipe = read_back(SpaceRecipe, run / "config.yaml")
         try:
             record = read_json(run / "space.json", SpaceRecord)

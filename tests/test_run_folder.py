@@ -20,7 +20,17 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.files import alone, replacing, write_text
 from netspace.hardware import pick_device, send
 from netspace.io import hash_tensors, read_json, read_torch, write_json, write_torch
-from netspace.run_folder import Metrics, RunFolder, is_run, newest_run, provenance, read_metrics
+from netspace.run_folder import (
+    FIT,
+    OPTIMISATION,
+    Metrics,
+    RunFolder,
+    is_run,
+    newest_run,
+    provenance,
+    read_metrics,
+)
+from netspace.space import Space
 
 
 def test_replacing_appears_whole_in_folders_it_makes(tmp_path: Path) -> None:
@@ -167,6 +177,18 @@ def test_the_newest_run(tmp_path: Path) -> None:
     (runs / "file").write_text("")
     assert is_run(old) and not is_run(runs / "not a run") and not is_run(runs / "file")
     assert newest_run(runs) == new
+
+
+@pytest.mark.parametrize("kind", [FIT, OPTIMISATION])
+def test_a_fit_among_the_runs_is_no_run_of_a_space(tmp_path: Path, kind: str) -> None:
+    run, other = make_run(tmp_path / "run", age=10), RunFolder(tmp_path / "other", ["netspace"], kind)
+    other.begin(Some(), provenance(0, model="best"))
+    assert other.origin.kind == kind and other.origin.model == "best" and other.last == tmp_path / "other" / "last.pt"
+    assert not is_run(other.path) and newest_run(tmp_path) == run
+    with pytest.raises(NetspaceError, match=r"other is not a run folder .* written by `netspace train`"):
+        Space.load(other.path)
+    (other.path / "provenance.json").write_text("damaged")
+    assert is_run(other.path)
 
 
 def test_provenance_says_what_is_needed_and_is_json() -> None:

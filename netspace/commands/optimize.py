@@ -18,13 +18,13 @@ from netspace.commands.convert import Named, resolve, write_latent, write_networ
 from netspace.commands.sample import known_latents
 from netspace.config import Seed, Settings
 from netspace.errors import UsageError
-from netspace.io import going_on_from, read_torch, write_tensors, write_torch
+from netspace.io import going_on_from, hash_tensors, read_torch, write_tensors, write_torch
 from netspace.losses import class_loss
 from netspace.networks.family import Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.results.spaces import Optimization
-from netspace.run_folder import RunFolder
+from netspace.run_folder import OPTIMISATION, RunFolder, provenance
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
@@ -71,7 +71,9 @@ def optimize(
     True
     """
     space = Space.load(run, device)
+    origin = {"run": str(run.resolve()), "run_hash": hash_tensors(*space.model.state_dict().values())}
     with zoo_of(run, zoo_path) as zoo:
+        origin |= {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
         task = task_of(zoo, space.device)
         beside = config.teacher != AUTO or teacher_path(zoo.path).exists()
         master = teacher(config.teacher if beside else "best", zoo, task)
@@ -79,11 +81,12 @@ def optimize(
         spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
     froms = [word for text in config.starts for word in ("--from", text)]
     folder = RunFolder(
-        out, ["netspace", "optimize", "--run", str(run), *froms, "--out", str(out), "--resume"], flat=True
+        out, ["netspace", "optimize", "--run", str(run), *froms, "--out", str(out), "--resume"], OPTIMISATION
     )
     with folder.alone("written"):
         folder.check(config, resume)
-        folder.begin(config)
+        origin |= {"teacher": master.name, "teacher_hash": master.hash}
+        folder.begin(config, provenance(config.seed, **origin))
         search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))
         before = accuracies(space.decode_all(search.start, search.class_ids), task, "test")
         curve = search.run(folder.last)

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from netspace.models.coordinate_network import Predictor, PredictorConfig, param
 from netspace.native.orders import arrange, paper_bits
 from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import folded_metadata
+from netspace.networks.state_dict import FILES, folded_metadata
 from netspace.precision import Concrete
 from netspace.results.compressed import (
     Compression,
@@ -38,7 +39,7 @@ from netspace.results.compressed import (
     NetworkMark,
     Reconstruction,
 )
-from netspace.run_folder import RunFolder
+from netspace.run_folder import FIT, RunFolder, provenance
 from netspace.training.fit import Fit, Original, check_pools
 from netspace.training.loop import processes
 from netspace.training.recipe import FitConfig
@@ -114,9 +115,7 @@ def fit(
     check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     first = accelerator.is_main_process
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
-    folder = RunFolder(
-        out, ["netspace", "compress", "fit", model, *zoo_words, "--out", str(out), "--resume"], flat=True
-    )
+    folder = RunFolder(out, ["netspace", "compress", "fit", model, *zoo_words, "--out", str(out), "--resume"], FIT)
     with folder.alone("written", first):
         begun = None if folder.last.exists() else time.monotonic()  # of what is gone on with it is not known
         if first:
@@ -128,7 +127,7 @@ def fit(
                 raise UsageError(
                     f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
                 )
-            folder.begin(config)
+            folder.begin(config, provenance(config.seed, **_origin(model, zoo_path, arch, input_shape, key)))
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
@@ -152,6 +151,20 @@ def fit(
             result.write(out / "fit.json")
         accelerator.wait_for_everyone()
     return FitResult.read(out / "fit.json")
+
+
+def _origin(
+    model: str, zoo_path: Path | None, arch: ArchConfig | None, input_shape: tuple[int, ...] | None, key: str | None
+) -> dict[str, Any]:
+    """Return what names the network of a fit, for its provenance."""
+    path = Path(model)
+    origin: dict[str, Any] = {"model": str(path.resolve()) if path.suffix in FILES else model}
+    if arch is not None:
+        origin["arch"] = arch.model_dump(mode="json")
+    if zoo_path is not None:
+        with Zoo(zoo_path) as zoo:
+            origin |= {"zoo": str(zoo_path.resolve()), "zoo_hash": zoo.content_hash}
+    return origin | {name: value for name, value in (("input_shape", input_shape), ("key", key)) if value is not None}
 
 
 def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:

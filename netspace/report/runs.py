@@ -252,14 +252,15 @@ class Fitted:
 def is_fit(path: Path) -> bool:
     """Whether `netspace compress fit` wrote, or began, this folder."""
     began = (path / "network.json").is_file() and (path / "config.yaml").is_file()
-    return not is_run(path) and (began or (path / "fit.json").is_file())
+    return began or (not is_run(path) and (path / "fit.json").is_file())
 
 
 def read_run(path: Path) -> Run:
     """Read a run folder. Raises `NetspaceError` if it is none, holds no results yet, or a file in it is broken."""
     if not is_run(path):
         raise NetspaceError(
-            f"{path} is not a run folder (config.yaml and provenance.json were expected in it), nor one that `netspace compress fit` wrote"
+            f"{path} is not a run folder (config.yaml and provenance.json were expected in it, written by `netspace train`), "
+            "nor one that `netspace compress fit` wrote"
         )
     recipe, space = read_yaml(path / "config.yaml"), path / "space.json"
     samples = [Sampling.read(file) for file in sorted((path / "samples").glob("*.json"))]

@@ -13,6 +13,8 @@ from netspace.commands import optimize as app
 from netspace.commands.convert import zoo_of
 from netspace.commands.optimize import OptimizeConfig, optimize
 from netspace.errors import NetspaceError, UsageError
+from netspace.io import read_json
+from netspace.run_folder import Provenance
 from netspace.space import Space
 from netspace.training.setup import task_of
 from netspace.training.validation import accuracies
@@ -29,6 +31,9 @@ def test_the_worst_member_gets_better_and_the_space_stays_as_it_is(tiny_run: Pat
     assert told.accuracy_after[0] > told.accuracy_before[0] + 0.05
     assert [record.step for record in told.curve] == [0, 10, 20, 30] and told.steps == 30
     assert weights == (tiny_run / "checkpoints" / "best.safetensors").read_bytes()
+    origin = read_json(tmp_path / "out" / "provenance.json", Provenance)
+    assert (origin.kind, origin.run, origin.teacher) == ("optimisation", str(tiny_run), told.teacher)
+    assert read_json(tiny_run / "provenance.json", Provenance).zoo_hash == origin.zoo_hash
     # what was written is what was told
     space = Space.load(tiny_run)
     latent = load_file(told.latent)["latent"]

@@ -22,6 +22,7 @@ from netspace.io import read_json, without_seal, write_tensors
 from netspace.models.compressed import Compressed
 from netspace.native.orders import arrange
 from netspace.networks.state_dict import read_safetensors
+from netspace.run_folder import Provenance
 from netspace.training import loop
 from netspace.training.fit import Fit, NernStep, Original
 from netspace.training.recipe import FitConfig
@@ -40,6 +41,10 @@ def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: P
     reconstruct(file, tmp_path / "net.safetensors")
     given, held = load_file(tmp_path / "net.safetensors"), Compressed.load(file).reconstruct()
     assert all(torch.equal(given[name], held[name]) for name in held)
+    origin = read_json(tmp_path / "c" / "provenance.json", Provenance)
+    assert (origin.kind, origin.model, origin.zoo, origin.arch) == ("fit", MEMBER, str(multi_zoo), None)
+    with Zoo(multi_zoo) as zoo:
+        assert origin.zoo_hash == zoo.content_hash
     again = evaluate(file, str(tmp_path / "net.safetensors"), multi_zoo)
     assert again.relative_error == 0 and again.agreement == 1.0
     assert again.accuracy_original == figures.accuracy_reconstructed
