@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from netspace.errors import NetspaceError
 
@@ -65,3 +67,33 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+class AllocationLimit(TorchDispatchMode):
+    """Refuse to create tensors of more than `limit` bytes in all inside the block.
+
+    Sizes that a file claims are so checked before memory is taken for them, whatever code makes tensors of them. Only
+    tensors made from sizes count (`torch.empty`, `zeros`, `randn`, ...), not those computed from other tensors.
+
+    Raises:
+        NetspaceError: The limit is passed.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.left = limit, limit
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count the bytes of a tensor that is made from sizes, then make it."""
+        options = dict(kwargs or {})
+        if "device" in options and not any(isinstance(value, Tensor) for value in args):
+            on_meta = {**options, "device": "meta", "pin_memory": None}
+            on_meta.pop("generator", None)
+            self.left -= func.overloadpacket(*args, **on_meta).nbytes
+            if self.left < 0:
+                raise NetspaceError(
+                    f"they claim tensors of more than {self.limit:,} bytes, which the weights do not have"
+                )
+        return func(*args, **options)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.config import read_back
 from netspace.errors import NetspaceError, UsageError, first_line
+from netspace.hardware import AllocationLimit
 from netspace.io import Record, read_json
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.networks.family import ArchClass, Family, Networks
@@ -35,6 +36,7 @@ from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import decode, encode
 
 TRIAL = 16  # latents that are decoded to choose between precisions
+SPARE_BYTES = 1 << 28  # by which building a space may exceed four times its weights
 
 
 class SpaceRecord(Record):
@@ -69,9 +71,12 @@ class Space:
                 f"{run} is not a run folder (config.yaml and provenance.json were expected in it, written by `netspace train`)"
             )
         recipe = read_back(SpaceRecipe, run / "config.yaml")
+        weights = RunFolder.of_space(run).load_best()
+        limit = 4 * sum(value.nbytes for value in weights.values()) + SPARE_BYTES
         try:
             record = read_json(run / "space.json", SpaceRecord)
-            family = Family.from_json(record.archs, device, recipe.multi.rows if recipe.multi else None)
+            with AllocationLimit(limit):
+                family = Family.from_json(record.archs, device, recipe.multi.rows if recipe.multi else None)
         except UsageError:  # of an architecture that nobody trusted, which says what to do
             raise
         except (
@@ -86,14 +91,13 @@ class Space:
             raise NetspaceError(
                 f"{run} does not say which networks its space holds (space.json): {first_line(error)}"
             ) from None
-        weights = RunFolder.of_space(run).load_best()
-        model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
         try:
+            with AllocationLimit(limit):
+                model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
             model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise NetspaceError(
-                f"the weights in {run} do not fit its settings: {str(error).splitlines()[-1].strip()}"
-            ) from None
+        except (RuntimeError, TypeError, ValueError, ArithmeticError, NetspaceError) as error:
+            why = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
+            raise NetspaceError(f"the weights in {run} do not fit its settings: {why}") from None
         space = cls(model.to(device), recipe, family)
         space.run = run
         return space

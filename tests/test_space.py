@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import netspace
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
+from netspace.io import read_json, read_yaml, write_json, write_yaml
 from netspace.networks.prep import unflatten, unpack
 from netspace.space import Space
 from netspace.training.latent_space import train
@@ -179,3 +182,47 @@ def test_gradients_pass_through_flat_parameters_and_not_silently_through_a_modul
     assert not space.decode_flat(latent.detach()).requires_grad
     with torch.no_grad():
         assert not space.decode_flat(latent).requires_grad and space.decode(latent[0]) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is read from /proc")
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.yaml", {"latent": 4 * 10**8}),
+        ("config.yaml", {"latent": 4 * 10**8, "decoder": {"kind": "linear"}}),
+        ("config.yaml", {"latent": (4 * 10**15) ** 2}),
+        ("config.yaml", {"encoder": {"kind": "probe", "hidden": 10**9}}),
+        ("config.yaml", {"encoder": {"kind": "probe", "probes": 10**9}}),
+        ("config.yaml", {"encoder": {"kind": "conv"}, "latent": 4 * 10**8}),
+        ("config.yaml", {"multi": {"rows": 4 * 10**8}}),
+        ("space.json", {"prep": [10**6, 10**4]}),
+        ("space.json", {"width": 1e5}),
+        ("space.json", {"width": 1e200}),
+        ("space.json", {"channels": 10**9}),
+        ("space.json", {"classes": 10**9}),
+    ],
+)
+def test_sizes_that_only_the_settings_claim_are_refused_before_memory_is_taken(
+    run_copy: Path, file: str, change: dict[str, Any]
+) -> None:
+    path = run_copy / file
+    if file == "config.yaml":
+        write_yaml(path, yaml.safe_dump({**read_yaml(path), **change}))  # by who knows how to write the hash
+    else:
+        record = read_json(path, dict[str, Any])
+        arch = record["archs"]["lenetlike"]
+        arch["prep"] = change.get("prep", arch["prep"])
+        spec = arch["spec"]
+        spec["kwargs"] = [[name, change.get(name, value)] for name, value in spec["kwargs"]]
+        spec["input_shape"][0] = change.get("channels", spec["input_shape"][0])
+        write_json(path, record)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of this process from now on
+    with pytest.raises(
+        NetspaceError,
+        match=r"(config.yaml|space.json|settings).*: (they claim tensors of more than [\d,]+ bytes|.*argument)",
+    ) as caught:
+        Space.load(run_copy)
+    assert "\n" not in str(caught.value)
+    status = Path("/proc/self/status").read_text()
+    peak, now = (int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmHWM", "VmRSS"))
+    assert peak - now < 400_000, "kB"
