@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from netspace.config import Settings
-from netspace.networks.batch import give_convolutions, stacked_channels_last
+from netspace.networks.batch import bf16_convolutions, stacked_channels_last
 from netspace.networks.kernels import smoothness_loss
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
@@ -66,7 +66,7 @@ class Forward:
         self.smoothness, self.compiled = recipe.smoothness, recipe.compile
         self.kernels = [name for name, value in module.named_parameters() if value.ndim > 2]
         self.half = way.precision == "bf16"
-        self.halved = give_convolutions(module) if self.half and way.fused > 1 else frozenset[str]()
+        self.halved = bf16_convolutions(module) if self.half and way.fused > 1 else frozenset[str]()
         stacked: Callable[..., tuple[Tensor, dict[str, Tensor]]] = vmap(self._loss, randomness="different")
         self.run = self._alone if way.fused == 1 else stacked
         if self.compiled:

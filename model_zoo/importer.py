@@ -164,7 +164,7 @@ def import_members(
     task = load(config)
     if header is None:
         recipe = {"name": "import", "archs": {arch: given.model_dump(mode="json", exclude_defaults=True)}}
-        header = Header(config.model_dump(mode="json"), task.split_hash, recipe, score=task.facts())
+        header = Header(config.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     elif header.split_hash != task.split_hash:
         raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
     chosen = candidate(arch.replace("/", "-"), given, task, prep_width, check="imported")

@@ -162,7 +162,7 @@ class Worker:
         self.plan, self.path = the_plan, path
         recipe = the_plan.recipe
         self.task = task or load(recipe.data, device=pick_device(recipe.device))
-        self.header = replace(the_plan.header(), score=self.task.facts())
+        self.header = replace(the_plan.header(), score=self.task.score_metadata())
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
         self.forwards: dict[str, Forward] = {}  # by architecture: of its groups, one after another

@@ -139,7 +139,7 @@ class Identity:
     jaccard_peers: np.ndarray  # (M,)
 
     @classmethod
-    def together(cls, parts: Sequence[Identity]) -> Identity:
+    def concatenate(cls, parts: Sequence[Identity]) -> Identity:
         """Those of all parts, in their order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 

@@ -39,7 +39,7 @@ class Layers:
     grids: list[Grid]
 
     @classmethod
-    def drawn(cls, name: str, grids: list[Grid]) -> Layers:
+    def subset(cls, name: str, grids: list[Grid]) -> Layers:
         random = np.random.default_rng(0)
         basis = random.normal(size=(9, 9)) * 0.6 ** np.arange(9)
         kernels = random.normal(size=(sum(filters * channels for filters, channels in grids), 9)) @ basis
@@ -87,9 +87,9 @@ class Orders:
     """Not a contestant by itself: all ways in turns, in a process of its own."""
 
     def __init__(self, network: str | None, zoo: Path | None, repeats: int, quick: bool, device: torch.device) -> None:
-        small = Layers.of(network, zoo) if network else Layers.drawn("ResNet20", TINY if quick else RESNET20)
-        large = Layers.drawn("ResNet18", TINY if quick else RESNET18)
-        arrange(Layers.drawn("", TINY).kernels, TINY, "in-filter")
+        small = Layers.of(network, zoo) if network else Layers.subset("ResNet20", TINY if quick else RESNET20)
+        large = Layers.subset("ResNet18", TINY if quick else RESNET18)
+        arrange(Layers.subset("", TINY).kernels, TINY, "in-filter")
         greedy_path(small.kernels[:9])
         self.rates: list[dict[str, Any]] = []
         for kind in ("cross-filter", "in-filter"):

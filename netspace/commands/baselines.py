@@ -26,7 +26,7 @@ from netspace.training.batches import Images
 from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Teacher, shown_rows
-from netspace.training.validation import Comparison, accuracies, answers, compare_answers, slices
+from netspace.training.validation import Comparison, accuracies, compare_outputs, network_outputs, slices
 from netspace.zoo import Zoo
 
 BANK = 4096  # training members that baselines and distances draw on, at most
@@ -108,7 +108,7 @@ class Baselines:
             networks["aligned_average"] = aligned
         for name, flat in networks.items():
             logits = self._test_logits(flat, task, seeds[: len(flat)]).expand_as(target_logits)
-            compared[name] = compare_answers(target_logits, logits, task, "test", seeds)
+            compared[name] = compare_outputs(target_logits, logits, task, "test", seeds)
         return compared, scale
 
     def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor) -> Choice:
@@ -117,7 +117,7 @@ class Baselines:
         part = slice(min(SELECTION_IMAGES, task.size("val")))
 
         def logits_of(flat: Tensor, own: Tensor) -> Tensor:
-            return answers(self._networks(flat), task, "val", own, part.stop).to(device)
+            return network_outputs(self._networks(flat), task, "val", own, part.stop).to(device)
 
         def scores(logits: Tensor, own: Tensor) -> Tensor:
             return task.score(logits, task.targets("val", part, own).to(device))
@@ -160,19 +160,20 @@ class Baselines:
                 if len(here):
                     rows[name].append(here)
                     chosen = target_logits[here], logits[picked[here] - start]
-                    found[name].append(compare_answers(*chosen, task, "test", seeds[here]))
+                    found[name].append(compare_outputs(*chosen, task, "test", seeds[here]))
             here, column = ((choice.several >= start) & (choice.several < start + len(flat))).nonzero(as_tuple=True)
             several.index_add_(0, here, votes[choice.several[here, column] - start])
             start += len(flat)
         compared = {
-            name: Comparison.together(found[name]).of(torch.cat(rows[name]).argsort().numpy()) for name in choice.single
+            name: Comparison.concatenate(found[name]).select(torch.cat(rows[name]).argsort().numpy())
+            for name in choice.single
         }
         means = {
             "five_nearest": several / choice.several.shape[1],
             "ensemble": (ensemble / len(self.bank)).expand_as(target_logits),
         }
         for name, mean in means.items():
-            compared[name] = compare_answers(target_logits, task.from_votes(mean), task, "test", seeds)
+            compared[name] = compare_outputs(target_logits, task.from_votes(mean), task, "test", seeds)
         return compared
 
     def _judges(self) -> tuple[Tensor, Tensor]:
@@ -192,7 +193,7 @@ class Baselines:
         return Networks.of_class(self.space.family, self.class_id, flat)
 
     def _test_logits(self, flat: Tensor, task: Task, seeds: Tensor) -> Tensor:
-        return answers(self._networks(flat), task, "test", seeds)
+        return network_outputs(self._networks(flat), task, "test", seeds)
 
     def _noise_scale(self, task: Task) -> float:
         """The noise that does best (mean |difference| of accuracy) on validation members and images."""

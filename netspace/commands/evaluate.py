@@ -27,7 +27,7 @@ from netspace.run_folder import package_version
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.setup import task_of
-from netspace.training.validation import Comparison, answers, compare_answers
+from netspace.training.validation import Comparison, compare_outputs, network_outputs
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
 PICTURES = 4  # members whose PReps are kept for the report
@@ -83,12 +83,15 @@ def evaluate(
         parts = _parts(space, zoo, split)
         latents, target = (
             torch.cat([part.latents for part in parts]),
-            Networks.together([part.target for part in parts]),
+            Networks.concatenate([part.target for part in parts]),
         )
         predicted = space.decode_all(latents)
         seeds = torch.cat([part.seeds for part in parts])
-        target_logits, logits = answers(target, task, "test", seeds), answers(predicted, task, "test", seeds)
-        comparison = compare_answers(target_logits, logits, task, "test", seeds)
+        target_logits, logits = (
+            network_outputs(target, task, "test", seeds),
+            network_outputs(predicted, task, "test", seeds),
+        )
+        comparison = compare_outputs(target_logits, logits, task, "test", seeds)
         identities = _identities(parts, target_logits, logits, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
@@ -100,7 +103,7 @@ def evaluate(
             "split": split,
             "members": len(target),
             **comparison.summary(),
-            "identity": Identity.together(identities).summary(),
+            "identity": Identity.concatenate(identities).summary(),
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
             if space.several
             else None,
@@ -118,8 +121,8 @@ def evaluate(
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
-        if task.facts():
-            figures["score"] = task.facts()  # what the keys 'accuracy_*' mean
+        if task.score_metadata():
+            figures["score"] = task.score_metadata()  # what the keys 'accuracy_*' mean
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, versions=versions)
     if ranks.is_main():
@@ -166,7 +169,7 @@ def _per_class(
             "members": len(part.rows),
             "parameters": arch.parameters,
             "compression": space.latent / arch.parameters,
-            **comparison.of(mine.numpy()).summary(),
+            **comparison.select(mine.numpy()).summary(),
             "identity": likeness.summary(),
             "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
             "diversity": distances[0],
@@ -196,7 +199,7 @@ def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor,
         scales.append(scale)
         for name, each in compared.items():
             found.setdefault(name, []).append(each)
-    summaries: dict[str, Any] = {name: Comparison.together(each).summary() for name, each in found.items()}
+    summaries: dict[str, Any] = {name: Comparison.concatenate(each).summary() for name, each in found.items()}
     summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
     whole = {name for name, each in found.items() if len(each) == len(parts)}  # of every architecture
     return {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}

@@ -252,7 +252,7 @@ def interpolate(
             None if last_end is None else float(found[-1]) - last_end,
         ),
         **files,
-        **({"score": task.facts()} if task.facts() else {}),
+        **({"score": task.score_metadata()} if task.score_metadata() else {}),
     )
     result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
     return result

@@ -30,7 +30,7 @@ from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images, autocast
 from netspace.training.setup import AUTO, Teacher, task_of, teacher
-from netspace.training.validation import accuracies, answers
+from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo, teacher_path
 
 NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
@@ -161,7 +161,7 @@ class Search:
         """
         latents, task = self.latents.detach(), self.task
         targets = task.targets("val", slice(None)).cpu()
-        logits = answers(self.space.decode_all(latents, self.class_ids), task, "val")
+        logits = network_outputs(self.space.decode_all(latents, self.class_ids), task, "val")
         found = task.score(logits, targets).numpy()
         merit = task.merit(found)
         costs = torch.stack([task.training_loss(each, targets) for each in logits]).double().numpy()

@@ -20,7 +20,7 @@ from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.setup import shown_rows, task_of
-from netspace.training.validation import answers
+from netspace.training.validation import network_outputs
 from netspace.zoo import Zoo
 
 BANK = 4096  # training members that are drawn from and compared with, at most
@@ -118,7 +118,8 @@ def sample(
     flat = space.decode_flat(latents, found.id)
     sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, found, seed))}
     logits = {
-        name: answers(Networks.of_class(space.family, class_id, rows), task, "test") for name, rows in sets.items()
+        name: network_outputs(Networks.of_class(space.family, class_id, rows), task, "test")
+        for name, rows in sets.items()
     }
     near, near_logits = sets.get("nearest"), logits.get("nearest")
     told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}

@@ -20,7 +20,7 @@ from netspace.compression.originals import check_same, find_original, keep_kerne
 from netspace.metrics import accuracy
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
-from netspace.networks.state_dict import answers_of, map_tensors, run_types
+from netspace.networks.state_dict import map_tensors, module_logits, run_types
 from netspace.results.compressed import Alignment, Analysis, ByLayer, ChangedNetwork, Gap, Generalisation
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
@@ -137,7 +137,7 @@ def generalisation(module: nn.Module, state: State, task: Classification) -> Gap
     """Accuracy and cross-entropy (nats) on training and test images, and the gaps between them."""
     found: dict[str, float] = {}
     for split in ("train", "test"):
-        logits, labels = answers_of(module, state, task, split), task.split(split).labels
+        logits, labels = module_logits(module, state, task, split), task.split(split).labels
         found[f"accuracy_{split}"] = float(accuracy(logits, labels))
         found[f"loss_{split}"] = float(F.cross_entropy(logits.double(), labels))
     found["gap_accuracy"] = found["accuracy_train"] - found["accuracy_test"]
@@ -220,7 +220,7 @@ def _changed(
     for amount in amounts:
         weights = {layer.name: change(state[layer.name].float(), amount) for layer in layers}
         changed = compressed.replaced(state, weights)
-        right = float(accuracy(answers_of(module, changed, task, "test"), task.test.labels))
+        right = float(accuracy(module_logits(module, changed, task, "test"), task.test.labels))
         ratio = sum(_ratios(changed, layers)) / len(layers)
         rows.append(ChangedNetwork(amount=amount, accuracy=right, singular_ratio=ratio))
     return rows

@@ -19,7 +19,7 @@ from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Kernels
 from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import FILES, answers_of
+from netspace.networks.state_dict import FILES, module_logits
 from netspace.results.compressed import ImageLikeness, KernelSamples, NetworkFigures
 from netspace.tasks.pictures import IMAGENET, Normalisation, pictures, shown
 from netspace.training.fit import Original
@@ -191,7 +191,7 @@ class Beside:
 
     def _answers(self, state: dict[str, Tensor]) -> Tensor | None:
         module, task = self.original.module, self.original.task
-        return None if module is None or task is None else answers_of(module, state, task, "test")
+        return None if module is None or task is None else module_logits(module, state, task, "test")
 
     def _accuracy(self, answers: Tensor | None) -> float | None:
         task = self.original.task

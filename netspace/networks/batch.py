@@ -47,7 +47,7 @@ def stacked_channels_last(images: Tensor) -> Tensor:
     return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
 
 
-def give_convolutions(module: nn.Module) -> frozenset[str]:
+def bf16_convolutions(module: nn.Module) -> frozenset[str]:
     """The names of all convolutions' parameters, to be given in bf16 where `vmap` hides convolutions from autocast.
 
     From now on layers with weights bring their inputs to the weights' precision (linear ones are left to autocast).
@@ -139,7 +139,7 @@ class NetBatch:
         if device.type == "cpu" or not torch.is_autocast_enabled(device.type):
             return frozenset()
         if self._convolutions is None:
-            self._convolutions = give_convolutions(self.skeleton)
+            self._convolutions = bf16_convolutions(self.skeleton)
         return self._convolutions
 
     def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> bool:

@@ -177,7 +177,7 @@ class Networks:
         return found.index_select(0, _stacks(ids, found.device)[1])
 
     @classmethod
-    def together(cls, parts: Sequence[Networks]) -> Networks:
+    def concatenate(cls, parts: Sequence[Networks]) -> Networks:
         """All networks of several parts of one family, in their order."""
         preps, ids = [part.preps for part in parts], [part.class_ids for part in parts]
         return cls(parts[0].family, torch.cat(preps), torch.cat(ids))

@@ -289,7 +289,7 @@ def _first(output: Any) -> Tensor:
 
 
 @torch.no_grad()
-def answers_of(module: nn.Module, state: dict[str, Tensor], task: Classification, split: str) -> Tensor:
+def module_logits(module: nn.Module, state: dict[str, Tensor], task: Classification, split: str) -> Tensor:
     """Logits (N, C) of a network for all images of a split."""
     batches, state = task.batches(task.split(split), 512), run_types(state, module)
     return torch.cat([functional_call(module, state, (task.normalise(pixels),)).float() for pixels, _ in batches])

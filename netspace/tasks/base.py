@@ -217,7 +217,7 @@ class Task(ABC):
         """The mean and standard deviation that inputs are normalised by, where the task has them."""
         return {}
 
-    def facts(self) -> dict[str, Any]:
+    def score_metadata(self) -> dict[str, Any]:
         """What a zoo's file says of the score; empty for classification."""
         return {"name": self.score_name, "higher_is_better": self.higher_is_better}
 

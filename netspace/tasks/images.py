@@ -304,11 +304,11 @@ class Classification(Task):
         """Mean and standard deviation of each channel, pixels in 0..1."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
-    def facts(self) -> dict[str, Any]:
+    def score_metadata(self) -> dict[str, Any]:
         """Nothing: accuracy is what a zoo's file means where it says nothing."""
         return {}
 
-    def drawn(self, count: int, seed: int) -> Classification:
+    def subset(self, count: int, seed: int) -> Classification:
         """The same task with `count` of its training images, drawn by the seed; all of them where there are no more.
 
         Mean, standard deviation and hash stay those of the whole.

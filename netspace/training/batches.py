@@ -68,7 +68,7 @@ class PRepSource:
             return send(self._expected[1].result(), self.device)
         return send(self._read(places), self.device)
 
-    def expect(self, places: Tensor) -> None:
+    def prefetch(self, places: Tensor) -> None:
         """Begins to read what will be taken next, in the background, where members lie in a file."""
         if self._reader is not None:
             if self._expected is not None:
@@ -190,19 +190,19 @@ class ClassBatches:
         else:
             self.all = Shuffle(sum(counts.values()), recipe.seed, stream=Stream.MEMBERS)
 
-    def take(self, number: int, first: int, apart: int) -> Chosen:
-        """The networks of step `number` at positions first, first + apart, ... of the batch."""
+    def take(self, number: int, part: slice = slice(None)) -> Chosen:
+        """Return the networks of step `number` that are in a part of the batch."""
         if self.balanced:
             each = self.networks // len(self.counts)
-            taken = {id: stream.take(number * each, each)[first::apart] for id, stream in self.streams.items()}
+            taken = {id: stream.take(number * each, each)[part] for id, stream in self.streams.items()}
             return list(taken.items())
         if self.pairs:
             pairs = self.networks // 2
-            rows = self.all.take(number * pairs, pairs)[first::apart].tolist()
+            rows = self.all.take(number * pairs, pairs)[part].tolist()
             members = [member for row in rows for member in self.together[row]]
             of_class = {id: torch.tensor([row for class_id, row in members if class_id == id]) for id in self.counts}
             return [(class_id, rows) for class_id, rows in of_class.items() if len(rows)]
-        drawn = self.all.take(number * self.networks, self.networks)[first::apart]
+        drawn = self.all.take(number * self.networks, self.networks)[part]
         if len(self.counts) == 1:  # without a mask, which would wait for a device
             return [(class_id, drawn) for class_id in self.counts]
         chosen, start = [], 0
@@ -263,9 +263,9 @@ class Points:
         return cls(pairs, gamma, class_ids)
 
 
-def dealt(recipe: SpaceRecipe, part: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The first position in a batch of this process's networks of a part, and how far apart they are."""
-    return rank + world_size * part, world_size * recipe.accumulate
+def batch_slice(recipe: SpaceRecipe, part: int, rank: int, world_size: int) -> slice:
+    """Return which networks of a batch a process takes in a part of a step: every (world_size * accumulate)-th."""
+    return slice(rank + world_size * part, None, world_size * recipe.accumulate)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

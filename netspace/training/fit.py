@@ -93,7 +93,7 @@ class NernStep:
         self.teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
         if stage.runs_networks and stage.inputs == "task":
             assert self.original.task is not None
-            task = self.original.task if stage.pool is None else self.original.task.drawn(stage.pool, self.config.seed)
+            task = self.original.task if stage.pool is None else self.original.task.subset(stage.pool, self.config.seed)
             self.images = Images(task, self.config.seed + number)
             if self.taught != (stage.teacher, stage.pool):
                 few = self.images.fixed is not None and 4 * len(task.train) * task.num_outputs <= CACHE_BYTES

@@ -285,8 +285,8 @@ def validate_members(setup: Setup) -> dict[str, float]:
             parts.append(compare(target, predicted, task, "val", seeds))
             right += (predicted.class_ids == class_id).tolist()
             latents.setdefault(class_id, codes)  # of the first `MEMBERS`: ends of lines
-        found[class_id] = Comparison.together(parts)
-    figures = Comparison.together(list(found.values())).summary()
+        found[class_id] = Comparison.concatenate(parts)
+    figures = Comparison.concatenate(list(found.values())).summary()
     if setup.recipe.multi is None:
         return {**figures, "error": figures["mae"]}
     scores = [each.accuracy_predicted for each in found.values()]

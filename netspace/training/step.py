@@ -18,7 +18,7 @@ from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
-from netspace.training.batches import Chosen, ClassBatches, Images, Points, Targets, autocast, dealt, unwrapped
+from netspace.training.batches import Chosen, ClassBatches, Images, Points, Targets, autocast, batch_slice, unwrapped
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup
 
@@ -184,7 +184,7 @@ class Step:
         if recipe.noise:
             groups = [(class_id, self._disturbed(preps, spread, number, part)) for class_id, preps in groups]
         for class_id, members in self._chosen(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)):
-            self.sources[class_id].expect(members)
+            self.sources[class_id].prefetch(members)
         class_ids, ids, points = self._layout(tuple((class_id, len(members)) for class_id, members in chosen))
         if recipe.multi is None:
             points = replace(points, gamma=self._gamma(len(points), number, part))
@@ -241,13 +241,13 @@ class Step:
 
     def _gamma(self, count: int, number: int, part: int) -> Tensor:
         """How far from the first to the second network points lie, (S,): this process's of the whole batch's."""
-        first, apart = dealt(self.recipe, part, self.rank, self.world_size)
+        own = batch_slice(self.recipe, part, self.rank, self.world_size)
         gamma = torch.rand(self.recipe.networks // 2, generator=generator(self.recipe.seed, Stream.LINES, number))
-        return send(gamma[first::apart][:count], self.task.device)
+        return send(gamma[own][:count], self.task.device)
 
     def _disturbed(self, preps: Tensor, spread: Tensor, number: int, part: int) -> Tensor:
         """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
-        first, apart = dealt(self.recipe, part, self.rank, self.world_size)
+        own = batch_slice(self.recipe, part, self.rank, self.world_size)
         count, random = (
             self.recipe.networks,
             generator(self.recipe.seed, Stream.DISTURBANCE, number),
@@ -255,7 +255,7 @@ class Step:
         sizes = self.recipe.noise * torch.rand(count, generator=random)
         sizes[::2] = 0
         noise = sizes.view(-1, 1, 1) * torch.randn(count, *preps.shape[1:], generator=random)
-        return preps + send(noise[first::apart], preps.device) * spread
+        return preps + send(noise[own], preps.device) * spread
 
     def _chosen(self, number: int, part: int) -> Chosen:
-        return self.batches.take(number, *dealt(self.recipe, part, self.rank, self.world_size))
+        return self.batches.take(number, batch_slice(self.recipe, part, self.rank, self.world_size))

@@ -34,11 +34,11 @@ class Comparison:
     kl: np.ndarray  # (M,) the task's divergence: for classification KL(target || predicted), nats
 
     @classmethod
-    def together(cls, parts: Sequence[Comparison]) -> Comparison:
+    def concatenate(cls, parts: Sequence[Comparison]) -> Comparison:
         """Of the members of all parts, in their order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def of(self, rows: np.ndarray) -> Comparison:
+    def select(self, rows: np.ndarray) -> Comparison:
         """Of some of the members."""
         return Comparison(*(getattr(self, field.name)[rows] for field in fields(self)))
 
@@ -58,7 +58,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def answers(
+def network_outputs(
     networks: Networks, task: Task, split: str, seeds: Tensor | None = None, limit: int | None = None
 ) -> Tensor:
     """Outputs (M, N, C) of networks for all N inputs of a split, or the first `limit`, float32 on the CPU; shared by all processes.
@@ -73,7 +73,7 @@ def answers(
     return networks.each(lambda nets, *rows: shared_out(lambda *mine: of(nets, *mine), *rows), _seeds(networks, seeds))
 
 
-def compare_answers(
+def compare_outputs(
     target: Tensor, predicted: Tensor, task: Task, split: str, seeds: Tensor | None = None
 ) -> Comparison:
     """Compares outputs (M, N, C) of networks and of their predictions on a split; `seeds` (M,) name the networks."""
@@ -88,8 +88,8 @@ def compare_answers(
 
 def compare(target: Networks, predicted: Networks, task: Task, split: str, seeds: Tensor | None = None) -> Comparison:
     """Compares networks of `seeds` (M,) with their predictions on all inputs of a split."""
-    both = answers(target, task, split, seeds), answers(predicted, task, split, seeds)
-    return compare_answers(*both, task, split, seeds)
+    both = network_outputs(target, task, split, seeds), network_outputs(predicted, task, split, seeds)
+    return compare_outputs(*both, task, split, seeds)
 
 
 @torch.no_grad()

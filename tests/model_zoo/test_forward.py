@@ -83,7 +83,7 @@ def test_convolutions_see_the_precision_that_was_asked_for(name: str, fused: int
 
 
 def test_autocast_does_not_reach_stacked_convolutions() -> None:
-    """If this fails torch has learnt it, and `give_convolutions` can go."""
+    """If this fails torch has learnt it, and `bf16_convolutions` can go."""
     with torch.autocast("cpu", torch.bfloat16):
         given = torch.randn(2, 1, 3, 5, 5), torch.randn(2, 4, 3, 3, 3)
         assert torch.func.vmap(torch.nn.functional.conv2d)(*given).dtype == torch.float32

@@ -179,7 +179,7 @@ def test_stacked_convolutions_can_be_given_in_half_precision(shared: bool) -> No
     """As networks alone are computed under autocast, which does not reach convolutions under `vmap`."""
     module, spec, flat = example("resnet8")
     module, flat, inputs = module.float(), flat.float(), inputs_for(shared).float()
-    halved = functional.give_convolutions(module)
+    halved = functional.bf16_convolutions(module)
     convolutions = {name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
     assert {name.rpartition(".")[0] for name in halved} == convolutions and len(halved) == 2 * len(convolutions)
     exact = run_vmap(module, spec, flat, inputs, shared)

@@ -200,7 +200,7 @@ def test_networks_of_one_class_lie_in_the_first_rows(family: Family) -> None:
 
 def test_together_and_apart(family: Family) -> None:
     parts = [numbered(family, 2, 0), numbered(family, 1)]
-    whole = Networks.together(parts)
+    whole = Networks.concatenate(parts)
     assert whole.class_ids.tolist() == [2, 0, 1] and len(whole) == 3
     assert torch.equal(whole.flat(1), parts[0].flat(1)) and torch.equal(whole.flat(2), parts[1].flat(0))
     assert torch.equal(whole[1:].flat(0), parts[0].flat(1))

@@ -90,7 +90,7 @@ def by_hand(setting: Setup, number: int) -> dict[str, float]:
 
     terms = dict.fromkeys(("classid", "distillation", "interpolation", "behaviour", "weights"), 0.0)
     ends: dict[int, list[Tensor]] = {}
-    chosen = step.batches.take(number, 0, 1)
+    chosen = step.batches.take(number)
     count = sum(len(members) for _, members in chosen)
     for class_id, members in chosen:
         arch, source = family[class_id], setting.train[class_id]

@@ -14,7 +14,7 @@ from netspace.errors import UsageError
 from netspace.networks.family import ArchClass, Family, net_batch
 from netspace.networks.prep import height
 from netspace.networks.spec import NetSpec
-from netspace.training.batches import Chosen, ClassBatches, Points, dealt
+from netspace.training.batches import Chosen, ClassBatches, Points, batch_slice
 from netspace.training.recipe import MultiConfig, SpaceRecipe
 
 
@@ -34,15 +34,15 @@ def taken(chosen: Chosen) -> list[tuple[int, int]]:
 def test_balanced_batches_have_as_many_of_each_class() -> None:
     batches = ClassBatches(recipe(networks=6), {0: 5, 2: 3, 3: 40})
     for number in range(12):
-        chosen = batches.take(number, 0, 1)
+        chosen = batches.take(number)
         assert [class_id for class_id, _ in chosen] == [0, 2, 3] and all(len(places) == 2 for _, places in chosen)
-    first = torch.cat([dict(batches.take(number, 0, 1))[3] for number in range(20)])
+    first = torch.cat([dict(batches.take(number))[3] for number in range(20)])
     assert sorted(first.tolist()) == list(range(40))  # every one of a class once, before one comes again
 
 
 def test_classes_are_shuffled_apart() -> None:
     batches = ClassBatches(recipe(networks=60), {0: 30, 1: 30})
-    one, two = (places for _, places in batches.take(0, 0, 1))
+    one, two = (places for _, places in batches.take(0))
     assert not torch.equal(one, two) and sorted(one.tolist()) == sorted(two.tolist()) == list(range(30))
 
 
@@ -51,7 +51,7 @@ def test_drawn_alike_every_shown_member_comes_once_a_pass(counts: dict[int, int]
     counts = dict(sorted(counts.items()))
     batches = ClassBatches(recipe(networks=networks, batches="members", seed=seed), counts)
     total = sum(counts.values())
-    steps = [batches.take(number, 0, 1) for number in range(total)]  # `networks` passes
+    steps = [batches.take(number) for number in range(total)]  # `networks` passes
     found = [network for chosen in steps for network in taken(chosen)]
     wanted = [(class_id, place) for class_id, count in counts.items() for place in range(count)]
     assert sorted(found) == sorted(wanted * networks)
@@ -64,11 +64,11 @@ def test_drawn_alike_every_shown_member_comes_once_a_pass(counts: dict[int, int]
 def test_pairs_stay_together_and_the_rest_comes_in_twos() -> None:
     """NetSpace's unseen architectures: 40 and 80 networks are 40 pairs of both and 20 of the larger class, one a batch."""
     batches = ClassBatches(recipe(networks=2, batches="pairs"), {0: 40, 3: 80})
-    found = [taken(batches.take(number, 0, 1)) for number in range(60)]
+    found = [taken(batches.take(number)) for number in range(60)]
     wanted = [[(0, row), (3, row)] for row in range(40)] + [[(3, row), (3, row + 1)] for row in range(40, 80, 2)]
     assert sorted(found) == sorted(wanted) and found != wanted
     mirrored = ClassBatches(recipe(networks=2, batches="pairs"), {0: 3, 2: 2})
-    assert sorted(taken(mirrored.take(number, 0, 1)) for number in range(3)) == [
+    assert sorted(taken(mirrored.take(number)) for number in range(3)) == [
         [(0, 0), (2, 0)],
         [(0, 1), (2, 1)],
         [(0, 2), (0, 0)],  # of an odd number the last is drawn with the first
@@ -87,9 +87,9 @@ def test_parts_and_shares_make_up_the_batch(batches: str, parts: int, shares: in
     counts = {0: 7, 1: 13}
     pieces = whole.model_copy(update={"accumulate": parts})
     for number in range(4):
-        wanted = taken(ClassBatches(whole, counts).take(number, 0, 1))
+        wanted = taken(ClassBatches(whole, counts).take(number))
         dealt_out = [
-            ClassBatches(pieces, counts).take(number, *dealt(pieces, part, place, shares))
+            ClassBatches(pieces, counts).take(number, batch_slice(pieces, part, place, shares))
             for part in range(parts)
             for place in range(shares)
         ]
@@ -103,10 +103,10 @@ def test_a_batch_depends_on_seed_and_step_alone(batches: str) -> None:
     counts = {0: 7, 1: 13}
     used = ClassBatches(recipe(networks=8, batches=batches), counts)
     for number in (3, 0, 9):
-        found = taken(used.take(number, 0, 1))
-        assert found == taken(ClassBatches(recipe(networks=8, batches=batches), counts).take(number, 0, 1))
+        found = taken(used.take(number))
+        assert found == taken(ClassBatches(recipe(networks=8, batches=batches), counts).take(number))
     other = ClassBatches(recipe(networks=8, batches=batches, seed=1), counts)
-    assert taken(other.take(9, 0, 1)) != found
+    assert taken(other.take(9)) != found
 
 
 # ---- Points

@@ -228,9 +228,9 @@ def test_a_pool_is_the_same_for_the_same_seed_and_all_images_where_it_is_large(m
     original, _ = find_original(MEMBER, multi_zoo)
     task = original.task
     assert task is not None
-    one, same, other = (task.drawn(16, seed).train.images for seed in (0, 0, 1))
+    one, same, other = (task.subset(16, seed).train.images for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other) and len(one) == 16
-    assert task.drawn(10**6, 0) is task
+    assert task.subset(10**6, 0) is task
 
 
 def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_what_was_expected_is_what_is_taken(zoo: Zoo, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(source, "_read", counted)
     for expected, places in (([0, 2], [0, 2]), ([1, 3], [3, 1]), ([5, 5], [5, 5])):
-        source.expect(torch.tensor(expected))
+        source.prefetch(torch.tensor(expected))
         taken = source.take(torch.tensor(places))
         assert torch.equal(taken, torch.cat([read(torch.tensor([place])) for place in places]))
     assert asked.count([0, 2]) == asked.count([3, 1]) == asked.count([5, 5]) == 1

@@ -33,7 +33,7 @@ def by_hand(setting: Any, number: int) -> float:
     """Eq. 1 on networks that are run one by one."""
     recipe, nets = setting.recipe, setting.family[0].nets
     step = step_of(setting)
-    ((_, members),) = step.batches.take(number, 0, 1)
+    ((_, members),) = step.batches.take(number)
     images, places = step.images.take(number, recipe.images)
     assert torch.equal(images, setting.task.normalise(setting.task.train.images)[places])
     preps = setting.train[0].take(members)
