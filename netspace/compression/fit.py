@@ -40,7 +40,7 @@ from netspace.results.compressed import (
     Reconstruction,
 )
 from netspace.run_folder import FIT, RunFolder, provenance
-from netspace.training.fit import Fit, Original, check_pools
+from netspace.training.fit import Fit, Original, check_pools, with_precision
 from netspace.training.loop import processes
 from netspace.training.recipe import FitConfig
 from netspace.training.setup import Teacher, teacher
@@ -112,8 +112,12 @@ def fit(
     _check_stages(config, original, model, accelerator.num_processes)
     original.teachers = _teachers(config, original, zoo_path)
     kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise, original.module)
-    check_pools(config, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     first = accelerator.is_main_process
+    decided = config
+    if any(stage.pool is not None and stage.features for stage in config.stages):  # the size of a cache depends on it
+        unordered = begin(original.state, config.model_copy(update={"order": "none"}), None, kernels=kernels)
+        decided = with_precision(config, unordered, original, own, accelerator)
+    check_pools(decided, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
     folder = RunFolder(out, ["netspace", "compress", "fit", model, *zoo_words, "--out", str(out), "--resume"], FIT)
     with folder.alone("written", first):

@@ -226,8 +226,12 @@ class NernStep:
 def check_pools(
     config: FitConfig, original: Original, kernels: Kernels, device: torch.device, processes: int = 1
 ) -> None:
-    """Raises `UsageError` where what a stage is to remember of its pool cannot be: images that move, maps of no single image,
-    or too little memory for all processes of this machine.
+    """Refuse a stage whose cache of its pool cannot be: images that move, maps of no single image, or too little memory.
+
+    `config.precision` is the one that networks will run in; `processes` share the memory of this machine.
+
+    Raises:
+        UsageError: Names the stage, and what to do.
     """
     task = original.task
     for place, stage in enumerate(config.stages):
@@ -240,18 +244,16 @@ def check_pools(
             )
         if not stage.features:
             continue
-        _, maps = run_with_maps(
-            original.module,
-            run_types(original.state, original.module),
-            task.normalise(task.train.images[:1]).cpu(),
-            kernels.layers,
-        )
+        state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
+        image = task.normalise(task.train.images[:1]).to(device)
+        with autocast(config.precision, device):
+            _, maps = run_with_maps(original.module.to(device), state, image, kernels.layers)
         if any(len(each) != 1 for each in maps):
             raise UsageError(
                 f"stage {place} remembers feature maps of each image of its 'pool', but a layer of this network folds other "
                 "axes into that of the images: leave out 'pool'"
             )
-        size = sum(each.numel() for each in maps) * (2 if config.precision == "bf16" else 4)
+        size = sum(each.nbytes for each in maps)
         shared = 2 * (1 if device.type == "cuda" else processes)
         count, most = min(stage.pool, len(task.train)), free_memory(device) // shared
         if count * size > most:
@@ -275,9 +277,7 @@ class Fit(Learner):
         accelerator: Accelerator,
         device: torch.device | str = "cpu",
     ) -> None:
-        if accelerator.is_main_process:
-            config = with_precision(config, compressed, original, torch.device(device))
-        (config,) = broadcast_object_list([config])  # the main process decides for all
+        config = with_precision(config, compressed, original, torch.device(device), accelerator)
         self.precision = {name: getattr(config, name) for name in ("precision", "predictor_precision")}
         self.accelerator, self.model = accelerator, compressed.predictor
         self.log_every, self.validate_every = config.log_every, config.validate_every
@@ -335,8 +335,20 @@ class Fit(Learner):
             self.model.load_state_dict(self.best)
 
 
-def with_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
-    """The settings with the precisions that are fastest here for a step of few images and kernels, where they are 'auto'."""
+def with_precision(
+    config: FitConfig, compressed: Compressed, original: Original, device: torch.device, accelerator: Accelerator
+) -> FitConfig:
+    """Return the settings with the precisions that are fastest for a step here, where they are 'auto'.
+
+    The main process decides for all; its trial is a step of few images and kernels.
+    """
+    if accelerator.is_main_process:
+        config = _timed_precision(config, compressed, original, device)
+    (config,) = broadcast_object_list([config])
+    return config
+
+
+def _timed_precision(config: FitConfig, compressed: Compressed, original: Original, device: torch.device) -> FitConfig:
     stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
     few = {"images": min(stages[0].images, 64), "kernels": min(stages[0].kernels, 1024), "pool": None}
     stage = stages[0].model_copy(update=few)

@@ -13,9 +13,11 @@ from fits import MEMBER, distilling, loss_of, settings, state_of, stepping
 from helpers import no_waiting
 
 from netspace.compression.fit import begin
+from netspace.compression.fit import fit as fit_network
 from netspace.compression.originals import find_original
 from netspace.errors import UsageError
 from netspace.networks.kernels import Kernels
+from netspace.networks.state_dict import run_with_maps
 from netspace.training import fit
 from netspace.training.fit import NernStep, Original
 from netspace.training.recipe import FitConfig
@@ -253,6 +255,27 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     for wrong in ({"inputs": "noise"}, {"features": 0.0}):
         with pytest.raises(ValueError, match="a pool is of the task's images"):
             FitConfig.model_validate({"stages": [{**stage, **wrong}]})
+
+
+def test_a_pool_is_counted_in_the_precision_that_networks_run_in(
+    multi_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, _ = find_original(MEMBER, multi_zoo)
+    stage = {"steps": 1, "features": 0.5, "pool": 16, "images": 8}
+    kernels, cpu = Kernels.of(original.state), torch.device("cpu")
+    _, maps = run_with_maps(original.module, original.state, torch.zeros(1, *original.input_shape), kernels.layers)
+    values = 16 * sum(value.numel() for value in maps)
+    monkeypatch.setattr(fit, "free_memory", lambda device: 2 * 3 * values)  # half of it: 3 bytes for each value
+    fit.check_pools(settings(stages=[stage], precision="bf16"), original, kernels, cpu)
+    with pytest.raises(UsageError, match="stage 0 remembers the feature maps"):
+        fit.check_pools(settings(stages=[stage], precision="float32"), original, kernels, cpu)
+    auto = settings(stages=[stage])
+    monkeypatch.setattr(fit, "choose", lambda *_: {"precision": "float32"})
+    with pytest.raises(UsageError, match="stage 0 remembers the feature maps"):
+        fit_network(MEMBER, tmp_path / "fit", auto, multi_zoo)
+    assert not (tmp_path / "fit").exists()
+    monkeypatch.setattr(fit, "choose", lambda *_: {"precision": "bf16"})
+    assert fit_network(MEMBER, tmp_path / "fit", auto, multi_zoo).precision["precision"] == "bf16"
 
 
 @pytest.mark.gpu
