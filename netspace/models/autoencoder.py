@@ -120,7 +120,7 @@ def build_autoencoder(
         ]
         statistics = Statistics(trained, spread, _stacked(padded) if padded else None)
     made = ENCODERS[encoder.kind].build(latent, encoder, family, probes, statistics)
-    back = DECODERS[decoder.kind](latent, size, decoder, len(family))
+    back = DECODERS[decoder.kind].build(latent, decoder, family)
     if statistics is not None:
         back.initialise(statistics, made)
     return AutoEncoder(made, back, spread, ClassIdHead(latent, len(family)) if len(family) > 1 else None)

@@ -17,7 +17,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from netspace.config import Settings
+from netspace.networks.tokens import KINDS, POSITIONS, SIZES
 
+SIZE_FREQUENCIES, LARGEST_SIZE = 8, 16  # of the logarithms of sizes, which are divided by the latter
 BASES = {
     "smooth": 0.76,
     "rough": 1.25,
@@ -196,3 +198,59 @@ def _of_embedding(weight: Tensor, bias: Tensor, shown: list[Tensor], coordinates
         table = torch.cat([first + bias, *more])
     # its gradient adds up thousands of rows: in float32, as bf16 would lose them
     return F.embedding_bag(coordinates.places, table, mode="sum").to(halved)
+
+
+class TokenEmbedding(nn.Module):
+    """Coordinates of tokens (N, D), as `networks.tokens.COLUMNS` names them, embedded (N, `size`).
+
+    The kind is one of three; integer positions are embedded as raw coordinates are (Eq. 1), relative ones and the logarithms
+    of sizes, which say what network a token belongs to (NeuMeta, Eq. 3), as normalised ones.
+    """
+
+    def __init__(self, frequencies: int) -> None:
+        super().__init__()
+        self.raw = Embedding(EmbeddingConfig(coordinates="raw", base="smooth", count=frequencies))
+        self.relative = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=frequencies))
+        self.sizes = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=SIZE_FREQUENCIES))
+        self.size = KINDS + 2 * (2 * frequencies * len(POSITIONS) + SIZE_FREQUENCIES * len(SIZES))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Return (N, `size`) of coordinates (N, D)."""
+        kind, positions, relative, sizes = coordinates.split([1, len(POSITIONS), len(POSITIONS), len(SIZES)], dim=1)
+        return torch.cat(
+            [
+                F.one_hot(kind[:, 0].long(), KINDS).to(coordinates.dtype),
+                self.raw(positions),
+                self.relative(relative),
+                self.sizes(sizes / LARGEST_SIZE),
+            ],
+            dim=1,
+        )
+
+
+class Trunk(nn.Module):
+    """A residual MLP from embedded coordinates to features, whose normalised inputs a latent may scale and shift (FiLM).
+
+    Each block adds linear(relu(norm(x))) to x. Without the norms, FiLM diverges.
+    """
+
+    def __init__(self, inputs: int, hidden: int, blocks: int, latent: int | None = None) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.blocks = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(blocks))
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(blocks + 1))
+        self.films = nn.ModuleList(nn.Linear(latent, 2 * hidden) for _ in range(blocks + 1) if latent is not None)
+
+    def forward(self, embedded: Tensor, latents: Tensor | None = None) -> Tensor:
+        """Return features (N, hidden) of embedded coordinates (N, inputs); of latents (M, E) one set each, (M, N, hidden)."""
+        x = self.first(embedded)
+        for index, block in enumerate(self.blocks):
+            x = x + block(torch.relu(self._normed(index, x, latents)))
+        return torch.relu(self._normed(len(self.blocks), x, latents))
+
+    def _normed(self, index: int, x: Tensor, latents: Tensor | None) -> Tensor:
+        normed: Tensor = self.norms[index](x)
+        if latents is None:
+            return normed
+        scale, shift = self.films[index](latents)[:, None].chunk(2, dim=-1)
+        return torch.addcmul(normed + shift, normed, scale)

@@ -163,7 +163,7 @@ class Networks:
         if len(set(ids)) == 1:
             arch = self.family[ids[0]]
             return work(arch.nets, unpack(self.preps, arch.parameters), *others)
-        stacks, _ = _stacks(ids, self.preps.device)
+        stacks, _ = by_class(ids, self.preps.device)
         found = torch.cat(
             [
                 work(
@@ -174,7 +174,7 @@ class Networks:
                 for place, order in stacks
             ]
         )
-        return found.index_select(0, _stacks(ids, found.device)[1])
+        return found.index_select(0, by_class(ids, found.device)[1])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Networks]) -> Networks:
@@ -189,8 +189,8 @@ class Networks:
 
 
 @lru_cache(maxsize=256)
-def _stacks(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
-    """The rows of every ClassId there is, and where they go back to; remembered, since steps look alike."""
+def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
+    """Return the rows of each ClassId that occurs, in ascending order, and the order that undoes this grouping; cached."""
     ids = torch.tensor(class_ids, dtype=torch.int64)
     orders = [(place, (ids == place).nonzero()[:, 0]) for place in sorted(set(class_ids))]
     back = torch.cat([order for _, order in orders]).argsort()
