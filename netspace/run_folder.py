@@ -39,6 +39,7 @@ from netspace.io import (
 
 RUNS = Path("runs")
 SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
+COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"]}
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -190,9 +191,19 @@ class RunFolder:
         self.best = path / "checkpoints" / "best.safetensors"
 
     @classmethod
+    def of(cls, kind: str, path: Path, trusted: Sequence[str] = (), again: Sequence[str] = ()) -> RunFolder:
+        """The folder of a run of a `kind`.
+
+        `trusted` are the options of its command for code outside netspace, `again` the words that it needs only where an earlier
+        version began the folder, without a provenance.
+        """
+        needed = again if (path / "config.yaml").exists() and not (path / "provenance.json").exists() else ()
+        return cls(path, ["netspace", *COMMANDS[kind], *needed, "--resume", "--out", str(path), *trusted], kind)
+
+    @classmethod
     def of_space(cls, path: Path) -> RunFolder:
         """The folder of a space."""
-        return cls(path, ["netspace", "train", "--resume", "--out", str(path)])
+        return cls.of(SPACE, path)
 
     @property
     def begun(self) -> bool:
@@ -203,6 +214,22 @@ class RunFolder:
     def origin(self) -> Provenance:
         """What `provenance.json` says: zoo, teacher, and the changes to the recipe."""
         return read_json(self.path / "provenance.json", Provenance)
+
+    def begun_with(self, resume: bool, argument: str, what: str) -> Provenance:
+        """Return what the run was begun with, for a command that was not given the `argument`, which says `what`.
+
+        Raises:
+            UsageError: There is nothing to resume, or an earlier version began it, which kept no provenance.
+        """
+        if not resume:
+            raise UsageError(f"{argument} is missing: give {what}; only --resume takes the run's own")
+        if self.begun and not (self.path / "provenance.json").exists():
+            raise UsageError(
+                f"{self.path} was begun by an earlier version of netspace, which did not record {what}: give {argument} again"
+            )
+        if not self.begun or self.origin.kind != self.kind:
+            raise UsageError(f"{self.path} is no {self.kind} that could be resumed: give {argument}, {what}")
+        return self.origin
 
     @property
     def zoo(self) -> Path:

@@ -27,7 +27,18 @@ from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.folding import fold
 
-__all__ = ["ARCHS", "ArchConfig", "Factory", "build", "names", "resolve", "skeleton", "task_settings", "trust"]
+__all__ = [
+    "ARCHS",
+    "ArchConfig",
+    "Factory",
+    "build",
+    "names",
+    "resolve",
+    "skeleton",
+    "task_settings",
+    "trust",
+    "trust_options",
+]
 
 Factory = Callable[..., nn.Module]
 
@@ -67,6 +78,11 @@ def names() -> list[str]:
 def trust(*typed: str) -> None:
     """Lets this process import the 'module:factory's among `typed`, by a user, never read from a zoo."""
     _TRUSTED.update(typed)
+
+
+def trust_options() -> list[str]:
+    """The options of the command line that trust what this process does."""
+    return [word for name in sorted(_TRUSTED) for word in ("--trust-arch", name)]
 
 
 def resolve(name: str, trusted: Collection[str] = ()) -> Factory:

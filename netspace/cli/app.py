@@ -202,8 +202,13 @@ def interpolate(
 @app.command()
 def optimize(
     start: Annotated[
-        list[str], typer.Option("--from", metavar="A", help=f"{Network} Or noise (noise:ARCH). May be repeated.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="A",
+            help=f"{Network} Or noise (noise:ARCH). May be repeated. Default with --resume: those of --out, in its own run.",
+        ),
+    ] = None,
     run: RunOption = None,
     teacher: Annotated[
         str | None,
@@ -234,11 +239,19 @@ def optimize(
     from netspace.commands.optimize import OptimizeConfig
     from netspace.commands.optimize import optimize as optimize_latents
     from netspace.config import load, read_back
+    from netspace.errors import UsageError
+    from netspace.run_folder import OPTIMISATION, RunFolder
 
     trusting(trust_arch)
+    if not start:
+        if resume and out is None:
+            raise UsageError("--out is missing: name the folder of the optimisation to resume, or its --from again")
+        own = RunFolder.of(OPTIMISATION, out or Path()).begun_with(resume, "--from", "the networks to start from")
+        run, zoo = run or Path(str(own.run)), zoo or (Path(own.zoo) if own.zoo else None)
     folder = run_folder(run)
-    where = out or folder / "optimized" / "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in start)
-    options = {"starts": start, "teacher": teacher, "steps": steps, "learning_rate": lr}
+    names = (re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in start or ())
+    where = out or folder / "optimized" / "-".join(names)
+    options = {"starts": start or None, "teacher": teacher, "steps": steps, "learning_rate": lr}
     given = {name: value for name, value in options.items() if value is not None}
     if resume and (where / "config.yaml").is_file():
         given = read_back(OptimizeConfig, where / "config.yaml").model_dump(mode="json") | given

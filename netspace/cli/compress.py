@@ -156,14 +156,20 @@ def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures
 
 @app.command()
 def fit(
-    model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A zoo's member (resnet20/0000, best) or a state-dict file of any network. Default with --resume: the fit's own.",
+        ),
+    ] = None,
     config: Annotated[
         str | None, typer.Option(help="A recipe: a YAML file, or a bundled one (compress/decoupled).")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue an interrupted fit; without --config, with its own settings."),
+        typer.Option("--resume", help="Continue an interrupted fit; what is not given is as it was begun."),
     ] = False,
     set: Set = None,
     zoo: ModelZoo = None,
@@ -176,16 +182,23 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a coordinate network to a trained network's weights."""
+    from netspace.archs import ArchConfig
     from netspace.compression.fit import fit as fit_network
     from netspace.config import load, resumed
+    from netspace.run_folder import FIT, RunFolder
     from netspace.training.recipe import FitConfig
 
     trusting(trust_arch)
-    own = out / "config.yaml"
-    begun = resume and config is None and own.is_file()
-    recipe = resumed(FitConfig, own, set or []) if begun else load(FitConfig, config or {}, set or [])
-    shape = _shape(input_shape)
-    say(fit_network(model, out, recipe, zoo, resume, pick(device), _arch(arch, kwargs), shape, key), json, compression)
+    of_arch, shape = _arch(arch, kwargs), _shape(input_shape)
+    if model is None:
+        own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
+        model, key, shape = str(own.model), key or own.key, shape or own.input_shape
+        zoo = zoo or (Path(own.zoo) if own.zoo else None)
+        of_arch = of_arch or (load(ArchConfig, own.arch) if own.arch else None)
+    settings = out / "config.yaml"
+    begun = resume and config is None and settings.is_file()
+    recipe = resumed(FitConfig, settings, set or []) if begun else load(FitConfig, config or {}, set or [])
+    say(fit_network(model, out, recipe, zoo, resume, pick(device), of_arch, shape, key), json, compression)
 
 
 @app.command("eval")

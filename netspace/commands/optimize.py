@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from netspace.archs import trust_options
 from netspace.commands.convert import Named, resolve, write_latent, write_network, zoo_of
 from netspace.commands.sample import known_latents
 from netspace.config import Seed, Settings
@@ -80,11 +81,16 @@ def optimize(
         starts = [_start(text, number, config, space, zoo) for number, text in enumerate(config.starts)]
         spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
     froms = [word for text in config.starts for word in ("--from", text)]
-    folder = RunFolder(
-        out, ["netspace", "optimize", "--run", str(run), *froms, "--out", str(out), "--resume"], OPTIMISATION
-    )
+    folder = RunFolder.of(OPTIMISATION, out, trust_options(), again=["--run", str(run), *froms])
     with folder.alone("written"):
         folder.check(config, resume)
+        if (out / "provenance.json").exists():
+            begun = folder.origin
+            if (begun.run_hash, begun.teacher_hash) != (origin["run_hash"], master.hash):
+                raise UsageError(
+                    f"{out} was begun in another space than that of {run}, or with another teacher than {master.name}: resume "
+                    f"it with its own (`{folder.command}`), or choose another --out"
+                )
         origin |= {"teacher": master.name, "teacher_hash": master.hash}
         folder.begin(config, provenance(config.seed, **origin))
         search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))

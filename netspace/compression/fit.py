@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netspace.archs import ArchConfig
+from netspace.archs import ArchConfig, trust_options
 from netspace.compression.originals import (
     Beside,
     Pictures,
@@ -119,7 +119,7 @@ def fit(
         decided = with_precision(config, unordered, original, own, accelerator)
     check_pools(decided, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
-    folder = RunFolder(out, ["netspace", "compress", "fit", model, *zoo_words, "--out", str(out), "--resume"], FIT)
+    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
     with folder.alone("written", first):
         begun = None if folder.last.exists() else time.monotonic()  # of what is gone on with it is not known
         if first:
@@ -129,7 +129,7 @@ def fit(
                 network.write(mark)
             elif NetworkMark.read(mark).hash != network.hash:
                 raise UsageError(
-                    f"{out} was begun with another network or teacher: resume it with its own, or choose another --out"
+                    f"{out} was begun with another network or teacher: resume it with its own (`{folder.command}`), or choose another --out"
                 )
             folder.begin(config, provenance(config.seed, **_origin(model, zoo_path, arch, input_shape, key)))
         torch.manual_seed(config.seed)

@@ -21,7 +21,7 @@ from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
 from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
-from netspace.run_folder import is_run, read_metrics
+from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page
 MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
@@ -279,7 +279,7 @@ def read_run(path: Path) -> Run:
     if not (run.records or run.evaluations or run.interpolations):
         raise NetspaceError(
             f"{path} holds no results to report: no metrics.jsonl with records, no evaluation, no interpolation; go on "
-            "with its training (`netspace train CONFIG --zoo ZOO --out RUN --resume`)"
+            f"with its training (`{RunFolder.of_space(path).command}`)"
         )
     return run
 
@@ -288,9 +288,9 @@ def read_fit(path: Path) -> Fitted:
     """Read a folder for which `is_fit` holds. Raises `NetspaceError` if its fit is not done, or a file is broken."""
     config, network = path / "config.yaml", path / "network.json"
     if not (path / "fit.json").is_file():
+        folder = RunFolder.of(FIT, path, again=["MODEL"])
         raise NetspaceError(
-            f"{path} holds no results to report: its fit is not done; go on with it (`netspace compress fit MODEL --out {path} "
-            "--resume`)"
+            f"{path} holds no results to report: its fit is not done; go on with it (`{folder.command}`)"
         )
     files = {name: path / f"{name}.json" for name in ("kernels", "analysis", "prune")}
     both = {bits: [path / f"quantise-{bits}{end}.json" for end in ("", "-alone")] for bits in (8, 4)}

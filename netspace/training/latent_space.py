@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from netspace.archs import trust_options
 from netspace.config import bundled_names, load, resumed
 from netspace.errors import UsageError
 from netspace.hardware import pick_device
 from netspace.io import write_json
 from netspace.precision import Precision, choose
-from netspace.run_folder import RunFolder, is_run, newest_run, provenance
+from netspace.run_folder import SPACE, RunFolder, is_run, newest_run, provenance
 from netspace.training.loop import Learner, Loop, Stage, Validation, processes
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup, prepare, validate_members
@@ -72,7 +73,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}
     accelerator, device = processes(pick_device(recipe.device), **records)
     first = accelerator.is_main_process
-    folder = RunFolder.of_space(run)
+    folder = RunFolder.of(SPACE, run, trust_options())
     with Zoo(zoo_path) as zoo, folder.alone("trained", first):
         accelerator.wait_for_everyone()
         folder.check(recipe, resume, "another recipe", exclude={"device"})
@@ -182,7 +183,8 @@ def _check_teacher(setup: Setup, run: RunFolder) -> None:
     origin = run.origin
     if origin.teacher_hash != setup.teacher.hash:
         raise UsageError(
-            f"{run.path} was begun with another teacher than {setup.teacher.name}: resume it with its own ({origin.teacher})"
+            f"{run.path} was begun with another teacher than {setup.teacher.name}: resume it with its own "
+            f"({origin.teacher}), by `{run.command}`"
         )
 
 

@@ -113,15 +113,3 @@ def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> N
     ]
     words = ("--config", f"compress/{recipe}", "--set", f"stages=[{', '.join(stages)}]", "--zoo", multi_zoo, "-o", "c")
     assert cli("compress", "fit", "best:resnet", *words, "--json").json["relative_error"] > 0
-
-
-def test_a_fit_is_resumed_by_its_own_settings(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
-    words = ("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "c", "--resume")
-    again = cli(*words, "--json")
-    assert again.code == 0 and again.json["parameters_predictor"] == fitted["parameters_predictor"]
-    assert cli(*words, "--set", "predictor.hidden=16").code == 0
-    refused = cli(*words, "--set", "predictor.hidden=17")
-    assert refused.code == 2 and refused.sentence == (
-        "c was begun with other settings: predictor.hidden was 16 and is 17 now; resume it with its own (`netspace compress fit "
-        f"best:resnet --zoo {multi_zoo} --out c --resume`), or choose another --out"
-    )

@@ -70,7 +70,7 @@ def test_a_fit_goes_on_where_it_says(cli: Cli, stage: int) -> None:
     assert (held["step"], held["stage"]) == (int(told[1]), int(told[3]) - 1) and held["stage"] == stage
     assert 5 <= held["step"] < int(told[2]) == (20, 30)[stage]
     assert not Path("run/compressed.safetensors").exists()
-    assert cli("compress", "fit", "net.safetensors", "--resume", "-o", "run").code == 0
+    assert cli("compress", "fit", "--resume", "-o", "run").code == 0
     files = [load_file(f"{folder}/compressed.safetensors") for folder in ("run", "whole")]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[1])
     steps = [

@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_its_own_teacher_alone(multi_zoo: Path, recipe: Space
         train(recipe, zoo, run, resume=True)
     assert str(refused.value).startswith(f"{run} was begun with another teacher than {teacher_path(zoo)}:") and str(
         refused.value
-    ).endswith(f": resume it with its own ({told['teacher']})")
+    ).endswith(f": resume it with its own ({told['teacher']}), by `netspace train --resume --out {run}`")
     assert (run / "metrics.jsonl").read_bytes() == before
     shutil.copy(teacher_path(multi_zoo), teacher_path(zoo))
     train(recipe, zoo, run, resume=True)
