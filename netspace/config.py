@@ -8,6 +8,7 @@ is data, and nothing in it runs.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_origin
@@ -54,15 +55,15 @@ class Settings(BaseModel):
         return raw
 
 
-class KindSettings(Settings):
+class KindSettings(Settings, ABC):
     """Settings of a component that has several kinds. A class of the table may have a `Config` with settings of its own."""
 
     kind: str
 
     @classmethod
+    @abstractmethod
     def table(cls) -> Mapping[str, Any]:
         """Return the classes of the component by their kinds."""
-        raise NotImplementedError
 
     @field_validator("kind")
     @classmethod

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from netspace import config
-from netspace.config import Settings, apply_change, bundled_names, changed, find, load, read_back, to_yaml, validate
+from netspace.config import (
+    KindSettings,
+    Settings,
+    apply_change,
+    bundled_names,
+    changed,
+    find,
+    load,
+    read_back,
+    to_yaml,
+    validate,
+)
 from netspace.errors import NetspaceError, UsageError
 
 PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
@@ -72,6 +83,22 @@ def test_the_callers_mapping_is_left_alone() -> None:
 def test_yaml_round_trip(name: str, rate: float | tuple[float, float], latent: int) -> None:
     recipe = Recipe(name=name, rate=rate, parts={name: Part(latent=latent, kind="probe")}, path=Path("a/b"))
     assert load(Recipe, yaml.safe_load(to_yaml(recipe))) == recipe
+
+
+def test_settings_of_kinds_need_a_table() -> None:
+    class Without(KindSettings):
+        pass
+
+    class With(Without):
+        @classmethod
+        def table(cls) -> dict[str, type]:
+            return {"a": object, "b": object}
+
+    with pytest.raises(TypeError, match="abstract"):
+        Without(kind="a")
+    assert With(kind="a").kind == load(With, {"kind": "a"}).kind == "a"
+    with pytest.raises(UsageError, match="Input should be 'a' or 'b'"):
+        load(With, {"kind": "c"})
 
 
 def test_settings_are_frozen_and_closed() -> None:

@@ -96,7 +96,9 @@ def test_its_settings_are_checked_and_read_back(tmp_path: Path) -> None:
         made(deep=1)
     with pytest.raises(UsageError, match="outer takes an even latent size, not 35"):
         load(SpaceRecipe, {"latent": 35, "encoder": {"kind": "probe"}, "decoder": {"kind": "outer"}})
-    with pytest.raises(UsageError, match=r"decoder.kind .* 'conv', 'linear', 'coordinate' or 'outer' \(found: 'inner'\)"):
+    with pytest.raises(
+        UsageError, match=r"decoder.kind .* 'conv', 'linear', 'coordinate' or 'outer' \(found: 'inner'\)"
+    ):
         load(SpaceRecipe, {"decoder": {"kind": "inner"}})
 
 
