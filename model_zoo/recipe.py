@@ -55,9 +55,8 @@ class EpochConfig(Settings):
     spacing: Literal["even", "log", "early"] = (
         "even"  # how epochs are spread from first to last; early: dense in the first sixth of the range
     )
-    snapshots: int = Field(
-        1, ge=1
-    )  # members taken from one training run as snapshots; 1: every member is a run of its own
+    # members taken from one training run as snapshots; 1: every member is a run of its own
+    snapshots: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -91,15 +90,12 @@ class ZooRecipe(Settings):
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)  # images in a batch
-    smoothness: float = Field(
-        0.0, ge=0, allow_inf_nan=False
-    )  # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
-    prep_width: int | None = Field(
-        None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP
-    )  # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
-    fused: int | None = Field(
-        None, ge=1
-    )  # networks trained at once as one stack; none: the number that calibration finds fastest
+    # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
+    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
+    # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
+    prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
+    # networks trained at once as one stack; none: the number that calibration finds fastest
+    fused: int | None = Field(None, ge=1)
     precision: Literal["auto", "float32", "bf16"] = (
         "auto"  # of the forward and backward passes; auto: the faster one on this machine
     )

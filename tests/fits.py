@@ -11,7 +11,7 @@ from torch import nn
 from netspace.compression.fit import begin
 from netspace.models.compressed import Compressed
 from netspace.training.fit import Fit, NernStep, Original
-from netspace.training.loop import processes
+from netspace.training.loop import make_accelerator
 from netspace.training.recipe import FitConfig
 
 MEMBER = "resnet/0000"  # of `multi_zoo`
@@ -53,5 +53,5 @@ def loss_of(step: NernStep, number: int) -> torch.Tensor:
 
 
 def fitting(config: FitConfig, compressed: Compressed, original: Original) -> Fit:
-    accelerator, device = processes(torch.device("cpu"))
+    accelerator, device = make_accelerator(torch.device("cpu"))
     return Fit(config, compressed, original, accelerator, device)

@@ -127,7 +127,7 @@ def test_the_plain_step_of_several_architectures_has_the_same_loss(several: Modu
     theirs.encoder.load_state_dict(ours.model.encoder.state_dict() | {"spread": theirs.encoder.spread})
     theirs.decoder.load_state_dict(ours.model.decoder.state_dict())
     theirs.head.load_state_dict(ours.model.get_submodule("head").state_dict())
-    assert {source.kept.shape[1] for source in ours.step.sources.values()} == {4, 8}  # the plain step pads them itself
+    assert {source.cache.shape[1] for source in ours.step.sources.values()} == {4, 8}  # the plain step pads them itself
     loss = torch.stack(list(ours.step(ours.model, 0).values())).sum()
     theirs.number = 0
     torch.testing.assert_close(theirs.loss().detach(), loss.detach(), rtol=1e-4, atol=1e-4)

@@ -136,7 +136,7 @@ class ReferenceMultiStep:
     def loss(self) -> torch.Tensor:
         ours, case, multi = self.ours, self.case, self.case.recipe.multi
         assert multi is not None
-        chosen = ours.batches.take(self.number, 0, 1)
+        chosen = ours.batches.take(self.number)
         between = Points.between_ends(
             {class_id: len(places) for class_id, places in chosen}, self.setting.family, multi
         )

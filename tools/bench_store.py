@@ -153,7 +153,7 @@ def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int |
         setting = prepare(recipe, zoo, torch.device("cpu"))
         setting.model.decoder.recompute = True
         source = setting.train[0]
-        assert source is not None and source.kept is None, "this zoo was to be read from its file"
+        assert source is not None and source.cache is None, "this zoo was to be read from its file"
         step = Step(setting)
         optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
         for number in range(steps + 1):

@@ -57,9 +57,8 @@ class ArchConfig(Settings):
 
     arch: str  # a registered name, or 'module:factory'
     width: float | None = None  # width factor of the factory; leave it out if the factory has none
-    kwargs: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict
-    )  # further keyword arguments of the factory
+    # further keyword arguments of the factory
+    kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
     def settings(self, image_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
         """The factory's keyword arguments for a task. Raises as `task_settings`."""

@@ -41,7 +41,7 @@ from netspace.results.compressed import (
 )
 from netspace.run_folder import FIT, RunFolder, provenance
 from netspace.training.fit import Fit, Original, check_pools, with_precision
-from netspace.training.loop import processes
+from netspace.training.loop import make_accelerator
 from netspace.training.recipe import FitConfig
 from netspace.training.setup import Teacher, teacher
 from netspace.zoo import Zoo
@@ -105,7 +105,7 @@ def fit(
     >>> (folder / "compressed.safetensors").is_file()
     True
     """
-    accelerator, own = processes(torch.device(device))
+    accelerator, own = make_accelerator(torch.device(device))
     original, spec = find_original(model, zoo_path, own, arch, key)
     if input_shape is not None:
         original.input_shape = input_shape

@@ -26,28 +26,27 @@ from netspace.precision import Precision, choose
 from netspace.run_folder import read_metrics
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
-from netspace.training.batches import CACHE_BYTES, Images, Remembered, autocast
+from netspace.training.batches import CACHE_BYTES, Images, RowCache, autocast
 from netspace.training.loop import Learner, Loop, Stage, Validation
 from netspace.training.recipe import FitConfig, StageConfig, Teaches
 
-PIECE = 1 << 12  # coordinates that are predicted at once where nothing is learnt from them
+CHUNK = 1 << 12  # coordinates whose kernels are predicted at once when no gradient is needed
 
 
 @dataclass
 class Original:
-    """The network that is represented, and what it is run with where that is known."""
+    """The network that is represented, and what it needs to run, if known."""
 
     state: dict[str, Tensor]
     module: nn.Module | None = None
     task: Classification | None = None
     input_shape: tuple[int, ...] | None = None  # of one input, without the batch axis
-    teachers: Mapping[str, Teaches] = field(
-        default_factory=dict
-    )  # other networks of the task, by the names that stages use
+    # other networks of the task, by the names that stages use
+    teachers: Mapping[str, Teaches] = field(default_factory=dict)
 
 
 class NernStep:
-    """Eq. 2 for one network, a step at a time; of several processes each takes its share of the images."""
+    """The training step of one network's predictor (NeRN, Eq. 2). Processes divide the images of a batch among them."""
 
     def __init__(
         self,
@@ -55,32 +54,31 @@ class NernStep:
         compressed: Compressed,
         original: Original,
         device: torch.device | str = "cpu",
-        place: int = 0,
-        shares: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.config, self.compressed, self.original, self.device = config, compressed, original, torch.device(device)
-        self.mine = slice(place, None, shares)  # of a batch's images
+        self.own = slice(rank, None, world_size)  # this process's part of a batch of images
         self.predictor = compressed.predictor.to(device)
         self.coordinates = compressed.coordinates(device)
-        self.wanted = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
-        self.target = self.wanted  # what is fitted: that, or what the round before gave
+        self.kernels = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
+        self.target = self.kernels  # what is fitted: the network's kernels, or the result of the round before
         self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
-        self.weights = compressed.kernels.parameters  # how many Eq. 3 is over
+        self.num_weights = compressed.kernels.parameters  # over which Eq. 3 is a mean
         self.state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
-        # what the network itself is run with
-        self.told = map_tensors(self.state, lambda value: self._quick(value) if value.dim() == 4 else value)
+        self.fast_state = map_tensors(self.state, lambda value: self._fast(value) if value.dim() == 4 else value)
         if original.module is not None:
             original.module.to(device)
         self.teacher: Teaches | None = None  # whose logits are learnt; None: the network's own
-        self.answers: Remembered | None = None  # who teaches' logits
-        self.maps: Remembered | None = None  # the network's own logits and feature maps
-        self.taught: tuple[str | None, int | None] | None = None  # by whom, on which pool, of the answers remembered
-        self.pool: int | None = None  # of the maps remembered
+        self.teacher_logits: RowCache | None = None
+        self.maps: RowCache | None = None  # the network's own logits and feature maps
+        self.teacher_and_pool: tuple[str | None, int | None] | None = None  # of the cached teacher logits
+        self.pool: int | None = None  # of the cached maps
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
         self.predictor.match(self.coordinates, self.target)
 
-    def begin_anew(self, number: int) -> None:
-        """Other first weights for the predictor, and the same ones for the same `number`."""
+    def reset_predictor(self, number: int) -> None:
+        """Give the predictor new initial weights, which are the same for the same `number`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(self.config.seed, Stream.FIT_PREDICTOR, number).initial_seed())
             fresh = Predictor(self.predictor.config, self.target.shape[1])
@@ -88,30 +86,30 @@ class NernStep:
         self.predictor.match(self.coordinates, self.target)
 
     def begin(self, stage: StageConfig, number: int) -> None:
-        """The steps to come are of a stage, and of its number among all stages and rounds."""
+        """Prepare the steps of a stage, given its number among all stages and rounds."""
         self.stage, self.number, self.images = stage, number, None
         self.teacher = None if stage.teacher is None else self.original.teachers[stage.teacher]
         if stage.runs_networks and stage.inputs == "task":
             assert self.original.task is not None
             task = self.original.task if stage.pool is None else self.original.task.subset(stage.pool, self.config.seed)
             self.images = Images(task, self.config.seed + number)
-            if self.taught != (stage.teacher, stage.pool):
-                few = self.images.fixed is not None and 4 * len(task.train) * task.num_outputs <= CACHE_BYTES
-                self.answers = Remembered(len(task.train)) if few else None
-                self.taught = stage.teacher, stage.pool
+            if self.teacher_and_pool != (stage.teacher, stage.pool):
+                fits = self.images.fixed is not None and 4 * len(task.train) * task.num_outputs <= CACHE_BYTES
+                self.teacher_logits = RowCache(len(task.train)) if fits else None
+                self.teacher_and_pool = stage.teacher, stage.pool
             if self.pool != stage.pool:
-                self.maps = Remembered(len(task.train)) if stage.pool is not None else None
+                self.maps = RowCache(len(task.train)) if stage.pool is not None else None
                 self.pool = stage.pool
 
     def __call__(self, model: nn.Module, number: int) -> dict[str, Tensor]:
-        """The terms of step `number` of the stage for a predictor, `self.predictor` or what holds it."""
+        """Return the terms of step `number` of the stage for `model`: `self.predictor`, or its wrapper."""
         stage, chosen = self.stage, self.chosen(number)
         rows = slice(None) if chosen is None else chosen
         with autocast(self.config.predictor_precision, self.device):
             values = model(self.coordinates.take(rows))
         values, terms = values.float(), {}
-        if not stage.runs_networks:  # the others need not be predicted: Eq. 3 is estimated
-            error = losses.reconstruction_loss(values, self.target[rows], self.mask[rows], self.weights)
+        if not stage.runs_networks:  # other kernels need not be predicted: Eq. 3 is estimated
+            error = losses.reconstruction_loss(values, self.target[rows], self.mask[rows], self.num_weights)
             return {"reconstruction": stage.reconstruction * error}
         whole = values
         if chosen is not None:
@@ -121,20 +119,20 @@ class NernStep:
         if stage.reconstruction:
             error = losses.reconstruction_loss(whole, self.target, self.mask)
             terms["reconstruction"] = stage.reconstruction * error
-        shown, places = self._shown(number)
-        with autocast(self.config.precision, shown.device):
-            shown = self._quick(shown)
-            told, maps, rows_told = self._told(shown, places)
-            weights = map_tensors(self.compressed.weights(whole), self._quick)
-            found, seen = self.run({**self.state, **weights}, shown, stage.features > 0)
+        inputs, index = self._inputs(number)
+        with autocast(self.config.precision, inputs.device):
+            inputs = self._fast(inputs)
+            target_logits, target_maps, map_rows = self._targets(inputs, index)
+            weights = map_tensors(self.compressed.weights(whole), self._fast)
+            logits, maps = self.run({**self.state, **weights}, inputs, stage.features > 0)
         if stage.distillation:
-            terms["distillation"] = stage.distillation * losses.prediction_loss(found, told, 1.0)
+            terms["distillation"] = stage.distillation * losses.prediction_loss(logits, target_logits, 1.0)
         if stage.features:
-            terms["features"] = losses.feature_loss(seen, maps, stage.features, rows_told)
+            terms["features"] = losses.feature_loss(maps, target_maps, stage.features, map_rows)
         return terms
 
     def chosen(self, number: int) -> Tensor | None:
-        """The kernels that gradients flow through in a step; None for all (NeRN, Sec. 3.2, Stochastic sampling)."""
+        """Return the indices of the kernels that get gradients in a step; None for all (NeRN, Sec. 3.2, Stochastic sampling)."""
         stage, count = self.stage, len(self.target)
         if stage.sampling == "all" or (stage.kernels >= count and stage.sampling != "layer"):
             return None
@@ -152,19 +150,19 @@ class NernStep:
         return send(drawn, self.device)
 
     def all(self) -> Tensor:
-        """Values (N, K * K) of all coordinates."""
-        return torch.cat([self.predictor(piece) for piece in self.coordinates.split(PIECE)])
+        """Return the predicted kernels (N, K * K) of all coordinates."""
+        return torch.cat([self.predictor(piece) for piece in self.coordinates.split(CHUNK)])
 
-    def run(self, state: dict[str, Tensor], shown: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, C) of the network with a state, and the outputs of the layers that are represented."""
+    def run(self, state: dict[str, Tensor], inputs: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits (B, C) of the network with a state and, with `features`, the outputs of represented layers."""
         assert self.original.module is not None
-        return run_with_maps(self.original.module, state, shown, self.compressed.kernels.layers if features else ())
+        return run_with_maps(self.original.module, state, inputs, self.compressed.kernels.layers if features else ())
 
     @torch.no_grad()
     def measure(self) -> tuple[float, float | None]:
-        """The relative error of all weights, and accuracy on validation images where there is data."""
+        """Return the relative error of all weights and, if there are data, accuracy on validation images."""
         values, task = self.all(), self.original.task
-        error = float(((values - self.wanted) * self.mask).norm() / (self.wanted * self.mask).norm())
+        error = float(((values - self.kernels) * self.mask).norm() / (self.kernels * self.mask).norm())
         if task is None or self.original.module is None:
             return error, None
         state = {**self.state, **self.compressed.weights(values)}
@@ -174,48 +172,48 @@ class NernStep:
         )
         return error, right / len(task.val)
 
-    def _shown(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Inputs (B, ...) of a step, and their places (B,) in the training split, on the CPU; None where they change."""
-        many, images = self.stage.images, self.images
+    def _inputs(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return the inputs (B, ...) of a step, and their indices in the training split, on the CPU; None if they change."""
+        count, images = self.stage.images, self.images
         if images is None:
             assert self.original.input_shape is not None
             random = generator(self.config.seed, Stream.FIT_NOISE, self.number, number)
-            noise = torch.rand((many, *self.original.input_shape), generator=random)[self.mine]
+            noise = torch.rand((count, *self.original.input_shape), generator=random)[self.own]
             return 2 * send(noise, self.device) - 1, None
-        shown = images.take(number, many)[0][self.mine]
-        return shown, images.places(number, many)[self.mine] if images.fixed is not None else None
+        inputs = images.take(number, count)[0][self.own]
+        return inputs, images.indices(number, count)[self.own] if images.fixed is not None else None
 
     @torch.no_grad()
-    def _told(self, shown: Tensor, places: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """The logits (B, C) that are learnt; where features are, the network's own maps, or of many images with the rows."""
+    def _targets(self, inputs: Tensor, index: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Return the logits (B, C) to learn and, for the features, the network's maps: of the batch, or cached with the rows."""
         if not self.stage.features:
-            return self._answers(shown, places), [], None
+            return self._logits(inputs, index), [], None
 
-        def ask() -> list[Tensor]:
-            logits, maps = self.run(self.told, shown, True)
+        def compute() -> list[Tensor]:
+            logits, maps = self.run(self.fast_state, inputs, True)
             return [logits, *maps]
 
-        if places is None or self.maps is None:
-            (own, *maps), rows = ask(), None
+        if index is None or self.maps is None:
+            (logits, *maps), rows = compute(), None
         else:
-            (answers, *maps), rows = self.maps.take(places, ask)
-            own = answers[rows]
-        return own if self.teacher is None else self._answers(shown, places), maps, rows
+            (table, *maps), rows = self.maps.take(index, compute)
+            logits = table[rows]
+        return logits if self.teacher is None else self._logits(inputs, index), maps, rows
 
-    def _answers(self, shown: Tensor, places: Tensor | None) -> Tensor:
-        """Logits (B, C) of who teaches."""
+    def _logits(self, inputs: Tensor, index: Tensor | None) -> Tensor:
+        """Return the logits (B, C) of the teacher, or of the network itself if there is none."""
 
-        def ask() -> list[Tensor]:
-            logits = self.run(self.told, shown, False)[0] if self.teacher is None else self.teacher(shown)
+        def compute() -> list[Tensor]:
+            logits = self.run(self.fast_state, inputs, False)[0] if self.teacher is None else self.teacher(inputs)
             return [logits.float()]
 
-        if places is None or self.answers is None:
-            return ask()[0]
-        (answers,), rows = self.answers.take(places, ask)
-        return answers[rows]
+        if index is None or self.teacher_logits is None:
+            return compute()[0]
+        (table,), rows = self.teacher_logits.take(index, compute)
+        return table[rows]
 
-    def _quick(self, values: Tensor) -> Tensor:
-        """What convolutions in half precision are fastest with; as it was in float32."""
+    def _fast(self, values: Tensor) -> Tensor:
+        """Return values in the type and memory format in which convolutions are fastest under autocast."""
         if self.config.precision != "bf16":
             return values
         values = values.bfloat16()
@@ -234,12 +232,12 @@ def check_pools(
         UsageError: Names the stage, and what to do.
     """
     task = original.task
-    for place, stage in enumerate(config.stages):
+    for number, stage in enumerate(config.stages):
         if stage.pool is None or task is None or original.module is None:
             continue
         if task.crop_padding or task.flip:
             raise UsageError(
-                f"stage {place} draws its images from a pool and remembers what the network makes of them, but "
+                f"stage {number} draws its images from a pool and caches what the network makes of them, but "
                 f"{task.name} is augmented here (crop_padding, flip): leave out 'pool'"
             )
         if not stage.features:
@@ -250,22 +248,22 @@ def check_pools(
             _, maps = run_with_maps(original.module.to(device), state, image, kernels.layers)
         if any(len(each) != 1 for each in maps):
             raise UsageError(
-                f"stage {place} remembers feature maps of each image of its 'pool', but a layer of this network folds other "
+                f"stage {number} caches feature maps of each image of its 'pool', but a layer of this network folds other "
                 "axes into that of the images: leave out 'pool'"
             )
         size = sum(each.nbytes for each in maps)
-        shared = 2 * (1 if device.type == "cuda" else processes)
-        count, most = min(stage.pool, len(task.train)), free_memory(device) // shared
+        count = min(stage.pool, len(task.train))
+        most = free_memory(device) // (2 * (1 if device.type == "cuda" else processes))
         if count * size > most:
             fewer = f"set its 'pool' to {most // size:,} or leave it out" if most >= size else "leave it out"
             raise UsageError(
-                f"stage {place} remembers the feature maps of the {count:,} images of its 'pool', "
+                f"stage {number} caches the feature maps of the {count:,} images of its 'pool', "
                 f"{count * size / 2**30:.1f} GiB, where half of the free memory is {most / 2**30:.1f} GiB for a process: {fewer}"
             )
 
 
 class Fit(Learner):
-    """A predictor in training; each stage begins with the best, by validation, of the one before."""
+    """A predictor in training; each stage begins with the best weights, by validation, of the one before."""
 
     name, validates_first = "fit", True
 
@@ -283,14 +281,14 @@ class Fit(Learner):
         self.log_every, self.validate_every = config.log_every, config.validate_every
         self.rounds = [(stage, number) for stage in config.stages for number in range(stage.rounds)]
         self.stages = [Stage(stage.steps, stage.optimizer) for stage, _ in self.rounds]
-        place, shares = accelerator.process_index, accelerator.num_processes
-        self.step = NernStep(config, compressed, original, device, place, shares)
+        ranks = accelerator.process_index, accelerator.num_processes
+        self.step = NernStep(config, compressed, original, device, *ranks)
         self.best: dict[str, Tensor] = {}
 
     def run(self, out: Path) -> list[dict[str, Any]]:
-        """All stages; leaves the best of the last one, and returns the course of validation.
+        """Train all stages, leave the best weights of the last one, and return the records of validation.
 
-        Goes on from the last checkpoint in the folder `out`, where there is one.
+        Continue from the last checkpoint in the folder `out`, if there is one.
         """
         Loop(self, self.accelerator, out / "metrics.jsonl", out / "last.pt").run()
         self._use_best()
@@ -298,36 +296,36 @@ class Fit(Learner):
         records = read_metrics(out / "metrics.jsonl")
         return [{"stage": 0, **record} for record in records if "relative_error" in record]
 
-    def begin(self, place: int) -> None:
-        """A stage begins with the best so far; a round after the first has that as its target, and begins anew ('progressive')."""
-        stage, number = self.rounds[place]
+    def begin(self, stage: int) -> None:
+        """Begin with the best so far. In a round after the first it becomes the target of a new predictor ('progressive')."""
+        config, number = self.rounds[stage]
         self._use_best()
         if number > 0:
             self.step.target = self.step.all().detach()
-            self.step.begin_anew(place)
-        self.step.begin(stage, place)
+            self.step.reset_predictor(stage)
+        self.step.begin(config, stage)
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-        """Those of Eq. 2."""
+        """Return the terms of NeRN, Eq. 2."""
         return self.step(model, number)
 
     def validate(self) -> Validation:
-        """The error of all weights and, where there is data, accuracy on validation images."""
+        """Measure the error of all weights and, if there are data, accuracy on validation images."""
         error, accuracy = self.step.measure()
         note = f"relative error {error:.3f}" + ("" if accuracy is None else f", val {100 * accuracy:.1f} %")
-        score = accuracy or 0.0, -error  # of equally accurate ones, as at chance, the nearer
+        score = accuracy or 0.0, -error  # of equally accurate predictors, as at chance, the one with the smaller error
         return Validation({"relative_error": error, "accuracy_val": accuracy}, score, note)
 
-    def keep(self, weights: dict[str, Tensor]) -> None:
-        """For the next stage, or for good."""
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Save the weights for the next stage, or as the result."""
         self.best = {name: value.clone() for name, value in weights.items()}
 
     def state(self) -> dict[str, Any]:
-        """What is best, and what is fitted."""
+        """Return the best weights and the target."""
         return {"best": self.best, "target": self.step.target}
 
-    def take_back(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
         self.best, self.step.target = state["best"], state["target"].to(self.step.device)
 
     def _use_best(self) -> None:
@@ -352,9 +350,9 @@ def _timed_precision(config: FitConfig, compressed: Compressed, original: Origin
     stages = [stage for stage in config.stages if stage.runs_networks] or list(config.stages)
     few = {"images": min(stages[0].images, 64), "kernels": min(stages[0].kernels, 1024), "pool": None}
     stage = stages[0].model_copy(update=few)
-    asked: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
+    requested: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
     if stage.runs_networks:
-        asked["precision"] = config.precision
+        requested["precision"] = config.precision
     steps: dict[str, NernStep] = {}
     before = {name: value.clone() for name, value in compressed.predictor.state_dict().items()}
 
@@ -366,10 +364,10 @@ def _timed_precision(config: FitConfig, compressed: Compressed, original: Origin
         step = steps[key]
         try:
             torch.stack(list(step(step.predictor, 0).values())).sum().backward()
-        finally:  # a trial that failed half way leaves no gradient to the first step
+        finally:  # also after a trial that failed: the first step must not see its gradients
             step.predictor.zero_grad(set_to_none=True)
 
     shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
-    chosen = choose(f"fit {shapes} {config.predictor} {stage}", asked, trial, device)
+    chosen = choose(f"fit {shapes} {config.predictor} {stage}", requested, trial, device)
     compressed.predictor.load_state_dict(before)
     return config.model_copy(update={"precision": "float32", **chosen})

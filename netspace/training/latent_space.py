@@ -1,9 +1,10 @@
-"""Learning a space: from a zoo and a recipe to a run folder. The networks of a batch are shared out between processes."""
+"""Train a space: from a zoo and a recipe to a run folder. Several processes divide the networks of a batch among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,14 @@ from netspace.hardware import pick_device
 from netspace.io import write_json
 from netspace.precision import Precision, choose
 from netspace.run_folder import SPACE, RunFolder, is_run, newest_run, provenance
-from netspace.training.loop import Learner, Loop, Stage, Validation, processes
+from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup, prepare, validate_members
 from netspace.training.step import Step
 from netspace.zoo import Zoo
 
 PRECISIONS = ("precision", "networks_precision")  # of a recipe: of encoder and decoder, and of the networks
-
-
-TRIAL = 4  # networks of each architecture in the step that chooses between precisions
+TRIAL_NETWORKS = 4  # networks of each architecture in the step that chooses between precisions
 
 
 def recipe_of(
@@ -36,8 +35,8 @@ def recipe_of(
 ) -> tuple[SpaceRecipe, Path, Sequence[str]]:
     """Return a run's recipe, its folder, and the changes to the recipe's file that it is (or was) begun with.
 
-    A run that is resumed brings its own settings: without `config` its recipe is the run's own, and with it the run's own
-    changes need not be given again. Raises `UsageError` where nothing says what to train.
+    A resumed run has settings of its own: without `config` its recipe is the run's, and with `config` the run's changes need
+    not be given again. Raises `UsageError` if neither a recipe nor a run is given.
     """
     if config is None:
         if not resume:
@@ -57,11 +56,14 @@ def recipe_of(
 
 
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
-    """Learns a space and returns its run folder.
+    """Train a space and return its run folder.
 
-    Goes on from the folder's last checkpoint with `resume`. `changes` are those that made the recipe from its file, which
-    the run remembers. Raises `UsageError` for a folder that holds another run, `NetspaceError` for data that are not the
-    zoo's or a loss that is not finite.
+    With `resume`, continue from the folder's last checkpoint. `changes` are those that made the recipe from its file; the
+    run records them.
+
+    Raises:
+        UsageError: the folder holds another run, or the run was trained on another zoo or with another teacher.
+        NetspaceError: the data are not the zoo's, or a loss is not finite.
 
     >>> recipe = SpaceRecipe.model_validate({
     ...     "latent": 16, "encoder": {"kind": "probe"}, "decoder": {"kind": "linear"}, "steps": 2, "validate_every": 2,
@@ -70,11 +72,11 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     True
     """
     torch.manual_seed(recipe.seed)
-    records = {"log_with": "tensorboard" if _tensorboard() else None, "project_dir": str(run)}
-    accelerator, device = processes(pick_device(recipe.device), **records)
-    first = accelerator.is_main_process
+    records = {"log_with": "tensorboard" if find_spec("tensorboard") else None, "project_dir": str(run)}
+    accelerator, device = make_accelerator(pick_device(recipe.device), **records)
+    main = accelerator.is_main_process
     folder = RunFolder.of(SPACE, run, trust_options())
-    with Zoo(zoo_path) as zoo, folder.alone("trained", first):
+    with Zoo(zoo_path) as zoo, folder.alone("trained", main):
         accelerator.wait_for_everyone()
         folder.check(recipe, resume, "another recipe", exclude={"device"})
         if folder.begun and folder.origin.zoo_hash != zoo.content_hash:
@@ -82,12 +84,12 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
                 f"{run} was trained on another zoo than {zoo.path}: resume it with its own (`{folder.command}`)"
             )
         setup = prepare(recipe, zoo, device)
-        _check_shares(setup, accelerator.num_processes)
+        _check_batch(setup, accelerator.num_processes)
         _check_teacher(setup, folder)
         accelerator.wait_for_everyone()
         precision = _precision(setup, folder, accelerator)
         setup = setup.with_precision(precision)
-        if first:
+        if main:
             _begin_run(setup, recipe, precision, zoo, folder, changes)
         learner = SpaceLearner(setup, folder, accelerator.process_index, accelerator.num_processes)
         accelerator.init_trackers("tensorboard")
@@ -97,7 +99,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
 
 
 class SpaceLearner(Learner):
-    """A space in training: one stage, of the recipe's step."""
+    """A space in training: one stage."""
 
     name = "train"
 
@@ -113,44 +115,44 @@ class SpaceLearner(Learner):
         self.step = Step(setup, rank, world_size)
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-        """Those of the step."""
+        """Return the terms of the recipe's step."""
         return self.step(model, number, part)
 
     def validate(self) -> Validation:
-        """How well validation members are given back."""
+        """Measure how well validation members are reconstructed."""
         figures = validate_members(self.setup)
         note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
         return Validation({f"val_{name}": value for name, value in figures.items()}, (-figures["error"],), note)
 
-    def keep(self, weights: dict[str, Tensor]) -> None:
-        """In the run's folder."""
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Save the weights in the run's folder."""
         if self.main:
             self.run.save_best(weights)
 
 
 def _precision(setup: Setup, run: RunFolder, accelerator: Accelerator) -> dict[str, str]:
-    """The precision of the models and of the networks: what a run that goes on began with, else the fastest for a step."""
+    """Return the precision of the models and of the networks: that of a resumed run, else the fastest for a step."""
     recipe = setup.recipe
-    asked: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
+    requested: dict[str, Precision] = {name: getattr(recipe, name) for name in PRECISIONS}
     chosen: dict[str, str] = {}
     if accelerator.is_main_process:
-        begun = run.origin.precision if (run.path / "provenance.json").exists() else {}
-        if begun and all(name in begun for name in asked):
-            chosen = {name: begun[name] for name in asked}
+        before = run.origin.precision if (run.path / "provenance.json").exists() else {}
+        if all(name in before for name in PRECISIONS):
+            chosen = {name: before[name] for name in PRECISIONS}
         else:
             names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setup.family)
             subject = f"{names} {recipe.latent} {recipe.encoder} {recipe.decoder} {recipe.networks} {recipe.images}"
-            chosen = choose(subject, asked, _Trial(setup), setup.task.device)
+            chosen = choose(subject, requested, _Trial(setup), setup.task.device)
     (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
     return chosen
 
 
 class _Trial:
-    """A step with few networks, forwards and backwards, in given precisions."""
+    """Runs a step with few networks, forwards and backwards, in given precisions."""
 
     def __init__(self, setup: Setup) -> None:
         recipe = setup.recipe
-        few = min(recipe.networks, TRIAL * setup.shown) // setup.shown * setup.shown or recipe.networks
+        few = min(recipe.networks, TRIAL_NETWORKS * setup.shown) // setup.shown * setup.shown or recipe.networks
         small = {"networks": few, "accumulate": 1, "remember_targets": False}
         self.setup = replace(setup, recipe=recipe.model_copy(update=small))
         self.steps: dict[tuple[str, ...], Step] = {}
@@ -162,11 +164,11 @@ class _Trial:
         model = self.setup.model
         try:
             torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
-        finally:  # a trial that failed half way leaves no gradient to the first step
+        finally:  # also after a trial that failed: the first step must not see its gradients
             model.zero_grad(set_to_none=True)
 
 
-def _check_shares(setup: Setup, world_size: int) -> None:
+def _check_batch(setup: Setup, world_size: int) -> None:
     recipe = setup.recipe
     classes = setup.shown if recipe.multi and recipe.multi.batches != "members" else 1
     if recipe.networks % (world_size * recipe.accumulate * classes):
@@ -178,34 +180,27 @@ def _check_shares(setup: Setup, world_size: int) -> None:
 
 
 def _check_teacher(setup: Setup, run: RunFolder) -> None:
-    if setup.teacher is None or not run.begun:
-        return
-    origin = run.origin
-    if origin.teacher_hash != setup.teacher.hash:
+    if setup.teacher is not None and run.begun and run.origin.teacher_hash != setup.teacher.hash:
         raise UsageError(
             f"{run.path} was begun with another teacher than {setup.teacher.name}: resume it with its own "
-            f"({origin.teacher}), by `{run.command}`"
+            f"({run.origin.teacher}), by `{run.command}`"
         )
 
 
 def _begin_run(
     setup: Setup, recipe: SpaceRecipe, precision: dict[str, str], zoo: Zoo, run: RunFolder, changes: Sequence[str]
 ) -> None:
-    more: dict[str, Any] = {
+    origin: dict[str, Any] = {
         "zoo": str(zoo.path.resolve()),
         "zoo_hash": zoo.content_hash,
         "precision": precision,
         "changes": list(changes),
     }
     if setup.teacher is not None:
-        more |= {"teacher": setup.teacher.name, "teacher_hash": setup.teacher.hash}
+        origin |= {"teacher": setup.teacher.name, "teacher_hash": setup.teacher.hash}
     for folder in ("checkpoints", "figures"):
         (run.path / folder).mkdir(parents=True, exist_ok=True)
-    run.begin(recipe, provenance(setup.recipe.seed, **more))
-    write_json(run.path / "space.json", {"archs": setup.family.to_json()})  # what decoding needs beside the weights
-
-
-def _tensorboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tensorboard") is not None
+    run.begin(recipe, provenance(setup.recipe.seed, **origin))
+    write_json(
+        run.path / "space.json", {"archs": setup.family.to_json()}
+    )  # what decoding needs in addition to the weights

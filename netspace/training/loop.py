@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, Self
 
 import torch
@@ -29,48 +29,40 @@ from netspace.progress import Progress, progress
 from netspace.run_folder import Metrics
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 
+CHECKPOINT_EVERY = 30.0  # seconds
+CHECKPOINT_KEYS = {"stage", "step", "score", "model", "optimizer", "average", "learner"}
 
-class Stopping:
-    """Inside the block a first Ctrl-C is noted in `asked` and the training goes on; a second one interrupts it at once.
+
+class GracefulStop:
+    """Inside the block a first Ctrl-C sets `requested`, and training goes on; a second one interrupts it at once.
 
     Where Python does not interrupt on Ctrl-C anyway, in other threads and under other handlers, nothing is changed.
     """
 
-    def __init__(self, able: bool = True) -> None:
-        """Not `able`: as one of several processes, which would stop at different steps."""
-        main = threading.current_thread() is threading.main_thread()
-        self.able = able and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        self.asked = False
+    def __init__(self, enabled: bool = True) -> None:
+        """Disable it if there are several processes, which would stop at different steps."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.enabled = enabled and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.requested = False
 
     def __enter__(self) -> Self:
-        if self.able:
-            signal.signal(signal.SIGINT, self._note)
+        if self.enabled:
+            signal.signal(signal.SIGINT, self._request)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.able:
+    def __exit__(self, *error: object) -> None:
+        if self.enabled:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
 
-CHECKPOINT_EVERY = 30.0  # seconds
-
-
-WORST = (-math.inf,)
-
-
-HELD = {"stage", "step", "score", "model", "optimizer", "average", "learner"}  # in a checkpoint
-
-
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of steps, with an optimiser of its own."""
+    """A sequence of steps with an optimiser of its own."""
 
     steps: int
     optimizer: OptimizerConfig
@@ -79,10 +71,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found."""
+    """The result of a validation."""
 
     figures: Mapping[str, float | None]  # for the records
-    score: tuple[float, ...]  # the highest of a stage is kept
+    score: tuple[float, ...]  # the weights with the highest score of a stage are kept
     note: str  # for the progress bar
 
 
@@ -94,101 +86,100 @@ class Learner(ABC):
     stages: Sequence[Stage]
     log_every: int  # steps
     validate_every: int  # steps
-    validates_first = False  # before the first step of a stage too
+    validates_first = False  # validate before the first step of a stage too
 
-    def begin(self, place: int) -> None:  # noqa: B027 - most have nothing to do then
-        """Stage `place` begins; what is gone on with is taken back afterwards."""
+    def begin(self, stage: int) -> None:  # noqa: B027 - most have nothing to do then
+        """Prepare a stage, given its index. If the stage is resumed, `load_state` is called afterwards."""
 
     @abstractmethod
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-        """The terms of a part of step `number`, for this process's share; their sum is minimised.
+        """Return the loss terms of a part of step `number` for this process; their sum is minimised.
 
-        The mean over parts and processes is the whole step's. `model` is `self.model`, in what shares gradients.
+        Their mean over parts and processes belongs to the whole step. `model` is `self.model`, wrapped if there are several
+        processes.
         """
 
     @abstractmethod
     def validate(self) -> Validation:
-        """How good `self.model` is."""
+        """Measure how good `self.model` is."""
 
     @abstractmethod
-    def keep(self, weights: dict[str, Tensor]) -> None:
-        """Keeps the weights of the best validation of the stage so far."""
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Save the weights of the best validation of the stage so far."""
 
     def state(self) -> dict[str, Any]:
-        """What going on needs beside model and optimiser."""
+        """Return what a checkpoint needs in addition to model and optimiser."""
         return {}
 
-    def take_back(self, state: dict[str, Any]) -> None:  # noqa: B027 - as `state`
-        """Goes on from `state()`."""
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - as `state`
+        """Continue from `state()`."""
 
 
-def processes(device: torch.device, **more: Any) -> tuple[Accelerator, torch.device]:
-    """accelerate's view of the processes, and this one's device: `device`, or one of its own where there are several."""
+def make_accelerator(device: torch.device, **settings: Any) -> tuple[Accelerator, torch.device]:
+    """Return accelerate's view of the processes, and this process's device: `device` unless there are several processes."""
     before = AcceleratorState._shared_state.get("device", device)
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 and before.type != device.type:
-        AcceleratorState._reset_state(reset_partial_state=True)  # it would insist on the device it was first made for
-    patient = InitProcessGroupKwargs(timeout=DAYS)
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patient], **more)
+        AcceleratorState._reset_state(reset_partial_state=True)  # else it keeps the device of the first accelerator
+    timeout = InitProcessGroupKwargs(timeout=DAYS)
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[timeout], **settings)
     return accelerator, accelerator.device if accelerator.num_processes > 1 else device
 
 
 class Loop:
-    """Takes a learner through its stages, from its last checkpoint where there is one."""
+    """Takes a learner through its stages, from its last checkpoint if there is one."""
 
     def __init__(self, learner: Learner, accelerator: Accelerator, metrics: Path, last: Path) -> None:
-        """Records go to `metrics`, a line each, and the checkpoint is `last`."""
+        """Write a line for each record to the file `metrics`, and checkpoints to the file `last`."""
         self.learner, self.accelerator, self.last = learner, accelerator, last
         self.main, self.metrics = accelerator.is_main_process, Metrics(metrics)
-        self.several = len(learner.stages) > 1
+        self.multi_stage = len(learner.stages) > 1
         self.model = accelerator.prepare_model(learner.model, device_placement=False)
-        self.stopping = Stopping(able=False)
+        self.stop = GracefulStop(enabled=False)
 
     def run(self) -> None:
-        """All stages.
+        """Train all stages.
 
-        Raises `NetspaceError` where a loss is not finite, or for a checkpoint of something else, and `Stopped` after Ctrl-C,
-        when a checkpoint of the last whole step is written.
+        Raises `NetspaceError` if a loss is not finite or the checkpoint does not fit, and `Stopped` after Ctrl-C, once a
+        checkpoint of the last whole step is written.
         """
-        stages, held = self.learner.stages, self._held()
+        stages, checkpoint = self.learner.stages, self._checkpoint()
         with going_on_from(self.last):
-            reached = (int(held["stage"]), int(held["step"])) if held else (0, -1)
-        self.accelerator.wait_for_everyone()  # until all have read what one will write
+            reached = (int(checkpoint["stage"]), int(checkpoint["step"])) if checkpoint else (0, -1)
+        self.accelerator.wait_for_everyone()  # all must have read the checkpoint before one process writes the next
         if self.main:
             self.metrics.keep(lambda record: (record.get("stage", 0), record["step"]) <= reached)
-        several = self.accelerator.num_processes > 1
         with (
-            Stopping(able=not several) as self.stopping,
+            GracefulStop(enabled=self.accelerator.num_processes == 1) as self.stop,
             progress(self.learner.name, sum(stage.steps for stage in stages), "steps") as bar,
         ):
-            for place in range(reached[0], len(stages)):
-                start, held = self._begin(place, held), {}
-                bar.begin_at(self.before + start)
+            for index in range(reached[0], len(stages)):
+                start, checkpoint = self._begin(index, checkpoint), {}
+                bar.begin_at(self.steps_before + start)
                 self._steps(start, bar)
-            if self.stopping.asked:  # in the last step: what would follow the training is not begun
-                self._stop(self.stage.steps)
+            if self.stop.requested:  # in the last step: what would follow the training is not begun
+                self._save_and_stop(self.stage.steps)
         self.accelerator.wait_for_everyone()
 
-    def _begin(self, place: int, held: dict[str, Any]) -> int:
-        """Begins a stage, or goes on with it from a checkpoint; returns the step it begins at."""
+    def _begin(self, index: int, checkpoint: dict[str, Any]) -> int:
+        """Begin a stage, or resume it from a checkpoint; return the number of steps done."""
         learner, model = self.learner, self.learner.model
-        self.place, self.stage = place, learner.stages[place]
-        self.before = sum(stage.steps for stage in learner.stages[:place])
-        learner.begin(place)
-        if held:
+        self.index, self.stage = index, learner.stages[index]
+        self.steps_before = sum(stage.steps for stage in learner.stages[:index])
+        learner.begin(index)
+        if checkpoint:
             with going_on_from(self.last):
-                model.load_state_dict(held["model"])
-                learner.take_back(held["learner"])
-        decay = self.stage.optimizer.ema
+                model.load_state_dict(checkpoint["model"])
+                learner.load_state(checkpoint["learner"])
         self.optimizer = Optimizer(model, self.stage.optimizer, self.stage.steps)
-        self.average = Average(model, decay) if decay else None
-        self.score: tuple[float, ...] = WORST
-        if held:
+        self.average = Average(model, self.stage.optimizer.ema) if self.stage.optimizer.ema else None
+        self.score: tuple[float, ...] = (-math.inf,)
+        if checkpoint:
             with going_on_from(self.last):
-                self.optimizer.load_state_dict(held["optimizer"])
-                self.score = tuple(float(value) for value in held["score"])
+                self.optimizer.load_state_dict(checkpoint["optimizer"])
+                self.score = tuple(float(value) for value in checkpoint["score"])
                 if self.average is not None:
-                    self.average.load(held["average"])
-                return int(held["step"])
+                    self.average.load(checkpoint["average"])
+                return int(checkpoint["step"])
         if learner.validates_first:
             self._validate(0)
         return 0
@@ -197,8 +188,8 @@ class Loop:
         logged, saved = start, time.monotonic()
         clock = saved
         for number in range(start, self.stage.steps):
-            if self.stopping.asked:
-                self._stop(number)
+            if self.stop.requested:
+                self._save_and_stop(number)
             terms = self._gradients(number)
             factor = self.optimizer.step(number)
             if self.average is not None:
@@ -208,9 +199,9 @@ class Loop:
             if done % self.learner.log_every == 0 or last:
                 means = self._means(terms, done)
                 now = time.monotonic()
-                rate = (done - logged) / max(now - clock, 1e-9)
+                speed = (done - logged) / max(now - clock, 1e-9)
                 logged, clock = done, now
-                self._record(done, rate=factor, steps_a_second=rate, **means)
+                self._record(done, rate=factor, steps_a_second=speed, **means)
             if done % self.learner.validate_every == 0 or last:
                 note = self._validate(done)
             if self.main and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
@@ -218,58 +209,57 @@ class Loop:
                 saved = time.monotonic()
             bar.advance(1, note)
 
-    def _stop(self, done: int) -> NoReturn:
-        """Saves what `done` steps of the stage have reached, and ends."""
+    def _save_and_stop(self, done: int) -> NoReturn:
         self._save(done)
-        stage = f" of stage {self.place + 1} of {len(self.learner.stages)}" if self.several else ""
+        stage = f" of stage {self.index + 1} of {len(self.learner.stages)}" if self.multi_stage else ""
         raise Stopped(
             f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart, "
             "the same command) goes on from there"
         )
 
     def _gradients(self, number: int) -> dict[str, Tensor]:
-        """Gradients of a step, in the model; its terms, averaged over parts."""
+        """Accumulate the gradients of a step in the model; return its terms, averaged over parts."""
         terms: dict[str, Tensor] = {}
         parts = self.stage.accumulate
         for part in range(parts):
-            early = part + 1 < parts  # gradients meet those of other processes after the last part
-            with self.accelerator.no_sync(self.model) if early else nullcontext():
-                found = self.learner.terms(self.model, number, part)
-                self.accelerator.backward(torch.stack(list(found.values())).sum() / parts)
-            for name, value in found.items():
+            last = part + 1 == parts  # only then are gradients averaged over processes
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                values = self.learner.terms(self.model, number, part)
+                self.accelerator.backward(torch.stack(list(values.values())).sum() / parts)
+            for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() / parts
         return terms
 
     def _means(self, terms: dict[str, Tensor], done: int) -> dict[str, float]:
-        """The terms of a step over all processes: the one wait for the device."""
+        """Return the terms of a step averaged over processes: the only wait for the device."""
         values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean").tolist()
         means = dict(zip(terms, values, strict=True))
         if not all(map(math.isfinite, values)):
-            told = ", ".join(f"{name} {value}" for name, value in means.items())
-            where = f"step {done}" + (f" of stage {self.place + 1}" if self.several else "")
-            raise NetspaceError(f"the loss is not finite at {where} ({told}): lower the learning rate")
+            listed = ", ".join(f"{name} {value}" for name, value in means.items())
+            where = f"step {done}" + (f" of stage {self.index + 1}" if self.multi_stage else "")
+            raise NetspaceError(f"the loss is not finite at {where} ({listed}): lower the learning rate")
         return means
 
     def _validate(self, done: int) -> str:
-        """Notes what the weights are worth, averaged ones where there are, and keeps the best; returns a note for the bar."""
+        """Record a validation of the weights, or of their moving average, and save them if they are the best; return a note."""
         learner = self.learner
-        with nullcontext() if self.average is None else self.average.shown(learner.model):
-            found = learner.validate()
-        self._record(done, **found.figures)
-        (score,) = broadcast_object_list([found.score])  # the main process decides for all
+        with nullcontext() if self.average is None else self.average.applied_to(learner.model):
+            result = learner.validate()
+        self._record(done, **result.figures)
+        (score,) = broadcast_object_list([result.score])  # the main process decides for all
         if score > self.score:
             self.score = score
-            learner.keep(learner.model.state_dict() if self.average is None else self.average.values)
-        return found.note
+            learner.save_best(learner.model.state_dict() if self.average is None else self.average.values)
+        return result.note
 
     def _record(self, done: int, **values: float | None) -> None:
         if self.main:
-            self.metrics.write(**({"stage": self.place} if self.several else {}), step=done, **values)
-        self.accelerator.log(values, step=self.before + done)
+            self.metrics.write(**({"stage": self.index} if self.multi_stage else {}), step=done, **values)
+        self.accelerator.log(values, step=self.steps_before + done)
 
     def _save(self, done: int) -> None:
         state = {
-            "stage": self.place,
+            "stage": self.index,
             "step": done,
             "score": self.score,
             "model": self.learner.model.state_dict(),
@@ -279,12 +269,13 @@ class Loop:
         }
         write_torch(self.last, state)
 
-    def _held(self) -> dict[str, Any]:
-        """The last checkpoint; empty where there is none."""
-        held = read_torch(self.last) if self.last.exists() else {}
-        if not isinstance(held, dict) or (held and held.keys() != HELD):
-            raise NetspaceError(
-                f"{self.last} was expected to hold {', '.join(sorted(HELD))}, but holds {', '.join(sorted(map(str, held))) if isinstance(held, dict) else type(held).__name__}: "
-                "another version wrote it; choose another --out"
-            )
-        return held
+    def _checkpoint(self) -> dict[str, Any]:
+        """Read the last checkpoint; return an empty dictionary if there is none."""
+        checkpoint = read_torch(self.last) if self.last.exists() else {}
+        if isinstance(checkpoint, dict) and checkpoint.keys() in (CHECKPOINT_KEYS, set()):
+            return checkpoint
+        held = ", ".join(sorted(map(str, checkpoint))) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise NetspaceError(
+            f"{self.last} was expected to hold {', '.join(sorted(CHECKPOINT_KEYS))}, but holds {held}: another version wrote "
+            "it; choose another --out"
+        )

@@ -1,6 +1,6 @@
-"""The optimiser of a space or a coordinate network: Muon on every weight that is a matrix, Adam and others on the rest.
+"""The optimiser of a space or a coordinate network: Muon for weights that are matrices, Adam or another for the rest.
 
-Muon is momentum whose matrices are orthogonalised before each step (Jordan et al. 2024), here in the faster precision.
+Muon orthogonalises the momentum of each matrix before each step (Jordan et al. 2024), here in the faster precision.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,19 +21,15 @@ from netspace.distributed import agreed
 from netspace.precision import DTYPES, choose
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic x -> a x + b x^3 + c x^5, as in torch
-
-
 ITERATIONS = 5
-
-
-EPSILON = 1e-7  # least norm that a matrix is divided by
+EPSILON = 1e-7  # smallest norm that a matrix is divided by
 
 
 class Muon(torch.optim.Optimizer):
-    """Steepest descent in the spectral norm, for parameters that are matrices.
+    """Steepest descent in the spectral norm, for parameters that are matrices (Jordan et al. 2024).
 
     The step of a matrix (R, C) is `lr * sqrt(max(1, R / C))` times the orthogonalised Nesterov momentum of its gradient.
-    The state is laid out as `torch.optim.Muon`'s.
+    The state has the layout of `torch.optim.Muon`.
     """
 
     def __init__(
@@ -42,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        """`precision` is that of the orthogonalisation; parameters and momentum keep their own."""
+        """Orthogonalise in `precision`; parameters and momentum keep theirs. Raises `ValueError` for other than matrices."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
         self.precision = precision
         if any(value.dim() != 2 for group in self.param_groups for value in group["params"]):
@@ -50,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         assert closure is None
         for group in self.param_groups:
             self._step(group)
@@ -75,19 +72,18 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_([values[index] for index in indices], list(steps.unbind(0)), alpha=-rate)
 
 
-def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-    """Matrices (K, R, C) with their singular values brought near 1 by five steps of a quintic, in their own dtype.
+def orthogonalise(matrices: Float[Tensor, "K R C"], precision: torch.dtype = torch.float32) -> Float[Tensor, "K R C"]:
+    """Return matrices with their singular values brought near 1 by five steps of a quintic (Jordan et al. 2024).
 
-    Each step maps X to (a + b S + c S^2) X with S = X X^T. In float32 (or above) the factors of matrices that are longer
-    than they are wide are multiplied first, which leaves two products with the long side in place of ten; in bf16 that
-    would lose the small singular values.
+    Each step maps X to (a + b S + c S^2) X with S = X X^T. For long matrices in float32 or above, the factors are multiplied
+    first: two products with the long side instead of ten. In bf16 that would lose the small singular values.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.to(precision)
     x = x.mT if tall else x
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(EPSILON)
     short, long = x.shape[-2:]
-    # Products of two, counted as in a square of the short side: 10 with the long side and 5 others, or 2 and 17.
+    # By steps: 10 products with the long side and 5 of short squares; by factors: 2 and 17.
     x = _by_factors(x) if precision != torch.bfloat16 and 8 * long > 12 * short else _by_steps(x)
     return (x.mT if tall else x).to(matrices.dtype)
 
@@ -115,67 +111,68 @@ def _by_factors(x: Tensor) -> Tensor:
 
 
 class OptimizerConfig(Settings):
-    """How a space is trained."""
+    """Settings of the optimiser of a space or a coordinate network."""
 
     name: Literal["adam", "muon", "ranger", "soap"] = (
         "adam"  # ranger: RAdam and Lookahead, NeRN's; soap: Adam in Shampoo's basis
     )
     learning_rate: float = Field(1e-4, gt=0)  # of Adam, Ranger and SOAP; with muon, of Adam on all that is not a matrix
     muon_rate: float = Field(0.01, gt=0)  # learning rate of Muon, for matrices
-    elementwise_rate: float | None = Field(
-        None, gt=0
-    )  # learning rate of the decoder's element-wise scale and bias; none: learning_rate
+    # learning rate of the decoder's element-wise scale and bias; none: learning_rate
+    elementwise_rate: float | None = Field(None, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam, Ranger and SOAP
     weight_decay: float = Field(0.0, ge=0)  # decoupled: each step shrinks all weights by learning rate * weight_decay
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rates over the steps
     warmup: int = Field(0, ge=0)  # steps
     clip: float | None = Field(None, gt=0)  # maximum norm of the gradient; none: no limit
-    ema: float = Field(
-        0.0, ge=0, lt=1
-    )  # decay of the moving average of the weights, which is what is validated and saved; 0: no average
+    # decay of the moving average of the weights, which is what is validated and saved; 0: no average
+    ema: float = Field(0.0, ge=0, lt=1)
 
     def factor(self, step: int, steps: int) -> float:
-        """The share of the peak rates at `step` of `steps`."""
+        """Return the factor of the peak rates at `step` of `steps`."""
         factor = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
         return factor * (1 + math.cos(math.pi * step / steps)) / 2 if self.schedule == "cosine" else factor
 
 
 @runtime_checkable
 class ParameterRoles(Protocol):
-    """A model that says how its parameters are to be trained."""
+    """A model that says how to train its parameters."""
 
     def elementwise(self) -> list[nn.Parameter]:
-        """Return the parameters that have `elementwise_rate`."""
+        """Return the parameters whose learning rate is `elementwise_rate`."""
 
     def not_matrices(self) -> list[nn.Parameter]:
-        """Return the parameters of two axes or more that Muon does not take."""
+        """Return the parameters with two axes or more that Muon must not train."""
 
 
 class Optimizer:
-    """Steps a model by its settings; rates follow the schedule."""
+    """Updates a model by the settings of its optimiser; rates follow the schedule."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, steps: int) -> None:
-        """A model with `ParameterRoles` is asked for them; of any other, parameters of two axes or more are matrices."""
+        """Take parameters with two axes or more for matrices, unless the model has `ParameterRoles`."""
         self.model, self.config, self.steps = model, config, steps
         values = [value for value in model.parameters() if value.requires_grad]
-        asked = (model.elementwise(), model.not_matrices()) if isinstance(model, ParameterRoles) else ([], [])
-        last_ids, other_ids = ({id(value) for value in each} for each in asked)
-        matrices = [value for value in values if value.dim() >= 2 and id(value) not in last_ids | other_ids]
+        roles = (model.elementwise(), model.not_matrices()) if isinstance(model, ParameterRoles) else ([], [])
+        elementwise, others = ({id(value) for value in each} for each in roles)
+        matrices = [value for value in values if value.dim() >= 2 and id(value) not in elementwise | others]
         matrices = matrices if config.name == "muon" else []
-        last = [value for value in values if id(value) in last_ids]
-        taken = {id(value) for value in matrices} | last_ids
-        rest = [value for value in values if id(value) not in taken]
-        groups = [{"params": rest, "lr": config.learning_rate}]
-        groups.append({"params": last, "lr": config.elementwise_rate or config.learning_rate})
-        self.parts: list[torch.optim.Optimizer] = [_whole([group for group in groups if group["params"]], config)]
+        rest_ids = {id(value) for value in values} - elementwise - {id(value) for value in matrices}
+        groups: list[dict[str, Any]] = [
+            {"params": [v for v in values if id(v) in rest_ids], "lr": config.learning_rate},
+            {
+                "params": [v for v in values if id(v) in elementwise],
+                "lr": config.elementwise_rate or config.learning_rate,
+            },
+        ]
+        self.parts = [_without_muon([group for group in groups if group["params"]], config)]
         self.views = [(value, nn.Parameter(value.detach().flatten(1))) for value in matrices]
         if matrices:
-            shared = [view for _, view in self.views]
-            self.parts.append(Muon(shared, config.muon_rate, precision=_orthogonalising_precision(shared)))
+            views = [view for _, view in self.views]
+            self.parts.append(Muon(views, config.muon_rate, precision=_fastest_precision(views)))
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, number: int) -> float:
-        """One update from the model's gradients; returns the share of the peak rates it used."""
+        """Update the model from its gradients, which are cleared; return the factor of the peak rates."""
         factor = self.config.factor(number, self.steps)
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -192,17 +189,17 @@ class Optimizer:
         return factor
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """Return what a checkpoint needs."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict()`."""
-        for part, held in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(held)
+        """Continue from `state_dict()`."""
+        for part, part_state in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(part_state)
 
 
-def _orthogonalising_precision(matrices: Sequence[Tensor]) -> torch.dtype:
-    """In which matrices are orthogonalised the fastest on their device, in all processes the same; float64 for those in float64."""
+def _fastest_precision(matrices: Sequence[Tensor]) -> torch.dtype:
+    """Return the precision in which matrices are orthogonalised fastest, the same in all processes; float64 if they are."""
     device, dtype = matrices[0].device, matrices[0].dtype
     if dtype == torch.float64:
         return dtype
@@ -217,8 +214,8 @@ def _orthogonalising_precision(matrices: Sequence[Tensor]) -> torch.dtype:
     return DTYPES[agreed(lambda: choose(subject, {"muon": "auto"}, trial, device)["muon"])]
 
 
-def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser of all weights that Muon does not take."""
+def _without_muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the weights that Muon does not train."""
     if config.name == "ranger":
         from pytorch_optimizer import Lookahead
 
@@ -232,7 +229,7 @@ def _whole(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim
 
 
 class Average:
-    """An exponential moving average of a model's weights; young averages forget faster."""
+    """An exponential moving average of a model's weights, whose decay grows in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -240,24 +237,23 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after `step`."""
+        """Include the weights after `step`."""
         decay = min(self.decay, (step + 1) / (step + 10))
-        now = model.state_dict()
-        held = [value for value in self.values.values() if value.is_floating_point()]
-        new = [now[name] for name, value in self.values.items() if value.is_floating_point()]
-        torch._foreach_lerp_(held, new, 1 - decay)
+        state = model.state_dict()
+        names = [name for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.values[name] for name in names], [state[name] for name in names], 1 - decay)
 
     @contextmanager
-    def shown(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the block."""
-        held = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give the model the averaged weights inside the block."""
+        before = {name: value.detach().clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.values)
         try:
             yield
         finally:
-            model.load_state_dict(held)
+            model.load_state_dict(before)
 
     def load(self, values: dict[str, Tensor]) -> None:
-        """Goes on from `values`, of any device."""
+        """Continue from `values`, of any device."""
         for name, value in self.values.items():
             value.copy_(values[name])

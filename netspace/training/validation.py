@@ -1,6 +1,7 @@
-"""Target and predicted networks side by side, on every image of a split.
+"""Target and predicted networks compared on all inputs of a split; latents and the networks that they decode to.
 
-Axes: M members, P parameters, B images, C classes."""
+Axes: M members, P parameters, N inputs of a split, C outputs, S points, E latent size, H W of a PRep.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from netspace.distributed import shared_out
@@ -19,14 +21,12 @@ from netspace.networks.family import Family, Networks
 from netspace.tasks import Task
 
 MEMBERS = 256  # networks that are read, decoded and compared at once
-
-
-CHUNK = 256  # images at once: few enough for a CPU's caches
+CHUNK = 256  # inputs at once: few enough for a CPU's caches
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Per member, over one split of images."""
+    """Scores of target and predicted networks on one split, for each member."""
 
     accuracy_target: np.ndarray  # (M,) the task's score, 0 to 1
     accuracy_predicted: np.ndarray  # (M,)
@@ -35,23 +35,22 @@ class Comparison:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Comparison]) -> Comparison:
-        """Of the members of all parts, in their order."""
+        """Return one comparison of the members of all parts, in their order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def select(self, rows: np.ndarray) -> Comparison:
-        """Of some of the members."""
+        """Return the comparison of some of the members."""
         return Comparison(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def summary(self) -> dict[str, float]:
-        """The figures that speak for all members; spreads of accuracy are told by R2 and mean |difference|."""
+        """Return means over members; R2 and mean |difference| say how well single accuracies are predicted."""
         return {
             "accuracy_target": float(self.accuracy_target.mean()),
             "accuracy_predicted": float(self.accuracy_predicted.mean()),
             "r2": r2(self.accuracy_predicted, self.accuracy_target),
             "mae": mean_absolute_error(self.accuracy_predicted, self.accuracy_target),
-            "bias": float(
-                (self.accuracy_predicted - self.accuracy_target).mean()
-            ),  # above 0: predicted ones are better
+            # above 0: predicted networks are better
+            "bias": float((self.accuracy_predicted - self.accuracy_target).mean()),
             "agreement": float(self.agreement.mean()),
             "kl": float(self.kl.mean()),
         }
@@ -60,48 +59,52 @@ class Comparison:
 @torch.no_grad()
 def network_outputs(
     networks: Networks, task: Task, split: str, seeds: Tensor | None = None, limit: int | None = None
-) -> Tensor:
-    """Outputs (M, N, C) of networks for all N inputs of a split, or the first `limit`, float32 on the CPU; shared by all processes.
+) -> Float[Tensor, "M N C"]:
+    """Return outputs for all inputs of a split, or the first `limit`, float32 on the CPU; processes share the work.
 
-    `seeds` (M,) say whose inputs they are, for a task whose networks have inputs of their own.
+    `seeds` (M,) identify the networks, for a task whose networks have inputs of their own.
     """
 
-    def of(nets: NetBatch, flat: Tensor, own: Tensor) -> Tensor:
+    def run(nets: NetBatch, flat: Tensor, own: Tensor) -> Tensor:
         batches = (task.inputs(split, part, own) for part in slices(limit or task.size(split)))
         return torch.cat([nets(flat, each, shared=not task.own_inputs).float().cpu() for each in batches], dim=1)
 
-    return networks.each(lambda nets, *rows: shared_out(lambda *mine: of(nets, *mine), *rows), _seeds(networks, seeds))
+    return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), _seeds(networks, seeds))
 
 
 def compare_outputs(
-    target: Tensor, predicted: Tensor, task: Task, split: str, seeds: Tensor | None = None
+    target: Float[Tensor, "M N C"],
+    predicted: Float[Tensor, "M N C"],
+    task: Task,
+    split: str,
+    seeds: Tensor | None = None,
 ) -> Comparison:
-    """Compares outputs (M, N, C) of networks and of their predictions on a split; `seeds` (M,) name the networks."""
+    """Compare the outputs of networks and of their predictions on a split; `seeds` (M,) identify the networks."""
     truth = task.targets(split, slice(None), _seeds(target, seeds)).to(target.device)
     rows = []
-    for start in range(0, len(target), 64):
-        part = slice(start, start + 64)
+    for part in slices(len(target), 64):
         t, p, y = target[part], predicted[part], truth[part] if task.own_targets else truth
         rows.append(torch.stack([task.score(t, y), task.score(p, y), task.agreement(t, p), task.divergence(p, t)]))
     return Comparison(*torch.cat(rows, dim=1).cpu().numpy())
 
 
 def compare(target: Networks, predicted: Networks, task: Task, split: str, seeds: Tensor | None = None) -> Comparison:
-    """Compares networks of `seeds` (M,) with their predictions on all inputs of a split."""
-    both = network_outputs(target, task, split, seeds), network_outputs(predicted, task, split, seeds)
-    return compare_outputs(*both, task, split, seeds)
+    """Compare networks, identified by `seeds` (M,), with their predictions on all inputs of a split."""
+    outputs, predictions = (network_outputs(each, task, split, seeds) for each in (target, predicted))
+    return compare_outputs(outputs, predictions, task, split, seeds)
 
 
 @torch.no_grad()
 def accuracies(
     networks: Networks, task: Task, split: str, seeds: Tensor | None = None, targets: Tensor | None = None
 ) -> np.ndarray:
-    """Scores (M,) of networks on all inputs of a split; shared by all processes.
+    """Return the scores (M,) of networks on all inputs of a split; processes share the work.
 
-    `seeds` (M,) name the networks, and `targets` (M, N, ...) are theirs where no seed says so, for a task that has such.
+    `seeds` (M,) identify the networks. `targets` (M, N, ...) are theirs where no seed has them, for a task whose networks
+    have targets of their own.
     """
 
-    def of(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
+    def run(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
         total = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
         for part in slices(task.size(split)):
             truth = task.targets(split, part, own) if given is None else given[:, part].to(flat.device)
@@ -110,11 +113,11 @@ def accuracies(
         return total / task.size(split)
 
     others = (_seeds(networks, seeds),) if targets is None else (_seeds(networks, seeds), targets)
-    return networks.each(lambda nets, *rows: shared_out(lambda *mine: of(nets, *mine), *rows), *others).numpy()
+    return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), *others).numpy()
 
 
 def slices(count: int, size: int = CHUNK) -> list[slice]:
-    """Consecutive slices of `size`, the last one smaller, that cover `count`."""
+    """Return consecutive slices of `size` that cover `count`; the last one may be smaller."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -123,32 +126,38 @@ def _seeds(networks: Networks | Tensor, seeds: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def encode(model: AutoEncoder, preps: Tensor, class_id: int, chunk: int = 64) -> Tensor:
-    """Latents (M, E) of PReps (M, H, W) of one architecture, a chunk at a time."""
+def encode(model: AutoEncoder, preps: Float[Tensor, "M H W"], class_id: int, chunk: int = 64) -> Float[Tensor, "M E"]:
+    """Return latents of PReps of one architecture, computed a chunk at a time."""
     return torch.cat([model.encoder(piece, class_id) for piece in preps.split(chunk)]).float()
 
 
 def decode(
-    model: AutoEncoder, family: Family, latents: Tensor, class_ids: Tensor | None = None, chunk: int = 64
+    model: AutoEncoder,
+    family: Family,
+    latents: Float[Tensor, "M E"],
+    class_ids: Tensor | None = None,
+    chunk: int = 64,
 ) -> Networks:
-    """The networks of latents (M, E): of the architectures that the latents say, or of given ClassIds (M,).
+    """Return the networks of latents, of the architectures `class_ids` (M,), or of those that the ClassId head predicts.
 
-    Gradients pass through where the latents require them.
+    Gradients pass through if the latents require them.
     """
     preps, ids = [], []
     given = [None] * -(-len(latents) // chunk) if class_ids is None else class_ids.split(chunk)
     with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
-        for piece, told in zip(latents.split(chunk), given, strict=True):
-            each = model.class_ids(piece) if told is None else told.to(piece.device)
+        for piece, of_piece in zip(latents.split(chunk), given, strict=True):
+            each = model.class_ids(piece) if of_piece is None else of_piece.to(piece.device)
             preps.append(model.decoder(piece, each).float())
             ids.append(each.cpu())
     return Networks(family, torch.cat(preps), torch.cat(ids))
 
 
-def between_ends(latents: Mapping[int, Tensor], family: Family, class_id: int, pairs: int | None = None) -> Tensor:
-    """The points (S, E) where networks of a ClassId lie by Eq. 12: between smallest and largest networks' latents.
+def between_ends(
+    latents: Mapping[int, Tensor], family: Family, class_id: int, pairs: int | None = None
+) -> Float[Tensor, "S E"]:
+    """Return the points where networks of a ClassId lie between smallest and largest networks (NetSpace, Eq. 12).
 
-    `latents` (M, E) by ClassId; the i-th of one end is paired with the i-th of the other.
+    `latents` (M, E) are those of networks by ClassId; the i-th of one end is paired with the i-th of the other.
     """
     first, last = latents[0], latents[len(family) - 1]
     count = min(len(first), len(last), pairs or len(first))

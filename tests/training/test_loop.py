@@ -17,7 +17,7 @@ from netspace.io import read_torch, write_torch
 from netspace.run_folder import read_metrics
 from netspace.streams import generator
 from netspace.training import loop
-from netspace.training.loop import Learner, Loop, Stage, Validation, processes
+from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
 from netspace.training.optimizers import OptimizerConfig
 
 ADAM = OptimizerConfig(name="adam", learning_rate=0.1)
@@ -31,33 +31,33 @@ class Line(Learner):
     def __init__(self, *stages: Stage, scores: dict[tuple[int, int], float] | None = None) -> None:
         torch.manual_seed(0)
         self.model, self.stages, self.scores = nn.Linear(1, 1, bias=False), stages, scores or {}
-        self.place, self.best, self.steps, self.told = 0, {}, 0, []
+        self.stage, self.best, self.steps, self.calls = 0, {}, 0, []
 
-    def begin(self, place: int) -> None:
-        self.place = place
+    def begin(self, stage: int) -> None:
+        self.stage = stage
         if self.best:
             self.model.load_state_dict(self.best)
-        self.told.append(("begin", place, self.slope))
+        self.calls.append(("begin", stage, self.slope))
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-        parts = self.stages[self.place].accumulate
-        x = torch.randn(8, 1, generator=generator(0, self.place, number))[part::parts]
+        parts = self.stages[self.stage].accumulate
+        x = torch.randn(8, 1, generator=generator(0, self.stage, number))[part::parts]
         self.steps += 1
         error = (model(x) - 3 * x).square().mean()
         return {"far": error, "none": 0 * error}
 
     def validate(self) -> Validation:
-        score = self.scores.get((self.place, self.steps), -abs(self.slope - 3))
+        score = self.scores.get((self.stage, self.steps), -abs(self.slope - 3))
         return Validation({"slope": self.slope, "nothing": None}, (score,), "")
 
-    def keep(self, weights: dict[str, Tensor]) -> None:
+    def save_best(self, weights: dict[str, Tensor]) -> None:
         self.best = {name: value.clone() for name, value in weights.items()}
-        self.told.append(("keep", self.place, float(self.best["weight"])))
+        self.calls.append(("save_best", self.stage, float(self.best["weight"])))
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "steps": self.steps}
 
-    def take_back(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.best, self.steps = state["best"], state["steps"]
 
     @property
@@ -67,7 +67,7 @@ class Line(Learner):
 
 def run(learner: Learner, folder: Path, **every: int) -> list[dict[str, Any]]:
     """The records but for the speed."""
-    accelerator, _ = processes(torch.device("cpu"))
+    accelerator, _ = make_accelerator(torch.device("cpu"))
     folder.mkdir(exist_ok=True)
     metrics = folder / "metrics.jsonl"
     for name, steps in every.items():
@@ -79,9 +79,9 @@ def run(learner: Learner, folder: Path, **every: int) -> list[dict[str, Any]]:
 
 
 def test_a_process_alone_begins_on_any_device_though_it_began_on_another() -> None:
-    processes(torch.device("cpu"))
+    make_accelerator(torch.device("cpu"))
     AcceleratorState._shared_state["device"] = torch.device("cuda")
-    accelerator, device = processes(torch.device("cpu"))
+    accelerator, device = make_accelerator(torch.device("cpu"))
     assert accelerator.device == device == torch.device("cpu") and accelerator.num_processes == 1
 
 
@@ -107,13 +107,13 @@ def test_a_stage_begins_with_what_was_kept_and_keeps_its_own(tmp_path: Path) -> 
     learner = Line(Stage(4, ADAM), Stage(4, ADAM), scores={(0, 2): 1.0, **worse})
     records = run(learner, tmp_path, validate_every=2)
     slopes = {(record["stage"], record["step"]): record["slope"] for record in records if "slope" in record}
-    assert learner.told == [
+    assert learner.calls == [
         ("begin", 0, slopes[0, 0]),
-        ("keep", 0, slopes[0, 0]),
-        ("keep", 0, slopes[0, 2]),
+        ("save_best", 0, slopes[0, 0]),
+        ("save_best", 0, slopes[0, 2]),
         ("begin", 1, slopes[0, 2]),
-        ("keep", 1, slopes[1, 0]),
-        ("keep", 1, slopes[1, 2]),
+        ("save_best", 1, slopes[1, 0]),
+        ("save_best", 1, slopes[1, 2]),
     ]
     assert slopes[1, 0] == slopes[0, 2] != slopes[0, 4]
 
@@ -141,7 +141,7 @@ def test_what_is_stopped_anywhere_goes_on_to_the_same(
         assert found.slope == whole.slope and found.best == whole.best
     again = Line(*stages)
     assert run(again, tmp_path / "whole") == wanted  # nothing is left to do
-    assert (again.slope, again.best, again.told) == (whole.slope, whole.best, [("begin", 2, again.told[0][2])])
+    assert (again.slope, again.best, again.calls) == (whole.slope, whole.best, [("begin", 2, again.calls[0][2])])
 
 
 def test_ctrl_c_ends_after_the_step_and_a_second_one_at_once(tmp_path: Path) -> None:
@@ -220,10 +220,10 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, stages: int) -> None:
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     run(Line(Stage(2, ADAM)), tmp_path)
-    held = read_torch(tmp_path / "last.pt")
-    assert (held["stage"], held["step"]) == (0, 2)
-    del held["learner"]
-    write_torch(tmp_path / "last.pt", held)
+    checkpoint = read_torch(tmp_path / "last.pt")
+    assert (checkpoint["stage"], checkpoint["step"]) == (0, 2)
+    del checkpoint["learner"]
+    write_torch(tmp_path / "last.pt", checkpoint)
     with pytest.raises(
         NetspaceError, match=r"last\.pt was expected to hold average, learner, .*, but holds average, mod"
     ):

@@ -76,7 +76,9 @@ def test_pairs_stay_together_and_the_rest_comes_in_twos() -> None:
 
 
 def test_pairs_are_of_two_classes() -> None:
-    with pytest.raises(UsageError, match=r"^multi.batches pairs is for networks of two architectures, but 3 are shown"):
+    with pytest.raises(
+        UsageError, match=r"^multi.batches pairs is for networks of two architectures, but there are 3: choose"
+    ):
         ClassBatches(recipe(networks=2, batches="pairs"), {0: 4, 1: 4, 2: 4})
 
 

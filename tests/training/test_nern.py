@@ -94,7 +94,7 @@ def counted_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NernStep, bool]]
     runs, run = [], NernStep.run
 
     def counted(self: NernStep, state: Any, *told: Any) -> Any:
-        runs.append((self, state is self.told))
+        runs.append((self, state is self.fast_state))
         return run(self, state, *told)
 
     monkeypatch.setattr(NernStep, "run", counted)
@@ -113,8 +113,8 @@ def test_what_the_network_answers_to_still_images_is_asked_once(
     other = step.images.task.train.images.shape[0] // 8 - 1
     loss_of(step, other)
     assert [own for _, own in runs[3:]] == [True, False]
-    assert step.answers is not None
-    assert step.answers.known.sum() == 16 and step.answers.known.device.type == "cpu"
+    assert step.teacher_logits is not None
+    assert step.teacher_logits.known.sum() == 16 and step.teacher_logits.known.device.type == "cpu"
 
 
 @pytest.mark.parametrize("features", [0.0, 0.5])
@@ -129,11 +129,11 @@ def test_a_teacher_is_learnt_from_in_place_of_the_network(multi_zoo: Path, featu
             terms = [step(step.predictor, 0) for step in (own, taught)]
         assert float(terms[0]["distillation"]) != pytest.approx(float(terms[1]["distillation"]))
         assert features == 0.0 or torch.equal(terms[0]["features"], terms[1]["features"])  # the network's own
-    shown, places = taught._shown(0)
-    torch.testing.assert_close(taught._answers(shown, places), own._told(shown, places)[0] + shift)
+    inputs, index = taught._inputs(0)
+    torch.testing.assert_close(taught._logits(inputs, index), own._targets(inputs, index)[0] + shift)
     taught.begin(own.stage, 0)
     torch.testing.assert_close(
-        taught._answers(shown, places), own._told(shown, places)[0]
+        taught._logits(inputs, index), own._targets(inputs, index)[0]
     )  # what was remembered is gone
 
 
@@ -222,7 +222,7 @@ def test_maps_of_a_pool_are_asked_once_and_are_the_networks(
         )
     assert step.maps is not None and step.maps.known.all()
     assert sum(own for of, own in asked if of is step) == 2  # 16 images, 8 in each batch
-    shown = {tuple(step._shown(number)[0].flatten(1).sum(1).tolist()) for number in range(6)}
+    shown = {tuple(step._inputs(number)[0].flatten(1).sum(1).tolist()) for number in range(6)}
     assert len({value for batch in shown for value in batch}) <= 16
 
 
@@ -242,7 +242,7 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     kernels = Kernels.of(original.state)
     fit.check_pools(config, original, kernels, cpu)
     monkeypatch.setattr(fit, "free_memory", lambda device: 1000)
-    with pytest.raises(UsageError, match=r"stage 1 remembers the feature maps of the 16 images.*: leave it out"):
+    with pytest.raises(UsageError, match=r"stage 1 caches the feature maps of the 16 images.*: leave it out"):
         fit.check_pools(config, original, kernels, cpu)
     assert original.task is not None
     original.task = replace(original.task, flip=True)

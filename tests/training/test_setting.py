@@ -258,7 +258,7 @@ def test_averaged_weights_are_validated_and_the_model_stays_as_it_is(zoo: Zoo, m
     setting, other = made(zoo, multi_settings), made(zoo, {**multi_settings, "seed": 1})
     average = Average(other.model, 0.9)
     before = {name: value.clone() for name, value in setting.model.state_dict().items()}
-    with average.shown(setting.model):
+    with average.applied_to(setting.model):
         found = validate_members(setting)
     assert found == validate_members(replace(setting, model=other.model)) != validate_members(setting)
     assert all(torch.equal(value, before[name]) for name, value in setting.model.state_dict().items())

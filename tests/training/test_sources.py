@@ -86,7 +86,7 @@ def test_preps_from_memory_and_from_the_file_are_the_same(
         if not kept:
             monkeypatch.setattr(batches, "CACHE_BYTES", 0)
         source = PRepSource(zoo.only(), torch.tensor([4, 1, 5]), CPU)
-        assert (source.kept is not None) is kept and len(source) == 3
+        assert (source.cache is not None) is kept and len(source) == 3
         places = torch.tensor([2, 0, 0, 1])
         assert torch.equal(source.take(places), zoo.only().read([5, 4, 4, 1]))
 
