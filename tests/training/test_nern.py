@@ -267,11 +267,11 @@ def test_a_pool_is_counted_in_the_precision_that_networks_run_in(
     values = 16 * sum(value.numel() for value in maps)
     monkeypatch.setattr(fit, "free_memory", lambda device: 2 * 3 * values)  # half of it: 3 bytes for each value
     fit.check_pools(settings(stages=[stage], precision="bf16"), original, kernels, cpu)
-    with pytest.raises(UsageError, match="stage 0 remembers the feature maps"):
+    with pytest.raises(UsageError, match="stage 0 caches the feature maps"):
         fit.check_pools(settings(stages=[stage], precision="float32"), original, kernels, cpu)
     auto = settings(stages=[stage])
     monkeypatch.setattr(fit, "choose", lambda *_: {"precision": "float32"})
-    with pytest.raises(UsageError, match="stage 0 remembers the feature maps"):
+    with pytest.raises(UsageError, match="stage 0 caches the feature maps"):
         fit_network(MEMBER, tmp_path / "fit", auto, multi_zoo)
     assert not (tmp_path / "fit").exists()
     monkeypatch.setattr(fit, "choose", lambda *_: {"precision": "bf16"})
