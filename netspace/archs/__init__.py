@@ -1,9 +1,8 @@
-"""The architectures by name, and the only door to those of others.
+"""The architectures by name, and the only way to those of others.
 
-Contract. `ARCHS` holds all that come with netspace. Installed packages add theirs by an entry point of the
-group 'netspace.archs'; anyone can name a 'module:factory', which is imported only if it is trusted: given as
-`trusted`, or to `trust` earlier in this process, because a user typed it as `--trust-arch`.
-A recipe or a zoo file that names one imports nothing.
+`ARCHS` has all that come with netspace. Installed packages add theirs by an entry point of the group 'netspace.archs';
+anyone can name a 'module:factory', which is imported only if `trust` was called with it in this process, because a user
+typed it as `--trust-arch`. A recipe or a zoo file that names one imports nothing.
 
 A factory takes keyword arguments and returns an `nn.Module` that maps images (B, channels, H, W) to logits
 (B, classes). It needs no class, no registration and no base class.
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -21,8 +20,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from netspace.archs.cnn import lenetlike, vanillacnn
-from netspace.archs.resnet import resnet8, resnet20, resnet32, resnet56
+from netspace.archs.convnets import lenetlike, resnet8, resnet20, resnet32, resnet56, vanillacnn
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.folding import fold
@@ -61,34 +59,34 @@ class ArchConfig(Settings):
     kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
     def settings(self, image_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-        """The factory's keyword arguments for a task. Raises as `task_settings`."""
+        """Return the factory's keyword arguments for a task. Raises as `task_settings`."""
         width = {} if self.width is None else {"width": self.width}
         return task_settings(self.arch, {**self.kwargs, **width}, image_shape, classes)
 
 
-_TRUSTED: set[str] = set()  # what `trust` was given in this process
+_TRUSTED: set[str] = set()  # the 'module:factory's that this process may import
 
 
 def names() -> list[str]:
-    """The names that `build` knows without being told to trust anything."""
+    """Return the names of all architectures that `build` knows without trusting other code."""
     return list(ARCHS) + sorted(name for name in _installed() if name not in ARCHS)
 
 
 def trust(*typed: str) -> None:
-    """Lets this process import the 'module:factory's among `typed`, by a user, never read from a zoo."""
+    """Allow this process to import each 'module:factory' among `typed`: words of a user, never read from a file."""
     _TRUSTED.update(typed)
 
 
 def trust_options() -> list[str]:
-    """The options of the command line that trust what this process does."""
+    """Return the options of the command line that trust what this process trusts."""
     return [word for name in sorted(_TRUSTED) for word in ("--trust-arch", name)]
 
 
-def resolve(name: str, trusted: Collection[str] = ()) -> Factory:
-    """The factory called `name`: one of `names()`, or a 'module:factory' that is trusted.
+def resolve(name: str) -> Factory:
+    """Return the factory called `name`: one of `names()`, or a 'module:factory' that is trusted.
 
-    Raises `UsageError` for an unknown name and for a 'module:factory' nobody trusted, which is not imported;
-    `NetspaceError` when importing one fails.
+    Raises `UsageError` for an unknown name and for a 'module:factory' that is not trusted, which is not imported;
+    `NetspaceError` if importing one fails.
     """
     if name in ARCHS:
         return ARCHS[name]
@@ -97,7 +95,7 @@ def resolve(name: str, trusted: Collection[str] = ()) -> Factory:
         if name not in installed:
             raise unknown("architecture", name, names(), "One of your own is named 'module:factory'.")
         return _load(installed[name])
-    if name not in trusted and name not in _TRUSTED:
+    if name not in _TRUSTED:
         raise UsageError(
             f"architecture {name!r} is code outside netspace, which is not run because a file names it: "
             f"if you know what it does, trust it with --trust-arch {name}."
@@ -106,9 +104,9 @@ def resolve(name: str, trusted: Collection[str] = ()) -> Factory:
 
 
 def build(name: str, /, **kwargs: object) -> nn.Module:
-    """The network `name` with `kwargs`, freshly initialised.
+    """Build the network `name` with `kwargs`, freshly initialised.
 
-    Raises as `resolve`, and `UsageError` for settings it does not have, lacks or does not accept.
+    Raises as `resolve`, and `UsageError` for settings that it does not have, lacks or does not accept.
 
     >>> build("resnet8", channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -117,22 +115,17 @@ def build(name: str, /, **kwargs: object) -> nn.Module:
 
 
 def task_settings(
-    name: str,
-    given: Mapping[str, object],
-    image_shape: tuple[int, ...],
-    classes: int,
-    trusted: Collection[str] = (),
+    name: str, given: Mapping[str, object], image_shape: tuple[int, ...], classes: int
 ) -> dict[str, object]:
-    """`given` with `channels`, `image_size` and `classes` of a task, where `name` has such settings.
+    """Return `given` with `channels`, `image_size` and `classes` of a task, as far as `name` has such settings.
 
-    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as
-    `resolve`, and `UsageError` where `given` says otherwise than the task, or images that are not square meet
-    an `image_size`.
+    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as `resolve`, and `UsageError`
+    if `given` contradicts the task, or images that are not square meet an `image_size`.
 
     >>> task_settings("vanillacnn", {"width": 0.5}, (1, 28, 28), 10)
     {'width': 0.5, 'channels': 1, 'image_size': 28, 'classes': 10}
     """
-    accepted = inspect.signature(resolve(name, trusted)).parameters
+    accepted = inspect.signature(resolve(name)).parameters
     task = {"classes": classes}
     if len(image_shape) == 3:
         task = {"channels": image_shape[0], "image_size": image_shape[1], **task}
@@ -142,19 +135,15 @@ def task_settings(
     return settings
 
 
-def skeleton(
-    name: str,
-    kwargs: Mapping[str, object],
-    image_shape: tuple[int, ...],
-    trusted: Collection[str] = (),
-) -> nn.Module:
-    """The folded network that a PRep of `name` fills, in eval mode, its values random.
+def skeleton(name: str, kwargs: Mapping[str, object], image_shape: tuple[int, ...]) -> nn.Module:
+    """Return the folded network `name`, whose parameters are those of a PRep, in eval mode with random values.
 
-    `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays
-    as it was. The named ResNets are built without batch norm, which has the same state as folding; others are
-    traced only if they have batch norm. Buffers stay as the factory makes them: see `netspace.archs.identity`. Raises as `build` and `netspace.networks.folding.fold`.
+    `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays as it was. Our
+    ResNets are built without batch norm, which has the same state as folding; others are traced only if they have batch
+    norm. Buffers stay as the factory makes them (`netspace.archs.identity`). Raises as `build` and
+    `netspace.networks.folding.fold`.
     """
-    factory = resolve(name, trusted)
+    factory = resolve(name)
     accepted = inspect.signature(factory).parameters
     defaults = {key: each.default for key, each in accepted.items()}
     _refuse_misfit(name, {**defaults, **kwargs}, image_shape)
@@ -167,7 +156,7 @@ def skeleton(
 
 
 def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Module:
-    """`factory(**kwargs)`, once its signature accepts `kwargs`."""
+    """Return `factory(**kwargs)`. Raises `UsageError` unless its signature accepts `kwargs`."""
     accepted = inspect.signature(factory).parameters.values()
     named = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     settings = {each.name: each for each in accepted if each.kind in named}
@@ -187,13 +176,13 @@ def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Modul
 def _refuse_misfit(
     name: str, settings: Mapping[str, object], image_shape: tuple[int, ...], classes: int | None = None
 ) -> None:
-    """Raises `UsageError` where `settings` name other channels, sides or classes than there are."""
-    found: dict[str, set[int]] = {}
+    """Raise `UsageError` if `settings` have other channels, sides or classes than the task."""
+    expected: dict[str, set[int]] = {}
     if len(image_shape) == 3:
-        found = {"channels": set(image_shape[:1]), "image_size": set(image_shape[1:])}
+        expected = {"channels": set(image_shape[:1]), "image_size": set(image_shape[1:])}
     if classes is not None:
-        found["classes"] = {classes}
-    for key, sizes in found.items():
+        expected["classes"] = {classes}
+    for key, sizes in expected.items():
         value = settings.get(key)
         if isinstance(value, int) and sizes != {value}:
             task = f"{classes} classes" if key == "classes" else f"{'x'.join(map(str, image_shape))} images"
@@ -205,19 +194,19 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(entry: EntryPoint) -> Factory:
-    """The factory an entry point names; imports its module."""
+    """Import the module of an entry point and return its factory."""
     module, _, attribute = entry.value.partition(":")
     try:
-        found = importlib.import_module(module.strip())
+        imported = importlib.import_module(module.strip())
     except Exception as error:  # whatever the module does when imported
-        absent = isinstance(error, ModuleNotFoundError)
-        hint = " (python looks among installed packages and in PYTHONPATH)" if absent else ""
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = " (python looks among installed packages and in PYTHONPATH)" if missing else ""
         raise NetspaceError(
             f"architecture {entry.name!r}: importing {module!r} failed with {type(error).__name__}: {error}{hint}."
         ) from error
-    factory = getattr(found, attribute.strip(), None)
+    factory = getattr(imported, attribute.strip(), None)
     if factory is None:
-        public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        public = [key for key, value in vars(imported).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"factory in {module}", attribute, public)
     if not callable(factory):
         raise UsageError(f"architecture {entry.name!r} is a {type(factory).__name__}, not a function or class.")

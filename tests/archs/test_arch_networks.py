@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from netspace import archs
-from netspace.archs.cnn import LARGEST, SMALLEST, scaled
+from netspace.archs.convnets import LARGEST, SMALLEST, scaled
 from netspace.errors import UsageError
 from netspace.networks.folding import Folder, fold
 

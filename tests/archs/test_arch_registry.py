@@ -81,11 +81,9 @@ def test_code_of_others_is_imported_only_when_trusted(mine: Path) -> None:
             "it: if you know what it does, trust it with --trust-arch mine_archs:small."
         )
     assert not mine.exists() and "mine_archs" not in sys.modules
-    net = archs.skeleton(name, {"channels": 1, "hidden": 5}, (1, 8, 8), trusted={name})
-    assert mine.exists() and net(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
-    with pytest.raises(UsageError, match="trust it"):
-        archs.build(name, channels=1)
     archs.trust(name, "resnet8")
+    net = archs.skeleton(name, {"channels": 1, "hidden": 5}, (1, 8, 8))
+    assert mine.exists() and net(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
     assert isinstance(archs.build(name, channels=1), nn.Module)
 
 

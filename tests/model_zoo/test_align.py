@@ -49,7 +49,7 @@ def test_a_graph_that_cannot_be_traced_is_named(
     multi_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from netspace import archs
-    from netspace.archs.cnn import lenetlike
+    from netspace.archs.convnets import lenetlike
 
     def deciding(**settings: object) -> torch.nn.Module:
         class Decides(torch.nn.Sequential):
