@@ -31,6 +31,10 @@ class Stopped(NetspaceError):
     exit_code = 130  # as in shells: 128 plus the number of the signal
 
 
+class NetspaceWarning(UserWarning):
+    """A result is less sure than usual, and says why; the command line prints it as one line."""
+
+
 class UsageError(NetspaceError):
     """The request itself is invalid: an unknown setting, name or combination of options."""
 

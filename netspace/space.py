@@ -9,26 +9,31 @@ Axes: M networks, P parameters, H W of a PRep, E latent size.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netspace import archs
 from netspace.config import read_back
-from netspace.errors import NetspaceError, UsageError, first_line
+from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line
 from netspace.hardware import AllocationLimit
 from netspace.io import Record, read_json
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
-from netspace.networks.family import ArchClass, Family, Networks
+from netspace.models.decoders import CoordinateDecoder
+from netspace.networks.family import ArchClass, Family, Networks, declared
 from netspace.networks.folding import unfold
 from netspace.networks.graph import batch_norms
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters
+from netspace.networks.tokens import tokens_of
 from netspace.precision import choose
 from netspace.run_folder import RunFolder, is_run
 from netspace.training.batches import autocast
@@ -191,9 +196,65 @@ class Space:
         with torch.no_grad(), autocast(self.precision, self.device):
             return self.model.class_ids(self._fitting(latents)).cpu()
 
-    def decode(self, latent: Tensor, arch: str | None = None, *, batch_norm: bool = False) -> nn.Module:
+    def select(self, arch: str | None, width: float | None = None, depth: int | None = None) -> Space:
+        """Return the space that decodes networks of an architecture: itself for one of its own, else as `resized`."""
+        if width is None and depth is None:
+            known = arch is None or any(each.id == arch for each in self.family)
+            if known or not isinstance(self.model.decoder, CoordinateDecoder):
+                return self
+        return self.resized(self.arch_class().id if arch is None else arch, width, depth)
+
+    def resized(self, arch: str, width: float | None = None, depth: int | None = None) -> Space:
+        """Return this space with its latents decoded as networks of another architecture, which nobody declared.
+
+        `arch` is one of this space's, whose other settings are kept, or any that `netspace.archs.build` knows; `width` and
+        `depth` are settings of its factory. It takes a coordinate decoder with `start: emitted`. Sizes outside the trained
+        range are a `NetspaceWarning`. Raises `UsageError` for another decoder, and as `netspace.archs.build`.
+        """
+        if not isinstance(decoder := self.model.decoder, CoordinateDecoder):
+            raise UsageError(
+                f"{arch} is none of this space's architectures ({self.family.names}), and its decoder, "
+                f"{self.recipe.decoder.kind}, gives no others: decoder.kind coordinate with start: emitted does"
+            )
+        sizes = {name: size for name, size in (("width", width), ("depth", depth)) if size is not None}
+        known = next((each.spec for each in self.family if each.id == arch), None)
+        config = archs.ArchConfig(
+            arch=arch if known is None else known.arch,
+            kwargs={**({} if known is None else known.settings), **sizes},
+        )
+        sample = self.family[0]
+        with torch.no_grad():
+            zero = torch.zeros(1, *sample.spec.input_shape, device=self.device)
+            outputs = sample.nets(torch.zeros(1, sample.parameters, device=self.device), zero).shape[-1]
+        name = "-".join([arch, *(f"{key}{size:g}" for key, size in sizes.items())])
+        family = Family([declared(name, config, sample.spec.input_shape, outputs, sample.size[1], self.device)])
+        resized = decoder.resized(family)
+        if problem := decoder.outside(tokens_of(family[0].nets, decoder.side)):
+            warnings.warn(f"{name} has {problem}", NetspaceWarning, stacklevel=2)
+        model = AutoEncoder(self.model.encoder, resized, family.ones().to(self.device))
+        return Space(model, self.recipe, family)
+
+    def factor(self, arch: ArchClass) -> float:
+        """Return how far from the smallest to the largest architecture one lies, by its parameters (NetSpace, Eq. 12).
+
+        For an architecture that is none of the family: between its neighbours' factors, linearly in log(parameters).
+        """
+        sizes = [math.log(each.parameters) for each in self.family]
+        factors = [self.family.factor(class_id) for class_id in range(len(self.family))]
+        return float(np.interp(math.log(arch.parameters), sizes, factors))
+
+    def decode(
+        self,
+        latent: Tensor,
+        arch: str | None = None,
+        *,
+        width: float | None = None,
+        depth: int | None = None,
+        batch_norm: bool = False,
+    ) -> nn.Module:
         """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
 
+        An `arch` that is none of this space's, or one at another `width` or `depth`, is decoded as `resized` says.
         Batch norm is folded: every layer that had one has a bias. With `batch_norm` the network is of the class that was
         trained, its batch norms the identity but for a bias. Raises `UsageError` for a latent that requires a gradient,
         which a module's parameters do not pass on: `decode_flat` does.
@@ -203,6 +264,9 @@ class Space:
                 "a latent that requires a gradient was to be decoded to a module, whose parameters would cut the gradient: use "
                 "Space.decode_flat with torch.func.functional_call, or decode latent.detach()"
             )
+        chosen = self.select(arch, width, depth)
+        if chosen is not self:
+            return chosen.decode(latent, batch_norm=batch_norm)
         networks = self.decode_all(latent.reshape(1, -1), arch)
         spec = self.family[int(networks.class_ids[0])].spec
         state = unflatten(networks.flat(0).cpu(), spec)

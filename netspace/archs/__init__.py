@@ -20,7 +20,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from netspace.archs.convnets import lenetlike, resnet8, resnet20, resnet32, resnet56, vanillacnn
+from netspace.archs.convnets import (
+    lenetlike,
+    resnet8,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet56,
+    resnet_of_depth,
+    vanillacnn,
+)
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.folding import fold
@@ -43,7 +52,9 @@ Factory = Callable[..., nn.Module]
 ARCHS: dict[str, Factory] = {
     "lenetlike": lenetlike,
     "vanillacnn": vanillacnn,
+    "resnet": resnet_of_depth,
     "resnet8": resnet8,
+    "resnet14": resnet14,
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet56": resnet56,

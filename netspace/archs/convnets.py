@@ -204,7 +204,29 @@ def resnet(
     return ResNet(blocks, channels, classes, image_size, width, batch_norm)
 
 
+def resnet_of_depth(
+    *,
+    depth: int = 8,
+    channels: int = 3,
+    classes: int = 10,
+    image_size: int = 32,
+    width: float = 1.0,
+    batch_norm: bool = True,
+) -> nn.Module:
+    """A ResNet of `depth` layers, 6 * blocks + 2 of them. Raises `UsageError` for another depth.
+
+    >>> sum(parameter.numel() for parameter in resnet_of_depth(depth=8).parameters())
+    78042
+    """
+    blocks, rest = divmod(depth - 2, 6) if isinstance(depth, int) and not isinstance(depth, bool) else (0, 1)
+    if rest or blocks < 1:
+        raise UsageError(f"resnet needs depth to be 8, 14, 20, 26 and so on (6 for each block, and 2), not {depth!r}.")
+    settings = {"channels": channels, "classes": classes, "image_size": image_size, "width": width}
+    return resnet(blocks, **settings, batch_norm=batch_norm)  # type: ignore[arg-type]
+
+
 resnet8 = partial(resnet, 1)
+resnet14 = partial(resnet, 2)
 resnet20 = partial(resnet, 3)
 resnet32 = partial(resnet, 5)
 resnet56 = partial(resnet, 9)

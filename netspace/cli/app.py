@@ -13,6 +13,7 @@ from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
 from netspace.cli.shared import (
+    Depth,
     Device,
     Json,
     RunArgument,
@@ -20,6 +21,7 @@ from netspace.cli.shared import (
     SameRun,
     Set,
     Trust,
+    Width,
     ZooOption,
     pick,
     run,
@@ -210,6 +212,15 @@ def optimize(
         ),
     ] = None,
     run: RunOption = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="Decode all starts as this architecture; default: each as its own. With a coordinate decoder any "
+            "architecture."
+        ),
+    ] = None,
+    width: Width = None,
+    depth: Depth = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -249,9 +260,10 @@ def optimize(
         own = RunFolder.of(OPTIMISATION, out or Path()).begun_with(resume, "--from", "the networks to start from")
         run, zoo = run or Path(str(own.run)), zoo or (Path(own.zoo) if own.zoo else None)
     folder = run_folder(run)
-    names = (re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in start or ())
+    names = (re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in [*(start or ()), *([arch] if arch else [])])
     where = out or folder / "optimized" / "-".join(names)
     options = {"starts": start or None, "teacher": teacher, "steps": steps, "learning_rate": lr}
+    options |= {"arch": arch, "width": width, "depth": depth}
     given = {name: value for name, value in options.items() if value is not None}
     if resume and (where / "config.yaml").is_file():
         given = read_back(OptimizeConfig, where / "config.yaml").model_dump(mode="json") | given
@@ -265,8 +277,13 @@ def sample(
     count: Annotated[int, typer.Option(help="Number of networks.")] = 16,
     arch: Annotated[
         str | None,
-        typer.Option(help="Architecture of the networks, seen in training or not; default: the only one of the space."),
+        typer.Option(
+            help="Architecture of the networks, seen in training or not; default: the only one of the space. With a coordinate "
+            "decoder any architecture."
+        ),
     ] = None,
+    width: Width = None,
+    depth: Depth = None,
     fit: Annotated[
         str, typer.Option(help="Distribution of the latents: gaussian, or kde (around the training members).")
     ] = "gaussian",
@@ -282,7 +299,8 @@ def sample(
     from netspace.commands.sample import sample as draw
 
     trusting(trust_arch)
-    say(draw(run_folder(run), count, arch, fit, bandwidth, seed, save, zoo, pick(device)), json, samples)
+    device_name = pick(device)
+    say(draw(run_folder(run), count, arch, fit, bandwidth, seed, save, zoo, device_name, width, depth), json, samples)
 
 
 @app.command()
@@ -311,6 +329,8 @@ def decode(
     arch: Annotated[
         str | None, typer.Option(help="Architecture to decode to; default: the one that the latent stands for.")
     ] = None,
+    width: Width = None,
+    depth: Depth = None,
     batch_norm: Annotated[
         bool,
         typer.Option(
@@ -329,7 +349,7 @@ def decode(
     from netspace.commands.convert import decode as decode_latent
 
     trusting(trust_arch)
-    result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device), batch_norm)
+    result = decode_latent(run_folder(run), latent, out, arch, zoo, pick(device), batch_norm, width, depth)
     say(
         result,
         json,

@@ -7,13 +7,15 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from netspace.errors import NetspaceError, UsageError, first_line, printable, ran_out
+from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line, printable, ran_out
 
 STOPPED = (
     "stopped: finished files are kept. The same command resumes a zoo build; with --resume, train, compress fit and optimize resume "
@@ -32,6 +34,8 @@ RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; def
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest in runs/.")]
 SameRun = Annotated[Path | None, typer.Option("--run", help="The same as RUN.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the run, if it has moved.")]
+Width = Annotated[float | None, typer.Option(help="Width factor of --arch, other than the space's own.")]
+Depth = Annotated[int | None, typer.Option(help="Depth of --arch (such as 14 with --arch resnet).")]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
@@ -81,6 +85,7 @@ def trusting(names: Sequence[str] | None) -> None:
 def run(command: Any) -> NoReturn:
     """Run a click command and exit: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C. A mistake prints one sentence, no traceback."""
     threading.excepthook = _thread_failed
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
     except NetspaceError as error:
@@ -107,6 +112,14 @@ def run(command: Any) -> NoReturn:
     if code == INTERRUPTED:  # typer's word for Ctrl-C, in other versions
         fail(STOPPED, INTERRUPTED)
     leave(code if isinstance(code, int) else 0)
+
+
+def _show_warning(otherwise: Any, message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Print a warning of netspace as one line; leave others to Python."""
+    if issubclass(category, NetspaceWarning):
+        print(f"warning: {printable(str(message), lines=False)}", file=sys.stderr, flush=True)
+    else:
+        otherwise(message, category, *where)
 
 
 def fail(sentence: str, code: int) -> NoReturn:

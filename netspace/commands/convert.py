@@ -132,10 +132,13 @@ def decode(
     zoo_path: Path | None = None,
     device: str = "cpu",
     batch_norm: bool = False,
+    width: float | None = None,
+    depth: int | None = None,
 ) -> Decoding:
     """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
 
-    Its architecture is the one that the latent stands for, or `arch`. With `batch_norm` the state dict is of the class that
+    Its architecture is the one that the latent stands for, or `arch`, at another `width` or `depth` and of any architecture
+    where the space can (`Space.resized`). With `batch_norm` the state dict is of the class that
     was trained, as `Space.decode` says.
 
     >>> result = encode(run, "best", folder / "latent.safetensors")
@@ -145,15 +148,16 @@ def decode(
     """
     space = Space.load(run, device)
     code = read_latent(latent, space)
-    networks = space.decode_all(code[None], arch)
-    found = space.family[int(networks.class_ids[0])]
+    decoding = space.select(arch, width, depth)
+    networks = decoding.decode_all(code[None], arch if decoding is space else None)
+    found = decoding.family[int(networks.class_ids[0])]
     accuracy: float | None = None
     zoo = _zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
             accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
     if batch_norm:
-        state = space.decode(code, found.id, batch_norm=True).state_dict()
+        state = decoding.decode(code, found.id, batch_norm=True).state_dict()
         write_tensors(output, state, **folded_metadata(found.spec, folded=False), run=str(run), latent=str(latent))
     else:
         write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))

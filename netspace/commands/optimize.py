@@ -21,7 +21,7 @@ from netspace.config import Seed, Settings
 from netspace.errors import UsageError
 from netspace.io import going_on_from, hash_tensors, read_torch, write_tensors, write_torch
 from netspace.losses import class_loss
-from netspace.networks.family import Networks
+from netspace.networks.family import ArchClass, Networks
 from netspace.precision import Precision, choose
 from netspace.progress import progress
 from netspace.results.spaces import Optimization
@@ -41,6 +41,9 @@ class OptimizeConfig(Settings):
     """How latents are optimised."""
 
     starts: tuple[str, ...]  # members, files, 'best', 'worst', 'noise'; of several architectures 'noise:ARCH'
+    arch: str | None = None  # decode all starts as this architecture, of the space's or another; none: each as its own
+    width: float | None = Field(None, gt=0)  # of arch, where it is not that of the space's
+    depth: int | None = Field(None, ge=1)  # of arch, where it is not that of the space's
     teacher: str = AUTO  # whose answers are learnt; 'auto': the zoo's teacher if it has one, else its best member
     alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: the teacher's share; the rest is the labels'
     temperature: float = Field(4.0, gt=0)  # T of Eq. 3
@@ -78,8 +81,15 @@ def optimize(
         task = task_of(zoo, space.device)
         beside = config.teacher != AUTO or teacher_path(zoo.path).exists()
         master = teacher(config.teacher if beside else "best", zoo, task)
-        starts = [_start(text, number, config, space, zoo) for number, text in enumerate(config.starts)]
-        spreads = {class_id: _spread(space, zoo, class_id) for class_id in {start.class_id for start in starts}}
+        decoding = space.select(config.arch, config.width, config.depth)
+        aim = (
+            None
+            if (config.arch, config.width, config.depth) == (None, None, None)
+            else (space.arch_class(config.arch) if decoding is space else decoding.arch_class())
+        )
+        starts = [_start(text, number, config, space, zoo, aim) for number, text in enumerate(config.starts)]
+        aims = [space.family[start.class_id] if aim is None else aim for start in starts]
+        spreads = {arch.id: _spread(space, zoo, arch) for arch in aims}
     froms = [word for text in config.starts for word in ("--from", text)]
     folder = RunFolder.of(OPTIMISATION, out, trust_options(), again=["--run", str(run), *froms])
     with folder.alone("written"):
@@ -93,10 +103,11 @@ def optimize(
                 )
         origin |= {"teacher": master.name, "teacher_hash": master.hash}
         folder.begin(config, provenance(config.seed, **origin))
-        search = Search(space, config, task, master, starts, torch.stack([spreads[each.class_id] for each in starts]))
-        before = accuracies(space.decode_all(search.start, search.class_ids), task, "test")
+        search = Search(decoding, config, task, master, starts, aims, torch.stack([spreads[arch.id] for arch in aims]))
+        before = accuracies(decoding.decode_all(search.start, search.class_ids), task, "test")
         curve = search.run(folder.last)
-        return _finish(out, run, starts, master, search, before, curve)
+        own = [_accuracy(space, each, task) for each in starts]
+        return _finish(out, run, starts, aims, own, master, search, before, curve)
 
 
 class Search:
@@ -113,11 +124,13 @@ class Search:
         task: Task,
         master: Teacher,
         starts: Sequence[Named],
+        aims: Sequence[ArchClass],
         spread: Tensor,
     ) -> None:
+        """`aims` are the architectures, of the space, that starts are decoded as; `spread` (S, E) is their latents'."""
         self.space, self.config, self.task, self.master = space, config, task, master
         self.start, self.spread = torch.stack([each.latent for each in starts]), spread
-        self.class_ids = torch.tensor([each.class_id for each in starts])
+        self.class_ids = torch.tensor([space.class_id(each.id) for each in aims])
         self.aim = self.class_ids.to(space.device)
         self.moved = torch.zeros_like(self.start).requires_grad_()  # in units of the spread
         self.optimizer = torch.optim.Adam([self.moved], lr=config.learning_rate)
@@ -224,30 +237,33 @@ class Search:
                 self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
 
 
-def _spread(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+def _spread(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     """Standard deviation (E,) of the latents that an architecture's networks have."""
-    return known_latents(space, zoo, class_id).std(0).clamp_min(1e-6)
+    return known_latents(space, zoo, arch).std(0).clamp_min(1e-6)
 
 
-def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo) -> Named:
-    word, _, arch = text.partition(":")
+def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo, aim: ArchClass | None) -> Named:
+    word, _, name = text.partition(":")
     if word != NOISE:
         return resolve(text, space, zoo)
-    if space.several and not arch:
+    if space.several and not name and aim is None:
         raise UsageError(
             f"this space holds networks of {space.family.names}: say of which the noise is ({NOISE}:{space.family[0].id})"
         )
-    class_id = space.class_id(arch or None)
-    known = known_latents(space, zoo, class_id)
+    arch = space.arch_class(name or None) if name or aim is None else aim
+    known = known_latents(space, zoo, arch)
     noise = torch.randn(space.latent, generator=generator(config.seed, Stream.START_NOISE, number)).to(known.device)
     latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
-    return Named(f"{NOISE}-{number}" + (f":{arch}" if arch else ""), class_id, latent, None)
+    class_id = space.class_id(name or None) if name or aim is None else int(space.class_ids(latent[None])[0])
+    return Named(f"{NOISE}-{number}" + (f":{name}" if name else ""), class_id, latent, None)
 
 
 def _finish(
     out: Path,
     run: Path,
     starts: Sequence[Named],
+    kinds: Sequence[ArchClass],
+    own: list[float | None],
     master: Teacher,
     search: Search,
     before: np.ndarray,
@@ -257,8 +273,6 @@ def _finish(
     networks = space.decode_all(search.best, search.class_ids)
     after = accuracies(networks, task, "test")
     chosen = int(search.best_accuracy.argmax())
-    kinds = [space.family[each.class_id] for each in starts]
-    own = [_accuracy(space, each, task) for each in starts]
     write_latent(out / "latent.safetensors", search.best[chosen], run=str(run), arch=kinds[chosen].id)
     files = [out / "network.safetensors"]
     notes = [{"from": each.name, "accuracy_test": f"{right:.6f}"} for each, right in zip(starts, after, strict=True)]

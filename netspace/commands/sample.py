@@ -29,18 +29,19 @@ BANK = 4096  # training members that are drawn from and compared with, at most
 PAIRS = 256  # of a smallest and a largest network, for an architecture that was never shown
 
 
-def known_latents(space: Space, zoo: Zoo, class_id: int) -> Tensor:
+def known_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     """Latents (N, E) of the training members that the space was shown of an architecture.
 
     Of one that was never shown: points between random pairs of the smallest and the largest architecture's, at the factor
-    that Eq. 12 gives it.
+    that Eq. 12 gives it (`Space.factor`).
     """
-    if space.family[class_id].shown:
-        return _shown(space, zoo, class_id)
+    own = next((each for each in space.family if each.id == arch.id), arch)
+    if own.shown:
+        return _trained_latents(space, zoo, own)
     random = generator(0, Stream.SAMPLE_ENDS)
-    ends = [_shown(space, zoo, place) for place in (0, len(space.family) - 1)]
+    ends = [_trained_latents(space, zoo, space.family[class_id]) for class_id in (0, len(space.family) - 1)]
     first, last = (end[torch.randint(len(end), (PAIRS,), generator=random).to(end.device)] for end in ends)
-    return torch.lerp(first, last, space.family.factor(class_id))
+    return torch.lerp(first, last, space.factor(own))
 
 
 def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
@@ -55,8 +56,7 @@ def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
     return unpack(group.read(rows[:BANK]).to(space.device), arch.parameters) if len(rows) else None
 
 
-def _shown(space: Space, zoo: Zoo, class_id: int) -> Tensor:
-    arch = space.family[class_id]
+def _trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     if not arch.shown or arch.id not in zoo.archs:
         raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
     group = zoo.group(arch.id)
@@ -83,6 +83,8 @@ def sample(
     save: Path | None = None,
     zoo_path: Path | None = None,
     device: str = "cpu",
+    width: float | None = None,
+    depth: int | None = None,
 ) -> Sampling:
     """Draws `count` networks and tells how accurate, how new and how different they are, beside baselines.
 
@@ -91,7 +93,8 @@ def sample(
 
     `fit` is what is drawn from: one Gaussian over the training members' latents, or one around each of them ('kde'),
     `bandwidth` of the former's width. `save` is a folder for the networks, as safetensors. The figures are kept in
-    the run's `samples/`. Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
+    the run's `samples/`. With a coordinate decoder, `arch` may be any architecture, or one of the space's at another `width` or
+    `depth` (`Space.resized`). Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
 
     >>> result = sample(run, count=2, save=folder)
     >>> len(list(folder.glob("*.safetensors")))
@@ -106,19 +109,20 @@ def sample(
     if fit not in FITS:
         raise unknown("fit", fit, FITS)
     space = Space.load(run, device)
-    class_id = space.class_id(arch)
-    found = space.family[class_id]
+    decoding = space.select(arch, width, depth)  # the same latents, perhaps as an architecture that nobody declared
+    found = space.arch_class(arch) if decoding is space else decoding.arch_class()
+    class_id = decoding.class_id(found.id)
     with zoo_of(run, zoo_path) as zoo:
-        task, known = task_of(zoo, space.device), known_latents(space, zoo, class_id)
+        task, known = task_of(zoo, space.device), known_latents(space, zoo, found)
         bank = known_networks(space, zoo, found)
         trained = np.empty(0)
         if found.id in zoo.archs:
             trained = zoo.group(found.id).members["accuracy_test"][zoo.group(found.id).rows("train")]
     latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
-    flat = space.decode_flat(latents, found.id)
+    flat = decoding.decode_flat(latents, found.id)
     sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, found, seed))}
     logits = {
-        name: network_outputs(Networks.of_class(space.family, class_id, rows), task, "test")
+        name: network_outputs(Networks.of_class(decoding.family, class_id, rows), task, "test")
         for name, rows in sets.items()
     }
     near, near_logits = sets.get("nearest"), logits.get("nearest")
@@ -135,13 +139,13 @@ def sample(
         run=str(run),
         arch=found.id,
         shown=found.shown,
-        factor=space.family.factor(class_id) if space.several else None,
+        factor=space.factor(found) if space.several else None,
         fit=fit,
         count=count,
         seed=seed,
         accuracy=scores,
         novelty=[None] * count if novelty is None else novelty.tolist(),
-        classid_accuracy=float((space.class_ids(latents) == class_id).double().mean()) if space.several else None,
+        classid_accuracy=(float((space.class_ids(latents) == class_id).double().mean()) if decoding.several else None),
         zoo_accuracy=float(trained.mean()) if len(trained) else None,
         **told,
         **files,

@@ -55,7 +55,7 @@ class Family:
         if len(widths) != 1:
             raise NetspaceError(f"PReps of one space have one width; those of {self.names} have {sorted(widths)}")
         for each, word in ((self.classes[0], "smallest"), (self.classes[-1], "largest")):
-            if not each.shown:
+            if len(self.classes) > 1 and not each.shown:
                 raise UsageError(
                     f"networks of {each.id}, the {word} architecture, are needed: architectures are ordered between the "
                     f"smallest and the largest ({self.names}), and those between alone may go without"

@@ -45,10 +45,6 @@ class Tokens:
         values = flat.new_zeros(len(flat), self.side**2 * len(self))
         return values.index_copy(1, self.index, flat).view(len(flat), self.side**2, len(self))
 
-    def to(self, device: torch.device | str) -> Tokens:
-        """Return the same on a device."""
-        return Tokens(self.index.to(device), self.coordinates.to(device), self.fan_in.to(device), self.side)
-
 
 class Gather(torch.autograd.Function):
     """Columns of a matrix, each taken once at most: the gradient is a copy, where that of an index adds up."""

@@ -68,8 +68,8 @@ def test_samples_of_an_architecture_that_nobody_ever_trained(unseen: Path, tmp_p
 def test_what_was_never_shown_is_drawn_from_where_eq_12_puts_it(unseen: Path) -> None:
     space = Space.load(unseen)
     with zoo_of(unseen) as zoo:
-        ends = [known_latents(space, zoo, class_id) for class_id in (0, 3)]
-        found = known_latents(space, zoo, 2)
+        ends = [known_latents(space, zoo, space.family[class_id]) for class_id in (0, 3)]
+        found = known_latents(space, zoo, space.family[2])
     assert [len(end) for end in ends] == [6, 6] and found.shape == (256, 64)
     every = torch.cat([a + (b - a) * 2 / 3 for a in ends[0] for b in ends[1][None]])  # (36, E)
     apart = (found[:, None] - every[None]).norm(dim=-1)

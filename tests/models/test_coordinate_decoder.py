@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from netspace.errors import UsageError
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.models.decoders import CoordinateConfig, CoordinateDecoder
 from netspace.models.encoders import EncoderConfig
-from netspace.networks.family import Family
+from netspace.networks.family import ArchClass, Family
 from netspace.networks.prep import pack, unpack
+from netspace.networks.tokens import tokens_of
 from netspace.space import Space
 
 SETTINGS = [(start, way) for start in ("reference", "emitted") for way in ("basis", "modulated")]
@@ -118,11 +120,17 @@ def test_an_emitted_reference_has_nothing_of_one_architecture(family: Family) ->
     assert not model.decoder.elementwise()
 
 
+def alone(arch: ArchClass) -> Family:
+    return Family([replace(arch, shown=False)])
+
+
 def test_an_architecture_of_the_family_decodes_alike_by_its_size(family: Family) -> None:
     decoder = decoder_of(build(family, "emitted", "basis"))
     latents = torch.randn(2, 64)
-    by_class = unpack(decoder(latents, torch.tensor([2, 2])), family[2].parameters)
-    torch.testing.assert_close(decoder.decode_as(latents, family[2].nets), by_class)
+    by_class = unpack(decoder(latents, torch.tensor([1, 1])), family[1].parameters)
+    resized = decoder.resized(alone(family[1]))
+    torch.testing.assert_close(unpack(resized(latents), family[1].parameters), by_class)
+    assert resized.outside(tokens_of(family[1].nets, resized.side)) is None
 
 
 def test_a_table_of_references_knows_no_other_sizes(family: Family) -> None:
@@ -130,7 +138,7 @@ def test_a_table_of_references_knows_no_other_sizes(family: Family) -> None:
     with pytest.raises(
         UsageError, match=r"need decoder.start: emitted, but this space was trained with start: reference"
     ):
-        decoder.decode_as(torch.randn(1, 64), family[0].nets)
+        decoder.resized(alone(family[0]))
 
 
 def test_its_settings() -> None:
