@@ -194,6 +194,17 @@ def unseen_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path_factory.mktemp("runs") / "unseen")
 
 
+@pytest.fixture(scope="session")
+def coordinate_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of the three architectures of `multi_zoo` with one set of decoder weights: a coordinate decoder."""
+    from netspace.training.latent_space import train
+    from netspace.training.recipe import SpaceRecipe
+
+    decoder = {"kind": "coordinate", "start": "emitted", "hidden": 16, "reference_steps": 5}
+    settings = {**MULTI, "decoder": decoder, "steps": 4, "validate_every": 4}
+    return train(SpaceRecipe.model_validate(settings), multi_zoo, tmp_path_factory.mktemp("runs") / "coordinate")
+
+
 @pytest.fixture
 def zoo_copy(tiny_zoo: Path, tmp_path: Path) -> Path:
     """`tiny_zoo`, to be changed."""

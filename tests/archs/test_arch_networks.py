@@ -118,3 +118,15 @@ def test_settings_out_of_range_are_told(settings: dict[str, object], sentence: s
     with pytest.raises(UsageError) as caught:
         archs.build("resnet8", **settings)
     assert str(caught.value) == sentence
+
+
+def test_a_resnet_by_its_depth_is_the_named_one() -> None:
+    named, by_depth = archs.build("resnet14", width=0.25), archs.build("resnet", depth=14, width=0.25)
+    shapes = [[(name, value.shape) for name, value in each.state_dict().items()] for each in (named, by_depth)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("depth", [2, 13, "14", True])
+def test_a_depth_that_no_resnet_has_is_refused(depth: object) -> None:
+    with pytest.raises(UsageError, match=r"^resnet needs depth to be 8, 14, 20, 26 and so on"):
+        archs.build("resnet", depth=depth)

@@ -138,7 +138,7 @@ def test_the_heads_loss_draws_a_start_to_its_class(run: Path, tmp_path: Path) ->
         task, master = task_of(zoo, "cpu"), teacher("best", zoo, task_of(zoo, "cpu"))
         latent = resolve("best:resnet", space, zoo).latent
     stranger = Named("stranger", 0, latent, None)
-    search = Search(space, config("x", classid=100.0), task, master, [stranger], torch.ones(1, 64))
+    search = Search(space, config("x", classid=100.0), task, master, [stranger], [space.family[0]], torch.ones(1, 64))
 
     def share() -> float:
         assert space.model.head is not None
@@ -158,7 +158,9 @@ def test_a_better_network_of_another_architecture_does_not_count(run: Path, tmp_
         task, master = task_of(zoo, "cpu"), teacher("best", zoo, task_of(zoo, "cpu"))
         ends = [resolve(name, space, zoo).latent for name in ("best:resnet", "best:lenet")]
     assert space.class_ids(torch.stack(ends)).tolist() == [2, 0]
-    search = Search(space, config("x"), task, master, [Named("stranger", 0, ends[0], None)], torch.ones(1, 64))
+    search = Search(
+        space, config("x"), task, master, [Named("stranger", 0, ends[0], None)], [space.family[0]], torch.ones(1, 64)
+    )
     assert not search.validate(0, None) and search.best_accuracy.tolist() == [-1]
     with torch.no_grad():
         search.moved.copy_(ends[1] - ends[0])  # now it is what it should be, and no better than the stranger
