@@ -9,20 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from model_zoo.forward import OptimizerConfig, Schedule
 from netspace import archs
 from netspace.config import FileName, Seed, Settings, changed
 from netspace.errors import UsageError
 from netspace.networks.prep import WIDTH_STEP
-from netspace.streams import generator
+from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig
 from netspace.zoo import SPLITS
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class SplitConfig(Settings):
@@ -65,6 +68,59 @@ class EpochConfig(Settings):
         return self
 
 
+class VarietyConfig(Settings):
+    """What each run learns from, drawn for it by itself, so that members differ in what they do (classification)."""
+
+    classes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
+        None  # minimum and maximum number of classes whose images a run sees; none: all
+    )
+    images: tuple[Fraction, Fraction] = (1.0, 1.0)  # minimum and maximum fraction of these classes' images, log-uniform
+    label_noise: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
+        0.0,
+        0.0,
+    )  # minimum and maximum fraction of labels that are replaced by another of the run's classes
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("classes", "images", "label_noise"):
+            bounds = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"variety.{name} is a minimum and a maximum; found {bounds[0]} above {bounds[1]}")
+        return self
+
+
+@dataclass(frozen=True)
+class Variety:
+    """What one run learns from: numbers that were drawn for it."""
+
+    classes: int | None  # None: all
+    images: float  # fraction
+    label_noise: float  # fraction
+
+    def lessons(self, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the positions (n,) of the training images that a run of `seed` sees, and its labels (N,) of all N images.
+
+        Each class that it sees keeps one image at least. A replaced label is another class of those.
+        """
+        random = generator(seed, Stream.VARIETY, len(labels))  # of two numbers: an epoch's generator has one
+        present = labels.unique()
+        count = min(self.classes or len(present), len(present))
+        seen = present[torch.randperm(len(present), generator=random)[:count]].sort().values
+        chosen = []
+        for label in seen:
+            own = (labels == label).nonzero()[:, 0]
+            kept = max(1, round(len(own) * self.images))
+            chosen.append(own[torch.randperm(len(own), generator=random)[:kept]])
+        positions = torch.cat(chosen).sort().values
+        own_labels = labels.clone()
+        flipped = positions[torch.rand(len(positions), generator=random) < self.label_noise]
+        if count > 1:
+            index = torch.searchsorted(seen, own_labels[flipped])
+            shift = torch.randint(1, count, (len(flipped),), generator=random)
+            own_labels[flipped] = seen[(index + shift) % count]
+        return positions, own_labels
+
+
 class TeacherConfig(ArchConfig):
     """The network that teaches spaces of the zoo (NetSpace, Eq. 3): the best of a few, on validation images."""
 
@@ -91,6 +147,7 @@ class ZooRecipe(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)  # images in a batch
     # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
+    variety: VarietyConfig | None = None  # what each run learns from; none: all training images, with their labels
     smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
     prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
@@ -135,6 +192,7 @@ class ZooRecipe(Settings):
                 "epochs": EpochConfig(first=told.epochs, last=told.epochs),
                 "optimizer": told.optimizer,
                 "batch_size": told.batch_size,
+                "variety": None,
                 "smoothness": 0.0,
                 "fused": None,
             }
@@ -147,7 +205,8 @@ class ZooRecipe(Settings):
 
     def science(self) -> dict[str, Any]:
         """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""
-        unsaid = set() if self.smoothness else {"smoothness"}  # zoos from before the setting go on as they are
+        unsaid = set() if self.smoothness else {"smoothness"}  # zoos from before a setting go on as they are
+        unsaid |= set() if self.variety else {"variety"}
         return self.model_dump(mode="json", exclude={"device", "teacher", *unsaid})
 
 
@@ -163,6 +222,7 @@ class RunPlan:
     split: str
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
+    variety: Variety | None = None
 
 
 def plan(recipe: ZooRecipe) -> list[RunPlan]:
@@ -178,7 +238,19 @@ def plan(recipe: ZooRecipe) -> list[RunPlan]:
                 optimizer = recipe.optimizer
                 rate = _drawn("learning_rate", optimizer.learning_rate, random)
                 decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
-                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, _schedule(optimizer, random)))
+                runs.append(
+                    RunPlan(
+                        arch,
+                        number,
+                        seed,
+                        epochs,
+                        rate,
+                        split,
+                        decay,
+                        _schedule(optimizer, random),
+                        _variety(recipe.variety, random),
+                    )
+                )
                 number += 1
     order = {arch: place for place, arch in enumerate(recipe.archs)}
     return sorted(runs, key=lambda run: (order[run.arch], -run.epochs[-1], run.run))
@@ -234,6 +306,19 @@ def _schedule(config: OptimizerConfig, random: torch.Generator) -> Schedule:
     if not config.schedule:
         raise UsageError("optimizer.schedule is one of constant, cosine, steps, or several of them; found none")
     return config.schedule[int(torch.randint(len(config.schedule), (), generator=random))]
+
+
+def _variety(config: VarietyConfig | None, random: torch.Generator) -> Variety | None:
+    if config is None:
+        return None
+    count, images, noise = torch.rand(3, generator=random, dtype=torch.float64).tolist()
+    low, high = config.images
+    classes = None
+    if config.classes is not None:
+        first, last = config.classes
+        classes = first + min(int(count * (last - first + 1)), last - first)
+    fraction = math.exp(math.log(low) + images * (math.log(high) - math.log(low)))
+    return Variety(classes, fraction, config.label_noise[0] + noise * (config.label_noise[1] - config.label_noise[0]))
 
 
 def _stable(text: str) -> int:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from model_zoo.forward import Forward, StackedOptimizer, Way
 from model_zoo.recipe import RunPlan, ZooRecipe
-from netspace.errors import NetspaceError, ran_out
+from netspace.errors import NetspaceError, UsageError, ran_out
 from netspace.hardware import send
 from netspace.networks.prep import unflatten
 from netspace.streams import generator
-from netspace.tasks import Task
+from netspace.tasks import Classification, Task
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Group:
         self.begun: list[int] = []  # the round before each member's first epoch
         self.waiting = self.all
         self._decays: Tensor | None = None
+        self._lessons: dict[int, tuple[Tensor, Tensor]] = {}  # by run: its images and labels, where they vary
         self._fill()
 
     def epochs(self) -> Iterator[tuple[int, Snapshot | None]]:
@@ -166,10 +167,12 @@ class Group:
         starts = range(0, count, batch)
         rates = send(self._rates(len(starts)), device)
         seeds = torch.tensor([run.seed for run in self.runs])
+        labels = self._labels()
         for number, start in enumerate(starts):
             index = orders[:, start : start + batch]  # (M, B)
             inputs = task.augmented(index, draws[:, :, start : start + batch], seeds)
-            self.step(inputs, task.targets("train", index, seeds), rates[number])
+            targets = task.targets("train", index, seeds) if labels is None else labels.gather(1, index)
+            self.step(inputs, targets, rates[number])
         return count * len(self.runs)
 
     def _draws(self, count: int) -> tuple[Tensor, Tensor]:
@@ -177,9 +180,35 @@ class Group:
         orders, draws = [], []
         for place, run in enumerate(self.runs):
             random = generator(run.seed, self.epoch(place))
-            orders.append(torch.randperm(count, generator=random))
+            orders.append(self._order(run, count, random))
             draws.append(self.task.draw_augmentation(count, random))
         return send(torch.stack(orders), self.task.device), send(torch.stack(draws), self.task.device)
+
+    def _order(self, run: RunPlan, count: int, random: torch.Generator) -> Tensor:
+        """The inputs (count,) of one epoch of a run: each once, or those that it sees in as many passes as that takes."""
+        if run.variety is None:
+            return torch.randperm(count, generator=random)
+        seen, _ = self._lesson(run)
+        passes = -(-count // len(seen))
+        return torch.cat([seen[torch.randperm(len(seen), generator=random)] for _ in range(passes)])[:count]
+
+    def _lesson(self, run: RunPlan) -> tuple[Tensor, Tensor]:
+        """The training images (n,) that a run sees and its labels (N,), on the CPU."""
+        assert run.variety is not None
+        if run.run not in self._lessons:
+            labels = self.task.targets("train", slice(None)).cpu()
+            if not isinstance(self.task, Classification):
+                raise UsageError(
+                    f"variety is of networks that classify images; {self.task.name} is another task: leave it out"
+                )
+            self._lessons[run.run] = run.variety.lessons(labels, run.seed)
+        return self._lessons[run.run]
+
+    def _labels(self) -> Tensor | None:
+        """Each member's own labels (M, N); None where all have those of the data."""
+        if self.recipe.variety is None:
+            return None
+        return send(torch.stack([self._lesson(run)[1] for run in self.runs]), self.task.device)
 
     def _rates(self, steps: int) -> Tensor:
         """Learning rates of this epoch's steps, (steps, M, 1)."""

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     CORRECTION_NOISE = 73
     SAME_ACCURACY = 83  # ties between training networks
     DISTILLED_NETWORK = 89  # initial weights, by ClassId
+    VARIETY = 97  # classes, images and labels that a run of a zoo learns from
     CLASS_MEMBERS = 100  # plus the ClassId: order of an architecture's networks
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model_zoo.forward import OptimizerConfig
-from model_zoo.recipe import EpochConfig, RunPlan, ZooRecipe, plan, spread
+from model_zoo.recipe import EpochConfig, RunPlan, Variety, ZooRecipe, plan, spread
 from netspace.config import load, to_yaml
 from netspace.errors import UsageError
 
@@ -171,3 +174,46 @@ def test_a_recipe_survives_yaml() -> None:
     held = recipe(optimizer={"learning_rate": [1e-4, 1e-2], "name": "sgd"}, fused=3)
     assert load(ZooRecipe, yaml.safe_load(to_yaml(held))) == held
     assert isinstance(held.optimizer, OptimizerConfig)
+
+
+def varied(**variety: Any) -> ZooRecipe:
+    return ZooRecipe.model_validate(
+        {"archs": {"a": {"arch": "lenetlike"}}, "members": {"train": 40, "val": 0, "test": 0}, "variety": variety}
+    )
+
+
+def test_variety_is_drawn_for_each_run_and_changes_nothing_else_of_it() -> None:
+    runs = plan(varied(classes=[3, 8], images=[0.2, 1.0], label_noise=[0.0, 0.3]))
+    drawn = [run.variety for run in runs]
+    assert all(each is not None and 3 <= each.classes <= 8 for each in drawn)  # type: ignore[operator]
+    assert all(each is not None and 0.2 <= each.images <= 1 and 0 <= each.label_noise <= 0.3 for each in drawn)
+    assert len(set(drawn)) == 40 and {each.classes for each in drawn if each} == {3, 4, 5, 6, 7, 8}
+    plain = plan(varied().model_copy(update={"variety": None}))
+    assert [replace(run, variety=None) for run in runs] == plain
+
+
+def test_a_run_sees_images_of_its_classes_and_some_wrong_labels() -> None:
+    labels = torch.arange(1000) % 10
+    seen, own = Variety(4, 0.5, 0.25).lessons(labels, seed=3)
+    classes = labels[seen].unique()
+    assert len(classes) == 4 and len(seen) == 200 and len(seen.unique()) == 200
+    changed = own[seen] != labels[seen]
+    assert 0.15 < changed.double().mean() < 0.35
+    assert torch.isin(own[seen], classes).all()
+    unseen = torch.ones(1000, dtype=torch.bool)
+    unseen[seen] = False
+    assert torch.equal(own[unseen], labels[unseen])
+    again, _ = Variety(4, 0.5, 0.25).lessons(labels, seed=3)
+    other, _ = Variety(4, 0.5, 0.25).lessons(labels, seed=4)
+    assert torch.equal(seen, again) and not torch.equal(labels[seen].unique(), labels[other].unique())
+
+
+def test_all_of_everything_is_the_data_itself() -> None:
+    labels = torch.arange(30) % 3
+    seen, own = Variety(None, 1.0, 0.0).lessons(labels, seed=0)
+    assert torch.equal(seen, torch.arange(30)) and torch.equal(own, labels)
+
+
+def test_a_range_upside_down_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"variety.images is a minimum and a maximum; found 0.9 above 0.2"):
+        varied(images=[0.9, 0.2])

@@ -295,6 +295,35 @@ def test_epochs_tell_the_images_that_were_seen_by_all() -> None:
     assert not trained.runs and list(trained.epochs()) == []
 
 
+def test_varied_members_learn_from_their_own_images_and_labels() -> None:
+    """In a group as alone, as a plain loop does that knows only what a run sees."""
+    varied = [replace(run, variety=Variety(2, 0.5, 0.4)) for run in RUNS]
+    settings = recipe(name="sgd", momentum=0.0).model_copy(update={"variety": VarietyConfig(classes=(2, 2))})
+    together = finish(Group(task(), make("lenetlike"), varied, settings, Way(3)))
+    run, data = varied[0], task()
+    seen, labels = Variety(2, 0.5, 0.4).lessons(data.train.labels, run.seed)
+    torch.manual_seed(run.seed)
+    net = make("lenetlike")()
+    optimizer = torch.optim.SGD(net.parameters(), lr=run.learning_rate)
+    for epoch in range(1, 6):
+        random = generator(run.seed, epoch)
+        order = torch.cat([seen[torch.randperm(len(seen), generator=random)] for _ in range(IMAGES)])[:IMAGES]
+        for batch in order.split(BATCH):
+            optimizer.zero_grad()
+            F.cross_entropy(net(data.normalise(data.train.images[batch])), labels[batch]).backward()
+            optimizer.step()
+    assert_equal({(0, 5): together[0, 5]}, {(0, 5): dict(net.state_dict())}, 1e-9)
+
+
+def test_variety_of_a_task_without_classes_is_refused() -> None:
+    varied = [replace(run, variety=Variety(2, 0.5, 0.4)) for run in RUNS]
+    settings = recipe().model_copy(update={"variety": VarietyConfig()})
+    begun = Group(task(), make("lenetlike"), varied, settings, Way(3))
+    begun.task = SimpleNamespace(size=begun.task.size, targets=begun.task.targets, name="points")  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="variety is of networks that classify images; points is another task"):
+        begun._labels()
+
+
 def test_snapshots_are_copies() -> None:
     trained = group("lenetlike", RUNS[1:2], 1)
     kept: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
