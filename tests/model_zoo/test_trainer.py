@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from shutil import which
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_zoo.forward import OptimizerConfig, Way
-from model_zoo.recipe import RunPlan, ZooRecipe
+from model_zoo.recipe import RunPlan, Variety, VarietyConfig, ZooRecipe
 from model_zoo.trainer import Group
 from netspace import archs
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.io import read_torch, write_torch
 from netspace.networks.kernels import smoothness_loss
 from netspace.streams import generator
