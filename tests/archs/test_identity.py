@@ -78,7 +78,7 @@ def test_networks_that_are_more_than_their_parameters(make: partial[nn.Module], 
         check_identity("net", make, SHAPE)
     assert str(caught.value) == (
         "two networks of net with the same parameters give different outputs, so its parameters are not all that "
-        f"decides{named}: make a parameter of what is drawn or learnt beside them, or fix it; a network draws nothing in "
+        f"decides{named}: make a parameter of what else is drawn or learnt, or fix it; a network draws nothing in "
         "evaluation"
     )
 
