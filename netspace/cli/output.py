@@ -297,7 +297,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
     return "\n".join(
         [
             *lines,
-            f"rank correlation of accuracy and position on {mean_line.pairs} mean_line to the best: "
+            f"rank correlation of accuracy and position on {mean_line.pairs} lines to the best: "
             f"{number(mean_line.spearman_latent)} latent, {number(mean_line.spearman_weights)} weights; R2 of a straight line "
             f"{number(mean_line.linear_r2_latent)} latent, {number(mean_line.linear_r2_weights)} weights"
             + _ends(mean_line.end_differences),

@@ -73,7 +73,7 @@ def styled() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Dot:
-    """A network that the page shows more of when it is pointed at."""
+    """What the page shows more of when it is pointed at: a network, or a point of a line."""
 
     x: float  # in the units of the axes
     y: float
@@ -92,7 +92,8 @@ class Picture:
     alt: str
     caption: str
     wide: bool = True  # over the whole width of the page, not half of it
-    dots: Sequence[Dot] = ()
+    dots: Sequence[Dot] = ()  # networks, of which two can be chosen
+    marks: Sequence[Dot] = ()  # points of lines
     ends: tuple[str, str] = ("", "")  # the networks that a line joins
 
     def png(self) -> bytes:
@@ -120,20 +121,19 @@ class Picture:
         return Markup(text.replace("<svg", opening, 1).replace("</svg>", f"{self._hit_areas()}</svg>"))
 
     def _hit_areas(self) -> str:
-        """Return a circle over each dot, in the points that an SVG of matplotlib is measured in."""
+        """Return a circle over each dot and mark, in the points that an SVG of matplotlib is measured in."""
         from markupsafe import Markup
 
-        if not self.dots:
-            return ""
         scale, height = 72 / self.figure.dpi, 72 * self.figure.get_size_inches()[1]
-        places = scale * self.figure.axes[0].transData.transform([(dot.x, dot.y) for dot in self.dots])
         circle = Markup(
-            '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="{}" data-name="{}" data-text="{}"></circle>'
+            '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="{}" data-name="{}" data-text="{}"></circle>'
         )
         reached = 0 if len(self.dots) <= MANY else -1  # by the keyboard: not hundreds of stops
+        areas = [("dot", reached, dot) for dot in self.dots] + [("mark", -1, mark) for mark in self.marks]
+        places = [scale * self.figure.axes[0].transData.transform((dot.x, dot.y)) for _, _, dot in areas]
         return "".join(
-            circle.format(x, height - y, reached, dot.name, dot.text)
-            for (x, y), dot in zip(places, self.dots, strict=True)
+            circle.format(kind, x, height - y, stop, dot.name, dot.text)
+            for (x, y), (kind, stop, dot) in zip(places, areas, strict=True)
         )
 
 

@@ -106,22 +106,21 @@ def draw_scatter(
     return figure
 
 
-def draw_line(
-    line: Line,
-    styles: Mapping[str, Look],
-    unseen: Sequence[str],
-    chance: float | None = None,
-) -> Figure:
+def draw_line(line: Line, styles: Mapping[str, Look], unseen: Sequence[str], chance: float | None = None) -> Figure:
     """Accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12."""
     present = {name: styles[name] for name in styles if name in line.arch}
     handles = _handles(present, unseen, dots=True)
-    figure, axes = new(4.1 + 0.26 * _rows(len(handles) + 3, handles))
+    figure, axes = new(4.1 + 0.26 * _rows(len(handles) + 3 + (line.aligned is not None), handles))
     if chance is not None and not (line.accuracy > chance + NEAR).all():
         axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         handles.append(_handle("chance", color=GREY, linewidth=1.2, linestyle=(0, (1, 2))))
-    if line.weights is not None:
-        axes.plot(line.gamma, 100 * line.weights, color=GREY, linewidth=1.4, linestyle=(0, (5, 2)))
-        handles.append(_handle("weights", color=GREY, linewidth=1.4, linestyle=(0, (5, 2))))
+    for values, label, colour, dashes in (
+        (line.weights, "weights", GREY, (5, 2)),
+        (line.aligned, "aligned weights", INK, (5, 2, 1, 2)),
+    ):
+        if values is not None:
+            axes.plot(line.gamma, 100 * values, color=colour, linewidth=1.4, linestyle=(0, dashes))
+            handles.append(_handle(label, color=colour, linewidth=1.4, linestyle=(0, dashes)))
     gamma, accuracy, arch = line.gamma, 100 * line.accuracy, np.array(line.arch)
     stars = np.array([bool(line.factors) and min(abs(g - f) for f, _ in line.factors) < ON_FACTOR for g in gamma])
     for place, name in line.factors:
@@ -340,7 +339,8 @@ def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Pictu
     elif line.factors:
         marks += ", dotted lines stand at the factors of Eq. 12 in the colour of the architecture that is meant there"
     rest = f" Never shown to the space: {joined(unseen)}." if unseen else ""
-    direct = " The grey dashed line are networks whose weights were interpolated directly."
+    dotted = ", that of dashes and dots the same with aligned weights" if line.aligned is not None else ""
+    direct = f" The grey dashed line are networks whose weights were interpolated directly{dotted}."
     figure = "right" if run.unseen else "centre"
     return Picture(
         name,
@@ -352,6 +352,7 @@ def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Pictu
         f"{marks}.{end_words(line.end_differences)}{rest}{direct if line.weights is not None else ''} NetSpace, Fig. 5, "
         f"{figure}.",
         wide=False,
+        marks=line.marks,
         ends=(line.start, line.end),
     )
 

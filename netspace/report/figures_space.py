@@ -107,27 +107,32 @@ def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
 
 
 def interpolation(
-    gamma: np.ndarray, latent: np.ndarray, weights: np.ndarray | None, title: str, chance: float | None = None
+    gamma: np.ndarray,
+    latent: np.ndarray,
+    weights: np.ndarray | None,
+    title: str,
+    chance: float | None = None,
+    aligned: np.ndarray | None = None,
 ) -> Figure:
-    """Accuracies (S,) along the line between two latents, and between their weights (NetSpace, Fig. 3 b and d)."""
+    """Accuracies (S,) along the line between two latents, and between their weights, as they are and aligned.
+
+    NetSpace, Fig. 3 b and d.
+    """
     figure, axes = new(4.3)
     if chance is not None:
         axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="chance")
+    style: dict[str, Any]
     if weights is not None:
         style = {"color": TARGET, "marker": "s", "markersize": 5, "linestyle": (0, (5, 2))}
         axes.plot(gamma, 100 * weights, label="weights", linewidth=1.6, **style)
-    axes.plot(
-        gamma,
-        100 * latent,
-        color=PREDICTED,
-        marker="D",
-        markersize=5.5,
-        linewidth=2,
-        label="latents",
-    )
+    if aligned is not None:
+        style = {"color": GREEN, "marker": "^", "markersize": 5.5, "linestyle": (0, (5, 2, 1, 2))}
+        axes.plot(gamma, 100 * aligned, label="aligned weights", linewidth=1.6, **style)
+    style = {"color": PREDICTED, "marker": "D", "markersize": 5.5}
+    axes.plot(gamma, 100 * latent, label="latents", linewidth=2, **style)
     axes.set(xlabel="γ: 0 is the start, 1 the end", ylabel="accuracy on test images, %", title=plain(title))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

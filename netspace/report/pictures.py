@@ -162,18 +162,28 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     weights = f", weights {number(line.weight_spearman)}" if line.weights is not None else ""
     ranks = f"latents {number(line.spearman)}{weights}"
     straight, ends = _straight(line, mean), end_words(line.end_differences, mean)
-    direct = "Blue squares are networks whose weights were interpolated directly. "
+    direct = "Blue squares are networks whose weights were interpolated directly. " if line.weights is not None else ""
+    least = ""
+    if line.aligned is not None:
+        direct += (
+            "Green triangles are the same with aligned weights: the start's channels in the order of the end's, and hidden "
+            "channels with the mean and spread that those of both ends have. "
+        )
+        least = f" Aligned weights are {percent(float(line.aligned.min()))} accurate at the least."
     chance = " The dotted line (chance) is guessing among balanced classes." if run.chance else ""
     return Picture(
         name,
         "lines",
         title,
-        figures.interpolation(line.gamma, line.accuracy, line.weights, f"Spearman with γ: {ranks}", run.chance),
+        figures.interpolation(
+            line.gamma, line.accuracy, line.weights, f"Spearman with γ: {ranks}", run.chance, line.aligned
+        ),
         f"{title}: decoded networks go from {percent(line.accuracy[0])} to {percent(line.accuracy[-1])}; {kind} "
-        f"(Spearman): {ranks}.{straight}",
+        f"(Spearman): {ranks}.{straight}{least}",
         f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they rise "
-        f"evenly.{straight}{ends} {direct if line.weights is not None else ''}NetSpace, Fig. 3 b and d.{chance}",
+        f"evenly.{straight}{ends} {direct}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
+        marks=line.marks,
         ends=(line.start, line.end),
     )
 

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
+from netspace.report.drawing import Dot, number, percent
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
 from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
@@ -112,12 +113,31 @@ class Line:
     linear_r2: float | None = None
     weight_linear_r2: float | None = None
     end_differences: tuple[float | None, float | None] | None = None
+    aligned: np.ndarray | None = None  # (S,) as `weights`, channels aligned and statistics reset
     name: str = "average"  # of its file, without suffix
+
+    @property
+    def marks(self) -> list[Dot]:
+        """What the page says of each point of each curve."""
+        curves = (("latents", self.accuracy), ("weights", self.weights), ("aligned weights", self.aligned))
+        archs = [f", {arch}" for arch in self.arch] if len(set(self.arch)) > 1 else [""] * len(self.gamma)
+        return [
+            Dot(
+                gamma,
+                100 * value,
+                name,
+                f"γ {number(gamma)}{arch if name == 'latents' else ''}; accuracy {percent(value)}",
+            )
+            for name, values in curves
+            if values is not None
+            for gamma, value, arch in zip(self.gamma.tolist(), values.tolist(), archs, strict=True)
+            if math.isfinite(value)
+        ]
 
 
 def mean_line(figures: MeanLine) -> Line | None:
     """Return the mean over the lines of an evaluation; None where it has none."""
-    count = len(figures.gamma)
+    count, aligned = len(figures.gamma), figures.aligned_accuracy or []
     if not count or len(figures.latent_accuracy) != count:
         return None
     return Line(
@@ -126,6 +146,7 @@ def mean_line(figures: MeanLine) -> Line | None:
         gamma=np.array(figures.gamma),
         accuracy=floats(figures.latent_accuracy),
         weights=floats(figures.weight_accuracy) if len(figures.weight_accuracy) == count else None,
+        aligned=floats(aligned) if len(aligned) == count else None,
         spearman=figures.spearman_latent,
         weight_spearman=figures.spearman_weights,
         linear_r2=figures.linear_r2_latent,
@@ -144,6 +165,7 @@ def chosen_line(name: str, line: Interpolation, order: list[str]) -> Line:
         gamma=np.array(line.gamma),
         accuracy=floats(line.latent_accuracy),
         weights=None if line.weight_accuracy is None else floats(line.weight_accuracy),
+        aligned=None if line.aligned_accuracy is None else floats(line.aligned_accuracy),
         arch=tuple(line.arch),
         factors=tuple(factors(order, backwards=ends[0] != order[0])) if known else (),
         spearman=line.spearman,

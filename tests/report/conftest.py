@@ -101,6 +101,7 @@ def write_evaluation(run: Path, split: str = "test", members: int = 100, seed: i
             "spearman_weights": 0.312,
             "latent_accuracy": (0.35 + 0.6 * gamma**0.9).tolist(),
             "weight_accuracy": (0.1 + 0.85 * np.abs(2 * gamma - 1) ** 3 * (0.3 + 0.7 * gamma)).tolist(),
+            "aligned_accuracy": (0.2 + 0.75 * np.abs(2 * gamma - 1) * (0.3 + 0.7 * gamma)).tolist(),
         },
         "versions": {"netspace": "0.1.0", "torch": "2.11.0"},
         "detail": {
@@ -140,6 +141,7 @@ def write_line(
         "gamma": gamma.round(6).tolist(),
         "latent_accuracy": (0.12 + 0.8 * gamma).tolist(),
         "weight_accuracy": (0.1 + 0.8 * gamma**6).tolist() if direct else None,
+        "aligned_accuracy": (0.1 + 0.8 * gamma**2).tolist() if direct else None,
         "spearman": spearman,
         "weight_spearman": 0.4 if direct else None,
     }

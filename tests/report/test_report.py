@@ -99,6 +99,25 @@ def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
     assert "ab12" * 16 in page.text and "steps: 4000" in page.text and "netspace train space/digits" in page.text
 
 
+def test_lines_show_latents_weights_and_aligned_weights(make_run: MakeRun) -> None:
+    run = make_run(lines=1)
+    html = Path(report(run).report).read_text(encoding="utf-8")
+    mean, chosen = re.findall(r'<figure class="narrow"[^>]*>\s*<h3>(?:Mean over|From).*?</figure>', html, re.DOTALL)
+    for figure, accuracy in ((mean, "20.0 %"), (chosen, "10.0 %")):
+        assert [name for name in ("latents", "weights", "aligned weights") if f">{name}</text>" not in figure] == []
+        assert f"Aligned weights are {accuracy} accurate at the least." in figure
+        assert "Green triangles are the same with aligned weights" in figure
+        marks = re.findall(r'class="mark" cx="[\d.]+" cy="[\d.]+" r="6" tabindex="-1" data-name="(.*?)"', figure)
+        assert marks == ["latents"] * 11 + ["weights"] * 11 + ["aligned weights"] * 11
+    assert 'data-name="aligned weights" data-text="γ 0.50; accuracy 30.0 %"' in chosen
+    (file,) = (run / "interpolations").iterdir()
+    earlier = json.loads(file.read_text())
+    del earlier["aligned_accuracy"]
+    file.write_text(json.dumps(earlier))
+    html = Path(report(run).report).read_text(encoding="utf-8")
+    assert html.count(">aligned weights</text>") == 1  # the mean's
+
+
 def test_figures_are_pictures_with_something_on_them(make_run: MakeRun) -> None:
     from matplotlib.image import imread
 

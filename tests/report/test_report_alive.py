@@ -98,6 +98,16 @@ def test_the_map_answers(page: Page, file: Path) -> None:
     assert page.errors == []
 
 
+def test_the_points_of_a_line_answer(page: Page, file: Path) -> None:
+    page.open(file, 390, "dark")
+    page.point_at('.mark[data-name="aligned weights"]', 5)
+    text = page.run("document.getElementById('tip').textContent")
+    assert text.startswith("aligned weightsγ 0.50; accuracy ")
+    page.point_at('.mark[data-name="latents"]', 5, click=True)  # which chooses nothing
+    assert page.run("document.getElementById('tip').textContent").startswith("latentsγ 0.50")
+    assert page.run(f"{PANEL}.hidden") and page.errors == []
+
+
 def test_no_other_script_runs(page: Page, file: Path) -> None:
     page.open(file, 1400, "light")
     inserted = "const made = document.createElement('script'); made.textContent = 'window.foreign = 1'; document.body.append(made)"

@@ -169,6 +169,19 @@ def test_a_line_inside_one_architecture_is_the_usual_one(make_several: MakeRun) 
     assert "Blue squares are networks whose weights were interpolated directly." in text
 
 
+def test_a_line_out_of_an_architecture_and_back_has_weights_too(make_several: MakeRun) -> None:
+    run = make_several()
+    file = run / "interpolations" / "through.json"
+    points = len(json.loads(file.read_text())["gamma"])
+    arch = ["lenetlike", *["resnet8"] * (points - 2), "lenetlike"]
+    change(file, arch=arch, weight_accuracy=[0.5] * points, aligned_accuracy=[0.625] * points)
+    html = Path(report(run).report).read_text(encoding="utf-8")
+    assert "weights were interpolated directly, that of dashes and dots the same with aligned weights." in html
+    assert ">weights</text>" in html and ">aligned weights</text>" in html
+    assert 'data-name="aligned weights" data-text="γ 0.00; accuracy 62.5 %"' in html
+    assert 'data-name="latents" data-text="γ 0.03, resnet8; accuracy ' in html
+
+
 @pytest.mark.usefixtures("words_alone")
 def test_a_prediction_of_another_architecture_is_cut_as_that(make_several: MakeRun) -> None:
     run = make_several()

@@ -84,8 +84,10 @@ def test_few_members_and_no_lines(make_run: MakeRun) -> None:
 def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
     run = make_run(lines=1)
     (file,) = (run / "interpolations").iterdir()
-    change(file, weight_accuracy=None, spearman=None, weight_spearman=None)
-    assert "Spearman): latents –" in Path(report(run).report).read_text()
+    change(file, weight_accuracy=None, aligned_accuracy=None, spearman=None, weight_spearman=None)
+    change(run / "eval-test.json", interpolation={"pairs": 0})
+    page = Path(report(run).report).read_text()
+    assert "Spearman): latents –" in page and "Blue squares" not in page and "ligned weights" not in page
 
 
 def test_only_the_newest_lines_are_shown(make_run: MakeRun) -> None:

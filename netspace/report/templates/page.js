@@ -37,6 +37,7 @@ for (const table of document.querySelectorAll(".table table")) {
 }
 
 // The latent map: a network's name and figures where it is pointed at, and the line between two that are chosen.
+// Lines: what each point is, and its accuracy.
 const tip = document.getElementById("tip");
 
 function showTip(dot) {
@@ -49,6 +50,11 @@ function showTip(dot) {
   const above = place.top - tip.offsetHeight - 8;
   tip.style.left = `${Math.max(left, 8)}px`;
   tip.style.top = `${above < 8 ? place.bottom + 8 : above}px`;
+}
+
+for (const each of document.querySelectorAll(".dot, .mark")) {
+  for (const kind of ["mouseenter", "focus"]) each.addEventListener(kind, () => showTip(each));
+  for (const kind of ["mouseleave", "blur"]) each.addEventListener(kind, () => { tip.hidden = true; });
 }
 
 function lineBetween(first, second) {
@@ -100,10 +106,6 @@ for (const figure of document.querySelectorAll("figure")) {
     showLine(figure.querySelector(".line"), figure.querySelector("svg"), chosen);
   };
   for (const dot of dots) {
-    dot.addEventListener("mouseenter", () => showTip(dot));
-    dot.addEventListener("focus", () => showTip(dot));
-    dot.addEventListener("mouseleave", () => { tip.hidden = true; });
-    dot.addEventListener("blur", () => { tip.hidden = true; });
     dot.addEventListener("click", () => choose(dot));
     dot.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(dot); });
   }
