@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from netspace.networks.alignment import align, check_same_function
 from netspace.networks.channels import channel_groups
 from netspace.networks.prep import pack, unpack
 from netspace.progress import progress
+from netspace.results.zoos import ArchAlignment, ZooAlignment
 from netspace.streams import generator
 from netspace.zoo import ArchGroup, MemberRef, Zoo, zoo_lock
 from netspace.zoo.writer import write
@@ -26,15 +26,14 @@ CHUNK = 128  # members aligned at once
 INPUTS = 4  # noise that every network has to answer as before
 
 
-def align_zoo(path: Path, out: Path) -> dict[str, Any]:
+def align_zoo(path: Path, out: Path) -> ZooAlignment:
     """Write the zoo at `path` to `out` with the channels of every member permuted to those of a reference.
 
     The reference of an architecture is its best training member on validation images; order, tables and accuracies stay as
     they are, and every network answers as before, which is checked in float64. An architecture whose graph cannot be traced
     stays as it is, and the result says why.
 
-    Returns for each architecture `reference`, `groups` (of channels), `distance_before` and `distance_after` (mean L2 to the
-    reference of the other members), or `skipped`. Raises `UsageError` if `out` exists or nothing could be aligned.
+    Raises `UsageError` if `out` exists or nothing could be aligned.
     """
     with zoo_lock(out):
         if out.exists():
@@ -63,7 +62,7 @@ def align_zoo(path: Path, out: Path) -> dict[str, Any]:
                     {name: len(group) for name, group in zoo.archs.items()},
                     chunks,
                 )
-    return {"path": str(out), "archs": {name: each.figures() for name, each in aligned.items()}}
+    return ZooAlignment(path=str(out), archs={name: each.figures() for name, each in aligned.items()})
 
 
 class _Aligned:
@@ -105,13 +104,13 @@ class _Aligned:
                     distances += (values - self.reference)[others].norm(dim=1).tolist()
             yield preps.numpy(), members
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> ArchAlignment:
         """What `align_zoo` tells of the architecture."""
         if self.skipped:
-            return {"skipped": self.skipped}
-        return {
-            "reference": str(MemberRef(self.group.id, self.row)),
-            "groups": len(self.groups),
-            "distance_before": float(np.mean(self.before)) if self.before else None,
-            "distance_after": float(np.mean(self.after)) if self.after else None,
-        }
+            return ArchAlignment(skipped=self.skipped)
+        return ArchAlignment(
+            reference=str(MemberRef(self.group.id, self.row)),
+            groups=len(self.groups),
+            distance_before=float(np.mean(self.before)) if self.before else None,
+            distance_after=float(np.mean(self.after)) if self.after else None,
+        )

@@ -20,6 +20,7 @@ from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import flat_parameters
+from netspace.results.zoos import ZooImport
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
@@ -110,7 +111,7 @@ def import_members(
     seed: int = 0,
     folded: bool = False,
     table: Sequence[Entry] | None = None,
-) -> dict[str, Any]:
+) -> ZooImport:
     """Adds networks (name -> state dict) to the zoo at `path`, or begins one with them.
 
     In an existing zoo `arch` is one of its architectures' ids, or a new architecture; the data are the zoo's. A new
@@ -184,16 +185,16 @@ def import_members(
         members["split"] = [each.encode() for each in splits]
         population = Population(chosen.spec, prep.pack(flat, chosen.size).numpy(), members)
         duplicates = _write(path, header, chosen.id, population)
-    return {
-        "path": str(path),
-        "arch": chosen.id,
-        "imported": len(flat) - duplicates,
-        "duplicates": duplicates,
-        "runs": len(set(runs)),
-        "splits": {name: splits.count(name) for name in SPLITS},
+    return ZooImport(
+        path=str(path),
+        arch=chosen.id,
+        imported=len(flat) - duplicates,
+        duplicates=duplicates,
+        runs=len(set(runs)),
+        splits={name: splits.count(name) for name in SPLITS},
         **task.normalisation(),
-        "accuracy_test": dict(zip(states, accuracies["test"].tolist(), strict=True)),
-    }
+        accuracy_test=dict(zip(states, accuracies["test"].tolist(), strict=True)),
+    )
 
 
 def _write(path: Path, header: Header, arch: str, population: Population) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from netspace.hardware import pick_device
 from netspace.networks.batch import NetBatch
 from netspace.networks.prep import unpack
 from netspace.progress import progress
+from netspace.results.zoos import Verification
 from netspace.streams import generator
 from netspace.tasks import DataConfig, Task, load
 from netspace.zoo import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
@@ -28,8 +28,8 @@ CHUNK = 256  # members read at once
 TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and thread counts round differently
 
 
-def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") -> dict[str, Any]:
-    """Checks of a zoo: 'ok', 'checked' members, 're_evaluated' ones and 'problems', a sentence each.
+def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") -> Verification:
+    """Check a zoo; a problem is a sentence.
 
     The file: its content hash. Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
     split only. Every architecture: that it is its parameters alone. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
@@ -75,7 +75,7 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
                         count, found = accuracy_problems(group, task, sample, seed)
                         evaluated += count
                         problems += found
-    return {"ok": not problems, "checked": checked, "re_evaluated": evaluated, "problems": problems}
+    return Verification(path=str(path), ok=not problems, checked=checked, re_evaluated=evaluated, problems=problems)
 
 
 def read_problems(group: ArchGroup, rows: range, content: ContentHash) -> list[str]:

@@ -98,7 +98,6 @@ def import_(
     from netspace.config import load
     from netspace.errors import UsageError
     from netspace.networks.state_dict import read_state_dict
-    from netspace.results.zoos import ZooImport
 
     if bool(files) == (table is not None):
         raise UsageError("networks are given as FILEs or by a --table: give one of the two")
@@ -121,15 +120,16 @@ def import_(
         folded=folded,
         table=entries,
     )
-    say(ZooImport(**result), json, _imported)
+    say(result, json, _imported)
 
 
 def _imported(result: ZooImport) -> str:
     splits = ", ".join(f"{count} {name}" for name, count in result.splits.items() if count)
     means, stds = (", ".join(f"{value:.4f}" for value in values) for values in (result.mean, result.std))
+    by = f"; images were standardised by mean {means} and standard deviation {stds}" if result.mean else ""
     return (
         f"{result.imported} imported into {result.path} as {result.arch} ({splits}; trainings: {result.runs}), "
-        f"{result.duplicates} were there already; images were standardised by mean {means} and standard deviation {stds}"
+        f"{result.duplicates} were there already{by}"
     )
 
 
@@ -149,12 +149,11 @@ def verify(
 ) -> None:
     """Check every member (checksums, values, padding) and re-evaluate a sample. Exit code 1 if anything is wrong."""
     from model_zoo.verify import verify as verify_zoo
-    from netspace.results.zoos import Verification
 
     trusting(trust_arch)
     result = verify_zoo(zoo, sample=sample, device=device or "auto")
-    say(Verification(path=str(zoo), **result), json, _verified)
-    if not result["ok"]:
+    say(result, json, _verified)
+    if not result.ok:
         raise typer.Exit(1)
 
 
@@ -198,10 +197,9 @@ def align(
 ) -> None:
     """Permute the channels of every network to those of one reference of its architecture. Functions stay as they are."""
     from model_zoo.align import align_zoo
-    from netspace.results.zoos import ZooAlignment
 
     trusting(trust_arch)
-    say(ZooAlignment(**align_zoo(zoo, out)), json, _aligned)
+    say(align_zoo(zoo, out), json, _aligned)
 
 
 def _aligned(result: ZooAlignment) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from netspace.results import Number, Part, Result
 
 
@@ -58,8 +60,8 @@ class ZooImport(Result):
     duplicates: int  # networks that were in the zoo already
     runs: int  # trainings that the networks come from
     splits: dict[str, int]
-    mean: list[float]  # of each channel, that images were standardised by
-    std: list[float]
+    mean: list[float] = Field(default_factory=list)  # of each channel, that images were standardised by
+    std: list[float] = Field(default_factory=list)
     accuracy_test: dict[str, Number]  # by file
 
 

@@ -42,7 +42,7 @@ def test_into_a_zoo_that_is_there(zoo_copy: Path) -> None:
         preps = zoo.only().read(range(36))
     states = lenets(8)
     told = import_members(zoo_copy, states, "lenetlike")
-    assert (told["imported"], told["duplicates"], told["arch"]) == (8, 0, "lenetlike")
+    assert (told.imported, told.duplicates, told.arch) == (8, 0, "lenetlike")
     with Zoo(zoo_copy) as zoo:
         group = zoo.only()
         assert np.array_equal(group.members[:36], before) and torch.equal(group.read(range(36)), preps)
@@ -53,7 +53,7 @@ def test_into_a_zoo_that_is_there(zoo_copy: Path) -> None:
         for place, state in enumerate(states.values()):
             found = unflatten(unpack(group.read([36 + place])[0], 1477), group.spec)
             assert all(torch.equal(found[name], state[name]) for name in state)
-    assert verify(zoo_copy, sample=99)["ok"]
+    assert verify(zoo_copy, sample=99).ok
     assert not list(zoo_copy.parent.glob(".*"))
 
 
@@ -71,7 +71,7 @@ def test_the_same_network_twice_is_one_member(zoo_copy: Path) -> None:
     states = lenets(2)
     import_members(zoo_copy, states, "lenetlike")
     told = import_members(zoo_copy, {**states, "new": lenets(1, seed=5)["net0.pt"]}, "lenetlike")
-    assert (told["imported"], told["duplicates"]) == (1, 2)
+    assert (told.imported, told.duplicates) == (1, 2)
     with Zoo(zoo_copy) as zoo:
         assert len(zoo) == 39
 
@@ -87,7 +87,7 @@ def test_a_new_zoo_of_networks_with_batch_norm_and_without(tmp_path: Path) -> No
     }
     path = tmp_path / "new.h5"
     told = import_members(path, states, "resnet8", data=DIGITS, width=0.25, prep_width=64)
-    assert told["imported"] == 3
+    assert told.imported == 3
     images = task.normalise(task.test.images)
     with Zoo(path) as zoo, torch.no_grad():
         group = zoo.only()
@@ -96,8 +96,8 @@ def test_a_new_zoo_of_networks_with_batch_norm_and_without(tmp_path: Path) -> No
         for place, module in enumerate(modules):
             right = (module(images).argmax(-1) == task.test.labels).double().mean().item()
             assert group.members["accuracy_test"][place] == pytest.approx(right, abs=1e-9)
-            assert told["accuracy_test"][list(states)[place]] == pytest.approx(right, abs=1e-9)
-    assert verify(path, sample=9)["ok"]
+            assert told.accuracy_test[list(states)[place]] == pytest.approx(right, abs=1e-9)
+    assert verify(path, sample=9).ok
 
 
 def test_a_second_architecture_in_a_zoo(zoo_copy: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_second_architecture_in_a_zoo(zoo_copy: Path) -> None:
         assert [len(group) for group in zoo.archs.values()] == [36, 1]
         sizes = [group.spec.num_parameters for group in zoo.archs.values()]
         assert sizes == sorted(sizes) and [group.class_id for group in zoo.archs.values()] == [0, 1]
-    assert verify(zoo_copy, sample=3)["ok"]
+    assert verify(zoo_copy, sample=3).ok
 
 
 @pytest.mark.parametrize("case", ["one bad of two", "other width", "no states", "split", "data", "arch"])
@@ -157,4 +157,4 @@ def test_a_prep_width_that_cannot_be(tmp_path: Path) -> None:
 def test_weights_in_double_precision_are_kept_in_single(zoo_copy: Path) -> None:
     states = {name: {k: v.double() for k, v in state.items()} for name, state in lenets(2).items()}
     import_members(zoo_copy, lenets(2), "lenetlike")
-    assert import_members(zoo_copy, states, "lenetlike")["duplicates"] == 2
+    assert import_members(zoo_copy, states, "lenetlike").duplicates == 2

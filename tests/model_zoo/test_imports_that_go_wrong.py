@@ -53,7 +53,7 @@ def counted(path: Path) -> tuple[int, ...]:
 )
 def test_every_split_gets_a_network_where_there_are_enough(tmp_path: Path, count: int, wanted: tuple[int, ...]) -> None:
     result = import_members(tmp_path / "zoo.h5", lenets(count), "lenetlike", data=DIGITS, width=0.25, prep_width=128)
-    assert counted(tmp_path / "zoo.h5") == wanted == tuple(result["splits"].values())
+    assert counted(tmp_path / "zoo.h5") == wanted == tuple(result.splits.values())
 
 
 def test_networks_that_come_one_at_a_time_fill_empty_splits_first(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_imports_at_once_lose_nothing(tmp_path: Path) -> None:
 
     def one(given: dict[str, dict[str, Tensor]]) -> int:
         result = import_members(path, given, "lenetlike", data=DIGITS, width=0.25, prep_width=128)
-        return int(result["imported"])
+        return int(result.imported)
 
     states = [lenets(2, seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -113,7 +113,7 @@ def test_a_table_keeps_checkpoints_of_one_training_in_one_split(cli: Cli, tmp_pa
     found = [bytes(split).decode() for split in members["split"]]
     assert found[0] == found[1] and found[2] == found[3] == "val" and found[6] == "train"
     assert set(found) == {"train", "val", "test"}
-    assert verify(Path("new.h5"))["ok"]
+    assert verify(Path("new.h5")).ok
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_settings_of_a_new_architecture_and_of_its_data(cli: Cli, tmp_path: Path
     with torch.no_grad():
         right = (module(images).argmax(-1) == task.test.labels).double().mean().item()
     assert list(result["accuracy_test"].values()) == [pytest.approx(right, abs=1e-9)]
-    assert verify(Path("z.h5"))["ok"]
+    assert verify(Path("z.h5")).ok
     done = cli("zoo", "import", "z.h5", "a.safetensors", "--arch", "lenetlike", "--kwargs", '{"width": 0.5}')
     refused(done, 2, "lenetlike of z.h5 was made with width=0.25, but width=0.5 was asked for")
     refused(cli("zoo", "import", "y.h5", "a.safetensors", *words, "--set", "data.image_sizes=3"), 2, "data.image_size")
@@ -262,8 +262,8 @@ def test_networks_of_one_output_with_buffers_and_layers_of_their_own(tmp_path: P
     task = load(DIGITS)
     with torch.no_grad():
         right = (module(task.normalise(task.test.images)).argmax(-1) == task.test.labels).double().mean().item()
-    assert result["accuracy_test"]["a"] == pytest.approx(right, abs=1e-9)
-    assert verify(tmp_path / "z.h5")["ok"]
+    assert result.accuracy_test["a"] == pytest.approx(right, abs=1e-9)
+    assert verify(tmp_path / "z.h5").ok
 
 
 def test_what_decode_writes_is_imported_again(cli: Cli, tiny_run: Path, zoo_copy: Path) -> None:

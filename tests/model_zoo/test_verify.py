@@ -27,15 +27,15 @@ def rewrite(zoo_path: Path, change: Callable[[np.ndarray, np.ndarray], None]) ->
 
 def problems(path: Path, sample: int = 99) -> list[str]:
     told = verify(path, sample=sample, device="cpu")
-    assert told["checked"] == 36 and told["ok"] is not bool(told["problems"])
-    return list(told["problems"])
+    assert told.checked == 36 and told.ok is not bool(told.problems)
+    return list(told.problems)
 
 
 def test_a_sound_zoo(tiny_zoo: Path) -> None:
     before = tiny_zoo.read_bytes()
     assert problems(tiny_zoo) == []
-    assert verify(tiny_zoo, sample=5)["re_evaluated"] == 5
-    assert verify(tiny_zoo, sample=0)["re_evaluated"] == 0
+    assert verify(tiny_zoo, sample=5).re_evaluated == 5
+    assert verify(tiny_zoo, sample=0).re_evaluated == 0
     assert tiny_zoo.read_bytes() == before
 
 

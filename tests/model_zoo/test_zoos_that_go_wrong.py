@@ -49,7 +49,7 @@ def test_zoos_that_can_be_built(
 ) -> None:
     path = build(recipe(zoo_settings, name, fused, **kwargs), tmp_path / "zoo.h5", workers=1)
     result = verify(path, sample=6, device="cpu")
-    assert result["ok"] and result["re_evaluated"] == 6, result["problems"]
+    assert result.ok and result.re_evaluated == 6, result.problems
     with Zoo(path) as zoo:
         assert float(np.mean(zoo.only().members["accuracy_train"])) > 0.15  # trained as what is evaluated
 
@@ -112,8 +112,8 @@ def test_verify_says_why_old_zoos_of_drawn_constants_score_otherwise_every_time(
     monkeypatch.setattr("model_zoo.work.check_identity", lambda *_: None)  # as they were built once
     path = build(recipe(zoo_settings, "constant", 4), tmp_path / "zoo.h5", workers=1)
     result = verify(path, sample=6, device="cpu")
-    (problem,) = result["problems"]
+    (problem,) = result.problems
     assert problem.startswith(
         "net: two networks of networks_that_go_wrong:constant with the same parameters give different"
     )
-    assert result["re_evaluated"] == 0 and not result["ok"]
+    assert result.re_evaluated == 0 and not result.ok

@@ -23,6 +23,7 @@ from netspace.commands.interpolate import interpolate
 from netspace.losses import weight_loss
 from netspace.report import report
 from netspace.results.spaces import Score
+from netspace.results.zoos import Verification
 from netspace.space import Space
 from netspace.streams import generator
 from netspace.tasks import TASKS, DataConfig, Task, load
@@ -123,7 +124,7 @@ def test_a_zoo_of_networks_with_targets_of_their_own(zoo: Path) -> None:
     assert np.allclose(task.score(outputs, task.targets("test", slice(None), seeds)), scores, atol=1e-6)
     assert float(task.score(outputs, task.targets("test", slice(None), seeds.roll(1))).mean()) < 0.8
     assert scores[best.index] >= scores.max() - 0.01
-    assert verify(zoo) == {"ok": True, "checked": 36, "re_evaluated": 16, "problems": []}
+    assert verify(zoo) == Verification(path=str(zoo), ok=True, checked=36, re_evaluated=16, problems=[])
 
 
 def _outputs(prep: Tensor, task: Task) -> Tensor:
@@ -149,7 +150,7 @@ def test_a_wrong_score_is_noticed(zoo: Path, tmp_path: Path) -> None:
         file["archs/mlp/members"][...] = members
         raw = hash_table(members).encode()
         file["archs/mlp"].attrs.create("members_hash", np.bytes_(raw), dtype=h5py.string_dtype("utf-8", len(raw)))
-    problems = verify(Path(changed))["problems"]
+    problems = verify(Path(changed)).problems
     assert any("closeness on val is stored as" in problem for problem in problems)
 
 
