@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netspace.errors import UsageError
 from netspace.models.coordinate_network import TokenEmbedding, Trunk
 from netspace.models.decoder import Decoder, DecoderConfig
-from netspace.models.encoders import Statistics
+from netspace.models.encoder import Statistics
 from netspace.networks.family import Family, by_class
 from netspace.networks.prep import pack
 from netspace.networks.tokens import COLUMNS, SIZES, Tokens, tokens_of, widest_kernel

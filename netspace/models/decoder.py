@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from netspace.config import KindSettings
 from netspace.errors import UsageError
-from netspace.models.encoders import SLOPE, Statistics
+from netspace.models.encoder import SLOPE, Statistics
 from netspace.networks.family import Family
 
 

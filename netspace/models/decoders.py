@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from netspace.errors import UsageError
 from netspace.models.coordinate_decoder import CoordinateConfig, CoordinateDecoder
 from netspace.models.decoder import Decoder, DecoderConfig
-from netspace.models.encoders import Statistics
+from netspace.models.encoder import Statistics
 
 SQUARE = "the square of a multiple of 4 (16, 64, 144, 256, ... 4096)"  # what convolutions on a latent take
 

@@ -5,19 +5,17 @@ Axes: M members (networks), H W rows and columns of a PRep, E latent size, B pro
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from netspace.config import KindSettings
 from netspace.errors import UsageError
+from netspace.models.encoder import SLOPE, Encoder, EncoderConfig, Statistics
+from netspace.models.token_encoder import TokenEncoder
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family
 from netspace.networks.prep import unpack
@@ -93,67 +91,6 @@ PLACE = 8.0  # weight of an architecture's place beside its answers, which are h
 EMPTY_ROWS = (
     5  # below a PRep: two see its last rows, two the padding of the convolutions, all others are as the one between
 )
-
-
-SLOPE = 0.01  # of every LeakyReLU, as the authors' implementation has it
-
-
-class EncoderConfig(KindSettings):
-    """Which encoder, and what it is made of."""
-
-    kind: str = "conv"  # conv: the paper's convolutions on the weights; probe: outputs of the network for learnt inputs
-    probes: int = Field(64, ge=1)  # number of learnt inputs fed to every network (probe)
-    hidden: int = Field(256, ge=1)  # width of the layer between outputs and latent (probe)
-    standardise: bool = True  # divide every parameter by the standard deviation of its layer in the zoo (conv)
-    pad: bool = True  # pad the PReps of all architectures to the largest height, as in the paper (conv)
-
-    @classmethod
-    def table(cls) -> Mapping[str, type[Encoder]]:
-        """Return the encoders by their kinds."""
-        return ENCODERS
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What is known of a zoo's networks before the training: models set their scales by it."""
-
-    examples: Mapping[int, Tensor]  # PReps (M, H, W) of every architecture that is trained on, by ClassId
-    spread: Tensor  # (H, W) or (A, H, W), standard deviation of every parameter's layer
-    references: Tensor | None  # (H, W) or (A, H, W), the PReps that decoded networks may start near
-
-
-class Encoder(nn.Module, ABC):
-    """Turns PReps into latents."""
-
-    Config: ClassVar[type[EncoderConfig]] = EncoderConfig
-
-    @classmethod
-    @abstractmethod
-    def build(
-        cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
-    ) -> Self:
-        """Return a fresh encoder of a family's networks. `probes` (Q, ...) are inputs of the networks.
-
-        Without `statistics` weights are loaded afterwards, and nothing is measured.
-        """
-
-    @abstractmethod
-    def forward(self, preps: Tensor, class_id: int = 0) -> Tensor:
-        """Latents (M, E) of PReps (M, H, W) of one architecture."""
-
-    @classmethod
-    def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
-        """Return why the encoder cannot have a latent size, in one sentence; None where it can."""
-        return None
-
-    @classmethod
-    def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return settings of earlier runs of several architectures with those that were not there then."""
-        return raw
-
-    def not_matrices(self) -> list[nn.Parameter]:
-        """Return the parameters of two axes or more that are no weights of a linear map."""
-        return []
 
 
 class ConvEncoder(Encoder):
@@ -292,4 +229,15 @@ class ProbeEncoder(Encoder):
         return latents
 
 
-ENCODERS: dict[str, type[Encoder]] = {"conv": ConvEncoder, "probe": ProbeEncoder}
+__all__ = [
+    "ENCODERS",
+    "ConvEncoder",
+    "Encoder",
+    "EncoderConfig",
+    "ProbeEncoder",
+    "Statistics",
+    "TokenEncoder",
+    "widest",
+]
+
+ENCODERS: dict[str, type[Encoder]] = {"conv": ConvEncoder, "probe": ProbeEncoder, "token": TokenEncoder}
