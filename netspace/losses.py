@@ -1,32 +1,33 @@
 """The equations of the papers, one pure function each.
 
-Axes: M members, B inputs of a batch, C classes, H W of a PRep. Logits are (..., B, C); a loss is averaged over
-B and over leading axes, so one network and a batch of M give the same scale.
+Axes: M members (networks), B inputs of a batch, C classes, A architectures, N kernels, D values of a kernel or of a feature
+map. A loss is averaged over B and over leading axes, so one network and a batch of M give the same scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from netspace.native import feature_distances
 
-CACHED = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
+CACHE_VALUES = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
 
-def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relative: bool = False) -> Tensor:
-    """How far the predicted networks' outputs are from the targets': distillation (NetSpace, Eq. 1 and 3).
+def prediction_loss(
+    predicted: Float[Tensor, "*M B C"], target: Float[Tensor, "*M B C"], temperature: float, relative: bool = False
+) -> Float[Tensor, ""]:
+    """Return the distillation loss between logits of predicted and target networks (NetSpace, Eq. 1 and 3).
 
-    KL(softmax(t / T) || softmax(p / T)) * T^2 for logits (..., B, C), as Hinton et al. (2015) define it: the
-    target's distribution is the reference. Computed in float32.
-
-    With `relative`, T counts in units of the spread of each target network's logits, so that a network hardly
-    trained, whose logits are all small, weighs as much as one that is sure of itself.
+    KL(softmax(t / T) || softmax(p / T)) * T^2 (Hinton et al. 2015): the target's distribution is the reference. Computed in
+    float32. With `relative`, T is in units of the standard deviation of each target network's logits, so that a network
+    that is hardly trained, whose logits are all small, counts as much as others.
 
     >>> import torch
     >>> same = torch.randn(2, 5, 3)
@@ -43,61 +44,68 @@ def prediction_loss(predicted: Tensor, target: Tensor, temperature: float, relat
     return divergence.mean().clamp_min(0) * temperature**2
 
 
-def distillation_loss(predicted: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float) -> Tensor:
-    """What each network has to learn from a teacher and from the labels (NetSpace, Eq. 3 to 5, and 8 to 10).
+def distillation_loss(
+    predicted: Float[Tensor, "M B C"],
+    teacher: Float[Tensor, "B C"],
+    labels: Int64[Tensor, " B"],
+    temperature: float,
+    alpha: float,
+) -> Float[Tensor, " M"]:
+    """Return each network's loss on a teacher's logits and on labels (NetSpace, Eq. 3 to 5, and 8 to 10).
 
-    alpha * KL(softmax(t* / T) || softmax(p / T)) * T^2 + (1 - alpha) * CE(p, y) for logits (M, B, C), the teacher's (B, C)
-    and labels (B,); averaged over B, one value for each network (M,).
+    alpha * KL(softmax(t* / T) || softmax(p / T)) * T^2 + (1 - alpha) * CE(p, y).
 
     >>> import torch
-    >>> answers = torch.tensor([[[9.0, 0.0], [0.0, 9.0]]])
-    >>> round(float(distillation_loss(answers, answers[0], torch.tensor([0, 1]), 4.0, 0.9)), 4)
+    >>> logits = torch.tensor([[[9.0, 0.0], [0.0, 9.0]]])
+    >>> round(float(distillation_loss(logits, logits[0], torch.tensor([0, 1]), 4.0, 0.9)), 4)
     0.0
     """
     predicted, teacher = predicted.float(), teacher.float()
     log_p, log_t = F.log_softmax(predicted / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
-    told = F.kl_div(log_p, log_t.expand_as(log_p), reduction="none", log_target=True).sum(-1).mean(-1) * temperature**2
+    divergence = F.kl_div(log_p, log_t.expand_as(log_p), reduction="none", log_target=True).sum(-1).mean(-1)
     each = labels.expand(predicted.shape[:-1])
     task = F.cross_entropy(predicted.flatten(0, -2), each.flatten(), reduction="none").view(each.shape).mean(-1)
-    return alpha * told + (1 - alpha) * task
+    return alpha * (divergence * temperature**2) + (1 - alpha) * task
 
 
-def class_loss(logits: Tensor, class_ids: Tensor) -> Tensor:
-    """How far ClassId logits (M, A) are from the ClassIds (M,), one value for each network (M,) (NetSpace, Eq. 6 and 7).
+def class_loss(logits: Float[Tensor, "M A"], class_ids: Int64[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """Return the cross-entropy of each network's ClassId logits (NetSpace, Eq. 6).
 
-    Between two networks at gamma it is the ClassId (1 - gamma) * c_A + gamma * c_B, which Eq. 12 makes whole (Eq. 7).
+    For a point between two networks at gamma, the ClassId is (1 - gamma) * c_A + gamma * c_B (Eq. 7), an integer by Eq. 12.
     """
     return F.cross_entropy(logits.float(), class_ids, reduction="none")
 
 
-def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """What a network between two should answer: their logits (M, B, C) mixed, `share` (M,) of the second.
+def blend(
+    first: Float[Tensor, "M B C"], second: Float[Tensor, "M B C"], gamma: Float[Tensor, " M"]
+) -> Float[Tensor, "M B C"]:
+    """Return the target logits of networks between two: their logits, mixed with `gamma` of the second.
 
-    Each network's logits are brought to one spread before, and to the mixed spread after, so that a network that is
-    sure of itself does not outvote one that is not: the blend moves evenly from the first to the second.
+    Each network's logits are divided by their standard deviation before, and multiplied by the mixed one after, so that a
+    confident network does not outvote another: the blend moves evenly from the first to the second.
     """
-    share = share.view(-1, 1, 1)
+    gamma = gamma.view(-1, 1, 1)
     spreads = [logits.float().std((-2, -1), keepdim=True).clamp_min(1e-6) for logits in (first, second)]
-    mixed = (1 - share) * first.float() / spreads[0] + share * second.float() / spreads[1]
-    return mixed * ((1 - share) * spreads[0] + share * spreads[1])
+    mixed = (1 - gamma) * first.float() / spreads[0] + gamma * second.float() / spreads[1]
+    return mixed * ((1 - gamma) * spreads[0] + gamma * spreads[1])
 
 
-def weight_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two sets of (standardised) parameters of one shape.
+def weight_loss(predicted: Float[Tensor, "*S"], target: Float[Tensor, "*S"]) -> Float[Tensor, ""]:
+    """Return the mean squared difference of two sets of (standardised) parameters.
 
-    The structural term that 'Structure Is Not Enough' (2025) sets beside the behaviour term.
+    The structural term that 'Structure Is Not Enough' (2025) adds to the behaviour term.
     """
     return F.mse_loss(predicted.float(), target.float())
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor, weights: int | None = None) -> Tensor:
-    """Root of the mean squared difference of kernels (N, D), where `mask` (N, D) says that there is a weight (NeRN, Eq. 3).
+def reconstruction_loss(
+    predicted: Float[Tensor, "N D"], target: Float[Tensor, "N D"], mask: Tensor, weights: int | None = None
+) -> Float[Tensor, ""]:
+    """Return the root mean squared difference of kernels over the weights, where `mask` (N, D) is 1 (NeRN, Eq. 3).
 
-    The paper divides the norm by the number of weights; the authors' implementation, as this, takes the root of the mean.
-
-    With `weights`, the kernels are a sample of a network of so many weights, and the loss is estimated over all of them:
-    its value is that of the sample, its gradient smaller by the sample's fraction of the weights, as other weights do not
-    depend on what was drawn.
+    The paper divides the norm by the number of weights; the authors' code, as this, takes the root of the mean. With
+    `weights`, the kernels are a sample of those of a network with so many weights. The value is then the sample's, and the
+    gradient is multiplied by the sample's fraction of the weights: other weights do not depend on what was drawn.
     """
     squares = ((predicted.float() - target.float()) * mask).square().sum()
     error = (squares / mask.sum() + 1e-20).sqrt()
@@ -105,45 +113,45 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor, weights
 
 
 def feature_loss(
-    predicted: Sequence[Tensor], target: Sequence[Tensor], weight: float = 1.0, places: Tensor | None = None
-) -> Tensor:
-    """Distance of feature maps (B, ...) of l2-norm 1 for each sample, summed over layers, mean over B (NeRN, Eq. 4).
+    predicted: Sequence[Tensor], target: Sequence[Tensor], weight: float = 1.0, index: Tensor | None = None
+) -> Float[Tensor, ""]:
+    """Return `weight` times the distance of feature maps (B, ...), each sample's map normalised to l2-norm 1 (NeRN, Eq. 4).
 
-    Times `weight`, its weight among other terms. With `places` (B,) the target's maps are those rows of (N, ...). Computed in
-    float32 from maps of any precision; gradients flow to `predicted` alone. A map of zeros is at distance 1 and has no
-    gradient: it has no direction. B is a map's own where layers fold other axes into it.
+    Distances are summed over layers and averaged over B; B differs between maps if layers fold other axes into it. With
+    `index` (B,) the target's maps are rows of tables (N, ...). Computed in float32 from maps of any precision; only
+    `predicted` gets gradients. A map of zeros is at distance 1 and has no gradient.
     """
-    rows = [_rows(one, two) for one, two in zip(predicted, target, strict=True)]
-    if all(feature_distances.fits(*pair) for pair in rows):
-        return _Halves.apply(weight, places, *(one for one, _ in rows), *(two.detach() for _, two in rows))
-    if places is not None:
-        rows = [(one, two.index_select(0, places)) for one, two in rows]
-    distances = _UnitDistances.apply(*(one for one, _ in rows), *(two for _, two in rows))
+    pairs = [_flattened(one, two) for one, two in zip(predicted, target, strict=True)]
+    if all(feature_distances.fits(*pair) for pair in pairs):
+        return _CompiledLoss.apply(weight, index, *(one for one, _ in pairs), *(two.detach() for _, two in pairs))
+    if index is not None:
+        pairs = [(one, two.index_select(0, index)) for one, two in pairs]
+    distances = _UnitDistances.apply(*(one for one, _ in pairs), *(two for _, two in pairs))
     return weight * torch.stack([each.mean() for each in distances]).sum()
 
 
-def _rows(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps as (B, D), in one order: that in which `predicted` lies in memory, so that it is not copied."""
+def _flattened(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps as (B, D), in the order in which `predicted` lies in memory, so that it is not copied."""
     if predicted.dim() == 4 and predicted.is_contiguous(memory_format=torch.channels_last):
         predicted, target = predicted.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1)
     return predicted.flatten(1), target.flatten(1)
 
 
-class _Halves(torch.autograd.Function):
-    """The whole loss of maps a, a', ..., b, b', ... (B, D) in bf16 on a processor, and the gradient of the a in the same pass.
+class _CompiledLoss(torch.autograd.Function):
+    """The weighted loss of bf16 maps a, a', ..., b, b', ... (B, D) on a CPU, with the gradients of a in the same pass.
 
-    All maps at once, so that threads that share them begin once.
+    All maps are passed at once, so that the threads that share them start once.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: float, places: Tensor | None, *rows: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: float, index: Tensor | None, *rows: Tensor) -> Tensor:
         count = len(rows) // 2
         learns = any(ctx.needs_input_grad[2 : 2 + count])
         pairs = list(zip(rows[:count], rows[count:], strict=True))
         scales = [weight / max(len(a), 1) for a, _ in pairs] if learns else None
-        found, gradients = feature_distances.unit_distances(pairs, scales, places)
+        distances, gradients = feature_distances.unit_distances(pairs, scales, index)
         ctx.save_for_backward(*gradients)
-        return weight * torch.stack([each.mean() for each in found]).sum()
+        return weight * torch.stack([each.mean() for each in distances]).sum()
 
     @staticmethod
     @once_differentiable
@@ -157,57 +165,56 @@ class _Halves(torch.autograd.Function):
 class _UnitDistances(torch.autograd.Function):
     """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D), for maps a, a', ..., b, b', ...
 
-    The gradient is that of the a alone. It is (u (u . v) - v) / (|a| |u - v|), of a's and b's own span: two factors a row
-    are all that is kept.
+    Only a gets gradients: (u (u . v) - v) / (|a| |u - v|), a mixture of a and b with two factors for each row.
     """
 
     @staticmethod
     def forward(ctx: Any, *rows: Tensor) -> tuple[Tensor, ...]:
         pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
-        found = [_unit_distances(*pair) for pair in pairs]
-        ctx.save_for_backward(*rows, *found)
-        return tuple(each[:, 2].clone() for each in found)
+        lengths = [_lengths(*pair) for pair in pairs]
+        ctx.save_for_backward(*rows, *lengths)
+        return tuple(each[:, 2].clone() for each in lengths)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         count = len(grads)
-        first, second, found = (ctx.saved_tensors[start : start + count] for start in (0, count, 2 * count))
-        mixes = [(a, b, *_factors(each, grad)) for a, b, each, grad in zip(first, second, found, grads, strict=True)]
-        return *(_mixed(*each) for each in mixes), *[None] * count
+        first, second, lengths = (ctx.saved_tensors[start : start + count] for start in (0, count, 2 * count))
+        mixes = [(a, b, *_factors(each, grad)) for a, b, each, grad in zip(first, second, lengths, grads, strict=True)]
+        return *(_mixture(*each) for each in mixes), *[None] * count
 
 
-def _factors(found: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a's rows and b's (B,) in the gradient, from their norms and distances (B, 3) and the gradient of these (B,)."""
-    lengths_a, lengths_b, away = found.unbind(1)
-    flat = (away == 0) | (lengths_a <= 1e-12) | (lengths_b <= 1e-12)
-    of_a = (1 - away.square() / 2) / (lengths_a.square() * away)
-    of_b = -1 / (lengths_a * lengths_b * away)
+def _factors(lengths: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors (B,) of a and of b in the gradient, from |a|, |b|, |u - v| (B, 3) and the gradient of |u - v| (B,)."""
+    a, b, distance = lengths.unbind(1)
+    flat = (distance == 0) | (a <= 1e-12) | (b <= 1e-12)
+    of_a = (1 - distance.square() / 2) / (a.square() * distance)
+    of_b = -1 / (a * b * distance)
     return torch.where(flat, 0, grad * of_a), torch.where(flat, 0, grad * of_b)
 
 
-def _unit_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a|, |b| and |a / |a| - b / |b|| of rows (B, D): (B, 3). A few rows at a time: what is computed in float32 stays in a cache."""
-    found = []
-    for one, two in zip(*_pieces(a, b), strict=True):
+def _lengths(a: Tensor, b: Tensor) -> Tensor:
+    """Return |a|, |b| and |a / |a| - b / |b|| of rows (B, D): (B, 3)."""
+    pieces = []
+    for one, two in _pieces(a, b):
         one, two = one.float(), two.float()
         lengths = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (one, two)]
         scales = [length.clamp_min(1e-12).reciprocal() for length in lengths]
-        away = torch.linalg.vector_norm((one * scales[0]).addcmul_(two, scales[1], value=-1), dim=1, keepdim=True)
-        found.append(torch.cat([*lengths, away], dim=1))
-    return torch.cat(found)
+        distance = torch.linalg.vector_norm((one * scales[0]).addcmul_(two, scales[1], value=-1), dim=1, keepdim=True)
+        pieces.append(torch.cat([*lengths, distance], dim=1))
+    return torch.cat(pieces)
 
 
-def _mixed(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
-    """Rows of_a * a + of_b * b (B, D) in their precision, a few at a time."""
-    mixed = torch.empty_like(a)
-    for held, one, two, factor, other in zip(*_pieces(mixed, a, b, of_a[:, None], of_b[:, None]), strict=True):
-        held.copy_((one.float() * factor).addcmul_(two.float(), other))
-    return mixed
+def _mixture(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """Return rows of_a * a + of_b * b (B, D) in their precision."""
+    result = torch.empty_like(a)
+    for rows, one, two, first, second in _pieces(result, a, b, of_a[:, None], of_b[:, None]):
+        rows.copy_((one.float() * first).addcmul_(two.float(), second))
+    return result
 
 
-def _pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """The same few rows of each of several matrices, as many as a processor's cache holds; all on a GPU."""
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same rows of all matrices: as many as a processor's cache holds in float32, or all on a GPU."""
     count, width = tensors[0].shape
-    rows = count if tensors[0].is_cuda else min(count, max(1, CACHED // max(width, 1)))
-    return [each.split(max(rows, 1)) for each in tensors]
+    rows = count if tensors[0].is_cuda else min(count, max(1, CACHE_VALUES // max(width, 1)))
+    return zip(*(each.split(max(rows, 1)) for each in tensors), strict=True)

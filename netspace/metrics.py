@@ -1,7 +1,6 @@
-"""How networks and sets of networks are measured.
+"""Measures of networks and of sets of networks, exact over all inputs that are given. Fractions, never per cent.
 
-Axes: M members, B inputs, C classes, P parameters. Fractions, never per cent. Everything is exact over the
-whole split that is given: no sampling, except where the docstring says so.
+Axes: M, N networks, B inputs, C classes, P parameters.
 """
 
 from __future__ import annotations
@@ -19,34 +18,34 @@ COLUMNS = 4096  # parameters whose distances are added at once, so that memory s
 
 
 def accuracy(logits: Float[Tensor, "*M B C"], labels: Int64[Tensor, "*#M B"]) -> Float[Tensor, "*M"]:
-    """Share of right predictions (...,) of logits (..., B, C) for labels (B,)."""
+    """Return the fraction of correct predictions."""
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
 def agreement(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
-    """Share of inputs for which two networks predict the same class, (...,) for logits (..., B, C)."""
+    """Return the fraction of inputs for which two networks predict the same class."""
     return (first.argmax(-1) == second.argmax(-1)).double().mean(-1)
 
 
 def overlap(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"], top: int = 5) -> Float[Tensor, ...]:
-    """Share of the `top` likeliest classes that two networks have in common, mean over inputs: (...,) for logits (..., B, C)."""
+    """Return the fraction of the `top` likeliest classes that two networks have in common, averaged over inputs."""
     taken = [logits.topk(min(top, logits.shape[-1]), dim=-1).indices for logits in (first, second)]
     return (taken[0][..., :, None] == taken[1][..., None, :]).any(-1).double().mean((-2, -1))
 
 
 def cosine(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
-    """Cosine of two networks' logits for each input, averaged over inputs: (...,) for logits (..., B, C)."""
+    """Return the cosine of two networks' logits for each input, averaged over inputs."""
     return F.cosine_similarity(first.double(), second.double(), dim=-1).mean(-1)
 
 
 def divergence(predicted: Float[Tensor, "*#M B C"], target: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
-    """KL(softmax(target) || softmax(predicted)) in nats, averaged over inputs: (...,) for logits (..., B, C)."""
+    """Return KL(softmax(target) || softmax(predicted)) in nats, averaged over inputs."""
     log_p, log_t = F.log_softmax(predicted.double(), -1), F.log_softmax(target.double(), -1)
     return F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1).mean(-1)
 
 
 def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
-    """Lin's concordance of two networks' outputs (..., B, C) over inputs and outputs: (...,), 1 for equality, at least 0.
+    """Return Lin's concordance of two networks' outputs over inputs and outputs, from 0 to 1 for equality.
 
     1 - mean squared difference / (both variances + squared difference of means) (Lin, 1989).
     """
@@ -58,9 +57,9 @@ def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"
 
 
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Coefficient of determination: 1 for equality, 0 for always saying the targets' mean, below for worse.
+    """Return the coefficient of determination: 1 for equality, 0 for the mean of the targets, below 0 for worse.
 
-    NaN where the targets do not vary.
+    NaN if the targets do not vary.
     """
     if np.ptp(target) == 0:  # the sum of squares below need not be 0 then: the mean is rounded
         return float("nan")
@@ -68,12 +67,12 @@ def r2(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 def mean_absolute_error(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Mean |predicted - target|: the paper's validation measure when both are accuracies."""
+    """Return the mean |predicted - target|: of accuracies, the validation measure of NetSpace."""
     return float(np.abs(predicted - target).mean())
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation (ties share their mean rank); NaN where one of the two does not vary."""
+    """Return the rank correlation, ties at their mean rank; NaN if one of the two does not vary."""
     from scipy.stats import rankdata
 
     ranks = rankdata(first), rankdata(second)
@@ -83,9 +82,9 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
-    """R2 of the least-squares straight line through the points (x, y), which is their squared correlation.
+    """Return R2 of the least-squares line through the points (x, y), their squared correlation.
 
-    NaN where one of the two does not vary.
+    NaN if one of the two does not vary.
     """
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
@@ -93,7 +92,7 @@ def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def diversity(flat: Float[Tensor, "M P"]) -> float:
-    """Mean L2 distance between all pairs of networks (M, P); NaN for fewer than two."""
+    """Return the mean L2 distance between all pairs of networks; NaN for fewer than two."""
     count = len(flat)
     if count < 2:
         return float("nan")
@@ -102,14 +101,14 @@ def diversity(flat: Float[Tensor, "M P"]) -> float:
 
 
 def nearest(queries: Float[Tensor, "M P"], bank: Float[Tensor, "N P"]) -> Int64[Tensor, " M"]:
-    """Row number in `bank` (N, P) of the L2-nearest network of each query (M, P): (M,)."""
+    """Return the row of the L2-nearest network in `bank` for each query."""
     return _squared_distances(queries, bank).argmin(-1)
 
 
 def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Squared L2 distances (M, N) of networks (M, P) and (N, P), by matrix products over a part of P at a time.
+    """Return squared L2 distances (M, N) of networks (M, P) and (N, P), by matrix products over a part of P at a time.
 
-    In float64 and from the mean network on: a product's rounding would else mix up networks that lie close together.
+    In float64 and relative to the mean network: else rounding would mix up networks that are close together.
     """
     total = torch.zeros(len(first), len(second), dtype=torch.float64, device=first.device)
     for one, other in zip(first.split(COLUMNS, dim=1), second.split(COLUMNS, dim=1), strict=True):
@@ -120,17 +119,17 @@ def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 PEER_RANGE = 0.01  # a peer's accuracy differs from the member's by at most so much: one point
-PEER_ROWS = 16  # members that are compared with their peers at once
-PEER_ELEMENTS = 1 << 24  # rows x peers x inputs that are compared at once, so that memory stays bounded
+PEER_ROWS = 16  # members compared with their peers at once
+PEER_ELEMENTS = 1 << 24  # rows x peers x inputs compared at once, so that memory stays bounded
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whether predicted networks are like their own targets rather than like any network that is as accurate.
+    """Whether predicted networks are like their own targets rather than like any network of the same accuracy.
 
     The peers of a member are the other members whose accuracy lies within one point of its target's. The Jaccard index of
-    two networks is the number of inputs that both get wrong over the number that one or both get wrong; 1 where neither
-    makes a mistake. Values of peers are means over a member's peers, NaN where it has none.
+    two networks is the number of inputs that both get wrong over the number that one or both get wrong; 1 if neither makes
+    a mistake. Values of peers are means over a member's peers, NaN if it has none.
     """
 
     agreement_own: np.ndarray  # (M,) of a prediction with its own target
@@ -140,31 +139,26 @@ class Identity:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Identity]) -> Identity:
-        """Those of all parts, in their order."""
+        """Return one record of the members of all parts, in their order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def summary(self) -> dict[str, float | int | None]:
-        """Means over the members that have peers; the others are counted in `without_peers` and otherwise left out."""
+        """Return means over the members that have peers; the others are only counted, in `without_peers`."""
         known = np.isfinite(self.agreement_peers)
         values = {field.name: getattr(self, field.name)[known] for field in fields(self)}
-        means = {name: _finite(value.mean()) if known.any() else None for name, value in values.items()}
-        difference = (values["agreement_own"] - values["agreement_peers"]).mean() if known.any() else None
+        values = {"own_minus_peers": values["agreement_own"] - values["agreement_peers"], **values}
+        means = {name: float(value.mean()) if known.any() else float("nan") for name, value in values.items()}
         return {
-            "own_minus_peers": None if difference is None else float(difference),
-            **means,
+            **{name: mean if np.isfinite(mean) else None for name, mean in means.items()},
             "members": int(known.sum()),
             "without_peers": int((~known).sum()),
         }
 
 
-def _finite(value: np.floating) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def identity(predicted: Int64[Tensor, "M B"], target: Int64[Tensor, "M B"], labels: Int64[Tensor, " B"]) -> Identity:
-    """Compares the classes (M, B) that predicted networks and their targets give to inputs with labels (B,).
+    """Compare the classes that predicted networks and their targets predict for labelled inputs.
 
-    Members are sorted by their target's accuracy, so that the peers of a few neighbours are a slice.
+    Members are sorted by their target's accuracy, so that the peers of neighbours are a slice.
     """
     count, inputs = target.shape
     right = (target == labels).sum(1)
@@ -193,7 +187,7 @@ def identity(predicted: Int64[Tensor, "M B"], target: Int64[Tensor, "M B"], labe
 
 
 def identity_of(agreements: Float[Tensor, "M M"], scores: Float[Tensor, " M"]) -> Identity:
-    """The same from the agreement (M, M) of predicted networks with targets and the targets' scores (M,); no mistakes are counted."""
+    """Compare by the agreement of each predicted network with each target and the targets' scores, without Jaccard indices."""
     near = (scores[:, None] - scores).abs() <= PEER_RANGE
     peers = near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     same = agreements.double()

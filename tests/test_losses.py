@@ -199,7 +199,7 @@ def test_feature_maps_are_compared_on_the_unit_sphere() -> None:
 def test_feature_loss_and_its_gradient_are_float64s(
     near: float, form: torch.memory_format, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CACHED", cached)
+    monkeypatch.setattr(losses, "CACHE_VALUES", cached)
     torch.manual_seed(0)
     target = [3 * torch.randn(6, 4, 5, 5), torch.randn(6, 20)]
     first = [(maps + near * torch.randn_like(maps)).requires_grad_() for maps in target]

@@ -146,7 +146,7 @@ def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
 def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
     from netspace.compression.originals import Pictures
     from netspace.errors import UsageError
-    from netspace.tasks.pictures import IMAGENET, normalisation
+    from netspace.tasks.readers import IMAGENET, normalisation
 
     by = IMAGENET if normalise is None else normalisation(normalise)
     if images is None and normalise is not None:

@@ -18,7 +18,7 @@ from netspace.models.compressed import Compressed
 from netspace.networks.kernels import layer_of
 from netspace.results.compressed import Correction
 from netspace.streams import Stream, generator
-from netspace.tasks.pictures import shown
+from netspace.tasks.readers import picture_batches
 from netspace.training.fit import Original
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -143,7 +143,7 @@ def correct(
             .values.tolist()
         )
         inputs, kind = (
-            torch.cat(list(shown([files[place] for place in chosen], pictures.size, by=pictures.by))),
+            torch.cat(list(picture_batches([files[place] for place in chosen], pictures.size, by=pictures.by))),
             "images",
         )
     else:

@@ -21,7 +21,7 @@ from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, module_logits
 from netspace.results.compressed import ImageLikeness, KernelSamples, NetworkFigures
-from netspace.tasks.pictures import IMAGENET, Normalisation, pictures, shown
+from netspace.tasks.readers import IMAGENET, Normalisation, picture_batches, picture_files
 from netspace.training.fit import Original
 from netspace.training.setup import images_of
 from netspace.zoo import Zoo
@@ -56,7 +56,7 @@ class Likeness:
     def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
         self.module.load_state_dict(state, strict=False)  # all but buffers that the architecture makes
         return torch.cat(
-            [logits_of(self.module, batch, self.model) for batch in shown(self.files, self.size, by=self.by)]
+            [logits_of(self.module, batch, self.model) for batch in picture_batches(self.files, self.size, by=self.by)]
         )
 
 
@@ -134,8 +134,8 @@ class Pictures:
     by: Normalisation = IMAGENET
 
     def files(self) -> list[Path]:
-        """As `netspace.tasks.pictures.pictures`, which see."""
-        return pictures(self.folder)
+        """As `netspace.tasks.readers.picture_files`, which see."""
+        return picture_files(self.folder)
 
 
 def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None, key: str | None = None) -> None:

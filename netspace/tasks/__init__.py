@@ -4,16 +4,15 @@
     for images, labels in data.batches("train", 128, generator):
         logits = network(data.normalise(data.augment(images, generator)))
 
-`DATASETS` is the dictionary of images that can be loaded, `TASKS` that of other tasks. Nothing is ever downloaded by
-`load`; `fetch` does that when asked. Every reader takes plain bytes and images apart by itself: no file that is read
-here can run code. Left out: data sets larger than memory."""
+`DATASETS` is the dictionary of images that can be loaded, `TASKS` that of other tasks. `load` never downloads anything;
+`fetch` does. No file that is read here can run code. Data sets larger than memory are not supported.
+"""
 
 from __future__ import annotations
 
 from netspace.tasks.base import DataConfig, Task
-from netspace.tasks.data_sets import DATASETS, TASKS, DataSet, load, load_images
+from netspace.tasks.data_sets import DATASETS, TASKS, DataSet, fetch, load, load_images
 from netspace.tasks.images import Classification, Split
-from netspace.tasks.readers import fetch
 
 __all__ = [
     "DATASETS",

@@ -1,4 +1,4 @@
-"""`Task`: what networks are for and how their outputs are judged; and what a recipe says of a task's data.
+"""`Task`: what networks are for and how their outputs are scored; and the settings of a task's data.
 
 Axes: M members (networks), N networks of another set, B inputs of a batch, C outputs of a network.
 """
@@ -22,12 +22,11 @@ from netspace.config import Settings
 from netspace.errors import NetspaceError
 from netspace.metrics import Identity
 
-DATA_VARIABLE = "NETSPACE_DATA"
 SPLITS = ("train", "val", "test")
 
 
 class DataConfig(Settings):
-    """Which data, split how, in which shape. Equal configurations give equal data, on every machine."""
+    """Settings of data, their splits and their shape. Equal settings give equal data, on every machine."""
 
     name: str = Field(default="digits", description="one of netspace.tasks.DATASETS")
     root: Path | None = Field(
@@ -66,18 +65,17 @@ class DataConfig(Settings):
 
 
 def data_root(root: Path | None = None) -> Path:
-    """The folder of the data sets: `root`, else $NETSPACE_DATA, else ~/.cache/netspace/data."""
-    chosen = root or os.environ.get(DATA_VARIABLE) or Path("~", ".cache", "netspace", "data")
-    return Path(chosen).expanduser()
+    """Return the folder of the data sets: `root`, else $NETSPACE_DATA, else ~/.cache/netspace/data."""
+    return Path(root or os.environ.get("NETSPACE_DATA") or Path("~", ".cache", "netspace", "data")).expanduser()
 
 
 class Task(ABC):
-    """What all code asks of a task; a class of a few lines is enough, since the defaults are those of a regression.
+    """A task of networks: its data, losses and scores. The defaults are those of a regression.
 
-    A network is named by the `seed` of its training run, -1 where it has none (decoded from a point between two, say).
-    A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was fitted to targets
-    of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs follow from it, too.
-    Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice, integers (B,) for all
+    A network is identified by the `seed` of its training run, -1 if it has none (such as one decoded from a point between
+    two). A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was fitted to
+    targets of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs follow from it,
+    too. Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice, integers (B,) for all
     networks alike, or integers (M, B).
     """
 
@@ -101,40 +99,40 @@ class Task(ABC):
 
     @abstractmethod
     def size(self, split: str) -> int:
-        """How many inputs a split has."""
+        """Return the number of inputs of a split."""
 
     @abstractmethod
     def inputs(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
-        """Inputs of networks, normalised: (B, ...) for all, or (M, B, ...) with `own_inputs` or an index (M, B)."""
+        """Return normalised inputs: (B, ...) for all networks, or (M, B, ...) with `own_inputs` or an index (M, B)."""
 
     @abstractmethod
     def targets(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
-        """What outputs are compared with: (B, ...) for all, or (M, B, ...) with `own_targets` or an index (M, B)."""
+        """Return targets of outputs: (B, ...) for all networks, or (M, B, ...) with `own_targets` or an index (M, B)."""
 
     @abstractmethod
     def score(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, "*M"]:
-        """Mean over inputs of a score from 0 to 1, for targets (B, ...) of all or (M, B, ...), one set for each."""
+        """Return a score from 0 to 1, averaged over inputs, for targets (B, ...) of all or (M, B, ...) of each network."""
 
     def draw_augmentation(self, count: int, random: torch.Generator) -> Shaped[Tensor, "K N"]:
-        """Random numbers (K, count) that change `count` training inputs in one pass over them; K is 0 for none."""
+        """Draw K random numbers for each of `count` training inputs, to augment them in one epoch; K is 0 for none."""
         return torch.empty(0, count)
 
     def augmented(
         self, index: Int64[Tensor, "M B"], draws: Shaped[Tensor, "M K B"], seeds: Int64[Tensor, " M"]
     ) -> Tensor:
-        """Training inputs (M, B, ...) changed by `draws` (M, K, B), a part of what `draw_augmentation` gave."""
+        """Return training inputs (M, B, ...) augmented by `draws`, a part of what `draw_augmentation` returned."""
         return self.inputs("train", index, seeds)
 
     def random_inputs(self, index: Int64[Tensor, " B"], random: torch.Generator) -> Tensor:
-        """Training inputs (B, ...) for all networks, changed at random where the task `augments`."""
+        """Return training inputs (B, ...) for all networks, augmented at random if the task `augments`."""
         return self.inputs("train", index)
 
     def merit(self, score: Any) -> Any:
-        """The score itself, or 1 minus it where lower is better: the more the better."""
+        """Return the score, or 1 minus it if lower is better: higher is always better."""
         return score if self.higher_is_better else 1 - score
 
     def training_loss(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, ""]:
-        """What networks are trained with; by default the mean squared error."""
+        """Return the loss that networks are trained with; by default the mean squared error."""
         return F.mse_loss(outputs, targets)
 
     def behaviour_loss(
@@ -144,7 +142,7 @@ class Task(ABC):
         temperature: float = 1.0,
         relative: bool = False,
     ) -> Float[Tensor, ""]:
-        """How far predicted networks' outputs are from the targets' (NetSpace, Eq. 1 or 2); by default squared."""
+        """Return the loss between outputs of predicted and target networks (NetSpace, Eq. 1 or 2); by default squared."""
         return F.mse_loss(predicted.float(), target.float())
 
     def distillation_loss(
@@ -155,7 +153,7 @@ class Task(ABC):
         temperature: float,
         alpha: float,
     ) -> Float[Tensor, " M"]:
-        """What each network has to learn from a teacher, weight `alpha`, and from targets (NetSpace, Eq. 5)."""
+        """Return each network's loss on a teacher's outputs, with weight `alpha`, and on targets (NetSpace, Eq. 5)."""
         rows = [
             alpha * self.behaviour_loss(each, teacher, temperature)
             + (1 - alpha) * self.training_loss(each.float(), targets)
@@ -166,7 +164,7 @@ class Task(ABC):
     def blend(
         self, first: Float[Tensor, "M B C"], second: Float[Tensor, "M B C"], gamma: Float[Tensor, " M"]
     ) -> Float[Tensor, "M B C"]:
-        """What a network between two should output: theirs (M, B, C), mixed with `gamma` of the second."""
+        """Return the target outputs of networks between two: their outputs, mixed with `gamma` of the second."""
         return torch.lerp(first.float(), second.float(), gamma.view(-1, 1, 1))
 
     def targets_between(
@@ -176,9 +174,9 @@ class Task(ABC):
         second: Int64[Tensor, " M"],
         gamma: Float[Tensor, " M"],
     ) -> Tensor | None:
-        """Targets (M, B, ...) of networks between others of seeds (M,), mixed with `gamma` (M,) of the second.
+        """Return the targets (M, B, ...) of networks between two of given seeds, mixed with `gamma` of the second.
 
-        None where all networks share their targets.
+        None if all networks share their targets.
         """
         if not self.own_targets:
             return None
@@ -186,44 +184,44 @@ class Task(ABC):
         return torch.stack([torch.lerp(one, other, float(g)) for one, other, g in zip(*ends, gamma, strict=True)])
 
     def agreement(self, first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
-        """How alike outputs are, from 0 to 1; by default their concordance (Lin, 1989), 0 where it is negative."""
+        """Return how alike outputs are, from 0 to 1; by default their concordance (Lin, 1989), 0 if it is negative."""
         return metrics.concordance(first, second)
 
     def divergence(self, predicted: Float[Tensor, "*M B C"], target: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M"]:
-        """The behaviour loss of each network by itself, in float64."""
+        """Return the behaviour loss of each network by itself, in float64."""
         return (predicted.double() - target.double()).square().mean((-2, -1))
 
     def agreements(self, first: Float[Tensor, "M B C"], second: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
-        """The agreement of every pair, up to one factor for all."""
+        """Return the agreement of every pair, up to one factor for all."""
         return torch.stack([self.agreement(each.expand_as(second), second) for each in first])
 
     def divergences(self, target: Float[Tensor, "M B C"], predicted: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
-        """The divergence of every pair."""
+        """Return the divergence of every pair, up to one factor for all."""
         return torch.stack([self.divergence(predicted, each.expand_as(predicted)) for each in target])
 
     def votes(self, outputs: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:
-        """What the members of an ensemble average; by default their outputs."""
+        """Return what the members of an ensemble average; by default their outputs."""
         return outputs
 
     def from_votes(self, votes: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:
-        """Outputs of which `votes` are the votes."""
+        """Return the outputs that have these `votes`."""
         return votes
 
     def identity(self, predicted: Float[Tensor, "M B C"], target: Float[Tensor, "M B C"], targets: Tensor) -> Identity:
-        """Whether predicted networks are like their own targets rather than like others of the same score."""
+        """Compare predicted networks with their own targets and with other networks of the same score."""
         return metrics.identity_of(self.agreements(predicted, target), self.score(target, targets))
 
     def normalisation(self) -> dict[str, list[float]]:
-        """The mean and standard deviation that inputs are normalised by, where the task has them."""
+        """Return the mean and standard deviation that inputs are normalised by, if the task has them."""
         return {}
 
     def score_metadata(self) -> dict[str, Any]:
-        """What a zoo's file says of the score; empty for classification."""
+        """Return what a zoo's file says of the score; empty for classification."""
         return {"name": self.score_name, "higher_is_better": self.higher_is_better}
 
 
 def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
-    """The error for a data set that is not on this machine: where it was looked for, and how to get it."""
+    """Return the error for a data set that is not on this machine: where it was looked for, and how to get it."""
     paths = ", ".join(str(path) for path in looked)
     return NetspaceError(
         f"data set {name!r} is not on this machine: looked in {paths}; {how}, or let NETSPACE_DATA (or the "
@@ -232,5 +230,5 @@ def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
 
 
 def broken(path: Path, expected: str, found: str) -> NetspaceError:
-    """The error for a file that is not what its name says."""
+    """Return the error for a file whose content is not what its name says."""
     return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")

@@ -1,4 +1,4 @@
-"""The data sets by name: how each is read and cut into splits, and `load`."""
+"""The data sets by name: how each is read and cut into splits, `load`, and their download."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from netspace.tasks.images import Classification, Split, resize, with_channels
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """A random order (N,) in which every stretch has each class in its due share, to within an image or two.
+    """Return a random order (N,) of which every prefix is stratified, to within an image or two.
 
-    The r-th of the n images of a class (in random order) goes to place (r + 1/2) / n of the whole; ties fall
-    randomly. So any prefix, or any cut into consecutive pieces, is stratified. The numbers come from
-    `RandomState`, whose stream numpy has promised never to change (NEP 19).
+    The r-th of the n images of a class (in random order) goes to position (r + 1/2) / n of the whole; ties are broken
+    at random. So any consecutive pieces are stratified, too. The numbers come from `RandomState`, whose stream numpy has
+    promised never to change (NEP 19).
 
     >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
     >>> labels[stratified_order(labels, seed=0)[:3]].sort().values
@@ -34,14 +34,14 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     by_class = shuffled[np.argsort(array[shuffled], kind="stable")]
     counts = np.bincount(array) if len(array) else np.zeros(1, dtype=np.int64)
     starts = np.cumsum(counts) - counts
-    kind = array[by_class]
-    place = np.empty(len(array))
-    place[by_class] = (np.arange(len(array)) - starts[kind] + 0.5) / counts[kind]
-    return torch.from_numpy(shuffled[np.argsort(place[shuffled], kind="stable")])
+    label = array[by_class]
+    position = np.empty(len(array))
+    position[by_class] = (np.arange(len(array)) - starts[label] + 0.5) / counts[label]
+    return torch.from_numpy(shuffled[np.argsort(position[shuffled], kind="stable")])
 
 
 def cut(pool: Split, sizes: tuple[int, ...], seed: int) -> tuple[Split, ...]:
-    """Stratified, disjoint splits of these `sizes`, which together are no more than the pool."""
+    """Return stratified, disjoint splits of these `sizes`, which together are not larger than the pool."""
     assert sum(sizes) <= len(pool), (sizes, len(pool))
     order = stratified_order(pool.labels, seed)
     ends = np.cumsum(sizes)
@@ -49,18 +49,14 @@ def cut(pool: Split, sizes: tuple[int, ...], seed: int) -> tuple[Split, ...]:
 
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
-
-
-TEN = tuple(str(digit) for digit in range(10))
-
-
+DIGITS = tuple(str(digit) for digit in range(10))
 GARMENTS = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 )  # fmt: skip
 
 
 class Splits(NamedTuple):
-    """What a reader returns, on the CPU."""
+    """The splits and classes of a data set, on the CPU."""
 
     train: Split
     val: Split
@@ -70,7 +66,7 @@ class Splits(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSet:
-    """One entry of `DATASETS`: how it is read, what it is, and its own augmentation."""
+    """An entry of `DATASETS`: how it is read, what it is, and its augmentation."""
 
     read: Callable[[DataConfig], Splits]
     help: str
@@ -79,10 +75,10 @@ class DataSet:
 
 
 def load(config: DataConfig | str, device: torch.device | str = "cpu") -> Task:
-    """The task that `config` (or just its name) describes, on `device`: of `TASKS`, or images of `DATASETS`.
+    """Load the task that `config`, or its name alone, describes: one of `TASKS`, or images of `DATASETS`.
 
-    Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a set that
-    is not on this machine (the sentence says how to get it) or a broken file.
+    Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a data set that is not on
+    this machine (the message says how to get it) or a broken file.
     """
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name in TASKS:
@@ -91,7 +87,7 @@ def load(config: DataConfig | str, device: torch.device | str = "cpu") -> Task:
 
 
 def load_images(config: DataConfig | str, device: torch.device | str = "cpu") -> Classification:
-    """The images with labels that `config` (or just its name) describes, on `device`. Raises as `load`."""
+    """Load the images with labels that `config`, or its name alone, describes. Raises as `load`."""
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
@@ -103,15 +99,15 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     entry = DATASETS[config.name]
     train, val, test, classes = entry.read(config)
     train = train.take(slice(config.limit))
-    splits = [_shaped(split, config) for split in (train, val, test)]
+    train, val, test = (_shaped(split, config) for split in (train, val, test))
     padding = entry.crop_padding if config.crop_padding is None else config.crop_padding
     flip = entry.flip if config.flip is None else config.flip
-    task = Classification.of(config.name, splits[0], splits[1], splits[2], classes, padding, flip)
+    task = Classification.of(config.name, train, val, test, classes, padding, flip)
     return _normalised(task, config).to(device)
 
 
 def _normalised(task: Classification, config: DataConfig) -> Classification:
-    """The task with the mean and standard deviation that the settings give, in place of those of the training images."""
+    """Replace the mean and standard deviation of the training images by those of the settings, if they have any."""
     changes: dict[str, Any] = {}
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None:
@@ -137,7 +133,7 @@ def _shaped(split: Split, config: DataConfig) -> Split:
 def _with_test(
     config: DataConfig, pool: Split, test: Split, classes: tuple[str, ...], sizes: tuple[int, int, int]
 ) -> Splits:
-    """Cut the training images of a set that brings its own test images; `sizes` are train, val, test."""
+    """Cut the training images of a data set that has test images; `sizes` are those of train, val and test."""
     if len(pool) != sizes[0] + sizes[1] or len(test) != sizes[2]:
         raise NetspaceError(
             f"data set {config.name!r} has {sizes[0] + sizes[1]} training and {sizes[2]} test images, but "
@@ -152,68 +148,68 @@ def _fetched(name: str) -> str:
 
 
 def read_digits(config: DataConfig) -> Splits:
-    """scikit-learn's 1,797 scans of 8 x 8 pixels, their 17 levels spread over 0..255; 1,000 / 297 / 500."""
+    """Read scikit-learn's 1,797 scans of 8 x 8 pixels, their 17 levels spread over 0..255; 1,000 / 297 / 500."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     levels = torch.from_numpy(np.rint(images * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
     pool = Split(levels, torch.from_numpy(labels.astype(np.int64)))
     train, val, test = cut(pool, (1000, 297, 500), config.split_seed)
-    return Splits(train, val, test, TEN)
+    return Splits(train, val, test, DIGITS)
 
 
 def read_idx_set(
     config: DataConfig,
-    places: tuple[str, ...],
+    folders: tuple[str, ...],
     classes: tuple[str, ...],
     how: str,
     sizes: tuple[int, int, int] = (50_000, 10_000, 10_000),
 ) -> Splits:
-    """MNIST or Fashion-MNIST from the first of `places` (below the root, or absolute) that has all files."""
+    """Read MNIST or Fashion-MNIST from the first of `folders` (below the root, or absolute) that has all files."""
     root = data_root(config.root)
-    train, test = readers.read_idx_files([root / place for place in places], config.name, how)
+    train, test = readers.read_idx_files([root / folder for folder in folders], config.name, how)
     return _with_test(config, train, test, classes, sizes)
 
 
 def read_cifar(
     config: DataConfig, layout: readers.Layout, sizes: tuple[int, int, int] = (40_000, 10_000, 10_000)
 ) -> Splits:
-    """CIFAR with the papers' cut of its 50,000 training images (NetSpace, Suppl. IV)."""
+    """Read CIFAR with the papers' cut of its 50,000 training images (NetSpace, Suppl. IV)."""
     train, test, classes = readers.read_cifar_binary(data_root(config.root), config.name, layout, _fetched(config.name))
     return _with_test(config, train, test, classes, sizes)
 
 
 def read_tiny_imagenet(config: DataConfig, sizes: tuple[int, int, int] = (80_000, 20_000, 10_000)) -> Splits:
-    """Tiny-ImageNet, its provided validation images being the test split (NetSpace, Suppl. IV)."""
+    """Read Tiny-ImageNet, whose provided validation images are the test split (NetSpace, Suppl. IV)."""
     train, test, classes = readers.read_tiny_imagenet(data_root(config.root), config.name, _fetched(config.name))
     return _with_test(config, train, test, classes, sizes)
 
 
 def read_own_folder(config: DataConfig) -> Splits:
-    """Images by class in the folder `root`; a split without a folder is a tenth of the training images."""
+    """Read images by class from the folder `root`; a split without a folder is a tenth of the training images."""
     if config.root is None or not config.root.expanduser().is_dir():
         raise UsageError(
             f"data set 'folder' reads the folder that the setting root names, which is {config.root}; "
             f"name one that has train/<class>/ (with val/ and test/ or without) or <class>/ subfolders."
         )
-    found, classes = readers.read_folder(config.root.expanduser(), config.image_size)
-    pool = found["train"]
-    tenths = {key: len(pool) // 10 for key in ("val", "test") if key not in found}
+    splits, classes = readers.read_folder(config.root.expanduser(), config.image_size)
+    pool = splits["train"]
+    tenths = {key: len(pool) // 10 for key in ("val", "test") if key not in splits}
     if tenths and len(pool) < 10:
         raise NetspaceError(
             f"{config.root} has {len(pool)} training images, and {' and '.join(tenths)} would each "
             f"be a tenth of them; add images, or folders for these splits."
         )
     train, *rest = cut(pool, (len(pool) - sum(tenths.values()), *tenths.values()), config.split_seed)
-    found |= {"train": train, **dict(zip(tenths, rest, strict=True))}
-    return Splits(found["train"], found["val"], found["test"], classes)
+    splits |= {"train": train, **dict(zip(tenths, rest, strict=True))}
+    return Splits(**splits, classes=classes)
 
 
 def read_generated(config: DataConfig, sizes: tuple[int, int, int] = (2000, 500, 500)) -> Splits:
-    """Random images for tests and benchmarks, not a task of any interest; 2,000 / 500 / 500.
+    """Generate random images for tests and benchmarks: a noise pattern for each class plus the noise of each image.
 
-    A noise pattern for each class plus the noise of each image; 32 x 32, 3 channels and 10 classes unless
-    `image_size`, `channels` and `classes` say otherwise. `split_seed` is the seed of everything.
+    32 x 32, 3 channels and 10 classes unless `image_size`, `channels` and `classes` say otherwise; 2,000 / 500 / 500.
+    `split_seed` is the seed of everything.
     """
     size, channels, classes = config.image_size or 32, config.channels or 3, config.classes or 10
     random = np.random.RandomState(config.split_seed)
@@ -223,7 +219,8 @@ def read_generated(config: DataConfig, sizes: tuple[int, int, int] = (2000, 500,
         labels = random.permutation(np.arange(count) % classes)
         noise = random.randint(0, 128, (count, channels, size, size), dtype=np.uint8)
         splits.append(Split(torch.from_numpy(noise + patterns[labels]), torch.from_numpy(labels.astype(np.int64))))
-    return Splits(splits[0], splits[1], splits[2], tuple(str(label) for label in range(classes)))
+    train, val, test = splits
+    return Splits(train, val, test, tuple(str(label) for label in range(classes)))
 
 
 DATASETS: dict[str, DataSet] = {
@@ -231,7 +228,7 @@ DATASETS: dict[str, DataSet] = {
     "fashion-mnist": DataSet(
         partial(
             read_idx_set,
-            places=("fashion-mnist", "FashionMNIST/raw", f"{DEBIAN}/fashion-mnist"),
+            folders=("fashion-mnist", "FashionMNIST/raw", f"{DEBIAN}/fashion-mnist"),
             classes=GARMENTS,
             how=f"install it with `apt-get install dataset-fashion-mnist`, {_fetched('fashion-mnist')}",
         ),
@@ -240,8 +237,8 @@ DATASETS: dict[str, DataSet] = {
     "mnist": DataSet(
         partial(
             read_idx_set,
-            places=("mnist", "MNIST/raw", f"{DEBIAN}/mnist"),
-            classes=TEN,
+            folders=("mnist", "MNIST/raw", f"{DEBIAN}/mnist"),
+            classes=DIGITS,
             how=_fetched("mnist"),
         ),
         "70,000 grey 28x28 digits",
@@ -265,6 +262,71 @@ DATASETS: dict[str, DataSet] = {
     "generated": DataSet(read_generated, "random images for tests and benchmarks"),
 }
 
-
-# Tasks other than images with labels, by the name that `data.name` gives: a class, or what makes a task of its settings.
+# Tasks other than images with labels, by the name in `data.name`: classes, or functions of the settings and a device.
 TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A file of a data set on the network."""
+
+    url: str
+    md5: str
+    folder: str = ""  # in which it is unpacked, below the root
+
+
+def _gz(base: str, folder: str, **md5: str) -> tuple[Resource, ...]:
+    return tuple(Resource(f"{base}{name.replace('_', '-')}-ubyte.gz", md5[name], folder) for name in md5)
+
+
+RESOURCES: dict[str, tuple[Resource, ...]] = {
+    "fashion-mnist": _gz(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "fashion-mnist",
+        train_images_idx3="8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        train_labels_idx1="25c81989df183df01b3e8a0aad5dffbe",
+        t10k_images_idx3="bef4ecab320f06d8554ea6380940ec79",
+        t10k_labels_idx1="bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    "mnist": _gz(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "mnist",
+        train_images_idx3="f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        train_labels_idx1="d53e105ee54ea40749a09fcbcd1e9432",
+        t10k_images_idx3="9fb629c4189551a2d022fa330f9573f3",
+        t10k_labels_idx1="ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "cifar10": (
+        Resource("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+    ),
+    "cifar100": (
+        Resource("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+    ),
+    "tiny-imagenet": (
+        Resource("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
+    ),
+}
+
+
+def fetch(name: str, root: Path | None = None) -> Path:
+    """Download and unpack data set `name` below `root` (default as in `DataConfig.root`); return that root.
+
+    Raises `UsageError` for a data set that has no download (others come with a package or are the user's own), and
+    `NetspaceError` if the network fails or the checksum differs.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    if name not in RESOURCES:
+        raise unknown("data set to fetch", name, RESOURCES)
+    home = data_root(root)
+    for resource in RESOURCES[name]:
+        try:
+            download_and_extract_archive(
+                resource.url, download_root=home / resource.folder, md5=resource.md5, remove_finished=True
+            )
+        except (OSError, RuntimeError, EOFError) as error:
+            raise NetspaceError(
+                f"could not fetch {resource.url} (md5 {resource.md5}) into "
+                f"{home / resource.folder}: {error}; try again, or put the unpacked file there by hand."
+            ) from error
+    return home

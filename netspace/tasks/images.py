@@ -1,6 +1,6 @@
-"""Labelled images: `Classification`, in three splits, resident on the device as uint8; augmentation; what a recipe says of them.
+"""Labelled images: `Classification`, three splits of uint8 images on a device; resizing and augmentation.
 
-Axes: B batch, N images, C channels, H W pixels.
+Axes: M members (networks), B images of a batch, N images, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHUNK = 1024  # images resized at once: bounds the memory of the float64 copy
 
 
 def resize(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C S S"]:
-    """uint8 (N, C, H, W) to (N, C, size, size), bilinear, antialiased; one of that size stays as it is."""
+    """Resize images to `size` pixels a side, bilinear and antialiased; those of that size stay as they are."""
     if images.shape[2:] == (size, size):
         return images
     out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8, device=images.device)
@@ -39,7 +39,7 @@ def resize(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C S 
 
 
 def with_channels(images: UInt8[Tensor, "N _ H W"], channels: int) -> UInt8[Tensor, "N C H W"]:
-    """uint8 (N, 1 or 3, H, W) with 1 or 3 channels: luma of ITU-R BT.601 (as in PIL), or grey three times."""
+    """Convert images to 1 or 3 channels: the luma of ITU-R BT.601 (as in PIL), or grey three times."""
     if images.shape[1] == channels:
         return images
     if channels == 3:
@@ -51,22 +51,21 @@ def with_channels(images: UInt8[Tensor, "N _ H W"], channels: int) -> UInt8[Tens
 def random_crop_flip(
     images: Shaped[Tensor, "*B C H W"], generator: torch.Generator, padding: int, flip: bool
 ) -> Shaped[Tensor, "*B C H W"]:
-    """Pad by zeros, crop back at a random place, mirror one image in two (NetSpace, Suppl. IV, after [9]).
+    """Pad with zeros, crop back at a random position, mirror every second image at random (NetSpace, Suppl. IV, after [9]).
 
-    images: (B, C, H, W), or (M, B, C, H, W) where each member draws its own crops; any dtype. Returns the
-    same shape. All crops are drawn first, then all flips, so the same generator state gives the same result
-    however the leading axes are arranged. A generator on the CPU serves images on any device.
+    All crops are drawn first, then all flips, so the same generator state gives the same result however the leading axes
+    are arranged. The generator may be on the CPU for images on any device.
     """
     if not padding and not flip:
         return images
     stack = images.reshape(-1, *images.shape[-3:])
-    count, where = len(stack), generator.device
-    offsets = torch.zeros(2, count, dtype=torch.int64, device=where)
-    mirrored = torch.zeros(count, dtype=torch.bool, device=where)
+    count, device = len(stack), generator.device
+    offsets = torch.zeros(2, count, dtype=torch.int64, device=device)
+    mirrored = torch.zeros(count, dtype=torch.bool, device=device)
     if padding:
-        offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=where)
+        offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=device)
     if flip:
-        mirrored = torch.randint(2, (count,), generator=generator, device=where).bool()
+        mirrored = torch.randint(2, (count,), generator=generator, device=device).bool()
     offsets, mirrored = (send(t, images.device) for t in (offsets, mirrored))
     return crop_flip(stack, offsets, mirrored, padding).reshape(images.shape)
 
@@ -74,10 +73,9 @@ def random_crop_flip(
 def crop_flip(
     images: Shaped[Tensor, "B C H W"], offsets: Int64[Tensor, "2 B"], mirrored: Bool[Tensor, " B"], padding: int
 ) -> Shaped[Tensor, "B C H W"]:
-    """Crop image n of (B, C, H, W) at row offsets[0, n] and column offsets[1, n] of its padded self.
+    """Pad images with zeros, crop image b at row offsets[0, b] and column offsets[1, b], and mirror it if mirrored[b].
 
-    offsets: (2, B) integers in 0 .. 2 * padding, where `padding` moves nothing; mirrored: (B,) bool, which
-    crops are mirrored left to right.
+    Offsets are in 0 .. 2 * padding; the offset `padding` moves nothing. Images are mirrored left to right.
     """
     count, channels, height, width = images.shape
     device = images.device
@@ -85,14 +83,14 @@ def crop_flip(
     columns = torch.arange(width, device=device)
     columns = torch.where(mirrored[:, None], columns.flip(0), columns) + offsets[1, :, None]  # (B, W)
     padded = F.pad(images, (padding,) * 4)
-    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W), places in a flat padded image
+    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W), positions in a flat padded image
     index = pixels.reshape(count, 1, -1).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, index).reshape(images.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels; raises `NetspaceError` where they do not fit together."""
+    """Images with their labels. Raises `NetspaceError` if they do not fit together."""
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
@@ -112,7 +110,7 @@ class Split:
         return len(self.labels)
 
     def take(self, order: Tensor | slice) -> Split:
-        """The images that `order`, a slice or integers of shape (n,), names."""
+        """Return the images and labels of a slice or of indices (B,)."""
         return Split(self.images[order], self.labels[order])
 
     def to(self, device: torch.device | str) -> Split:
@@ -121,9 +119,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Classification(Task):
-    """Images in classes, resident on one device; made by `netspace.tasks.load` or `Classification.of`.
+    """Classification of images on one device; made by `netspace.tasks.load` or `Classification.of`.
 
-    Networks give logits (B, C); the behaviour loss is Eq. 1 of NetSpace, the score is accuracy.
+    Networks return logits, one for each class; the behaviour loss is Eq. 1 of NetSpace, the score is accuracy.
     """
 
     score_name: ClassVar[str] = "accuracy"
@@ -136,7 +134,7 @@ class Classification(Task):
     test: Split
     classes: tuple[str, ...]  # name of each label
     mean: Tensor  # (C,) float32, of the training pixels in 0..1
-    std: Tensor  # (C,) float32, likewise, at least 1/255
+    std: Tensor  # (C,) float32, of the training pixels, at least 1/255
     split_hash: str  # sha256 of all images and labels in their order, 64 hex digits
     crop_padding: int = 0  # pixels; 0: no random crop
     flip: bool = False
@@ -152,9 +150,9 @@ class Classification(Task):
         crop_padding: int = 0,
         flip: bool = False,
     ) -> Classification:
-        """The task of three splits: measures `mean` and `std` and takes the hash, wherever the splits lie.
+        """Make a task of three splits, with the mean and standard deviation of the training images.
 
-        Raises `NetspaceError` where a split is empty, shapes differ, or a label has no class.
+        Raises `NetspaceError` if a split is empty, shapes differ, or a label has no class.
         """
         splits = dict(zip(SPLITS, (train, val, test), strict=True))
         for key, split in splits.items():
@@ -171,19 +169,9 @@ class Classification(Task):
                     f"data set {name!r} has {len(classes)} classes, so labels 0 to {len(classes) - 1}, "
                     f"but the labels of its {key} split go from {low} to {high}"
                 )
-        mean, std = channel_moments(train.images)
-        return cls(
-            name,
-            train,
-            val,
-            test,
-            tuple(classes),
-            mean,
-            std,
-            hash_splits(splits.values()),
-            crop_padding,
-            flip,
-        )
+        moments = channel_moments(train.images)
+        content = hash_splits(splits.values())
+        return cls(name, train, val, test, tuple(classes), *moments, content, crop_padding, flip)
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -197,7 +185,7 @@ class Classification(Task):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the images lie."""
+        """The device of the images."""
         return self.train.images.device
 
     @property
@@ -206,26 +194,26 @@ class Classification(Task):
         return bool(self.crop_padding or self.flip)
 
     def split(self, name: str) -> Split:
-        """The split called `name`; raises `UsageError` if it is not train, val or test."""
+        """Return the split called `name`. Raises `UsageError` if it is not train, val or test."""
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
         split: Split = getattr(self, name)
         return split
 
     def size(self, split: str) -> int:
-        """How many images a split has."""
+        """Return the number of images of a split."""
         return len(self.split(split))
 
     def inputs(self, split: str, index: Tensor | slice, seeds: Tensor | None = None) -> Tensor:
-        """Normalised images (B, C, H, W), or (M, B, C, H, W) for an index (M, B)."""
+        """Return normalised images (B, C, H, W), or (M, B, C, H, W) for an index (M, B)."""
         return self.normalise(self.split(split).images[index])
 
     def targets(self, split: str, index: Tensor | slice, seeds: Tensor | None = None) -> Tensor:
-        """Labels (B,), or (M, B) for an index (M, B)."""
+        """Return labels (B,), or (M, B) for an index (M, B)."""
         return self.split(split).labels[index]
 
     def draw_augmentation(self, count: int, random: torch.Generator) -> Tensor:
-        """Row and column of each crop, and whether it is mirrored, int64 (3, count); (0, count) without augmentation."""
+        """Draw row and column of each crop and whether it is mirrored, int64 (3, count); (0, count) without augmentation."""
         if not self.augments:
             return torch.empty(0, count, dtype=torch.int64)
         offsets = torch.randint(2 * self.crop_padding + 1, (2, count), generator=random)
@@ -233,7 +221,7 @@ class Classification(Task):
         return torch.cat([offsets, mirrored if self.flip else torch.zeros_like(mirrored)])
 
     def augmented(self, index: Tensor, draws: Tensor, seeds: Tensor) -> Tensor:
-        """Normalised training images (M, B, C, H, W), cropped and mirrored by `draws` (M, 3, B)."""
+        """Return normalised training images (M, B, C, H, W), cropped and mirrored by `draws` (M, 3, B)."""
         images = self.train.images[index]
         if self.augments:
             rows = draws.transpose(0, 1).flatten(1)  # (3, M * B)
@@ -242,99 +230,95 @@ class Classification(Task):
         return self.normalise(images)
 
     def random_inputs(self, index: Tensor, random: torch.Generator) -> Tensor:
-        """Normalised training images (B, C, H, W), cropped and mirrored at random."""
+        """Return normalised training images (B, C, H, W), cropped and mirrored at random."""
         return self.normalise(self.augment(self.train.images[index], random))
 
     def score(self, outputs: Float[Tensor, "*M B C"], targets: Int64[Tensor, " B"]) -> Float[Tensor, "*M"]:
-        """Accuracy (M,) of logits (M, B, C) for labels (B,)."""
+        """Return the accuracy."""
         return metrics.accuracy(outputs, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats."""
+        """Return the cross-entropy in nats."""
         return F.cross_entropy(outputs, targets)
 
     def behaviour_loss(
         self, predicted: Tensor, target: Tensor, temperature: float = 1.0, relative: bool = False
     ) -> Tensor:
-        """KL divergence at a temperature (NetSpace, Eq. 1): see `netspace.losses.prediction_loss`."""
+        """Return the KL divergence at a temperature (NetSpace, Eq. 1): see `netspace.losses.prediction_loss`."""
         return losses.prediction_loss(predicted, target, temperature, relative)
 
     def distillation_loss(
         self, predicted: Tensor, teacher: Tensor, targets: Tensor, temperature: float, alpha: float
     ) -> Tensor:
-        """NetSpace, Eq. 5: see `netspace.losses.distillation_loss`."""
+        """Return the distillation loss (NetSpace, Eq. 5): see `netspace.losses.distillation_loss`."""
         return losses.distillation_loss(predicted, teacher, targets, temperature, alpha)
 
     def blend(self, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:
-        """Logits between two networks', at the spread between theirs: see `netspace.losses.blend`."""
+        """Return target logits between two networks': see `netspace.losses.blend`."""
         return losses.blend(first, second, gamma)
 
     def agreement(self, first: Tensor, second: Tensor) -> Tensor:
-        """The fraction of images that both give the same class."""
+        """Return the fraction of images for which both predict the same class."""
         return metrics.agreement(first, second)
 
     def divergence(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """KL(target || predicted) in nats."""
+        """Return KL(target || predicted) in nats."""
         return metrics.divergence(predicted, target)
 
     def agreements(self, first: Tensor, second: Tensor) -> Tensor:
-        """How many images both of a pair give the same class, (M, N) float32: exact."""
+        """Count the images for which both of a pair predict the same class, (M, N) float32: exact."""
         one_hot = [F.one_hot(logits.argmax(-1), logits.shape[-1]).float().flatten(1) for logits in (first, second)]
         return one_hot[0] @ one_hot[1].T
 
     def divergences(self, target: Tensor, predicted: Tensor) -> Tensor:
-        """KL(target || predicted) of every pair (M, N), summed over images."""
+        """Return KL(target || predicted) of every pair, summed over images."""
         votes = target.softmax(-1)
         entropy = -(votes * target.log_softmax(-1)).sum((1, 2))
         return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
 
     def votes(self, outputs: Tensor) -> Tensor:
-        """Class probabilities of logits."""
+        """Return the class probabilities of logits."""
         return outputs.softmax(-1)
 
     def from_votes(self, votes: Tensor) -> Tensor:
-        """Logits of which `votes` are the softmax."""
+        """Return the logits of which `votes` are the softmax."""
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 
     def identity(self, predicted: Tensor, target: Tensor, targets: Tensor) -> Identity:
-        """Agreement and shared mistakes with a network's own target, and with others as accurate."""
+        """Compare agreement and shared mistakes with a network's own target and with others of the same accuracy."""
         return metrics.identity(predicted.argmax(-1), target.argmax(-1), targets)
 
     def normalisation(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each channel, pixels in 0..1."""
+        """Return mean and standard deviation of each channel, pixels in 0..1."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def score_metadata(self) -> dict[str, Any]:
-        """Nothing: accuracy is what a zoo's file means where it says nothing."""
+        """Return nothing: zoo files without it mean accuracy."""
         return {}
 
     def subset(self, count: int, seed: int) -> Classification:
-        """The same task with `count` of its training images, drawn by the seed; all of them where there are no more.
+        """Return the task with `count` of its training images, drawn by the seed, or all if there are no more.
 
         Mean, standard deviation and hash stay those of the whole.
         """
         if count >= len(self.train):
             return self
-        places = torch.randperm(len(self.train), generator=generator(seed, Stream.POOL))[:count].to(self.device)
-        return replace(self, train=Split(self.train.images[places], self.train.labels[places]))
+        index = torch.randperm(len(self.train), generator=generator(seed, Stream.POOL))[:count].to(self.device)
+        return replace(self, train=self.train.take(index))
 
     def to(self, device: torch.device | str) -> Classification:
-        """The same task on another device; what is there already is not copied."""
+        """Return the task on another device; data that are there already are not copied."""
         moved: dict[str, Any] = {key: getattr(self, key).to(device) for key in (*SPLITS, "mean", "std")}
         return replace(self, **moved)
 
     def normalise(self, images: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
-        """uint8 images (..., C, H, W) as float32, of mean 0 and variance 1 per channel over `train`."""
+        """Normalise uint8 images: float32, with mean 0 and variance 1 of each channel over `train`."""
         scale = (1 / (255 * self.std))[:, None, None]
         shift = (self.mean / self.std)[:, None, None]
         return images.to(torch.float32).mul_(scale).sub_(shift)
 
     def augment(self, images: Shaped[Tensor, "*B C H W"], generator: torch.Generator) -> Shaped[Tensor, "*B C H W"]:
-        """Random crop and mirror of uint8 images (B, C, H, W), or (M, B, C, H, W) with draws for each member.
-
-        Applies `crop_padding` and `flip` of this task: with neither, the images come back as they are. The
-        same generator state gives the same result; nothing waits for the device.
-        """
+        """Crop and mirror uint8 images at random, by `crop_padding` and `flip` of this task: see `random_crop_flip`."""
         return random_crop_flip(images, generator, self.crop_padding, self.flip)
 
     def batches(
@@ -344,10 +328,11 @@ class Classification(Task):
         generator: torch.Generator | None = None,
         drop_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over a split (or its name): uint8 images (B, C, H, W) and labels (B,).
+        """Yield one pass over a split (or its name): uint8 images (B, C, H, W) and labels (B,).
 
-        In order without a `generator`, shuffled by it otherwise. The last batch may be smaller; `drop_last`
-        leaves it out then.
+        In order without a `generator`, else shuffled by it. The last batch may be smaller; `drop_last` then leaves it out.
+
+        Raises `NetspaceError` unless `batch_size` is positive.
         """
         if batch_size < 1:
             raise NetspaceError(f"a batch has at least one image, not {batch_size}")
@@ -364,21 +349,21 @@ class Classification(Task):
 
 
 def channel_moments(images: UInt8[Tensor, "N C H W"]) -> tuple[Float32[Tensor, " C"], Float32[Tensor, " C"]]:
-    """Mean and standard deviation (C,), float32, of uint8 images (N, C, H, W) in units of 0..1.
+    """Return mean and standard deviation of each channel in units of 0..1, exact up to the last rounding.
 
-    Exact up to the last rounding, for they come from the counts of the 256 levels. A constant channel has
-    standard deviation 1/255, so that dividing by it is harmless.
+    They are computed from the counts of the 256 levels. A constant channel has standard deviation 1/255, so that dividing
+    by it is harmless.
     """
     levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
     rows = [torch.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]
-    share = torch.stack(rows).double() / max(len(images) * images.shape[2] * images.shape[3], 1)  # (C, 256)
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]).square()).sum(1)
+    fraction = torch.stack(rows).double() / max(len(images) * images.shape[2] * images.shape[3], 1)  # (C, 256)
+    mean = fraction @ levels
+    variance = (fraction * (levels - mean[:, None]).square()).sum(1)
     return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
 
 
 def hash_splits(splits: Iterable[Split]) -> str:
-    """sha256, in hex, of the shape, images and labels of every split, in this order."""
+    """Return the sha256, in hex, of the shape, images and labels of every split, in this order."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(tuple(split.images.shape)).encode())

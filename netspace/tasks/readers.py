@@ -1,9 +1,11 @@
-"""Readers of image files: IDX, CIFAR's binary version, folders of images, and their download. None of them runs code.
+"""Readers of image files: IDX, CIFAR's binary version, folders with and without labels. None of them runs code.
 
 An IDX file is two zero bytes, the type (8: uint8), the number of axes, each axis as a big-endian uint32, the bytes
 (http://yann.lecun.com/exdb/mnist/); torchvision refuses Debian's .gz. A record of CIFAR is the label (CIFAR-100: coarse
 label, fine label), then 3 x 32 x 32 pixels (https://www.cs.toronto.edu/~kriz/cifar.html); the label used is the last one,
-and the Python version is a pickle, which is never opened. A great number of small image files is decoded once and cached.
+and the Python version is a pickle, which is never opened. Labelled image files are decoded once and cached.
+
+Axes: N images, B images of a batch, H W pixels.
 """
 
 from __future__ import annotations
@@ -13,31 +15,39 @@ import hashlib
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from netspace.errors import NetspaceError, unknown
+from netspace.errors import NetspaceError, UsageError
 from netspace.files import replacing
 from netspace.io import HASH, hash_named, read_tensors
-from netspace.tasks.base import broken, data_root, missing
+from netspace.tasks.base import broken, missing
 from netspace.tasks.images import Split, resize
 
-PIXELS = 3 * 32 * 32
+PIXELS = 3 * 32 * 32  # values of an image of CIFAR
+DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
+CACHE_VERSION = 1  # to be raised when the same files would give other pixels
+CHUNK = 256  # files that one thread decodes in one go
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+TINY = "tiny-imagenet-200"
+CENTRE = 224 / 256  # side of the square cut from an image without a label, as a fraction of the image's shorter side
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one CIFAR keeps what."""
+    """The files of one CIFAR."""
 
     folder: str
     train: tuple[str, ...]
@@ -47,19 +57,13 @@ class Layout:
 
 
 CIFAR10 = Layout(
-    "cifar-10-batches-bin",
-    tuple(f"data_batch_{n}.bin" for n in range(1, 6)),
-    "test_batch.bin",
-    "batches.meta.txt",
-    1,
+    "cifar-10-batches-bin", tuple(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin", "batches.meta.txt", 1
 )
-
-
 CIFAR100 = Layout("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 2)
 
 
 def read_cifar_binary(root: Path, name: str, layout: Layout, how: str) -> tuple[Split, Split, tuple[str, ...]]:
-    """Training and test images (N, 3, 32, 32), class names; raises `NetspaceError` if missing or broken."""
+    """Return training and test images (N, 3, 32, 32) and class names. Raises `NetspaceError` if missing or broken."""
     folder = root / layout.folder
     files = (*layout.train, layout.test, layout.names)
     absent = [folder / file for file in files if not (folder / file).is_file()]
@@ -82,17 +86,14 @@ def _records(path: Path, labels: int, classes: int) -> Split:
     return Split(torch.from_numpy(records[:, labels:].reshape(-1, 3, 32, 32).copy()), label)
 
 
-FILES = {
+IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
 
-DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
-
-
 def read_idx(path: Path, axes: int) -> Tensor:
-    """The uint8 array of an IDX file, .gz or plain, with that many axes; else raises `NetspaceError`."""
+    """Return the uint8 array of an IDX file, .gz or plain. Raises `NetspaceError` unless it has that many axes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             file = cast(IO[bytes], opened)
@@ -115,27 +116,27 @@ def read_idx(path: Path, axes: int) -> Tensor:
     except (EOFError, OSError, zlib.error) as error:
         raise broken(path, "a readable IDX file", str(error) or type(error).__name__) from error
     if len(data) != size:
-        found = f"only {len(data)}" if len(data) < size else "more"
-        raise broken(path, f"{size} values for its sizes {shape}", found)
+        actual = f"only {len(data)}" if len(data) < size else "more"
+        raise broken(path, f"{size} values for its sizes {shape}", actual)
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).reshape(shape).copy())
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """`name` or `name`.gz in the folder, whichever is there."""
+    """Return the path of `name`.gz or `name` in a folder, whichever is there; None if neither is."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
 def read_idx_files(folders: list[Path], name: str, how: str) -> tuple[Split, Split]:
-    """Training and test images (N, 1, H, W) from the first folder that has all four files.
+    """Return training and test images (N, 1, H, W) from the first folder that has all four files, .gz or plain.
 
-    Raises `NetspaceError`: the set is missing (`how` says where to get it), or a file is broken.
+    Raises `NetspaceError` if the set is missing (`how` says where to get it) or a file is broken.
     """
     for folder in folders:
-        found = {key: [find(folder, file) for file in files] for key, files in FILES.items()}
-        if all(path for paths in found.values() for path in paths):
-            train, test = (_pair(cast(list[Path], found[key])) for key in FILES)
+        paths = {key: [find(folder, file) for file in files] for key, files in IDX_FILES.items()}
+        if all(path for pair in paths.values() for path in pair):
+            train, test = (_pair(cast(list[Path], paths[key])) for key in IDX_FILES)
             return train, test
-    raise missing(name, [folder / f"{FILES['train'][0]}[.gz]" for folder in folders], how)
+    raise missing(name, [folder / f"{IDX_FILES['train'][0]}[.gz]" for folder in folders], how)
 
 
 def _pair(paths: list[Path]) -> Split:
@@ -145,52 +146,38 @@ def _pair(paths: list[Path]) -> Split:
     return Split(images[:, None], labels.long())
 
 
-VERSION = 1  # to be raised when the same files would give other pixels
-
-
-CHUNK = 256  # files that one thread decodes in one go
-
-
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
 def decode(folder: Path, files: list[Path], size: int | None) -> Tensor:
-    """The images `files`, all below `folder`, as uint8 (N, 3, H, W), in their order.
+    """Return the images `files`, all below `folder`, as uint8 (N, 3, H, W), from the folder's cache if they are there.
 
     With a `size` each is resized to that square; without, all must have the shape of the first. What is
     transparent becomes white. Raises `NetspaceError` for a file that cannot be decoded or has another shape.
     """
-    kept = folder / f".netspace-{_key(folder, files, size)}.safetensors"
-    images = _load(kept, len(files))
+    cache = folder / f".netspace-{_key(folder, files, size)}.safetensors"
+    images = _load(cache, len(files))
     if images is None:
         images = _decode_all(files, size)
-        _save(kept, images)
+        # in a folder that is not ours to write, or on a full disk: decode again next time
+        with suppress(NetspaceError, SafetensorError), replacing(cache) as temporary:
+            save_file({"images": images}, temporary, metadata={HASH: hash_named({"images": images}, {})})
     return images
 
 
 def _key(folder: Path, files: list[Path], size: int | None) -> str:
-    digest = hashlib.sha256(f"{VERSION} {size}\n".encode())
+    digest = hashlib.sha256(f"{CACHE_VERSION} {size}\n".encode())
     for file in files:
         stat = file.stat()
         digest.update(f"{file.relative_to(folder).as_posix()}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _load(kept: Path, count: int) -> Tensor | None:
+def _load(cache: Path, count: int) -> Tensor | None:
     try:
-        images = read_tensors(kept)[0].get("images")
+        images = read_tensors(cache)[0].get("images")
     except NetspaceError:
         return None
     if images is None or images.dtype != torch.uint8 or images.dim() != 4 or len(images) != count:
         return None
     return images
-
-
-def _save(kept: Path, images: Tensor) -> None:
-    held = {"images": images}
-    # a folder that is not ours to write, or a full disk: decode again next time
-    with suppress(NetspaceError, SafetensorError), replacing(kept) as temporary:
-        save_file(held, temporary, metadata={HASH: hash_named(held, {})})
 
 
 def _decode_all(files: list[Path], size: int | None) -> Tensor:
@@ -214,7 +201,7 @@ def _decode_all(files: list[Path], size: int | None) -> Tensor:
 
 
 def decode_one(file: Path, size: int | None) -> Tensor:
-    """One image file as uint8 (3, H, W); raises `NetspaceError` if it is not an image."""
+    """Return one image file as uint8 (3, H, W). Raises `NetspaceError` if it is not an image."""
     try:
         with Image.open(file) as image:
             if "A" in image.getbands() or "transparency" in image.info:
@@ -222,25 +209,16 @@ def decode_one(file: Path, size: int | None) -> Tensor:
                 colour = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
             else:
                 colour = image.convert("RGB")
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what PIL raises for bad files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for bad files
         raise broken(file, "an image", str(error) or type(error).__name__) from error
     pixels = torch.from_numpy(np.array(colour)).permute(2, 0, 1)
     return pixels if size is None else resize(pixels[None], size)[0]
 
 
-TINY = "tiny-imagenet-200"
-
-
 def read_tiny_imagenet(root: Path, name: str, how: str) -> tuple[Split, Split, tuple[str, ...]]:
-    """Training images, the provided validation images (the papers' test split), classes; (N, 3, 64, 64).
+    """Return training images, the provided validation images (the papers' test split) and classes; (N, 3, 64, 64).
 
-    Classes are in the order of their WordNet ids and called "id word". Raises `NetspaceError` if missing or
-    broken.
+    Classes are in the order of their WordNet ids and called "id word". Raises `NetspaceError` if missing or broken.
     """
     folder = root / TINY
     annotations = folder / "val" / "val_annotations.txt"
@@ -256,20 +234,19 @@ def read_tiny_imagenet(root: Path, name: str, how: str) -> tuple[Split, Split, t
         if wnid not in label_of or Path(file).name != file:
             raise broken(annotations, "lines of a file name, a tab and a WordNet id of wnids.txt", repr(line))
         test.append((folder / "val" / "images" / file, label_of[wnid]))
-    gone = next((file for file, _ in test if not file.is_file()), None)
-    if gone or not train or not test:
-        raise missing(name, [gone or folder / "train"], how)
+    absent = [file for file, _ in test if not file.is_file()]
+    if absent or not train or not test:
+        raise missing(name, absent[:1] or [folder / "train"], how)
     splits = _decode(folder, [train, test], None)
     words = _words(folder / "words.txt")
     return splits[0], splits[1], tuple(f"{wnid} {words[wnid]}" if wnid in words else wnid for wnid in ids)
 
 
 def read_folder(folder: Path, size: int | None) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits found in a folder, and the classes: its subfolders' names, sorted; images (N, 3, H, W).
+    """Return the splits of a folder, images (N, 3, H, W), and the classes: its subfolders' names, sorted.
 
-    Either folder/train/<class>/* with, beside it, val/<class>/* or test/<class>/* (one, both or none), or
-    folder/<class>/* alone, which is all training. Raises `NetspaceError` where no images or unknown classes
-    are.
+    Either folder/train/<class>/* and next to it val/<class>/* or test/<class>/* (one, both or none), or folder/<class>/*
+    alone, which is all training. Raises `NetspaceError` if a split has no images or unknown classes.
     """
     base = folder / "train" if (folder / "train").is_dir() else folder
     classes = [path.name for path in _folders(base)]
@@ -316,74 +293,85 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _words(path: Path) -> dict[str, str]:
-    """WordNet id -> its first word, from lines "id<tab>word, other words"; empty if there is no such file."""
+    """Return the first word of each WordNet id, from lines "id<tab>word, other words"; nothing if there is no such file."""
     if not path.is_file():
         return {}
     pairs = (line.split("\t", 1) for line in path.read_text("utf-8", "replace").splitlines() if "\t" in line)
     return {wnid: words.split(",")[0] for wnid, words in pairs}
 
 
+Channels = tuple[float, float, float]  # red, green, blue
+
+
 @dataclass(frozen=True)
-class Resource:
-    """One file of a data set on the network."""
+class Normalisation:
+    """How pixels in [0, 1] of images without labels are normalised: (pixels - mean) / std of each channel."""
 
-    url: str
-    md5: str
-    folder: str = ""  # where it is unpacked, below the root
+    name: str  # as --normalise has it
+    mean: Channels
+    std: Channels
+
+    def figures(self) -> dict[str, Any]:
+        """Return the settings as results have them."""
+        return {"normalise": self.name, "mean": list(self.mean), "std": list(self.std)}
 
 
-def _gz(base: str, folder: str, **md5: str) -> tuple[Resource, ...]:
-    return tuple(Resource(f"{base}{name.replace('_', '-')}-ubyte.gz", md5[name], folder) for name in md5)
-
-
-RESOURCES: dict[str, tuple[Resource, ...]] = {
-    "fashion-mnist": _gz(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        "fashion-mnist",
-        train_images_idx3="8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        train_labels_idx1="25c81989df183df01b3e8a0aad5dffbe",
-        t10k_images_idx3="bef4ecab320f06d8554ea6380940ec79",
-        t10k_labels_idx1="bb300cfdad3c16e7a12a480ee83cd310",
-    ),
-    "mnist": _gz(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "mnist",
-        train_images_idx3="f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        train_labels_idx1="d53e105ee54ea40749a09fcbcd1e9432",
-        t10k_images_idx3="9fb629c4189551a2d022fa330f9573f3",
-        t10k_labels_idx1="ec29112dd5afa0611ce80d1b7f02629c",
-    ),
-    "cifar10": (
-        Resource("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-    ),
-    "cifar100": (
-        Resource("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
-    ),
-    "tiny-imagenet": (
-        Resource("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
-    ),
+IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of its training images
+NORMALISATIONS = {
+    "imagenet": IMAGENET,
+    "none": Normalisation("none", (0.0,) * 3, (1.0,) * 3),  # pixels stay in [0, 1]
+    "0-255": Normalisation("0-255", (0.0,) * 3, (1 / 255,) * 3),  # pixels as they are in a file
 }
 
 
-def fetch(name: str, root: Path | None = None) -> Path:
-    """Download and unpack data set `name` below `root` (default as in `DataConfig.root`); returns that root.
+def normalisation(text: str) -> Normalisation:
+    """Return the normalisation called `text`: a name, or MEAN/STD, each a number or three separated by commas.
 
-    Raises `UsageError` for a set that has no download (the others come with a package or are the user's own),
-    and `NetspaceError` where the network or the checksum says no.
+    Raises `UsageError` for anything else.
+
+    >>> normalisation("0.5/0.25").std
+    (0.25, 0.25, 0.25)
     """
-    from torchvision.datasets.utils import download_and_extract_archive
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text]
+    try:
+        mean, std = (tuple(float(word) for word in part.split(",")) for part in text.split("/"))
+    except ValueError:
+        mean = std = ()
+    wide = [part * 3 if len(part) == 1 else part for part in (mean, std)]
+    if any(len(part) != 3 or not all(map(math.isfinite, part)) for part in wide) or min(wide[1]) <= 0:
+        raise UsageError(
+            f"--normalise {text!r} was expected to be {', '.join(NORMALISATIONS)}, or MEAN/STD of pixels in [0, 1], each a "
+            "number or three with commas between, as in 0.5,0.5,0.5/0.25"
+        )
+    return Normalisation(text, (wide[0][0], wide[0][1], wide[0][2]), (wide[1][0], wide[1][1], wide[1][2]))
 
-    if name not in RESOURCES:
-        raise unknown("data set to fetch", name, RESOURCES)
-    home = data_root(root)
-    for resource in RESOURCES[name]:
-        try:
-            download_and_extract_archive(
-                resource.url, download_root=home / resource.folder, md5=resource.md5, remove_finished=True
-            )
-        except (OSError, RuntimeError, EOFError) as error:
-            raise NetspaceError(
-                f"could not fetch {resource.url} (md5 {resource.md5}) into "
-                f"{home / resource.folder}: {error}; try again, or put the unpacked file there by hand."
-            ) from error
-    return home
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below it, sorted. Raises `UsageError` if there are none."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    if not files:
+        raise UsageError(f"there are no pictures in {folder}: give a folder of {', '.join(sorted(SUFFIXES))} files")
+    return files
+
+
+def picture_batches(
+    files: list[Path], size: int, batch: int = 32, by: Normalisation = IMAGENET
+) -> Iterator[Float[Tensor, "B 3 S S"]]:
+    """Yield batches of images, `size` pixels a side: the shorter side resized, the centre cut out, pixels normalised.
+
+    Raises `NetspaceError` for a file that is not an image.
+    """
+    from torchvision.transforms.v2.functional import center_crop, normalize
+    from torchvision.transforms.v2.functional import resize as resize_sides
+
+    for start in range(0, len(files), batch):
+        squares = [
+            center_crop(resize_sides(decode_one(file, None), [round(size / CENTRE)], antialias=True), [size, size])
+            for file in files[start : start + batch]
+        ]
+        yield normalize(torch.stack(squares).float() / 255, list(by.mean), list(by.std))

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
-from netspace.tasks.pictures import pictures, shown
+from netspace.tasks.readers import picture_batches, picture_files
 
 Cli = Callable[..., Any]
 NAME = "torchvision.models:mobilenet_v2"
@@ -69,7 +69,7 @@ def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch
     seen = cli("compress", "eval", FILE, "net.pth", *words, "--json").json["images"]
 
     cli("compress", "reconstruct", FILE, "-o", "back.safetensors")
-    (batch,) = shown(pictures(folder), 35)
+    (batch,) = picture_batches(picture_files(folder), 35)
     with torch.no_grad():
         wanted = network(batch)
         network.load_state_dict(load_file("back.safetensors"))
@@ -260,7 +260,7 @@ def test_how_pictures_are_normalised_is_a_setting_and_told(
     other = torch.nn.Sequential(*layers)
     arch = ("--arch", "byte_nets:net", "--trust-arch", "byte_nets:net")
     words = ("net.safetensors", *arch, "--images", folder, "--size", 10)
-    (wanted,) = shown(pictures(folder), 10)
+    (wanted,) = picture_batches(picture_files(folder), 10)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     cosines = {}
     for how in ("imagenet", "0-255"):

@@ -102,7 +102,7 @@ def write_mnist(folder: Path, train: int = 60, test: int = 20, packed: bool = Tr
     folder.mkdir(parents=True)
     for key, count in (("train", train), ("test", test)):
         arrays = (noise(count, 28, 28), np.arange(count, dtype=np.uint8) % 10)
-        for name, array in zip(idx.FILES[key], arrays, strict=True):
+        for name, array in zip(idx.IDX_FILES[key], arrays, strict=True):
             data = idx_bytes(array)
             if packed:
                 (folder / f"{name}.gz").write_bytes(gzip.compress(data))
@@ -167,7 +167,7 @@ def test_idx_labels_and_sizes_fit(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     with pytest.raises(NetspaceError, match="has 60000 training and 10000 test images, but 60 and 20 were found"):
         load(DataConfig(name="mnist", root=tmp_path))
-    labels = tmp_path / "mnist" / f"{idx.FILES['train'][1]}.gz"
+    labels = tmp_path / "mnist" / f"{idx.IDX_FILES['train'][1]}.gz"
     labels.write_bytes(gzip.compress(idx_bytes(noise(59))))
     with pytest.raises(NetspaceError, match="expected 60 labels, one for each image, found 59"):
         load(DataConfig(name="mnist", root=tmp_path))
