@@ -1,6 +1,9 @@
-"""Writing zoo files, whole and atomically, streamed member by member, under a lock; and zoos made of other zoo files.
+"""Writing zoo files: atomic, streamed member by member, under a lock; merging them; what every member must fulfil.
 
-A zoo is merged on request, or put together from the parts that an interrupted builder left."""
+A zoo is merged on request, or recovered from the parts that an interrupted builder left.
+
+Axes: M members (networks), H W of a PRep.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +21,35 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.files import alone, replacing
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
-from netspace.zoo.format import (
+from netspace.zoo.file import (
     MEMBER,
+    SPLITS,
     VERSION,
-    ContentHash,
+    ArchGroup,
     Header,
+    MemberRef,
     Population,
+    ZooFile,
     hash_table,
     parts_folder,
-    prep_problems,
-    table_problems,
 )
-from netspace.zoo.reader import ArchGroup, ZooFile
 
-PATIENCE = 600.0  # seconds to wait for another process: an import or a merge takes minutes at most
+LOCK_TIMEOUT = 600.0  # seconds to wait for another process: an import or a merge takes minutes at most
+COMPRESSION = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
+# columns that identify the training of diverged members; not the run, whose number changes in a merged zoo
+TRAINING = ("seed", "epochs", "learning_rate", "source")
 
 
 @contextmanager
-def zoo_lock(path: Path, *, builder: bool = False, patience: float = PATIENCE) -> Iterator[None]:
-    """Holds the lock of the zoo at `path` while it is read, changed and replaced; waits for whoever holds it.
+def zoo_lock(path: Path, *, builder: bool = False, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Hold the lock of the zoo at `path` inside the block, in which it is read, changed and replaced.
 
-    Only a `builder` writes a zoo that is being built. Raises `NetspaceError` for others then, and where the lock is not to
-    be had within `patience` seconds.
+    Only a `builder` may write a zoo that is being built. Raises `NetspaceError` for others, and if another process holds the
+    lock for longer than `timeout` seconds.
     """
     target = path.resolve()
-    busy = f"{path} is still being written by another process after {patience:.0f} s"
-    with alone(target.with_name(f".{target.name}.lock"), busy, patience):
+    busy = f"{path} is still being written by another process after {timeout:.0f} s"
+    with alone(target.with_name(f".{target.name}.lock"), busy, timeout):
         if not builder and parts_folder(path).exists():
             raise NetspaceError(
                 f"{path} is being built, or its builder was interrupted: let `netspace zoo build` finish it first"
@@ -52,9 +58,9 @@ def zoo_lock(path: Path, *, builder: bool = False, patience: float = PATIENCE) -
 
 
 class Sink(io.FileIO):
-    """A new file for HDF5 to write to, which never fails in its sight: HDF5 crashes on closing what it could not write.
+    """A new file for HDF5 whose writes never fail: HDF5 crashes when it closes a file that it could not write.
 
-    The first error is kept, nothing is written after it, and `check`, or the end of the block, raises it.
+    After the first error nothing more is written; `check`, or the end of the block, raises it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +68,7 @@ class Sink(io.FileIO):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Writes all of `data`, or keeps the error."""
+        """Write all of `data`, unless there was an error."""
         left = memoryview(data).cast("B")
         try:
             while self.error is None and len(left):
@@ -72,7 +78,7 @@ class Sink(io.FileIO):
         return memoryview(data).nbytes
 
     def truncate(self, size: int | None = None) -> int:
-        """Sets the file's size, or keeps the error."""
+        """Set the file's size."""
         try:
             return super().truncate(size)
         except OSError as error:
@@ -80,7 +86,7 @@ class Sink(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raises the first error there was."""
+        """Raise the first error, if there was one."""
         if self.error is not None:
             raise self.error
 
@@ -90,11 +96,8 @@ class Sink(io.FileIO):
             self.check()
 
 
-STORED = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
-
-
 def write_zoo(path: Path, header: Header, populations: Mapping[str, Population]) -> None:
-    """A whole zoo file at `path`, atomically. Raises `NetspaceError` for values that are not finite."""
+    """Write a zoo file, atomically. Raises `NetspaceError` for values that are not finite."""
     for name, population in populations.items():
         if not np.isfinite(population.preps).all():
             raise NetspaceError(f"the PReps of {name!r} hold values that are not finite: they are not written")
@@ -103,7 +106,7 @@ def write_zoo(path: Path, header: Header, populations: Mapping[str, Population])
         yield populations[name].preps, populations[name].members
 
     specs = {name: population.spec for name, population in populations.items()}
-    sizes = {name: (population.preps.shape[1], population.preps.shape[2]) for name, population in populations.items()}
+    sizes = {name: population.preps.shape[1:] for name, population in populations.items()}
     counts = {name: len(population.members) for name, population in populations.items()}
     write(path, header, specs, sizes, counts, chunks)
 
@@ -115,11 +118,11 @@ def write(
     sizes: Mapping[str, tuple[int, int]],
     counts: Mapping[str, int],
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
-    parts: int = 0,  # of how many an incomplete zoo was put together; 0 for a complete one
+    parts: int = 0,  # number of parts that an incomplete zoo is made from; 0 for a complete one
 ) -> None:
-    """A whole zoo file at `path`, atomically, from members that come one after the other."""
+    """Write a zoo file, atomically, from members that are streamed. Raises `NetspaceError` if they do not fit their PReps."""
     content = ContentHash()
-    # HDF5 1.10 and later put checksums on a file's own tables, too: a flipped byte there is noticed
+    # HDF5 1.10 and later put checksums on a file's own structure, too: a flipped byte there is noticed
     with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
         file.attrs.update({"netspace_zoo": VERSION, "complete": not parts, "parts": parts})
         _set_text(file, "header", header.to_json())
@@ -129,8 +132,8 @@ def write(
             group = archs.create_group(name)
             _set_text(group, "spec", specs[name].to_json())
             content.begin(name, specs[name])
-            how = {**STORED, "chunks": (1, *sizes[name])} if counts[name] else {}
-            preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **how)
+            storage = {**COMPRESSION, "chunks": (1, *sizes[name])} if counts[name] else {}
+            preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **storage)
             table = np.empty(counts[name], dtype=MEMBER)
             start = 0
             for values, members in chunks(name):
@@ -145,23 +148,20 @@ def write(
         _set_text(file, "content_hash", content.hexdigest())
 
 
-def _set_text(place: h5py.Group, name: str, text: str) -> None:
-    """An attribute of fixed length, which has a checksum. Of variable length it would lie in HDF5's global heap.
+def _set_text(group: h5py.Group, name: str, text: str) -> None:
+    """Write an attribute of fixed length, which has a checksum.
 
-    That heap has no checksum: a flipped byte there is other text, or a loop of HDF5 without end.
+    One of variable length would be in HDF5's global heap, which has none: a flipped byte there is other text, or an endless
+    loop of HDF5.
     """
     raw = text.encode()
-    place.attrs.create(name, np.bytes_(raw), dtype=h5py.string_dtype("utf-8", len(raw)))
-
-
-# what tells diverged members of an architecture apart; not their runs, which are counted on in a merged zoo
-TRAINING = ("seed", "epochs", "learning_rate", "source")
+    group.attrs.create(name, np.bytes_(raw), dtype=h5py.string_dtype("utf-8", len(raw)))
 
 
 class Zoo(ZooFile):
     """A zoo file opened for reading; use it as a context manager.
 
-    Where a builder was killed, it is put together from the finished parts first.
+    If a builder was killed, the file is recovered from the finished parts first.
 
     >>> with Zoo(zoo) as opened:  # the path of a zoo file
     ...     group = opened.only()
@@ -175,18 +175,18 @@ class Zoo(ZooFile):
         if not path.exists():
             recover(path)
         super().__init__(path)
-        if 0 < self.parts < len(finished_parts(path)):  # more members were finished since it was put together
+        if 0 < self.parts < len(finished_parts(path)):  # more members were finished since it was recovered
             self.close()
             recover(path)
             super().__init__(path)
 
 
 def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> dict[str, int]:
-    """One zoo from several, streamed, atomically; members that are the same to the last bit are kept once.
+    """Merge zoos into one, streamed and atomically; members that are equal to the last bit are stored once.
 
-    The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) where others may write it.
+    The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are sorted
+    by (run, epochs, seed), so the result does not depend on which was finished first.
 
-    With `ordered`, members are sorted by (run, epochs, seed), so the outcome does not depend on who finished first.
     Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or if
     `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
 
@@ -218,11 +218,11 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
                     prep = group.read([row]).numpy()
                     _refuse(zoo, prep_problems(name, group.spec, [row], prep))
                     content.add(prep, group.members[row : row + 1])
-                    mark = _mark(group, row, prep)
-                    if mark in seen:
+                    identity = _identity(group, row, prep)
+                    if identity in seen:
                         duplicates += 1
                         continue
-                    seen.add(mark)
+                    seen.add(identity)
                     rows.setdefault(name, []).append((group, row))
                 offsets[id(group)] = 0 if ordered else runs_before
             if content.hexdigest() != zoo.content_hash:
@@ -244,8 +244,8 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
                 yield group.read([row]).numpy(), member
 
         counts = {name: len(entries) for name, entries in rows.items()}
-        kept = {name: specs[name] for name in counts}
-        write(path, zoos[0].header, kept, sizes, counts, chunks, parts=0 if complete else len(zoos))
+        specs = {name: specs[name] for name in counts}
+        write(path, zoos[0].header, specs, sizes, counts, chunks, parts=0 if complete else len(zoos))
         return {"members": sum(counts.values()), "duplicates": duplicates}
 
 
@@ -270,24 +270,77 @@ def _refuse(zoo: ZooFile, problems: list[str]) -> None:
         )
 
 
-def _mark(group: ArchGroup, row: int, prep: np.ndarray) -> bytes:
-    """Equal for members that are the same: by values and seed; by their training if they diverged and have no values."""
+def _identity(group: ArchGroup, row: int, prep: np.ndarray) -> bytes:
+    """Return a hash of a member's values and seed, or of its training if it diverged and has no values."""
     member = group.members[row]
     if member["status"] == b"ok":
-        held = prep.tobytes() + member["seed"].tobytes()
+        content = prep.tobytes() + member["seed"].tobytes()
     else:
-        held = group.id.encode() + b"".join(member[key].tobytes() for key in TRAINING)
-    return hashlib.sha256(held).digest()
+        content = group.id.encode() + b"".join(member[key].tobytes() for key in TRAINING)
+    return hashlib.sha256(content).digest()
 
 
 def finished_parts(path: Path) -> list[Path]:
-    """What builders of the zoo at `path` have committed so far."""
+    """Return the files that builders of the zoo at `path` have committed so far."""
     return sorted(parts_folder(path).glob("part-*.h5"))
 
 
 def recover(path: Path) -> None:
-    """Puts a zoo together from the parts that an interrupted builder left, if there are any."""
+    """Merge the parts that an interrupted builder left, if there are any, into an incomplete zoo."""
     if finished_parts(path):
         with zoo_lock(path, builder=True):
             if parts := finished_parts(path):  # the builder may have finished meanwhile
                 merge(path, parts, complete=False, ordered=True)
+
+
+def table_problems(arch: str, members: np.ndarray) -> list[str]:
+    """Return what is wrong with a table of members, a sentence each."""
+    problems = []
+    ok = members["status"] == b"ok"
+    for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
+        bad = np.flatnonzero(ok & ~((members[name] >= 0) & (members[name] <= 1)))
+        problems += [f"{MemberRef(arch, int(row))}: {name} is {members[name][row]}, not within 0..1" for row in bad]
+    unknown = np.flatnonzero(~np.isin(members["split"], [*(split.encode() for split in SPLITS), b""]))
+    problems += [f"{MemberRef(arch, int(row))}: split {members['split'][row]!r} is not known" for row in unknown]
+    splits_of: dict[int, set[bytes]] = {}
+    for member in members[ok]:
+        splits_of.setdefault(int(member["run"]), set()).add(bytes(member["split"]))
+    crossing = [run for run, splits in splits_of.items() if len(splits) > 1]
+    if crossing:
+        problems.append(f"{arch}: {len(crossing)} runs have members in several splits (first: run {crossing[0]})")
+    return problems
+
+
+def prep_problems(arch: str, spec: NetSpec, rows: Sequence[int], preps: np.ndarray) -> list[str]:
+    """Return what is wrong with the PReps (M, H, W) of some rows, a sentence each."""
+    flat = preps.reshape(len(preps), preps.shape[1] * preps.shape[2])
+    wrong = {
+        "some of its values are not finite": ~np.isfinite(flat).all(1),
+        "the padding after its last parameter is not zero": (flat[:, spec.num_parameters :] != 0).any(1),
+    }
+    return [
+        f"{MemberRef(arch, rows[index])}: {what}"
+        for what, mask in wrong.items()
+        for index in np.flatnonzero(mask).tolist()
+    ]
+
+
+class ContentHash:
+    """SHA-256 of all architectures and members of a zoo, in the order in which they are stored."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def begin(self, arch: str, spec: NetSpec) -> None:
+        """Include an architecture, before its members."""
+        self._digest.update(f"{arch} {spec.to_json()}".encode())
+
+    def add(self, preps: np.ndarray, members: np.ndarray) -> None:
+        """Include members: PReps (M, H, W) and rows of the table (M,)."""
+        for prep, member in zip(preps, members, strict=True):
+            self._digest.update(member.tobytes())
+            self._digest.update(np.ascontiguousarray(prep).tobytes())
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was included so far."""
+        return self._digest.hexdigest()

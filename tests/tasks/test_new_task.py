@@ -141,7 +141,7 @@ def _outputs(prep: Tensor, task: Task) -> Tensor:
 def test_a_wrong_score_is_noticed(zoo: Path, tmp_path: Path) -> None:
     import h5py
 
-    from netspace.zoo.format import hash_table
+    from netspace.zoo.file import hash_table
 
     changed = shutil.copy(zoo, tmp_path / "changed.h5")
     with h5py.File(changed, "r+") as file:

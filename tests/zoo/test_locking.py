@@ -16,7 +16,7 @@ def test_the_lock_of_a_zoo_is_that_of_its_link_and_leaves_nothing(tmp_path: Path
     path = zoo_at(tmp_path / "z.h5")
     (tmp_path / "link.h5").symlink_to(path)
     with zoo_lock(path):
-        with pytest.raises(NetspaceError) as caught, zoo_lock(tmp_path / "link.h5", patience=0.1):
+        with pytest.raises(NetspaceError) as caught, zoo_lock(tmp_path / "link.h5", timeout=0.1):
             pytest.fail("two at once")
         assert str(caught.value) == (
             f"{tmp_path / 'link.h5'} is still being written by another process after 0 s: wait for it, or choose another --out"

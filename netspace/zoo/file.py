@@ -1,0 +1,374 @@
+"""The zoo file: its records, where they are stored, and how they are read, without ever running code.
+
+What a file may consist of is checked when it is opened, before any value is read: plain datasets and groups, with filters
+that are part of HDF5, and no link that leads out of the file. Tables are read at once, PReps when they are used. Whatever is
+wrong with a file is a `NetspaceError` in one sentence.
+
+Axes: M members (networks), H W of a PRep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from netspace.errors import NetspaceError, UsageError, first_line, unknown
+from netspace.io import parse_json
+from netspace.networks.prep import check_size
+from netspace.networks.spec import NetSpec
+from netspace.run_folder import package_version
+
+VERSION = 1
+SPLITS = ("train", "val", "test")
+DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
+FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32}
+LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+
+MEMBER = np.dtype(
+    [
+        ("seed", "i8"),  # of the initialisation and the data order
+        ("run", "i8"),  # members of one run are snapshots of one training; a run lies in one split
+        ("epochs", "i4"),  # trained for, 0 if not known
+        ("learning_rate", "f8"),  # peak, NaN if not known
+        ("accuracy_train", "f8"),  # the task's score, 0 to 1: accuracy, or what the header's 'score' names
+        ("accuracy_val", "f8"),
+        ("accuracy_test", "f8"),
+        ("split", "S5"),  # 'train', 'val', 'test'; '' for a member of none
+        ("status", "S8"),  # 'ok', or 'diverged': its PRep is zero and it belongs to no split
+        ("source", "S160"),  # the recipe's name, or the file it was imported from
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all members of a zoo share. It contains nothing that could run."""
+
+    data: Mapping[str, Any]  # settings of the data set (`netspace.tasks.DataConfig`)
+    split_hash: str  # of the images and labels of its splits
+    recipe: Mapping[str, Any]  # with all settings
+    versions: Mapping[str, str] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)  # 'name' and 'higher_is_better'; empty: accuracy
+
+    def to_json(self) -> str:
+        """Return the header as JSON text."""
+        versions = {name: package_version(name) for name in ("netspace", "torch", "h5py", "numpy")}
+        record = {"data": dict(self.data), "split_hash": self.split_hash, "recipe": dict(self.recipe)}
+        score = {"score": dict(self.score)} if self.score else {}
+        return json.dumps({**record, "versions": dict(self.versions) or versions, **score})
+
+    @classmethod
+    def from_json(cls, text: str) -> Header:
+        """Return the header that `to_json` wrote. Raises `ValueError` or `TypeError` if the text is not one."""
+        header = cls(**parse_json(text, "the header"))
+        if not all(isinstance(part, dict) for part in (header.data, header.recipe, header.versions, header.score)):
+            raise TypeError("the header's data, recipe, versions and score are not all groups of settings")
+        if not isinstance(header.split_hash, str):
+            raise TypeError("the header's split hash is not a text")
+        return header
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether higher scores, the columns `accuracy_*`, are better."""
+        return bool(self.score.get("higher_is_better", True))
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.data.get("name", "?"))
+
+
+@dataclass(frozen=True)
+class Population:
+    """The members of one architecture in memory, as they are written."""
+
+    spec: NetSpec
+    preps: np.ndarray  # float32 (M, H, W)
+    members: np.ndarray  # MEMBER (M,)
+
+
+@dataclass(frozen=True)
+class MemberRef:
+    """A member of a zoo by architecture id and row; as text 'resnet8/0007'."""
+
+    arch: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.arch}/{self.index:04d}"
+
+
+def parts_folder(path: Path) -> Path:
+    """Return the folder in which the builder of the zoo at `path` commits finished members."""
+    return path.with_name(path.name + ".parts")
+
+
+def teacher_path(path: Path) -> Path:
+    """Return the path of the zoo's teacher, a zoo of its own: `zoo.teacher.h5` next to `zoo.h5`."""
+    return path.with_name(f"{path.stem}.teacher{path.suffix}")
+
+
+Object = TypeVar("Object", h5py.Group, h5py.Dataset)
+
+
+def inside(parent: h5py.Group, name: str, kind: type[Object], file_bytes: int) -> Object:
+    """Return the group or data set `name` of `parent`. Raises `ValueError` unless it is stored in the file itself."""
+    links, key = parent.id.links, name.encode()  # h5py's own methods would follow a link, and so open other files
+    if not links.exists(key):
+        raise ValueError(f"it has no {name!r}")
+    if (link := links.get_info(key).type) != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name!r} is {LINKS.get(link, 'a link')}: a zoo stores everything in the file itself")
+    node = parent[name]
+    if not isinstance(node, kind):
+        raise ValueError(f"{name!r} is a {type(node).__name__.lower()}, not a {kind.__name__.lower()}")
+    if isinstance(node, h5py.Dataset):
+        _check_storage(node, name, file_bytes)
+    return node
+
+
+def _check_storage(dataset: h5py.Dataset, name: str, file_bytes: int) -> None:
+    """Refuse a data set by how it is stored, before its shape is read, which would open the files of a virtual one."""
+    storage = dataset.id.get_create_plist()
+    if storage.get_layout() == h5py.h5d.VIRTUAL or storage.get_external_count():
+        raise ValueError(f"{name!r} lies in other files: a zoo stores everything in the file itself")
+    filters = [storage.get_filter(index)[0] for index in range(storage.get_nfilters())]
+    if not set(filters) <= FILTERS or len(set(filters)) < len(filters):
+        raise ValueError(f"{name!r} is stored by filters that zoos do not have ({filters})")
+    if dataset.dtype.hasobject:
+        raise ValueError(f"{name!r} holds references or texts of any length")
+    claimed, chunks = dataset.size * dataset.dtype.itemsize, 0
+    if storage.get_layout() == h5py.h5d.CHUNKED and claimed:
+        sides = storage.get_chunk()
+        chunks = prod(-(-length // side) for length, side in zip(dataset.shape, sides, strict=True))
+        claimed = max(claimed, prod(sides) * dataset.dtype.itemsize)
+        if chunks > file_bytes or dataset.id.get_num_chunks() != chunks:
+            raise ValueError(f"{name!r} claims {claimed:,} bytes, of which the file does not store all")
+    stored = min(dataset.id.get_storage_size(), file_bytes)
+    if claimed > stored * (DEFLATE if h5py.h5z.FILTER_DEFLATE in filters else 1):
+        raise ValueError(f"{name!r} claims {claimed:,} bytes, more than the {stored:,} that the file stores can hold")
+
+
+def attribute(group: h5py.Group, name: str, file_bytes: int) -> object:
+    """Return the value of an attribute, None if there is none. Raises `ValueError` if it claims more bytes than the file."""
+    if name not in group.attrs:
+        return None
+    size = h5py.h5a.open(group.id, name.encode()).get_storage_size()
+    if size > file_bytes:
+        raise ValueError(f"its {name!r} claims {size:,} bytes, more than the file has")
+    return group.attrs[name]
+
+
+def text(group: h5py.Group, name: str, file_bytes: int) -> str:
+    """Return an attribute's text, of fixed length, as zoos are written, or of variable length, as they once were."""
+    value = attribute(group, name, file_bytes)
+    if isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, str):
+        raise ValueError(f"it has no {name!r}" if value is None else f"its {name!r} is no text")
+    return value
+
+
+def number(group: h5py.Group, name: str, default: int, file_bytes: int) -> int:
+    """Return an attribute's integer, `default` if there is none."""
+    value = attribute(group, name, file_bytes)
+    return default if value is None else int(value)  # type: ignore[call-overload]
+
+
+def hash_table(members: np.ndarray) -> str:
+    """Return the SHA-256 of a table of members; the file stores it with the table."""
+    return hashlib.sha256(members.tobytes()).hexdigest()
+
+
+class ArchGroup:
+    """The members of one architecture in an open zoo: the table in memory, the PReps on disk."""
+
+    def __init__(self, name: str, archs: h5py.Group, path: Path, file_bytes: int) -> None:
+        """Raises `NetspaceError` if the architecture cannot be read or is corrupted."""
+        self.id = name
+        self.class_id = -1
+        self.higher_is_better = True  # of scores
+        self._path = path
+        try:
+            group = inside(archs, name, h5py.Group, file_bytes)
+            self.spec = NetSpec.from_json(text(group, "spec", file_bytes))
+            self.preps = inside(group, "preps", h5py.Dataset, file_bytes)
+            self.members: np.ndarray = inside(group, "members", h5py.Dataset, file_bytes)[:]
+            stored_hash = text(group, "members_hash", file_bytes) if "members_hash" in group.attrs else None
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError, NetspaceError) as error:
+            raise NetspaceError(f"{path}: architecture {name!r} cannot be read: {first_line(error)}") from None
+        if self.members.dtype != MEMBER:
+            raise NetspaceError(
+                f"{path}: the table of members of {name!r} does not have the columns of version {VERSION}"
+            )
+        if stored_hash is not None and stored_hash != hash_table(self.members):  # zoos from before have none
+            raise NetspaceError(f"{path}: the table of members of {name!r} is not as it was written: it is corrupted")
+        if self.preps.ndim != 3 or len(self.preps) != len(self.members) or self.preps.dtype != np.float32:
+            raise NetspaceError(
+                f"{path}: {name!r} has PReps of shape {self.preps.shape} and type {self.preps.dtype} for "
+                f"{len(self.members)} members"
+            )
+        check_size(self.spec.num_parameters, self.size)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of this architecture's PReps."""
+        return int(self.preps.shape[1]), int(self.preps.shape[2])
+
+    def rows(self, split: str) -> np.ndarray:
+        """Return the rows (M,) of the members of a split: 'train', 'val', 'test', or 'all' for those in any.
+
+        Raises `UsageError` for another split.
+        """
+        if split == "all":
+            return np.flatnonzero(self.members["split"] != b"")
+        if split not in SPLITS:
+            raise unknown("split", split, (*SPLITS, "all"))
+        return np.flatnonzero(self.members["split"] == split.encode())
+
+    def merit(self, rows: np.ndarray) -> np.ndarray:
+        """Return the scores (M,) of rows on validation inputs, or 1 minus them if lower is better: higher is always better."""
+        scores: np.ndarray = self.members["accuracy_val"][rows]
+        return scores if self.higher_is_better else 1 - scores
+
+    def seeds(self, rows: np.ndarray) -> Int64[Tensor, " M"]:
+        """Return the seeds of the runs of rows, which identify networks to their task."""
+        return torch.from_numpy(self.members["seed"][rows].astype(np.int64))
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> Float32[Tensor, "M H W"]:
+        """Return the PReps of rows, in their order. Raises `NetspaceError` if a checksum does not match."""
+        out = np.empty((len(rows), *self.size), dtype=np.float32)
+        for index, row in enumerate(rows):
+            try:
+                self.preps.read_direct(out, np.s_[int(row)], np.s_[index])
+            except OSError as error:
+                raise NetspaceError(
+                    f"{self._path}: member {MemberRef(self.id, int(row))} is corrupted ({error}); "
+                    "`netspace zoo verify` lists every such member"
+                ) from None
+        return torch.from_numpy(out)
+
+
+class ZooFile:
+    """A zoo file opened for reading, as it is. Only tables are loaded."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
+        self.path = Path(path)
+        self.file = _open(self.path)
+        size = self.path.stat().st_size
+        try:
+            self.header = Header.from_json(text(self.file, "header", size))
+            self.complete = bool(number(self.file, "complete", 1, size))
+            self.parts = number(self.file, "parts", 0, size)  # number of parts that an incomplete zoo was made from
+            self.content_hash = text(self.file, "content_hash", size)
+            archs = inside(self.file, "archs", h5py.Group, size)
+            names = list(archs)
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+            self.file.close()
+            raise NetspaceError(f"{path} is not whole: {first_line(error)}") from None
+        try:
+            groups = [ArchGroup(name, archs, self.path, size) for name in names]
+        except NetspaceError:
+            self.file.close()
+            raise
+        groups.sort(key=lambda group: (group.spec.num_parameters, group.id))
+        self.archs: dict[str, ArchGroup] = {}
+        for class_id, group in enumerate(groups):
+            group.class_id, group.higher_is_better = class_id, self.header.higher_is_better
+            self.archs[group.id] = group
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.archs.values())
+
+    def group(self, arch: str) -> ArchGroup:
+        """Return the members of an architecture. Raises `UsageError`, which lists the zoo's, if there is no such one."""
+        if arch not in self.archs:
+            raise unknown("architecture", arch, self.archs, f"(in {self.path})")
+        return self.archs[arch]
+
+    def only(self) -> ArchGroup:
+        """Return the only architecture of the zoo. Raises `UsageError` if there are several."""
+        if len(self.archs) != 1:
+            raise UsageError(
+                f"{self.path} holds {len(self.archs)} architectures ({', '.join(self.archs)}), "
+                "but one is needed here: name it"
+            )
+        return next(iter(self.archs.values()))
+
+    def find(self, text: str) -> MemberRef:
+        """Return the member called `text`: 'resnet8/0007', 'best', 'worst', 'best:resnet8'.
+
+        'best' and 'worst' are by accuracy on validation images, among the members of all splits. Raises `UsageError` if
+        there is no such member, `NetspaceError` if no accuracy is known.
+        """
+        kind, _, arch = text.partition(":")
+        if kind in ("best", "worst"):
+            groups = [self.group(arch)] if arch else list(self.archs.values())
+            ranked = [
+                (float(merit), MemberRef(group.id, int(row)))
+                for group in groups
+                for row, merit in zip(group.rows("all"), group.merit(group.rows("all")), strict=True)
+                if np.isfinite(merit)
+            ]
+            if not ranked:
+                raise NetspaceError(f"{self.path} has no member with a known validation accuracy to be the {kind}")
+            return (max if kind == "best" else min)(ranked, key=lambda entry: entry[0])[1]
+        name, slash, number = text.rpartition("/")
+        if not slash or not number.isdecimal():
+            raise UsageError(
+                f"{text!r} names no network: expected a member such as {next(iter(self.archs), 'resnet8')}/0000, "
+                "'best', 'worst', 'best:ARCH', or a file that exists"
+            )
+        group = self.group(name)
+        if int(number) >= len(group):
+            raise UsageError(f"member {text!r} does not exist: {name} has members 0000 to {len(group) - 1:04d}")
+        return MemberRef(name, int(number))
+
+
+def _open(path: Path) -> h5py.File:
+    if path.is_dir():
+        raise NetspaceError(f"{path} is a folder: give the path of a zoo file, such as {path / 'zoo.h5'}")
+    if not path.is_file():
+        raise NetspaceError(f"{path} does not exist: build a zoo (`netspace zoo build`) or give the path of one")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise NetspaceError(
+            f"{path} was expected to be a zoo (HDF5), but it cannot be opened; it may be truncated or corrupted "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    try:
+        version = attribute(file, "netspace_zoo", path.stat().st_size)
+        known = version is not None and int(version) == VERSION  # type: ignore[call-overload]
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        file.close()
+        raise NetspaceError(f"{path} is not whole: {first_line(error)}") from None
+    if not known:
+        file.close()
+        actual = "no zoo at all" if version is None else f"version {version}"
+        raise NetspaceError(f"{path} was expected to be a zoo of version {VERSION}, but is {actual}")
+    return file
