@@ -51,6 +51,7 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
         "zoo",
         "step",
         "multi",
+        "decoders",
         "nern",
         "store",
         "store",

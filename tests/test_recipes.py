@@ -23,6 +23,7 @@ from netspace.training.step import Step
 ROOT = Path(__file__).parent.parent
 SHAPES = {
     "multi-digits": DataConfig(name="generated", image_size=8, channels=1, limit=100),
+    "multi-digits-epochs": DataConfig(name="generated", image_size=8, channels=1, limit=100),
     "multi-fashion": DataConfig(name="generated", image_size=28, channels=1, limit=200),
     "paper-cifar10": DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True, limit=200),
     "paper-tiny-imagenet": DataConfig(
@@ -32,6 +33,7 @@ SHAPES = {
 RECIPES = [
     ("multi-digits", "multi-digits"),
     ("multi-digits-unseen", "multi-digits"),
+    ("multi-digits-coordinate", "multi-digits-epochs"),
     ("multi-fashion", "multi-fashion"),
     ("paper-cifar10-multi", "paper-cifar10-multi"),
     ("paper-cifar10-unseen", "paper-cifar10-multi"),

@@ -1,9 +1,10 @@
 """How fast netspace is here, against the plain way in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [multi] [nern] [orders] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
-backward, optimizer) and `multi` the same with several architectures; `nern` a step of fitting
+backward, optimizer) and `multi` the same with several architectures; `decoders` the
+latter with the paper's decoder beside a coordinate decoder; `nern` a step of fitting
 a coordinate network to a network by NeRN's whole loss; `orders` puts kernels in short paths (those of `--net`, or drawn
 ones); `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
 and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
@@ -41,6 +42,7 @@ from bench_cases import (
     wait,
     zoo_cases,
 )
+from bench_decoders import ConvStep, CoordinateStep, decoder_case
 from bench_multi import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
 from bench_nern import NernCase, OurFit, ReferenceFit, nern_cases
 from bench_orders import Orders, orders_table
@@ -54,7 +56,7 @@ from netspace.precision import bf16_is_fast
 from netspace.run_folder import provenance
 
 S = TypeVar("S", bound=Settings)
-WHAT = ("zoo", "step", "multi", "nern", "orders", "store", "scale", "accuracy", "memory")
+WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -175,6 +177,16 @@ def measure_step(case: StepCase | MultiCase, device: torch.device, repeats: int)
     recipe = case.recipe
     how = f"encoder, decoder {recipe.precision}; networks {recipe.networks_precision}; {recipe.optimizer.name}"
     return compare(str(case), "steps/s", case.steps, recipe.precision, how, sides, repeats)
+
+
+def measure_decoders(case: MultiCase, device: torch.device, repeats: int) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    kinds = {"reference": ConvStep, "netspace": CoordinateStep}
+    sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
+    conv, coordinate = (side.facts["rates"] for side in sides.values())
+    how = f"decoder of {conv:,} parameters, then {coordinate:,} ({conv / coordinate:.1f}x fewer)"
+    name = f"decoders: conv, then coordinate; {case.name}"
+    return compare(name, "steps/s", case.steps, case.recipe.precision, how, sides, repeats)
 
 
 def measure_nern(case: NernCase, device: torch.device, repeats: int) -> dict[str, Any]:
@@ -335,6 +347,10 @@ def main() -> None:
         ]
         for step in steps:
             rows.append(measure_step(replace(step, recipe=with_precisions(step.recipe, device)), device, repeats))
+        if "decoders" in what:
+            case = decoder_case(given.quick)
+            case = replace(case, recipe=with_precisions(case.recipe, device))
+            rows.append(measure_decoders(case, device, repeats))
         cases = nern_cases(given.quick) if "nern" in what else []
         for each in cases:
             rows.append(measure_nern(replace(each, config=with_precisions(each.config, device)), device, repeats))

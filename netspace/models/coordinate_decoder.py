@@ -64,7 +64,9 @@ class CoordinateDecoder(Decoder):
         values = self.side**2
         modulated = self.conditioning == "modulated"
         self.trunk = Trunk(self.embedding.size, hidden, config.blocks, latent if modulated else None)
-        self.head = nn.Linear(hidden, values) if modulated else nn.Linear(latent, values * hidden, bias=False)
+        rank = config.rank
+        self.reduce = None if rank is None else nn.Linear(latent, rank, bias=False)
+        self.head = nn.Linear(hidden, values) if modulated else nn.Linear(rank or latent, values * hidden, bias=False)
         self.reference: nn.Sequential | None = None
         if config.start == "emitted":
             self.reference = nn.Sequential(Trunk(self.embedding.size, hidden, config.blocks), nn.Linear(hidden, values))
@@ -81,8 +83,8 @@ class CoordinateDecoder(Decoder):
     @classmethod
     def refusal(cls, latent: int, config: DecoderConfig) -> str | None:
         """Return why settings are not taken."""
-        if config.rank is not None:
-            return "decoder.rank is for decoder.kind linear"
+        if config.rank is not None and (config.rank > latent or getattr(config, "conditioning", "") == "modulated"):
+            return "decoder.rank is at most latent, and not for conditioning: modulated"
         return "decoder.kind coordinate takes start: reference or emitted" if config.start == "small" else None
 
     def _register(self, class_id: int, tokens: Tokens) -> None:
@@ -170,7 +172,9 @@ class CoordinateDecoder(Decoder):
             features = self.trunk(embedded, latents)  # (M, N, hidden)
             return self.head.weight @ features.mT + self.head.bias[:, None]
         features = self.trunk(embedded)  # (N, hidden)
-        rows = self.head(latents).reshape(-1, features.shape[1])  # (M * T, hidden)
+        rows = self.head(latents if self.reduce is None else self.reduce(latents)).reshape(
+            -1, features.shape[1]
+        )  # (M * T, hidden)
         return (rows @ features.T).view(len(latents), -1, len(features))
 
     @torch.no_grad()

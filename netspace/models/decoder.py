@@ -30,7 +30,7 @@ class DecoderConfig(KindSettings):
     slope: float = Field(SLOPE, ge=0, lt=1)  # negative slope of the LeakyReLUs (conv)
     rank: int | None = Field(
         None, ge=1
-    )  # rank of the matrix, as two factors, for networks with many parameters; none: full (linear)
+    )  # rank of the matrix, as two factors, for networks with many parameters; none: full (linear, coordinate)
     share: float = Field(
         0.3, gt=0
     )  # with start 'reference': initial scale around it, in units of the standard deviation of each layer in the zoo

@@ -75,6 +75,16 @@ def test_a_basis_is_a_product_of_features_and_a_matrix_that_is_linear_in_the_lat
     torch.testing.assert_close(decoder(latents, torch.tensor([1, 1])), expected, rtol=1e-6, atol=1e-8)
 
 
+def test_a_rank_bounds_the_coefficients(family: Family) -> None:
+    decoder = decoder_of(build(family, "emitted", "basis", rank=3)).double()
+    latents = torch.randn(20, 64, dtype=torch.float64)
+    decoded = unpack(decoder(latents, torch.zeros(20, dtype=torch.int64)), family[0].parameters)
+    assert (
+        torch.linalg.matrix_rank(decoded - decoder(latents[:1] * 0, torch.tensor([0])).flatten()[: decoded.shape[1]])
+        == 3
+    )
+
+
 def test_modulation_is_film_of_every_normalised_input(family: Family) -> None:
     decoder = decoder_of(build(family, "reference", "modulated", blocks=1)).double()
     latents, trunk = torch.randn(2, 64, dtype=torch.float64), decoder.trunk
@@ -147,4 +157,6 @@ def test_its_settings() -> None:
 
     assert refused(start="reference") is None and refused(start="emitted") is None
     assert refused(start="small") == "decoder.kind coordinate takes start: reference or emitted"
-    assert refused(start="reference", rank=4) == "decoder.rank is for decoder.kind linear"
+    assert refused(start="reference", rank=4) is None
+    problem = "decoder.rank is at most latent, and not for conditioning: modulated"
+    assert refused(start="reference", rank=65) == refused(start="emitted", rank=4, conditioning="modulated") == problem

@@ -1,0 +1,35 @@
+"""What `tools/bench.py decoders` lets step: the same space with the paper's decoder, and with one of coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from bench_multi import MultiCase, OurMultiStep, multi_cases
+
+from netspace.models.decoders import DECODERS, CoordinateConfig
+
+
+class ConvStep(OurMultiStep):
+    """A step whose decoder is the case's own, the paper's; `rates` says how many parameters that has."""
+
+    flops = 0  # not counted: both sides are netspace's own
+
+    def __init__(self, case: MultiCase, device: torch.device) -> None:
+        super().__init__(case, device)
+        self.rates = sum(value.numel() for value in self.model.decoder.parameters())
+
+
+class CoordinateStep(ConvStep):
+    """The same step with a coordinate decoder that has no table of any architecture."""
+
+    def __init__(self, case: MultiCase, device: torch.device) -> None:
+        config = CoordinateConfig(kind="coordinate", start="emitted", hidden=256, blocks=1, rank=64, reference_steps=0)
+        super().__init__(replace(case, recipe=case.recipe.model_copy(update={"decoder": config})), device)
+
+
+def decoder_case(quick: bool) -> MultiCase:
+    """The paper's several architectures on CIFAR-10, 88 x 10,000."""
+    case = multi_cases(quick)[0]
+    assert case.recipe.decoder.kind == "conv" and "coordinate" in DECODERS
+    return case
