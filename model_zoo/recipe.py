@@ -146,8 +146,8 @@ class ZooRecipe(Settings):
     epochs: EpochConfig = EpochConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)  # images in a batch
-    # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
     variety: VarietyConfig | None = None  # what each run learns from; none: all training images, with their labels
+    # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
     smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
     prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
