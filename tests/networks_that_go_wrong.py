@@ -133,6 +133,31 @@ class Timmlike(nn.Module):
         return self.fc(self.b(self.c(x)).flatten(1))
 
 
+class MobileBlock(nn.Module):
+    """Depthwise 7x7, pointwise, batch norms with and without an activation; its path depends on the size of its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise, self.norm1 = nn.Conv2d(channels, channels, 7, padding=3, groups=channels), ActNorm(channels)
+        self.pointwise, self.norm2 = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 4, f"Input width ({2 * x.shape[-1]}) doesn't match model (8)."
+        return x + self.norm2(self.pointwise(self.norm1(self.depthwise(x))))
+
+
+class MobileLike(nn.Module):
+    """Like timm's ConvNeXt, MobileViT and TinyViT: large depthwise kernels, parts that cannot be traced, one size of images."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 2, 2, bias=False), nn.BatchNorm2d(16)
+        self.block, self.fc = MobileBlock(16), nn.Linear(256, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block(self.norm(self.stem(x))).flatten(1))
+
+
 class NoMomentum(nn.Module):
     """A batch norm that keeps a cumulative average."""
 
@@ -187,4 +212,4 @@ postact, constant, with_position, index_table, spectral, tied = (
     Tied,
 )
 recurrent, two_heads, timmlike, no_momentum = Recurrent, TwoHeads, Timmlike, NoMomentum
-functional_dropout, noisy, own_statistics = FunctionalDropout, Noisy, OwnStatistics
+functional_dropout, noisy, own_statistics, mobile_like = FunctionalDropout, Noisy, OwnStatistics, MobileLike

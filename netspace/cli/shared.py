@@ -22,6 +22,7 @@ STOPPED = (
     "from their last checkpoint; any other command starts again from the beginning"
 )
 INTERRUPTED = 130  # the exit code of Ctrl-C in shells
+OBJECT = """a JSON object, such as '{"num_classes": 10}'"""
 PATIENCE = 15.0  # seconds for rank 0 to report an error too: a launcher ends all processes when one has ended
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -52,9 +53,9 @@ def keyword_arguments(text: str | None) -> dict[str, Any]:
     try:
         given = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--kwargs was expected to be a JSON object, but {text!r} is not: {error}") from None
+        raise UsageError(f"--kwargs was expected to be {OBJECT}, but {text!r} is not: {error}") from None
     if not isinstance(given, dict):
-        raise UsageError(f"--kwargs was expected to be a JSON object, but {text!r} is not one")
+        raise UsageError(f"--kwargs was expected to be {OBJECT}, but {text!r} is not one")
     return given
 
 
@@ -85,6 +86,9 @@ def trusting(names: Sequence[str] | None) -> None:
 def run(command: Any) -> NoReturn:
     """Run a click command and exit: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C. A mistake prints one sentence, no traceback."""
     threading.excepthook = _thread_failed
+    warnings.filterwarnings(
+        "ignore", "There is a performance drop"
+    )  # of torch's vmap; the faster way is timed and taken
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)

@@ -148,8 +148,7 @@ def correct(
         )
     else:
         inputs, kind = _inputs(original, input_shape, model, seed)
-    with torch.no_grad():
-        logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
+    logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
     names = [layer.name for layer in compressed.kernels.layers]
     better = corrected(original.module, original.state, state, names, inputs)
     better = {name: value.to(state[name].dtype) for name, value in better.items()}

@@ -20,8 +20,10 @@ from netspace.compression.originals import (
     check_same,
     find_original,
     keep_kernels,
+    run_module,
 )
 from netspace.errors import NetspaceError, UsageError
+from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
@@ -47,6 +49,8 @@ from netspace.training.setup import Teacher, teacher
 from netspace.zoo import Zoo
 
 NARROWEST = 4  # width of a predictor that is advised
+MAX_PADDING = 10  # predicted values for each of the network's from which it is told; 3x3 kernels stay below
+STEP_COPIES = 14  # of all predicted values in float32 that a step holds, as measured on networks that are run
 
 
 def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
@@ -70,6 +74,26 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
         f"({expected / original:.1f} times as many), because the predictor has {values:,} values for "
         f"{kernels.parameters:,} represented: {advice}"
     )
+
+
+def padded(kernels: Kernels, config: FitConfig, original: Original, device: torch.device) -> str | None:
+    """Return a sentence where 1x1 convolutions make far more values than they have, as centres of large kernels; else None.
+
+    Raises:
+        UsageError: They are more than the free memory of the device is likely to hold.
+    """
+    values = sum(kernels.counts) * kernels.side**2
+    if values <= MAX_PADDING * kernels.parameters:
+        return None
+    tiles = Kernels.of(original.state, config.layers, config.side, "tiles", original.module)
+    problem = (
+        f"1x1 convolutions are taken as centres of {kernels.side} x {kernels.side} kernels, so that {values:,} values are "
+        f"predicted for {kernels.parameters:,}: --set pointwise=tiles takes {sum(tiles.counts) * tiles.side**2:,}"
+    )
+    needed, free = STEP_COPIES * 4 * values, free_memory(device)
+    if needed > free:
+        raise UsageError(f"a step takes about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free: {problem}")
+    return problem
 
 
 def _hidden(config: PredictorConfig, outputs: int, most: int) -> int | None:
@@ -112,6 +136,7 @@ def fit(
     _check_stages(config, original, model, accelerator.num_processes)
     original.teachers = _teachers(config, original, zoo_path)
     kernels = Kernels.of(original.state, config.layers, config.side, config.pointwise, original.module)
+    padding = padded(kernels, config, original, own)
     first = accelerator.is_main_process
     decided = config
     if any(stage.pool is not None and stage.features for stage in config.stages):  # the size of a cache depends on it
@@ -135,9 +160,9 @@ def fit(
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which keeps the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
-        warning = larger(compressed, original.state)
-        if warning and first:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        for warning in (padding, larger(compressed, original.state)):
+            if warning and first:
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
         record = out / "precision.json"  # what is gone on with goes on in the same
         if record.exists():
             config = config.model_copy(update=dict(read_json(record, dict[str, Concrete])))
@@ -191,6 +216,12 @@ def _check_stages(config: FitConfig, original: Original, model: str, processes: 
             raise UsageError(
                 f"images ({stage.images}) cannot be shared evenly by {processes} processes: choose a multiple"
             )
+        if stage.runs_networks and original.module is not None:  # on one input, before there is a folder
+            if stage.inputs == "task" and original.task is not None:
+                inputs = original.task.normalise(original.task.train.images[:1]).cpu()
+            else:
+                inputs = torch.zeros(1, *(original.input_shape or ()))
+            run_module(original.module, inputs, model)
 
 
 def _teachers(config: FitConfig, original: Original, zoo_path: Path | None) -> dict[str, Teacher]:

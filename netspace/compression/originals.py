@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.compression.state_files import read_network
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Kernels
@@ -61,17 +62,26 @@ class Likeness:
 
 
 def logits_of(module: nn.Module, batch: Tensor, model: str) -> Tensor:
-    """Logits (B, C) of the module of `model` for images. Raises `NetspaceError` where it gives none."""
-    try:
-        logits = module(batch)
-    except (RuntimeError, ValueError, TypeError) as error:  # whatever a module of others raises
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        sides = " x ".join(str(side) for side in batch.shape[1:])
-        raise NetspaceError(f"{model} cannot be run on images of {sides}: {told}; change --size") from None
+    """Return the logits (B, C) of the module of `model` for images. Raises `NetspaceError` where it gives none."""
+    logits = run_module(module, batch, model)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        told = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise NetspaceError(f"{model} was expected to answer images with logits (B, C), but gave {told}")
+        given = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise NetspaceError(f"{model} was expected to answer images with logits (B, C), but gave {given}")
     return logits
+
+
+@torch.no_grad()
+def run_module(module: nn.Module, batch: Tensor, model: str) -> Any:
+    """Return what the module of `model` gives for inputs (B, ...). Raises `NetspaceError` where it cannot be run on them."""
+    try:
+        return module(batch)
+    except Exception as error:  # whatever a module of others raises
+        if ran_out(error):
+            raise
+        sides = " x ".join(str(side) for side in batch.shape[1:])
+        raise NetspaceError(
+            f"{model} cannot be run on images of {sides}: {first_line(error)}; change --size or --input-shape"
+        ) from None
 
 
 def find_original(

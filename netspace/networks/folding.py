@@ -55,8 +55,8 @@ def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool 
 
     Raises `NetspaceError`, naming the parameter or submodule, for values that are not finite, parameters that
     are tied, floating-point buffers that would remain, batch norm without running statistics or called as a
-    function, a forward that `torch.fx` cannot trace or that fails on `example`, and a copy that computes
-    something else.
+    function, a forward that fails on `example`, and a copy that computes something else. In parts that `torch.fx`
+    cannot trace, batch norms become a `FrozenAffine`.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4))
     >>> [key for key, _ in fold(net, torch.zeros(1, 1, 8, 8)).named_parameters()]

@@ -228,12 +228,12 @@ _FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_no
 def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorption, ...]:
     """What becomes of each batch norm of `module`: those absorbed in the order of the graph, then the rest.
 
-    `module` is in eval mode and `example` (B, ...) fits it. Raises `NetspaceError` if it cannot be traced,
-    does not run on `example`, or calls batch norm as a function.
+    `module` is in eval mode and `example` (B, ...) fits it. What cannot be traced keeps its batch norms, as 'affine'.
+    Raises `NetspaceError` if the module does not run on `example`, or calls batch norm as a function.
     """
     norms = batch_norms(module)
     axes = _input_axes(module, norms, example, label)
-    graph = trace(module, label, "fold the batch norm of")
+    graph = trace(module, label, "fold the batch norm of", whole=False)
     if any(node.op == "call_function" and node.target in _FUNCTIONAL for node in graph.nodes):
         raise NetspaceError(
             f"cannot fold {label}: its forward calls batch_norm as a function; use the nn.BatchNorm modules."
@@ -316,12 +316,14 @@ def _input_axes(module: nn.Module, norms: Mapping[str, _BatchNorm], example: Ten
 
 
 class _Tracer(fx.Tracer):
-    """Takes layers derived from torch's own as one node too, and remembers where tracing failed."""
+    """Takes layers derived from torch's own, and modules named in `opaque`, as one node too; notes where tracing failed."""
 
-    failed = ""
+    def __init__(self, opaque: Collection[str] = ()) -> None:
+        super().__init__()
+        self.opaque, self.failed = opaque, ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = isinstance(m, (_BatchNorm, _ConvNd, nn.Linear))
+        own = isinstance(m, (_BatchNorm, _ConvNd, nn.Linear)) or module_qualified_name in self.opaque
         return own or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -334,22 +336,29 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def trace(module: nn.Module, label: str, purpose: str) -> fx.Graph:
-    """The graph of `module(x)`: arguments after the first keep their defaults. Raises `NetspaceError` where it has none.
+def trace(module: nn.Module, label: str, purpose: str, *, whole: bool = True) -> fx.Graph:
+    """Return the graph of `module(x)`; arguments after the first keep their defaults.
 
-    `purpose` is what errors say cannot be done: 'fold the batch norm of'.
+    Unless the `whole` is needed, submodules that cannot be traced are single nodes, and the graph of a module whose own
+    forward cannot be is empty. Raises `NetspaceError` where the whole has no graph; `purpose` is what the message says cannot
+    be done: 'fold the batch norm of'.
     """
     later = list(inspect.signature(module.forward).parameters.values())[1:]
     settled = {each.name: each.default for each in later if each.default is not each.empty}
-    tracer = _Tracer()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # fx remarks on what it cannot check; `verify` checks it all
-            graph = tracer.trace(module, settled or None)
-    except Exception as error:  # whatever the forward does to a proxy
-        where = f"{label} (in {tracer.failed})" if tracer.failed else label
-        raise NetspaceError(
-            f"cannot {purpose} {where}: torch.fx cannot trace its forward ({reason(error)}); "
-            "write it without control flow that depends on the data, or give it already folded."
-        ) from error
-    return graph
+    opaque: set[str] = set()
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # fx remarks on what it cannot check; `verify` checks it all
+                return tracer.trace(module, settled or None)
+        except Exception as error:  # whatever the forward does to a proxy
+            if not whole and tracer.failed in {"", *opaque}:
+                return fx.Graph()
+            if whole:
+                where = f"{label} (in {tracer.failed})" if tracer.failed else label
+                raise NetspaceError(
+                    f"cannot {purpose} {where}: torch.fx cannot trace its forward ({reason(error)}); "
+                    "write it without control flow that depends on the data, or give it already folded."
+                ) from error
+            opaque.add(tracer.failed)

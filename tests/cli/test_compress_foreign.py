@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks_that_go_wrong
 import numpy as np
 import pytest
 import torch
@@ -213,6 +214,20 @@ def test_networks_that_do_not_answer_with_logits_are_refused(
         words = (f"{name}.safetensors", *arch, "--images", folder, "--size", 32)
         done = cli("compress", "eval", f"{name}/compressed.safetensors", *words)
         assert done.code == 1 and told in done.sentence, done.sentence
+
+
+def test_inputs_that_a_network_does_not_take_are_refused_before_there_is_a_folder(cli: Cli) -> None:
+    name = "networks_that_go_wrong:mobile_like"
+    module = networks_that_go_wrong.mobile_like()
+    save_file(dict(module.state_dict()), "net.safetensors")
+    stages = "stages=[{steps: 2, kernels: 64, images: 4, inputs: noise, distillation: 1.0, features: 0.1}]"
+    words = ("net.safetensors", "--arch", name, "--trust-arch", name, "--set", stages, "--set", "pointwise=tiles")
+    done = cli("compress", "fit", *words, "--input-shape", "1,16,16", "-o", "c")
+    assert done.code == 1 and not Path("c").exists(), done.sentence
+    assert "cannot be run on images of 1 x 16 x 16: Input width (16) doesn't match model (8)." in done.sentence
+    assert cli("compress", "fit", *words, "--input-shape", "1,8,8", "-o", "c").code == 0
+    done = cli("compress", "correct", FILE, *words[:5], "--input-shape", "1,16,16", "-o", "x")
+    assert done.code == 1 and "change --size or --input-shape" in done.sentence
 
 
 class Malice:

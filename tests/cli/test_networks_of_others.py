@@ -20,7 +20,7 @@ from netspace.networks.state_dict import metadata_spec
 Cli = Callable[..., Any]
 
 
-@pytest.fixture(params=["timmlike", "postact"])
+@pytest.fixture(params=["timmlike", "postact", "mobile_like"])
 def arch(request: pytest.FixtureRequest) -> str:
     return f"networks_that_go_wrong:{request.param}"
 
@@ -84,6 +84,7 @@ def test_what_is_written_of_them_is_read_back(cli: Cli, run: Path, arch: str) ->
     assert corrected.code == 0 or "nothing to correct" in corrected.err
 
 
+@pytest.mark.parametrize("arch", [f"networks_that_go_wrong:{name}" for name in ("timmlike", "postact")])
 def test_a_space_takes_no_parameters_without_their_statistics(run: Path, arch: str) -> None:
     space, module = Space.load(run), archs.build(arch)
     alone = {name: value.detach() for name, value in module.named_parameters()}

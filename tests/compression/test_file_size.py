@@ -11,6 +11,7 @@ import torch
 from fits import settings, state_of
 from safetensors.torch import save_file
 
+from netspace.compression import fit
 from netspace.compression.fit import begin, larger
 from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
 
@@ -52,3 +53,19 @@ def test_the_width_that_is_advised_makes_the_file_smaller(cli: Callable[..., Any
     assert larger(begin(state, settings(predictor={"hidden": hidden + 25}), None), state) is None
     assert larger(begin(state16, settings(predictor={"hidden": hidden + 25}), None), state16) is not None
     assert Path("c/config.yaml").read_text().count("steps: 2\n") == 1
+
+
+def test_pointwise_convolutions_among_large_kernels_are_warned_of_or_refused(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"a.weight": torch.randn(8, 1, 7, 7), "b.weight": torch.randn(64, 64, 1, 1)}, "net.safetensors")
+    done = cli("compress", "fit", "net.safetensors", *SHORT, "-o", "c")
+    (line,) = (line for line in done.err.splitlines() if "pointwise" in line)
+    assert "warning: 1x1 convolutions are taken as centres of 7 x 7 kernels, so that 201,096 values" in line
+    assert line.endswith("for 4,488: --set pointwise=tiles takes 5,292")
+    done = cli("compress", "fit", "net.safetensors", *SHORT, "--set", "pointwise=tiles", "-o", "tiles")
+    assert done.code == 0 and "pointwise" not in done.err
+    monkeypatch.setattr(fit, "free_memory", lambda device: 1 << 20)
+    done = cli("compress", "fit", "net.safetensors", *SHORT, "-o", "refused")
+    assert done.code == 2 and done.sentence.startswith("a step takes about 0.0 GiB, and 0.0 are free: 1x1")
+    assert not Path("refused").exists()

@@ -36,6 +36,7 @@ WORKING = [
     ("no_momentum", None, {}),
     ("functional_dropout", 4, {}),
     ("timmlike", 4, {}),
+    ("mobile_like", 4, {}),
     ("postact", 4, {}),
     ("with_position", 4, {}),
     ("index_table", 4, {}),
@@ -82,7 +83,7 @@ def test_networks_that_cannot_be_stacked_say_so(zoo_settings: dict[str, Any], tm
         build(recipe(zoo_settings, "recurrent", 4), tmp_path / "zoo.h5", workers=1)
 
 
-@pytest.mark.parametrize("name", ["with_position", "index_table", "timmlike"])
+@pytest.mark.parametrize("name", ["with_position", "index_table", "timmlike", "mobile_like"])
 def test_fixed_tables_go_through_training_and_decoding(
     zoo_settings: dict[str, Any], space_settings: dict[str, Any], tmp_path: Path, name: str
 ) -> None:

@@ -336,3 +336,32 @@ def test_folder_needs_no_counters() -> None:
     state = {key: value for key, value in net.state_dict().items() if "num_batches" not in key}
     folder = Folder(net, torch.zeros(2, 3, 8, 8))
     torch.testing.assert_close(folder(state), folder(net.state_dict()), rtol=0, atol=0)
+
+
+class Decides(nn.Module):
+    """Control flow on the data, which `torch.fx` cannot trace, between layers with batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.fc(x)) if x.sum() > 0 else self.fc(x)
+
+
+def test_in_parts_that_cannot_be_traced_batch_norms_stay_as_affine_maps() -> None:
+    torch.manual_seed(0)
+    for net, parts in (
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), Decides(), nn.Linear(3, 3), nn.BatchNorm1d(3)), {"2.bn"}),
+        (Decides(), {"bn"}),
+    ):
+        trained(net)
+        inputs = torch.randn(2, 3)
+        folded, folder = fold(net, inputs), Folder(net, inputs)
+        assert {name for name, each in folded.named_modules() if isinstance(each, FrozenAffine)} == parts
+        for sign in (1, -1):
+            x = sign * inputs.abs()
+            torch.testing.assert_close(folded(x), net.eval()(x))
+        assert folder(net.state_dict()).keys() == dict(folded.named_parameters()).keys()
+        for name, value in folder(net.state_dict()).items():
+            torch.testing.assert_close(value, folded.get_parameter(name))

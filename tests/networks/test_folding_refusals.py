@@ -12,17 +12,6 @@ from netspace.networks.folding import Folder, fold
 from netspace.networks.graph import Absorption
 
 
-class Shortcuts(nn.Module):
-    """Control flow on the data and no batch norm: copied, not traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x) if x.sum() > 0 else x
-
-
 def refusal(net: nn.Module, x: Tensor, name: str = "") -> str:
     messages = []
     for attempt in (fold, Folder):
@@ -59,22 +48,6 @@ def test_floating_point_buffers_are_refused_and_constants_are_not() -> None:
     net.register_buffer("constant", torch.ones(3), persistent=False)
     assert [key for key, _ in fold(net, torch.zeros(1, 3)).named_parameters()] == ["0.weight", "0.bias"]
     assert list(Folder(net, torch.zeros(1, 3))(net.state_dict())) == ["0.weight", "0.bias"]
-
-
-class Decides(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(3, 3), Shortcuts())
-        self.bn = nn.BatchNorm1d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.inner(x))
-
-
-def test_what_cannot_be_traced_is_refused_by_name() -> None:
-    message = refusal(Decides(), torch.zeros(2, 3))
-    assert message.startswith("cannot fold the batch norm of Decides (in inner.1): torch.fx cannot trace")
-    assert "control flow" in message
 
 
 def test_batch_norm_without_running_statistics_is_refused() -> None:
