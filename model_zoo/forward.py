@@ -1,21 +1,21 @@
-"""The passes of M networks in training, stacked or alone, compiled or not; and optimisers over all of them at once.
+"""The forward and backward passes of M networks in training, stacked or alone, and optimisers over all of them at once.
 
-Axes: M members, P parameters, B images of a batch, C channels, H W pixels. The forward is the module's own, through
-`torch.func`, and a function of tensors alone: batch norm's new statistics come back beside the losses, so that a pass
-that fails half-way has changed nothing, and that a graph of the pass can be recorded and played again.
+Axes: M members (networks), P parameters, B images of a batch, C channels, H W pixels. The forward pass is the module's own,
+through `torch.func`, and a function of tensors alone: it returns batch norm's new statistics with the losses, so that a pass
+that fails has changed nothing, and a graph of the pass can be recorded and replayed.
 
 Precision. Weights stay in float32; 'bf16' is autocast. `vmap` hides convolutions from autocast (torch 2.15), so stacked
-ones are given their weights in bf16.
+ones get their weights in bf16.
 
-Layout. Channels last is what bf16 convolutions like, and stacked ones in any precision: `vmap` makes of them one grouped
-convolution of M * C channels, and they are last where images lie in memory as (B, H, W, M, C).
+Layout. Channels last is fastest for bf16 convolutions, and for stacked ones in any precision: `vmap` makes of them one
+grouped convolution of M * C channels, and these are last if images are in memory as (B, H, W, M, C).
 
-Compiled. `torch.compile`, on GPUs with CUDA graphs. A compiled pass is one for M and B: where members have left, it is
+Compiled. `torch.compile`, on GPUs with CUDA graphs. A compiled pass is for one M and B: when members have left, the batch is
 filled up to the next power of two, so that there are a few passes, not one for every M.
 
-Optimisers. One flat tensor (M, P), every member with its own rate: torch's own know one rate for a tensor, so members that
-differ in rate, weight decay or age would need a tensor each. The rules are torch's (`torch.optim.Adam`, `AdamW`, `SGD`),
-tested equal to them in float64.
+Optimisers. One flat tensor (M, P), each member with its own rate: torch's optimisers have one rate for a tensor, so members
+that differ in rate, weight decay or age would need a tensor each. The rules are torch's (`torch.optim.Adam`, `AdamW`,
+`SGD`), tested equal to them in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bf16"]
 Layout = Literal["plain", "channels last"]
-PASSES = 64  # compiled ones that a process may hold: a few for each architecture
+MAX_COMPILED = 64  # compiled passes of a process: a few for each architecture
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a group is trained: so many networks at once, in this precision and layout."""
+    """How a group is trained: the number of networks at once, precision and layout."""
 
-    fused: int = 1  # 1: alone, by a plain forward; more: stacked, by vmap
+    fused: int = 1  # 1: a plain forward pass; more: stacked by vmap
     precision: Precision = "float32"  # of the forward and backward pass; weights are in float32
     layout: Layout = "plain"  # of images and feature maps
 
@@ -58,27 +58,28 @@ class Way:
 
 
 class Forward:
-    """Losses and gradients of networks of one architecture; several groups may share one, and then share what was compiled."""
+    """Computes losses and gradients of networks of one architecture. Groups may share one, with its compiled passes."""
 
     def __init__(self, module: nn.Module, recipe: ZooRecipe, way: Way, task: Task) -> None:
         self.module, self.way, self.task, self.device = module.requires_grad_(False), way, task, task.device
         self.spec = NetSpec.from_module(module, "training", {}, task.input_shape)
         self.smoothness, self.compiled = recipe.smoothness, recipe.compile
         self.kernels = [name for name, value in module.named_parameters() if value.ndim > 2]
-        self.half = way.precision == "bf16"
-        self.halved = bf16_convolutions(module) if self.half and way.fused > 1 else frozenset[str]()
+        self.autocast = way.precision == "bf16"
+        self.bf16_names = bf16_convolutions(module) if self.autocast and way.fused > 1 else frozenset[str]()
         stacked: Callable[..., tuple[Tensor, dict[str, Tensor]]] = vmap(self._loss, randomness="different")
         self.run = self._alone if way.fused == 1 else stacked
         if self.compiled:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PASSES)
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_COMPILED)
             graphs = "reduce-overhead" if task.device.type == "cuda" else None
             self.run = torch.compile(self.run, dynamic=False, mode=graphs)
 
     def __call__(
         self, rows: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Losses (M,), gradients (M, P) and new buffers of parameters (M, P), on normalised images (M, B, C, H, W) with
-        labels (M, B). What a compiled pass gave is overwritten by the next.
+        """Return losses (M,), gradients (M, P) and new buffers of networks (M, P) on images (M, B, C, H, W), labels (M, B).
+
+        The results of a compiled pass are overwritten by the next.
         """
         count, last = len(rows), self.way.layout == "channels last" and images.dim() == 5  # (M, B, C, H, W)
         if self.compiled:
@@ -91,40 +92,34 @@ class Forward:
         elif last:
             images = stacked_channels_last(images)
         rows.requires_grad_()
-        with self._autocast():
-            losses, held = self.run(rows, buffers, images, labels)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
+            losses, buffers = self.run(rows, buffers, images, labels)
         (gradient,) = torch.autograd.grad(losses.sum(), rows)
-        return losses.detach()[:count], gradient[:count], {name: value[:count] for name, value in held.items()}
+        return losses.detach()[:count], gradient[:count], {name: value[:count] for name, value in buffers.items()}
 
     def _filled(self, each: Tensor) -> Tensor:
-        """Up to one of a few lengths by the first of all."""
+        """Repeat the first row until there are as many as a compiled pass has."""
         length = min(1 << (len(each) - 1).bit_length(), max(self.way.fused, len(each)))
         return torch.cat([each, each[:1].expand(length - len(each), *each.shape[1:])]) if length > len(each) else each
 
     def _alone(
         self, rows: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, held = self._loss(rows[0], {name: value[0] for name, value in buffers.items()}, images[0], labels[0])
-        return loss[None], {name: value[None] for name, value in held.items()}
+        loss, buffers = self._loss(rows[0], {name: value[0] for name, value in buffers.items()}, images[0], labels[0])
+        return loss[None], {name: value[None] for name, value in buffers.items()}
 
     def _loss(
         self, row: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of one network: parameters (P,), images (B, C, H, W), labels (B,)."""
-        weights, held = unflatten(row, self.spec), {name: value.clone() for name, value in buffers.items()}
-        used = {name: value.bfloat16() if name in self.halved else value for name, value in weights.items()}
-        logits = functional_call(self.module, {**used, **held}, (images,))
-        loss = self.task.training_loss(logits.float() if self.half else logits, labels)
+        """Return the loss and new buffers of one network: parameters (P,), images (B, C, H, W), labels (B,)."""
+        weights, buffers = unflatten(row, self.spec), {name: value.clone() for name, value in buffers.items()}
+        cast = {name: value.bfloat16() if name in self.bf16_names else value for name, value in weights.items()}
+        logits = functional_call(self.module, {**cast, **buffers}, (images,))
+        loss = self.task.training_loss(logits.float() if self.autocast else logits, labels)
         if self.smoothness and self.kernels:
             with torch.autocast(self.device.type, enabled=False):
                 loss = loss + self.smoothness * smoothness_loss(weights[name] for name in self.kernels)
-        return loss, held
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext()
-
-
-Name = Literal["adam", "adamw", "sgd"]
+        return loss, buffers
 
 
 Schedule = Literal["constant", "cosine", "steps"]
@@ -133,7 +128,7 @@ Schedule = Literal["constant", "cosine", "steps"]
 class OptimizerConfig(Settings):
     """How members are trained."""
 
-    name: Name = "adam"  # the optimiser of torch by that name
+    name: Literal["adam", "adamw", "sgd"] = "adam"  # the optimiser of torch by that name
     learning_rate: float | tuple[float, float] = (
         1e-3  # a pair [low, high] is a range from which each run draws, log-uniformly
     )
@@ -145,7 +140,7 @@ class OptimizerConfig(Settings):
     decay: float = 0.1  # of 'steps': factor of the learning rate at each milestone
 
     def factor(self, schedule: Schedule, progress: float) -> float:
-        """The share of the peak rate that holds at `progress` (0 to 1) of a run."""
+        """Return the factor of the peak rate at `progress` (0 to 1) of a run."""
         if schedule == "cosine":
             return (1 + cos(pi * min(progress, 1.0))) / 2
         if schedule == "steps":
@@ -158,13 +153,12 @@ class StackedOptimizer:
 
     def __init__(self, config: OptimizerConfig, flat: Tensor) -> None:
         self.config = config
-        self.steps = torch.zeros(len(flat), 1, dtype=torch.float64, device=flat.device)  # that each member has taken
-        kinds = 1 if config.name == "sgd" else 2
-        self.moments = [torch.zeros_like(flat) for _ in range(kinds)]
+        self.steps = torch.zeros(len(flat), 1, dtype=torch.float64, device=flat.device)  # of each member
+        self.moments = [torch.zeros_like(flat) for _ in range(1 if config.name == "sgd" else 2)]
 
     @torch.no_grad()
     def step(self, flat: Tensor, gradient: Tensor, rates: Tensor, decays: Tensor | None = None) -> None:
-        """One step at learning rates (M, 1) and weight decays (M, 1), None for none at all."""
+        """Update parameters (M, P) at learning rates (M, 1) and weight decays (M, 1), None for no decay at all."""
         self.steps += 1
         config = self.config
         if decays is not None and config.name == "adamw":
@@ -184,22 +178,22 @@ class StackedOptimizer:
         root = (1 - beta2**self.steps).rsqrt().to(flat.dtype)
         flat.addcdiv_(first * scale, second.sqrt().mul_(root).add_(1e-8), value=-1)
 
-    def keep(self, places: Tensor) -> None:
-        """Drops the members that are not among `places`."""
-        self.steps = self.steps[places].clone()
-        self.moments = [moment[places].clone() for moment in self.moments]
+    def keep(self, rows: Tensor) -> None:
+        """Keep the members in `rows` and drop the others."""
+        self.steps = self.steps[rows].clone()
+        self.moments = [moment[rows].clone() for moment in self.moments]
 
     def join(self, count: int) -> None:
-        """Adds `count` members that have taken no step yet, behind the others."""
+        """Append `count` members that have taken no step yet."""
         self.steps = torch.cat([self.steps, self.steps.new_zeros(count, 1)])
         self.moments = [torch.cat([moment, moment.new_zeros(count, moment.shape[1])]) for moment in self.moments]
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint needs."""
+        """Return what a checkpoint needs."""
         return {"steps": self.steps, "moments": self.moments}
 
     def load(self, state: dict[str, object]) -> None:
-        """Goes on from `state()`."""
+        """Continue from `state()`."""
         device = self.steps.device
         self.steps = state["steps"].to(device).clone()  # type: ignore[attr-defined]
         self.moments = [moment.to(device).clone() for moment in state["moments"]]  # type: ignore[attr-defined]

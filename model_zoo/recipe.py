@@ -1,11 +1,12 @@
-"""A zoo's recipe (what a user writes) and the plan it resolves to (which runs are trained, to which epochs).
+"""A zoo's recipe (what a user writes) and the training runs that follow from it.
 
-The plan is a pure function of the recipe: every run's seed, rate, epochs and split are known before anything
-is trained, so any process, and any restart, computes the same one.
+Runs are a pure function of the recipe: each one's seed, rate, epochs and split are known before anything is trained, so any
+process, and any restart, computes the same ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class SplitConfig(Settings):
-    """Members of each architecture in each split (the paper's single-architecture setting: 100, 16, 16)."""
+    """Members of each architecture in each split; by default those of NetSpace's single-architecture setting."""
 
     train: int = Field(100, ge=0)  # members for training spaces
     val: int = Field(16, ge=0)  # members for validation
@@ -51,7 +52,7 @@ EARLY = (100, 50, 20, 10, 4, 2)  # members in each sixth of the range, as NetSpa
 
 
 class EpochConfig(Settings):
-    """For how long members are trained. Each split spans the whole range by itself."""
+    """Epochs for which members are trained. Each split by itself spans the whole range."""
 
     first: int = Field(1, ge=1)  # epochs of the member that is trained for the shortest time
     last: int = Field(600, ge=1)  # epochs of the member that is trained for the longest time
@@ -69,7 +70,7 @@ class EpochConfig(Settings):
 
 
 class VarietyConfig(Settings):
-    """What each run learns from, drawn for it by itself, so that members differ in what they do (classification)."""
+    """The training data of each run, drawn for it by itself, so that members differ in what they do (classification)."""
 
     classes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
         None  # minimum and maximum number of classes whose images a run sees; none: all
@@ -91,16 +92,16 @@ class VarietyConfig(Settings):
 
 @dataclass(frozen=True)
 class Variety:
-    """What one run learns from: numbers that were drawn for it."""
+    """The training data of one run, as numbers that were drawn for it."""
 
     classes: int | None  # None: all
     images: float  # fraction
     label_noise: float  # fraction
 
-    def lessons(self, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the positions (n,) of the training images that a run of `seed` sees, and its labels (N,) of all N images.
+    def training_data(self, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the indices (n,) of the training images of a run with `seed`, and its labels (N,) of all N images.
 
-        Each class that it sees keeps one image at least. A replaced label is another class of those.
+        Each of its classes keeps at least one image. A replaced label is another of these classes.
         """
         random = generator(seed, Stream.VARIETY, len(labels))  # of two numbers: an epoch's generator has one
         present = labels.unique()
@@ -109,16 +110,15 @@ class Variety:
         chosen = []
         for label in seen:
             own = (labels == label).nonzero()[:, 0]
-            kept = max(1, round(len(own) * self.images))
-            chosen.append(own[torch.randperm(len(own), generator=random)[:kept]])
-        positions = torch.cat(chosen).sort().values
+            chosen.append(own[torch.randperm(len(own), generator=random)[: max(1, round(len(own) * self.images))]])
+        images = torch.cat(chosen).sort().values
         own_labels = labels.clone()
-        flipped = positions[torch.rand(len(positions), generator=random) < self.label_noise]
+        flipped = images[torch.rand(len(images), generator=random) < self.label_noise]
         if count > 1:
             index = torch.searchsorted(seen, own_labels[flipped])
             shift = torch.randint(1, count, (len(flipped),), generator=random)
             own_labels[flipped] = seen[(index + shift) % count]
-        return positions, own_labels
+        return images, own_labels
 
 
 class TeacherConfig(ArchConfig):
@@ -175,23 +175,23 @@ class ZooRecipe(Settings):
         return self
 
     def members_of(self, arch: str) -> SplitConfig:
-        """How many members an architecture has."""
+        """Return the numbers of an architecture's members."""
         return self.archs[arch].members or self.members
 
     def teacher_recipe(self) -> ZooRecipe | None:
-        """The recipe of the zoo that the teacher is built as; None where none is asked for."""
+        """Return the recipe of the zoo that the teacher is built as; None if there is no teacher."""
         if self.teacher is None:
             return None
-        told = self.teacher
+        teacher = self.teacher
         return self.model_copy(
             update={
                 "name": f"{self.name}-teacher",
-                "archs": {told.arch: ArchConfig(arch=told.arch, width=told.width, kwargs=told.kwargs)},
+                "archs": {teacher.arch: ArchConfig(arch=teacher.arch, width=teacher.width, kwargs=teacher.kwargs)},
                 "teacher": None,
-                "members": told.members,
-                "epochs": EpochConfig(first=told.epochs, last=told.epochs),
-                "optimizer": told.optimizer,
-                "batch_size": told.batch_size,
+                "members": teacher.members,
+                "epochs": EpochConfig(first=teacher.epochs, last=teacher.epochs),
+                "optimizer": teacher.optimizer,
+                "batch_size": teacher.batch_size,
                 "variety": None,
                 "smoothness": 0.0,
                 "fused": None,
@@ -199,20 +199,21 @@ class ZooRecipe(Settings):
         )
 
     def changed_since(self, before: Mapping[str, Any]) -> str:
-        """What differs from the `science` that a zoo was begun with, '' if nothing; a width that nobody asks for does not."""
-        now = self.science()
-        return changed({**before, "prep_width": None} if self.prep_width is None else before, now)
+        """Return what differs from the `science` that a zoo was begun with, '' if nothing.
+
+        Without a `prep_width` any width is the same.
+        """
+        return changed({**before, "prep_width": None} if self.prep_width is None else before, self.science())
 
     def science(self) -> dict[str, Any]:
-        """The settings that decide the networks; where they are trained, and who will teach spaces, is not among them."""
-        unsaid = set() if self.smoothness else {"smoothness"}  # zoos from before a setting go on as they are
-        unsaid |= set() if self.variety else {"variety"}
-        return self.model_dump(mode="json", exclude={"device", "teacher", *unsaid})
+        """Return the settings that decide the networks, without the device and the teacher of spaces."""
+        newer = {name for name in ("smoothness", "variety") if not getattr(self, name)}  # older zoos do not have them
+        return self.model_dump(mode="json", exclude={"device", "teacher", *newer})
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One training run of one network, and the epochs at which it becomes a member."""
+    """A training run of a network, and the epochs at which it becomes a member."""
 
     arch: str
     run: int
@@ -226,66 +227,59 @@ class RunPlan:
 
 
 def plan(recipe: ZooRecipe) -> list[RunPlan]:
-    """All runs of a recipe, architecture by architecture, the longest first."""
+    """Return all runs of a recipe, architecture by architecture, the longest first."""
     runs = []
     for arch in recipe.archs:
         number = 0
         for split in SPLITS:
             members = getattr(recipe.members_of(arch), split)
             for epochs in spread(recipe.epochs, members):
-                random = generator(recipe.seed, _stable(arch), number)
+                random, optimizer = generator(recipe.seed, _hash(arch), number), recipe.optimizer
                 seed = int(torch.randint(1 << 31, (), generator=random))
-                optimizer = recipe.optimizer
                 rate = _drawn("learning_rate", optimizer.learning_rate, random)
                 decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
-                runs.append(
-                    RunPlan(
-                        arch,
-                        number,
-                        seed,
-                        epochs,
-                        rate,
-                        split,
-                        decay,
-                        _schedule(optimizer, random),
-                        _variety(recipe.variety, random),
-                    )
-                )
+                schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
+                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety))
                 number += 1
-    order = {arch: place for place, arch in enumerate(recipe.archs)}
-    return sorted(runs, key=lambda run: (order[run.arch], -run.epochs[-1], run.run))
+    order = list(recipe.archs)
+    return sorted(runs, key=lambda run: (order.index(run.arch), -run.epochs[-1], run.run))
 
 
 def spread(config: EpochConfig, members: int) -> list[tuple[int, ...]]:
-    """The epochs at which each run of a split of `members` becomes a member.
+    """Return the epochs at which each run of a split of `members` becomes a member.
 
-    Members lie evenly (log-evenly, or densest early) over first..last; runs of several snapshots are interleaved, so
-    that each spans the range. Where rounding would give a run one epoch twice, the later snapshot is taken one epoch later.
+    Members are spaced evenly (log-evenly, or densest early) over first..last. Runs of several snapshots are interleaved, so
+    that each spans the range. If rounding gives a run the same epoch twice, the later snapshot is taken one epoch later.
     """
     if members <= 0:
         return []
-    places = [(place + 0.5) / members for place in range(members)] if members > 1 else [1.0]
+    positions = [(index + 0.5) / members for index in range(members)] if members > 1 else [1.0]
     low, high = config.first, config.last
     if config.spacing == "log":
-        epochs = [round(math.exp(math.log(low) + place * (math.log(high) - math.log(low)))) for place in places]
+        epochs = [round(_log_uniform(low, high, position)) for position in positions]
     else:
         if config.spacing == "early":
             counts = np.cumsum((0, *EARLY))
-            places = np.interp(places, counts / counts[-1], np.linspace(0, 1, len(counts))).tolist()
-        epochs = [round(low + place * (high - low)) for place in places]
+            positions = np.interp(positions, counts / counts[-1], np.linspace(0, 1, len(counts))).tolist()
+        epochs = [round(low + position * (high - low)) for position in positions]
     runs = -(-members // config.snapshots)
     return [_ascending(epochs[start::runs]) for start in range(runs)]
 
 
 def _ascending(epochs: list[int]) -> tuple[int, ...]:
-    apart: list[int] = []
+    ascending: list[int] = []
     for epoch in epochs:
-        apart.append(max(epoch, apart[-1] + 1) if apart else epoch)
-    return tuple(apart)
+        ascending.append(max(epoch, ascending[-1] + 1) if ascending else epoch)
+    return tuple(ascending)
+
+
+def _log_uniform(low: float, high: float, position: float) -> float:
+    """Return the number at a position (0 to 1) of a range, on a logarithmic scale."""
+    return math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
 
 
 def _drawn(name: str, value: float | tuple[float, float], random: torch.Generator, zero: bool = False) -> float:
-    """The number itself, or one from the range, log-uniformly."""
+    """Return the number itself, or one drawn log-uniformly from the range."""
     if value == 0 and zero:
         return 0.0
     low, high = (value, value) if isinstance(value, float) else value
@@ -296,8 +290,7 @@ def _drawn(name: str, value: float | tuple[float, float], random: torch.Generato
         )
     if low == high:
         return low
-    share = float(torch.rand((), generator=random, dtype=torch.float64))
-    return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    return _log_uniform(low, high, float(torch.rand((), generator=random, dtype=torch.float64)))
 
 
 def _schedule(config: OptimizerConfig, random: torch.Generator) -> Schedule:
@@ -312,17 +305,17 @@ def _variety(config: VarietyConfig | None, random: torch.Generator) -> Variety |
     if config is None:
         return None
     count, images, noise = torch.rand(3, generator=random, dtype=torch.float64).tolist()
-    low, high = config.images
     classes = None
     if config.classes is not None:
         first, last = config.classes
         classes = first + min(int(count * (last - first + 1)), last - first)
-    fraction = math.exp(math.log(low) + images * (math.log(high) - math.log(low)))
-    return Variety(classes, fraction, config.label_noise[0] + noise * (config.label_noise[1] - config.label_noise[0]))
+    return Variety(
+        classes,
+        _log_uniform(*config.images, images),
+        config.label_noise[0] + noise * (config.label_noise[1] - config.label_noise[0]),
+    )
 
 
-def _stable(text: str) -> int:
-    """A number for a name that is the same in every process (`hash` is not)."""
-    import hashlib
-
+def _hash(text: str) -> int:
+    """Return a hash of a name that is the same in every process, unlike `hash`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

@@ -194,7 +194,7 @@ def test_variety_is_drawn_for_each_run_and_changes_nothing_else_of_it() -> None:
 
 def test_a_run_sees_images_of_its_classes_and_some_wrong_labels() -> None:
     labels = torch.arange(1000) % 10
-    seen, own = Variety(4, 0.5, 0.25).lessons(labels, seed=3)
+    seen, own = Variety(4, 0.5, 0.25).training_data(labels, seed=3)
     classes = labels[seen].unique()
     assert len(classes) == 4 and len(seen) == 200 and len(seen.unique()) == 200
     changed = own[seen] != labels[seen]
@@ -203,14 +203,14 @@ def test_a_run_sees_images_of_its_classes_and_some_wrong_labels() -> None:
     unseen = torch.ones(1000, dtype=torch.bool)
     unseen[seen] = False
     assert torch.equal(own[unseen], labels[unseen])
-    again, _ = Variety(4, 0.5, 0.25).lessons(labels, seed=3)
-    other, _ = Variety(4, 0.5, 0.25).lessons(labels, seed=4)
+    again, _ = Variety(4, 0.5, 0.25).training_data(labels, seed=3)
+    other, _ = Variety(4, 0.5, 0.25).training_data(labels, seed=4)
     assert torch.equal(seen, again) and not torch.equal(labels[seen].unique(), labels[other].unique())
 
 
 def test_all_of_everything_is_the_data_itself() -> None:
     labels = torch.arange(30) % 3
-    seen, own = Variety(None, 1.0, 0.0).lessons(labels, seed=0)
+    seen, own = Variety(None, 1.0, 0.0).training_data(labels, seed=0)
     assert torch.equal(seen, torch.arange(30)) and torch.equal(own, labels)
 
 

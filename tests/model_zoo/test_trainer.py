@@ -302,7 +302,7 @@ def test_varied_members_learn_from_their_own_images_and_labels() -> None:
     settings = recipe(name="sgd", momentum=0.0).model_copy(update={"variety": VarietyConfig(classes=(2, 2))})
     together = finish(Group(task(), make("lenetlike"), varied, settings, Way(3)))
     run, data = varied[0], task()
-    seen, labels = Variety(2, 0.5, 0.4).lessons(data.train.labels, run.seed)
+    seen, labels = Variety(2, 0.5, 0.4).training_data(data.train.labels, run.seed)
     torch.manual_seed(run.seed)
     net = make("lenetlike")()
     optimizer = torch.optim.SGD(net.parameters(), lr=run.learning_rate)
