@@ -316,7 +316,7 @@ def quantise(
     json: Json = False,
 ) -> None:
     """Quantise the predictor to 8 or 4 bits; writes quantise-BITS.json next to FILE (quantise-BITS-alone.json without MODEL)."""
-    from netspace.compression.quantise import quantise as shrink
+    from netspace.compression.shrink import quantise as shrink
 
     trusting(trust_arch)
     say(
@@ -345,8 +345,8 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune the predictor, and for comparison the original, by magnitude; writes prune.json next to FILE."""
-    from netspace.compression.prune import SHARES
-    from netspace.compression.prune import prune as cut
+    from netspace.compression.shrink import SHARES
+    from netspace.compression.shrink import prune as cut
 
     trusting(trust_arch)
     chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)

@@ -170,7 +170,7 @@ def compression(figures: of_files.Compression) -> str:
     return "\n".join(lines)
 
 
-def normalised(figures: of_files.ImageLikeness | of_files.Correction) -> str:
+def normalised(figures: of_files.ImageComparison | of_files.Correction) -> str:
     """How pictures were normalised, in a few words."""
     mean, std = (",".join(f"{value:.4g}" for value in values) for values in (figures.mean, figures.std))
     return f"normalised by --normalise {figures.normalise}: mean {mean}, standard deviation {std}"

@@ -1,4 +1,4 @@
-"""`netspace compress correct`: batch norms and biases made up for errors of the weights, by images or noise."""
+"""`netspace compress correct`: batch norms and biases that make up for errors of the weights, by images or noise."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from netspace.tasks.readers import picture_batches
 from netspace.training.fit import Original
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-MOST = 4.0  # a variance is changed by this factor at most
+MAX_RATIO = 4.0  # by which a variance is changed
+MAX_INPUTS = 128  # at once: what a layer gives for them is in memory
+Statistics = tuple[Tensor, Tensor]  # mean and variance (C,)
 
 
 @torch.no_grad()
@@ -35,75 +35,70 @@ def corrected(
     layers: Sequence[str],
     inputs: Tensor,
 ) -> dict[str, Tensor]:
-    """`state` with batch norms and the biases of `layers` (names of weights) corrected by inputs (B, ...).
+    """Return `state` with batch norms and the biases of `layers` (names of weights) corrected by inputs (B, ...).
 
-    `module` runs both states, in eval mode; it is left as it was. What is called several times is left as it is.
+    Layer by layer, inputs of batch norms and outputs of `layers` get the means, and batch norms the variances, that they have in
+    the `original`. `module` runs both states in eval mode and is not changed. A layer that is called several times is not corrected.
     """
     first, second = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
     first.load_state_dict(original, strict=False)  # a zoo's member lacks the buffers that its architecture makes
     second.load_state_dict(state, strict=False)
     owners = {layer_of(name) for name in layers}
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    targets: dict[str, list[Statistics]] = {}
     with ExitStack() as hooks:
         for name, part in first.named_modules():
             if isinstance(part, NORMS) and f"{name}.running_mean" in state:
 
-                def note(_part: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-                    seen.setdefault(name, []).append(_statistics(given[0], 1))
+                def note_input(_part: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                    targets.setdefault(name, []).append(_statistics(inputs[0], 1))
 
-                hooks.callback(part.register_forward_pre_hook(note).remove)
+                hooks.callback(part.register_forward_pre_hook(note_input).remove)
             elif name in owners and isinstance(getattr(part, "bias", None), Tensor):
 
-                def hold(part: nn.Module, _given: Any, output: Any, name: str = name) -> None:
+                def note_output(part: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
                     if isinstance(output, Tensor):
-                        seen.setdefault(name, []).append(_statistics(output, _axis(part)))
+                        targets.setdefault(name, []).append(_statistics(output, _channel_axis(part)))
 
-                hooks.callback(part.register_forward_hook(hold).remove)
+                hooks.callback(part.register_forward_hook(note_output).remove)
         first(inputs)
     with ExitStack() as hooks:
         for name, part in second.named_modules():
-            if len(seen.get(name, ())) != 1:
+            if len(targets.get(name, ())) != 1:
                 continue
-            (wanted,) = seen[name]
+            (target,) = targets[name]
             if isinstance(part, NORMS):
 
-                def move(part: nn.Module, given: tuple[Tensor, ...], wanted: tuple[Tensor, Tensor] = wanted) -> None:
+                def correct_norm(part: nn.Module, inputs: tuple[Tensor, ...], target: Statistics = target) -> None:
                     assert isinstance(part.running_mean, Tensor) and isinstance(part.running_var, Tensor)
-                    mean, variance = _statistics(given[0], 1)
-                    little = 1e-6 * wanted[1].mean() + 1e-30  # a channel that does not vary says nothing of its spread
-                    ratio = ((variance + little) / (wanted[1] + little)).clamp(1 / MOST, MOST)
-                    part.running_mean.sub_(wanted[0]).mul_(ratio.sqrt()).add_(mean)
+                    mean, variance = _statistics(inputs[0], 1)
+                    little = 1e-6 * target[1].mean() + 1e-30  # a channel that does not vary says nothing of its spread
+                    ratio = ((variance + little) / (target[1] + little)).clamp(1 / MAX_RATIO, MAX_RATIO)
+                    part.running_mean.sub_(target[0]).mul_(ratio.sqrt()).add_(mean)
                     part.running_var *= ratio
 
-                hooks.callback(part.register_forward_pre_hook(move).remove)
+                hooks.callback(part.register_forward_pre_hook(correct_norm).remove)
             else:
 
-                def shift(
-                    part: nn.Module, _given: Any, output: Tensor, wanted: tuple[Tensor, Tensor] = wanted
-                ) -> Tensor:
+                def correct_bias(part: nn.Module, _inputs: Any, output: Tensor, target: Statistics = target) -> Tensor:
                     assert isinstance(part.bias, Tensor)
-                    axis = _axis(part)
-                    away = wanted[0] - _statistics(output, axis)[0]
-                    part.bias += away
-                    return output + (away if axis == -1 else away.view(-1, *[1] * (output.dim() - 2)))
+                    axis = _channel_axis(part)
+                    difference = target[0] - _statistics(output, axis)[0]
+                    part.bias += difference
+                    return output + (difference if axis == -1 else difference.view(-1, *[1] * (output.dim() - 2)))
 
-                hooks.callback(part.register_forward_hook(shift).remove)
+                hooks.callback(part.register_forward_hook(correct_bias).remove)
         second(inputs)
     return {name: value.clone() for name, value in second.state_dict().items() if name in state}
 
 
-def _axis(part: nn.Module) -> int:
-    """Where a layer's output has its channels."""
+def _channel_axis(part: nn.Module) -> int:
     return -1 if isinstance(part, nn.Linear) else 1
 
 
-def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) over all but the axis of channels."""
+def _statistics(values: Tensor, axis: int) -> Statistics:
+    """Return mean and variance (C,) over all but the `axis` of channels."""
     rows = values.movedim(axis, 0).flatten(1)
     return rows.mean(dim=1), rows.var(dim=1, correction=0)
-
-
-SHOWN = 128  # inputs at most, at once: what a layer gives for them is in memory
 
 
 def correct(
@@ -117,10 +112,13 @@ def correct(
     seed: int = 0,
     key: str | None = None,
 ) -> Correction:
-    """Writes the file with batch norms and biases corrected (`training.correcting`); its size stays.
+    """Write a compressed file with batch norms and biases corrected as `corrected` does; its size stays.
 
-    Both networks are shown the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Raises
-    `UsageError` where the network cannot be run or shown anything, and where nothing can be corrected.
+    Both networks get the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task.
+
+    Raises:
+        UsageError: only weights are known of `model`, there are no inputs for it, nothing can be corrected, or `out` exists.
+        NetspaceError: `model` cannot be run on the inputs, or `path` is the file of another network.
 
     >>> result = correct(compressed, folder / "corrected.safetensors", "best", zoo)
     >>> (folder / "corrected.safetensors").is_file()
@@ -137,15 +135,9 @@ def correct(
     if original.module is None:
         raise UsageError(f"correcting runs the network, and of {model} only the weights are known: give --arch")
     if pictures is not None:
-        chosen = (
-            torch.randperm(len(files), generator=generator(seed, Stream.CORRECTION_IMAGES))[:SHOWN]
-            .sort()
-            .values.tolist()
-        )
-        inputs, kind = (
-            torch.cat(list(picture_batches([files[place] for place in chosen], pictures.size, by=pictures.by))),
-            "images",
-        )
+        order = torch.randperm(len(files), generator=generator(seed, Stream.CORRECTION_IMAGES))
+        chosen = [files[index] for index in sorted(order[:MAX_INPUTS].tolist())]
+        inputs, kind = torch.cat(list(picture_batches(chosen, pictures.size, by=pictures.by))), "images"
     else:
         inputs, kind = _inputs(original, input_shape, model, seed)
     logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
@@ -164,13 +156,14 @@ def correct(
 
 
 def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:
-    """Noise of a shape, or images (B, C, H, W) that the network was trained on, and what they are called."""
+    """Return noise of a shape, or images (B, C, H, W) that the network was trained on, and the name of their kind."""
     if input_shape is not None:
-        return 2 * torch.rand((SHOWN, *input_shape), generator=generator(seed, Stream.CORRECTION_NOISE)) - 1, "noise"
+        noise = torch.rand((MAX_INPUTS, *input_shape), generator=generator(seed, Stream.CORRECTION_NOISE))
+        return 2 * noise - 1, "noise"
     task = original.task
     if task is None:
         raise UsageError(
             f"nothing is at hand to show to {model}: give --images, or --input-shape for noise, or the --zoo of its task"
         )
-    chosen = torch.randperm(len(task.train), generator=generator(seed, Stream.CORRECTION_IMAGES))[:SHOWN]
+    chosen = torch.randperm(len(task.train), generator=generator(seed, Stream.CORRECTION_IMAGES))[:MAX_INPUTS]
     return task.normalise(task.train.take(chosen).images), "task"

@@ -1,4 +1,7 @@
-"""`netspace compress fit` and its nearest: a trained network held in a coordinate network half its size (NeRN)."""
+"""`netspace compress fit`, `eval`, `reconstruct` and `importance`: a network in a coordinate network half its size (NeRN).
+
+Axes: N kernels, K side of a kernel, F filters of a layer.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from torch import Tensor
 
 from netspace.archs import ArchConfig, trust_options
 from netspace.compression.originals import (
-    Beside,
     Pictures,
+    Reference,
     check_named,
     check_new,
     check_same,
     find_original,
-    keep_kernels,
     run_module,
+    save_kernels,
 )
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
-from netspace.models.coordinate_network import Predictor, PredictorConfig, parameter_count
+from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.native.orders import arrange, paper_bits
 from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
@@ -48,13 +51,15 @@ from netspace.training.recipe import FitConfig
 from netspace.training.setup import Teacher, teacher
 from netspace.zoo import Zoo
 
-NARROWEST = 4  # width of a predictor that is advised
-MAX_PADDING = 10  # predicted values for each of the network's from which it is told; 3x3 kernels stay below
-STEP_COPIES = 14  # of all predicted values in float32 that a step holds, as measured on networks that are run
+MIN_HIDDEN = 4  # of a predictor that is advised
+MAX_PADDING = 10  # predicted values for each weight of the network before a warning; 3x3 kernels stay below
+STEP_COPIES = (
+    14  # of all predicted values in float32 that are in memory in a step, as measured on networks that are run
+)
 
 
 def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
-    """A sentence where the file will be larger than the network's weights, with a predictor that is small enough; else None."""
+    """Return a warning if the file will be larger than the network's weights; it advises a predictor that is small enough."""
     original, kernels = bytes_of(state), compressed.kernels
     represented = bytes_of({layer.name: state[layer.name] for layer in kernels.layers})
     values = parameter_count(compressed.predictor.config, kernels.side**2)
@@ -63,9 +68,14 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
     expected += sum(norm.numel() * norm.element_size() for norm in compressed.norms or ())
     if expected <= original:
         return None
-    hidden = _hidden(compressed.predictor.config, kernels.side**2, represented * 8 // (2 * FLOAT))
+    config, limit = compressed.predictor.config, represented * 8 // (2 * FLOAT)
+    widths = range(MIN_HIDDEN, config.hidden)
+    counts = {
+        hidden: parameter_count(config.model_copy(update={"hidden": hidden}), kernels.side**2) for hidden in widths
+    }
+    hidden = max((hidden for hidden, count in counts.items() if count <= limit), default=None)
     advice = (
-        f"even a predictor of width {NARROWEST} is larger than half of what it represents: keep this network as it is"
+        f"even a predictor of width {MIN_HIDDEN} is larger than half of what it represents: keep this network as it is"
         if hidden is None
         else f"--set predictor.hidden={hidden} gives a predictor of half the bytes that it represents"
     )
@@ -77,7 +87,7 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
 
 
 def padded(kernels: Kernels, config: FitConfig, original: Original, device: torch.device) -> str | None:
-    """Return a sentence where 1x1 convolutions make far more values than they have, as centres of large kernels; else None.
+    """Return a warning if 1x1 convolutions, as centres of large kernels, make far more values than they have.
 
     Raises:
         UsageError: They are more than the free memory of the device is likely to hold.
@@ -96,16 +106,6 @@ def padded(kernels: Kernels, config: FitConfig, original: Original, device: torc
     return problem
 
 
-def _hidden(config: PredictorConfig, outputs: int, most: int) -> int | None:
-    """The largest width, `NARROWEST` or more, with at most `most` values, if there is one below the width of `config`."""
-    able = [
-        hidden
-        for hidden in range(NARROWEST, config.hidden)
-        if parameter_count(config.model_copy(update={"hidden": hidden}), outputs) <= most
-    ]
-    return max(able, default=None)
-
-
 def fit(
     model: str,
     out: Path,
@@ -117,12 +117,16 @@ def fit(
     input_shape: tuple[int, ...] | None = None,
     key: str | None = None,
 ) -> FitResult:
-    """Represents a network; writes `compressed.safetensors`, its settings and its course to the folder `out`.
+    """Represent a network; write `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
-    `key` which of a checkpoint's state dicts it is. Distillation
-    runs the network and needs a zoo's member, or the zoo of a file's task, or for noise the shape of an input (C, H, W).
-    Raises `UsageError` or `NetspaceError` before anything is written.
+    `key` which of a checkpoint's state dicts it is. Distillation runs the network and needs a zoo's member, or the zoo of a
+    file's task, or for noise the shape of an input (C, H, W).
+
+    Raises:
+        UsageError: before anything is written, for a network or settings that do not go together, and for a folder that
+            was begun with others.
+        NetspaceError: before anything is written, for a file that cannot be read or a network that cannot be run.
 
     >>> config = FitConfig.model_validate({"predictor": {"hidden": 8}, "stages": [{"steps": 2}]})
     >>> result = fit("best", folder, config, zoo)  # the path of a zoo file
@@ -146,7 +150,7 @@ def fit(
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
     folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
     with folder.alone("written", first):
-        begun = None if folder.last.exists() else time.monotonic()  # of what is gone on with it is not known
+        begun = None if folder.last.exists() else time.monotonic()  # the time of a resumed fit is not known
         if first:
             folder.check(config, resume)
             mark, network = out / "network.json", NetworkMark(hash=_hash(original))
@@ -158,12 +162,12 @@ def fit(
                 )
             folder.begin(config, provenance(config.seed, **_origin(model, zoo_path, arch, input_shape, key)))
         torch.manual_seed(config.seed)
-        with accelerator.main_process_first():  # which keeps the orders for the others
+        with accelerator.main_process_first():  # which writes the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
         for warning in (padding, larger(compressed, original.state)):
             if warning and first:
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
-        record = out / "precision.json"  # what is gone on with goes on in the same
+        record = out / "precision.json"  # a resumed fit has the precision that it was begun with
         if record.exists():
             config = config.model_copy(update=dict(read_json(record, dict[str, Concrete])))
         fitting = Fit(config, compressed, original, accelerator, own)
@@ -173,7 +177,7 @@ def fit(
         if first:
             path = out / "compressed.safetensors"
             compressed.save(path)
-            keep_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
+            save_kernels(out, compressed.kernels, original.state, compressed.reconstruct())
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
             figures = evaluate(path, model, zoo_path, arch, key=key)
             result = figures.extended(FitResult, seconds=seconds, precision=fitting.precision, curve=curve)
@@ -225,7 +229,7 @@ def _check_stages(config: FitConfig, original: Original, model: str, processes: 
 
 
 def _teachers(config: FitConfig, original: Original, zoo_path: Path | None) -> dict[str, Teacher]:
-    """The networks that stages name as teachers, by these names."""
+    """Return the networks that stages name as teachers, by these names."""
     names = [stage.teacher for stage in config.stages if stage.teacher is not None]
     if not names:
         return {}
@@ -239,22 +243,20 @@ def begin(
     state: dict[str, Tensor],
     config: FitConfig,
     spec: NetSpec | None,
-    kept: Path | None = None,
+    cache: Path | None = None,
     kernels: Kernels | None = None,
 ) -> Compressed:
-    """A fresh predictor for a network, its kernels in order: that of the file `kept`, or what is then kept there."""
+    """Return a fresh predictor for a network, and its kernels in the order of the file `cache`, which is written if absent."""
     kernels = kernels or Kernels.of(state, config.layers, config.side, config.pointwise)
     values = kernels.gather(state)
     norms = None
     if config.norms:
         norms = [_norms(state[layer.name], layer, kernels.side) for layer in kernels.layers]
-        values = (
-            values
-            / torch.cat(
-                [norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)]
-            )[:, None, None]
-        )
-    orders = _orders(values, kernels, config.order, kept)
+        repeated = [
+            norm.repeat_interleave(count // len(norm)) for norm, count in zip(norms, kernels.counts, strict=True)
+        ]
+        values = values / torch.cat(repeated)[:, None, None]
+    orders = _orders(values, kernels, config.order, cache)
     names = {layer.name for layer in kernels.layers}
     tied = further_names(state)
     rest = {name: value for name, value in state.items() if name not in names and name not in tied}
@@ -263,30 +265,30 @@ def begin(
     return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec, types=types, tied=tied)
 
 
-def _orders(values: Tensor, kernels: Kernels, kind: str, kept: Path | None) -> list[Tensor]:
-    """The order of each layer's kernels (N, K, K); read where they are kept already, for the same kernels and kind."""
+def _orders(values: Tensor, kernels: Kernels, kind: str, cache: Path | None) -> list[Tensor]:
+    """Return the order of each layer's kernels (N, K, K), from the file `cache` if that is of the same kernels and kind."""
     names = [layer.name for layer in kernels.layers]
     of = f"{kind} {hash_tensors(values, torch.tensor(kernels.counts))}"
-    if kept is not None and kept.exists():
-        with suppress(NetspaceError, KeyError):  # a damaged one is found anew
-            tensors, notes = read_tensors(kept)
-            if notes.get("of") == of:
+    if cache is not None and cache.exists():
+        with suppress(NetspaceError, KeyError):  # a damaged file is written again
+            tensors, metadata = read_tensors(cache)
+            if metadata.get("of") == of:
                 return [tensors[name] for name in names]
     grids = [layer.grid(kernels.side) for layer in kernels.layers]
-    found = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
-    if kept is not None and kind != "none":
-        write_tensors(kept, dict(zip(names, found, strict=True)), of=of)
-    return found
+    orders = [torch.from_numpy(order) for order in arrange(values.flatten(1).numpy(), grids, kind)]
+    if cache is not None and kind != "none":
+        write_tensors(cache, dict(zip(names, orders, strict=True)), of=of)
+    return orders
 
 
 def _norms(weight: Tensor, layer: Layer, side: int) -> Tensor:
-    """The root mean square of each filter (F,), or of each row of tiles; 1 for a filter of zeros."""
+    """Return the root mean square of each filter (F,), or of each row of tiles; 1 for a filter of zeros."""
     rows = weight.float().flatten(1)
     if layer.is_matrix:
         filters = layer.grid(side)[0]
         rows = torch.nn.functional.pad(rows, (0, 0, 0, filters * side - len(rows))).reshape(filters, -1)
-    found = rows.square().mean(dim=1).sqrt()
-    return torch.where(found > 0, found, torch.ones_like(found))
+    norms = rows.square().mean(dim=1).sqrt()
+    return torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
 def evaluate(
@@ -297,9 +299,13 @@ def evaluate(
     pictures: Pictures | None = None,
     key: str | None = None,
 ) -> Compression:
-    """The figures of `netspace compress eval --json`; accuracies where the network and its data are known.
+    """Return the figures of `netspace compress eval --json`; accuracies if the network and its data are known.
 
-    With `pictures`, what the original and the reconstructed network answer on them: no labels are needed.
+    With `pictures`, the outputs of the original and the reconstructed network for them are compared: no labels are needed.
+
+    Raises:
+        UsageError: the original is described but not named as `model`, or cannot be found; as `Reference`.
+        NetspaceError: `path` is no compressed file, or that of another network than `model`.
 
     >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
@@ -307,13 +313,11 @@ def evaluate(
     compressed = Compressed.load(path)
     state = compressed.reconstruct()
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
-    reference, measured = None, NetworkFigures()
-    if model is not None:
-        beside = Beside(compressed, state, path, model, zoo_path, arch, pictures, key)
-        reference, measured = beside.accuracy, beside.measure(state)
+    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, pictures, key)
+    measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
         file=str(path),
-        accuracy_original=reference,
+        accuracy_original=None if reference is None else reference.accuracy,
         accuracy_reconstructed=measured.accuracy,
         agreement=measured.agreement,
         images=measured.images,
@@ -329,9 +333,11 @@ def evaluate(
 
 
 def reconstruct(path: Path, out: Path) -> Reconstruction:
-    """Writes the network that a compressed file holds, as a state dict, from the file alone.
+    """Write the network of a compressed file as a state dict, from the file alone.
 
-    Raises `UsageError` where something lies at `out`, or its name is one that torch would read.
+    Raises:
+        UsageError: `out` exists, or its name is that of a torch file.
+        NetspaceError: `path` is no compressed file.
 
     >>> result = reconstruct(compressed, folder / "network.safetensors")
     >>> (folder / "network.safetensors").is_file()
@@ -343,19 +349,21 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
             f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
         )
     compressed = Compressed.load(path)
-    state, notes = compressed.reconstruct(), {}
-    if compressed.spec is not None:
-        notes = folded_metadata(compressed.spec)
-    write_tensors(out, state, compressed=str(path), **notes)
+    state = compressed.reconstruct()
+    metadata = {} if compressed.spec is None else folded_metadata(compressed.spec)
+    write_tensors(out, state, compressed=str(path), **metadata)
     return Reconstruction(file=str(out), tensors=len(state), **compressed.sizes())
 
 
 def importance(
     path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
 ) -> Importance:
-    """Filters by the relative error of their reconstruction, the best kept first (NeRN, Sec. 5, Fig. 5 right).
+    """Return filters by the relative error of their reconstruction, the smallest first (NeRN, Sec. 5, Fig. 5 right).
 
-    A predictor too small for all of a network keeps what matters most to its loss.
+    A predictor too small for all of a network represents best what matters most to its loss. `top` filters are returned; 0: all.
+
+    Raises:
+        NetspaceError: `path` is no compressed file, or that of another network than `model`.
 
     >>> result = importance(compressed, "best", zoo, top=3)
     """
@@ -364,15 +372,14 @@ def importance(
     state, rows = compressed.reconstruct(), []
     check_same(path, state, model, original)
     for layer in compressed.kernels.layers:
-        wanted, found = (each[layer.name].float().flatten(1) for each in (original.state, state))
-        errors = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
-        rows += [(layer.name, place, float(error)) for place, error in enumerate(errors)]
-    rows.sort(key=lambda row: row[2])
-    filters = [FilterError(layer=name, filter=place, relative_error=error) for name, place, error in rows]
+        before, after = (each[layer.name].float().flatten(1) for each in (original.state, state))
+        errors = ((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).tolist()
+        rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
+    filters = sorted(rows, key=lambda row: row.relative_error)
     return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def _hash(original: Original) -> str:
-    """Of a network's weights, and of its teachers' where there are any."""
-    teachers = [taught.hash for _, taught in sorted(original.teachers.items()) if isinstance(taught, Teacher)]
+    """Return the hash of a network's weights, and of its teachers'."""
+    teachers = [each.hash for _, each in sorted(original.teachers.items()) if isinstance(each, Teacher)]
     return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])

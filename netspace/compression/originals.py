@@ -1,4 +1,8 @@
-"""The network that a compression is compared with: how it is found, what runs it, and how alike both answer."""
+"""The network that a compression is compared with: how it is read, what runs it, and how other networks are measured by it.
+
+A state-dict file of any kind is taken as it is: prefixes of wrappers and types stay, and names of one tensor get the very
+same tensor. Axes: B images, C outputs.
+"""
 
 from __future__ import annotations
 
@@ -13,75 +17,31 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.archs import ArchConfig
-from netspace.compression.state_files import read_network
+from netspace.archs.identity import drawn_constants
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.metrics import accuracy, agreement, cosine, overlap
-from netspace.models.compressed import Compressed
+from netspace.models.compressed import NOTE, Compressed
+from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
 from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import FILES, module_logits
-from netspace.results.compressed import ImageLikeness, KernelSamples, NetworkFigures
+from netspace.networks.state_dict import (
+    FILES,
+    StateDict,
+    check_tensors,
+    metadata_spec,
+    module_logits,
+    read_state_dict,
+    without_prefix,
+)
+from netspace.results.compressed import ImageComparison, KernelSamples, NetworkFigures
 from netspace.tasks.readers import IMAGENET, Normalisation, picture_batches, picture_files
 from netspace.training.fit import Original
 from netspace.training.setup import images_of
 from netspace.zoo import Zoo
 
-
-class Likeness:
-    """Measures states of the network called `model` beside the original, on pictures shown at `size` x `size`.
-
-    Raises `UsageError` where no module is known, `NetspaceError` where it does not map the pictures to logits (B, C).
-    """
-
-    def __init__(self, original: Original, files: list[Path], size: int, model: str, by: Normalisation) -> None:
-        if original.module is None:
-            raise UsageError(f"images are shown to the network, and of {model} only the weights are known: give --arch")
-        self.module, self.files, self.size, self.model = copy.deepcopy(original.module), files, size, model
-        self.by = by
-        self.answers = self._answers(original.state)
-
-    def measure(self, state: Mapping[str, Tensor]) -> ImageLikeness:
-        """What a state of the network answers, beside what the original does."""
-        found = self._answers(state)
-        return ImageLikeness(
-            count=len(self.files),
-            size=self.size,
-            **self.by.figures(),
-            agreement=float(agreement(self.answers, found)),
-            overlap_top5=float(overlap(self.answers, found)),
-            cosine=float(cosine(self.answers, found)),
-        )
-
-    @torch.no_grad()
-    def _answers(self, state: Mapping[str, Tensor]) -> Tensor:
-        self.module.load_state_dict(state, strict=False)  # all but buffers that the architecture makes
-        return torch.cat(
-            [logits_of(self.module, batch, self.model) for batch in picture_batches(self.files, self.size, by=self.by)]
-        )
-
-
-def logits_of(module: nn.Module, batch: Tensor, model: str) -> Tensor:
-    """Return the logits (B, C) of the module of `model` for images. Raises `NetspaceError` where it gives none."""
-    logits = run_module(module, batch, model)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        given = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise NetspaceError(f"{model} was expected to answer images with logits (B, C), but gave {given}")
-    return logits
-
-
-@torch.no_grad()
-def run_module(module: nn.Module, batch: Tensor, model: str) -> Any:
-    """Return what the module of `model` gives for inputs (B, ...). Raises `NetspaceError` where it cannot be run on them."""
-    try:
-        return module(batch)
-    except Exception as error:  # whatever a module of others raises
-        if ran_out(error):
-            raise
-        sides = " x ".join(str(side) for side in batch.shape[1:])
-        raise NetspaceError(
-            f"{model} cannot be run on images of {sides}: {first_line(error)}; change --size or --input-shape"
-        ) from None
+MAX_KERNELS = 64  # in kernels.json: few enough to be seen apart on a telephone
+Shapes = dict[str, tuple[int, ...]]
 
 
 def find_original(
@@ -91,11 +51,14 @@ def find_original(
     arch: ArchConfig | None = None,
     key: str | None = None,
 ) -> tuple[Original, NetSpec | None]:
-    """The network that `model` names, with its module and data where they are known.
+    """Return the network that `model` names, with its module and data where they are known, and its spec.
 
     With an `arch` a state-dict file is of that architecture, batch norm and all; `key` names the state dict of a checkpoint
-    that holds several. Raises `UsageError` for a member without a zoo or with an `arch` or a `key`, and as `read_network` and
-    `Zoo.find`.
+    that holds several.
+
+    Raises:
+        UsageError: for a member without a zoo, or with an `arch` or a `key`.
+        NetspaceError: as `read_network` and `Zoo.find`.
     """
     path = Path(model)
     if path.suffix in FILES:
@@ -105,7 +68,7 @@ def find_original(
             with Zoo(zoo_path) as zoo:
                 task = images_of(zoo, device)
         shape = None if spec is None else spec.input_shape
-        return Original(state, module, task if module is not None else None, shape), spec
+        return Original(state, module, None if module is None else task, shape), spec
     for option, given, what in (("--arch", arch, "of"), ("--key", key, "read from")):
         if given is not None:
             raise UsageError(
@@ -125,45 +88,200 @@ def find_original(
     return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 
 
+def read_network(
+    path: Path, arch: ArchConfig | None = None, key: str | None = None
+) -> tuple[dict[str, Tensor], nn.Module | None, NetSpec | None]:
+    """Return the state dict of a file, the module that runs it (in eval mode) and its spec, where they are known.
+
+    The module is that of `arch`, or of the architecture that the file names.
+
+    Raises:
+        UsageError: `arch` cannot be built, or the file holds a compressed network; as `read_state_dict` and `archs.build`.
+        NetspaceError: the file does not fit `arch`, or holds values that are not finite; as `check_tensors`.
+    """
+    state = read_state_dict(path, key)
+    if NOTE in state.metadata:
+        raise UsageError(
+            f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
+        )
+    spec, module = _described(state) if arch is None else (None, _built(arch, state, path))
+    check_tensors(state, str(path), None if module is None else dict(module.named_parameters(remove_duplicate=False)))
+    for name, value in state.items():
+        if value.is_floating_point() and not (value.float() < float("inf")).all():  # -inf is a mask's
+            raise NetspaceError(f"{name} of {path} holds values that are not finite")
+    return _tied(state, module, path), module, spec
+
+
+def _described(state: StateDict) -> tuple[NetSpec, nn.Module] | tuple[None, None]:
+    """Return spec and folded module of a network that netspace wrote; None for other files, whatever their metadata say."""
+    try:
+        spec = metadata_spec(state.metadata)
+    except NetspaceError:
+        if "folded" in state.metadata:  # netspace wrote it, of an architecture that is to be trusted first
+            raise
+        return None, None
+    if spec is None:
+        return None, None
+    module = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+    buffers = {name for name, _ in module.named_buffers()}  # which a file may lack
+    fits = _difference(_shapes(module.state_dict()), _shapes(state), buffers) is None
+    return (spec, module) if fits else (None, None)
+
+
+def _built(arch: ArchConfig, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Return the module of an architecture, in eval mode, with the names that the file has."""
+    settings = {**arch.kwargs, **({} if arch.width is None else {"width": arch.width})}
+    with torch.random.fork_rng(devices=()):
+        try:
+            module, other = (archs.build(arch.arch, **settings).eval() for _ in range(2))
+        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
+            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+    expected = _shapes(module.state_dict())
+    counters = {name for name in expected if name.rpartition(".")[2] == "num_batches_tracked"}
+    optional = counters | {name for names in _names_of_one(module) for name in names[1:]}  # which a file may lack
+    inner = without_prefix(state, lambda shapes: _difference(expected, shapes, optional) is None)
+    if drawn := drawn_constants(module, other, set(expected)):
+        raise NetspaceError(
+            f"{arch.arch} draws constants ({listed(drawn)}) that its state dict does not hold, so {path} does not say which "
+            "network it is: make them persistent buffers, or fix them"
+        )
+    stored = _shapes(inner)
+    name = _difference(expected, stored, optional)
+    if name is not None:
+        in_arch, in_file = (f"of shape {each[name]}" if name in each else "absent" for each in (expected, stored))
+        raise NetspaceError(
+            f"{path} does not fit {arch.arch} with {settings}: {name} is {in_arch} in the architecture and {in_file} in the "
+            "file; name the architecture it was saved from, and its settings by --kwargs"
+        )
+    return module if inner.keys() == state.keys() else _wrapped(module, state, next(iter(inner)))
+
+
+def _difference(expected: Shapes, stored: Shapes, optional: set[str]) -> str | None:
+    """Return the first name whose shapes differ; `optional` names may be missing in `stored`."""
+    names = (name for name in [*expected, *stored] if expected.get(name) != stored.get(name))
+    return next((name for name in names if name in stored or name not in optional), None)
+
+
+def _wrapped(module: nn.Module, state: Mapping[str, Tensor], first: str) -> nn.Module:
+    """Return a module under the prefix that all names of a file have; `first` is the first name without the prefix."""
+    counter = state.get("n_averaged")
+    full = next(name for name in state if name != "n_averaged")
+    for part in reversed(full.removesuffix(first).rstrip(".").split(".")):
+        module = _Wrapper(part, module)
+    if counter is not None:
+        module.register_buffer("n_averaged", counter.clone())
+    return module.eval()
+
+
+class _Wrapper(nn.Module):
+    """A module that computes what its only part computes."""
+
+    def __init__(self, name: str, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner_name = name
+        self.add_module(name, inner)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.get_submodule(self.inner_name)(*inputs)
+
+
+def _names_of_one(module: nn.Module) -> list[list[str]]:
+    """Return the names of each tensor of a module that has several."""
+    names: dict[int, list[str]] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    return [each for each in names.values() if len(each) > 1]
+
+
+def _tied(state: Mapping[str, Tensor], module: nn.Module | None, path: Path) -> dict[str, Tensor]:
+    """Return `state` with one tensor under all names of it: by the module, or without one by the memory that names share."""
+    if module is not None:
+        groups = [[name for name in names if name in state] for names in _names_of_one(module)]
+    else:
+        shared: dict[tuple[Any, ...], list[str]] = {}
+        for name, value in state.items():
+            memory = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride()
+            shared.setdefault((*memory, value.dtype) if value.numel() else (name,), []).append(name)
+        groups = list(shared.values())
+    tied = dict(state)
+    for names in groups:
+        for name in names[1:]:
+            if not torch.equal(state[name].float(), state[names[0]].float()):
+                raise NetspaceError(
+                    f"{name} and {names[0]} are one tensor in the architecture, but differ in {path}: name the architecture "
+                    "it was saved from"
+                )
+            tied[name] = state[names[0]]
+    return tied
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+@torch.no_grad()
+def run_module(module: nn.Module, inputs: Tensor, model: str) -> Any:
+    """Return what the module of `model` gives for inputs (B, ...). Raises `NetspaceError` if it cannot be run on them."""
+    try:
+        return module(inputs)
+    except Exception as error:  # whatever a module of others raises
+        if ran_out(error):
+            raise
+        sides = " x ".join(str(side) for side in inputs.shape[1:])
+        raise NetspaceError(
+            f"{model} cannot be run on images of {sides}: {first_line(error)}; change --size or --input-shape"
+        ) from None
+
+
+def logits_of(module: nn.Module, images: Tensor, model: str) -> Tensor:
+    """Return the logits (B, C) of the module of `model` for images (B, ...). Raises `NetspaceError` if it gives none."""
+    logits = run_module(module, images, model)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        kind = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise NetspaceError(f"{model} was expected to answer images with logits (B, C), but gave {kind}")
+    return logits
+
+
 def check_same(path: Path, state: Mapping[str, Tensor], model: str, original: Original) -> None:
-    """Raises `NetspaceError` where what the file `path` gives back has other names or shapes than the original, `model`."""
-    shapes = [{name: value.shape for name, value in each.items()} for each in (original.state, state)]
-    for name in [*shapes[0], *shapes[1]]:
-        if shapes[0].get(name) != shapes[1].get(name):
-            raise NetspaceError(
-                f"{path} holds another network than {model}: {name} differs; name the network that the file was fitted to"
-            )
+    """Raise `NetspaceError` if the file `path` has other names or shapes than the original, `model`."""
+    shapes = _shapes(original.state), _shapes(state)
+    if (name := _difference(*shapes, set())) is not None:
+        raise NetspaceError(
+            f"{path} holds another network than {model}: {name} differs; name the network that the file was fitted to"
+        )
+
+
+def check_new(out: Path) -> None:
+    """Raise `UsageError` if a file that is to be written exists."""
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out, so that nothing is lost")
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A folder of pictures without labels, the side at which they are shown, and how they are normalised."""
+    """A folder of images without labels, the side to which they are resized, and how they are normalised."""
 
     folder: Path
     size: int = 224
     by: Normalisation = IMAGENET
 
     def files(self) -> list[Path]:
-        """As `netspace.tasks.readers.picture_files`, which see."""
+        """Return the files, as `netspace.tasks.readers.picture_files`."""
         return picture_files(self.folder)
 
 
 def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None, key: str | None = None) -> None:
-    """Raises `UsageError` where an original is described that was not named."""
+    """Raise `UsageError` if an original is described that was not named."""
     if model is None and any(each is not None for each in (arch, pictures, key)):
         raise UsageError("--arch, --key and --images are about the original beside the file: name it as MODEL")
 
 
-def check_new(out: Path) -> None:
-    """Raises `UsageError` if something lies at a file that is to be written."""
-    if out.exists():
-        raise UsageError(f"{out} exists already: choose another --out, so that nothing is lost")
+class Reference:
+    """The original of a compressed file, and measures of other networks by it; `accuracy` is its own.
 
-
-class Beside:
-    """Measures networks beside the original, whose file must hold the same tensors; `accuracy` is the original's own.
-
-    Raises `NetspaceError` for another network, and as `Pictures.files` and `Likeness`.
+    Raises:
+        UsageError: there are pictures, but no module is known that runs the network.
+        NetspaceError: the file is of another network, or the network cannot be run on the pictures; as `Pictures.files`.
     """
 
     def __init__(
@@ -177,60 +295,82 @@ class Beside:
         pictures: Pictures | None = None,
         key: str | None = None,
     ) -> None:
-        files = [] if pictures is None else pictures.files()
-        original, _ = find_original(model, zoo, arch=arch, key=key)
-        check_same(path, state, model, original)
-        self.original, self.kernels = original, compressed.kernels
-        self.likeness = None if pictures is None else Likeness(original, files, pictures.size, model, pictures.by)
-        self.answers = self._answers(original.state)
-        self.accuracy = self._accuracy(self.answers)
+        self.files = [] if pictures is None else pictures.files()
+        self.original, _ = find_original(model, zoo, arch=arch, key=key)
+        check_same(path, state, model, self.original)
+        self.model, self.pictures, self.kernels = model, pictures, compressed.kernels
+        if pictures is not None:
+            if self.original.module is None:
+                raise UsageError(
+                    f"images are shown to the network, and of {model} only the weights are known: give --arch"
+                )
+            self.picture_logits = self._picture_logits(self.original.state, pictures)
+        self.logits = self._test_logits(self.original.state)
+        self.accuracy = self._accuracy(self.logits)
 
     def measure(self, state: dict[str, Tensor]) -> NetworkFigures:
-        """The relative error of the represented weights; accuracy and agreement on the test images, where they are known.
+        """Measure the network with a state dict by the original.
 
-        `images` says how alike both answer on pictures, where there are any.
+        The figures are the relative error of the represented weights; accuracy and agreement on the test images where they
+        are known; and `images`, how alike both answer the pictures, where there are any.
         """
-        wanted, found = self.kernels.gather(self.original.state), self.kernels.gather(state)
-        answers = self._answers(state)
+        expected, given = self.kernels.gather(self.original.state), self.kernels.gather(state)
+        logits = self._test_logits(state)
         return NetworkFigures(
-            relative_error=float((found - wanted).norm() / wanted.norm()),
-            accuracy=self._accuracy(answers),
-            agreement=None if answers is None or self.answers is None else float(agreement(self.answers, answers)),
-            **({} if self.likeness is None else {"images": self.likeness.measure(state)}),
+            relative_error=float((given - expected).norm() / expected.norm()),
+            accuracy=self._accuracy(logits),
+            agreement=None if logits is None or self.logits is None else float(agreement(self.logits, logits)),
+            **({} if self.pictures is None else {"images": self._compare_images(state, self.pictures)}),
         )
 
-    def _answers(self, state: dict[str, Tensor]) -> Tensor | None:
+    def _compare_images(self, state: Mapping[str, Tensor], pictures: Pictures) -> ImageComparison:
+        logits = self._picture_logits(state, pictures)
+        return ImageComparison(
+            count=len(self.files),
+            size=pictures.size,
+            **pictures.by.figures(),
+            agreement=float(agreement(self.picture_logits, logits)),
+            overlap_top5=float(overlap(self.picture_logits, logits)),
+            cosine=float(cosine(self.picture_logits, logits)),
+        )
+
+    @torch.no_grad()
+    def _picture_logits(self, state: Mapping[str, Tensor], pictures: Pictures) -> Tensor:
+        module = copy.deepcopy(self.original.module)
+        assert module is not None
+        module.load_state_dict(state, strict=False)  # all but buffers that the architecture makes
+        batches = picture_batches(self.files, pictures.size, by=pictures.by)
+        return torch.cat([logits_of(module, batch, self.model) for batch in batches])
+
+    def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:
         module, task = self.original.module, self.original.task
         return None if module is None or task is None else module_logits(module, state, task, "test")
 
-    def _accuracy(self, answers: Tensor | None) -> float | None:
+    def _accuracy(self, logits: Tensor | None) -> float | None:
         task = self.original.task
-        return None if answers is None or task is None else float(accuracy(answers, task.test.labels))
+        return None if logits is None or task is None else float(accuracy(logits, task.test.labels))
 
 
-KEPT = 64  # kernels at most: as many as can be told apart on a telephone
-
-
-def keep_kernels(
+def save_kernels(
     folder: Path, kernels: Kernels, original: Mapping[str, Tensor], reconstructed: Mapping[str, Tensor]
 ) -> None:
-    """Writes `kernels.json`: the first kernels (N, h, w) of one layer in both state dicts, filter by filter.
+    """Write `kernels.json`: the first kernels (N, h, w) of one layer in both state dicts, filter by filter.
 
     The layer is the median by the relative error of its weights, the better one of two: neither the best nor the worst.
     """
     errors = []
     for layer in kernels.layers:
-        wanted, found = original[layer.name].float(), reconstructed[layer.name].float()
-        errors.append(float((found - wanted).norm() / wanted.norm().clamp_min(1e-12)))
-    place = sorted(range(len(errors)), key=errors.__getitem__)[(len(errors) - 1) // 2]
-    layer, start = kernels.layers[place], sum(kernels.counts[:place])
+        before, after = original[layer.name].float(), reconstructed[layer.name].float()
+        errors.append(float((after - before).norm() / before.norm().clamp_min(1e-12)))
+    median = sorted(range(len(errors)), key=errors.__getitem__)[(len(errors) - 1) // 2]
+    layer, start = kernels.layers[median], sum(kernels.counts[:median])
     rows, columns = layer.window(kernels.side)
-    chosen = slice(start, start + min(KEPT, kernels.counts[place]))
+    chosen = slice(start, start + min(MAX_KERNELS, kernels.counts[median]))
     samples = KernelSamples(
         layer=layer.name,
         layers=len(errors),
-        relative_error=errors[place],
-        count=kernels.counts[place],
+        relative_error=errors[median],
+        count=kernels.counts[median],
         original=kernels.gather(original)[chosen, rows, columns].tolist(),
         reconstructed=kernels.gather(reconstructed)[chosen, rows, columns].tolist(),
     )

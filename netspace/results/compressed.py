@@ -20,8 +20,8 @@ class Sizes(Part):
     parameters_predictor: int | None = None
 
 
-class ImageLikeness(Part):
-    """How alike two networks answer pictures without labels."""
+class ImageComparison(Part):
+    """The outputs of two networks for images without labels, compared."""
 
     count: int
     size: int
@@ -39,7 +39,7 @@ class NetworkFigures(Part):
     relative_error: Number = None  # of the represented weights
     accuracy: Number = None
     agreement: Number = None
-    images: ImageLikeness | None = None
+    images: ImageComparison | None = None
 
 
 class Compression(Sizes, Result):
@@ -50,7 +50,7 @@ class Compression(Sizes, Result):
     accuracy_original: Number = None
     accuracy_reconstructed: Number = None
     agreement: Number = None
-    images: ImageLikeness | None = None
+    images: ImageComparison | None = None
     relative_error: Number = None
     bytes_original: int | None = None
     bytes_file: int | None = None

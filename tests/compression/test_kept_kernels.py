@@ -10,7 +10,7 @@ import torch
 
 from netspace.compression.analyse import analyse
 from netspace.compression.fit import fit
-from netspace.compression.originals import keep_kernels
+from netspace.compression.originals import save_kernels
 from netspace.io import read_json
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Kernels
@@ -28,7 +28,7 @@ def test_the_layer_of_the_median_error_is_kept(tmp_path: Path) -> None:
         ({"a": 0.1, "b": 0.3, "c": 0.4, "d": 0.2}, "d", (14, 1, 3)),
     ):
         other = {key: value * (1 + errors[key[0]]) for key, value in state.items()}
-        keep_kernels(tmp_path, kernels, state, other)
+        save_kernels(tmp_path, kernels, state, other)
         told = read_json((tmp_path / "kernels.json"), dict[str, Any])
         weight = state[f"{name}.weight"]
         assert told["layer"] == f"{name}.weight" and told["layers"] == 4

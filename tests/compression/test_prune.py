@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from netspace.compression.fit import begin, evaluate
 from netspace.compression.originals import find_original
-from netspace.compression.prune import prune, pruned
+from netspace.compression.shrink import prune, pruned
 from netspace.errors import NetspaceError, UsageError
 from netspace.models.compressed import Compressed
 from netspace.results.compressed import Pruning

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from netspace.compression.fit import begin, evaluate, importance, reconstruct
-from netspace.compression.quantise import quantise
+from netspace.compression.shrink import quantise
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
 from netspace.models.compressed import Compressed, pack4, restore

@@ -27,8 +27,8 @@ def test_singular_ratio_is_the_share_of_the_leading_half() -> None:
     values = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
     weight = (orthogonal(5) * values @ orthogonal(5, seed=2)).reshape(5, 5, 1, 1)
     assert singular_ratio(weight) == pytest.approx(9.0 / 10.5, rel=1e-12)
-    assert singular_ratio(weight, share=0.2) == pytest.approx(4.0 / 10.5, rel=1e-12)
-    assert singular_ratio(weight, share=1.0) == 1.0
+    assert singular_ratio(weight, leading=0.2) == pytest.approx(4.0 / 10.5, rel=1e-12)
+    assert singular_ratio(weight, leading=1.0) == 1.0
     assert math.isnan(singular_ratio(torch.zeros(3, 2, 3, 3)))
 
 

@@ -18,10 +18,8 @@ from netspace.archs import ArchConfig
 from netspace.compression.analyse import analyse, features
 from netspace.compression.correct import correct
 from netspace.compression.fit import evaluate, fit, reconstruct
-from netspace.compression.originals import find_original
-from netspace.compression.prune import prune
-from netspace.compression.quantise import quantise
-from netspace.compression.state_files import read_network
+from netspace.compression.originals import find_original, read_network
+from netspace.compression.shrink import prune, quantise
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import hash_tensors, write_tensors
 from netspace.models.compressed import Compressed
