@@ -40,7 +40,7 @@ COMMANDS = [
     )),
     *(f"netspace.compression.{name}" for name in (
         "analyse.analyse", "correct.correct", "fit.evaluate", "fit.fit", "fit.importance", "fit.reconstruct",
-        "prune.prune", "quantise.quantise",
+        "shrink.prune", "shrink.quantise",
     )),
     "netspace.report.report",
     "netspace.space.Space",
