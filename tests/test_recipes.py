@@ -57,7 +57,7 @@ def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str
     )
     recipe = recipe.model_copy(update={"images": 4})  # the networks' part of a step, made short
     case = several.MultiCase(space, several.few_shown(recipe), zoo_recipe, data, 1)
-    setting = several.multi_setting(case, torch.device("cpu"))
+    setting = several.setting_of(case, torch.device("cpu"))
     assert [each.id for each in setting.family] == list(zoo_recipe.archs), "recipes list architectures by size"
     assert setting.family.size == ((88, 10_000) if "paper" in space else (28, zoo_recipe.prep_width))
     assert {each.id for each in setting.family if not each.shown} == (
@@ -125,7 +125,8 @@ def test_the_plain_step_of_several_architectures_has_the_same_loss(several: Modu
     multi = plain.multi.model_copy(update={"rows": 8})
     width = case.zoo.model_copy(update={"prep_width": 656})
     case = replace(case, recipe=plain.model_copy(update={"multi": multi}), zoo=width)
-    ours, theirs = (kind(case, torch.device("cpu")) for kind in (several.OurMultiStep, several.ReferenceMultiStep))
+    kinds = (importlib.import_module("bench_cases").OurStep, several.ReferenceMultiStep)
+    ours, theirs = (kind(case, torch.device("cpu")) for kind in kinds)
     theirs.encoder.load_state_dict(ours.model.encoder.state_dict() | {"spread": theirs.encoder.spread})
     theirs.decoder.load_state_dict(ours.model.decoder.state_dict())
     theirs.head.load_state_dict(ours.model.get_submodule("head").state_dict())

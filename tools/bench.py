@@ -43,7 +43,7 @@ from bench_cases import (
     zoo_cases,
 )
 from bench_decoders import ConvStep, CoordinateStep, decoder_case
-from bench_multi import MultiCase, OurMultiStep, ReferenceMultiStep, multi_cases
+from bench_multi import MultiCase, ReferenceMultiStep, multi_cases
 from bench_nern import NernCase, OurFit, ReferenceFit, nern_cases
 from bench_orders import Orders, orders_table
 from bench_scale import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
@@ -169,9 +169,8 @@ def with_precisions(settings: S, device: torch.device) -> S:
 
 
 def measure_step(case: StepCase | MultiCase, device: torch.device, repeats: int) -> dict[str, Any]:
-    kinds: dict[str, type] = {"reference": ReferenceStep, "netspace": OurStep}
-    if isinstance(case, MultiCase):
-        kinds = {"reference": ReferenceMultiStep, "netspace": OurMultiStep}
+    plain = ReferenceMultiStep if isinstance(case, MultiCase) else ReferenceStep
+    kinds: dict[str, type] = {"reference": plain, "netspace": OurStep}
     threads = torch.get_num_threads()
     sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
     recipe = case.recipe

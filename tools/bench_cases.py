@@ -1,16 +1,18 @@
 """Who runs in `tools/bench.py`, and on what: the cases, netspace's side and the plain side of each.
 
 A contestant is made in a process of its own and does one turn of the work whenever `run()` is called; `flops` are
-the operations of a turn, counted on the plain side.
+the operations of a turn, counted on the plain side. What the contestants of `bench_multi` and `bench_nern` share with
+those of a step stands here, too.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import reference
@@ -25,8 +27,8 @@ from model_zoo.trainer import Group
 from model_zoo.work import candidate
 from netspace import archs
 from netspace.config import load as load_recipe
-from netspace.networks.prep import height, pack
-from netspace.networks.spec import NetSpec
+from netspace.networks.family import declared
+from netspace.networks.prep import pack
 from netspace.process import keep_freed_memory
 from netspace.streams import generator
 from netspace.tasks import Classification, DataConfig, load
@@ -34,11 +36,13 @@ from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
 from netspace.training.recipe import LossConfig, SpaceRecipe
 from netspace.training.setup import Setup, prepare
 from netspace.training.step import Step
-from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.zoo import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 
 RATE = 1e-3
 MEMBERS = 16  # of a zoo, at least; as many as fill every worker's groups
 CHOICE = 128  # runs that calibration may put together
+ADAM = OptimizerConfig(learning_rate=1e-4)
+CIFAR = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,21 @@ class ZooCase:
 
 
 @dataclass(frozen=True)
-class StepCase:
+class Case:
+    """What is stepped, and how often for a turn."""
+
+    kind: ClassVar[str]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+
+@dataclass(frozen=True)
+class StepCase(Case):
     """A training step of a space, on random PReps."""
 
-    name: str
+    kind = "step"
     recipe: SpaceRecipe
     arch: str
     width: float
@@ -78,8 +93,15 @@ class StepCase:
     prep_width: int
     steps: int  # timed together
 
-    def __str__(self) -> str:
-        return f"step: {self.name}"
+    @property
+    def zoo(self) -> ZooRecipe:
+        """What the zoo of the case would be built by."""
+        archs = {self.arch: ArchConfig(arch=self.arch, width=self.width)}
+        return ZooRecipe(data=self.data, archs=archs, prep_width=self.prep_width)
+
+    @property
+    def members(self) -> int:
+        return max(32, 2 * self.recipe.networks) + 1
 
 
 def zoo_cases(quick: bool) -> list[ZooCase]:
@@ -90,20 +112,18 @@ def zoo_cases(quick: bool) -> list[ZooCase]:
 
 
 def step_cases(quick: bool) -> list[StepCase]:
-    adam = OptimizerConfig(learning_rate=1e-4)
     plain = LossConfig(behaviour=1.0, temperature=4.0)
-    paper = load_recipe(SpaceRecipe, "space/paper-cifar10").model_copy(update={"loss": plain, "optimizer": adam})
-    cifar = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
+    paper = load_recipe(SpaceRecipe, "space/paper-cifar10").model_copy(update={"loss": plain, "optimizer": ADAM})
     if quick:
         tiny = paper.model_copy(update={"latent": 64, "networks": 2, "images": 4})
-        return [StepCase("paper, tiny", tiny, "resnet8", 0.15, cifar, 160, 1)]
+        return [StepCase("paper, tiny", tiny, "resnet8", 0.15, CIFAR, 160, 1)]
     zoo = load_recipe(ZooRecipe, "zoo/quickstart")
     quickstart = load_recipe(SpaceRecipe, "space/quickstart").model_copy(update={"loss": plain})
     assert zoo.prep_width is not None
     small = ("lenetlike", zoo.archs["lenetlike"].width or 1.0, zoo.data, zoo.prep_width, 10)
     return [
-        StepCase("paper, CIFAR-10", paper, "resnet8", 1.0, cifar, 10_000, 1),
-        StepCase("quickstart, by Adam", quickstart.model_copy(update={"optimizer": adam}), *small),
+        StepCase("paper, CIFAR-10", paper, "resnet8", 1.0, CIFAR, 10_000, 1),
+        StepCase("quickstart, by Adam", quickstart.model_copy(update={"optimizer": ADAM}), *small),
         StepCase(f"quickstart, by {quickstart.optimizer.name}", quickstart, *small),
     ]
 
@@ -151,78 +171,51 @@ class OurZoo:
             next(epochs)
 
 
-def setting_of(case: StepCase, device: torch.device) -> Setup:
-    """What `netspace train` would make of the case and a zoo of random networks."""
-    task, members = load(case.data, device="cpu"), max(32, 2 * case.recipe.networks)
-    kwargs = archs.task_settings(case.arch, {"width": case.width}, task.input_shape, task.num_outputs)
-    spec = NetSpec.from_module(archs.skeleton(case.arch, kwargs, task.input_shape), case.arch, kwargs, task.input_shape)
-    flat = 0.05 * torch.randn(members + 1, spec.num_parameters, generator=generator(case.recipe.seed))
-    preps = pack(flat, (height(spec.num_parameters, case.prep_width), case.prep_width))
-    table = np.zeros(members + 1, dtype=MEMBER)
-    table["split"] = [b"train"] * members + [b"val"]
+def setting_of(case: Any, device: torch.device) -> Setup:
+    """What `netspace train` would make of the case, a zoo of random networks and, where it has one, a random teacher."""
+    task, zoo, told = load(case.data, device="cpu"), case.zoo, case.zoo.teacher
+
+    def population(name: str, config: ArchConfig, members: int) -> Population:
+        width = zoo.prep_width or 1
+        arch = declared(name, config, task.input_shape, task.num_outputs, width, torch.device("cpu"))
+        flat = 0.05 * torch.randn(members, arch.parameters, generator=generator(case.recipe.seed))
+        table = np.zeros(members, dtype=MEMBER)
+        table["split"] = [b"train"] * (members - 1) + [b"val"]
+        return Population(arch.spec, pack(flat, arch.size).numpy(), table)
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "zoo.h5"
         header = Header(case.data.model_dump(mode="json"), task.split_hash, {})
-        write_zoo(path, header, {case.arch: Population(spec, preps.numpy(), table)})
-        with Zoo(path) as zoo:
-            return prepare(case.recipe, zoo, device)
+        write_zoo(path, header, {name: population(name, each, case.members) for name, each in zoo.archs.items()})
+        if told is not None:
+            write_zoo(teacher_path(path), header, {told.arch: population(told.arch, told, 2)})
+        with Zoo(path) as opened:
+            return prepare(case.recipe, opened, device)
 
 
-class OurStep:
-    """The training loop's own step."""
+class Steps(ABC):
+    """A contestant that takes steps, a case's number of them in a turn."""
 
-    def __init__(self, case: Any, device: torch.device) -> None:
-        keep_freed_memory()
-        self.case, self.setting = case, self.setting_of(case, device)
-        self.model, self.step = self.setting.model, Step(self.setting)
-        self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
-        self.average = Average(self.model, case.recipe.optimizer.ema)
-        self.number = 0
+    case: Any
+    optimizer: Any
+    number = 0
+
+    @abstractmethod
+    def loss(self) -> torch.Tensor:
+        """Return that of the next step."""
+
+    def once(self) -> None:
+        self.loss().backward()
+        self.optimizer.step(self.number)
+        self.number += 1
 
     def run(self) -> None:
         for _ in range(self.case.steps):
-            torch.stack(list(self.step(self.model, self.number).values())).sum().backward()
-            self.optimizer.step(self.number)
-            if self.case.recipe.optimizer.ema:
-                self.average.update(self.model, self.number)
-            self.number += 1
-
-    def setting_of(self, case: Any, device: torch.device) -> Setup:
-        """What a training of the case is made of."""
-        return setting_of(case, device)
-
-
-class ReferenceStep:
-    """The same step, plain: on the same members and images, from the same weights."""
-
-    def __init__(self, case: StepCase, device: torch.device) -> None:
-        self.case, setting = case, setting_of(case, device)
-        recipe, nets, model = case.recipe, setting.family[0].nets, setting.model
-        self.network, size = nets.skeleton, setting.family.size
-        small = replace(setting, recipe=recipe.model_copy(update={"remember_targets": False}))
-        self.step = Step(small)  # for its stream of members and images alone
-        if recipe.encoder.kind == "probe":
-            settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
-            encoder = reference.ProbeEncoder(recipe.latent, *settings, self.network, nets.spec.input_shape)
-        else:
-            encoder = reference.ConvEncoder(recipe.latent, tuple(model.encoder.spread.shape))
-        decoder = reference.ConvDecoder(recipe.latent, size, recipe.decoder.slope)
-        encoder.load_state_dict(model.encoder.state_dict())
-        decoder.load_state_dict(model.decoder.state_dict())
-        self.encoder, self.decoder = encoder.to(device), decoder.to(device)
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=recipe.optimizer.learning_rate)
-        self.number = 0
-        with FlopCounterMode(display=False) as counter:
             self.once()
-        self.flops = counter.get_total_flops() * case.steps
 
-    def loss(self) -> torch.Tensor:
-        recipe, step = self.case.recipe, self.step
-        ((_, members),) = step.batches.take(self.number, 0, 1)
-        preps = step.sources[0].take(members)
-        images, _ = step.images.take(self.number, recipe.images)
-        return reference.space_loss(self.encoder, self.decoder, self.network, preps, images, recipe.loss.temperature)
+
+class PlainSteps(Steps):
+    """The same by one of torch's optimizers."""
 
     def once(self) -> None:
         self.optimizer.zero_grad()
@@ -230,9 +223,66 @@ class ReferenceStep:
         self.optimizer.step()
         self.number += 1
 
-    def run(self) -> None:
-        for _ in range(self.case.steps):
+    def count(self) -> None:
+        """Take the first step, and count its operations."""
+        with FlopCounterMode(display=False) as counter:
             self.once()
+        self.flops = counter.get_total_flops() * self.case.steps
+
+
+class OurStep(Steps):
+    """The training loop's own step, of one architecture or several."""
+
+    def __init__(self, case: Any, device: torch.device) -> None:
+        keep_freed_memory()
+        self.case, setting = case, setting_of(case, device)
+        self.model, self.step = setting.model, Step(setting)
+        self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
+        self.average = Average(self.model, case.recipe.optimizer.ema)
+
+    def loss(self) -> torch.Tensor:
+        return torch.stack(list(self.step(self.model, self.number).values())).sum()
+
+    def once(self) -> None:
+        super().once()
+        if self.case.recipe.optimizer.ema:
+            self.average.update(self.model, self.number - 1)
+
+
+def plain_coders(setting: Setup, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The plain encoder and decoder of a space."""
+    recipe, family = setting.recipe, setting.family
+    decoder = reference.ConvDecoder(recipe.latent, family.size, recipe.decoder.slope)
+    if recipe.encoder.kind != "probe":
+        spread = tuple(setting.model.encoder.spread.shape)
+        return reference.ConvEncoder(recipe.latent, spread).to(device), decoder.to(device)
+    settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
+    encoder = reference.ProbeEncoder(recipe.latent, *settings, family[0].nets.skeleton, family.input_shape)
+    return encoder.to(device), decoder.to(device)
+
+
+class ReferenceStep(PlainSteps):
+    """The same step, plain: on the same members and images, from the same weights."""
+
+    def __init__(self, case: StepCase, device: torch.device) -> None:
+        self.case, setting = case, setting_of(case, device)
+        recipe, model = case.recipe, setting.model
+        self.network = setting.family[0].nets.skeleton
+        small = replace(setting, recipe=recipe.model_copy(update={"remember_targets": False}))
+        self.step = Step(small)  # for its stream of members and images alone
+        self.encoder, self.decoder = plain_coders(setting, device)
+        self.encoder.load_state_dict(model.encoder.state_dict())
+        self.decoder.load_state_dict(model.decoder.state_dict())
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=recipe.optimizer.learning_rate)
+        self.count()
+
+    def loss(self) -> torch.Tensor:
+        recipe, step = self.case.recipe, self.step
+        ((_, members),) = step.batches.take(self.number)
+        preps = step.sources[0].take(members)
+        images, _ = step.images.take(self.number, recipe.images)
+        return reference.space_loss(self.encoder, self.decoder, self.network, preps, images, recipe.loss.temperature)
 
 
 class Facts:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from bench_multi import MultiCase, OurMultiStep, multi_cases
+from bench_cases import OurStep
+from bench_multi import MultiCase, multi_cases
 
 from netspace.models.decoders import DECODERS, CoordinateConfig
 
 
-class ConvStep(OurMultiStep):
+class ConvStep(OurStep):
     """A step whose decoder is the case's own, the paper's; `rates` says how many parameters that has."""
 
     flops = 0  # not counted: both sides are netspace's own

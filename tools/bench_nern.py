@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from bench_cases import Case, PlainSteps, Steps
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from netspace import archs
 from netspace.compression.fit import begin
@@ -30,17 +30,14 @@ POOL = 2048  # images whose maps are remembered, where they are
 
 
 @dataclass(frozen=True)
-class NernCase:
+class NernCase(Case):
     """A step of a fit by the whole of Eq. 2, to a network of random weights."""
 
-    name: str
+    kind = "nern"
     config: FitConfig
     arch: str
     data: DataConfig
     steps: int  # timed together
-
-    def __str__(self) -> str:
-        return f"nern: {self.name}"
 
 
 def nern_cases(quick: bool) -> list[NernCase]:
@@ -81,7 +78,7 @@ def step_of(case: NernCase, device: torch.device) -> NernStep:
     return step
 
 
-class OurFit:
+class OurFit(Steps):
     """The fit's own step."""
 
     def __init__(self, case: NernCase, device: torch.device) -> None:
@@ -89,18 +86,11 @@ class OurFit:
         self.case, self.step = case, step_of(case, device)
         stage = self.step.stage
         self.optimizer = Optimizer(self.step.predictor, stage.optimizer, stage.steps)
-        self.number = 0
         for number in range(-(-(stage.pool or 0) // stage.images)):  # as in all but the first steps of a fit
             self.step(self.step.predictor, number)
 
     def loss(self) -> Tensor:
         return torch.stack(list(self.step(self.step.predictor, self.number).values())).sum()
-
-    def run(self) -> None:
-        for _ in range(self.case.steps):
-            self.loss().backward()
-            self.optimizer.step(self.number)
-            self.number += 1
 
 
 class PlainPredictor(nn.Module):
@@ -183,7 +173,7 @@ def nern_loss(
     return weights[0] * reconstruction + weights[1] * distillation + weights[2] * features
 
 
-class ReferenceFit:
+class ReferenceFit(PlainSteps):
     """The same step, plain, in float32: from the same weights, on the same images and kernels."""
 
     def __init__(self, case: NernCase, device: torch.device) -> None:
@@ -208,10 +198,7 @@ class ReferenceFit:
             weight_decay=settings.weight_decay,
             decoupled_weight_decay=True,
         )
-        self.number = 0
-        with FlopCounterMode(display=False) as counter:
-            self.once()
-        self.flops = counter.get_total_flops() * case.steps
+        self.count()
 
     def loss(self) -> Tensor:
         step, stage = self.ours.step, self.ours.step.stage
@@ -230,13 +217,3 @@ class ReferenceFit:
             step.images.take(self.number, stage.images)[0],
             (stage.reconstruction, stage.distillation, stage.features),
         )
-
-    def once(self) -> None:
-        self.optimizer.zero_grad()
-        self.loss().backward()
-        self.optimizer.step()
-        self.number += 1
-
-    def run(self) -> None:
-        for _ in range(self.case.steps):
-            self.once()
