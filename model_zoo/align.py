@@ -1,4 +1,4 @@
-"""`netspace zoo align`: the same networks, with the channels of each in the order of one reference of its architecture.
+"""`netspace zoo align`: the same networks, with their channels in the order of a reference of the architecture.
 
 Axes: M members (networks), H W of a PRep.
 """
@@ -23,15 +23,15 @@ from netspace.zoo import ArchGroup, MemberRef, Zoo, zoo_lock
 from netspace.zoo.writer import write
 
 CHUNK = 128  # members aligned at once
-INPUTS = 4  # noise that every network has to answer as before
+INPUTS = 4  # inputs of noise for which every network must return the same outputs as before
 
 
 def align_zoo(path: Path, out: Path) -> ZooAlignment:
     """Write the zoo at `path` to `out` with the channels of every member permuted to those of a reference.
 
-    The reference of an architecture is its best training member on validation images; order, tables and accuracies stay as
-    they are, and every network answers as before, which is checked in float64. An architecture whose graph cannot be traced
-    stays as it is, and the result says why.
+    The reference of an architecture is its best training member on validation images. Order, tables and accuracies stay as
+    they are, and so do the networks' functions, which is checked in float64. An architecture whose graph cannot be traced
+    is copied unchanged, and the result says why.
 
     Raises `UsageError` if `out` exists or nothing could be aligned.
     """
@@ -54,14 +54,9 @@ def align_zoo(path: Path, out: Path) -> ZooAlignment:
                         yield values, members
                         bar.advance(len(members))
 
-                write(
-                    out,
-                    zoo.header,
-                    {name: group.spec for name, group in zoo.archs.items()},
-                    {name: group.size for name, group in zoo.archs.items()},
-                    {name: len(group) for name, group in zoo.archs.items()},
-                    chunks,
-                )
+                specs = {name: group.spec for name, group in zoo.archs.items()}
+                sizes = {name: group.size for name, group in zoo.archs.items()}
+                write(out, zoo.header, specs, sizes, {name: len(group) for name, group in zoo.archs.items()}, chunks)
     return ZooAlignment(path=str(out), archs={name: each.figures() for name, each in aligned.items()})
 
 
@@ -89,7 +84,7 @@ class _Aligned:
         self.inputs = torch.randn(INPUTS, *spec.input_shape, generator=generator(0))
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """PReps (m, H, W) and table rows (m,) of all members in their order."""
+        """Yield the PReps (m, H, W) and table rows (m,) of all members in their order."""
         group, spec = self.group, self.group.spec
         for rows in np.array_split(np.arange(len(group)), max(-(-len(group) // CHUNK), 1)):
             preps, members = group.read(rows), group.members[rows]
@@ -105,7 +100,7 @@ class _Aligned:
             yield preps.numpy(), members
 
     def figures(self) -> ArchAlignment:
-        """What `align_zoo` tells of the architecture."""
+        """Return the architecture's part of the result."""
         if self.skipped:
             return ArchAlignment(skipped=self.skipped)
         return ArchAlignment(

@@ -1,7 +1,7 @@
-"""`build`: from a recipe to a zoo file, by one process or many, resumed where it was interrupted.
+"""`build`: from a recipe to a zoo file, by one process or several, resumed where it was interrupted.
 
-On CPUs every core gets a worker process of one thread, which beats one process of many threads. Under
-`accelerate launch` each process takes its share instead, and the main one writes the file at the end.
+On CPUs every core gets a worker process with one thread, which is faster than one process with several threads. Under
+`accelerate launch` the processes divide the groups among them instead, and the main one writes the file at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -37,21 +37,23 @@ from netspace.streams import generator
 from netspace.tasks import Task, load
 from netspace.zoo import Zoo, merge, parts_folder, teacher_path, zoo_lock
 
-FUSED = (8, 32, 128)  # group sizes that calibration tries beside 1
-WORKER = (  # a worker's program: our `model_zoo`, whatever the current folder holds
+FUSED = (8, 32, 128)  # group sizes that calibration tries in addition to 1
+WORKER = (  # a worker's program: it imports our `model_zoo`, even if the current folder has one
     "import sys; from netspace.process import import_model_zoo; import_model_zoo(); "
     "from model_zoo.work import main; sys.exit(main(sys.argv[1:]))"
 )
-TAIL = 4096  # bytes of what a failed worker said last, of which the last line is told
+TAIL = 4096  # bytes at the end of a failed worker's log, whose last line is the error
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
-    """Builds the zoo of `recipe` at `path`; goes on where an earlier build of the same recipe stopped.
+    """Build the zoo of `recipe` at `path` and return the path; continue an interrupted build of the same recipe.
 
-    Its teacher, if the recipe has one, becomes a zoo of its own beside it (`netspace.zoo.teacher_path`).
-    `workers` is the number of processes on a CPU (default: one a core). Returns `path`. Raises `UsageError` if
-    another recipe's zoo, or the beginning of one, lies there; `NetspaceError` if another builder is at work.
+    The teacher, if the recipe has one, becomes a zoo of its own next to it (`netspace.zoo.teacher_path`). `workers` is the
+    number of processes on a CPU, by default one for each core.
+
+    Raises `UsageError` if `path` has a zoo of another recipe, or the beginning of one; `NetspaceError` if another builder is
+    at work.
 
     >>> recipe = ZooRecipe.model_validate({
     ...     "data": {"name": "digits", "limit": 100}, "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.25}},
@@ -60,28 +62,23 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     >>> build(recipe, folder / "zoo.h5", workers=1).name
     'zoo.h5'
     """
-    teacher, beside = recipe.teacher_recipe(), teacher_path(path)
-    if teacher is not None:
-        _check(teacher, beside)
+    teacher = recipe.teacher_recipe()
+    if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
+        for config in teacher.archs.values():
+            archs.resolve(config.arch)
+        plan(teacher)
+        if teacher_path(path).exists() and not parts_folder(teacher_path(path)).exists():
+            _check_recipe(teacher, teacher_path(path))
     _build(recipe, path, workers)
     if teacher is not None:
-        _build(teacher, beside, workers)
+        _build(teacher, teacher_path(path), workers)
     return path
-
-
-def _check(recipe: ZooRecipe, path: Path) -> None:
-    """What is wrong with a recipe is told before another's networks are trained, which may take long."""
-    for config in recipe.archs.values():
-        archs.resolve(config.arch)
-    plan(recipe)
-    if path.exists() and not parts_folder(path).exists():
-        _same_recipe(recipe, path)
 
 
 def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
     ranks = begin()
     if path.exists() and not parts_folder(path).exists():
-        _same_recipe(recipe, path)
+        _check_recipe(recipe, path)
         _tidy(path)
         return
     if ranks is not None and ranks.num_processes > 1:
@@ -95,11 +92,11 @@ def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
 
 
 def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
-    for architecture in recipe.archs.values():
-        archs.resolve(architecture.arch)  # refuses code that nobody trusted
+    for config in recipe.archs.values():
+        archs.resolve(config.arch)  # refuses code that is not trusted
     device = pick_device(recipe.device)
     task = load(recipe.data, device=device)
-    teacher = recipe.teacher_recipe()  # trained after the zoo; what is wrong with it is told before
+    teacher = recipe.teacher_recipe()  # trained after the zoo; mistakes are reported before
     for name, config in teacher.archs.items() if teacher else ():
         candidate(name, config, task, recipe.prep_width, check="trained")
     before = Plan.read(path)
@@ -124,27 +121,28 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
 
 
 def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
-    """How an architecture is trained fastest on this device: timed in seconds, once a machine.
+    """Return how an architecture is trained fastest on this device; it takes seconds, once for each machine.
 
-    Each way trains its group for a few steps on real images; the least time for an image and member wins.
+    Each way trains its group for a few steps on real images; the shortest time for an image and member wins. Raises
+    `NetspaceError` if a network cannot be trained.
     """
     runs = [run for run in plan(recipe) if run.arch == chosen.id]
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
     batch = min(recipe.batch_size, task.size("train"))
-    plain = recipe.model_copy(update={"compile": False})  # what is fastest so is taken to be the fastest compiled
+    plain = recipe.model_copy(update={"compile": False})  # the fastest uncompiled way is taken for compiled ones too
 
     def trial(way: Way) -> Callable[[], object]:
         group = Group(task, chosen.make, runs[: way.fused], plain, way)
         count = len(group.runs)
-        places = torch.randint(task.size("train"), (count, batch), generator=generator(0)).to(task.device)
+        index = torch.randint(task.size("train"), (count, batch), generator=generator(0)).to(task.device)
         seeds = torch.tensor([run.seed for run in group.runs])
-        images, labels = task.inputs("train", places, seeds), task.targets("train", places, seeds)
+        images, labels = task.inputs("train", index, seeds), task.targets("train", index, seeds)
         rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
     subject = f"zoo 2 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
     best: Way | None = None
-    for size in sizes:  # larger groups are tried as long as they win, so that no time goes to hopeless ones
+    for size in sizes:  # larger groups are tried only as long as they win
         ways = _ways(size, recipe.precision, task.device.type == "cpu") + ([best] if best else [])
         try:
             if len(ways) == 1:
@@ -156,9 +154,9 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
         except NetspaceError:
             raise
         except Exception as error:  # whatever the forward or the backward pass raises
-            many = f"{size} at once" if size > 1 else "at all"
+            how = f"{size} at once" if size > 1 else "at all"
             what = "set fused to 1, or leave it out" if size > 1 else "mend its forward pass"
-            raise NetspaceError(f"{chosen.arch} cannot be trained {many} ({reason(error)}): {what}") from error
+            raise NetspaceError(f"{chosen.arch} cannot be trained {how} ({reason(error)}): {what}") from error
         winner = next(way for way in ways if str(way) == choice)
         if winner == best:
             break
@@ -168,63 +166,63 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
 
 
 def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[Way]:
-    """What may be the fastest for groups of a size; on CPUs channels last always wins for bf16 and for stacked networks."""
-    found = []
+    """Return what may be fastest for groups of a size; on CPUs channels last always wins for bf16 and stacked networks."""
+    ways = []
     for kind in PRECISIONS if precision == "auto" else (precision,):
         if cpu and size > 1 and kind == "bf16" and precision == "auto":
             continue  # slow
         if not cpu or (size == 1 and kind == "float32"):
-            found.append(Way(size, kind))
-        found.append(Way(size, kind, "channels last"))
-    return found
+            ways.append(Way(size, kind))
+        ways.append(Way(size, kind, "channels last"))
+    return ways
 
 
 def _train(the_plan: Plan, path: Path, task: Task, workers: int | None) -> None:
     groups = the_plan.groups()
     total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
-    told = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
+    ways = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
     timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {calibration_file()} to time again"
-    print(printable(f"training {sum(map(len, groups))} runs ({told}{timed})", lines=False), file=sys.stderr)
+    print(printable(f"training {sum(map(len, groups))} runs ({ways}{timed})", lines=False), file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
             count = min(workers or available_cores(), len(groups))
             if count > 1:
                 _run_workers(the_plan, path, count, bar.advance)
                 return
-        alone = len(groups) == 1 or task.device.type != "cpu"  # with nobody to share the cores with
+        alone = len(groups) == 1 or task.device.type != "cpu"  # no other worker needs the cores
         with _threads(torch.get_num_threads() if alone else 1):
-            Worker(the_plan, path, task).share(0, 1, bar.advance)
+            Worker(the_plan, path, task).run(0, 1, bar.advance)
 
 
 def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float], None]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    # what this process was trusted with and has built already: a worker believes no plan that lies on the disk
+    # architectures that this process trusts and has built already: a worker trusts no names in files
     trusted = sorted({config.arch for config in the_plan.recipe.archs.values() if ":" in config.arch})
     worker = [sys.executable, "-c", WORKER, str(path)]
-    commands = [[*worker, str(place), str(count), *trusted] for place in range(count)]
-    said = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that nobody reads would block who writes
+    commands = [[*worker, str(rank), str(count), *trusted] for rank in range(count)]
+    logs = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that is not read would block its writer
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
-        for command, told in zip(commands, said, strict=True)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        for command, log in zip(commands, logs, strict=True)
     ]
     errors: list[str] = []
 
-    def listen(process: subprocess.Popen[str], told: IO[bytes]) -> None:
+    def listen(process: subprocess.Popen[str], log: IO[bytes]) -> None:
         assert process.stdout is not None
-        with process, told:  # closes them
+        with process, log:  # closes them
             for line in process.stdout:
                 if line.startswith("{"):
                     errors.append(str(json.loads(line)["error"]))
                 else:
                     report(int(line))
             if process.wait() and not errors:
-                told.seek(max(0, told.seek(0, os.SEEK_END) - TAIL))
-                tail = told.read().decode(errors="replace").strip().splitlines()
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+                tail = log.read().decode(errors="replace").strip().splitlines()
                 errors.append(
                     f"a worker process ended with code {process.returncode}: {tail[-1] if tail else 'no message'}"
                 )
 
-    listeners = [threading.Thread(target=listen, args=pair, daemon=True) for pair in zip(processes, said, strict=True)]
+    listeners = [threading.Thread(target=listen, args=pair, daemon=True) for pair in zip(processes, logs, strict=True)]
     try:
         for listener in listeners:
             listener.start()
@@ -248,23 +246,20 @@ def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
         raise UsageError(
             f"{ranks.num_processes} processes were started for a zoo of {runs} training runs: start at most {runs}"
         )
-    lock = _lock(path)
-    if ranks.is_main_process:
-        with lock:
+    main = ranks.is_main_process
+    with _lock(path) if main else nullcontext():
+        if main:
             _tidy(path)
             _prepare(recipe, path)
-            ranks.wait_for_everyone()
-            _share(recipe, path, ranks)
-            ranks.wait_for_everyone()
+        ranks.wait_for_everyone()
+        _train_rank(recipe, path, ranks)
+        ranks.wait_for_everyone()
+        if main:
             _finish(path)
-    else:
-        ranks.wait_for_everyone()
-        _share(recipe, path, ranks)
-        ranks.wait_for_everyone()
     ranks.wait_for_everyone()
 
 
-def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
+def _train_rank(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     the_plan = Plan.read(path)
     assert the_plan is not None
     task = load(recipe.data, device=ranks.device if recipe.device == "auto" else pick_device(recipe.device))
@@ -272,14 +267,14 @@ def _share(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
     with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
         with progress(f"zoo, process {ranks.process_index}", total, "images") as bar:
-            Worker(the_plan, path, task).share(ranks.process_index, ranks.num_processes, bar.advance)
+            Worker(the_plan, path, task).run(ranks.process_index, ranks.num_processes, bar.advance)
 
 
 def _finish(path: Path) -> None:
     with zoo_lock(path, builder=True):
         merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
         done = _done(path)
-        parts_folder(path).rename(done)  # whole or gone: what is left of it must not be taken for an interrupted build
+        parts_folder(path).rename(done)  # at once: what is left of it must not look like an interrupted build
     shutil.rmtree(done)
 
 
@@ -288,13 +283,13 @@ def _done(path: Path) -> Path:
 
 
 def _tidy(path: Path) -> None:
-    """Deletes what killed builders left of a zoo that is finished, or of one that the caller holds the lock of."""
+    """Delete what killed builders left of a finished zoo, or of one whose lock the caller holds."""
     if _done(path).exists():
         shutil.rmtree(_done(path))
     remove_remains(path.parent, path.name)
 
 
-def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
+def _check_recipe(recipe: ZooRecipe, path: Path) -> None:
     with Zoo(path) as zoo:
         difference = recipe.changed_since(zoo.header.recipe)
     if difference:
@@ -305,7 +300,7 @@ def _same_recipe(recipe: ZooRecipe, path: Path) -> None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """From its beginning on only the builder writes the zoo at `path`."""
+    """Make this builder the only writer of the zoo at `path`, from the beginning of a build on."""
     begun = parts_folder(path).exists()
     with alone(parts_folder(path) / "lock", f"{path} is being built by another process"):
         with zoo_lock(path, builder=True):

@@ -1,4 +1,4 @@
-"""`netspace zoo import`: state dicts that somebody else trained become members, named by a folder or a CSV table."""
+"""`netspace zoo import`: add networks that were trained elsewhere, state dicts in a folder or a CSV table, to a zoo."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from netspace.tasks import DataConfig, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
 
 COLUMNS = ("file", "run", "seed", "epochs", "split")
+FRACTIONS = {"train": 0.75, "val": 0.125, "test": 0.125}  # of runs whose split is drawn
 
 
 class Entry(Settings):
-    """One network of the table; all but the file may be left out."""
+    """A network of the table; all but the file may be left out."""
 
     file: Path  # relative to the table's folder
-    run: str = ""  # files of one label are of one training; empty: a training of its own
+    run: str = ""  # label of the training; empty: a training of its own
     seed: Seed = 0
-    epochs: int = Field(0, ge=0, lt=2**31)  # trained for; 0 where it is not known
+    epochs: int = Field(0, ge=0, lt=2**31)  # 0 if not known
     split: Literal["train", "val", "test", ""] = ""  # empty: the run's, or drawn
 
     @field_validator("run", "split", mode="before")
@@ -44,10 +45,10 @@ class Entry(Settings):
 
 
 def read_table(path: Path) -> list[Entry]:
-    """The rows of a CSV file with the columns file, and any of run, seed, epochs and split.
+    """Read a CSV file with the column file and any of run, seed, epochs and split.
 
-    Raises `UsageError` for a table that is not there, is empty, has other columns, values that none of them takes, a file
-    twice, or runs that lie in several splits.
+    Raises `UsageError` if the table is missing or empty, has other columns or invalid values, or names a file twice or a run
+    in several splits; `NetspaceError` if it does not parse.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a CSV file with the columns {', '.join(COLUMNS)}")
@@ -75,11 +76,6 @@ def read_table(path: Path) -> list[Entry]:
     files = [entry.file for entry in entries]
     if twice := next((file for file in files if files.count(file) > 1), None):
         raise UsageError(f"{path} names {twice} twice: a network is one member")
-    _run_splits(entries, path)
-    return [entry.model_copy(update={"file": path.parent / entry.file}) for entry in entries]
-
-
-def _run_splits(entries: list[Entry], path: Path) -> None:
     splits: dict[str, str] = {}
     for entry in entries:
         if entry.run and entry.split and splits.setdefault(entry.run, entry.split) != entry.split:
@@ -87,15 +83,13 @@ def _run_splits(entries: list[Entry], path: Path) -> None:
                 f"{path} puts networks of run {entry.run} into {splits[entry.run]} and {entry.split}: the networks of one "
                 "training belong in one split"
             )
+    return [entry.model_copy(update={"file": path.parent / entry.file}) for entry in entries]
 
 
 class ImportSettings(Settings):
-    """What the settings of an import may say."""
+    """The settings of an import."""
 
     data: DataConfig = DataConfig()
-
-
-SHARES = {"train": 0.75, "val": 0.125, "test": 0.125}
 
 
 def import_members(
@@ -112,13 +106,21 @@ def import_members(
     folded: bool = False,
     table: Sequence[Entry] | None = None,
 ) -> ZooImport:
-    """Adds networks (name -> state dict) to the zoo at `path`, or begins one with them.
+    """Add networks (name -> state dict) to the zoo at `path`, which is created if needed.
 
-    In an existing zoo `arch` is one of its architectures' ids, or a new architecture; the data are the zoo's. A new
-    zoo needs `data`. State dicts are of the architecture with batch norm, or folded (`folded` says so where names do not).
-    `split` None draws splits by `seed`. A `table`, an entry for each network, says which of them are of one training; without
-    it each is taken for a training of its own. `prep_width` None takes the zoo's, in a new zoo 8 rows of the network. All are
-    checked and measured before anything is written.
+    All are checked and evaluated before anything is written.
+
+    Args:
+        arch: the id of an architecture of the zoo, or a new architecture.
+        data: the data of a new zoo; an existing zoo has its own.
+        split: of all networks; None: splits are drawn by `seed`.
+        prep_width: None: the zoo's, in a new zoo the width at which a PRep has 8 rows.
+        folded: state dicts whose names fit both are of the folded network, not of the one with batch norm.
+        table: an entry for each network, with runs of several networks; None: each network is a run of its own.
+
+    Raises:
+        UsageError: arguments contradict each other or the zoo, or another zoo is being built there.
+        NetspaceError: a state dict does not fit, or the data here are not the zoo's.
 
     >>> from netspace.archs import build
     >>> module = build("lenetlike", width=0.25, channels=1, image_size=8)
@@ -148,7 +150,7 @@ def import_members(
             if arch in zoo.archs:
                 known, prep_width = zoo.archs[arch].spec, zoo.archs[arch].size[1]
             elif prep_width is None:
-                prep_width = next(iter(zoo.archs.values())).size[1]  # spaces speak of PReps of one width
+                prep_width = next(iter(zoo.archs.values())).size[1]  # spaces need PReps of one width
     else:
         config = data or DataConfig()
         header = None
@@ -159,16 +161,16 @@ def import_members(
                     f"{arch} of {path} was made with {name}={known.settings.get(name)}, but {name}={value} was asked for: leave "
                     "it out"
                 )
-        given = ArchConfig(arch=known.arch, kwargs=dict(known.kwargs))
+        arch_config = ArchConfig(arch=known.arch, kwargs=dict(known.kwargs))
     else:
-        given = ArchConfig(arch=arch, width=width, kwargs=dict(kwargs or {}))
+        arch_config = ArchConfig(arch=arch, width=width, kwargs=dict(kwargs or {}))
     task = load(config)
     if header is None:
-        recipe = {"name": "import", "archs": {arch: given.model_dump(mode="json", exclude_defaults=True)}}
+        recipe = {"name": "import", "archs": {arch: arch_config.model_dump(mode="json", exclude_defaults=True)}}
         header = Header(config.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     elif header.split_hash != task.split_hash:
         raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
-    chosen = candidate(arch.replace("/", "-"), given, task, prep_width, check="imported")
+    chosen = candidate(arch.replace("/", "-"), arch_config, task, prep_width, check="imported")
     flat = torch.stack([parameters(state, chosen, name, folded) for name, state in states.items()])
     seeds = torch.tensor([entry.seed for entry in entries])
     accuracies = member_scores(NetBatch(chosen.skeleton, chosen.spec), flat, task, seeds)
@@ -198,7 +200,7 @@ def import_members(
 
 
 def _write(path: Path, header: Header, arch: str, population: Population) -> int:
-    """Adds members to the zoo, or begins it; how many were there already. The caller holds the zoo's lock."""
+    """Add members to the zoo, whose lock the caller holds, or create it; return how many were there already."""
     if not path.exists():
         write_zoo(path, header, {arch: population})
         return 0
@@ -211,7 +213,7 @@ def _write(path: Path, header: Header, arch: str, population: Population) -> int
 
 
 def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded: bool = False) -> Tensor:
-    """Flat parameters (P,) of a state dict, folded if it has batch norm. Raises `NetspaceError` naming the file."""
+    """Return the flat parameters (P,) of a state dict, folded if it has batch norm. Raises `NetspaceError` naming the file."""
     try:
         return flat_parameters(state, chosen.spec, folded=folded)
     except NetspaceError as error:
@@ -219,13 +221,13 @@ def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded
 
 
 def _runs(entries: Sequence[Entry]) -> list[int]:
-    """The number of each network's run: one for each label, and one for each network without a label."""
+    """Return the number of each network's run: one for each label, and one for each network without a label."""
     numbers: dict[str | int, int] = {}
     return [numbers.setdefault(entry.run or index, len(numbers)) for index, entry in enumerate(entries)]
 
 
 def _empty_splits(path: Path, arch: str) -> list[str]:
-    """The splits in which an architecture has no members yet."""
+    """Return the splits in which an architecture has no members yet."""
     if not path.exists():
         return list(SPLITS)
     with Zoo(path) as zoo:
@@ -233,7 +235,7 @@ def _empty_splits(path: Path, arch: str) -> list[str]:
 
 
 def _splits(entries: Sequence[Entry], runs: Sequence[int], seed: int, empty: Sequence[str]) -> list[str]:
-    """The split of each network: its run's in the table, or drawn for the run, first into splits that are `empty`."""
+    """Return the split of each network: its run's in the table, or one drawn for the run, `empty` splits first."""
     given = {run: entry.split for run, entry in zip(runs, entries, strict=True) if entry.split}
     free = [run for run in range(max(runs) + 1) if run not in given]
     drawn = _drawn(len(free), seed, [name for name in empty if name not in given.values()])
@@ -242,8 +244,8 @@ def _splits(entries: Sequence[Entry], runs: Sequence[int], seed: int, empty: Seq
 
 
 def _drawn(count: int, seed: int, empty: Sequence[str]) -> list[str]:
-    """Splits for so many runs, in the proportions of `SHARES`; where there are too few, each `empty` split gets one first."""
-    bounds = np.cumsum([SHARES[name] for name in SPLITS])
+    """Draw splits for `count` runs in the proportions of `FRACTIONS`; if runs are few, `empty` splits get one each first."""
+    bounds = np.cumsum([FRACTIONS[name] for name in SPLITS])
     drawn = [SPLITS[int(np.searchsorted(bounds, (index + 0.5) / count))] for index in range(count)]
     for name in empty:
         spare = next((each for each in SPLITS if drawn.count(each) > (each in empty)), None)

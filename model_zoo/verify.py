@@ -1,4 +1,4 @@
-"""`netspace zoo verify`: is every member whole, and does a sample of them score what the file says?
+"""`netspace zoo verify`: check every member, and evaluate a sample of them again.
 
 Axes: M members, H W of a PRep.
 """
@@ -14,6 +14,7 @@ import torch
 from model_zoo.work import member_scores
 from netspace import archs
 from netspace.archs.identity import check_identity
+from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import pick_device
 from netspace.networks.batch import NetBatch
@@ -25,20 +26,20 @@ from netspace.tasks import DataConfig, Task, load
 from netspace.zoo import ArchGroup, ContentHash, MemberRef, Zoo, prep_problems, table_problems
 
 CHUNK = 256  # members read at once
-TOLERANCE_IMAGES = 2  # an accuracy may differ by so many images: devices and thread counts round differently
+TOLERANCE_IMAGES = 2  # by which an accuracy may differ: devices and thread counts round differently
 
 
 def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") -> Verification:
-    """Check a zoo; a problem is a sentence.
+    """Check a zoo; each problem is a sentence of the result.
 
-    The file: its content hash. Every member: checksum, finite values, zero padding, shapes, accuracies within 0..1, a known split; a run in one
-    split only. Every architecture: that it is its parameters alone. A sample of each architecture, drawn by `seed`, is run again on its data: the stored accuracies must
-    come out. Raises `NetspaceError` only if the file cannot be opened at all.
+    The file must match its content hash. Every member needs a correct checksum, finite values, zero padding, accuracies
+    within 0..1 and a known split, the same for all members of a run. Networks must be their parameters alone. A sample of
+    each architecture, drawn by `seed`, is evaluated again on the zoo's data, with the stored accuracies as the result.
+
+    Raises `NetspaceError` only if the file cannot be opened at all.
 
     >>> result = verify(zoo, sample=1)  # the path of a zoo file
     """
-    from netspace.config import validate
-
     problems: list[str] = []
     checked = evaluated = 0
     with Zoo(path) as zoo:
@@ -60,28 +61,24 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
             )
         try:
             task = load(validate(DataConfig, zoo.header.data, str(path)), device=pick_device(device))
+            if task.split_hash != zoo.header.split_hash:
+                raise NetspaceError("the data here are not those of the zoo (their split hash differs)")
         except NetspaceError as error:
             problems.append(f"no member was re-evaluated: {error}")
         else:
-            if task.split_hash != zoo.header.split_hash:
-                problems.append(
-                    "no member was re-evaluated: the data here are not those of the zoo (their split hash differs)"
-                )
-            else:
-                for group in zoo.archs.values():
-                    found = identity_problems(group) if sample else []
-                    problems += found
-                    if not found:  # else the same members would score otherwise every time
-                        count, found = accuracy_problems(group, task, sample, seed)
-                        evaluated += count
-                        problems += found
+            for group in zoo.archs.values():
+                more = identity_problems(group) if sample else []
+                if not more:  # else the same members would score differently every time
+                    count, more = accuracy_problems(group, task, sample, seed)
+                    evaluated += count
+                problems += more
     return Verification(path=str(path), ok=not problems, checked=checked, re_evaluated=evaluated, problems=problems)
 
 
 def read_problems(group: ArchGroup, rows: range, content: ContentHash) -> list[str]:
-    """What is wrong with the PReps of some rows: read one by one where a chunk of them cannot be read.
+    """Return what is wrong with the PReps of some rows, which are read one by one if they cannot be read at once.
 
-    `content` takes in those that can be read.
+    Those that can be read are added to `content`.
     """
     try:
         preps = group.read(list(rows)).numpy()
@@ -94,11 +91,11 @@ def read_problems(group: ArchGroup, rows: range, content: ContentHash) -> list[s
 
 
 def identity_problems(group: ArchGroup) -> list[str]:
-    """Whether the architecture is more than its parameters, as those of zoos may be that nobody checked when they were built."""
+    """Return whether the architecture is more than its parameters: older zoos were not checked when they were built."""
     spec = group.spec
     try:
         check_identity(spec.arch, partial(archs.build, spec.arch, **spec.settings), spec.input_shape)
-    except UsageError:  # of an architecture that nobody trusted, which says what to do
+    except UsageError:  # the architecture is not trusted; the message says what to do
         raise
     except NetspaceError as error:
         return [f"{group.id}: {error}"]
@@ -106,7 +103,7 @@ def identity_problems(group: ArchGroup) -> list[str]:
 
 
 def accuracy_problems(group: ArchGroup, task: Task, sample: int, seed: int) -> tuple[int, list[str]]:
-    """Re-evaluates a sample of members; their number, and a sentence for each accuracy that did not come out."""
+    """Evaluate a sample of members again; return their number, and a sentence for each score that differs."""
     rows = np.flatnonzero(group.members["status"] == b"ok")
     order = torch.randperm(len(rows), generator=generator(seed, group.class_id))[:sample].numpy()
     rows = np.sort(rows[order])
@@ -115,18 +112,16 @@ def accuracy_problems(group: ArchGroup, task: Task, sample: int, seed: int) -> t
     try:
         preps = group.read(rows)
     except NetspaceError:
-        return 0, []  # told already, member by member
+        return 0, []  # `read_problems` has named each member
     spec = group.spec
     skeleton = archs.skeleton(spec.arch, spec.settings, spec.input_shape).to(task.device)
     flat = unpack(preps.to(task.device), spec.num_parameters)
-    seeds = group.seeds(rows)
-    found = []
-    for split, values in member_scores(NetBatch(skeleton, spec), flat, task, seeds).items():
-        allowed = TOLERANCE_IMAGES / task.size(split) + 1e-9
+    problems = []
+    for split, values in member_scores(NetBatch(skeleton, spec), flat, task, group.seeds(rows)).items():
+        tolerance = TOLERANCE_IMAGES / task.size(split) + 1e-9
         for row, value in zip(rows, values, strict=True):
             stored = float(group.members[f"accuracy_{split}"][row])
-            if not abs(stored - value) <= allowed:
-                found.append(
-                    f"{MemberRef(group.id, int(row))}: {task.score_name} on {split} is stored as {stored:.4f}, but is {value:.4f}"
-                )
-    return len(rows), found
+            if not abs(stored - value) <= tolerance:
+                member = MemberRef(group.id, int(row))
+                problems.append(f"{member}: {task.score_name} on {split} is stored as {stored:.4f}, but is {value:.4f}")
+    return len(rows), problems

@@ -1,4 +1,7 @@
-"""The work of building a zoo: its groups of runs, training one group, committing parts; `python -m model_zoo.work` is a worker."""
+"""The work of building a zoo: groups of runs, training one group, committing parts; `python -m model_zoo.work` is a worker.
+
+Axes: M members (networks), P parameters.
+"""
 
 from __future__ import annotations
 
@@ -34,30 +37,21 @@ from netspace.process import keep_freed_memory
 from netspace.tasks import Task, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, parts_folder, write_zoo
 
-TURNS = 4  # runs of a fused group for each of its places, at most: whoever ends early is followed by another
-
-
-GROUPS = 8  # groups of an architecture that there are at least before they grow so, for the workers to share
-
-
+MAX_TURNS = (
+    4  # runs of a fused group, in multiples of the networks trained at once: finished runs are replaced by others
+)
+MIN_GROUPS = 8  # number of groups of an architecture below which groups do not grow so, for the workers to share
 COMMIT_EVERY = 1.0  # seconds between commits of finished members
-
-
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
-
-
 CHUNK = 256  # images evaluated at once: few enough for a CPU's caches
-
-
-TRAIN_IMAGES = 10_000  # accuracy_train is measured on at most so many training images
-
+TRAIN_IMAGES = 10_000  # maximum number of training images that accuracy_train is measured on
 
 Check = Literal["trained", "imported", ""]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture of the recipe, made concrete for the task."""
+    """An architecture of the recipe with its settings for the task."""
 
     id: str
     arch: str
@@ -68,15 +62,15 @@ class Candidate:
     folder: Folder
 
     def make(self) -> torch.nn.Module:
-        """A fresh module, batch norm not folded, initialised from torch's random state."""
+        """Build a fresh module, batch norm not folded, initialised from torch's random state."""
         return archs.build(self.arch, **self.settings)
 
 
 def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None, check: Check = "") -> Candidate:
-    """The architecture `name` of a recipe for a task's images and classes; without `prep_width` its PReps have 8 rows.
+    """Return the architecture `name` of a recipe for a task; without `prep_width` its PReps have 8 rows.
 
-    With `check` it is proved to be its parameters alone and to give the task's logits, for networks that are to be
-    trained or that were trained elsewhere; once is enough.
+    With `check`, raise `NetspaceError` unless its networks are their parameters alone and fit the task: networks that are to
+    be trained here, or were trained elsewhere. Once is enough.
     """
     settings = config.settings(task.input_shape, task.num_outputs)
     module = archs.build(config.arch, **settings)
@@ -95,16 +89,14 @@ def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None,
 
 
 def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Candidate]:
-    """All architectures of a recipe, whose PReps have one width: without `prep_width` the smallest architecture's."""
-    found = {name: candidate(name, each, task, recipe.prep_width, check) for name, each in recipe.archs.items()}
-    width = min(each.size[1] for each in found.values())
-    return {
-        name: replace(each, size=(prep.height(each.spec.num_parameters, width), width)) for name, each in found.items()
-    }
+    """Return all architectures of a recipe. Their PReps have one width: without `prep_width` the smallest architecture's."""
+    each = {name: candidate(name, config, task, recipe.prep_width, check) for name, config in recipe.archs.items()}
+    width = min(one.size[1] for one in each.values())
+    return {name: replace(one, size=(prep.height(one.spec.num_parameters, width), width)) for name, one in each.items()}
 
 
 class PlanRecord(Record):
-    """What `plan.json` holds."""
+    """The content of `plan.json`."""
 
     recipe: dict[str, Any]
     split_hash: str
@@ -113,31 +105,34 @@ class PlanRecord(Record):
 
 @dataclass(frozen=True)
 class Plan:
-    """What every worker on a zoo agrees on; lies as `plan.json` beside the parts."""
+    """What all workers on a zoo agree on: the file `plan.json` in the folder of the parts."""
 
     recipe: ZooRecipe
     split_hash: str
     ways: dict[str, Way]  # architecture id -> how its groups are trained
 
     def groups(self) -> list[list[RunPlan]]:
-        """All groups: runs of one architecture of similar length, a few for every place where there are many."""
-        found = []
+        """Return all groups: runs of one architecture and of similar length."""
+        groups = []
         for name, way in self.ways.items():
             runs = [run for run in plan(self.recipe) if run.arch == name]
-            turns = 1 if way.fused == 1 else max(1, min(TURNS, len(runs) // (way.fused * GROUPS)))
+            turns = 1 if way.fused == 1 else max(1, min(MAX_TURNS, len(runs) // (way.fused * MIN_GROUPS)))
             size = way.fused * turns
-            found += [runs[start : start + size] for start in range(0, len(runs), size)]
-        return found
+            groups += [runs[start : start + size] for start in range(0, len(runs), size)]
+        return groups
 
     def write(self, path: Path) -> None:
-        """Writes `plan.json` for the zoo at `path`."""
+        """Write `plan.json` for the zoo at `path`."""
         ways = {name: [way.fused, way.precision, way.layout] for name, way in self.ways.items()}
-        told = {"recipe": self.recipe.model_dump(mode="json"), "split_hash": self.split_hash, "ways": ways}
-        write_json(parts_folder(path) / "plan.json", told)
+        record = {"recipe": self.recipe.model_dump(mode="json"), "split_hash": self.split_hash, "ways": ways}
+        write_json(parts_folder(path) / "plan.json", record)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:
-        """The plan of an interrupted build of the zoo at `path`, None if there is none."""
+        """Read the plan of an interrupted build of the zoo at `path`; None if there is none.
+
+        Raises `NetspaceError` if the file is broken.
+        """
         file = parts_folder(path) / "plan.json"
         if not file.exists():
             return None
@@ -151,12 +146,12 @@ class Plan:
         return cls(recipe, record.split_hash, ways)
 
     def header(self) -> Header:
-        """The header of the zoo and of all its parts."""
+        """Return the header of the zoo and of all its parts."""
         return Header(self.recipe.data.model_dump(mode="json"), self.split_hash, self.recipe.science())
 
 
 class Worker:
-    """Trains a share of a plan's groups and commits their members beside the zoo at `path`."""
+    """Trains groups of a plan and commits their members as parts of the zoo at `path`."""
 
     def __init__(self, the_plan: Plan, path: Path, task: Task | None = None) -> None:
         self.plan, self.path = the_plan, path
@@ -165,16 +160,18 @@ class Worker:
         self.header = replace(the_plan.header(), score=self.task.score_metadata())
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
-        self.forwards: dict[str, Forward] = {}  # by architecture: of its groups, one after another
-        self.widths: dict[str, int] = {}  # of architectures of which fewer fit into memory than are trained at once
+        self.forwards: dict[str, Forward] = {}  # by architecture, used by its groups one after another
+        self.widths: dict[
+            str, int
+        ] = {}  # by architecture: networks at once that fit into memory, if fewer than planned
 
-    def share(self, place: int, shares: int, report: Callable[[int], None]) -> None:
-        """Trains every `shares`-th group from `place` on; `report` is told the images trained on."""
-        for number, runs in list(enumerate(self.plan.groups()))[place::shares]:
+    def run(self, rank: int, world_size: int, report: Callable[[int], None]) -> None:
+        """Train every `world_size`-th group from `rank` on; call `report` with the number of images trained on."""
+        for number, runs in list(enumerate(self.plan.groups()))[rank::world_size]:
             self.group(number, runs, report)
 
     def group(self, number: int, runs: Sequence[RunPlan], report: Callable[[int], None]) -> None:
-        """Trains one group to its end, from its checkpoint if it left one. Does nothing if it is finished."""
+        """Train one group to its end, from its checkpoint if there is one. Do nothing if it is finished."""
         images = self.task.size("train")
         if finished(self.path, number):
             report(sum(run.epochs[-1] for run in runs) * images)
@@ -186,23 +183,23 @@ class Worker:
         self.forwards[chosen.id] = group.forward
         checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
         if checkpoint.exists():
-            held = read_torch(checkpoint)
+            state = read_torch(checkpoint)
             with going_on_from(checkpoint):
-                group.load(held)
+                group.load(state)
             report(group.epochs_done * images)
         waiting: list[Snapshot] = []
         committed = saved = time.monotonic()
         for seen, snapshot in group.epochs():
-            self._tell_width(chosen.id, way, group.width)
+            self._note_width(chosen.id, way, group.width)
             if snapshot is not None:
                 waiting.append(snapshot)
             now = time.monotonic()
             if waiting and (now - committed > COMMIT_EVERY or not group.runs):
-                report(0)  # ends here where the builder is gone: another may have begun
+                report(0)  # ends this process if the builder is gone: another may have begun
                 self._commit(number, group, chosen, waiting)
                 waiting, committed = [], now
             if group.runs and now - saved > CHECKPOINT_EVERY:
-                if waiting:  # a checkpoint speaks of no member that is not on disk
+                if waiting:  # members that a checkpoint counts as done are on disk before it
                     self._commit(number, group, chosen, waiting)
                     waiting, committed = [], now
                 report(0)  # as above
@@ -211,8 +208,8 @@ class Worker:
             report(seen)
         checkpoint.unlink(missing_ok=True)
 
-    def _tell_width(self, name: str, way: Way, width: int) -> None:
-        """Says once that memory was short, and lets later groups begin with what fitted."""
+    def _note_width(self, name: str, way: Way, width: int) -> None:
+        """Print once that memory was short, and start later groups with the width that fitted."""
         if width < self.widths.get(name, way.fused):
             self.widths[name] = width
             print(
@@ -231,25 +228,24 @@ class Worker:
         write_zoo(part, self.header, {chosen.id: population})
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
-        """Folded parameters (M, P) and the rows of the table of a snapshot's members."""
+        """Return the folded parameters (M, P) and the table rows (M,) of a snapshot's members; zeros if they diverged."""
         finite = torch.stack(
             [value.isfinite().reshape(len(value), -1).all(1) for value in snapshot.state.values()]
         ).all(0)
-        whole = {
-            name: torch.where(_like(finite, value), value, torch.ones_like(value))
+        state = {
+            name: torch.where(finite.view(-1, *[1] * (value.dim() - 1)), value, torch.ones_like(value))
             for name, value in snapshot.state.items()
         }
-        flat = prep.flatten(chosen.folder(whole), chosen.spec)
+        flat = prep.flatten(chosen.folder(state), chosen.spec)
         seeds = torch.tensor([run.seed for run in snapshot.runs])
         scores = member_scores(self.nets[chosen.id], flat, self.task, seeds)
         table = np.zeros(len(flat), dtype=MEMBER)
-        for place, run in enumerate(snapshot.runs):
-            ok = bool(finite[place])
-            row = table[place]
-            row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epochs[place]
+        for index, run in enumerate(snapshot.runs):
+            ok, row = bool(finite[index]), table[index]
+            row["seed"], row["run"], row["epochs"] = run.seed, run.run, snapshot.epochs[index]
             row["learning_rate"] = run.learning_rate
             for split, values in scores.items():
-                row[f"accuracy_{split}"] = values[place] if ok else np.nan
+                row[f"accuracy_{split}"] = values[index] if ok else np.nan
             row["split"] = run.split.encode() if ok else b""
             row["status"] = b"ok" if ok else b"diverged"
             row["source"] = self.plan.recipe.name.encode()[:160]
@@ -258,9 +254,9 @@ class Worker:
 
 @torch.no_grad()
 def member_scores(nets: NetBatch, flat: Tensor, task: Task, seeds: Tensor) -> dict[str, np.ndarray]:
-    """Scores (M,) of networks (M, P) of runs with `seeds` (M,) on each split of a task.
+    """Return the scores (M,) of networks (M, P), of runs with `seeds` (M,), on each split of a task.
 
-    Of the training split at most `TRAIN_IMAGES` inputs are used.
+    At most `TRAIN_IMAGES` inputs of the training split are used.
     """
     scores = {}
     for split in SPLITS:
@@ -275,17 +271,13 @@ def member_scores(nets: NetBatch, flat: Tensor, task: Task, seeds: Tensor) -> di
 
 
 def finished(path: Path, number: int) -> bool:
-    """Whether group `number` of the zoo at `path` has committed its last member."""
+    """Return whether group `number` of the zoo at `path` has committed its last member."""
     return any(parts_folder(path).glob(f"part-{number:05d}-*-last.h5"))
 
 
-def _like(mask: Tensor, value: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (value.dim() - 1))
-
-
 def main(arguments: list[str]) -> int:
-    """Does the work; exit code 0 done, 1 failed."""
-    path, place, shares = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    """Run a worker: PATH, RANK, WORLD_SIZE and the architectures to trust. Return the exit code, 0 for done, 1 for failed."""
+    path, rank, world_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     archs.trust(*arguments[3:])
     parent = os.getppid()
 
@@ -299,8 +291,8 @@ def main(arguments: list[str]) -> int:
     try:
         the_plan = Plan.read(path)
         if the_plan is None:
-            raise NetspaceError(f"{path} is not being built: it has no plan beside it")
-        Worker(the_plan, path).share(place, shares, report)
+            raise NetspaceError(f"{path} is not being built: there is no plan for it")
+        Worker(the_plan, path).run(rank, world_size, report)
     except NetspaceError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 1

@@ -212,7 +212,7 @@ def test_shares_cover_all_groups_once(small: ZooRecipe, tmp_path: Path) -> None:
     assert Plan.read(path) == the_plan
     seen: list[int] = []
     for place in (2, 0, 1):
-        Worker(the_plan, path).share(place, 3, seen.append)
+        Worker(the_plan, path).run(place, 3, seen.append)
     assert sum(seen) == 300 * sum(run.epochs[-1] for run in plan(small))
     parts = sorted(parts_folder(path).glob("part-*-last.h5"))
     assert len(parts) == len(the_plan.groups()) == 4
