@@ -34,6 +34,7 @@ class Stream(IntEnum):
     ANALYSED_NETWORK = 59  # initial weights of an untrained network
     CORRECTION_IMAGES = 71
     CORRECTION_NOISE = 73
+    SIZES = 79  # architecture as which networks are decoded too, by step and part
     SAME_ACCURACY = 83  # ties between training networks
     DISTILLED_NETWORK = 89  # initial weights, by ClassId
     VARIETY = 97  # classes, images and labels that a run of a zoo learns from

@@ -15,7 +15,7 @@ from netspace.errors import UsageError
 from netspace.models.coordinate_network import TokenEmbedding, Trunk
 from netspace.models.decoder import Decoder, DecoderConfig
 from netspace.models.encoder import Statistics
-from netspace.networks.family import Family, by_class
+from netspace.networks.family import ArchClass, Family, by_class
 from netspace.networks.prep import pack
 from netspace.networks.tokens import COLUMNS, SIZES, Tokens, tokens_of, widest_kernel
 
@@ -108,11 +108,11 @@ class CoordinateDecoder(Decoder):
         if latents.shape[-1] != self.latent:
             raise UsageError(f"a latent of {latents.shape[-1]} values was given; this space's have {self.latent}")
         if self.classes == 1 or class_ids is None:
-            values = pack(self._flat(latents, *self._tokens(0)), self.size)
+            values = pack(self.emit(latents, *self._tokens(0)), self.size)
         else:
             stacks, back = by_class(tuple(class_ids.tolist()), latents.device)
             pieces = [
-                pack(self._flat(latents.index_select(0, rows), *self._tokens(class_id)), self.size)
+                pack(self.emit(latents.index_select(0, rows), *self._tokens(class_id)), self.size)
                 for class_id, rows in stacks
             ]
             values = torch.cat(pieces).index_select(0, back)
@@ -123,22 +123,29 @@ class CoordinateDecoder(Decoder):
         assert class_ids is not None
         return torch.addcmul(self.bias.index_select(0, class_ids), values, self.scale.index_select(0, class_ids))
 
-    def resized(self, family: Family) -> CoordinateDecoder:
-        """Return a decoder of the same weights for another family, of any architectures.
-
-        Raises `UsageError` where the reference is a table of the family's weights, or a kernel is too large.
-        """
+    def tokens_for(self, arch: ArchClass) -> tuple[Tokens, Tensor]:
+        """Return the tokens and embedded coordinates of any architecture, on the decoder's device. Raises as `resized`."""
         if self.reference is None:
             raise UsageError(
                 "networks of sizes that were not declared need decoder.start: emitted, but this space was trained with "
                 "start: reference, which knows the weights of its own architectures alone"
             )
+        if (kernel := widest_kernel(arch.nets)) > self.side:
+            raise UsageError(
+                f"{arch.id} has kernels of {kernel} x {kernel}, but this space decodes kernels of up to "
+                f"{self.side} x {self.side}, the largest that it was trained on"
+            )
+        tokens, device = tokens_of(arch.nets, self.side), self.scale.device
+        moved = Tokens(tokens.index.to(device), tokens.coordinates.to(device), tokens.fan_in.to(device), self.side)
+        return moved, self.embedding(moved.coordinates)
+
+    def resized(self, family: Family) -> CoordinateDecoder:
+        """Return a decoder of the same weights for another family, of any architectures.
+
+        Raises `UsageError` where the reference is a table of the family's weights, or a kernel is too large.
+        """
         for arch in family:
-            if (kernel := widest_kernel(arch.nets)) > self.side:
-                raise UsageError(
-                    f"{arch.id} has kernels of {kernel} x {kernel}, but this space decodes kernels of up to "
-                    f"{self.side} x {self.side}, the largest that it was trained on"
-                )
+            self.tokens_for(arch)
         other = CoordinateDecoder(self.latent, self.config, family, self.side)
         other.load_state_dict(self.state_dict())
         return other.to(self.scale.device)
@@ -158,8 +165,11 @@ class CoordinateDecoder(Decoder):
         ]
         return f"sizes outside the trained range ({'; '.join(told)}): these weights are extrapolated" if told else None
 
-    def _flat(self, latents: Tensor, tokens: Tokens, embedded: Tensor) -> Tensor:
-        """Return parameters (M, P): before the scale and bias of every element, or with the emitted reference."""
+    def emit(self, latents: Tensor, tokens: Tokens, embedded: Tensor) -> Tensor:
+        """Return parameters (M, P) of latents (M, E) as an architecture whose tokens and embedded coordinates are given.
+
+        With an emitted reference they are complete; else the scale and bias of every element are to come.
+        """
         flat = tokens.flat(self._values(latents, embedded).float())
         if self.reference is None:
             return flat

@@ -65,6 +65,14 @@ class MultiConfig(Settings):
     )  # maximum number of pairs of a smallest and a largest network in a part of a batch; none: all pairs
 
 
+class SizesConfig(Settings):
+    """Other architectures that some networks of a batch are also decoded as, so that sizes between them can be asked for."""
+
+    archs: dict[str, ArchConfig] = Field(min_length=1)  # one of them is drawn in each step
+    networks: int = Field(4, ge=1)  # networks of a batch that are also decoded as it, all of one architecture
+    weight: float = Field(1.0, gt=0)  # of Eq. 1 between them and the networks that were encoded
+
+
 class SpaceRecipe(Settings):
     """How a latent space is learnt; the zoo is named beside it."""
 
@@ -79,6 +87,7 @@ class SpaceRecipe(Settings):
     decoder: SerializeAsAny[DecoderConfig] = DecoderConfig()
     loss: LossConfig = LossConfig()
     multi: MultiConfig | None = None  # settings of a space of several architectures; none: a space of one architecture
+    sizes: SizesConfig | None = None  # other architectures to decode; none: those of the family alone
     optimizer: OptimizerConfig = OptimizerConfig()
     networks: int = Field(8, ge=1)  # networks in a batch, over all processes
     accumulate: int = Field(
@@ -123,6 +132,8 @@ class SpaceRecipe(Settings):
             raise ValueError(
                 "noise is for one architecture: several learn from a teacher, which knows no disturbed networks"
             )
+        if self.sizes and not (self.decoder.kind == "coordinate" and self.decoder.start == "emitted"):
+            raise ValueError("sizes are decoded by decoder.kind coordinate with start: emitted alone")
         if self.networks % self.accumulate:
             raise ValueError(f"{self.networks} networks cannot be taken in {self.accumulate} equal parts")
         return self

@@ -122,6 +122,7 @@ class Setup:
     train: list[PRepSource | None]  # by ClassId; None for an architecture that is only declared
     val: list[PRepSource | None]  # likewise, and where there are no validation members
     teacher: Teacher | None  # of the multi-architecture setup
+    sizes: tuple[ArchClass, ...] = ()  # other architectures that networks are decoded as in training
 
     def with_precision(self, precision: Mapping[str, str]) -> Setup:
         """The same with the precisions of the recipe as given."""
@@ -168,7 +169,12 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
         torch.manual_seed(recipe.seed)
         model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family, probes, examples, references)
     master = None if recipe.multi is None else teacher(recipe.multi.teacher, zoo, task)
-    return Setup(recipe, task, family, model.to(device), train, val, master)
+    others = {} if recipe.sizes is None else recipe.sizes.archs
+    sizes = (
+        declared(name, config, task.input_shape, task.num_outputs, family.size[1], device)
+        for name, config in others.items()
+    )
+    return Setup(recipe, task, family, model.to(device), train, val, master, tuple(sizes))
 
 
 def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from netspace import losses
 from netspace.hardware import send
+from netspace.models.coordinate_decoder import CoordinateDecoder
 from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
 from netspace.streams import Stream, generator
@@ -43,6 +44,8 @@ class Batch:
     target_logits: Tensor  # (M, B, C) of the networks themselves
     teacher_logits: Tensor  # (B, C)
     labels: Tensor  # (B, ...) the task's targets of the inputs, such as labels
+    sized_logits: Tensor  # (K, B, C) of some networks decoded as another architecture
+    sized_targets: Tensor  # (K, B, C) of these networks themselves
 
     @property
     def count(self) -> int:
@@ -115,6 +118,13 @@ def weights(batch: Batch, weight: float) -> Tensor:
     return batch.by_class(of_class)
 
 
+def sizes(batch: Batch, weight: float) -> Tensor:
+    """Networks decoded as another architecture behave like those that were encoded (Eq. 1)."""
+    loss = batch.recipe.loss
+    outputs = batch.sized_logits, batch.sized_targets
+    return weight * batch.task.behaviour_loss(*outputs, loss.temperature, loss.relative)
+
+
 @dataclass(frozen=True)
 class Term:
     """A term of the loss. The sum of all terms is minimised."""
@@ -133,6 +143,7 @@ TERMS: dict[str, Term] = {
         lambda recipe: recipe.loss.behaviour or (0.0 if recipe.loss.lines else None), behaviour, targets=True
     ),
     "lines": Term(lambda recipe: recipe.loss.lines or None, lines, targets=True),
+    "sizes": Term(lambda recipe: recipe.sizes.weight if recipe.sizes else None, sizes, targets=True),
     "weights": Term(lambda recipe: recipe.loss.weights or None, weights, logits=False),
 }
 
@@ -157,6 +168,10 @@ class Step:
         self.targets: dict[int, Targets] = {}
         self.teacher_logits: Tensor | None = None  # (N, C) for all N training images, where they never change
         self._layouts: dict[tuple[tuple[int, int], ...], tuple[Tensor, Tensor, Points]] = {}
+        decoder = setup.model.decoder
+        self.sizes = [
+            (arch, *decoder.tokens_for(arch)) for arch in setup.sizes if isinstance(decoder, CoordinateDecoder)
+        ]
         fixed = self.images.fixed
         with autocast(recipe.networks_precision, task.device):
             if self.teacher is not None and fixed is not None:
@@ -190,7 +205,7 @@ class Step:
             points = replace(points, gamma=self._gamma(len(points), number, part))
         with autocast(recipe.precision, device):
             decoded, class_logits = model(groups, points.pairs, points.gamma, ids)
-        logits = target_logits = teacher_logits = labels = nothing
+        logits = target_logits = teacher_logits = labels = sized_logits = sized_targets = nothing
         if self.runs_networks:
             images, positions = self.images.take(number, recipe.images)
             if self.teacher is not None:  # else no term compares networks with targets
@@ -207,6 +222,8 @@ class Step:
                         ]
                     )
                 logits = Networks(self.family, decoded, class_ids).each(lambda nets, flat: nets(flat, images))
+            if self.sizes:
+                sized_logits, sized_targets = self._sized(model, number, part, groups, images, target_logits)
         return Batch(
             recipe=recipe,
             task=self.task,
@@ -221,7 +238,31 @@ class Step:
             target_logits=target_logits,
             teacher_logits=teacher_logits,
             labels=labels,
+            sized_logits=sized_logits,
+            sized_targets=sized_targets,
         )
+
+    def _sized(
+        self,
+        model: nn.Module,
+        number: int,
+        part: int,
+        groups: Sequence[tuple[int, Tensor]],
+        images: Tensor,
+        target_logits: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return outputs (K, B, C) of the first networks of one class, decoded as another architecture, and their own."""
+        recipe, inner = self.recipe, unwrapped(model)
+        assert recipe.sizes is not None
+        random = generator(recipe.seed, Stream.SIZES, number, part)
+        arch, tokens, embedded = self.sizes[int(torch.randint(len(self.sizes), (), generator=random))]
+        chosen = number % len(groups)
+        class_id, preps = groups[chosen]
+        preps, first = preps[: recipe.sizes.networks], sum(len(each) for _, each in groups[:chosen])
+        with autocast(recipe.precision, self.task.device):
+            flat = inner.decoder.emit(inner.encoder(preps, class_id), tokens, embedded)
+        with autocast(recipe.networks_precision, self.task.device):
+            return arch.nets(flat.float(), images), target_logits[first : first + len(preps)]
 
     def _layout(self, counts: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Points]:
         """ClassIds (M + S,) of a batch's networks and points, on the CPU and on the device, and these points.
