@@ -1,8 +1,8 @@
-"""Networks whose channels lie in the same order: weight matching (Ainsworth et al. 2023, Git Re-Basin, Algorithm 1).
+"""Alignment of networks: weight matching (Ainsworth et al. 2023, Git Re-Basin, Algorithm 1), and statistics of averages.
 
-Group by group of channels (`channels.py`), the permutation that brings one network's parameters nearest to another's.
+Group by group (`channels.py`), channels are permuted so that a network's parameters are nearest to a reference.
 
-Axes: M members (networks), P parameters, C channels, K values of a channel in one parameter, B inputs.
+Axes: M members (networks), S averages, P parameters, C channels, K values of a channel in one parameter, B inputs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -24,15 +25,15 @@ from netspace.networks.channels import ChannelGroup, Use, permute
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 
-SWEEPS = 100  # over all groups, at most; a few are enough until nothing changes
-TINY = 1e-6  # a spread below which a channel is constant
-TOLERANCE = 1e-9  # largest difference of outputs in float64, as a part of the largest output
+MAX_SWEEPS = 100  # over all groups; after a few nothing changes any more
+TINY = 1e-6  # standard deviation below which a channel is constant
+TOLERANCE = 1e-9  # largest difference of outputs in float64, as a fraction of the largest output
 
 
 def _similarity(
     uses: Sequence[Use], size: int, reference: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> Tensor:
-    """How alike channels of the reference and of each network are: inner products (M, C, C) over the parameters used."""
+    """Return inner products (M, C, C) of channels of the reference and of each network, over the parameters of `uses`."""
     total: Tensor | None = None
     for use in uses:
         rows = []
@@ -45,12 +46,14 @@ def _similarity(
     return total
 
 
-def align(reference: Tensor, flat: Tensor, spec: NetSpec, groups: Sequence[ChannelGroup]) -> Tensor:
-    """Networks (M, P) with their channels in the order in which they are nearest to the reference (P,).
+def align(
+    reference: Float[Tensor, " P"], flat: Float[Tensor, "M P"], spec: NetSpec, groups: Sequence[ChannelGroup]
+) -> Float[Tensor, "M P"]:
+    """Return the networks with their channels permuted so that they are near the reference.
 
-    The functions of the networks stay as they are, and no network ends farther from the reference than it was. Each is
-    matched from two starts, its own order and one found from the inputs on (every group by what lies before it), and the
-    nearer outcome is taken: weight matching ends where no group alone can bring it nearer.
+    The functions of the networks stay as they are, and no network ends farther from the reference than it was. Weight
+    matching ends in a local optimum, so each network is matched from two starts and the nearer result is taken: from its own
+    order, and from one in which every group is matched by the layers before it.
     """
     outcomes = [_matched(reference, flat, spec, groups, from_inputs) for from_inputs in (False, True)]
     own, forward = ((outcome - reference).square().sum(1) for outcome in outcomes)
@@ -60,25 +63,25 @@ def align(reference: Tensor, flat: Tensor, spec: NetSpec, groups: Sequence[Chann
 def _matched(
     reference: Tensor, flat: Tensor, spec: NetSpec, groups: Sequence[ChannelGroup], from_inputs: bool
 ) -> Tensor:
-    """Networks (M, P) after sweeps over the groups until none changes."""
+    """Return the networks (M, P) after sweeps over the groups until none changes."""
     target = {name: value.double() for name, value in unflatten(reference, spec).items()}
     moving = {name: value.to(torch.float64, copy=True) for name, value in unflatten(flat, spec).items()}
-    least = 1e-9 * float(reference.double().square().sum())  # a gain that counts
+    least = 1e-9 * float(reference.double().square().sum())  # smallest gain that counts
     if from_inputs:
         for group, uses in zip(groups, _uses_before(groups), strict=True):
             orders = _orders(_similarity(uses, group.size, target, moving))
             moving.update(permute(moving, group, orders))
     active = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-    for _ in range(SWEEPS):
+    for _ in range(MAX_SWEEPS):
         changed = torch.zeros_like(active)
         for group in groups:
             rows = active.nonzero()[:, 0]
-            mine = {use.name: moving[use.name][rows] for use in group.uses}
-            moved = permute(mine, group, _orders(_similarity(group.uses, group.size, target, mine)))
+            own = {use.name: moving[use.name][rows] for use in group.uses}
+            moved = permute(own, group, _orders(_similarity(group.uses, group.size, target, own)))
             gain = torch.stack(
-                [((moved[name] - value) * target[name]).flatten(1).sum(1) for name, value in mine.items()]
+                [((moved[name] - value) * target[name]).flatten(1).sum(1) for name, value in own.items()]
             )
-            better = gain.sum(0) > least  # of a group that meets itself in a parameter, orders are a guess
+            better = gain.sum(0) > least  # not certain for a group that uses two axes of one parameter
             for name, value in moved.items():
                 moving[name][rows[better]] = value[better]
             changed[rows[better]] = True
@@ -89,7 +92,7 @@ def _matched(
 
 
 def _uses_before(groups: Sequence[ChannelGroup]) -> list[list[Use]]:
-    """Of each group the uses in parameters where all other groups come before it; all of them where there are none."""
+    """Return each group's uses in parameters whose other groups come before it; all its uses if there are none."""
     before: list[list[Use]] = []
     done: set[int] = set()
     members: dict[str, set[int]] = defaultdict(set)
@@ -104,13 +107,15 @@ def _uses_before(groups: Sequence[ChannelGroup]) -> list[list[Use]]:
 
 
 def _orders(similarity: Tensor) -> Tensor:
-    """The permutations (M, C) that sum up most of similarities (M, C, C)."""
-    found = [linear_sum_assignment(each, maximize=True)[1] for each in similarity.cpu().numpy()]
-    return torch.as_tensor(np.array(found).reshape(similarity.shape[:2]), device=similarity.device)
+    """Return the permutations (M, C) with the largest sum of similarities (M, C, C)."""
+    orders = [linear_sum_assignment(each, maximize=True)[1] for each in similarity.cpu().numpy()]
+    return torch.as_tensor(np.array(orders).reshape(similarity.shape[:2]), device=similarity.device)
 
 
-def check_same_function(skeleton: nn.Module, spec: NetSpec, before: Tensor, after: Tensor, inputs: Tensor) -> None:
-    """Raises `NetspaceError` unless networks (M, P) answer inputs (B, ...) alike before and after, in float64."""
+def check_same_function(
+    skeleton: nn.Module, spec: NetSpec, before: Float[Tensor, "M P"], after: Float[Tensor, "M P"], inputs: Tensor
+) -> None:
+    """Raise `NetspaceError` unless networks have the same outputs for inputs (B, ...) before and after, in float64."""
     exact = copy.deepcopy(skeleton).double()
     for one, other in zip(before, after, strict=True):
         outputs, others = (run_one(exact, spec, each.double(), inputs.double()) for each in (one, other))
@@ -127,16 +132,16 @@ def reset_statistics(
     skeleton: nn.Module,
     spec: NetSpec,
     groups: Sequence[ChannelGroup],
-    mixed: Tensor,
-    sources: Tensor,
-    weights: Tensor,
+    averages: Float[Tensor, "S P"],
+    sources: Float[Tensor, "M P"],
+    weights: Float[Tensor, "S M"],
     inputs: Tensor,
-) -> Tensor:
-    """Mixed networks (S, P) whose hidden channels have the mean and spread on `inputs` that a mixture should have.
+) -> Float[Tensor, "S P"]:
+    """Return averages of networks whose hidden channels have the mean and spread on `inputs` that an average should have.
 
-    Weights that are averaged have outputs of less spread than either network's (Jordan et al. 2022, REPAIR). Every hidden
-    layer's channels are scaled and shifted, from the first layer on, to the mean and spread of the `sources` (K, P), mixed
-    with `weights` (S, K). Networks are folded, so this is what resetting batch norm's statistics does to others.
+    Averaged weights give outputs of less spread than those of either network (REPAIR, Jordan et al. 2022). Every hidden
+    layer's channels are scaled and shifted, from the first layer on, to the means and standard deviations of the `sources`,
+    averaged with `weights`. Networks are folded, so this is what resetting batch norm's statistics does to others.
     """
     hidden = {use.name.removesuffix(".weight") for group in groups for use in group.uses if use.axis == 0}
     module = copy.deepcopy(skeleton).eval()
@@ -145,7 +150,7 @@ def reset_statistics(
         for name, layer in module.named_modules()
         if name in hidden and isinstance(layer, (_ConvNd, nn.Linear))
     }
-    kept: dict[str, tuple[Tensor, Tensor]] = {}  # means and spreads of a layer's channels, of the sources (K, C)
+    of_sources: dict[str, tuple[Tensor, Tensor]] = {}  # means and standard deviations (M, C) of a layer's channels
     offsets = {
         name: slice(start, start + size) for name, start, size in zip(spec.names, spec.offsets, spec.sizes, strict=True)
     }
@@ -163,14 +168,14 @@ def reset_statistics(
     def reset(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             mean, spread = moments(output)
-            wanted_mean, wanted_spread = (weight @ each for each in kept[name])
-            scale = torch.where(spread > TINY, wanted_spread / spread.clamp_min(TINY), torch.ones_like(spread))
+            target_mean, target_spread = (weight @ each for each in of_sources[name])
+            scale = torch.where(spread > TINY, target_spread / spread.clamp_min(TINY), torch.ones_like(spread))
             shape = (1, -1, *(1 for _ in output.shape[2:]))
             part = result[offsets[f"{name}.weight"]].view(len(scale), -1)
             part *= scale[:, None]
             bias = result[offsets[f"{name}.bias"]]
-            bias.copy_((bias - mean) * scale + wanted_mean)
-            return (output - mean.view(shape)) * scale.view(shape) + wanted_mean.view(shape)
+            bias.copy_((bias - mean) * scale + target_mean)
+            return (output - mean.view(shape)) * scale.view(shape) + target_mean.view(shape)
 
         return hook
 
@@ -184,14 +189,14 @@ def reset_statistics(
             records.append(seen)
         for handle in handles:
             handle.remove()
-        kept = {
+        of_sources = {
             name: (torch.stack([each[name][0] for each in records]), torch.stack([each[name][1] for each in records]))
             for name in usable
         }
         for name in usable:
             layers[name].register_forward_hook(reset(name))
         results = []
-        for flat, weight in zip(mixed, weights, strict=True):  # noqa: B007 - the hooks read `weight`
+        for flat, weight in zip(averages, weights, strict=True):  # noqa: B007 - the hooks read `weight`
             result = flat.clone()
             run_one(module, spec, flat, inputs)
             results.append(result)

@@ -1,6 +1,6 @@
-"""Run one network, or M networks at once, straight from their parameters.
+"""Run one network, or M networks at once, from their flat parameters.
 
-Axes: M members (networks), B inputs, C outputs.
+Axes: M members (networks), P parameters, B inputs, C outputs.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.conv import _ConvNd
@@ -18,21 +19,21 @@ from netspace.networks.spec import NetSpec
 from netspace.precision import fastest
 
 Mode = Literal["auto", "vmap", "loop"]
+TRIAL_MEMBERS = 8  # members that calibration times: seconds even for large networks
 
 
-TRIAL = 8  # members that calibration times: seconds even for large networks
-
-
-def run_one(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor) -> Tensor:
-    """Outputs (B, C) of the network with parameters `flat` (P,) for `inputs` (B, ...)."""
+def run_one(skeleton: nn.Module, spec: NetSpec, flat: Float[Tensor, " P"], inputs: Tensor) -> Float[Tensor, "B C"]:
+    """Return the outputs of one network for inputs (B, ...)."""
     output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,))  # buffers are the skeleton's
     return output
 
 
-def run_loop(skeleton: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-    """Outputs (M, B, C) of M networks, one after another."""
+def run_loop(
+    skeleton: nn.Module, spec: NetSpec, flat: Float[Tensor, "M P"], inputs: Tensor, shared: bool
+) -> Float[Tensor, "M B C"]:
+    """Return the outputs of networks, one after another, for inputs (B, ...) if `shared`, else (M, B, ...)."""
     if inputs.dim() == (4 if shared else 5) and torch.is_autocast_enabled(inputs.device.type):
-        inputs = _channels_last(inputs)  # convolutions in half precision are several times faster so
+        inputs = _channels_last(inputs)  # several times faster for convolutions in bf16
     batches = [inputs] * len(flat) if shared else list(inputs)
     return torch.stack([run_one(skeleton, spec, row, batch) for row, batch in zip(flat, batches, strict=True)])
 
@@ -43,42 +44,42 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def stacked_channels_last(images: Tensor) -> Tensor:
-    """Images (M, B, C, H, W), in memory as (B, H, W, M, C): channels last for convolutions that `vmap` stacks."""
+    """Return images (M, B, C, H, W) in memory as (B, H, W, M, C): channels last for convolutions that `vmap` stacks."""
     return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
 
 
 def bf16_convolutions(module: nn.Module) -> frozenset[str]:
-    """The names of all convolutions' parameters, to be given in bf16 where `vmap` hides convolutions from autocast.
+    """Return the names of all convolutions' parameters, to be cast to bf16: `vmap` hides convolutions from autocast.
 
-    From now on layers with weights bring their inputs to the weights' precision (linear ones are left to autocast).
+    From now on layers with weights cast their inputs to the weights' precision (linear ones are left to autocast).
     """
     names = set[str]()
     for name, layer in module.named_modules():
         own = dict(layer.named_parameters(name, recurse=False))
         if own and not isinstance(layer, nn.Linear):
-            layer.register_forward_pre_hook(_as_the_weights)
+            layer.register_forward_pre_hook(_cast_to_weights)
         if isinstance(layer, _ConvNd):
             names |= own.keys()
     return frozenset(names)
 
 
-def _as_the_weights(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    kind = next(layer.parameters(recurse=False)).dtype
-    return tuple(each.to(kind) if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
+def _cast_to_weights(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    dtype = next(layer.parameters(recurse=False)).dtype
+    return tuple(each.to(dtype) if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
 
 
 def run_vmap(
     skeleton: nn.Module,
     spec: NetSpec,
-    flat: Tensor,
+    flat: Float[Tensor, "M P"],
     inputs: Tensor,
     shared: bool,
-    halved: frozenset[str] = frozenset(),
-) -> Tensor:
-    """Outputs (M, B, C) of M networks in one program; parameters named in `halved` are given in bf16."""
+    bf16_names: frozenset[str] = frozenset(),
+) -> Float[Tensor, "M B C"]:
+    """Return the outputs of stacked networks; inputs as for `run_loop`, parameters named in `bf16_names` cast to bf16."""
 
     def one(row: Tensor, batch: Tensor) -> Tensor:
-        weights = {n: w.bfloat16() if n in halved else w for n, w in unflatten(row, spec).items()}
+        weights = {n: w.bfloat16() if n in bf16_names else w for n, w in unflatten(row, spec).items()}
         output: Tensor = functional_call(skeleton, weights, (batch,))
         return output
 
@@ -87,10 +88,10 @@ def run_vmap(
 
 
 class NetBatch:
-    """Many networks of one spec, run on batches of inputs.
+    """Runs networks of one spec on batches of inputs.
 
-    `skeleton` lends its `forward` only; its own parameter values are never read. `max_elements` bounds how
-    many members x inputs run at once when no gradient is asked for, so that memory stays bounded.
+    Only the `forward` of `skeleton` is used, not its parameters. `max_elements` is the maximum number of members x inputs
+    that run at once without gradients, so that memory stays bounded.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class NetBatch:
         mode: Mode = "auto",
         max_elements: int = 1 << 16,
     ) -> None:
+        """Raises `NetspaceError` if the skeleton is not of the spec."""
         problem = spec.difference({name: tuple(value.shape) for name, value in skeleton.named_parameters()})
         if problem:
             raise NetspaceError(f"the skeleton of {spec.arch!r} is not of its spec: {problem}")
@@ -110,10 +112,10 @@ class NetBatch:
         self._chosen: dict[tuple[object, ...], str] = {}
         self._convolutions: frozenset[str] | None = None
 
-    def __call__(self, flat: Tensor, inputs: Tensor, *, shared: bool = True) -> Tensor:
-        """Outputs (M, B, C) for parameters (M, P).
+    def __call__(self, flat: Float[Tensor, "M P"], inputs: Tensor, *, shared: bool = True) -> Float[Tensor, "M B C"]:
+        """Return the outputs of networks for inputs (B, ...) of all or, with `shared=False`, (M, B, ...) of each.
 
-        `inputs` are (B, ...) for all members, or with `shared=False` (M, B, ...), a batch for each.
+        Raises `NetspaceError` if there are not as many batches of inputs as networks.
         """
         if not shared and len(inputs) != len(flat):
             raise NetspaceError(f"{len(flat)} networks were given {len(inputs)} batches of inputs: one for each")
@@ -132,18 +134,18 @@ class NetBatch:
     def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
         if self._pick(flat, inputs, shared) == "loop":
             return run_loop(self.skeleton, self.spec, flat, inputs, shared)
-        return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._halved(inputs.device))
+        return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
 
-    def _halved(self, device: torch.device) -> frozenset[str]:
-        """What stacked networks are given in bf16: under autocast, their convolutions. Not on CPUs, where that is slow."""
+    def _bf16_names(self, device: torch.device) -> frozenset[str]:
+        """Return the parameters that stacked networks get in bf16: convolutions' under autocast, not on CPUs (slow there)."""
         if device.type == "cpu" or not torch.is_autocast_enabled(device.type):
             return frozenset()
         if self._convolutions is None:
             self._convolutions = bf16_convolutions(self.skeleton)
         return self._convolutions
 
-    def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> bool:
-        """Whether `vmap` can run these networks, tried once: it cannot run all layers, recurrent ones for example."""
+    def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
+        """Return 'vmap' if it can run these networks, else 'loop'; tried once. It cannot run recurrent layers, for example."""
         if ("stackable",) not in self._chosen:
             images = inputs[:1] if shared else inputs[:2, :1]
             try:
@@ -152,7 +154,7 @@ class NetBatch:
                 self._chosen["stackable",] = "vmap"
             except Exception:  # whatever a layer raises
                 self._chosen["stackable",] = "loop"
-        return self._chosen["stackable",] == "vmap"
+        return self._chosen["stackable",]
 
     def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
         if self.mode != "auto":
@@ -160,16 +162,16 @@ class NetBatch:
         if len(flat) == 1:
             return "loop"
         if flat.device.type != "cpu":
-            return "vmap" if self._stackable(flat, inputs, shared) else "loop"
+            return self._stackable(flat, inputs, shared)
         grad = torch.is_grad_enabled() and flat.requires_grad
-        members = min(1 << (len(flat) - 1).bit_length(), TRIAL)  # sizes are bucketed, so that few are ever timed
+        members = min(1 << (len(flat) - 1).bit_length(), TRIAL_MEMBERS)  # powers of two, so that few sizes are timed
         batch = 1 << (inputs.shape[0 if shared else 1] - 1).bit_length()
         kind = flat.device.type
-        half = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
-        key = (members, batch, shared, grad, str(inputs.dtype), half)
+        autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
+        key = (members, batch, shared, grad, str(inputs.dtype), autocast)
         if key not in self._chosen:
-            detached = flat.detach()[:TRIAL]
-            images = inputs.detach() if shared else inputs.detach()[:TRIAL]
+            detached = flat.detach()[:TRIAL_MEMBERS]
+            images = inputs.detach() if shared else inputs.detach()[:TRIAL_MEMBERS]
 
             def trial(run: object) -> None:
                 with torch.set_grad_enabled(grad):

@@ -1,9 +1,9 @@
-"""Groups of channels that may change places without changing a network's function, read from its graph.
+"""Groups of channels that may be permuted without changing a network's function, read from its graph.
 
-The channels of a hidden layer can be permuted if every parameter that reads or writes them is permuted alike. Which
-parameters those are is read from the network's `torch.fx` graph: layers added up (residual streams) share a group, a
-flattened map gives each channel several neighbouring inputs, and whatever the graph does that is not certain to keep
-channels apart leaves them where they are. Networks are aligned by them (`alignment.py`).
+The channels of a hidden layer can be permuted if every parameter that reads or writes them is permuted alike. These
+parameters are read from the network's `torch.fx` graph: layers that are added up (residual streams) share a group, and a
+flattened map gives each channel several neighbouring inputs. Channels that reach an operation that may mix them are not
+permuted. Networks are aligned by these groups (`alignment.py`).
 
 Axes: M members (networks), C channels.
 """
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -68,7 +69,7 @@ _ELEMENTWISE = frozenset(
         "double",
     ]
 )
-_POOLING = frozenset(
+_POOLING = frozenset(  # the last is what torch calls its max_pool
     [
         "avg_pool1d",
         "avg_pool2d",
@@ -80,30 +81,28 @@ _POOLING = frozenset(
         "interpolate",
         "upsample",
         "boolean_dispatch",
-    ]  # the last is what torch calls its max_pool
+    ]
 )
 _JOINING = frozenset(
     ["add", "sub", "mul", "maximum", "minimum", "iadd", "isub", "imul", "add_", "sub_", "mul_", "truediv", "div"]
 )
-_SIZES = frozenset(
-    ["size", "dim", "ndim", "numel", "getattr", "getitem"]
-)  # numbers of a value's shape, not its channels
+_SIZES = frozenset(["size", "dim", "ndim", "numel", "getattr", "getitem"])  # of a value's shape, not of its channels
 _RESHAPING = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze"])
 
 
 @dataclass(frozen=True)
 class Use:
-    """Where a group lies in a parameter: on this axis, `repeats` entries for each channel, one channel after the other."""
+    """A part of a parameter that belongs to a group of channels."""
 
     name: str
     axis: int
-    start: int
-    repeats: int
+    start: int  # first entry of the group on the axis
+    repeats: int  # entries of each channel, one channel after the other
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that change places together, wherever they are used."""
+    """Channels that are permuted together, wherever they are used."""
 
     size: int  # C
     uses: tuple[Use, ...]
@@ -111,7 +110,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A run of neighbouring channels of a value: all channels of one axis, each `repeats` times in a row."""
+    """Consecutive channels of a value: all channels of one axis, each `repeats` times in a row."""
 
     axis: int
     size: int
@@ -122,16 +121,16 @@ class _Segment:
         return self.size * self.repeats
 
 
-_Channels = tuple[_Segment, ...]  # of a value, along its second axis
+_Channels = tuple[_Segment, ...]  # the second axis of a value
 
 
 @dataclass
 class _Axes:
-    """Axes of channels as they are found, joined where they have to stay alike (union-find)."""
+    """Axes of channels, joined if they must be permuted alike (union-find)."""
 
     parent: list[int] = field(default_factory=list)
-    fixed: set[int] = field(default_factory=set)  # they may not change places
-    uses: dict[tuple[str, int], _Channels] = field(default_factory=dict)  # parameter and its axis
+    fixed: set[int] = field(default_factory=set)  # axes that must not be permuted
+    uses: dict[tuple[str, int], _Channels] = field(default_factory=dict)  # by parameter and its axis
 
     def new(self, size: int, fixed: bool = False) -> _Channels:
         self.parent.append(len(self.parent))
@@ -148,7 +147,7 @@ class _Axes:
         self.fixed.update(segment.axis for segment in channels)
 
     def join(self, one: _Channels, other: _Channels) -> None:
-        """Both lie on the same channels from here on; where they are cut differently, none of them moves."""
+        """Make both the same channels; if they are divided differently, fix all of them."""
         if [(each.size, each.repeats) for each in one] == [(each.size, each.repeats) for each in other]:
             for first, second in zip(one, other, strict=True):
                 self.parent[self.root(first.axis)] = self.root(second.axis)
@@ -156,7 +155,7 @@ class _Axes:
             self.fix(one + other)
 
     def use(self, name: str, axis: int, channels: _Channels) -> None:
-        """A parameter's axis lies on these channels. A parameter that is used twice ties both."""
+        """Note that a parameter's axis has these channels, which are joined with those of an earlier use."""
         if (name, axis) in self.uses:
             self.join(self.uses[name, axis], channels)
         else:
@@ -174,16 +173,16 @@ class _Axes:
                 uses[root].append(Use(name, axis, start, segment.repeats))
                 start += segment.length
         return tuple(
-            ChannelGroup(sizes[root], tuple(found))
-            for root, found in uses.items()
+            ChannelGroup(sizes[root], tuple(of_root))
+            for root, of_root in uses.items()
             if root not in fixed and sizes[root] > 1
         )
 
 
 def channel_groups(module: nn.Module, example: Tensor, label: str) -> tuple[ChannelGroup, ...]:
-    """The groups of channels of `module` that may change places; inputs and outputs stay as they are.
+    """Return the groups of channels of `module` that may be permuted; those of inputs and outputs may not.
 
-    `module` is in eval mode, `example` (B, ...) an input of it. Raises `NetspaceError` if its forward cannot be traced.
+    `module` is in eval mode, `example` (B, ...) is an input. Raises `NetspaceError` if its forward cannot be traced.
     """
     graph = trace(module, label, "align the channels of")
     shapes = _shapes(module, graph, example)
@@ -212,7 +211,7 @@ def channel_groups(module: nn.Module, example: Tensor, label: str) -> tuple[Chan
 
 
 def _shapes(module: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of every value of the graph that is a tensor."""
+    """Return the shape of every value of the graph that is a tensor."""
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
@@ -230,7 +229,7 @@ def _shapes(module: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node
 def _layer(
     axes: _Axes, name: str, layer: nn.Module, before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]
 ) -> _Channels | None:
-    """The channels that a layer gives, its parameters noted; None where they are not certain to stay apart."""
+    """Note the parameters of a layer and return the channels of its output; None if they may be mixed."""
     own = layer._parameters
     if layer._forward_hooks or layer._forward_pre_hooks:
         return None
@@ -246,18 +245,18 @@ def _layer(
             after = tuple(_Segment(each.axis, each.size, each.repeats * times) for each in before)
             axes.use(f"{name}.weight", 0, after)
         else:
-            ways = (0, 1) if isinstance(layer, _ConvTransposeNd) else (1, 0)
+            reads, writes = (0, 1) if isinstance(layer, _ConvTransposeNd) else (1, 0)
             after = axes.new(shape[1])
-            axes.use(f"{name}.weight", ways[0], before)
-            axes.use(f"{name}.weight", ways[1], after)
+            axes.use(f"{name}.weight", reads, before)
+            axes.use(f"{name}.weight", writes, after)
         if own.get("bias") is not None:
             axes.use(f"{name}.bias", 0, after)
         return after
     if isinstance(layer, _BatchNorm) and type(layer).forward not in FORWARDS:
-        return None  # what it does beside batch norm is not known
+        return None  # it may do more than batch norm
     if isinstance(layer, (_BatchNorm, FrozenAffine)) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
         if any(value is not None and len(value.unique()) > 1 for value in layer._buffers.values()):
-            return None  # statistics are the architecture's, the same for all networks: they cannot move along
+            return None  # statistics belong to the architecture, the same for all networks: they cannot be permuted
         for part, value in own.items():
             if value is not None:
                 axes.use(f"{name}.{part}", 0, before)
@@ -285,7 +284,7 @@ def _function(
     entering: Sequence[tuple[int, ...]],
     shape: tuple[int, ...],
 ) -> _Channels | None:
-    """The channels that a function or method gives; None where they are not certain to stay apart."""
+    """Return the channels of the output of a function or method; None if they may be mixed."""
     if node.op == "call_function" and getattr(node.target, "__module__", "") not in (
         *("torch", "torch.nn.functional", "_operator", "torch._C._nn", "math", None, "torch._jit_internal"),
     ):
@@ -310,7 +309,7 @@ def _function(
 
 
 def _reshaped(before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]) -> _Channels | None:
-    """Channels of a value whose later axes are laid out anew, or run together with them."""
+    """Return the channels of a reshaped value whose channel axis is kept or flattened with later axes; None for others."""
     if entering[:2] == shape[:2]:
         return before
     if entering[0] == shape[0] and len(shape) == 2 and shape[1] == math.prod(entering[1:]):
@@ -320,7 +319,7 @@ def _reshaped(before: _Channels, entering: tuple[int, ...], shape: tuple[int, ..
 
 
 def _index(use: Use, permutations: Tensor, length: int) -> Tensor:
-    """Entries (M, length) of a parameter's axis, of which those of the group are taken in another order."""
+    """Return the indices (M, length) that permute a group's entries on a parameter's axis."""
     members, size = permutations.shape
     index = torch.arange(length, device=permutations.device).repeat(members, 1)
     offsets = torch.arange(use.repeats, device=permutations.device)
@@ -329,11 +328,10 @@ def _index(use: Use, permutations: Tensor, length: int) -> Tensor:
     return index
 
 
-def permute(tensors: Mapping[str, Tensor], group: ChannelGroup, permutations: Tensor) -> dict[str, Tensor]:
-    """Parameters (M, ...) of M networks with a group's channels in other orders: channel i is what `permutations`[m, i] was.
-
-    Returns only the parameters that the group uses. `permutations` is (M, C), integers.
-    """
+def permute(
+    tensors: Mapping[str, Tensor], group: ChannelGroup, permutations: Int64[Tensor, "M C"]
+) -> dict[str, Tensor]:
+    """Return the parameters (M, ...) that a group uses, with its channels permuted: channel i is `permutations[m, i]` before."""
     moved = {use.name: tensors[use.name] for use in group.uses}
     for use in group.uses:
         tensor = moved[use.name]

@@ -1,9 +1,9 @@
 """PRep: the parameters of a network as an (H, W) matrix, filled row by row (NetSpace, Suppl. II).
 
-Axes: M members (networks), P parameters, H W of a PRep. W is a multiple of 8, H of 4; what the P parameters
-leave free is zero. Nothing is ever cropped: what does not fit is an error. Every function here keeps leading
-axes, so one network (P,) and a batch (M, P) go through the same code, differentiably and without copying
-where padding allows."""
+Axes: M members (networks), P parameters, H W of a PRep. W is a multiple of 8, H of 4; values after the P parameters are zero.
+Nothing is ever cropped: what does not fit is an error. All functions keep leading axes, so one network (P,) and a batch
+(M, P) use the same code, differentiably and without copies if there is no padding.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from netspace.errors import NetspaceError
 from netspace.networks.spec import NetSpec
 
 HEIGHT_STEP = 4
-
-
 WIDTH_STEP = 8
-
-
-ROWS = 8  # of a PRep whose width nobody chose: those of NetSpace's single-architecture setting on CIFAR-10
+DEFAULT_ROWS = 8  # of a PRep with no given width: as in NetSpace's single-architecture setting on CIFAR-10
 
 
 def height(parameters: int, width: int) -> int:
-    """The smallest height of a PRep of `width` columns for `parameters`: ceil(P / W), up to a multiple of 4.
+    """Return the smallest height of a PRep of `width` columns for `parameters`: ceil(P / W), up to a multiple of 4.
+
+    Raises `NetspaceError` unless the width is a positive multiple of 8.
 
     >>> height(77_706, 10_000)  # folded ResNet8 on CIFAR-10
     8
@@ -38,16 +36,16 @@ def height(parameters: int, width: int) -> int:
 
 
 def fitting_width(parameters: int) -> int:
-    """The smallest width with which `ROWS` rows hold the `parameters` of a network.
+    """Return the smallest width with which `DEFAULT_ROWS` rows hold the `parameters` of a network.
 
     >>> fitting_width(2_000), height(2_000, fitting_width(2_000))
     (256, 8)
     """
-    return max(-(-parameters // (ROWS * WIDTH_STEP)) * WIDTH_STEP, WIDTH_STEP)
+    return max(-(-parameters // (DEFAULT_ROWS * WIDTH_STEP)) * WIDTH_STEP, WIDTH_STEP)
 
 
 def check_size(parameters: int, size: tuple[int, int]) -> None:
-    """Raises `NetspaceError` unless an (H, W) PRep is well formed and holds `parameters` values."""
+    """Raise `NetspaceError` unless (H, W) is a valid size of a PRep that holds `parameters` values."""
     rows, width = size
     if rows <= 0 or rows % HEIGHT_STEP or width <= 0 or width % WIDTH_STEP:
         raise NetspaceError(
@@ -62,7 +60,7 @@ def check_size(parameters: int, size: tuple[int, int]) -> None:
 
 
 def pack(flat: Shaped[Tensor, "*M P"], size: tuple[int, int]) -> Shaped[Tensor, "*M H W"]:
-    """Flat parameters (..., P) as PReps (..., H, W), zeros after the last parameter."""
+    """Return flat parameters as PReps, zeros after the last parameter. Raises `NetspaceError` if they do not fit."""
     check_size(flat.shape[-1], size)
     rows, width = size
     padded = torch.nn.functional.pad(flat, (0, rows * width - flat.shape[-1]))
@@ -70,16 +68,16 @@ def pack(flat: Shaped[Tensor, "*M P"], size: tuple[int, int]) -> Shaped[Tensor, 
 
 
 def unpack(prep: Shaped[Tensor, "*M H W"], parameters: int) -> Shaped[Tensor, "*M P"]:
-    """PReps (..., H, W) as flat parameters (..., P), a view. The padding's values are dropped unread."""
+    """Return PReps as flat parameters, a view; the padding is dropped. Raises `NetspaceError` if they do not fit."""
     check_size(parameters, (prep.shape[-2], prep.shape[-1]))
     return prep.flatten(-2)[..., :parameters]
 
 
 def parameter_problem(value: Tensor) -> str:
-    """Why a tensor cannot be a parameter, as the end of a sentence ('is complex64, ...'); '' if it can.
+    """Return why a tensor cannot be a parameter, as the end of a sentence ('is quantised (qint8)'); '' if it can.
 
     A parameter is a dense tensor of real floating-point numbers: complex, integer, boolean, quantised, sparse and meta
-    tensors would lose something on the way to float32.
+    tensors would lose something in float32.
     """
     if value.is_meta:
         return "has no values (it lies on the meta device)"
@@ -91,7 +89,7 @@ def parameter_problem(value: Tensor) -> str:
 
 
 def is_integer(value: Tensor) -> bool:
-    """Whether a tensor is dense and holds integers or booleans, as index tables and counters do."""
+    """Return whether a tensor is dense and holds integers or booleans, such as index tables and counters."""
     dense = not (value.is_meta or value.is_quantized or value.is_nested) and value.layout == torch.strided
     return dense and not (value.is_complex() or value.is_floating_point())
 
@@ -101,7 +99,7 @@ def _short(kind: torch.dtype | torch.layout) -> str:
 
 
 def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Shaped[Tensor, "*M P"]:
-    """Named parameters, each (..., *shape), as flat parameters (..., P) in the spec's order.
+    """Return named parameters, each (..., *shape), as flat parameters in the spec's order.
 
     Raises `NetspaceError` if a name is missing or unknown, a shape differs, or a value is not finite.
     """
@@ -119,7 +117,10 @@ def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Shaped[Tensor, "*M P"
 
 
 def unflatten(flat: Shaped[Tensor, "*M P"], spec: NetSpec) -> dict[str, Tensor]:
-    """Flat parameters (..., P) as named parameters (..., *shape), views of the same memory."""
+    """Return flat parameters as named parameters, each (..., *shape), views of the same memory.
+
+    Raises `NetspaceError` for another number of parameters.
+    """
     if flat.shape[-1] != spec.num_parameters:
         raise NetspaceError(
             f"{spec.arch!r} has {spec.num_parameters:,} parameters; {flat.shape[-1]:,} values were given"

@@ -208,7 +208,7 @@ def test_networks_that_vmap_cannot_stack_run_one_after_another(make: type[torch.
     module = fold(make(), torch.zeros(2, 1, 8, 8))
     spec = NetSpec.from_module(module, "net", {}, (1, 8, 8))
     nets, flat, images = NetBatch(module, spec), torch.randn(3, spec.num_parameters), torch.randn(5, 1, 8, 8)
-    assert nets._stackable(flat, images, True) is nets._stackable(flat, images[None].expand(3, -1, -1, -1, -1), False)
-    assert nets._stackable(flat, images, True) is (mode == "vmap")
+    assert nets._stackable(flat, images, True) == nets._stackable(flat, images[None].expand(3, -1, -1, -1, -1), False)
+    assert nets._stackable(flat, images, True) == mode
     expected = torch.stack([run_one(module, spec, row, images) for row in flat])
     torch.testing.assert_close(nets(flat, images), expected, rtol=1e-4, atol=1e-5)
