@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MAX_CHOICES = 24  # that an error lists
 NO_MEMORY = (
     "out of memory",  # CUDA
     "allocate memory",  # torch's allocator on a CPU
@@ -42,7 +43,7 @@ class UsageError(NetspaceError):
 
 
 def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") -> UsageError:
-    """Return the error for a `name` that is not one of `choices`; it shows the closest choice and all of them.
+    """Return the error for a `name` that is not one of `choices`; it shows the closest choice, and the first of all.
 
     >>> str(unknown("architecture", "resnet9", ["resnet8", "vanillacnn"]))
     "unknown architecture 'resnet9': did you mean 'resnet8'? There are: resnet8, vanillacnn."
@@ -50,7 +51,8 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
     names = [str(choice) for choice in choices]
     near = get_close_matches(str(name), names, n=1)
     ask = f" did you mean {near[0]!r}?" if near else ""
-    there = f" There are: {', '.join(names)}." if names else " There are none."
+    more = f" and {len(names) - MAX_CHOICES} more" if len(names) > MAX_CHOICES else ""
+    there = f" There are: {', '.join(names[:MAX_CHOICES])}{more}." if names else " There are none."
     return UsageError(f"unknown {kind} {str(name)!r}:{ask}{there}{' ' + hint if hint else ''}")
 
 

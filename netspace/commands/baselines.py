@@ -1,4 +1,7 @@
-"""What anyone could do without a decoder, and controls for architectures that a space never saw."""
+"""Baselines of `netspace eval`, which need no decoder, and controls for architectures not seen in training.
+
+Axes: M members, N training networks (the bank), P parameters, E latent size, B inputs, C outputs, V validation members.
+"""
 
 from __future__ import annotations
 
@@ -29,52 +32,36 @@ from netspace.training.setup import Teacher, shown_rows
 from netspace.training.validation import Comparison, accuracies, compare_outputs, network_outputs, slices
 from netspace.zoo import Zoo
 
-BANK = 4096  # training members that baselines and distances draw on, at most
-
-
-NOISE_MEMBERS = 16  # validation members that choose the noise
-
-
-NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's spread; the baseline's best on validation members is used
-
-
-SELECTION_IMAGES = 2000  # validation images that training networks are chosen by, at most: the first ones
-
-
-SELECTION_MEMBERS = 256  # validation members that choose the one constant network, at most
-
-
+MAX_BANK = 4096  # training members that baselines draw on
+MAX_NOISE_MEMBERS = 16  # validation members by which the noise is chosen
+NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's standard deviation; the best on validation members is used
+MAX_SELECTION_IMAGES = 2000  # validation images by which training networks are chosen: the first ones
+MAX_SELECTION_MEMBERS = 256  # validation members by which the one constant network is chosen
 SAME_ACCURACY = 0.001  # validation accuracies that differ by at most so much from the nearest one are ties
-
-
-FEW = 5  # networks of `five_nearest`
-
-
-ELEMENTS = 1 << 24  # logits of training networks that are held at once
-
-
-ALIGNED = 10  # networks of `aligned_average`, the best on validation images
-
-
+NEAREST = 5  # networks of `five_nearest`
+MAX_LOGITS = 1 << 24  # values of training networks' logits in memory at once
+MAX_ALIGNED = 10  # networks of `aligned_average`, the best on validation images
 STATISTICS_INPUTS = 1000  # training inputs on which their average gets its statistics
+OPTIMIZER = OptimizerConfig(name="adam", learning_rate=0.003, schedule="cosine", warmup=50, clip=5.0)
+AUTOMATIC_STEPS = 5000  # a distilled control of more steps is trained only if it is asked for
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which training networks answer for each member: rows of the bank."""
+    """The training networks that are compared with each member: rows of the bank."""
 
     single: dict[str, Tensor]  # (M,) by the name of the baseline
-    several: Tensor  # (M, FEW) the nearest by their answers, or as many as there are
+    nearest: Tensor  # (M, NEAREST) by their outputs, or as many as there are
 
 
 class Baselines:
-    """The networks of one architecture that a space was trained on, as answers to what it is asked."""
+    """The training networks of one architecture of a space, compared with networks that it reconstructs."""
 
     def __init__(self, space: Space, zoo: Zoo, class_id: int) -> None:
         arch = space.family[class_id]
         self.space, self.class_id, self.parameters = space, class_id, arch.parameters
         self.group = zoo.group(arch.id)
-        rows = shown_rows(space.recipe, zoo, self.group)[:BANK].numpy()
+        rows = shown_rows(space.recipe, zoo, self.group)[:MAX_BANK].numpy()
         preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
         self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)
@@ -84,20 +71,20 @@ class Baselines:
     def compare(
         self, target: Tensor, latents: Tensor, target_logits: Tensor, task: Task, seeds: Tensor
     ) -> tuple[dict[str, Comparison], float]:
-        """Each baseline compared with networks (M, P) of `seeds` (M,) that have latents (M, E) and test logits (M, B, C).
+        """Compare each baseline with networks (M, P) of `seeds` (M,), which have latents (M, E) and test logits (M, B, C).
 
-        Returns comparisons by name, and the noise that was used:
+        Return comparisons by name, and the scale of the noise that was used:
 
         - `nearest`, `nearest_latent`: the training network with the nearest weights, or latent;
         - `same_accuracy`: a random one among those whose validation accuracy is nearest (ties: `SAME_ACCURACY`);
-        - `nearest_answers`: the one whose answers on validation images are nearest, by KL(target || it);
+        - `nearest_answers`: the one whose outputs for validation images are nearest, by KL(target || it);
         - `nearest_agreement`: the one that gives most validation images the target's class; of several, the nearest by KL;
         - `five_nearest`: the mean of the class probabilities of the five nearest by KL;
         - `constant`: one network for every member, the one that agrees most with the validation members;
         - `ensemble`: the mean of the class probabilities of all training networks;
         - `average`: the mean of all training networks' weights; `noise`: `nearest` plus Gaussian noise;
         - `aligned_average`: the mean of the best few after alignment of their channels, with the statistics of its
-          sources; left out where the network's graph cannot be traced.
+          sources; left out if the network's graph cannot be traced.
         """
         scale = self._noise_scale(task)
         choice = self._choose(target, latents, task, seeds)
@@ -112,9 +99,9 @@ class Baselines:
         return compared, scale
 
     def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor) -> Choice:
-        """Chooses training networks by their outputs on validation inputs, a part of the bank at a time."""
+        """Choose training networks by their outputs for validation inputs, a part of the bank at a time."""
         device = self.bank.device
-        part = slice(min(SELECTION_IMAGES, task.size("val")))
+        part = slice(min(MAX_SELECTION_IMAGES, task.size("val")))
 
         def logits_of(flat: Tensor, own: Tensor) -> Tensor:
             return network_outputs(self._networks(flat), task, "val", own, part.stop).to(device)
@@ -124,8 +111,8 @@ class Baselines:
 
         target_logits, judges = logits_of(target, seeds), logits_of(*self._judges())
         divergences, agreements, popularity, score = [], [], [], []
-        rows = _rows(target_logits)
-        for flat, own in zip(self.bank.split(rows), self.seeds.split(rows), strict=True):
+        size = _part_size(target_logits)
+        for flat, own in zip(self.bank.split(size), self.seeds.split(size), strict=True):
             logits = logits_of(flat, own)
             divergences.append(task.divergences(target_logits, logits))
             agreements.append(task.agreements(target_logits, logits))
@@ -140,36 +127,36 @@ class Baselines:
             "nearest_agreement": divergence.masked_fill(same < same.amax(1, keepdim=True), torch.inf).argmin(1),
             "constant": torch.cat(popularity).argmax().expand(len(target)),
         }
-        several = divergence.topk(min(FEW, len(self.bank)), dim=1, largest=False).indices
+        several = divergence.topk(min(NEAREST, len(self.bank)), dim=1, largest=False).indices
         return Choice({name: rows.cpu() for name, rows in chosen.items()}, several.cpu())
 
     def _compare_chosen(
         self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor
     ) -> dict[str, Comparison]:
-        """Runs every training network once on the test inputs, and compares those that were chosen."""
-        rows: dict[str, list[Tensor]] = {name: [] for name in choice.single}
-        found: dict[str, list[Comparison]] = {name: [] for name in choice.single}
-        ensemble, several = torch.zeros(target_logits.shape[1:]), torch.zeros(target_logits.shape)
-        start, count = 0, _rows(target_logits)
-        for flat, own in zip(self.bank.split(count), self.seeds.split(count), strict=True):
+        """Run every training network once on the test inputs, and compare those that were chosen."""
+        members: dict[str, list[Tensor]] = {name: [] for name in choice.single}
+        parts: dict[str, list[Comparison]] = {name: [] for name in choice.single}
+        ensemble, nearest_votes = torch.zeros(target_logits.shape[1:]), torch.zeros(target_logits.shape)
+        start, size = 0, _part_size(target_logits)
+        for flat, own in zip(self.bank.split(size), self.seeds.split(size), strict=True):
             logits = self._test_logits(flat, task, own)
             votes = task.votes(logits)
             ensemble += votes.sum(0)
-            for name, picked in choice.single.items():
-                here = ((picked >= start) & (picked < start + len(flat))).nonzero()[:, 0]
+            for name, row in choice.single.items():
+                here = ((row >= start) & (row < start + len(flat))).nonzero()[:, 0]
                 if len(here):
-                    rows[name].append(here)
-                    chosen = target_logits[here], logits[picked[here] - start]
-                    found[name].append(compare_outputs(*chosen, task, "test", seeds[here]))
-            here, column = ((choice.several >= start) & (choice.several < start + len(flat))).nonzero(as_tuple=True)
-            several.index_add_(0, here, votes[choice.several[here, column] - start])
+                    members[name].append(here)
+                    chosen = target_logits[here], logits[row[here] - start]
+                    parts[name].append(compare_outputs(*chosen, task, "test", seeds[here]))
+            here, column = ((choice.nearest >= start) & (choice.nearest < start + len(flat))).nonzero(as_tuple=True)
+            nearest_votes.index_add_(0, here, votes[choice.nearest[here, column] - start])
             start += len(flat)
         compared = {
-            name: Comparison.concatenate(found[name]).select(torch.cat(rows[name]).argsort().numpy())
+            name: Comparison.concatenate(parts[name]).select(torch.cat(members[name]).argsort().numpy())
             for name in choice.single
         }
         means = {
-            "five_nearest": several / choice.several.shape[1],
+            "five_nearest": nearest_votes / choice.nearest.shape[1],
             "ensemble": (ensemble / len(self.bank)).expand_as(target_logits),
         }
         for name, mean in means.items():
@@ -177,15 +164,18 @@ class Baselines:
         return compared
 
     def _judges(self) -> tuple[Tensor, Tensor]:
-        """Networks (V, P) that choose the constant one, and their seeds: validation members, or the bank's own where there are none."""
-        rows = self.group.rows("val")[:SELECTION_MEMBERS]
-        if not len(rows):
-            return self.bank[:SELECTION_MEMBERS], self.seeds[:SELECTION_MEMBERS]
+        """Return the networks (V, P) by which the constant one is chosen, and their seeds: of the bank if there are no validation members."""
+        flat, seeds = self._validation_members(MAX_SELECTION_MEMBERS)
+        return (flat, seeds) if len(flat) else (self.bank[:MAX_SELECTION_MEMBERS], self.seeds[:MAX_SELECTION_MEMBERS])
+
+    def _validation_members(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Return the first validation members (V, P) and their seeds (V,)."""
+        rows = self.group.rows("val")[:limit]
         return unpack(self.group.read(rows).to(self.bank.device), self.parameters), self.group.seeds(rows)
 
     def _aligned_average(self, task: Task) -> Tensor | None:
-        """The mean (1, P) of the `ALIGNED` best training networks, aligned to the best; None without a graph."""
-        best = self.merits.argsort(descending=True, stable=True)[:ALIGNED]
+        """Return the mean (1, P) of the `MAX_ALIGNED` best training networks, aligned to the best; None without a graph."""
+        best = self.merits.argsort(descending=True, stable=True)[:MAX_ALIGNED]
         weights = torch.full((1, len(best)), 1 / len(best), device=self.bank.device)
         return aligned_mixtures(self.space.family[self.class_id].nets, self.bank[best], weights, task)
 
@@ -196,16 +186,14 @@ class Baselines:
         return network_outputs(self._networks(flat), task, "test", seeds)
 
     def _noise_scale(self, task: Task) -> float:
-        """The noise that does best (mean |difference| of accuracy) on validation members and images."""
-        rows = self.group.rows("val")[:NOISE_MEMBERS]
-        if not len(rows):
+        """Return the noise with the smallest mean |difference| of accuracy on validation members and images."""
+        target, seeds = self._validation_members(MAX_NOISE_MEMBERS)
+        if not len(target):
             return NOISES[0]
-        target = unpack(self.group.read(rows).to(self.bank.device), self.parameters)
         near = self.bank[nearest(target, self.bank)]
-        seeds = self.group.seeds(rows)
         own = accuracies(self._networks(target), task, "val", seeds)
         noisy = [accuracies(self._networks(self._noisy(near, scale)), task, "val", seeds) for scale in NOISES]
-        return NOISES[int(np.argmin([np.abs(found - own).mean() for found in noisy]))]
+        return NOISES[int(np.argmin([np.abs(each - own).mean() for each in noisy]))]
 
     def _noisy(self, flat: Tensor, scale: float) -> Tensor:
         noise = torch.randn(flat.shape, generator=generator(0, Stream.BASELINE_NOISE)).to(flat.device)
@@ -213,9 +201,9 @@ class Baselines:
 
 
 def aligned_mixtures(nets: NetBatch, flat: Tensor, weights: Tensor, task: Task) -> Tensor | None:
-    """Networks (S, P): networks (K, P) aligned to the first, mixed by weights (S, K), with the statistics of their sources.
+    """Align networks (K, P) to the first, mix them by weights (S, K), and reset statistics to those of the sources: (S, P).
 
-    None where that cannot be done: a graph that cannot be traced, or inputs that are each network's own.
+    Return None for a graph that cannot be traced, or inputs that are each network's own.
     """
     if task.own_inputs:
         return None
@@ -230,28 +218,22 @@ def aligned_mixtures(nets: NetBatch, flat: Tensor, weights: Tensor, task: Task) 
     return reset_statistics(nets.skeleton, spec, groups, weights @ sources, sources, weights, inputs)
 
 
-def _rows(logits: Tensor) -> int:
-    """How many networks are run at once, for logits (M, B, C)."""
-    return max(ELEMENTS // (logits.shape[1] * logits.shape[2]), 1)
+def _part_size(logits: Tensor) -> int:
+    """Return the number of networks that are run at once, for logits (M, B, C)."""
+    return max(MAX_LOGITS // (logits.shape[1] * logits.shape[2]), 1)
 
 
 def _random_tie(distance: Tensor) -> Tensor:
-    """Of each row of distances (M, N) a random one of the smallest, which differ by at most `SAME_ACCURACY`."""
+    """Return, for each row of distances (M, N), a random column (M,) of the smallest, which differ by at most `SAME_ACCURACY`."""
     draws = torch.rand(distance.shape, generator=generator(0, Stream.SAME_ACCURACY)).to(distance.device)
     return draws.masked_fill(distance > distance.amin(1, keepdim=True) + SAME_ACCURACY, -1.0).argmax(1)
 
 
-OPTIMIZER = OptimizerConfig(name="adam", learning_rate=0.003, schedule="cosine", warmup=50, clip=5.0)
-
-
-AUTOMATIC_STEPS = 5000  # a control of more steps is trained only where it is asked for
-
-
 @contextmanager
 def learnt_part_off(space: Space) -> Iterator[bool]:
-    """Set the decoder's scales to 0 inside the block, so that it emits one network an architecture, whatever the latent.
+    """Set the decoder's scales to 0 inside the block, so that it emits one network for each architecture, whatever the latent.
 
-    Yields whether there are any: not every decoder has such scales.
+    Yield whether the decoder has such scales: not every one does.
     """
     scales = space.model.decoder.scales()
     before = [scale.detach().clone() for scale in scales]
@@ -267,10 +249,10 @@ def learnt_part_off(space: Space) -> Iterator[bool]:
 
 
 def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: Task) -> float:
-    """Test accuracy of a fresh network of `arch` that learns from the teacher alone, as long as the space was trained.
+    """Distil a fresh network of `arch` from the teacher, for as many steps as the space was trained; return its test accuracy.
 
-    As many steps, of as many images, the same ones; the loss is the space's (Eq. 5). The network has its batch norm, as
-    a zoo's have in training. Nothing is chosen: the last weights count.
+    The batches are those of the space's training, and the loss is the space's (NetSpace, Eq. 5). The network has its batch
+    norm, as a zoo's have in training. Nothing is chosen: the last weights count.
     """
     recipe = space.recipe
     assert recipe.multi is not None
@@ -286,15 +268,16 @@ def distilled(space: Space, arch: ArchClass, teacher: Teacher, task: Task) -> fl
 
 
 def _distil(network: torch.nn.Module, recipe: SpaceRecipe, teacher: Teacher, task: Task) -> None:
-    """Trains the network on the teacher's answers and the labels."""
-    assert recipe.multi is not None
+    """Train the network on the teacher's logits and the labels."""
+    multi = recipe.multi
+    assert multi is not None
     images, optimizer = Images(task, recipe.seed), Optimizer(network, OPTIMIZER, recipe.steps)
-    known = None if images.fixed is None else torch.cat([teacher(chunk) for chunk in images.fixed.split(1024)])
+    cache = None if images.fixed is None else torch.cat([teacher(chunk) for chunk in images.fixed.split(1024)])
     network.train()
     for step in range(recipe.steps):
-        batch, places = images.take(step, recipe.images)
-        teacher_logits = teacher(batch) if known is None else known[places]
-        targets, multi = task.targets("train", places), recipe.multi
+        batch, rows = images.take(step, recipe.images)
+        teacher_logits = teacher(batch) if cache is None else cache[rows]
+        targets = task.targets("train", rows)
         loss = task.distillation_loss(network(batch)[None], teacher_logits, targets, multi.temperature, multi.alpha)
         loss.mean().backward()
         optimizer.step(step)

@@ -1,4 +1,7 @@
-"""`netspace encode` and `netspace decode`, and what a network on the command line names: a member, 'best', a file."""
+"""`netspace encode` and `netspace decode`, and the network that a text names: a member, 'best', a file.
+
+Axes: E latent size, P parameters.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
-from netspace.networks.family import ArchClass
+from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
 from netspace.results.spaces import Decoding, Encoding
 from netspace.run_folder import RunFolder
 from netspace.space import Space
+from netspace.tasks import Task
 from netspace.training.setup import task_of
 from netspace.training.validation import accuracies
 from netspace.zoo import Zoo
@@ -25,17 +29,17 @@ LATENT = "latent"  # the tensor's name in a latent file
 
 @dataclass(frozen=True)
 class Named:
-    """A network that was asked for, as the space sees it."""
+    """A network that a user named, and its latent."""
 
-    name: str  # as it was asked for, or 'resnet8/0007' where a word such as 'best' stood for it
-    class_id: int  # its architecture; what the latent stands for where only a latent was given
+    name: str  # as it was given; 'resnet8/0007' for a word such as 'best'
+    class_id: int  # its architecture; of a latent file the one that the latent stands for
     latent: Tensor  # (E,)
-    flat: Tensor | None  # (P,); None where only a latent was given
-    seed: int = -1  # of a zoo member's training: what names it to its task
+    flat: Tensor | None  # (P,); None for a latent file
+    seed: int = -1  # of a zoo member's training, by which its task knows it
 
 
 def zoo_of(run: Path, given: Path | None = None) -> Zoo:
-    """The zoo a run was trained on, open for reading: `given`, or the path the run remembers."""
+    """Open the zoo that a run was trained on: `given`, or the path in the run's provenance. Raises `NetspaceError` for another."""
     origin = RunFolder.of_space(run).origin
     zoo = Zoo(given or RunFolder.of_space(run).zoo)
     if zoo.content_hash != origin.zoo_hash:
@@ -47,16 +51,21 @@ def zoo_of(run: Path, given: Path | None = None) -> Zoo:
 
 
 def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
-    """The network that `text` names. Raises `UsageError` or `NetspaceError` in one sentence."""
+    """Return the network that `text` names.
+
+    Raises:
+        UsageError: it names no network, or a member without a zoo or of another architecture than the space's.
+        NetspaceError: its file is broken, or of a network that is not the space's.
+    """
     path = Path(text)
     if path.suffix in FILES and (path.is_file() or "/" not in text):
         state = read_state_dict(path)
         if set(state) == {LATENT}:
             latent = check_latent(state[LATENT], space, text)
             return Named(text, int(space.class_ids(latent[None])[0]), latent, None)
-        found = space.recognise(state)
-        flat = flat_parameters(state, found.spec).to(space.device)
-        return Named(text, space.class_id(found.id), space.encode(pack(flat, found.size), found.id), flat)
+        arch = space.recognise(state)
+        flat = flat_parameters(state, arch.spec).to(space.device)
+        return Named(text, space.class_id(arch.id), space.encode(pack(flat, arch.size), arch.id), flat)
     if zoo is None:
         raise UsageError(f"{text!r} names a zoo member, but no zoo is at hand: give --zoo")
     member = zoo.find(text)
@@ -70,7 +79,7 @@ def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
 
 
 def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
-    """`latent` as (E,) float32. Raises `NetspaceError` for another size or values that are not finite."""
+    """Return a latent as (E,) float32. Raises `NetspaceError` for another size or values that are not finite."""
     if latent.numel() != space.latent:
         raise NetspaceError(f"{origin} holds a latent of {latent.numel()} values; this space's have {space.latent}")
     if not torch.isfinite(latent).all():
@@ -79,12 +88,12 @@ def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
 
 
 def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
-    """A latent file: safetensors with the one tensor 'latent' (E,)."""
+    """Write a latent file: safetensors with the one tensor 'latent' (E,)."""
     write_tensors(path, {LATENT: latent}, **notes)
 
 
 def read_latent(path: Path, space: Space) -> Tensor:
-    """The latent (E,) of a latent file."""
+    """Return the latent (E,) of a file. Raises `UsageError` if it does not exist, `NetspaceError` if it is no latent file."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a latent file, such as `netspace encode -o` writes")
     state = read_safetensors(path)
@@ -96,17 +105,25 @@ def read_latent(path: Path, space: Space) -> Tensor:
 
 
 def write_network(path: Path, flat: Tensor, arch: ArchClass, **notes: str) -> None:
-    """A state-dict file (safetensors) of a network (P,), with the architecture's own buffers.
+    """Write a network (P,) as a state-dict file (safetensors), with the architecture's own buffers.
 
-    It loads into the architecture with batch norm folded: `netspace.archs.skeleton`, of what the file's metadata say.
+    It loads into the architecture with batch norm folded: `netspace.archs.skeleton` of what the file's metadata say.
     """
     state = {**arch.nets.skeleton.state_dict(), **unflatten(flat, arch.spec)}
     state = {name: value.detach().cpu().clone() for name, value in state.items()}
     write_tensors(path, state, **folded_metadata(arch.spec), **notes)
 
 
+def target_accuracy(space: Space, network: Named, task: Task) -> float | None:
+    """Return the test accuracy of a network before it was encoded; None for a latent file."""
+    if network.flat is None:
+        return None
+    networks = Networks.of_class(space.family, network.class_id, network.flat[None])
+    return float(accuracies(networks, task, "test", torch.tensor([network.seed]))[0])
+
+
 def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> Encoding:
-    """Writes the latent of a network as safetensors; returns what was written.
+    """Write the latent of a network as safetensors. Raises as `resolve`.
 
     >>> result = encode(run, "best", folder / "latent.safetensors")
     >>> read_latent(folder / "latent.safetensors", Space.load(run)).shape
@@ -135,11 +152,11 @@ def decode(
     width: float | None = None,
     depth: int | None = None,
 ) -> Decoding:
-    """Writes the network that a latent file decodes to, with its accuracy on the test images where these are at hand.
+    """Write the network that a latent file decodes to, with its accuracy on the test images if the zoo is at hand.
 
-    Its architecture is the one that the latent stands for, or `arch`, at another `width` or `depth` and of any architecture
-    where the space can (`Space.resized`). With `batch_norm` the state dict is of the class that
-    was trained, as `Space.decode` says.
+    Its architecture is the one that the latent stands for, or `arch`; with a coordinate decoder that may be any architecture,
+    at another `width` or `depth` (`Space.resized`). With `batch_norm` the state dict is of the class that was trained, as
+    `Space.decode` says. Raises as `read_latent` and `Space.select`.
 
     >>> result = encode(run, "best", folder / "latent.safetensors")
     >>> result = decode(run, folder / "latent.safetensors", folder / "network.safetensors")
@@ -150,29 +167,29 @@ def decode(
     code = read_latent(latent, space)
     decoding = space.select(arch, width, depth)
     networks = decoding.decode_all(code[None], arch if decoding is space else None)
-    found = decoding.family[int(networks.class_ids[0])]
+    kind = decoding.family[int(networks.class_ids[0])]
     accuracy: float | None = None
     zoo = _zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
             accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
     if batch_norm:
-        state = decoding.decode(code, found.id, batch_norm=True).state_dict()
-        write_tensors(output, state, **folded_metadata(found.spec, folded=False), run=str(run), latent=str(latent))
+        state = decoding.decode(code, kind.id, batch_norm=True).state_dict()
+        write_tensors(output, state, **folded_metadata(kind.spec, folded=False), run=str(run), latent=str(latent))
     else:
-        write_network(output, networks.flat(0), found, run=str(run), latent=str(latent))
+        write_network(output, networks.flat(0), kind, run=str(run), latent=str(latent))
     return Decoding(
         run=str(run),
-        arch=found.id,
-        settings=found.spec.settings,
-        parameters=found.parameters,
+        arch=kind.id,
+        settings=kind.spec.settings,
+        parameters=kind.parameters,
         accuracy_test=accuracy,
         file=str(output),
     )
 
 
 def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:
-    """The run's zoo; None if it is no longer where it was and none was named (files can still be encoded)."""
+    """Open the run's zoo; None if it has moved and none was named (files can still be encoded)."""
     if zoo_path is not None:
         return zoo_of(run, zoo_path)
     try:

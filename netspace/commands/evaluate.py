@@ -1,8 +1,8 @@
-"""`netspace eval`: how well a space gives back the networks of a zoo, beside honest baselines.
+"""`netspace eval`: how well a space reconstructs the networks of a zoo, compared with baselines.
 
-Axes: M members, E latent size, A architectures. Accuracies are measured on the task's test images, fractions. Whatever
-has to be chosen is chosen on validation members; test members are only reported. Of several architectures those that the
-space was shown are evaluated; the others by what lies between (`netspace.commands.interpolate`)."""
+Axes: M members, E latent size, A architectures, B inputs, C outputs. Accuracies are fractions of the task's test images.
+Whatever has to be chosen is chosen on validation members; test members are only reported. Reconstructed are networks of
+architectures that the space was trained on; others are measured by points between (`netspace.commands.interpolate`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from netspace.training.setup import task_of
 from netspace.training.validation import Comparison, compare_outputs, network_outputs
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
-PICTURES = 4  # members whose PReps are kept for the report
+MAX_PREPS = 4  # members whose PReps are written for the report
+DIVERSITIES = ("diversity", "zoo_diversity", "diversity_ratio")
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Part:
 
     @property
     def seeds(self) -> Tensor:
-        """Of the members' trainings, (M,): what names them to their task."""
+        """The seeds (M,) of the members' trainings, by which a task with inputs or targets of their own knows them."""
         return self.group.seeds(self.rows)
 
     @property
     def names(self) -> list[str]:
-        """As members are named."""
+        """The members' names, such as 'resnet8/0007'."""
         return [str(MemberRef(self.group.id, int(row))) for row in self.rows]
 
 
@@ -62,14 +63,21 @@ def evaluate(
     distil: bool | None = None,
     baselines: bool = True,
 ) -> Evaluation:
-    """The figures of `netspace eval --json`; with per-member detail they are kept in the run folder.
+    """Return the figures of `netspace eval --json`; write them with those of each member to the run folder.
 
-    Without `baselines` those are left out: of training members the nearest training network is the member itself.
-
-    `distil` says whether networks of architectures never shown learn from the space's teacher, as a control; None: where
-    that takes few steps.
+    Args:
+        run: folder of the run.
+        split: of the members that are reconstructed.
+        zoo_path: the zoo of the run, if it has moved.
+        device: on which networks are run.
+        distil: whether networks of architectures not seen in training are distilled from the space's teacher, as a
+            control; None: if that takes few steps.
+        baselines: whether there are baselines; the nearest training network of a training member is the member itself.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
+
+    Raises:
+        NetspaceError: the run has no space, the zoo is another, or the split has no members.
 
     >>> result = evaluate(run, "test")  # the folder of a run
     >>> (run / "eval-test.json").is_file()
@@ -77,20 +85,13 @@ def evaluate(
     """
     ranks.begin()
     space = Space.load(run, device)
-    space.precision = ranks.agreed(lambda: space.precision)  # processes that time it may find otherwise
+    space.precision = ranks.agreed(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
         parts = _parts(space, zoo, split)
-        latents, target = (
-            torch.cat([part.latents for part in parts]),
-            Networks.concatenate([part.target for part in parts]),
-        )
-        predicted = space.decode_all(latents)
-        seeds = torch.cat([part.seeds for part in parts])
-        target_logits, logits = (
-            network_outputs(target, task, "test", seeds),
-            network_outputs(predicted, task, "test", seeds),
-        )
+        latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
+        target, predicted = Networks.concatenate([part.target for part in parts]), space.decode_all(latents)
+        target_logits, logits = (network_outputs(each, task, "test", seeds) for each in (target, predicted))
         comparison = compare_outputs(target_logits, logits, task, "test", seeds)
         identities = _identities(parts, target_logits, logits, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
@@ -107,9 +108,7 @@ def evaluate(
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
             if space.several
             else None,
-            "diversity": _mean(each["diversity"] for each in per_class.values()),
-            "zoo_diversity": _mean(each["zoo_diversity"] for each in per_class.values()),
-            "diversity_ratio": _mean(each["diversity_ratio"] for each in per_class.values()),
+            **{name: _mean(each[name] for each in per_class.values()) for name in DIVERSITIES},
             "compression": space.latent / mean_parameters,
             "latent": space.latent,
             "parameters": round(mean_parameters),  # the mean of several architectures
@@ -117,7 +116,7 @@ def evaluate(
             "baselines": _baselines(space, zoo, parts, target_logits, task) if baselines else {},
         }
         if space.several:
-            figures |= _of_several(space, zoo, parts, target, predicted, task, distil)
+            figures |= _between_architectures(space, zoo, parts, target, predicted, task, distil)
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
@@ -126,13 +125,13 @@ def evaluate(
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, versions=versions)
     if ranks.is_main():
-        _keep(run, space, result, comparison, parts, target, predicted)
+        _save(run, space, result, comparison, parts, target, predicted)
     return result
 
 
 def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
-    """The members of a split, architecture by architecture. Raises `NetspaceError` if there are none."""
-    found = []
+    """Return the members of a split by architecture. Raises `NetspaceError` if there are none."""
+    parts = []
     for class_id, arch in enumerate(space.family):
         if not arch.shown:
             continue
@@ -141,10 +140,10 @@ def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
         if len(rows):
             preps = group.read(rows).to(space.device)
             networks = space.networks(preps, arch.id)
-            found.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
-    if not found:
+            parts.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
+    if not parts:
         raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
-    return found
+    return parts
 
 
 def _per_class(
@@ -155,32 +154,31 @@ def _per_class(
     comparison: Comparison,
     identities: list[Identity],
 ) -> dict[str, Any]:
-    """Figures by architecture, of the targets'."""
-    told: dict[str, Any] = {}
-    for part, likeness in zip(parts, identities, strict=True):
+    """Return figures by the architecture of the targets."""
+    figures: dict[str, Any] = {}
+    for part, identity in zip(parts, identities, strict=True):
         mine = target.class_ids == part.class_id
         right = mine & (predicted.class_ids == part.class_id)
         arch = space.family[part.class_id]
-        distances = [
+        distance, zoo_distance = (
             diversity(networks.preps.flatten(1)[:, : arch.parameters]) for networks in (predicted[right], target[mine])
-        ]
-        told[arch.id] = {
+        )
+        ratio = distance / zoo_distance if zoo_distance else float("nan")
+        figures[arch.id] = {
             "class_id": part.class_id,
             "members": len(part.rows),
             "parameters": arch.parameters,
             "compression": space.latent / arch.parameters,
             **comparison.select(mine.numpy()).summary(),
-            "identity": likeness.summary(),
+            "identity": identity.summary(),
             "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
-            "diversity": distances[0],
-            "zoo_diversity": distances[1],
-            "diversity_ratio": distances[0] / distances[1] if distances[1] else float("nan"),
+            **dict(zip(DIVERSITIES, (distance, zoo_distance, ratio), strict=True)),
         }
-    return told
+    return figures
 
 
 def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: Task) -> list[Identity]:
-    """By architecture; peers are members of the same split and architecture."""
+    """Return identity by architecture, from logits (M, B, C); peers are members of the same split and architecture."""
     counts = [len(part.rows) for part in parts]
     pieces = zip(parts, logits.split(counts), target_logits.split(counts), strict=True)
     return [
@@ -190,22 +188,22 @@ def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: 
 
 
 def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task) -> dict[str, Any]:
-    """Figures of each baseline over all members, answered by networks of the member's own architecture."""
-    found: dict[str, list[Comparison]] = {}
+    """Return the figures of each baseline over all members; its networks are of the member's own architecture."""
+    comparisons: dict[str, list[Comparison]] = {}
     scales = []
     for part, logits in zip(parts, target_logits.split([len(part.rows) for part in parts]), strict=True):
         flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
         compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task, part.seeds)
         scales.append(scale)
         for name, each in compared.items():
-            found.setdefault(name, []).append(each)
-    summaries: dict[str, Any] = {name: Comparison.concatenate(each).summary() for name, each in found.items()}
+            comparisons.setdefault(name, []).append(each)
+    summaries: dict[str, Any] = {name: Comparison.concatenate(each).summary() for name, each in comparisons.items()}
     summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
-    whole = {name for name, each in found.items() if len(each) == len(parts)}  # of every architecture
+    whole = {name for name, each in comparisons.items() if len(each) == len(parts)}  # of every architecture
     return {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
 
 
-def _of_several(
+def _between_architectures(
     space: Space,
     zoo: Zoo,
     parts: list[Part],
@@ -214,19 +212,19 @@ def _of_several(
     task: Task,
     distil: bool | None,
 ) -> dict[str, Any]:
-    """What only spaces of several architectures have: confusion of ClassIds, and what lies between the ends (Fig. 5)."""
+    """Return the confusion of ClassIds, and the figures of points between architectures (NetSpace, Fig. 5)."""
     count = len(space.family)
     confusion = torch.zeros(count, count, dtype=torch.int64)
     confusion.index_put_((target.class_ids, predicted.class_ids), torch.tensor(1), accumulate=True)
-    told: dict[str, Any] = {"archs": [each.id for each in space.family], "confusion": confusion.tolist()}
+    figures: dict[str, Any] = {"archs": [each.id for each in space.family], "confusion": confusion.tolist()}
     latents, rows = {part.class_id: part.latents for part in parts}, {part.class_id: part.rows for part in parts}
     if 0 in latents and count - 1 in latents:
-        told["between"] = between(space, zoo, latents, task, distil)
-        told["line"] = line_of_classes(space, zoo, rows, latents, task)
-    return told
+        figures["between"] = between(space, zoo, latents, task, distil)
+        figures["line"] = line_of_classes(space, zoo, rows, latents, task)
+    return figures
 
 
-def _keep(
+def _save(
     run: Path,
     space: Space,
     result: Evaluation,
@@ -235,7 +233,7 @@ def _keep(
     target: Networks,
     predicted: Networks,
 ) -> None:
-    """Figures, detail by member, latents, and the PReps of a few members of the largest architecture."""
+    """Write the figures, those of each member, all latents, and the PReps of a few members of the largest architecture."""
     detail = MemberFigures(
         member=[name for part in parts for name in part.names],
         arch=[space.family[int(class_id)].id for class_id in target.class_ids],
@@ -248,15 +246,14 @@ def _keep(
     result.extended(SavedEvaluation, detail=detail).write(run / f"eval-{result.split}.json")
     largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)
     order = largest[np.argsort(comparison.accuracy_target[largest])]
-    shown = torch.from_numpy(
-        order[np.linspace(0, len(order) - 1, min(PICTURES, len(order))).round().astype(int)].copy()
-    )
+    evenly = np.linspace(0, len(order) - 1, min(MAX_PREPS, len(order))).round().astype(int)
+    rows = torch.from_numpy(order[evenly].copy())
     latents = torch.cat([part.latents for part in parts])
-    tensors = {"latents": latents, "shown": shown, "preps": target.preps[shown], "decoded": predicted.preps[shown]}
+    tensors = {"latents": latents, "shown": rows, "preps": target.preps[rows], "decoded": predicted.preps[rows]}
     write_tensors(run / f"eval-{result.split}.safetensors", tensors)
 
 
 def _mean(values: Any) -> float:
-    """The mean of those that are numbers; NaN if none is."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    """Return the mean of the values that are numbers; NaN if none is."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else float("nan")

@@ -1,4 +1,7 @@
-"""`netspace interpolate`: networks along lines through the latent space, and between architectures (NetSpace, Sec. IV)."""
+"""`netspace interpolate`: networks along lines through the latent space, and between architectures (NetSpace, Sec. IV).
+
+Axes: S points of a line, M members, P parameters, E latent size.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from netspace.commands.baselines import AUTOMATIC_STEPS, aligned_mixtures, distilled, learnt_part_off
-from netspace.commands.convert import Named, resolve, write_network, zoo_of
+from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
@@ -22,24 +25,20 @@ from netspace.training.setup import Teacher, task_of, teacher
 from netspace.training.validation import accuracies, between_ends
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
-PAIRS = 8  # lines that the figure of one architecture is averaged over
-
-
-ENDS = 32  # pairs of a smallest and a largest network that each class between is measured on, at most
-
-
-POINTS = 10  # of the drawn line, from one class to the next
+MAX_LINES = 8  # over which the figures of one architecture are means
+MAX_PAIRS = 32  # of a smallest and a largest network, between which an architecture is measured
+POINTS = 10  # of the line between architectures, from one ClassId to the next
 
 
 def lines(
     space: Space, group: ArchGroup, rows: np.ndarray, target: Networks, latents: Tensor, task: Task, steps: int = 11
 ) -> MeanLine:
-    """Accuracy along lines to the best member from others of the lower half, in the latent space and in the weights.
+    """Measure accuracy along lines from members of the lower half to the best one, in the latent space and in the weights.
 
-    For members of one architecture. Best and lower half go by accuracy on validation images; starts are spread evenly over
-    the lower half. Rank correlations and the R2 of a straight line through the accuracies are means over lines.
-    `end_differences`: decoded minus target accuracy at the start (the mean over lines) and at the end; `end_distances`: the
-    same of absolute differences.
+    `rows` are members of one architecture, `target` they themselves and `latents` (M, E) theirs. They are ranked by accuracy
+    on validation images; starts are spread evenly over the lower half. Rank correlations and the R2 of a straight line through
+    the accuracies (NetSpace, Fig. 3 b and d) are means over lines. `end_differences` are decoded minus target accuracy at the
+    start (the mean over lines) and at the end; `end_distances` the same of absolute differences.
     """
     order = np.argsort(group.merit(rows), kind="stable")
     if len(order) < 4:
@@ -47,26 +46,26 @@ def lines(
         return MeanLine(pairs=0, **dict.fromkeys((*none, "end_differences", "end_distances")))
     best = int(order[-1])
     lower = order[: len(order) // 2]
-    starts = np.unique(np.linspace(0, len(lower) - 1, min(PAIRS, len(lower))).round().astype(int))
+    starts = lower[np.unique(np.linspace(0, len(lower) - 1, min(MAX_LINES, len(lower))).round().astype(int))]
     gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
     ids, seeds = target.class_ids[:1].expand(steps), group.seeds(rows)
     curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
     aligned: list[list[float]] = []
-    for start in (int(lower[place]) for place in starts):
-        between = torch.lerp(latents[start], latents[best], gamma)
+    for start in starts.tolist():
+        points = torch.lerp(latents[start], latents[best], gamma)
         own, last = (seeds[[row]].expand(steps) for row in (start, best))
         truth = task.targets_between("test", own, last, gamma[:, 0])
-        curves["latent"].append(accuracies(space.decode_all(between, ids), task, "test", targets=truth).tolist())
+        curves["latent"].append(accuracies(space.decode_all(points, ids), task, "test", targets=truth).tolist())
         mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
         curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test", targets=truth).tolist())
         pair = torch.stack([target.flat(start), target.flat(best)])
-        if (found := _aligned(space, int(ids[0]), pair, gamma[:, 0], task)) is not None:
-            aligned.append(accuracies(found, task, "test", targets=truth).tolist())
+        if (networks := _aligned(space, int(ids[0]), pair, gamma[:, 0], task)) is not None:
+            aligned.append(accuracies(networks, task, "test", targets=truth).tolist())
     factors = gamma[:, 0].cpu().numpy()
     measured = {
-        f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in found])
+        f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in of_lines])
         for measure in (spearman, linear_r2)
-        for name, found in curves.items()
+        for name, of_lines in curves.items()
     }
     ends = np.array(curves["latent"])[:, [0, -1]] - np.array(curves["weights"])[:, [0, -1]]  # (pairs, 2)
     return MeanLine(
@@ -82,7 +81,7 @@ def lines(
 
 
 def _aligned(space: Space, class_id: int, ends: Tensor, gamma: Tensor, task: Task) -> Networks | None:
-    """Networks on the line (S,) between the weights of two (2, P), the first one aligned to the second; None without a graph."""
+    """Return networks on the line (S,) between the weights of two (2, P), the first aligned to the second; None without a graph."""
     weights = torch.stack([gamma, 1 - gamma], 1)
     mixed = aligned_mixtures(space.family[class_id].nets, ends.flip(0), weights, task)
     return None if mixed is None else Networks.of_class(space.family, class_id, mixed)
@@ -91,34 +90,31 @@ def _aligned(space: Space, class_id: int, ends: Tensor, gamma: Tensor, task: Tas
 def between(
     space: Space, zoo: Zoo, latents: Mapping[int, Tensor], task: Task, distil: bool | None = None
 ) -> dict[str, Between]:
-    """What lies at the factors of Eq. 12, by architecture, beside the zoo's own test members of it.
+    """Measure each architecture between the smallest and the largest at its factor gamma (NetSpace, Eq. 12).
 
-    `latents` (M, E) by ClassId; the i-th of the smallest architecture is paired with the i-th of the largest.
-    `classid_accuracy`: the share that the head takes for the architecture; `accuracy`: of networks as the head decodes them,
-    on test images; `accuracy_zoo`: of normally trained ones; `ratio`: the former to the latter.
+    `latents` (M, E) are by ClassId; the i-th of the smallest architecture is paired with the i-th of the largest.
+    `classid_accuracy` is the fraction of points that the head takes for the architecture; `accuracy` the mean on test images of
+    networks decoded as the head says; `accuracy_zoo` that of the zoo's test members; `ratio` the former over the latter.
 
-    Two controls: `accuracy_scale_zero`, of networks that are decoded from the same latents with the decoder's learnt part
-    off; and for architectures never shown `accuracy_distilled`, of a network that learns from the space's teacher for
-    `distilled_steps`, as many as the space. None where there is no teacher, or where `distil` is False; with `distil` None
-    it is trained where that takes at most `AUTOMATIC_STEPS`.
+    There are two controls: `accuracy_scale_zero`, with the decoder's learnt part off; and for architectures not seen in
+    training `accuracy_distilled`, of a network distilled from the space's teacher for `distilled_steps`, as many as the space
+    was trained. The latter is None without a teacher and if `distil` is False; with `distil` None a network is trained if that
+    takes at most `AUTOMATIC_STEPS`.
     """
     master = _teacher(space, zoo, task, distil)
-    found: dict[str, Between] = {}
+    figures: dict[str, Between] = {}
     for class_id in space.family.between:
         arch = space.family[class_id]
-        points = between_ends(latents, space.family, class_id, ENDS)
+        points = between_ends(latents, space.family, class_id, MAX_PAIRS)
         networks = space.decode_all(points)
         accuracy = accuracies(networks, task, "test")
         with learnt_part_off(space) as off:
             reference = accuracies(space.decode_all(points), task, "test") if off else None
-        taught = None if master is None or arch.shown else distilled(space, arch, master, task)
+        control = None if master is None or arch.shown else distilled(space, arch, master, task)
         own = None
-        if arch.id in zoo.archs:
-            group = zoo.group(arch.id)
-            own = (
-                float(np.mean(group.members["accuracy_test"][group.rows("test")])) if len(group.rows("test")) else None
-            )
-        found[arch.id] = Between(
+        if arch.id in zoo.archs and len(rows := zoo.group(arch.id).rows("test")):
+            own = float(np.mean(zoo.group(arch.id).members["accuracy_test"][rows]))
+        figures[arch.id] = Between(
             gamma=space.family.factor(class_id),
             shown=arch.shown,
             pairs=len(networks),
@@ -128,14 +124,14 @@ def between(
             accuracy_zoo=own,
             ratio=float(accuracy.mean()) / own if own else None,
             accuracy_scale_zero=None if reference is None else float(reference.mean()),
-            accuracy_distilled=taught,
-            distilled_steps=None if taught is None else space.recipe.steps,
+            accuracy_distilled=control,
+            distilled_steps=None if control is None else space.recipe.steps,
         )
-    return found
+    return figures
 
 
 def _teacher(space: Space, zoo: Zoo, task: Task, distil: bool | None) -> Teacher | None:
-    """The space's teacher, where a network is to learn from it."""
+    """Return the space's teacher if networks are to be distilled from it."""
     multi, steps = space.recipe.multi, space.recipe.steps
     unseen = any(not space.family[class_id].shown for class_id in space.family.between)
     if multi is None or not unseen or not (steps <= AUTOMATIC_STEPS if distil is None else distil):
@@ -155,9 +151,9 @@ def line_of_classes(
     latents: Mapping[int, Tensor],
     task: Task,
 ) -> ClassLine:
-    """The line from the best network of the smallest architecture to the best of the largest (NetSpace, Fig. 5, centre).
+    """Measure the line from the best network of the smallest architecture to the best of the largest (NetSpace, Fig. 5, centre).
 
-    Of the members in `rows`, by ClassId, with `latents` (M, E); the best go by accuracy on validation images.
+    The two are the best on validation images among the members in `rows`, by ClassId, with `latents` (M, E).
     """
     last, ends, names, targets = len(space.family) - 1, [], [], []
     for class_id in (0, last):
@@ -180,10 +176,10 @@ def line_of_classes(
     )
 
 
-def _mean(ranks: list[float]) -> float | None:
-    """The mean over lines on which accuracy varies; None if there are none."""
-    known = [rank for rank in ranks if not np.isnan(rank)]
-    return float(np.mean(known)) if known else None
+def _mean(values: list[float]) -> float | None:
+    """Return the mean over lines on which accuracy varies; None if there are none."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def interpolate(
@@ -195,13 +191,17 @@ def interpolate(
     zoo_path: Path | None = None,
     device: str = "cpu",
 ) -> Interpolation:
-    """Accuracy on the test images along the latent line, beside the direct interpolation of weights.
+    """Measure accuracy on the test images along the latent line, and along the line between the weights.
 
     Between networks of different architectures, latents say of which each network is (NetSpace, Fig. 5). `save` is a folder
-    for the decoded networks, as safetensors. `weight_accuracy` is None where an end has no weights (a latent file) or the
+    for the decoded networks, as safetensors. `weight_accuracy` is None if an end has no weights (a latent file) or the
     ends' weights cannot be mixed (two architectures). `linear_r2` is that of a straight line through the accuracies;
-    `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are kept in the
-    run's `interpolations/`.
+    `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are also written to
+    the run's `interpolations/`.
+
+    Raises:
+        UsageError: there are fewer than 2 steps, or an end names no network of the space.
+        NetspaceError: the run has no space, or the zoo is another.
 
     >>> result = interpolate(run, "worst", "best", steps=3, save=folder)  # networks are named as on the command line
     >>> len(list(folder.glob("*.safetensors")))
@@ -217,7 +217,7 @@ def interpolate(
     networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
     one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
     truth = task.targets_between("test", one, other, gamma)
-    found = accuracies(networks, task, "test", targets=truth)
+    latent = accuracies(networks, task, "test", targets=truth)
     direct = aligned = None
     if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
@@ -225,51 +225,37 @@ def interpolate(
         line = _aligned(space, first.class_id, torch.stack([first.flat, last.flat]), gamma, task)
         aligned = None if line is None else accuracies(line, task, "test", targets=truth)
     factors = gamma.cpu().numpy()
-    files: dict[str, list[str]] = {}  # the key is absent where nothing is saved
+    files: dict[str, list[str]] = {}  # the key is absent if nothing is saved
     if save is not None:
-        names = [save / f"{place:02d}-gamma-{value:.3f}.safetensors" for place, value in enumerate(factors)]
-        for place, (name, value, right) in enumerate(zip(names, factors, found, strict=True)):
-            notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{right:.6f}"}
-            arch = space.family[int(networks.class_ids[place])]
-            write_network(name, networks.flat(place), arch, **notes)
+        names = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
+        for index, (name, value, accuracy) in enumerate(zip(names, factors, latent, strict=True)):
+            notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{accuracy:.6f}"}
+            arch = space.family[int(networks.class_ids[index])]
+            write_network(name, networks.flat(index), arch, **notes)
         files = {"networks": [str(name) for name in names]}
-    first_end, last_end = _targets(space, (first, last), task)
+    targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),
         start=first.name,
         end=last.name,
         gamma=[round(float(value), 6) for value in factors],
         arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
-        latent_accuracy=found.tolist(),
+        latent_accuracy=latent.tolist(),
         weight_accuracy=None if direct is None else direct.tolist(),
         aligned_accuracy=None if aligned is None else aligned.tolist(),
-        spearman=_number(spearman(factors, found)),
+        spearman=_number(spearman(factors, latent)),
         weight_spearman=None if direct is None else _number(spearman(factors, direct)),
-        linear_r2=_number(linear_r2(factors, found)),
+        linear_r2=_number(linear_r2(factors, latent)),
         weight_linear_r2=None if direct is None else _number(linear_r2(factors, direct)),
         end_differences=(
-            None if first_end is None else float(found[0]) - first_end,
-            None if last_end is None else float(found[-1]) - last_end,
+            None if targets[0] is None else float(latent[0]) - targets[0],
+            None if targets[1] is None else float(latent[-1]) - targets[1],
         ),
         **files,
         **({"score": task.score_metadata()} if task.score_metadata() else {}),
     )
     result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
     return result
-
-
-def _targets(space: Space, ends: tuple[Named, Named], task: Task) -> list[float | None]:
-    """Test accuracy of the networks that the ends were encoded from; None where only a latent was given."""
-    return [
-        None
-        if end.flat is None
-        else float(
-            accuracies(
-                Networks.of_class(space.family, end.class_id, end.flat[None]), task, "test", torch.tensor([end.seed])
-            )[0]
-        )
-        for end in ends
-    ]
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """`netspace optimize`: gradient descent on latents, with the space frozen (NetSpace, Latent Space Optimization, Tab. I).
 
-Axes: S starts, E latent size, B images, P parameters. Every start is improved by itself; they share each step's
-images, the teacher's answers and one pass through the decoder. Validation images choose, test images report."""
+Axes: S starts, E latent size, B images, P parameters. Every start is improved by itself; they share each step's images, the
+teacher's logits and one pass through the decoder. The best is chosen on validation images and reported on test images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from netspace.archs import trust_options
-from netspace.commands.convert import Named, resolve, write_latent, write_network, zoo_of
+from netspace.commands.convert import Named, resolve, target_accuracy, write_latent, write_network, zoo_of
 from netspace.commands.sample import known_latents
 from netspace.config import Seed, Settings
 from netspace.errors import UsageError
@@ -44,15 +44,15 @@ class OptimizeConfig(Settings):
     arch: str | None = None  # decode all starts as this architecture, of the space's or another; none: each as its own
     width: float | None = Field(None, gt=0)  # of arch, where it is not that of the space's
     depth: int | None = Field(None, ge=1)  # of arch, where it is not that of the space's
-    teacher: str = AUTO  # whose answers are learnt; 'auto': the zoo's teacher if it has one, else its best member
-    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: the teacher's share; the rest is the labels'
+    teacher: str = AUTO  # whose logits are distilled; 'auto': the zoo's teacher if it has one, else its best member
+    alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: weight of the teacher; the labels have 1 - alpha
     temperature: float = Field(4.0, gt=0)  # T of Eq. 3
     classid: float = Field(1.0, ge=0)  # weight of Eq. 6, where there are several architectures
     steps: int = Field(500, ge=1)
     learning_rate: float = Field(0.02, gt=0)  # of Adam, in units of the latents' spread over training members
     images: int = Field(128, ge=1)  # in a batch
     validate_every: int = Field(25, ge=1)  # steps
-    patience: int = Field(8, ge=1)  # validations without a better start after which nothing more is tried
+    patience: int = Field(8, ge=1)  # validations without a better start after which the search ends
     seed: Seed = 0
     precision: Precision = "auto"  # of the decoder
 
@@ -65,9 +65,13 @@ def optimize(
     zoo_path: Path | None = None,
     device: str = "cpu",
 ) -> Optimization:
-    """Improves latents and writes the best one, its network and the curve to the folder `out`.
+    """Improve latents; write the best one, its network and the curve to the folder `out`.
 
-    Goes on where it was stopped with `resume`. Raises `UsageError` for a folder that holds another optimisation.
+    With `resume` an interrupted optimisation continues.
+
+    Raises:
+        UsageError: a start or the teacher names no network, or the folder is that of another optimisation.
+        NetspaceError: the run has no space, or the zoo is another.
 
     >>> config = OptimizeConfig(starts=("worst",), steps=2)
     >>> result = optimize(run, config, folder / "better")
@@ -79,8 +83,8 @@ def optimize(
     with zoo_of(run, zoo_path) as zoo:
         origin |= {"zoo": str(zoo.path.resolve()), "zoo_hash": zoo.content_hash}
         task = task_of(zoo, space.device)
-        beside = config.teacher != AUTO or teacher_path(zoo.path).exists()
-        master = teacher(config.teacher if beside else "best", zoo, task)
+        has_teacher = config.teacher != AUTO or teacher_path(zoo.path).exists()
+        master = teacher(config.teacher if has_teacher else "best", zoo, task)
         decoding = space.select(config.arch, config.width, config.depth)
         aim = (
             None
@@ -89,7 +93,7 @@ def optimize(
         )
         starts = [_start(text, number, config, space, zoo, aim) for number, text in enumerate(config.starts)]
         aims = [space.family[start.class_id] if aim is None else aim for start in starts]
-        spreads = {arch.id: _spread(space, zoo, arch) for arch in aims}
+        spreads = {arch.id: known_latents(space, zoo, arch).std(0).clamp_min(1e-6) for arch in aims}
     froms = [word for text in config.starts for word in ("--from", text)]
     folder = RunFolder.of(OPTIMISATION, out, trust_options(), again=["--run", str(run), *froms])
     with folder.alone("written"):
@@ -106,15 +110,15 @@ def optimize(
         search = Search(decoding, config, task, master, starts, aims, torch.stack([spreads[arch.id] for arch in aims]))
         before = accuracies(decoding.decode_all(search.start, search.class_ids), task, "test")
         curve = search.run(folder.last)
-        own = [_accuracy(space, each, task) for each in starts]
+        own = [target_accuracy(space, each, task) for each in starts]
         return _finish(out, run, starts, aims, own, master, search, before, curve)
 
 
 class Search:
-    """Adam on the latents (S, E) alone; keeps each start's best by validation.
+    """Adam on the latents (S, E) alone; `best` are those of each start that were best in validation.
 
-    Every start stays a network of its architecture: the ClassId head's loss draws it there (NetSpace, Latent Space
-    Optimization), and nothing is kept that the head takes for another.
+    Every start stays a network of its architecture: the loss of the ClassId head draws it there (NetSpace, Latent Space
+    Optimization), and latents that the head takes for another architecture are never the best.
     """
 
     def __init__(
@@ -142,11 +146,11 @@ class Search:
 
     @property
     def latents(self) -> Tensor:
-        """(S, E) where the search is."""
+        """The current latents (S, E)."""
         return self.start + self.moved * self.spread
 
     def _precision(self) -> str:
-        """The decoder's, as asked for or the one in which a step is fastest here."""
+        """Return the decoder's precision: the one that was asked for, or the one in which a step is fastest here."""
         config, recipe = self.config, self.space.recipe
 
         def trial(precision: dict[str, str]) -> None:
@@ -159,30 +163,30 @@ class Search:
         return choose(subject, {"precision": config.precision}, trial, self.space.device)["precision"]
 
     def loss(self, number: int) -> Tensor:
-        """The distillation loss of every start, summed, on the images of a step."""
+        """Return the sum over starts of the distillation loss (NetSpace, Eq. 5) and that of the ClassId head (Eq. 6) in a step."""
         config, space = self.config, self.space
-        images, places = self.images.take(number, config.images)
+        images, rows = self.images.take(number, config.images)
         latents = self.latents
         with autocast(self.precision, space.device):
             networks = Networks(space.family, space.model.decoder(latents, self.aim).float(), self.class_ids)
-            logits = None if space.model.head is None else space.model.head(latents)
-        answered = networks.each(lambda nets, flat: nets(flat, images))
-        targets = self.task.targets("train", places)
-        terms = self.task.distillation_loss(answered, self.master(images), targets, config.temperature, config.alpha)
-        if logits is not None and config.classid:
-            terms = terms + config.classid * class_loss(logits, self.aim)
+            class_logits = None if space.model.head is None else space.model.head(latents)
+        outputs = networks.each(lambda nets, flat: nets(flat, images))
+        targets = self.task.targets("train", rows)
+        terms = self.task.distillation_loss(outputs, self.master(images), targets, config.temperature, config.alpha)
+        if class_logits is not None and config.classid:
+            terms = terms + config.classid * class_loss(class_logits, self.aim)
         return terms.sum()
 
     def validate(self, number: int, loss: float | None) -> bool:
-        """Notes accuracies on validation images; returns whether a start is better than ever.
+        """Record accuracies on validation images; return whether a start is better than ever.
 
-        Of equal accuracies, which few images often give, the one of smaller cross-entropy is the better.
+        Of equal accuracies, which few images often give, the one with the smaller cross-entropy is better.
         """
         latents, task = self.latents.detach(), self.task
         targets = task.targets("val", slice(None)).cpu()
         logits = network_outputs(self.space.decode_all(latents, self.class_ids), task, "val")
-        found = task.score(logits, targets).numpy()
-        merit = task.merit(found)
+        scores = task.score(logits, targets).numpy()
+        merit = task.merit(scores)
         costs = torch.stack([task.training_loss(each, targets) for each in logits]).double().numpy()
         same = (self.space.class_ids(latents) == self.class_ids).numpy()
         tied = (merit == self.best_accuracy) & (costs < self.best_cost)
@@ -191,12 +195,12 @@ class Search:
         self.best_cost = np.where(better, costs, self.best_cost)
         chosen = torch.from_numpy(better).to(latents.device)[:, None]
         self.best = torch.where(chosen, latents, self.best)
-        record = {"step": number, "loss": loss, "accuracy_val": found.tolist(), "cross_entropy_val": costs.tolist()}
+        record = {"step": number, "loss": loss, "accuracy_val": scores.tolist(), "cross_entropy_val": costs.tolist()}
         self.curve.append({**record, "better": better.tolist()})
         return bool(better.any())
 
     def run(self, checkpoint: Path) -> list[dict[str, Any]]:
-        """The whole search; returns its curve. A checkpoint is written at every validation."""
+        """Run the whole search and return its curve. A checkpoint is written at every validation."""
         self._load(checkpoint)
         if not self.curve:
             self.validate(0, None)
@@ -218,31 +222,27 @@ class Search:
         return self.curve
 
     def _stale(self) -> int:
-        """Validations since any start was better than before, and of its own architecture."""
-        latest = max((place for place, record in enumerate(self.curve) if any(record["better"])), default=0)
+        """Return the number of validations since any start was better than before, and of its own architecture."""
+        latest = max((index for index, record in enumerate(self.curve) if any(record["better"])), default=0)
         return len(self.curve) - 1 - latest
 
     def _save(self, path: Path) -> None:
-        held = {"moved": self.moved.detach(), "optimizer": self.optimizer.state_dict(), "curve": self.curve}
+        state = {"moved": self.moved.detach(), "optimizer": self.optimizer.state_dict(), "curve": self.curve}
         best = {"best_accuracy": torch.from_numpy(self.best_accuracy), "best_cost": torch.from_numpy(self.best_cost)}
-        write_torch(path, {**held, "best": self.best, **best})
+        write_torch(path, {**state, "best": self.best, **best})
 
     def _load(self, path: Path) -> None:
         if path.exists():
-            held = read_torch(path)
+            state = read_torch(path)
             with going_on_from(path), torch.no_grad():
-                self.moved.copy_(held["moved"])
-                self.optimizer.load_state_dict(held["optimizer"])
-                self.curve, self.best = held["curve"], held["best"].to(self.start.device)
-                self.best_accuracy, self.best_cost = held["best_accuracy"].numpy(), held["best_cost"].numpy()
-
-
-def _spread(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
-    """Standard deviation (E,) of the latents that an architecture's networks have."""
-    return known_latents(space, zoo, arch).std(0).clamp_min(1e-6)
+                self.moved.copy_(state["moved"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.curve, self.best = state["curve"], state["best"].to(self.start.device)
+                self.best_accuracy, self.best_cost = state["best_accuracy"].numpy(), state["best_cost"].numpy()
 
 
 def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zoo, aim: ArchClass | None) -> Named:
+    """Return the network that `text` names, or noise."""
     word, _, name = text.partition(":")
     if word != NOISE:
         return resolve(text, space, zoo)
@@ -275,13 +275,13 @@ def _finish(
     chosen = int(search.best_accuracy.argmax())
     write_latent(out / "latent.safetensors", search.best[chosen], run=str(run), arch=kinds[chosen].id)
     files = [out / "network.safetensors"]
-    notes = [{"from": each.name, "accuracy_test": f"{right:.6f}"} for each, right in zip(starts, after, strict=True)]
+    notes = [{"from": each.name, "accuracy_test": f"{value:.6f}"} for each, value in zip(starts, after, strict=True)]
     write_network(files[0], networks.flat(chosen), kinds[chosen], **notes[chosen])
     if len(starts) > 1:
         write_tensors(out / "latents.safetensors", {"latents": search.best, "class_ids": search.class_ids})
-        for place, arch in enumerate(kinds):
-            files.append(out / "networks" / f"{place:02d}-{arch.id}.safetensors")
-            write_network(files[-1], networks.flat(place), arch, **notes[place])
+        for index, arch in enumerate(kinds):
+            files.append(out / "networks" / f"{index:02d}-{arch.id}.safetensors")
+            write_network(files[-1], networks.flat(index), arch, **notes[index])
     result = Optimization(
         run=str(run),
         starts=[each.name for each in starts],
@@ -300,10 +300,3 @@ def _finish(
     )
     result.write(out / "optimize.json")
     return result
-
-
-def _accuracy(space: Space, start: Named, task: Task) -> float | None:
-    """Of the network itself that a start was encoded from, on test images; None where there was none."""
-    if start.flat is None:
-        return None
-    return float(accuracies(Networks.of_class(space.family, start.class_id, start.flat[None]), task, "test")[0])

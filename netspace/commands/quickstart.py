@@ -1,8 +1,8 @@
-"""`netspace quickstart`: the whole story on real bundled data, minutes on two cores.
+"""`netspace quickstart`: the whole pipeline on real bundled data, in minutes on two cores.
 
-A zoo of small networks on scikit-learn's digits, its latent space, evaluation on members never seen, an interpolation,
-and a report. Every part is the command a user would run, with the bundled recipes `zoo/quickstart` and
-`space/quickstart`; started again after an interruption it goes on."""
+It builds a zoo of small networks on scikit-learn's digits, learns its latent space, evaluates it on test members, interpolates,
+and writes a report. Every part is the command that a user would run, with the bundled recipes `zoo/quickstart` and
+`space/quickstart`; an interrupted quickstart continues when it is started again."""
 
 from __future__ import annotations
 
@@ -28,15 +28,13 @@ from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import MemberRef, Zoo
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
-
-
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
 def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None) -> Quickstart:
-    """Builds, trains, evaluates, interpolates, reports; returns the figures of each part and the seconds it took.
+    """Run the whole pipeline; return the figures of each part and the seconds that it took.
 
-    `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for any other.
+    `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for others.
 
     >>> fewer = ["zoo.members.train=24", "zoo.members.val=8", "zoo.members.test=8", "zoo.epochs.last=2"]
     >>> fewer += ["space.steps=2", "space.validate_every=2"]
@@ -48,7 +46,7 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
 
     started = time.monotonic()
     of_zoo, of_space = split_changes(changes)
-    remembered = [*(SMALL_SPACE if small else ()), *of_space]  # by the run
+    recorded = [*(SMALL_SPACE if small else ()), *of_space]  # in the run's provenance
     if device:
         of_zoo, of_space = [*of_zoo, f"device={device}"], [*of_space, f"device={device}"]
     device = str(pick_device(device or "auto"))
@@ -57,7 +55,7 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
     zoo_path = run / "zoo.h5"
     build(recipe, zoo_path)
     built = time.monotonic()
-    train(space, zoo_path, run, resume=is_run(run), changes=remembered)
+    train(space, zoo_path, run, resume=is_run(run), changes=recorded)
     trained = time.monotonic()
     figures = evaluate(run, "test", device=device)
     evaluate(run, "train", device=device, baselines=False)
@@ -87,20 +85,20 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
 
 
 def split_changes(changes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the changes `zoo.KEY=VALUE` and `space.KEY=VALUE` without their first word."""
-    found: dict[str, list[str]] = {"zoo": [], "space": []}
+    """Return the changes `zoo.KEY=VALUE` and `space.KEY=VALUE` without their first word. Raises `UsageError` for others."""
+    split: dict[str, list[str]] = {"zoo": [], "space": []}
     for change in changes:
         recipe, dot, rest = change.partition(".")
-        if recipe not in found or not dot:
+        if recipe not in split or not dot:
             raise UsageError(
                 f"--set of quickstart takes zoo.KEY=VALUE or space.KEY=VALUE (such as space.steps=400), not {change!r}"
             )
-        found[recipe].append(rest)
-    return found["zoo"], found["space"]
+        split[recipe].append(rest)
+    return split["zoo"], split["space"]
 
 
 def held_out_ends(zoo_path: Path) -> tuple[str, str]:
-    """Two test members for the interpolation: the one at the lower quartile, and the best, on validation images."""
+    """Return two test members for the interpolation: the one at the lower quartile and the best, on validation images."""
     with Zoo(zoo_path) as zoo:
         group = zoo.only()
         rows = group.rows("test")

@@ -80,10 +80,14 @@ def schema(kind: str) -> list[Setting]:
     return _settings(model_of(kind), None, "")
 
 
-def _settings(model: type[BaseModel], default: BaseModel | None, prefix: str) -> list[Setting]:
+def _settings(
+    model: type[BaseModel], default: BaseModel | None, prefix: str, base: type[BaseModel] = BaseModel
+) -> list[Setting]:
+    """Return the settings of a model that those of `base` do not have; of a component also those that some kinds alone have."""
     result: list[Setting] = []
     comments = _comments(model)
-    for name, field in model.model_fields.items():
+    own = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
+    for name, field in own.items():
         required = default is None and field.is_required()
         value = getattr(default, name) if default is not None else None
         if default is None and not required:
@@ -102,6 +106,10 @@ def _settings(model: type[BaseModel], default: BaseModel | None, prefix: str) ->
             first = value[0] if isinstance(value, tuple) and value else value
             start = first if isinstance(first, BaseModel) else None
             result += _settings(inner[0], start, f"{prefix}{name}.{_key(field.annotation)}")
+    if issubclass(model, KindSettings) and base is BaseModel:
+        for kind, component in model.table().items():
+            for setting in _settings(getattr(component, "Config", model), None, prefix, model):
+                result.append(setting.model_copy(update={"help": f"{setting.help} ({kind})"}))
     return result
 
 
@@ -110,7 +118,7 @@ def _key(annotation: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A default as JSON holds it."""
+    """Return a default as a JSON value."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, list | tuple):
@@ -131,7 +139,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _name(annotation: Any) -> str:
-    """A type as a person writes its values."""
+    """Return a type in the words in which a person writes its values."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(map(str, parts))
@@ -151,7 +159,7 @@ def _name(annotation: Any) -> str:
 
 
 def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """The comments of a model's fields, base classes first: on the field's own lines, or on the lines above it."""
+    """Return the comments of a model's fields, on the field's own lines or on the lines above it; base classes come first."""
     result: dict[str, str] = {}
     for owner in reversed([each for each in model.__mro__ if issubclass(each, BaseModel) and each is not BaseModel]):
         source = textwrap.dedent(inspect.getsource(owner))
@@ -171,6 +179,6 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _head(name: str) -> str:
-    """The comment at the top of a recipe, in one line."""
+    """Return the comment at the top of a recipe, in one line."""
     lines = read_text(bundled_folder() / f"{name}.yaml").splitlines()
     return " ".join(line.lstrip("# ").strip() for line in takewhile(lambda line: line.startswith("#"), lines))

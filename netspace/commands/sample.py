@@ -1,4 +1,7 @@
-"""`netspace sample`: new networks, drawn from the distribution of the latents of a class."""
+"""`netspace sample`: new networks, drawn from the distribution of the latents of an architecture.
+
+Axes: N training members, S samples, P parameters, E latent size, B inputs, C outputs.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,19 @@ from netspace.training.setup import shown_rows, task_of
 from netspace.training.validation import network_outputs
 from netspace.zoo import Zoo
 
-BANK = 4096  # training members that are drawn from and compared with, at most
-
-
-PAIRS = 256  # of a smallest and a largest network, for an architecture that was never shown
+MAX_BANK = 4096  # training members that are drawn from and compared with
+PAIRS = 256  # of a smallest and a largest network, for an architecture not seen in training
+NOISE = 0.1  # of the baseline 'nearest + noise', in units of each layer's standard deviation
+FITS = ("gaussian", "kde")
+Fit = Literal["gaussian", "kde"]
 
 
 def known_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
-    """Latents (N, E) of the training members that the space was shown of an architecture.
+    """Return latents (N, E) of the training members of an architecture.
 
-    Of one that was never shown: points between random pairs of the smallest and the largest architecture's, at the factor
-    that Eq. 12 gives it (`Space.factor`).
+    For an architecture not seen in training they are points between random pairs of the smallest and the largest
+    architecture's, at the factor gamma of NetSpace, Eq. 12 (`Space.factor`). Raises `NetspaceError` if the zoo has no such
+    members.
     """
     own = next((each for each in space.family if each.id == arch.id), arch)
     if own.shown:
@@ -45,32 +50,23 @@ def known_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
 
 
 def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
-    """Flat parameters (N, P) of the zoo's training members of an architecture; None if it has none.
+    """Return the parameters (N, P) of the zoo's training members of an architecture; None if it has none.
 
-    Those that the space was shown; of an architecture never shown all, to compare with.
+    They are those that the space was trained on; of an architecture not seen in training all, to compare with.
     """
     if arch.id not in zoo.archs:
         return None
     group = zoo.group(arch.id)
     rows = shown_rows(space.recipe, zoo, group).numpy() if arch.shown else group.rows("train")
-    return unpack(group.read(rows[:BANK]).to(space.device), arch.parameters) if len(rows) else None
+    return unpack(group.read(rows[:MAX_BANK]).to(space.device), arch.parameters) if len(rows) else None
 
 
 def _trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     if not arch.shown or arch.id not in zoo.archs:
         raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
     group = zoo.group(arch.id)
-    rows = shown_rows(space.recipe, zoo, group)[:BANK]
+    rows = shown_rows(space.recipe, zoo, group)[:MAX_BANK]
     return space.encode_preps(group.read(rows.numpy()), arch.id)
-
-
-NOISE = 0.1  # of the baseline 'nearest + noise', in units of each layer's spread
-
-
-FITS = ("gaussian", "kde")
-
-
-Fit = Literal["gaussian", "kde"]
 
 
 def sample(
@@ -86,15 +82,18 @@ def sample(
     width: float | None = None,
     depth: int | None = None,
 ) -> Sampling:
-    """Draws `count` networks and tells how accurate, how new and how different they are, beside baselines.
+    """Draw `count` networks; measure how accurate, how new and how different they are, compared with baselines.
 
-    Of an architecture that the space was never shown they are drawn from where Eq. 12 puts it (NetSpace, Sampling of Unseen
-    Architectures), and compared with normally trained ones, if the zoo has any.
+    Networks of an architecture not seen in training are drawn where Eq. 12 puts it (NetSpace, Sampling of Unseen
+    Architectures), and compared with normally trained ones, if the zoo has any. `fit` is the distribution: one Gaussian over the
+    latents of training members, or one around each of them ('kde') with a width of `bandwidth` times the former's. `save` is a
+    folder for the networks, as safetensors. With a coordinate decoder, `arch` may be any architecture, or one of the space's at
+    another `width` or `depth` (`Space.resized`). The figures are also written to the run's `samples/`.
 
-    `fit` is what is drawn from: one Gaussian over the training members' latents, or one around each of them ('kde'),
-    `bandwidth` of the former's width. `save` is a folder for the networks, as safetensors. The figures are kept in
-    the run's `samples/`. With a coordinate decoder, `arch` may be any architecture, or one of the space's at another `width` or
-    `depth` (`Space.resized`). Raises `UsageError` for an architecture that the space does not hold, or none where it holds several.
+    Raises:
+        UsageError: for less than 2 networks, an unknown `fit` or `bandwidth`, and an architecture that the space does not have,
+            or none if it has several.
+        NetspaceError: the run has no space, or the zoo is another.
 
     >>> result = sample(run, count=2, save=folder)
     >>> len(list(folder.glob("*.safetensors")))
@@ -110,36 +109,36 @@ def sample(
         raise unknown("fit", fit, FITS)
     space = Space.load(run, device)
     decoding = space.select(arch, width, depth)  # the same latents, perhaps as an architecture that nobody declared
-    found = space.arch_class(arch) if decoding is space else decoding.arch_class()
-    class_id = decoding.class_id(found.id)
+    kind = space.arch_class(arch) if decoding is space else decoding.arch_class()
+    class_id = decoding.class_id(kind.id)
     with zoo_of(run, zoo_path) as zoo:
-        task, known = task_of(zoo, space.device), known_latents(space, zoo, found)
-        bank = known_networks(space, zoo, found)
+        task, known = task_of(zoo, space.device), known_latents(space, zoo, kind)
+        bank = known_networks(space, zoo, kind)
         trained = np.empty(0)
-        if found.id in zoo.archs:
-            trained = zoo.group(found.id).members["accuracy_test"][zoo.group(found.id).rows("train")]
+        if kind.id in zoo.archs:
+            trained = zoo.group(kind.id).members["accuracy_test"][zoo.group(kind.id).rows("train")]
     latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
-    flat = decoding.decode_flat(latents, found.id)
-    sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, found, seed))}
+    flat = decoding.decode_flat(latents, kind.id)
+    sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, kind, seed))}
     logits = {
         name: network_outputs(Networks.of_class(decoding.family, class_id, rows), task, "test")
         for name, rows in sets.items()
     }
     near, near_logits = sets.get("nearest"), logits.get("nearest")
-    told = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
+    figures = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
     novelty = None if near_logits is None else 1 - task.agreement(logits["sampled"], near_logits)
     scores = _scores(logits["sampled"], task).tolist()
-    files: dict[str, list[str]] = {}  # the key is absent where nothing is saved
+    files: dict[str, list[str]] = {}  # the key is absent if nothing is saved
     if save is not None:
         names = [save / f"{number:04d}.safetensors" for number in range(count)]
-        for name, row, right in zip(names, flat, scores, strict=True):
-            write_network(name, row, found, run=str(run), accuracy_test=f"{right:.6f}")
+        for name, row, score in zip(names, flat, scores, strict=True):
+            write_network(name, row, kind, run=str(run), accuracy_test=f"{score:.6f}")
         files = {"networks": [str(name) for name in names]}
     result = Sampling(
         run=str(run),
-        arch=found.id,
-        shown=found.shown,
-        factor=space.factor(found) if space.several else None,
+        arch=kind.id,
+        shown=kind.shown,
+        factor=space.factor(kind) if space.several else None,
         fit=fit,
         count=count,
         seed=seed,
@@ -147,15 +146,15 @@ def sample(
         novelty=[None] * count if novelty is None else novelty.tolist(),
         classid_accuracy=(float((space.class_ids(latents) == class_id).double().mean()) if decoding.several else None),
         zoo_accuracy=float(trained.mean()) if len(trained) else None,
-        **told,
+        **figures,
         **files,
     )
-    result.write(run / "samples" / f"{found.id}-{fit}-{seed}.json")
+    result.write(run / "samples" / f"{kind.id}-{fit}-{seed}.json")
     return result
 
 
 def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:
-    """What anyone could draw from training networks (N, P): those nearest to samples (S, P), with noise, their mean."""
+    """Return baselines from training networks (N, P): those nearest to samples (S, P), these with noise, and the mean of all."""
     near = bank[nearest(flat, bank)]
     spread = unpack(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
     noise = torch.randn(near.shape, generator=generator(seed, Stream.SAMPLE_NOISE)).to(near.device)
@@ -163,35 +162,34 @@ def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[s
 
 
 def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Tensor:
-    """Latents (S, E) from the distribution of known ones (N, E).
+    """Draw latents (S, E) from the distribution of known ones (N, E).
 
-    A Gaussian with their mean and covariance is drawn from without forming the covariance: random combinations of
-    the centred latents have it.
+    The covariance of a Gaussian is not formed: random combinations of the centred latents have it.
     """
     random = generator(seed, Stream.SAMPLES)
-    centred = known - known.mean(0)
-    share = torch.randn(count, len(known), generator=random).to(known.device) / max(len(known) - 1, 1) ** 0.5
-    moved = share @ centred  # of mean 0 and the latents' covariance
+    weights = torch.randn(count, len(known), generator=random).to(known.device) / max(len(known) - 1, 1) ** 0.5
+    deviations = weights @ (known - known.mean(0))  # of mean 0 and the latents' covariance
     if fit == "gaussian":
-        return known.mean(0) + moved
-    places = torch.randint(len(known), (count,), generator=random).to(known.device)
-    return known[places] + bandwidth * moved
+        return known.mean(0) + deviations
+    rows = torch.randint(len(known), (count,), generator=random).to(known.device)
+    return known[rows] + bandwidth * deviations
 
 
 def _scores(outputs: Tensor, task: Task) -> Tensor:
-    """Scores (S,) of networks with test outputs (S, B, C), which have no seeds."""
+    """Return the scores (S,) of networks with test outputs (S, B, C), which have no seeds."""
     return task.score(outputs, task.targets("test", slice(None), torch.full((len(outputs),), -1)).cpu())
 
 
 def _measure(
     flat: Tensor, logits: Tensor, near: Tensor | None, near_logits: Tensor | None, task: Task
 ) -> SampleFigures:
-    """Means over networks (S, P) with test logits (S, B, C), beside the nearest training networks and their logits.
+    """Measure networks (S, P) with test logits (S, B, C), given the nearest training networks and their logits.
 
-    novelty: share of test images answered otherwise than by the nearest; distance: L2 to it (both None where there is none);
-    pairwise_agreement: share of test images that two of them answer alike; diversity: L2 between two of them (0 for one).
+    `novelty` is the fraction of test images that the nearest answers otherwise and `distance` the L2 distance to it (both None
+    if there is none); `pairwise_agreement` the fraction of test images that two networks answer alike and `diversity` the L2
+    distance between two (0 for a single network). All are means.
     """
-    pairs = [task.agreement(logits[place], logits[place + 1 :]) for place in range(len(logits) - 1)]
+    pairs = [task.agreement(logits[row], logits[row + 1 :]) for row in range(len(logits) - 1)]
     return SampleFigures(
         accuracy=float(_scores(logits, task).mean()),
         novelty=None if near_logits is None else float((1 - task.agreement(logits, near_logits)).mean()),

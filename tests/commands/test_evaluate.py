@@ -111,7 +111,7 @@ def test_baselines_by_answers_are_those_of_a_slow_search(
     run_copy: Path, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks run alone, their answers compared in float64; the bank is taken in parts of unequal size."""
-    monkeypatch.setattr(baselines, "ELEMENTS", 7 * 500 * 10)
+    monkeypatch.setattr(baselines, "MAX_LOGITS", 7 * 500 * 10)
     found = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     logits = {
