@@ -38,25 +38,28 @@ def align_zoo(path: Path, out: Path) -> ZooAlignment:
     with zoo_lock(out):
         if out.exists():
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
-        with Zoo(path) as zoo:
-            if not zoo.complete:
-                raise NetspaceError(f"{path} is not complete: its builder was interrupted; start it again to finish it")
-            aligned = {name: _Aligned(group) for name, group in zoo.archs.items()}
-            reasons = {name: each.skipped for name, each in aligned.items() if each.skipped}
-            if len(reasons) == len(aligned):
-                raise UsageError(
-                    f"no network of {path} could be aligned: {next(iter(reasons.values()), 'it is empty')}"
-                )
-            with progress("align", len(zoo), "members") as bar:
+        return write_aligned(path, out)
 
-                def chunks(name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                    for values, members in aligned[name].chunks():
-                        yield values, members
-                        bar.advance(len(members))
 
-                specs = {name: group.spec for name, group in zoo.archs.items()}
-                sizes = {name: group.size for name, group in zoo.archs.items()}
-                write(out, zoo.header, specs, sizes, {name: len(group) for name, group in zoo.archs.items()}, chunks)
+def write_aligned(path: Path, out: Path) -> ZooAlignment:
+    """Do what `align_zoo` does, for a caller that holds the lock of `out`."""
+    with Zoo(path) as zoo:
+        if not zoo.complete:
+            raise NetspaceError(f"{path} is not complete: its builder was interrupted; start it again to finish it")
+        aligned = {name: _Aligned(group) for name, group in zoo.archs.items()}
+        reasons = {name: each.skipped for name, each in aligned.items() if each.skipped}
+        if len(reasons) == len(aligned):
+            raise UsageError(f"no network of {path} could be aligned: {next(iter(reasons.values()), 'it is empty')}")
+        with progress("align", len(zoo), "members") as bar:
+
+            def chunks(name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for values, members in aligned[name].chunks():
+                    yield values, members
+                    bar.advance(len(members))
+
+            specs = {name: group.spec for name, group in zoo.archs.items()}
+            sizes = {name: group.size for name, group in zoo.archs.items()}
+            write(out, zoo.header, specs, sizes, {name: len(group) for name, group in zoo.archs.items()}, chunks)
     return ZooAlignment(path=str(out), archs={name: each.figures() for name, each in aligned.items()})
 
 

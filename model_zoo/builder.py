@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,13 +21,14 @@ from typing import IO, Any, Literal
 
 import torch
 
+from model_zoo.align import write_aligned
 from model_zoo.forward import Precision, Way
 from model_zoo.recipe import ZooRecipe, plan
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
 from netspace.distributed import begin
-from netspace.errors import NetspaceError, UsageError, printable
+from netspace.errors import NetspaceError, NetspaceWarning, UsageError, printable
 from netspace.files import alone, remove_remains
 from netspace.hardware import pick_device
 from netspace.networks.graph import reason
@@ -272,7 +274,19 @@ def _train_rank(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
 
 def _finish(path: Path) -> None:
     with zoo_lock(path, builder=True):
-        merge(path, sorted(parts_folder(path).glob("part-*.h5")), ordered=True)
+        plan = Plan.read(path)
+        parts = sorted(parts_folder(path).glob("part-*.h5"))
+        if plan is not None and plan.recipe.align:
+            unaligned = parts_folder(path) / "unaligned.h5"  # goes with the folder
+            unaligned.unlink(missing_ok=True)
+            merge(unaligned, parts, ordered=True)
+            try:
+                write_aligned(unaligned, path)
+            except UsageError as error:  # of graphs that cannot be traced: the networks are as good unaligned
+                warnings.warn(f"{path} is not aligned: {error}", NetspaceWarning, stacklevel=2)
+                unaligned.rename(path)
+        else:
+            merge(path, parts, ordered=True)
         done = _done(path)
         parts_folder(path).rename(done)  # at once: what is left of it must not look like an interrupted build
     shutil.rmtree(done)

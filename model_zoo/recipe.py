@@ -148,6 +148,7 @@ class ZooRecipe(Settings):
     batch_size: int = Field(128, ge=1)  # images in a batch
     variety: VarietyConfig | None = None  # what each run learns from; none: all training images, with their labels
     # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
+    align: bool = False  # permute the channels of all members to those of their architecture's best (`zoo align`)
     smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
     prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
@@ -193,6 +194,7 @@ class ZooRecipe(Settings):
                 "optimizer": teacher.optimizer,
                 "batch_size": teacher.batch_size,
                 "variety": None,
+                "align": False,
                 "smoothness": 0.0,
                 "fused": None,
             }
@@ -207,7 +209,9 @@ class ZooRecipe(Settings):
 
     def science(self) -> dict[str, Any]:
         """Return the settings that decide the networks, without the device and the teacher of spaces."""
-        newer = {name for name in ("smoothness", "variety") if not getattr(self, name)}  # older zoos do not have them
+        newer = {
+            name for name in ("smoothness", "variety", "align") if not getattr(self, name)
+        }  # older zoos do not have them
         return self.model_dump(mode="json", exclude={"device", "teacher", *newer})
 
 

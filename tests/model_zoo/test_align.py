@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from model_zoo.align import align_zoo
+from model_zoo.builder import build
+from model_zoo.recipe import ZooRecipe
 from model_zoo.verify import verify
-from netspace.errors import UsageError
+from netspace.errors import NetspaceWarning, UsageError
 from netspace.zoo import Zoo
 
 
@@ -83,3 +86,30 @@ def test_the_command_tells_what_it_did(cli, multi_zoo: Path, tmp_path: Path) -> 
     assert done.code == 0 and "groups of channels; mean distance" in done.out
     done = cli("zoo", "align", str(multi_zoo), "-o", str(tmp_path / "b.h5"))
     assert done.code == 2 and "b.h5 exists already" in done.err
+
+
+def test_a_recipe_builds_its_zoo_aligned(zoo_settings: dict[str, Any], tmp_path: Path) -> None:
+    small = {**zoo_settings, "members": {"train": 4, "val": 1, "test": 1}}
+    plain = build(ZooRecipe.model_validate(small), tmp_path / "plain.h5", workers=1)
+    aligned = build(ZooRecipe.model_validate({**small, "align": True}), tmp_path / "aligned.h5", workers=1)
+    align_zoo(plain, tmp_path / "later.h5")
+    with Zoo(aligned) as zoo, Zoo(tmp_path / "later.h5") as later, Zoo(plain) as before:
+        (name,) = zoo.archs
+        rows = np.arange(6)
+        assert torch.equal(zoo.group(name).read(rows), later.group(name).read(rows))
+        assert not torch.equal(zoo.group(name).read(rows), before.group(name).read(rows))
+        assert zoo.header.recipe["align"] is True and "align" not in before.header.recipe
+    assert {path.name for path in tmp_path.glob("aligned*")} == {"aligned.h5"}
+
+
+def test_a_zoo_that_cannot_be_aligned_is_built_all_the_same(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, out: Path) -> None:
+        raise UsageError("no network could be aligned: its graph cannot be traced")
+
+    monkeypatch.setattr("model_zoo.builder.write_aligned", refused)
+    small = {**zoo_settings, "members": {"train": 2, "val": 1, "test": 1}, "align": True}
+    with pytest.warns(NetspaceWarning, match=r"zoo.h5 is not aligned: no network could be aligned"):
+        build(ZooRecipe.model_validate(small), tmp_path / "zoo.h5", workers=1)
+    assert verify(tmp_path / "zoo.h5").ok
