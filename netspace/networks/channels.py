@@ -24,65 +24,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from netspace.networks.folding import FrozenAffine
 from netspace.networks.graph import FORWARDS, trace
 
-_ELEMENTWISE = frozenset(
-    [
-        "relu",
-        "relu_",
-        "leaky_relu",
-        "gelu",
-        "silu",
-        "elu",
-        "selu",
-        "celu",
-        "tanh",
-        "sigmoid",
-        "hardtanh",
-        "relu6",
-        "mish",
-        "hardswish",
-        "hardsigmoid",
-        "softplus",
-        "softsign",
-        "logsigmoid",
-        "tanhshrink",
-        "rrelu",
-        "dropout",
-        "dropout2d",
-        "identity",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "contiguous",
-        "clone",
-        "detach",
-        "abs",
-        "neg",
-        "exp",
-        "sin",
-        "cos",
-        "square",
-        "sqrt",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "pow",
-        "float",
-        "double",
-    ]
-)
-_POOLING = frozenset(  # the last is what torch calls its max_pool
-    [
-        "avg_pool1d",
-        "avg_pool2d",
-        "max_pool1d",
-        "max_pool2d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "interpolate",
-        "upsample",
-        "boolean_dispatch",
-    ]
-)
+_ELEMENTWISE = frozenset((
+    "relu", "relu_", "leaky_relu", "gelu", "silu", "elu", "selu", "celu", "tanh", "sigmoid", "hardtanh", "relu6",
+    "mish", "hardswish", "hardsigmoid", "softplus", "softsign", "logsigmoid", "tanhshrink", "rrelu", "dropout",
+    "dropout2d", "identity", "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "abs",
+    "neg", "exp", "sin", "cos", "square", "sqrt", "clamp", "clamp_min", "clamp_max", "pow", "float", "double",
+))  # fmt: skip
+_POOLING = frozenset((
+    "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "interpolate", "upsample", "boolean_dispatch",  # what torch calls its max_pool
+))  # fmt: skip
 _JOINING = frozenset(
     ["add", "sub", "mul", "maximum", "minimum", "iadd", "isub", "imul", "add_", "sub_", "mul_", "truediv", "div"]
 )

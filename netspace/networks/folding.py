@@ -1,17 +1,16 @@
-"""Batch norm absorbed into its neighbour, so that a network is its parameters and nothing else.
+"""Batch norm folded into the layer before it, so that a network is its parameters and nothing else.
 
-At inference a batch norm is a frozen affine map of each channel (netspace.md, Suppl. VI, Eq. 1); after a convolution or a
-linear layer it is part of that layer's weight and bias. `fold` gives a copy of a network in which every batch norm has gone
-there, with the names and the order of the parameters that remain, and checks in float64 that the copy computes the same
-function. `Folder` does the same arithmetic on the state of M networks at once. Both follow one plan, read from the
-`torch.fx` graph of the network (`graph.py`, which also says what is refused), and carry it out with `fold_state`, the only
-place where a batch norm is computed away: in float64, giving back the dtypes it was given.
+At inference a batch norm is a fixed affine map of each channel (NetSpace, Suppl. VI, Eq. 1); after a convolution or a linear
+layer it can be part of that layer's weight and bias. `fold` returns a copy of a network with all batch norms folded and the
+other names and their order unchanged, and checks in float64 that the copy computes the same function. `Folder` does the same
+for the state of M networks at once. Both follow a plan read from the `torch.fx` graph of the network (`graph.py`, which also
+says what is refused) and use `fold_state`, the only place with this arithmetic: in float64, returning the dtypes of before.
 
-A batch norm that follows nothing it could go into (an activation, a sum, a layer used twice) becomes a `FrozenAffine` in
-its place. Folding forward, into the layer after, is left out: zero padding makes it wrong.
+A batch norm that follows no such layer (but an activation, a sum, a layer that is used twice) becomes a `FrozenAffine`.
+Folding into the layer after is not done: zero padding makes it wrong.
 
-`unfold` undoes `fold` up to the values that folding forgets: what a batch norm did is in the layer before it, so the batch
-norm becomes the identity (mean 0, variance 1 - eps, weight 1), and carries the bias of a layer that has none.
+`unfold` inverts `fold` up to the values that folding loses: a batch norm's function is in the layer before it, so the batch
+norm becomes the identity (mean 0, variance 1 - eps, weight 1), or the bias of a layer that has none.
 
 Axes: B batch, M members (networks), C channels; `...` is M or nothing.
 """
@@ -42,21 +41,25 @@ from netspace.networks.graph import (
 
 __all__ = ["Absorption", "Folder", "FrozenAffine", "fold", "unfold"]
 
+TOLERANCE = 1e-6  # of `unfold`, as a fraction of the largest output: the values are rounded to float32
+
 
 def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool = False) -> nn.Module:
-    """A copy of `module` in eval mode, without batch norm, that computes the same function.
+    """Return a copy of `module` in eval mode, without batch norm, that computes the same function.
 
-    `example` (B, ...) is an input; the copy is checked on it and on normal noise of its shape. `name` is how
-    errors call the network. Where a batch norm was there is now an `nn.Identity` or a `FrozenAffine`; every
-    other module, name and dtype stays, so the copy's state fits the class written without batch norm; a batch
-    norm of a subclass with a forward of its own stays, with neutral statistics. A network without batch norm is
-    only copied, neither traced nor run. With `constants`, floating-point buffers may remain: the architecture is
-    known to make the same ones for every network.
+    Each batch norm is replaced by an `nn.Identity` or, also in parts that `torch.fx` cannot trace, a `FrozenAffine`; one of a
+    subclass with a forward of its own stays, with neutral statistics. Other modules, names and dtypes stay, so the copy's
+    state fits the class written without batch norm. A network without batch norm is only copied, neither traced nor run.
 
-    Raises `NetspaceError`, naming the parameter or submodule, for values that are not finite, parameters that
-    are tied, floating-point buffers that would remain, batch norm without running statistics or called as a
-    function, a forward that fails on `example`, and a copy that computes something else. In parts that `torch.fx`
-    cannot trace, batch norms become a `FrozenAffine`.
+    Args:
+        example: an input (B, ...). The copy is checked on it and on normal noise of its shape.
+        name: the network's name in errors.
+        constants: floating-point buffers may remain; the architecture makes the same ones for every network.
+
+    Raises:
+        NetspaceError: values are not finite, parameters are tied, floating-point buffers would remain, batch norm has no
+            running statistics or is called as a function, the forward fails on `example`, or the copy computes something
+            else. The message names the parameter or submodule.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4))
     >>> [key for key, _ in fold(net, torch.zeros(1, 1, 8, 8)).named_parameters()]
@@ -77,11 +80,11 @@ def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool 
 
 
 class Folder:
-    """Folds the state of one member or of M stacked members of one architecture, having traced it once.
+    """Folds the state of one member or of M stacked members of an architecture, which is traced once.
 
-    `module` is any network of the architecture, `example` (B, ...) an input of it. The plan is checked as in
-    `fold`, on a copy whose batch norms have random statistics: those of a fresh network would hide a mistake.
-    `plan` is the tuple of `Absorption`s, `shapes` the parameters that remain, in order. Raises as `fold`.
+    `module` is any network of the architecture, `example` (B, ...) an input. The plan, a tuple of `Absorption`s, is checked
+    as in `fold`, on a copy whose batch norms have random statistics: those of a fresh network would hide a mistake. `shapes`
+    are the parameters that remain, in order. Raises as `fold`.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     >>> folder = Folder(net, torch.zeros(1, 3))
@@ -103,19 +106,19 @@ class Folder:
         if not constants:
             refuse_buffers(folded, self.label, _kept(self.plan))
         self.shapes = {key: tuple(value.shape) for key, value in folded.named_parameters()}
-        # counters, constants: may be given, are not needed
+        # counters and constants, which may be in a state but are not needed
         self._ignored = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
         statistics = {f"{norm}.running_{each}" for norm in batch_norms(module) for each in ("mean", "var")}
         needed = statistics | dict(module.named_parameters()).keys()
         self._needed = {key: tuple(value.shape) for key, value in values(module).items() if key in needed}
 
     def __call__(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The folded parameters, each (...,) + its entry of `shapes`, in that order.
+        """Return the folded parameters, each (..., *shape) with its entry of `shapes`, in that order.
 
-        `state` is a state dict with batch norm, every value (...,) + its shape in the network; counters
-        (`num_batches_tracked`) may be missing. The result keeps the dtypes and shares the memory of values
-        that did not change. Raises `UsageError` for a name or shape that does not fit, `NetspaceError` for a
-        value that is not finite, naming the first member that has it.
+        `state` is a state dict with batch norm, each value (..., *shape) with its shape in the network; counters
+        (`num_batches_tracked`) may be missing. The result has the same dtypes and shares the memory of values that did not
+        change. Raises `UsageError` for a name or shape that does not fit, `NetspaceError` for a value that is not finite,
+        naming the first member that has it.
         """
         for key in state:
             if key not in self._needed and key not in self._ignored:
@@ -125,7 +128,7 @@ class Folder:
                 f"the state to fold lacks {listed(missing)} of {self.label}: give all it was trained with."
             )
         given = {key: state[key] for key in self._needed}
-        # (M,) if the first value has an axis more than in the network, else (); the others must agree
+        # (M,) if the first value has one axis more than in the network, else (); the others must agree
         first = next(iter(self._needed))
         lead = tuple(given[first].shape[:1]) if given[first].ndim > len(self._needed[first]) else ()
         for key, shape in self._needed.items():
@@ -141,7 +144,7 @@ class Folder:
 
 
 def _in_float64(module: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tensor]]:
-    """`module` in float64 and eval mode, and its inputs to try: `example`, and normal noise of that shape."""
+    """Return `module` in float64 and eval mode, and inputs to check it on: `example`, and normal noise of that shape."""
     device = next((value.device for value in values(module).values()), example.device)
     inputs = [example.detach().to(device)]
     if example.is_floating_point():
@@ -156,7 +159,7 @@ def _kept(plan: tuple[Absorption, ...]) -> list[str]:
 
 
 def _randomise(module: nn.Module) -> None:
-    """Gives every batch norm values in [0.5, 1.5): as variances or factors none explodes or vanishes."""
+    """Give every batch norm values in [0.5, 1.5): as variances or factors none explodes or vanishes."""
     generator = torch.Generator().manual_seed(0)
     for norm in batch_norms(module).values():
         for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
@@ -166,25 +169,22 @@ def _randomise(module: nn.Module) -> None:
 
 
 class FrozenAffine(nn.Module):
-    """`weight * x + bias` per channel: a batch norm that had no layer to go into. (B, C, ...)."""
+    """`weight * x + bias` of each channel of x (B, C, ...): a batch norm without a layer to be folded into."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight)  # (C,)
         self.bias = nn.Parameter(bias)  # (C,)
 
-    def forward(self, input: Tensor) -> Tensor:  # the name by which batch norm can be called
+    def forward(self, input: Tensor) -> Tensor:  # the name of batch norm's argument
         shape = (1, -1) + (1,) * (input.ndim - 2)
         return input * self.weight.view(shape) + self.bias.view(shape)
 
-    def extra_repr(self) -> str:
-        return str(self.weight.numel())
-
 
 def fold_state(plan: Iterable[Absorption], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state after `plan`.
+    """Return the state after `plan` (NetSpace, Suppl. VI, Eq. 1).
 
-    y = gamma * (W x + b - mean) / sqrt(var + eps) + beta (netspace.md, Suppl. VI), so y = W' x + b' with
+    y = gamma * (W x + b - mean) / sqrt(var + eps) + beta, so y = W' x + b' with
     W' = scale * W, b' = scale * b + shift, scale = gamma / sqrt(var + eps), shift = beta - scale * mean.
     """
     out = dict(state)
@@ -208,11 +208,11 @@ def fold_state(plan: Iterable[Absorption], state: Mapping[str, Tensor]) -> dict[
 
 
 def _scaled(weight: Tensor, scale: Tensor, step: Absorption) -> Tensor:
-    """`weight` with what leads to output channel c multiplied by scale[..., c]; scale (..., C)."""
+    """Return `weight` with the part of each output channel c multiplied by scale[..., c]; scale (..., C)."""
     lead = scale.shape[:-1]
     if step.kind != "transposed":  # (..., out, in / groups, kernel...)
         return weight * scale.reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
-    # (..., in, out / groups, kernel...): the groups lie along `in`, so they get an axis of their own first
+    # (..., in, out / groups, kernel...): the groups are along `in`, so they get an axis of their own first
     per_group, kernel = weight.shape[len(lead) + 1], weight.shape[len(lead) + 2 :]
     grouped = weight.reshape(*lead, step.groups, -1, per_group, *kernel)
     factors = scale.reshape(*lead, step.groups, 1, per_group, *(1 for _ in kernel))
@@ -220,7 +220,7 @@ def _scaled(weight: Tensor, scale: Tensor, step: Absorption) -> Tensor:
 
 
 def rebuild(module: nn.Module, plan: Iterable[Absorption]) -> nn.Module:
-    """A copy of `module` in eval mode with `plan` carried out, in its own dtypes."""
+    """Return a copy of `module` in eval mode, folded by `plan`, in its own dtypes."""
     built = copy.deepcopy(module)
     state = {key: value.detach() for key, value in (*module.named_parameters(), *module.named_buffers())}
     state = fold_state(plan, state)
@@ -244,20 +244,17 @@ def rebuild(module: nn.Module, plan: Iterable[Absorption]) -> nn.Module:
 
 
 def _neutralise(norm: nn.Module, weight: Tensor, bias: Tensor, eps: float) -> None:
-    """Makes a batch norm compute weight * x + bias (C,) before whatever else its forward does."""
+    """Make a batch norm compute weight * x + bias (C,) before what else its forward does."""
     norm.weight, norm.bias = nn.Parameter(weight), nn.Parameter(bias)
     norm.get_buffer("running_mean").zero_()
     norm.get_buffer("running_var").fill_(1 - eps)
 
 
-TOLERANCE = 1e-6  # largest difference, as a fraction of the largest output: the values are rounded to float32
-
-
 def unfold(module: nn.Module, folded: Mapping[str, Tensor], example: Tensor, *, name: str = "") -> nn.Module:
-    """`module`, a fresh network with batch norm, filled with folded parameters; it is changed and returned, in eval mode.
+    """Fill `module`, a fresh network with batch norm, with folded parameters; return it in eval mode.
 
-    `folded` has the names and shapes that remain after `fold(module, example)`. Raises as `fold`, and `NetspaceError` where
-    a batch norm without weights would have to multiply by a number that is not positive.
+    `folded` has the names and shapes that remain after `fold(module, example)`. Raises as `fold`, and `NetspaceError` if a
+    batch norm without weights would have to multiply by a number that is not positive.
     """
     label = name or type(module).__name__
     refuse_unfit(module, label)
@@ -275,8 +272,8 @@ def unfold(module: nn.Module, folded: Mapping[str, Tensor], example: Tensor, *, 
             if owner not in norms:
                 value.copy_(state[key])
     module.eval()
-    expected, found = (run(in_float64(each), example.double(), label) for each in (reference, module))
-    for one, other in zip(expected, found, strict=True):
+    expected, actual = (run(in_float64(each), example.double(), label) for each in (reference, module))
+    for one, other in zip(expected, actual, strict=True):
         if not torch.allclose(one, other, rtol=0.0, atol=TOLERANCE * float(one.abs().max())):
             raise NetspaceError(
                 f"{label} with batch norm does not compute what the folded network does: use the folded one"
@@ -285,7 +282,7 @@ def unfold(module: nn.Module, folded: Mapping[str, Tensor], example: Tensor, *, 
 
 
 def _fill_norm(norm: _BatchNorm, step: Absorption, state: dict[str, Tensor], module: nn.Module, label: str) -> None:
-    """Gives a batch norm what it has to do: nothing, add a bias (C,), or multiply and add."""
+    """Give a batch norm its function: the identity, adding a bias (C,), or multiplying and adding."""
     scale, shift = torch.ones(norm.num_features), torch.zeros(norm.num_features)
     if step.kind in ("affine", "kept"):
         scale, shift = state[f"{step.norm}.weight"], state[f"{step.norm}.bias"]

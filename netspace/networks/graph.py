@@ -1,9 +1,10 @@
-"""Which layer each batch norm of a network can go into, read from its `torch.fx` graph; what folding refuses; its check.
+"""The layer that each batch norm of a network can be folded into, read from its `torch.fx` graph; checks of folding.
 
-A batch norm goes into the convolution or linear layer before it when that layer is called once, its output reaches the
-batch norm alone and unchanged, and its output channels are the channels of the batch norm. Whatever is not certain
-becomes 'affine', which is always right. The graph is used for this and thrown away: the folded network keeps the forward
-that it was written with. Nothing here changes a module. Errors name the network, and the parameter or submodule at fault."""
+A batch norm can be folded into the convolution or linear layer before it if that layer is called once, its output reaches
+only the batch norm, unchanged, and its output channels are the channels of the batch norm. All others become 'affine', which
+is always right. The graph is only used for this: the folded network has the forward that it was written with. Nothing here
+changes a module. Errors name the network, and the parameter or submodule at fault.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ from netspace.networks.prep import parameter_problem
 
 @dataclass(frozen=True)
 class Absorption:
-    """Where one batch norm goes. `target` is the layer before it, or `norm` itself for the kinds 'affine' and 'kept'.
+    """How one batch norm is folded. `target` is the layer before it, or `norm` itself for the kinds 'affine' and 'kept'.
 
     A batch norm of a subclass with a forward of its own, such as one with an activation inside, is 'kept': the layer stays
-    with its statistics made neutral (mean 0, variance 1 - eps), its weight and bias those of 'affine'.
+    with neutral statistics (mean 0, variance 1 - eps) and the weight and bias of 'affine'.
     """
 
     norm: str
@@ -39,27 +40,35 @@ class Absorption:
     groups: int = 1  # of a transposed convolution, whose weight has the shape (in, out / groups, kernel...)
 
 
-# Largest difference allowed between a network and its folded copy, both in float64, as a share of the largest
+# Largest difference allowed between a network and its folded copy, both in float64, as a fraction of the largest
 # output: far above rounding, which gives 1e-15 to 1e-13, and far below any mistake.
 TOLERANCE = 1e-10
-
-
-# Layers that do nothing in eval mode.
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+PASSING = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+)  # the identity in eval mode
+FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # that do nothing but batch norm
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 
 
 def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch norms of `module` by name, in the order of its definition."""
+    """Return the batch norms of `module` by name, in the order of its definition."""
     return {name: each for name, each in module.named_modules() if isinstance(each, _BatchNorm)}
 
 
 def values(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers of `module`."""
+    """Return all parameters and buffers of `module` by name."""
     return {key: value.detach() for key, value in (*module.named_parameters(), *module.named_buffers())}
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """A copy of `module` in float64 and eval mode, tensors that are plain attributes of its parts included."""
+    """Return a copy of `module` in float64 and eval mode, including tensors that are plain attributes of its parts."""
     exact = copy.deepcopy(module).double().eval()
     for part in exact.modules():
         for name, value in vars(part).items():
@@ -69,11 +78,11 @@ def in_float64(module: nn.Module) -> nn.Module:
 
 
 def run(module: nn.Module, x: Tensor, label: str) -> list[Tensor]:
-    """The tensors of `module(x)`, at any depth; raises `NetspaceError` if it fails."""
+    """Return the tensors in the output of `module(x)`, at any depth. Raises `NetspaceError` if the module fails."""
     try:
         with torch.no_grad():
             return _tensors(module(x))
-    except Exception as error:  # whatever the forward raises, told in one sentence
+    except Exception as error:  # whatever the forward raises
         raise NetspaceError(
             f"{label} does not run on an example of shape {tuple(x.shape)}: {reason(error)}."
         ) from error
@@ -82,17 +91,17 @@ def run(module: nn.Module, x: Tensor, label: str) -> list[Tensor]:
 def verify(
     module: nn.Module, folded: nn.Module, inputs: Iterable[Tensor], plan: tuple[Absorption, ...], label: str
 ) -> None:
-    """Raises `NetspaceError` unless both, in float64, compute the same on `inputs`, to `TOLERANCE`.
+    """Raise `NetspaceError` unless both, in float64, have the same outputs for `inputs`, to `TOLERANCE`.
 
-    The first input must give finite outputs; others that do not are passed over.
+    The first input must have finite outputs; others that do not are skipped.
     """
     for number, x in enumerate(inputs):
-        expected, found = run(module, x, label), run(folded, x, f"{label} after folding")
+        expected, actual = run(module, x, label), run(folded, x, f"{label} after folding")
         if not all(bool(value.isfinite().all()) for value in expected):
             if number:
                 continue
             raise NetspaceError(f"cannot fold {label}: its outputs for the example are not finite; try another.")
-        if not _agree(expected, found):
+        if not _agree(expected, actual):
             where = _first_difference(module, folded, x, plan)
             raise NetspaceError(
                 f"the folded copy of {label} does not compute what {label} does: {where} differs first, by "
@@ -101,8 +110,8 @@ def verify(
 
 
 def refuse_unfit(module: nn.Module, label: str) -> None:
-    """Raises `NetspaceError` for what no folding can mend: see `netspace.networks.folding.fold`."""
-    homes: dict[int, str] = {}
+    """Raise `NetspaceError` for a module that cannot be folded: see `netspace.networks.folding.fold`."""
+    names: dict[int, str] = {}
     for key, value in module.named_parameters(remove_duplicate=False):
         if nn.parameter.is_lazy(value):
             raise NetspaceError(f"cannot fold {label}: {key} has no values yet; run it on an input first.")
@@ -111,10 +120,10 @@ def refuse_unfit(module: nn.Module, label: str) -> None:
                 f"{key} of {label} {problem}, but parameters are dense tensors of real floating-point numbers: write the "
                 "network with such."
             )
-        home = homes.setdefault(value.data_ptr() or id(value), key)
-        if home != key:
+        first = names.setdefault(value.data_ptr() or id(value), key)
+        if first != key:
             raise NetspaceError(
-                f"cannot fold {label}: {home} and {key} are one tensor, and a network here is separate "
+                f"cannot fold {label}: {first} and {key} are one tensor, and a network here is separate "
                 "parameters; give each its own copy."
             )
     for name, norm in batch_norms(module).items():
@@ -129,7 +138,7 @@ def refuse_unfit(module: nn.Module, label: str) -> None:
 
 
 def refuse_non_finite(items: Iterable[tuple[str, Tensor]], label: str, *, members: bool = False) -> None:
-    """Raises `NetspaceError` for the first value not finite; `members`: the first axis is networks."""
+    """Raise `NetspaceError` for the first value that is not finite; with `members` the first axis is networks."""
     for key, value in items:
         finite = value.isfinite()
         if not bool(finite.all()):
@@ -138,9 +147,9 @@ def refuse_non_finite(items: Iterable[tuple[str, Tensor]], label: str, *, member
 
 
 def refuse_buffers(module: nn.Module, label: str, kept_norms: Collection[str] = ()) -> None:
-    """Raises `NetspaceError` if the state of the folded `module` has floats that are not parameters.
+    """Raise `NetspaceError` if the state of the folded `module` has floats other than parameters.
 
-    The neutral statistics of batch norms that are kept may be there.
+    The neutral statistics of batch norms that are kept are allowed.
     """
     neutral = {f"{norm}.running_{each}" for norm in kept_norms for each in ("mean", "var")}
     kept = module.state_dict().keys() - neutral
@@ -154,29 +163,29 @@ def refuse_buffers(module: nn.Module, label: str, kept_norms: Collection[str] = 
 
 
 def listed(names: list[str], most: int = 4) -> str:
-    """The first `most` names and how many more."""
+    """Return the first `most` names and the number of others, for a sentence."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def reason(error: Exception) -> str:
-    """The type and first line of an error, for the inside of a sentence."""
+    """Return the type and first line of an error, for a sentence."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('. ')}" if lines else type(error).__name__
 
 
-def _agree(expected: list[Tensor], found: list[Tensor]) -> bool:
-    return len(expected) == len(found) and all(map(_close, expected, found))
+def _agree(expected: list[Tensor], actual: list[Tensor]) -> bool:
+    return len(expected) == len(actual) and all(map(_close, expected, actual))
 
 
-def _close(expected: Tensor, found: Tensor) -> bool:
-    if expected.shape != found.shape or not expected.is_floating_point():
-        return torch.equal(expected, found)
+def _close(expected: Tensor, actual: Tensor) -> bool:
+    if expected.shape != actual.shape or not expected.is_floating_point():
+        return torch.equal(expected, actual)
     scale = expected.abs().max().item() if expected.numel() else 0.0
-    return torch.allclose(expected, found, rtol=0.0, atol=TOLERANCE * scale)
+    return torch.allclose(expected, actual, rtol=0.0, atol=TOLERANCE * scale)
 
 
 def _first_difference(module: nn.Module, folded: nn.Module, x: Tensor, plan: tuple[Absorption, ...]) -> str:
-    """The first submodule, in order of execution, whose output differs and should not."""
+    """Return the first submodule, in order of execution, whose output differs and should not."""
     last = {step.target: step.norm for step in plan}  # a layer and what it absorbed differ up to the last one
     passed = {step.norm for step in plan if last[step.target] != step.norm}
     names = [
@@ -198,14 +207,14 @@ def _first_difference(module: nn.Module, folded: nn.Module, x: Tensor, plan: tup
             handle.remove()
         return record
 
-    for (name, expected), (_, found) in zip(outputs(module), outputs(folded), strict=False):
-        if not _agree(expected, found):
+    for (name, expected), (_, actual) in zip(outputs(module), outputs(folded), strict=False):
+        if not _agree(expected, actual):
             return name
     return "its output"
 
 
 def _tensors(output: object) -> list[Tensor]:
-    """All tensors of an output, at any depth of tuples, lists and dictionaries."""
+    """Return all tensors of an output, at any depth of tuples, lists and dictionaries."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
@@ -213,23 +222,10 @@ def _tensors(output: object) -> list[Tensor]:
     return [value for part in output for value in _tensors(part)] if isinstance(output, (tuple, list)) else []
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # that do nothing but batch norm
-
-
-_FUNCTIONAL = (nn.functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
-
-
 def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorption, ...]:
-    """What becomes of each batch norm of `module`: those absorbed in the order of the graph, then the rest.
+    """Return how each batch norm of `module` is folded: those into layers in the order of the graph, then the rest.
 
-    `module` is in eval mode and `example` (B, ...) fits it. What cannot be traced keeps its batch norms, as 'affine'.
-    Raises `NetspaceError` if the module does not run on `example`, or calls batch norm as a function.
+    `module` is in eval mode and `example` (B, ...) fits it. Batch norms in parts that cannot be traced are 'affine'. Raises `NetspaceError` if the module does not run on `example`, or calls batch norm as a function.
     """
     norms = batch_norms(module)
     axes = _input_axes(module, norms, example, label)
@@ -245,7 +241,7 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
     own = {name for name, each in norms.items() if type(each).forward not in FORWARDS}
 
     def source(node: fx.Node) -> str | None:
-        """The layer whose output reaches `node` unchanged and goes nowhere else."""
+        """Return the layer whose output reaches `node` unchanged and nothing else."""
         before = node.args[0] if node.args else node.kwargs.get("input")
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             return None
@@ -273,9 +269,9 @@ def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorptio
 
 
 def _absorption(norm: str, bn: _BatchNorm, target: str, layer: nn.Module, axes: int) -> Absorption | None:
-    """`bn`, whose input has so many axes, into `layer`; None where that would not be exact.
+    """Return how `bn`, whose input has `axes` axes, is folded into `layer`; None if that would not be exact.
 
-    A linear layer on (B, L, C), say, has its outputs last, where batch norm takes L for the channels.
+    For example, a linear layer on (B, L, C) has its outputs last, whereas batch norm takes L for the channels.
     """
     if "weight" not in layer._parameters or layer._forward_hooks or layer._forward_pre_hooks:
         return None  # the weight is computed (weight norm, parametrisations), or hooks may change the output
@@ -294,13 +290,13 @@ def _absorption(norm: str, bn: _BatchNorm, target: str, layer: nn.Module, axes: 
 
 
 def _unchanged(layer: nn.Module, base: type[nn.Module], *methods: str) -> bool:
-    """Whether `layer` is a `base` that computes what torch's own does."""
+    """Return whether `layer` is a `base` whose methods are torch's own."""
     same = (getattr(type(layer), each) is getattr(base, each) for each in methods)
     return isinstance(layer, base) and all(same)
 
 
 def _input_axes(module: nn.Module, norms: Mapping[str, _BatchNorm], example: Tensor, label: str) -> dict[str, int]:
-    """The number of axes of what each batch norm receives when `module` sees `example`."""
+    """Return the number of axes of each batch norm's input when `module` runs on `example`."""
     axes: dict[str, int] = {}
 
     def note(norm: str) -> Callable[..., None]:
