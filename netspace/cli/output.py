@@ -109,6 +109,17 @@ def optimization(figures: of_spaces.Optimization) -> str:
     )
 
 
+def _sample_controls(figures: of_spaces.Sampling) -> list[str]:
+    """Return the line on an architecture that was not seen in training."""
+    if figures.neighbour is None:
+        return []
+    return [
+        f"with the learnt part off {percent(figures.accuracy_scale_zero)}; the nearest trained architecture, "
+        f"{figures.neighbour}: {percent(figures.neighbour_accuracy)}, the average of its ten best, aligned, "
+        f"{percent(figures.neighbour_average)}"
+    ]
+
+
 def samples(figures: of_spaces.Sampling) -> str:
     """The text of `netspace sample`."""
     names = {
@@ -136,6 +147,7 @@ def samples(figures: of_spaces.Sampling) -> str:
             + ("" if figures.shown else f"never shown in training, at {figures.factor:.3f} between the ends, ")
             + f"on the test images; trained ones score {percent(figures.zoo_accuracy)}",
             table(head, rows),
+            *_sample_controls(figures),
         ]
     )
 

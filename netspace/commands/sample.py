@@ -5,13 +5,15 @@ Axes: N training members, S samples, P parameters, E latent size, B inputs, C ou
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from netspace.commands.baselines import MAX_ALIGNED, aligned_mixtures, learnt_part_off
 from netspace.commands.convert import write_network, zoo_of
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.metrics import diversity, nearest
@@ -23,7 +25,7 @@ from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.setup import shown_rows, task_of
-from netspace.training.validation import network_outputs
+from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo
 
 MAX_BANK = 4096  # training members that are drawn from and compared with
@@ -117,6 +119,7 @@ def sample(
         trained = np.empty(0)
         if kind.id in zoo.archs:
             trained = zoo.group(kind.id).members["accuracy_test"][zoo.group(kind.id).rows("train")]
+        controls = {} if kind.shown else _neighbour(space, zoo, kind, task)
     latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
     flat = decoding.decode_flat(latents, kind.id)
     sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, kind, seed))}
@@ -128,6 +131,11 @@ def sample(
     figures = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
     novelty = None if near_logits is None else 1 - task.agreement(logits["sampled"], near_logits)
     scores = _scores(logits["sampled"], task).tolist()
+    if not kind.shown:
+        with learnt_part_off(decoding) as off:
+            reference = decoding.decode_all(latents, kind.id) if off else None
+        if reference is not None:
+            controls["accuracy_scale_zero"] = float(accuracies(reference, task, "test").mean())
     files: dict[str, list[str]] = {}  # the key is absent if nothing is saved
     if save is not None:
         names = [save / f"{number:04d}.safetensors" for number in range(count)]
@@ -146,11 +154,32 @@ def sample(
         novelty=[None] * count if novelty is None else novelty.tolist(),
         classid_accuracy=(float((space.class_ids(latents) == class_id).double().mean()) if decoding.several else None),
         zoo_accuracy=float(trained.mean()) if len(trained) else None,
+        **controls,
         **figures,
         **files,
     )
     result.write(run / "samples" / f"{kind.id}-{fit}-{seed}.json")
     return result
+
+
+def _neighbour(space: Space, zoo: Zoo, arch: ArchClass, task: Task) -> dict[str, Any]:
+    """Return what the trained architecture nearest in log(parameters) does: its members, and the average of its best, aligned."""
+    trained = [each for each in space.family if each.shown and each.id in zoo.archs]
+    near = min(trained, key=lambda each: abs(math.log(each.parameters / arch.parameters)))
+    group = zoo.group(near.id)
+    rows = shown_rows(space.recipe, zoo, group).numpy()
+    best = rows[np.argsort(-group.merit(rows), kind="stable")[:MAX_ALIGNED]]
+    flat = unpack(group.read(best).to(space.device), near.parameters)
+    average = aligned_mixtures(near.nets, flat, torch.full((1, len(flat)), 1 / len(flat), device=flat.device), task)
+    accuracy = None
+    if average is not None:
+        networks = Networks.of_class(space.family, space.class_id(near.id if space.several else None), average)
+        accuracy = float(accuracies(networks, task, "test")[0])
+    return {
+        "neighbour": near.id,
+        "neighbour_accuracy": float(group.members["accuracy_test"][rows].mean()),
+        "neighbour_average": accuracy,
+    }
 
 
 def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:

@@ -294,6 +294,12 @@ class Sampling(Result):
     novelty: Numbers = Field(default_factory=list)
     classid_accuracy: Number = None
     zoo_accuracy: Number = None  # of the zoo's training members
+    # controls for an architecture that was not seen in training: the same draws with the decoder's learnt part off, and the
+    # trained architecture with the nearest number of parameters: its members' mean, and the average of its best, aligned
+    accuracy_scale_zero: Number = None
+    neighbour: str | None = None
+    neighbour_accuracy: Number = None
+    neighbour_average: Number = None
     sampled: SampleFigures
     nearest: SampleFigures | None = None
     noise: SampleFigures | None = None

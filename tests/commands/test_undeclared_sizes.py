@@ -83,6 +83,8 @@ def test_a_space_places_it_between_its_neighbours(run: Path) -> None:
 def test_commands_take_them(run: Path, tmp_path: Path, cli: Any) -> None:
     drawn = sample(run, count=2, arch="resnet14", width=0.25, save=tmp_path / "drawn")
     assert drawn.arch == "resnet14-width0.25" and len(drawn.accuracy) == 2 and drawn.shown is False
+    assert drawn.neighbour in [arch.id for arch in Space.load(run).family]
+    assert drawn.neighbour_average is not None and drawn.accuracy_scale_zero is not None
     spec = metadata_spec(read_state_dict(tmp_path / "drawn" / "0000.safetensors").metadata)
     assert spec is not None and spec.arch == "resnet14" and spec.settings["width"] == 0.25
     config = OptimizeConfig(starts=("noise", "best:lenet"), arch="resnet14", width=0.25, steps=2, validate_every=1)
