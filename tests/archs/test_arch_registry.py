@@ -59,7 +59,7 @@ def test_the_names() -> None:
 
 
 def test_an_unknown_architecture_is_told_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^unknown architecture 'resnet9': did you mean 'resnet\? There are: "):
+    with pytest.raises(UsageError, match=r"^unknown architecture 'resnet9': did you mean 'resnet'\? There are: "):
         archs.build("resnet9")
 
 
