@@ -158,7 +158,7 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
         except Exception as error:  # whatever the forward or the backward pass raises
             how = f"{size} at once" if size > 1 else "at all"
             what = "set fused to 1, or leave it out" if size > 1 else "mend its forward pass"
-            raise NetspaceError(f"{chosen.arch} cannot be trained {how} ({reason(error)}): {what}") from error
+            raise NetspaceError(f"{chosen.spec.arch} cannot be trained {how} ({reason(error)}): {what}") from error
         winner = next(way for way in ways if str(way) == choice)
         if winner == best:
             break

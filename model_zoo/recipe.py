@@ -147,9 +147,8 @@ class ZooRecipe(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)  # images in a batch
     variety: VarietyConfig | None = None  # what each run learns from; none: all training images, with their labels
-    # weight of the smoothness term (NeRN, Eq. 6) in the loss of the members
     align: bool = False  # permute the channels of all members to those of their architecture's best (`zoo align`)
-    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
+    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of the smoothness term in the loss (NeRN, Eq. 6)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
     prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
     # networks trained at once as one stack; none: the number that calibration finds fastest
@@ -209,9 +208,7 @@ class ZooRecipe(Settings):
 
     def science(self) -> dict[str, Any]:
         """Return the settings that decide the networks, without the device and the teacher of spaces."""
-        newer = {
-            name for name in ("smoothness", "variety", "align") if not getattr(self, name)
-        }  # older zoos do not have them
+        newer = {name for name in ("smoothness", "variety", "align") if not getattr(self, name)}  # not in older zoos
         return self.model_dump(mode="json", exclude={"device", "teacher", *newer})
 
 

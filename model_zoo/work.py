@@ -43,7 +43,6 @@ MAX_TURNS = (
 MIN_GROUPS = 8  # number of groups of an architecture below which groups do not grow so, for the workers to share
 COMMIT_EVERY = 1.0  # seconds between commits of finished members
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
-CHUNK = 256  # images evaluated at once: few enough for a CPU's caches
 TRAIN_IMAGES = 10_000  # maximum number of training images that accuracy_train is measured on
 
 Check = Literal["trained", "imported", ""]
@@ -54,8 +53,6 @@ class Candidate:
     """An architecture of the recipe with its settings for the task."""
 
     id: str
-    arch: str
-    settings: dict[str, Any]
     spec: NetSpec
     skeleton: torch.nn.Module
     size: tuple[int, int]  # of its PReps
@@ -63,7 +60,7 @@ class Candidate:
 
     def make(self) -> torch.nn.Module:
         """Build a fresh module, batch norm not folded, initialised from torch's random state."""
-        return archs.build(self.arch, **self.settings)
+        return archs.build(self.spec.arch, **self.spec.settings)
 
 
 def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None, check: Check = "") -> Candidate:
@@ -85,7 +82,7 @@ def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None,
     spec = NetSpec.from_module(skeleton, config.arch, settings, task.input_shape)
     width = prep.fitting_width(spec.num_parameters) if prep_width is None else prep_width
     size = (prep.height(spec.num_parameters, width), width)
-    return Candidate(name, config.arch, settings, spec, skeleton.to(task.device), size, folder)
+    return Candidate(name, spec, skeleton.to(task.device), size, folder)
 
 
 def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Candidate]:
@@ -252,22 +249,17 @@ class Worker:
         return torch.where(finite[:, None], flat, torch.zeros_like(flat)), table
 
 
-@torch.no_grad()
 def member_scores(nets: NetBatch, flat: Tensor, task: Task, seeds: Tensor) -> dict[str, np.ndarray]:
     """Return the scores (M,) of networks (M, P), of runs with `seeds` (M,), on each split of a task.
 
-    At most `TRAIN_IMAGES` inputs of the training split are used.
+    At most `TRAIN_IMAGES` inputs of a split are used.
     """
-    scores = {}
-    for split in SPLITS:
-        count = min(task.size(split), TRAIN_IMAGES)
-        total = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-        for start in range(0, count, CHUNK):
-            part = slice(start, min(start + CHUNK, count))
-            outputs = nets(flat, task.inputs(split, part, seeds), shared=not task.own_inputs)
-            total += task.score(outputs, task.targets(split, part, seeds)) * (part.stop - start)
-        scores[split] = (total / count).cpu().numpy()
-    return scores
+    return {
+        split: task.evaluate(lambda x: nets(flat, x, shared=not task.own_inputs), split, seeds, TRAIN_IMAGES)
+        .cpu()
+        .numpy()
+        for split in SPLITS
+    }
 
 
 def finished(path: Path, number: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,45 +23,28 @@ from netspace.errors import NetspaceError
 from netspace.metrics import Identity
 
 SPLITS = ("train", "val", "test")
+CHUNK = 256  # inputs evaluated at once: few enough for a CPU's caches
 
 
 class DataConfig(Settings):
     """Settings of data, their splits and their shape. Equal settings give equal data, on every machine."""
 
-    name: str = Field(default="digits", description="one of netspace.tasks.DATASETS")
-    root: Path | None = Field(
-        default=None,
-        description="folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. "
-        "For 'folder', the folder of images itself",
-    )
-    image_size: int | None = Field(
-        default=None, ge=1, description="height and width in pixels, antialiased; none: the data set's own"
-    )
-    channels: Literal[1, 3] | None = Field(
-        default=None, description="1 makes colour grey, 3 repeats grey; none: the data set's own"
-    )
-    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the stratified cut into splits")
-    crop_padding: int | None = Field(
-        default=None,
-        ge=0,
-        description="augmentation: zero pixels on each side before the random crop, 0 for no crop; "
-        "none: the data set's own (4 for CIFAR, 8 for Tiny-ImageNet, else 0)",
-    )
-    flip: bool | None = Field(
-        default=None, description="augmentation: mirror every second image; none: the data set's own"
-    )
-    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'",
-    )
-    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="normalisation: what each channel is divided by then; none: the training images' standard deviation",
-    )
-    limit: int | None = Field(default=None, ge=1, description="keep only this many training images, stratified")
-    classes: int | None = Field(default=None, ge=1, description="number of classes of 'generated' (10)")
+    name: str = "digits"  # one of netspace.tasks.DATASETS
+    # folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. For 'folder', the folder of images itself
+    root: Path | None = None
+    image_size: int | None = Field(None, ge=1)  # height and width in pixels, antialiased; none: the data set's own
+    channels: Literal[1, 3] | None = None  # 1 makes colour grey, 3 repeats grey; none: the data set's own
+    split_seed: int = Field(0, ge=0, lt=2**32)  # seed of the stratified cut into splits
+    # augmentation: zero pixels on each side before the random crop, 0 for no crop;
+    # none: the data set's own (4 for CIFAR, 8 for Tiny-ImageNet, else 0)
+    crop_padding: int | None = Field(None, ge=0)
+    flip: bool | None = None  # augmentation: mirror every second image; none: the data set's own
+    # normalisation: the mean of each channel that is subtracted, pixels in 0..1; none: the training images'
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(None, min_length=1)
+    # normalisation: what each channel is divided by then; none: the training images' standard deviation
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=1)
+    limit: int | None = Field(None, ge=1)  # keep only this many training images, stratified
+    classes: int | None = Field(None, ge=1)  # number of classes of 'generated' (10)
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -126,6 +109,27 @@ class Task(ABC):
     def random_inputs(self, index: Int64[Tensor, " B"], random: torch.Generator) -> Tensor:
         """Return training inputs (B, ...) for all networks, augmented at random if the task `augments`."""
         return self.inputs("train", index)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        networks: Callable[[Tensor], Float[Tensor, "M B C"]],
+        split: str,
+        seeds: Int64[Tensor, " M"],
+        limit: int | None = None,
+        targets: Tensor | None = None,
+    ) -> Float[Tensor, " M"]:
+        """Return the scores of networks on the inputs of a split, or the first `limit`; `networks` maps inputs to outputs.
+
+        `targets` (M, N, ...) replace those of the seeds.
+        """
+        count = min(self.size(split), limit or self.size(split))
+        total = torch.zeros(len(seeds), dtype=torch.float64, device=self.device)
+        for start in range(0, count, CHUNK):
+            part = slice(start, min(start + CHUNK, count))
+            truth = self.targets(split, part, seeds) if targets is None else targets[:, part].to(self.device)
+            total += self.score(networks(self.inputs(split, part, seeds)), truth) * (part.stop - start)
+        return total / count
 
     def merit(self, score: Any) -> Any:
         """Return the score, or 1 minus it if lower is better: higher is always better."""
@@ -229,6 +233,6 @@ def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:
     )
 
 
-def broken(path: Path, expected: str, found: str) -> NetspaceError:
+def broken(path: Path, expected: str, actual: str) -> NetspaceError:
     """Return the error for a file whose content is not what its name says."""
-    return NetspaceError(f"{path} is broken: expected {expected}, found {found}; get this file again.")
+    return NetspaceError(f"{path} is broken: expected {expected}, found {actual}; get this file again.")

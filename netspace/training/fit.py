@@ -5,7 +5,7 @@ Axes: N kernels, K values of a kernel, B images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from netspace.run_folder import read_metrics
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
 from netspace.training.batches import CACHE_BYTES, Images, RowCache, autocast
-from netspace.training.loop import Learner, Loop, Stage, Validation
+from netspace.training.loop import Learner, Loop, Stage, Validation, step_trial
 from netspace.training.recipe import FitConfig, StageConfig, Teaches
 
 CHUNK = 1 << 12  # coordinates whose kernels are predicted at once when no gradient is needed
@@ -353,21 +353,15 @@ def _timed_precision(config: FitConfig, compressed: Compressed, original: Origin
     requested: dict[str, Precision] = {"predictor_precision": config.predictor_precision}
     if stage.runs_networks:
         requested["precision"] = config.precision
-    steps: dict[str, NernStep] = {}
-    before = {name: value.clone() for name, value in compressed.predictor.state_dict().items()}
+    predictor = compressed.predictor
+    before = {name: value.clone() for name, value in predictor.state_dict().items()}
 
-    def trial(precision: dict[str, str]) -> None:
-        key = str(precision)
-        if key not in steps:
-            steps[key] = NernStep(config.model_copy(update=precision), compressed, original, device)
-            steps[key].begin(stage, 0)
-        step = steps[key]
-        try:
-            torch.stack(list(step(step.predictor, 0).values())).sum().backward()
-        finally:  # also after a trial that failed: the first step must not see its gradients
-            step.predictor.zero_grad(set_to_none=True)
+    def make(precision: dict[str, str]) -> Callable[[], dict[str, Tensor]]:
+        step = NernStep(config.model_copy(update=precision), compressed, original, device)
+        step.begin(stage, 0)
+        return lambda: step(predictor, 0)
 
     shapes = sorted((name, tuple(value.shape)) for name, value in original.state.items())
-    chosen = choose(f"fit {shapes} {config.predictor} {stage}", requested, trial, device)
-    compressed.predictor.load_state_dict(before)
+    chosen = choose(f"fit {shapes} {config.predictor} {stage}", requested, step_trial(make, predictor), device)
+    predictor.load_state_dict(before)
     return config.model_copy(update={"precision": "float32", **chosen})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from netspace.hardware import pick_device
 from netspace.io import write_json
 from netspace.precision import Precision, choose
 from netspace.run_folder import SPACE, RunFolder, is_run, newest_run, provenance
-from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
+from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator, step_trial
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup, prepare, validate_members
 from netspace.training.step import Step
@@ -142,30 +143,18 @@ def _precision(setup: Setup, run: RunFolder, accelerator: Accelerator) -> dict[s
         else:
             names = " ".join(f"{each.id} {each.spec.num_parameters}" for each in setup.family)
             subject = f"{names} {recipe.latent} {recipe.encoder} {recipe.decoder} {recipe.networks} {recipe.images}"
-            chosen = choose(subject, requested, _Trial(setup), setup.task.device)
+            chosen = choose(subject, requested, _trial(setup), setup.task.device)
     (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
     return chosen
 
 
-class _Trial:
-    """Runs a step with few networks, forwards and backwards, in given precisions."""
-
-    def __init__(self, setup: Setup) -> None:
-        recipe = setup.recipe
-        few = min(recipe.networks, TRIAL_NETWORKS * setup.shown) // setup.shown * setup.shown or recipe.networks
-        small = {"networks": few, "accumulate": 1, "remember_targets": False}
-        self.setup = replace(setup, recipe=recipe.model_copy(update=small))
-        self.steps: dict[tuple[str, ...], Step] = {}
-
-    def __call__(self, precision: dict[str, str]) -> None:
-        key = tuple(precision.values())
-        if key not in self.steps:
-            self.steps[key] = Step(self.setup.with_precision(precision))
-        model = self.setup.model
-        try:
-            torch.stack(list(self.steps[key](model, 0).values())).sum().backward()
-        finally:  # also after a trial that failed: the first step must not see its gradients
-            model.zero_grad(set_to_none=True)
+def _trial(setup: Setup) -> Callable[[dict[str, str]], None]:
+    """Return a function that runs a step with few networks, forwards and backwards, in given precisions."""
+    recipe = setup.recipe
+    few = min(recipe.networks, TRIAL_NETWORKS * setup.shown) // setup.shown * setup.shown or recipe.networks
+    update = {"networks": few, "accumulate": 1, "remember_targets": False}
+    small = replace(setup, recipe=recipe.model_copy(update=update))
+    return step_trial(lambda precision: partial(Step(small.with_precision(precision)), setup.model, 0), setup.model)
 
 
 def _check_batch(setup: Setup, world_size: int) -> None:

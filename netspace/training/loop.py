@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +123,27 @@ def make_accelerator(device: torch.device, **settings: Any) -> tuple[Accelerator
     timeout = InitProcessGroupKwargs(timeout=DAYS)
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[timeout], **settings)
     return accelerator, accelerator.device if accelerator.num_processes > 1 else device
+
+
+def step_trial(
+    make: Callable[[dict[str, str]], Callable[[], dict[str, Tensor]]], model: nn.Module
+) -> Callable[[dict[str, str]], None]:
+    """Return a function for `netspace.precision.choose` that runs a training step in given precisions.
+
+    `make` returns a function of the loss terms, once for each precision.
+    """
+    steps: dict[tuple[str, ...], Callable[[], dict[str, Tensor]]] = {}
+
+    def trial(precision: dict[str, str]) -> None:
+        key = tuple(precision.values())
+        if key not in steps:
+            steps[key] = make(precision)
+        try:
+            torch.stack(list(steps[key]().values())).sum().backward()
+        finally:  # also after a trial that failed: the first step must not see its gradients
+            model.zero_grad(set_to_none=True)
+
+    return trial
 
 
 class Loop:

@@ -19,9 +19,9 @@ from netspace.models.autoencoder import AutoEncoder
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family, Networks
 from netspace.tasks import Task
+from netspace.tasks.base import CHUNK
 
 MEMBERS = 256  # networks that are read, decoded and compared at once
-CHUNK = 256  # inputs at once: few enough for a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,6 @@ def compare(target: Networks, predicted: Networks, task: Task, split: str, seeds
     return compare_outputs(outputs, predictions, task, split, seeds)
 
 
-@torch.no_grad()
 def accuracies(
     networks: Networks, task: Task, split: str, seeds: Tensor | None = None, targets: Tensor | None = None
 ) -> np.ndarray:
@@ -105,12 +104,7 @@ def accuracies(
     """
 
     def run(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
-        total = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-        for part in slices(task.size(split)):
-            truth = task.targets(split, part, own) if given is None else given[:, part].to(flat.device)
-            outputs = nets(flat, task.inputs(split, part, own), shared=not task.own_inputs)
-            total += task.score(outputs, truth) * (part.stop - part.start)
-        return total / task.size(split)
+        return task.evaluate(lambda x: nets(flat, x, shared=not task.own_inputs), split, own, targets=given)
 
     others = (_seeds(networks, seeds),) if targets is None else (_seeds(networks, seeds), targets)
     return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), *others).numpy()

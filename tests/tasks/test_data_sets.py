@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from netspace.commands.recipes import schema
 from netspace.errors import NetspaceError, UsageError
 from netspace.tasks import DATASETS, DataConfig, load
 from netspace.tasks import data_sets as sets
@@ -289,7 +290,8 @@ def test_unknown_name_and_settings() -> None:
     for wrong in ({"nam": "digits"}, {"channels": 2}, {"image_size": 0}, {"split_seed": -1}, {"limit": 0}):
         with pytest.raises(ValidationError):
             DataConfig(**wrong)
-    assert all(field.description for field in DataConfig.model_fields.values())
+    helps = [setting.help for setting in schema("zoo") if setting.name.startswith("data.")]
+    assert len(helps) == len(DataConfig.model_fields) and all(helps)
 
 
 def test_a_set_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
