@@ -29,9 +29,9 @@ INPUTS = 4  # inputs of noise for which every network must return the same outpu
 def align_zoo(path: Path, out: Path) -> ZooAlignment:
     """Write the zoo at `path` to `out` with the channels of every member permuted to those of a reference.
 
-    The reference of an architecture is its best training member on validation images. Order, tables and accuracies stay as
-    they are, and so do the networks' functions, which is checked in float64. An architecture whose graph cannot be traced
-    is copied unchanged, and the result says why.
+    The reference of an architecture is its best training member on validation images. Order, tables and accuracies stay
+    as they are, and so do the networks' functions, which is checked in float64. An architecture whose graph cannot be
+    traced is copied unchanged, and the result says why.
 
     Raises `UsageError` if `out` exists or nothing could be aligned.
     """

@@ -51,11 +51,11 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     """Build the zoo of `recipe` at `path` and return the path; continue an interrupted build of the same recipe.
 
-    The teacher, if the recipe has one, becomes a zoo of its own next to it (`netspace.zoo.teacher_path`). `workers` is the
-    number of processes on a CPU, by default one for each core.
+    The teacher, if the recipe has one, becomes a zoo of its own next to it (`netspace.zoo.teacher_path`). `workers` is
+    the number of processes on a CPU, by default one for each core.
 
-    Raises `UsageError` if `path` has a zoo of another recipe, or the beginning of one; `NetspaceError` if another builder is
-    at work.
+    Raises `UsageError` if `path` has a zoo of another recipe, or the beginning of one; `NetspaceError` if another
+    builder is at work.
 
     >>> recipe = ZooRecipe.model_validate({
     ...     "data": {"name": "digits", "limit": 100}, "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.25}},
@@ -168,7 +168,7 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
 
 
 def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[Way]:
-    """Return what may be fastest for groups of a size; on CPUs channels last always wins for bf16 and stacked networks."""
+    """Return what may be fastest for groups of a size; on CPUs channels last wins for bf16 and stacked networks."""
     ways = []
     for kind in PRECISIONS if precision == "auto" else (precision,):
         if cpu and size > 1 and kind == "bf16" and precision == "auto":

@@ -1,8 +1,8 @@
 """The forward and backward passes of M networks in training, stacked or alone, and optimisers over all of them at once.
 
-Axes: M members (networks), P parameters, B images of a batch, C channels, H W pixels. The forward pass is the module's own,
-through `torch.func`, and a function of tensors alone: it returns batch norm's new statistics with the losses, so that a pass
-that fails has changed nothing, and a graph of the pass can be recorded and replayed.
+Axes: M members (networks), P parameters, B images of a batch, C channels, H W pixels. The forward pass is the module's
+own, through `torch.func`, and a function of tensors alone: it returns batch norm's new statistics with the losses, so
+that a pass that fails has changed nothing, and a graph of the pass can be recorded and replayed.
 
 Precision. Weights stay in float32; 'bf16' is autocast. `vmap` hides convolutions from autocast (torch 2.15), so stacked
 ones get their weights in bf16.
@@ -10,12 +10,12 @@ ones get their weights in bf16.
 Layout. Channels last is fastest for bf16 convolutions, and for stacked ones in any precision: `vmap` makes of them one
 grouped convolution of M * C channels, and these are last if images are in memory as (B, H, W, M, C).
 
-Compiled. `torch.compile`, on GPUs with CUDA graphs. A compiled pass is for one M and B: when members have left, the batch is
-filled up to the next power of two, so that there are a few passes, not one for every M.
+Compiled. `torch.compile`, on GPUs with CUDA graphs. A compiled pass is for one M and B: when members have left, the
+batch is filled up to the next power of two, so that there are a few passes, not one for every M.
 
-Optimisers. One flat tensor (M, P), each member with its own rate: torch's optimisers have one rate for a tensor, so members
-that differ in rate, weight decay or age would need a tensor each. The rules are torch's (`torch.optim.Adam`, `AdamW`,
-`SGD`), tested equal to them in float64.
+Optimisers. One flat tensor (M, P), each member with its own rate: torch's optimisers have one rate for a tensor, so
+members that differ in rate, weight decay or age would need a tensor each. The rules are torch's (`torch.optim.Adam`,
+`AdamW`, `SGD`), tested equal to them in float64.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Forward:
     def __call__(
         self, rows: Tensor, buffers: dict[str, Tensor], images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return losses (M,), gradients (M, P) and new buffers of networks (M, P) on images (M, B, C, H, W), labels (M, B).
+        """Return losses (M,), gradients (M, P) and buffers of networks (M, P) on images (M, B, C, H, W), labels (M, B).
 
         The results of a compiled pass are overwritten by the next.
         """

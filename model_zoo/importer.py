@@ -47,8 +47,8 @@ class Entry(Settings):
 def read_table(path: Path) -> list[Entry]:
     """Read a CSV file with the column file and any of run, seed, epochs and split.
 
-    Raises `UsageError` if the table is missing or empty, has other columns or invalid values, or names a file twice or a run
-    in several splits; `NetspaceError` if it does not parse.
+    Raises `UsageError` if the table is missing or empty, has other columns or invalid values, or names a file twice or
+    a run in several splits; `NetspaceError` if it does not parse.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a CSV file with the columns {', '.join(COLUMNS)}")
@@ -213,7 +213,7 @@ def _write(path: Path, header: Header, arch: str, population: Population) -> int
 
 
 def parameters(state: Mapping[str, Tensor], chosen: Candidate, name: str, folded: bool = False) -> Tensor:
-    """Return the flat parameters (P,) of a state dict, folded if it has batch norm. Raises `NetspaceError` naming the file."""
+    """Return flat parameters (P,) of a state dict, folding batch norm. Raises `NetspaceError` naming the file."""
     try:
         return flat_parameters(state, chosen.spec, folded=folded)
     except NetspaceError as error:
@@ -244,7 +244,7 @@ def _splits(entries: Sequence[Entry], runs: Sequence[int], seed: int, empty: Seq
 
 
 def _drawn(count: int, seed: int, empty: Sequence[str]) -> list[str]:
-    """Draw splits for `count` runs in the proportions of `FRACTIONS`; if runs are few, `empty` splits get one each first."""
+    """Draw splits for `count` runs in the proportions of `FRACTIONS`; of few runs, `empty` splits get one each."""
     bounds = np.cumsum([FRACTIONS[name] for name in SPLITS])
     drawn = [SPLITS[int(np.searchsorted(bounds, (index + 0.5) / count))] for index in range(count)]
     for name in empty:

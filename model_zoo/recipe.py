@@ -1,7 +1,7 @@
 """A zoo's recipe (what a user writes) and the training runs that follow from it.
 
-Runs are a pure function of the recipe: each one's seed, rate, epochs and split are known before anything is trained, so any
-process, and any restart, computes the same ones.
+Runs are a pure function of the recipe: each one's seed, rate, epochs and split are known before anything is trained, so
+any process, and any restart, computes the same ones.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class EpochConfig(Settings):
 
 
 class VarietyConfig(Settings):
-    """The training data of each run, drawn for it by itself, so that members differ in what they do (classification)."""
+    """The training data of each run, drawn for it by itself, so that members differ in what they do."""
 
     classes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
         None  # minimum and maximum number of classes whose images a run sees; none: all
@@ -249,8 +249,9 @@ def plan(recipe: ZooRecipe) -> list[RunPlan]:
 def spread(config: EpochConfig, members: int) -> list[tuple[int, ...]]:
     """Return the epochs at which each run of a split of `members` becomes a member.
 
-    Members are spaced evenly (log-evenly, or densest early) over first..last. Runs of several snapshots are interleaved, so
-    that each spans the range. If rounding gives a run the same epoch twice, the later snapshot is taken one epoch later.
+    Members are spaced evenly (log-evenly, or densest early) over first..last. Runs of several snapshots are
+    interleaved, so that each spans the range. If rounding gives a run the same epoch twice, the later snapshot is taken
+    one epoch later.
     """
     if members <= 0:
         return []

@@ -1,10 +1,10 @@
 """Train M networks of one architecture at once, each its own run: seed, data order, rate, schedule, decay, last epoch.
 
-Axes: M members, P parameters, B images of a batch, N training images, C classes. The parameters of all members
-are one tensor (M, P); the forward pass is the module's own, through `torch.func`. A member that has reached its last epoch
-leaves, and a waiting run replaces it. A member's weights depend on its own plan alone, up to rounding: every random number
-that it uses comes from its seed. Which runs there are is in `model_zoo.recipe`, what becomes of finished members in
-`model_zoo.work`.
+Axes: M members, P parameters, B images of a batch, N training images, C classes. The parameters of all members are one
+tensor (M, P); the forward pass is the module's own, through `torch.func`. A member that has reached its last epoch
+leaves, and a waiting run replaces it. A member's weights depend on its own plan alone, up to rounding: every random
+number that it uses comes from its seed. Which runs there are is in `model_zoo.recipe`, what becomes of finished members
+in `model_zoo.work`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Snapshot:
 class Group:
     """Runs in training, `way.fused` at once. Iterate `epochs()`; between epochs, `state()` is all that a restart needs.
 
-    `width` is the maximum number of members in a forward pass; `step` halves it if memory runs out. `forward` is that of an
-    earlier group of the same architecture, recipe and way, so that it is compiled once.
+    `width` is the maximum number of members in a forward pass; `step` halves it if memory runs out. `forward` is that
+    of an earlier group of the same architecture, recipe and way, so that it is compiled once.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class Group:
         return finished + sum(self.epoch(index) for index in range(len(self.runs)))
 
     def step(self, images: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
-        """Update all members on normalised images (M, B, C, H, W) and labels (M, B) at rates (M, 1); return losses (M,).
+        """Update all members on normalised images (M, B, C, H, W), labels (M, B) at rates (M, 1); return losses (M,).
 
-        If memory does not hold all members' passes, they run in halves, quarters and so on from then on: the same networks,
-        a little slower. Raises `NetspaceError` if not even one fits.
+        If memory does not hold all members' passes, they run in halves, quarters and so on from then on: the same
+        networks, a little slower. Raises `NetspaceError` if not even one fits.
         """
         losses, gradient = self._within_memory(images, labels)
         self.optimizer.step(self.flat, gradient, rates, self._decays)
@@ -174,7 +174,7 @@ class Group:
         return count * len(self.runs)
 
     def _draws(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return each member's order (M, N) of inputs in an epoch, and the random numbers (M, K, N) that augment them."""
+        """Return each member's order (M, N) of inputs in an epoch, and random numbers (M, K, N) that augment them."""
         orders, draws = [], []
         for index, run in enumerate(self.runs):
             random = generator(run.seed, self.epoch(index))
@@ -183,7 +183,7 @@ class Group:
         return send(torch.stack(orders), self.task.device), send(torch.stack(draws), self.task.device)
 
     def _order(self, run: RunPlan, count: int, random: torch.Generator) -> Tensor:
-        """Return the indices (count,) of a run's inputs in an epoch: each once, or as many passes as needed over its own."""
+        """Return the indices (count,) of a run's inputs in an epoch: each once, or several passes over its own."""
         if run.variety is None:
             return torch.randperm(count, generator=random)
         images, _ = self._own_data(run)

@@ -33,8 +33,9 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     """Check a zoo; each problem is a sentence of the result.
 
     The file must match its content hash. Every member needs a correct checksum, finite values, zero padding, accuracies
-    within 0..1 and a known split, the same for all members of a run. Networks must be their parameters alone. A sample of
-    each architecture, drawn by `seed`, is evaluated again on the zoo's data, with the stored accuracies as the result.
+    within 0..1 and a known split, the same for all members of a run. Networks must be their parameters alone. A sample
+    of each architecture, drawn by `seed`, is evaluated again on the zoo's data, with the stored accuracies as the
+    result.
 
     Raises `NetspaceError` only if the file cannot be opened at all.
 

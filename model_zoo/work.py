@@ -1,4 +1,4 @@
-"""The work of building a zoo: groups of runs, training one group, committing parts; `python -m model_zoo.work` is a worker.
+"""The work of building a zoo: groups of runs, their training, their parts; `python -m model_zoo.work` is a worker.
 
 Axes: M members (networks), P parameters.
 """
@@ -66,8 +66,8 @@ class Candidate:
 def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None, check: Check = "") -> Candidate:
     """Return the architecture `name` of a recipe for a task; without `prep_width` its PReps have 8 rows.
 
-    With `check`, raise `NetspaceError` unless its networks are their parameters alone and fit the task: networks that are to
-    be trained here, or were trained elsewhere. Once is enough.
+    With `check`, raise `NetspaceError` unless its networks are their parameters alone and fit the task: networks that
+    are to be trained here, or were trained elsewhere. Once is enough.
     """
     settings = config.settings(task.input_shape, task.num_outputs)
     module = archs.build(config.arch, **settings)
@@ -86,7 +86,7 @@ def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None,
 
 
 def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Candidate]:
-    """Return all architectures of a recipe. Their PReps have one width: without `prep_width` the smallest architecture's."""
+    """Return all architectures of a recipe, with PReps of one width: without `prep_width` the smallest one's."""
     each = {name: candidate(name, config, task, recipe.prep_width, check) for name, config in recipe.archs.items()}
     width = min(one.size[1] for one in each.values())
     return {name: replace(one, size=(prep.height(one.spec.num_parameters, width), width)) for name, one in each.items()}
@@ -225,7 +225,7 @@ class Worker:
         write_zoo(part, self.header, {chosen.id: population})
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
-        """Return the folded parameters (M, P) and the table rows (M,) of a snapshot's members; zeros if they diverged."""
+        """Return folded parameters (M, P) and table rows (M,) of a snapshot's members; zeros if they diverged."""
         finite = torch.stack(
             [value.isfinite().reshape(len(value), -1).all(1) for value in snapshot.state.values()]
         ).all(0)
@@ -268,7 +268,7 @@ def finished(path: Path, number: int) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a worker: PATH, RANK, WORLD_SIZE and the architectures to trust. Return the exit code, 0 for done, 1 for failed."""
+    """Run a worker: PATH, RANK, WORLD_SIZE and architectures to trust. Return 0 for done, 1 for failed."""
     path, rank, world_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     archs.trust(*arguments[3:])
     parent = os.getppid()

@@ -1,7 +1,7 @@
 """The equations of the papers, one pure function each.
 
-Axes: M members (networks), B inputs of a batch, C classes, A architectures, N kernels, D values of a kernel or of a feature
-map. A loss is averaged over B and over leading axes, so one network and a batch of M give the same scale.
+Axes: M members (networks), B inputs of a batch, C classes, A architectures, N kernels, D values of a kernel or of a
+feature map. A loss is averaged over B and over leading axes, so one network and a batch of M give the same scale.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def prediction_loss(
 ) -> Float[Tensor, ""]:
     """Return the distillation loss between logits of predicted and target networks (NetSpace, Eq. 1 and 3).
 
-    KL(softmax(t / T) || softmax(p / T)) * T^2 (Hinton et al. 2015): the target's distribution is the reference. Computed in
-    float32. With `relative`, T is in units of the standard deviation of each target network's logits, so that a network
-    that is hardly trained, whose logits are all small, counts as much as others.
+    KL(softmax(t / T) || softmax(p / T)) * T^2 (Hinton et al. 2015): the target's distribution is the reference.
+    Computed in float32. With `relative`, T is in units of the standard deviation of each target network's logits, so
+    that a network that is hardly trained, whose logits are all small, counts as much as others.
 
     >>> import torch
     >>> same = torch.randn(2, 5, 3)
@@ -71,7 +71,8 @@ def distillation_loss(
 def class_loss(logits: Float[Tensor, "M A"], class_ids: Int64[Tensor, " M"]) -> Float[Tensor, " M"]:
     """Return the cross-entropy of each network's ClassId logits (NetSpace, Eq. 6).
 
-    For a point between two networks at gamma, the ClassId is (1 - gamma) * c_A + gamma * c_B (Eq. 7), an integer by Eq. 12.
+    For a point between two networks at gamma, the ClassId is (1 - gamma) * c_A + gamma * c_B (Eq. 7), an integer by Eq.
+    12.
     """
     return F.cross_entropy(logits.float(), class_ids, reduction="none")
 
@@ -81,8 +82,8 @@ def blend(
 ) -> Float[Tensor, "M B C"]:
     """Return the target logits of networks between two: their logits, mixed with `gamma` of the second.
 
-    Each network's logits are divided by their standard deviation before, and multiplied by the mixed one after, so that a
-    confident network does not outvote another: the blend moves evenly from the first to the second.
+    Each network's logits are divided by their standard deviation before, and multiplied by the mixed one after, so that
+    a confident network does not outvote another: the blend moves evenly from the first to the second.
     """
     gamma = gamma.view(-1, 1, 1)
     spreads = [logits.float().std((-2, -1), keepdim=True).clamp_min(1e-6) for logits in (first, second)]
@@ -104,8 +105,8 @@ def reconstruction_loss(
     """Return the root mean squared difference of kernels over the weights, where `mask` (N, D) is 1 (NeRN, Eq. 3).
 
     The paper divides the norm by the number of weights; the authors' code, as this, takes the root of the mean. With
-    `weights`, the kernels are a sample of those of a network with so many weights. The value is then the sample's, and the
-    gradient is multiplied by the sample's fraction of the weights: other weights do not depend on what was drawn.
+    `weights`, the kernels are a sample of those of a network with so many weights. The value is then the sample's, and
+    the gradient is multiplied by the sample's fraction of the weights: other weights do not depend on what was drawn.
     """
     squares = ((predicted.float() - target.float()) * mask).square().sum()
     error = (squares / mask.sum() + 1e-20).sqrt()
@@ -115,7 +116,7 @@ def reconstruction_loss(
 def feature_loss(
     predicted: Sequence[Tensor], target: Sequence[Tensor], weight: float = 1.0, index: Tensor | None = None
 ) -> Float[Tensor, ""]:
-    """Return `weight` times the distance of feature maps (B, ...), each sample's map normalised to l2-norm 1 (NeRN, Eq. 4).
+    """Return `weight` times the distance of feature maps (B, ...) of l2-norm 1 for each sample (NeRN, Eq. 4).
 
     Distances are summed over layers and averaged over B; B differs between maps if layers fold other axes into it. With
     `index` (B,) the target's maps are rows of tables (N, ...). Computed in float32 from maps of any precision; only
@@ -163,7 +164,7 @@ class _CompiledLoss(torch.autograd.Function):
 
 
 class _UnitDistances(torch.autograd.Function):
-    """|u - v| (B,) of the unit vectors u = a / |a| and v = b / |b| of rows a and b (B, D), for maps a, a', ..., b, b', ...
+    """|u - v| (B,) of unit vectors u = a / |a| and v = b / |b| of rows a, b (B, D), for maps a, a', ..., b, b', ...
 
     Only a gets gradients: (u (u . v) - v) / (|a| |u - v|), a mixture of a and b with two factors for each row.
     """
@@ -185,7 +186,7 @@ class _UnitDistances(torch.autograd.Function):
 
 
 def _factors(lengths: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the factors (B,) of a and of b in the gradient, from |a|, |b|, |u - v| (B, 3) and the gradient of |u - v| (B,)."""
+    """Return the factors (B,) of a and b in the gradient, from |a|, |b|, |u - v| (B, 3) and the gradient of |u - v|."""
     a, b, distance = lengths.unbind(1)
     flat = (distance == 0) | (a <= 1e-12) | (b <= 1e-12)
     of_a = (1 - distance.square() / 2) / (a.square() * distance)

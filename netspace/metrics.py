@@ -127,9 +127,9 @@ PEER_ELEMENTS = 1 << 24  # rows x peers x inputs compared at once, so that memor
 class Identity:
     """Whether predicted networks are like their own targets rather than like any network of the same accuracy.
 
-    The peers of a member are the other members whose accuracy lies within one point of its target's. The Jaccard index of
-    two networks is the number of inputs that both get wrong over the number that one or both get wrong; 1 if neither makes
-    a mistake. Values of peers are means over a member's peers, NaN if it has none.
+    The peers of a member are the other members whose accuracy lies within one point of its target's. The Jaccard index
+    of two networks is the number of inputs that both get wrong over the number that one or both get wrong; 1 if neither
+    makes a mistake. Values of peers are means over a member's peers, NaN if it has none.
     """
 
     agreement_own: np.ndarray  # (M,) of a prediction with its own target
@@ -187,7 +187,7 @@ def identity(predicted: Int64[Tensor, "M B"], target: Int64[Tensor, "M B"], labe
 
 
 def identity_of(agreements: Float[Tensor, "M M"], scores: Float[Tensor, " M"]) -> Identity:
-    """Compare by the agreement of each predicted network with each target and the targets' scores, without Jaccard indices."""
+    """Compare by agreements of all predicted networks with all targets and the targets' scores; no Jaccard index."""
     near = (scores[:, None] - scores).abs() <= PEER_RANGE
     peers = near & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     same = agreements.double()

@@ -130,8 +130,8 @@ def task_settings(
 ) -> dict[str, object]:
     """Return `given` with `channels`, `image_size` and `classes` of a task, as far as `name` has such settings.
 
-    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as `resolve`, and `UsageError`
-    if `given` contradicts the task, or images that are not square meet an `image_size`.
+    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as `resolve`, and
+    `UsageError` if `given` contradicts the task, or images that are not square meet an `image_size`.
 
     >>> task_settings("vanillacnn", {"width": 0.5}, (1, 28, 28), 10)
     {'width': 0.5, 'channels': 1, 'image_size': 28, 'classes': 10}
@@ -149,9 +149,9 @@ def task_settings(
 def skeleton(name: str, kwargs: Mapping[str, object], image_shape: tuple[int, ...]) -> nn.Module:
     """Return the folded network `name`, whose parameters are those of a PRep, in eval mode with random values.
 
-    `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays as it was. Our
-    ResNets are built without batch norm, which has the same state as folding; others are traced only if they have batch
-    norm. Buffers stay as the factory makes them (`netspace.archs.identity`). Raises as `build` and
+    `image_shape` is (channels, H, W), or the shape of another input. torch's random state on the CPU stays as it was.
+    Our ResNets are built without batch norm, which has the same state as folding; others are traced only if they have
+    batch norm. Buffers stay as the factory makes them (`netspace.archs.identity`). Raises as `build` and
     `netspace.networks.folding.fold`.
     """
     factory = resolve(name)

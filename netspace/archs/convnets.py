@@ -1,4 +1,4 @@
-"""LeNetLike, VanillaCNN and ResNets for images of 8 to 224 pixels (NetSpace, Suppl. III, Fig. 3-4; He et al. 2016, Sec. 4.2).
+"""LeNetLike, VanillaCNN and ResNets for 8 to 224 pixels (NetSpace, Suppl. III, Fig. 3-4; He et al. 2016, Sec. 4.2).
 
 Parameter counts are those of NetSpace, Suppl., Tab. I, on 32x32x3 with 10 classes and on 64x64x3 with 200 classes:
 LeNetLike 62,006 and 79,612; VanillaCNN 68,818 and 112,856; with batch norm ResNet8 78,042 and 128,792, ResNet32 466,906
@@ -16,9 +16,9 @@ VanillaCNN has five 3x3 convolutions with padding 1 and one linear layer:
 
 ResNets have 3 stages of blocks and torchvision's names (`layer1.0.conv1`, `layer2.0.downsample.0`). Convolutions before
 batch norm have no bias; where a block changes shape its shortcut is a 1x1 convolution and batch norm. With
-`batch_norm=False` the convolutions have biases, and the state has the names and shapes of the folded network. The last map
-has a quarter of the image's side. It is averaged over squares of 8 or a little more: one up to 60 pixels, 2x2 up to 92, 7x7
-at 224; the linear layer sees all of them.
+`batch_norm=False` the convolutions have biases, and the state has the names and shapes of the folded network. The last
+map has a quarter of the image's side. It is averaged over squares of 8 or a little more: one up to 60 pixels, 2x2 up to
+92, 7x7 at 224; the linear layer sees all of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Checks of an architecture: a network is its parameters and nothing else, and its outputs fit a task.
 
 A zoo stores parameters, with batch norm folded. Two fresh networks with the same parameters and the same statistics of
-batch norm must therefore compute the same function. They do not if a constant is drawn at construction, if training changes
-a buffer that is not batch norm's, or if the forward pass draws noise. The checks run when an architecture is first used,
-not when checked networks are loaded.
+batch norm must therefore compute the same function. They do not if a constant is drawn at construction, if training
+changes a buffer that is not batch norm's, or if the forward pass draws noise. The checks run when an architecture is
+first used, not when checked networks are loaded.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def check_outputs(
 
 
 def drawn_constants(first: nn.Module, second: nn.Module, excluded: Collection[str] = ()) -> list[str]:
-    """Return the names of buffers, and of tensors that are plain attributes, in which two networks of one kind differ."""
+    """Return the names of buffers, and of tensors as plain attributes, in which two networks of one kind differ."""
     left, right = (_constants(each) for each in (first, second))
     return [
         name

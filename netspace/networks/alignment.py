@@ -1,4 +1,4 @@
-"""Alignment of networks: weight matching (Ainsworth et al. 2023, Git Re-Basin, Algorithm 1), and statistics of averages.
+"""Alignment of networks: weight matching (Git Re-Basin, Ainsworth et al. 2023, Algorithm 1); statistics of averages.
 
 Group by group (`channels.py`), channels are permuted so that a network's parameters are nearest to a reference.
 
@@ -33,7 +33,7 @@ TOLERANCE = 1e-9  # largest difference of outputs in float64, as a fraction of t
 def _similarity(
     uses: Sequence[Use], size: int, reference: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return inner products (M, C, C) of channels of the reference and of each network, over the parameters of `uses`."""
+    """Return inner products (M, C, C) of channels of the reference and of each network, over the `uses`."""
     total: Tensor | None = None
     for use in uses:
         rows = []
@@ -52,8 +52,8 @@ def align(
     """Return the networks with their channels permuted so that they are near the reference.
 
     The functions of the networks stay as they are, and no network ends farther from the reference than it was. Weight
-    matching ends in a local optimum, so each network is matched from two starts and the nearer result is taken: from its own
-    order, and from one in which every group is matched by the layers before it.
+    matching ends in a local optimum, so each network is matched from two starts and the nearer result is taken: from
+    its own order, and from one in which every group is matched by the layers before it.
     """
     outcomes = [_matched(reference, flat, spec, groups, from_inputs) for from_inputs in (False, True)]
     own, forward = ((outcome - reference).square().sum(1) for outcome in outcomes)
@@ -137,11 +137,12 @@ def reset_statistics(
     weights: Float[Tensor, "S M"],
     inputs: Tensor,
 ) -> Float[Tensor, "S P"]:
-    """Return averages of networks whose hidden channels have the mean and spread on `inputs` that an average should have.
+    """Return averages of networks with the mean and spread of hidden channels that an average should have on `inputs`.
 
     Averaged weights give outputs of less spread than those of either network (REPAIR, Jordan et al. 2022). Every hidden
-    layer's channels are scaled and shifted, from the first layer on, to the means and standard deviations of the `sources`,
-    averaged with `weights`. Networks are folded, so this is what resetting batch norm's statistics does to others.
+    layer's channels are scaled and shifted, from the first layer on, to the means and standard deviations of the
+    `sources`, averaged with `weights`. Networks are folded, so this is what resetting batch norm's statistics does to
+    others.
     """
     hidden = {use.name.removesuffix(".weight") for group in groups for use in group.uses if use.axis == 0}
     module = copy.deepcopy(skeleton).eval()

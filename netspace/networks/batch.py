@@ -76,7 +76,7 @@ def run_vmap(
     shared: bool,
     bf16_names: frozenset[str] = frozenset(),
 ) -> Float[Tensor, "M B C"]:
-    """Return the outputs of stacked networks; inputs as for `run_loop`, parameters named in `bf16_names` cast to bf16."""
+    """Return the outputs of stacked networks; inputs as for `run_loop`, parameters in `bf16_names` cast to bf16."""
 
     def one(row: Tensor, batch: Tensor) -> Tensor:
         weights = {n: w.bfloat16() if n in bf16_names else w for n, w in unflatten(row, spec).items()}
@@ -90,8 +90,8 @@ def run_vmap(
 class NetBatch:
     """Runs networks of one spec on batches of inputs.
 
-    Only the `forward` of `skeleton` is used, not its parameters. `max_elements` is the maximum number of members x inputs
-    that run at once without gradients, so that memory stays bounded.
+    Only the `forward` of `skeleton` is used, not its parameters. `max_elements` is the maximum number of members x
+    inputs that run at once without gradients, so that memory stays bounded.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class NetBatch:
         return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
 
     def _bf16_names(self, device: torch.device) -> frozenset[str]:
-        """Return the parameters that stacked networks get in bf16: convolutions' under autocast, not on CPUs (slow there)."""
+        """Return which parameters stacked networks get in bf16: convolutions' under autocast; on CPUs, none."""
         if device.type == "cpu" or not torch.is_autocast_enabled(device.type):
             return frozenset()
         if self._convolutions is None:
@@ -145,7 +145,7 @@ class NetBatch:
         return self._convolutions
 
     def _stackable(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
-        """Return 'vmap' if it can run these networks, else 'loop'; tried once. It cannot run recurrent layers, for example."""
+        """Return 'vmap' if it can run these networks, else 'loop' (for recurrent layers, say); tried once."""
         if ("stackable",) not in self._chosen:
             images = inputs[:1] if shared else inputs[:2, :1]
             try:

@@ -1,9 +1,9 @@
 """Groups of channels that may be permuted without changing a network's function, read from its graph.
 
 The channels of a hidden layer can be permuted if every parameter that reads or writes them is permuted alike. These
-parameters are read from the network's `torch.fx` graph: layers that are added up (residual streams) share a group, and a
-flattened map gives each channel several neighbouring inputs. Channels that reach an operation that may mix them are not
-permuted. Networks are aligned by these groups (`alignment.py`).
+parameters are read from the network's `torch.fx` graph: layers that are added up (residual streams) share a group, and
+a flattened map gives each channel several neighbouring inputs. Channels that reach an operation that may mix them are
+not permuted. Networks are aligned by these groups (`alignment.py`).
 
 Axes: M members (networks), C channels.
 """
@@ -260,7 +260,7 @@ def _function(
 
 
 def _reshaped(before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]) -> _Channels | None:
-    """Return the channels of a reshaped value whose channel axis is kept or flattened with later axes; None for others."""
+    """Return the channels of a reshaped value whose channel axis is kept or flattened with later ones, else None."""
     if entering[:2] == shape[:2]:
         return before
     if entering[0] == shape[0] and len(shape) == 2 and shape[1] == math.prod(entering[1:]):
@@ -282,7 +282,7 @@ def _index(use: Use, permutations: Tensor, length: int) -> Tensor:
 def permute(
     tensors: Mapping[str, Tensor], group: ChannelGroup, permutations: Int64[Tensor, "M C"]
 ) -> dict[str, Tensor]:
-    """Return the parameters (M, ...) that a group uses, with its channels permuted: channel i is `permutations[m, i]` before."""
+    """Return a group's parameters (M, ...) with its channels permuted: channel i was `permutations[m, i]`."""
     moved = {use.name: tensors[use.name] for use in group.uses}
     for use in group.uses:
         tensor = moved[use.name]

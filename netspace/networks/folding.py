@@ -1,16 +1,17 @@
 """Batch norm folded into the layer before it, so that a network is its parameters and nothing else.
 
-At inference a batch norm is a fixed affine map of each channel (NetSpace, Suppl. VI, Eq. 1); after a convolution or a linear
-layer it can be part of that layer's weight and bias. `fold` returns a copy of a network with all batch norms folded and the
-other names and their order unchanged, and checks in float64 that the copy computes the same function. `Folder` does the same
-for the state of M networks at once. Both follow a plan read from the `torch.fx` graph of the network (`graph.py`, which also
-says what is refused) and use `fold_state`, the only place with this arithmetic: in float64, returning the dtypes of before.
+At inference a batch norm is a fixed affine map of each channel (NetSpace, Suppl. VI, Eq. 1); after a convolution or a
+linear layer it can be part of that layer's weight and bias. `fold` returns a copy of a network with all batch norms
+folded and the other names and their order unchanged, and checks in float64 that the copy computes the same function.
+`Folder` does the same for the state of M networks at once. Both follow a plan read from the `torch.fx` graph of the
+network (`graph.py`, which also says what is refused) and use `fold_state`, the only place with this arithmetic: in
+float64, returning the dtypes of before.
 
 A batch norm that follows no such layer (but an activation, a sum, a layer that is used twice) becomes a `FrozenAffine`.
 Folding into the layer after is not done: zero padding makes it wrong.
 
-`unfold` inverts `fold` up to the values that folding loses: a batch norm's function is in the layer before it, so the batch
-norm becomes the identity (mean 0, variance 1 - eps, weight 1), or the bias of a layer that has none.
+`unfold` inverts `fold` up to the values that folding loses: a batch norm's function is in the layer before it, so the
+batch norm becomes the identity (mean 0, variance 1 - eps, weight 1), or the bias of a layer that has none.
 
 Axes: B batch, M members (networks), C channels; `...` is M or nothing.
 """
@@ -47,9 +48,10 @@ TOLERANCE = 1e-6  # of `unfold`, as a fraction of the largest output: the values
 def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool = False) -> nn.Module:
     """Return a copy of `module` in eval mode, without batch norm, that computes the same function.
 
-    Each batch norm is replaced by an `nn.Identity` or, also in parts that `torch.fx` cannot trace, a `FrozenAffine`; one of a
-    subclass with a forward of its own stays, with neutral statistics. Other modules, names and dtypes stay, so the copy's
-    state fits the class written without batch norm. A network without batch norm is only copied, neither traced nor run.
+    Each batch norm is replaced by an `nn.Identity` or, also in parts that `torch.fx` cannot trace, a `FrozenAffine`;
+    one of a subclass with a forward of its own stays, with neutral statistics. Other modules, names and dtypes stay, so
+    the copy's state fits the class written without batch norm. A network without batch norm is only copied, neither
+    traced nor run.
 
     Args:
         example: an input (B, ...). The copy is checked on it and on normal noise of its shape.
@@ -57,9 +59,9 @@ def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool 
         constants: floating-point buffers may remain; the architecture makes the same ones for every network.
 
     Raises:
-        NetspaceError: values are not finite, parameters are tied, floating-point buffers would remain, batch norm has no
-            running statistics or is called as a function, the forward fails on `example`, or the copy computes something
-            else. The message names the parameter or submodule.
+        NetspaceError: values are not finite, parameters are tied, floating-point buffers would remain, batch norm has
+            no running statistics or is called as a function, the forward fails on `example`, or the copy computes
+            something else. The message names the parameter or submodule.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4))
     >>> [key for key, _ in fold(net, torch.zeros(1, 1, 8, 8)).named_parameters()]
@@ -82,9 +84,9 @@ def fold(module: nn.Module, example: Tensor, *, name: str = "", constants: bool 
 class Folder:
     """Folds the state of one member or of M stacked members of an architecture, which is traced once.
 
-    `module` is any network of the architecture, `example` (B, ...) an input. The plan, a tuple of `Absorption`s, is checked
-    as in `fold`, on a copy whose batch norms have random statistics: those of a fresh network would hide a mistake. `shapes`
-    are the parameters that remain, in order. Raises as `fold`.
+    `module` is any network of the architecture, `example` (B, ...) an input. The plan, a tuple of `Absorption`s, is
+    checked as in `fold`, on a copy whose batch norms have random statistics: those of a fresh network would hide a
+    mistake. `shapes` are the parameters that remain, in order. Raises as `fold`.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     >>> folder = Folder(net, torch.zeros(1, 3))
@@ -116,9 +118,9 @@ class Folder:
         """Return the folded parameters, each (..., *shape) with its entry of `shapes`, in that order.
 
         `state` is a state dict with batch norm, each value (..., *shape) with its shape in the network; counters
-        (`num_batches_tracked`) may be missing. The result has the same dtypes and shares the memory of values that did not
-        change. Raises `UsageError` for a name or shape that does not fit, `NetspaceError` for a value that is not finite,
-        naming the first member that has it.
+        (`num_batches_tracked`) may be missing. The result has the same dtypes and shares the memory of values that did
+        not change. Raises `UsageError` for a name or shape that does not fit, `NetspaceError` for a value that is not
+        finite, naming the first member that has it.
         """
         for key in state:
             if key not in self._needed and key not in self._ignored:
@@ -144,7 +146,7 @@ class Folder:
 
 
 def _in_float64(module: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tensor]]:
-    """Return `module` in float64 and eval mode, and inputs to check it on: `example`, and normal noise of that shape."""
+    """Return `module` in float64 and eval mode, and inputs to check it on: `example` and normal noise."""
     device = next((value.device for value in values(module).values()), example.device)
     inputs = [example.detach().to(device)]
     if example.is_floating_point():
@@ -253,8 +255,8 @@ def _neutralise(norm: nn.Module, weight: Tensor, bias: Tensor, eps: float) -> No
 def unfold(module: nn.Module, folded: Mapping[str, Tensor], example: Tensor, *, name: str = "") -> nn.Module:
     """Fill `module`, a fresh network with batch norm, with folded parameters; return it in eval mode.
 
-    `folded` has the names and shapes that remain after `fold(module, example)`. Raises as `fold`, and `NetspaceError` if a
-    batch norm without weights would have to multiply by a number that is not positive.
+    `folded` has the names and shapes that remain after `fold(module, example)`. Raises as `fold`, and `NetspaceError`
+    if a batch norm without weights would have to multiply by a number that is not positive.
     """
     label = name or type(module).__name__
     refuse_unfit(module, label)

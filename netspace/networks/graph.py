@@ -1,9 +1,9 @@
 """The layer that each batch norm of a network can be folded into, read from its `torch.fx` graph; checks of folding.
 
-A batch norm can be folded into the convolution or linear layer before it if that layer is called once, its output reaches
-only the batch norm, unchanged, and its output channels are the channels of the batch norm. All others become 'affine', which
-is always right. The graph is only used for this: the folded network has the forward that it was written with. Nothing here
-changes a module. Errors name the network, and the parameter or submodule at fault.
+A batch norm can be folded into the convolution or linear layer before it if that layer is called once, its output
+reaches only the batch norm, unchanged, and its output channels are the channels of the batch norm. All others become
+'affine', which is always right. The graph is only used for this: the folded network has the forward that it was written
+with. Nothing here changes a module. Errors name the network, and the parameter or submodule at fault.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from netspace.networks.prep import parameter_problem
 
 @dataclass(frozen=True)
 class Absorption:
-    """How one batch norm is folded. `target` is the layer before it, or `norm` itself for the kinds 'affine' and 'kept'.
+    """How a batch norm is folded. `target` is the layer before it, or `norm` itself for the kinds 'affine' and 'kept'.
 
-    A batch norm of a subclass with a forward of its own, such as one with an activation inside, is 'kept': the layer stays
-    with neutral statistics (mean 0, variance 1 - eps) and the weight and bias of 'affine'.
+    A batch norm of a subclass with a forward of its own, such as one with an activation inside, is 'kept': the layer
+    stays with neutral statistics (mean 0, variance 1 - eps) and the weight and bias of 'affine'.
     """
 
     norm: str
@@ -225,7 +225,8 @@ def _tensors(output: object) -> list[Tensor]:
 def make_plan(module: nn.Module, example: Tensor, label: str) -> tuple[Absorption, ...]:
     """Return how each batch norm of `module` is folded: those into layers in the order of the graph, then the rest.
 
-    `module` is in eval mode and `example` (B, ...) fits it. Batch norms in parts that cannot be traced are 'affine'. Raises `NetspaceError` if the module does not run on `example`, or calls batch norm as a function.
+    `module` is in eval mode and `example` (B, ...) fits it. Batch norms in parts that cannot be traced are 'affine'.
+    Raises `NetspaceError` if the module does not run on `example`, or calls batch norm as a function.
     """
     norms = batch_norms(module)
     axes = _input_axes(module, norms, example, label)
@@ -312,7 +313,7 @@ def _input_axes(module: nn.Module, norms: Mapping[str, _BatchNorm], example: Ten
 
 
 class _Tracer(fx.Tracer):
-    """Takes layers derived from torch's own, and modules named in `opaque`, as one node too; notes where tracing failed."""
+    """Traces layers derived from torch's own, and modules in `opaque`, as single nodes; notes where tracing failed."""
 
     def __init__(self, opaque: Collection[str] = ()) -> None:
         super().__init__()
@@ -336,8 +337,8 @@ def trace(module: nn.Module, label: str, purpose: str, *, whole: bool = True) ->
     """Return the graph of `module(x)`; arguments after the first keep their defaults.
 
     Unless the `whole` is needed, submodules that cannot be traced are single nodes, and the graph of a module whose own
-    forward cannot be is empty. Raises `NetspaceError` where the whole has no graph; `purpose` is what the message says cannot
-    be done: 'fold the batch norm of'.
+    forward cannot be is empty. Raises `NetspaceError` where the whole has no graph; `purpose` is what the message says
+    cannot be done: 'fold the batch norm of'.
     """
     later = list(inspect.signature(module.forward).parameters.values())[1:]
     settled = {each.name: each.default for each in later if each.default is not each.empty}

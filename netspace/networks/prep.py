@@ -1,8 +1,8 @@
 """PRep: the parameters of a network as an (H, W) matrix, filled row by row (NetSpace, Suppl. II).
 
-Axes: M members (networks), P parameters, H W of a PRep. W is a multiple of 8, H of 4; values after the P parameters are zero.
-Nothing is ever cropped: what does not fit is an error. All functions keep leading axes, so one network (P,) and a batch
-(M, P) use the same code, differentiably and without copies if there is no padding.
+Axes: M members (networks), P parameters, H W of a PRep. W is a multiple of 8, H of 4; values after the P parameters are
+zero. Nothing is ever cropped: what does not fit is an error. All functions keep leading axes, so one network (P,) and a
+batch (M, P) use the same code, differentiably and without copies if there is no padding.
 """
 
 from __future__ import annotations

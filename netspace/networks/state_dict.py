@@ -59,7 +59,7 @@ def folded_metadata(spec: NetSpec, *, folded: bool = True) -> dict[str, str]:
 
 
 def metadata_spec(metadata: Mapping[str, str]) -> NetSpec | None:
-    """Return the spec of the network that a file's metadata describe; None if they describe none, as in files of others.
+    """Return the spec of the network that a file's metadata describe; None if they describe none.
 
     Raises `UsageError` for an architecture outside netspace that is not trusted.
     """
@@ -86,8 +86,8 @@ def check_tensors(state: Mapping[str, Tensor], origin: str, parameters: Collecti
     """Refuse tensors that cannot be parameters: complex, integer, boolean, quantised, sparse or without values.
 
     `origin` is the state dict's name in the message. `parameters` are the names of tensors that are parameters; others,
-    buffers, may hold integers. If it is None, tensors of int8 and tensors called 'weight' or 'bias' are parameters. Raises
-    `NetspaceError` naming the first tensor at fault.
+    buffers, may hold integers. If it is None, tensors of int8 and tensors called 'weight' or 'bias' are parameters.
+    Raises `NetspaceError` naming the first tensor at fault.
     """
     for name, value in state.items():
         problem = parameter_problem(value)
@@ -138,9 +138,9 @@ class _TrainedState:
 def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool = False) -> Float32[Tensor, " P"]:
     """Return the flat parameters of a state dict, folding batch norm if the state dict has it.
 
-    Prefixes of wrappers ('module.', '_orig_mod.', 'model.') are removed if all names fit then; `num_batches_tracked` may be
-    missing. `folded`, or the metadata of a `StateDict`, say that batch norm is folded already; without either, a state dict
-    without statistics that could be both is refused.
+    Prefixes of wrappers ('module.', '_orig_mod.', 'model.') are removed if all names fit then; `num_batches_tracked`
+    may be missing. `folded`, or the metadata of a `StateDict`, say that batch norm is folded already; without either, a
+    state dict without statistics that could be both is refused.
 
     Raises `NetspaceError` if the state dict is of another architecture, for tensors that cannot be parameters, and for
     constants (a buffer such as a position table) that differ from the architecture's.
@@ -213,7 +213,8 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
 
     A checkpoint may contain one state dict, or several, of which the one called `key` is read.
 
-    Raises `UsageError` for a missing file or key, `NetspaceError` if the file holds no state dict, or several without `key`.
+    Raises `UsageError` for a missing file or key, `NetspaceError` if the file holds no state dict, or several without
+    `key`.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")

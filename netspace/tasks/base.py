@@ -30,7 +30,7 @@ class DataConfig(Settings):
     """Settings of data, their splits and their shape. Equal settings give equal data, on every machine."""
 
     name: str = "digits"  # one of netspace.tasks.DATASETS
-    # folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data. For 'folder', the folder of images itself
+    # folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data; for 'folder', the folder of images itself
     root: Path | None = None
     image_size: int | None = Field(None, ge=1)  # height and width in pixels, antialiased; none: the data set's own
     channels: Literal[1, 3] | None = None  # 1 makes colour grey, 3 repeats grey; none: the data set's own
@@ -55,11 +55,11 @@ def data_root(root: Path | None = None) -> Path:
 class Task(ABC):
     """A task of networks: its data, losses and scores. The defaults are those of a regression.
 
-    A network is identified by the `seed` of its training run, -1 if it has none (such as one decoded from a point between
-    two). A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was fitted to
-    targets of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs follow from it,
-    too. Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice, integers (B,) for all
-    networks alike, or integers (M, B).
+    A network is identified by the `seed` of its training run, -1 if it has none (such as one decoded from a point
+    between two). A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was
+    fitted to targets of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs
+    follow from it, too. Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice,
+    integers (B,) for all networks alike, or integers (M, B).
     """
 
     name: str
@@ -90,11 +90,11 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
-        """Return targets of outputs: (B, ...) for all networks, or (M, B, ...) with `own_targets` or an index (M, B)."""
+        """Return targets: (B, ...) for all networks, or (M, B, ...) with `own_targets` or an index (M, B)."""
 
     @abstractmethod
     def score(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> Float[Tensor, "*M"]:
-        """Return a score from 0 to 1, averaged over inputs, for targets (B, ...) of all or (M, B, ...) of each network."""
+        """Return a score from 0 to 1, averaged over inputs, for targets (B, ...), or (M, B, ...) of each network."""
 
     def draw_augmentation(self, count: int, random: torch.Generator) -> Shaped[Tensor, "K N"]:
         """Draw K random numbers for each of `count` training inputs, to augment them in one epoch; K is 0 for none."""
@@ -119,7 +119,7 @@ class Task(ABC):
         limit: int | None = None,
         targets: Tensor | None = None,
     ) -> Float[Tensor, " M"]:
-        """Return the scores of networks on the inputs of a split, or the first `limit`; `networks` maps inputs to outputs.
+        """Return scores of networks on the inputs of a split, or the first `limit`; `networks` maps inputs to outputs.
 
         `targets` (M, N, ...) replace those of the seeds.
         """
@@ -146,7 +146,7 @@ class Task(ABC):
         temperature: float = 1.0,
         relative: bool = False,
     ) -> Float[Tensor, ""]:
-        """Return the loss between outputs of predicted and target networks (NetSpace, Eq. 1 or 2); by default squared."""
+        """Return the loss between outputs of predicted and target networks (NetSpace, Eq. 1 or 2); default: squared."""
         return F.mse_loss(predicted.float(), target.float())
 
     def distillation_loss(

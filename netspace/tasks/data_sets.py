@@ -22,8 +22,8 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     """Return a random order (N,) of which every prefix is stratified, to within an image or two.
 
     The r-th of the n images of a class (in random order) goes to position (r + 1/2) / n of the whole; ties are broken
-    at random. So any consecutive pieces are stratified, too. The numbers come from `RandomState`, whose stream numpy has
-    promised never to change (NEP 19).
+    at random. So any consecutive pieces are stratified, too. The numbers come from `RandomState`, whose stream numpy
+    has promised never to change (NEP 19).
 
     >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
     >>> labels[stratified_order(labels, seed=0)[:3]].sort().values
@@ -77,8 +77,8 @@ class DataSet:
 def load(config: DataConfig | str, device: torch.device | str = "cpu") -> Task:
     """Load the task that `config`, or its name alone, describes: one of `TASKS`, or images of `DATASETS`.
 
-    Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a data set that is not on
-    this machine (the message says how to get it) or a broken file.
+    Raises `UsageError` for an unknown name or a setting that does not apply, `NetspaceError` for a data set that is not
+    on this machine (the message says how to get it) or a broken file.
     """
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name in TASKS:

@@ -51,10 +51,10 @@ def with_channels(images: UInt8[Tensor, "N _ H W"], channels: int) -> UInt8[Tens
 def random_crop_flip(
     images: Shaped[Tensor, "*B C H W"], generator: torch.Generator, padding: int, flip: bool
 ) -> Shaped[Tensor, "*B C H W"]:
-    """Pad with zeros, crop back at a random position, mirror every second image at random (NetSpace, Suppl. IV, after [9]).
+    """Pad with zeros, crop at a random position, mirror half of the images at random (NetSpace, Suppl. IV, after [9]).
 
-    All crops are drawn first, then all flips, so the same generator state gives the same result however the leading axes
-    are arranged. The generator may be on the CPU for images on any device.
+    All crops are drawn first, then all flips, so the same generator state gives the same result however the leading
+    axes are arranged. The generator may be on the CPU for images on any device.
     """
     if not padding and not flip:
         return images
@@ -213,7 +213,7 @@ class Classification(Task):
         return self.split(split).labels[index]
 
     def draw_augmentation(self, count: int, random: torch.Generator) -> Tensor:
-        """Draw row and column of each crop and whether it is mirrored, int64 (3, count); (0, count) without augmentation."""
+        """Draw row, column and mirroring of each crop, int64 (3, count); (0, count) without augmentation."""
         if not self.augments:
             return torch.empty(0, count, dtype=torch.int64)
         offsets = torch.randint(2 * self.crop_padding + 1, (2, count), generator=random)
@@ -330,7 +330,8 @@ class Classification(Task):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one pass over a split (or its name): uint8 images (B, C, H, W) and labels (B,).
 
-        In order without a `generator`, else shuffled by it. The last batch may be smaller; `drop_last` then leaves it out.
+        In order without a `generator`, else shuffled by it. The last batch may be smaller; `drop_last` then leaves it
+        out.
 
         Raises `NetspaceError` unless `batch_size` is positive.
         """
@@ -351,8 +352,8 @@ class Classification(Task):
 def channel_moments(images: UInt8[Tensor, "N C H W"]) -> tuple[Float32[Tensor, " C"], Float32[Tensor, " C"]]:
     """Return mean and standard deviation of each channel in units of 0..1, exact up to the last rounding.
 
-    They are computed from the counts of the 256 levels. A constant channel has standard deviation 1/255, so that dividing
-    by it is harmless.
+    They are computed from the counts of the 256 levels. A constant channel has standard deviation 1/255, so that
+    dividing by it is harmless.
     """
     levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
     rows = [torch.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])]

@@ -2,8 +2,8 @@
 
 An IDX file is two zero bytes, the type (8: uint8), the number of axes, each axis as a big-endian uint32, the bytes
 (http://yann.lecun.com/exdb/mnist/); torchvision refuses Debian's .gz. A record of CIFAR is the label (CIFAR-100: coarse
-label, fine label), then 3 x 32 x 32 pixels (https://www.cs.toronto.edu/~kriz/cifar.html); the label used is the last one,
-and the Python version is a pickle, which is never opened. Labelled image files are decoded once and cached.
+label, fine label), then 3 x 32 x 32 pixels (https://www.cs.toronto.edu/~kriz/cifar.html); the label used is the last
+one, and the Python version is a pickle, which is never opened. Labelled image files are decoded once and cached.
 
 Axes: N images, B images of a batch, H W pixels.
 """
@@ -245,8 +245,8 @@ def read_tiny_imagenet(root: Path, name: str, how: str) -> tuple[Split, Split, t
 def read_folder(folder: Path, size: int | None) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Return the splits of a folder, images (N, 3, H, W), and the classes: its subfolders' names, sorted.
 
-    Either folder/train/<class>/* and next to it val/<class>/* or test/<class>/* (one, both or none), or folder/<class>/*
-    alone, which is all training. Raises `NetspaceError` if a split has no images or unknown classes.
+    Either folder/train/<class>/* and next to it val/<class>/* or test/<class>/* (one, both or none), or
+    folder/<class>/* alone, which is all training. Raises `NetspaceError` if a split has no images or unknown classes.
     """
     base = folder / "train" if (folder / "train").is_dir() else folder
     classes = [path.name for path in _folders(base)]
@@ -293,7 +293,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _words(path: Path) -> dict[str, str]:
-    """Return the first word of each WordNet id, from lines "id<tab>word, other words"; nothing if there is no such file."""
+    """Return the first word of each WordNet id, from lines "id<tab>word, other words"; {} if there is no file."""
     if not path.is_file():
         return {}
     pairs = (line.split("\t", 1) for line in path.read_text("utf-8", "replace").splitlines() if "\t" in line)

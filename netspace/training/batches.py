@@ -1,6 +1,7 @@
 """Where a training step's batches come from: PReps of a zoo, inputs of a task, and cached outputs of frozen networks.
 
-Axes: M members (networks), S points between pairs of them, B inputs of a batch, C outputs, N training inputs, H W of a PRep.
+Axes: M members (networks), S points between pairs of them, B inputs of a batch, C outputs, N training inputs, H W of a
+PRep.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class ClassBatches:
     """
 
     def __init__(self, recipe: SpaceRecipe, counts: dict[int, int]) -> None:
-        """Take the numbers of training members by ClassId. Raises `UsageError` for 'pairs' unless there are two classes."""
+        """Take counts of training members by ClassId. Raises `UsageError` for 'pairs' unless there are two classes."""
         mode = "members" if recipe.multi is None else recipe.multi.batches
         self.networks, self.counts = recipe.networks, counts
         self.balanced, self.pairs = mode == "classes", mode == "pairs"
@@ -252,8 +253,8 @@ class Points:
     def between_ends(cls, counts: Mapping[int, int], family: Family, config: MultiConfig) -> Points:
         """Return a point of every class between, for pairs of a smallest and a largest network (NetSpace, Eq. 12).
 
-        `counts` are the batch's numbers of networks by ClassId. At most `config.pairs` pairs are used, so that each network
-        is used before one is used again.
+        `counts` are the batch's numbers of networks by ClassId. At most `config.pairs` pairs are used, so that each
+        network is used before one is used again.
         """
         low, high = counts.get(0, 0), counts.get(len(family) - 1, 0)
         count = min(low * high, config.pairs or low * high) if config.interpolation and family.between else 0

@@ -132,7 +132,7 @@ class NernStep:
         return terms
 
     def chosen(self, number: int) -> Tensor | None:
-        """Return the indices of the kernels that get gradients in a step; None for all (NeRN, Sec. 3.2, Stochastic sampling)."""
+        """Return the kernels that get gradients in a step; None for all (NeRN, Sec. 3.2, Stochastic sampling)."""
         stage, count = self.stage, len(self.target)
         if stage.sampling == "all" or (stage.kernels >= count and stage.sampling != "layer"):
             return None
@@ -154,7 +154,7 @@ class NernStep:
         return torch.cat([self.predictor(piece) for piece in self.coordinates.split(CHUNK)])
 
     def run(self, state: dict[str, Tensor], inputs: Tensor, features: bool) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits (B, C) of the network with a state and, with `features`, the outputs of represented layers."""
+        """Return logits (B, C) of the network with a state and, with `features`, outputs of represented layers."""
         assert self.original.module is not None
         return run_with_maps(self.original.module, state, inputs, self.compressed.kernels.layers if features else ())
 
@@ -173,7 +173,7 @@ class NernStep:
         return error, right / len(task.val)
 
     def _inputs(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Return the inputs (B, ...) of a step, and their indices in the training split, on the CPU; None if they change."""
+        """Return a step's inputs (B, ...) and their indices in the training split, on the CPU; None if they change."""
         count, images = self.stage.images, self.images
         if images is None:
             assert self.original.input_shape is not None
@@ -185,7 +185,7 @@ class NernStep:
 
     @torch.no_grad()
     def _targets(self, inputs: Tensor, index: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Return the logits (B, C) to learn and, for the features, the network's maps: of the batch, or cached with the rows."""
+        """Return the logits (B, C) to learn and, for features, the network's maps: of the batch, or tables and rows."""
         if not self.stage.features:
             return self._logits(inputs, index), [], None
 
@@ -224,7 +224,7 @@ class NernStep:
 def check_pools(
     config: FitConfig, original: Original, kernels: Kernels, device: torch.device, processes: int = 1
 ) -> None:
-    """Refuse a stage whose cache of its pool cannot be: images that move, maps of no single image, or too little memory.
+    """Refuse a pool that cannot be cached: images are augmented, maps mix images, or there is too little memory.
 
     `config.precision` is the one that networks will run in; `processes` share the memory of this machine.
 
@@ -297,7 +297,7 @@ class Fit(Learner):
         return [{"stage": 0, **record} for record in records if "relative_error" in record]
 
     def begin(self, stage: int) -> None:
-        """Begin with the best so far. In a round after the first it becomes the target of a new predictor ('progressive')."""
+        """Begin with the best so far; after the first round it is the target of a new predictor ('progressive')."""
         config, number = self.rounds[stage]
         self._use_best()
         if number > 0:

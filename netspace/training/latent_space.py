@@ -1,4 +1,4 @@
-"""Train a space: from a zoo and a recipe to a run folder. Several processes divide the networks of a batch among them."""
+"""Train a space: from a zoo and a recipe to a run folder. Processes divide the networks of a batch among them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def recipe_of(
 ) -> tuple[SpaceRecipe, Path, Sequence[str]]:
     """Return a run's recipe, its folder, and the changes to the recipe's file that it is (or was) begun with.
 
-    A resumed run has settings of its own: without `config` its recipe is the run's, and with `config` the run's changes need
-    not be given again. Raises `UsageError` if neither a recipe nor a run is given.
+    A resumed run has settings of its own: without `config` its recipe is the run's, and with `config` the run's changes
+    need not be given again. Raises `UsageError` if neither a recipe nor a run is given.
     """
     if config is None:
         if not resume:
@@ -59,8 +59,8 @@ def recipe_of(
 def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, changes: Sequence[str] = ()) -> Path:
     """Train a space and return its run folder.
 
-    With `resume`, continue from the folder's last checkpoint. `changes` are those that made the recipe from its file; the
-    run records them.
+    With `resume`, continue from the folder's last checkpoint. `changes` are those that made the recipe from its file;
+    the run records them.
 
     Raises:
         UsageError: the folder holds another run, or the run was trained on another zoo or with another teacher.

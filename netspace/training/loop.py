@@ -95,8 +95,8 @@ class Learner(ABC):
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
         """Return the loss terms of a part of step `number` for this process; their sum is minimised.
 
-        Their mean over parts and processes belongs to the whole step. `model` is `self.model`, wrapped if there are several
-        processes.
+        Their mean over parts and processes belongs to the whole step. `model` is `self.model`, wrapped if there are
+        several processes.
         """
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Learner(ABC):
 
 
 def make_accelerator(device: torch.device, **settings: Any) -> tuple[Accelerator, torch.device]:
-    """Return accelerate's view of the processes, and this process's device: `device` unless there are several processes."""
+    """Return an accelerator and this process's device, which is `device` unless there are several processes."""
     before = AcceleratorState._shared_state.get("device", device)
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 and before.type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)  # else it keeps the device of the first accelerator
@@ -160,8 +160,8 @@ class Loop:
     def run(self) -> None:
         """Train all stages.
 
-        Raises `NetspaceError` if a loss is not finite or the checkpoint does not fit, and `Stopped` after Ctrl-C, once a
-        checkpoint of the last whole step is written.
+        Raises `NetspaceError` if a loss is not finite or the checkpoint does not fit, and `Stopped` after Ctrl-C, once
+        a checkpoint of the last whole step is written.
         """
         stages, checkpoint = self.learner.stages, self._checkpoint()
         with going_on_from(self.last):
@@ -262,7 +262,7 @@ class Loop:
         return means
 
     def _validate(self, done: int) -> str:
-        """Record a validation of the weights, or of their moving average, and save them if they are the best; return a note."""
+        """Record a validation of the weights, or of their average, and save them if they are best; return a note."""
         learner = self.learner
         with nullcontext() if self.average is None else self.average.applied_to(learner.model):
             result = learner.validate()

@@ -28,8 +28,8 @@ EPSILON = 1e-7  # smallest norm that a matrix is divided by
 class Muon(torch.optim.Optimizer):
     """Steepest descent in the spectral norm, for parameters that are matrices (Jordan et al. 2024).
 
-    The step of a matrix (R, C) is `lr * sqrt(max(1, R / C))` times the orthogonalised Nesterov momentum of its gradient.
-    The state has the layout of `torch.optim.Muon`.
+    The step of a matrix (R, C) is `lr * sqrt(max(1, R / C))` times the orthogonalised Nesterov momentum of its
+    gradient. The state has the layout of `torch.optim.Muon`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        """Orthogonalise in `precision`; parameters and momentum keep theirs. Raises `ValueError` for other than matrices."""
+        """Orthogonalise in `precision`; parameters keep theirs. Raises `ValueError` unless all are matrices."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
         self.precision = precision
         if any(value.dim() != 2 for group in self.param_groups for value in group["params"]):
@@ -75,8 +75,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrices: Float[Tensor, "K R C"], precision: torch.dtype = torch.float32) -> Float[Tensor, "K R C"]:
     """Return matrices with their singular values brought near 1 by five steps of a quintic (Jordan et al. 2024).
 
-    Each step maps X to (a + b S + c S^2) X with S = X X^T. For long matrices in float32 or above, the factors are multiplied
-    first: two products with the long side instead of ten. In bf16 that would lose the small singular values.
+    Each step maps X to (a + b S + c S^2) X with S = X X^T. For long matrices in float32 or above, the factors are
+    multiplied first: two products with the long side instead of ten. In bf16 that would lose the small singular values.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.to(precision)
@@ -199,7 +199,7 @@ class Optimizer:
 
 
 def _fastest_precision(matrices: Sequence[Tensor]) -> torch.dtype:
-    """Return the precision in which matrices are orthogonalised fastest, the same in all processes; float64 if they are."""
+    """Return the fastest precision of orthogonalisation, the same in all processes; float64 if matrices are."""
     device, dtype = matrices[0].device, matrices[0].dtype
     if dtype == torch.float64:
         return dtype

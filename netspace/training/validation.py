@@ -99,8 +99,8 @@ def accuracies(
 ) -> np.ndarray:
     """Return the scores (M,) of networks on all inputs of a split; processes share the work.
 
-    `seeds` (M,) identify the networks. `targets` (M, N, ...) are theirs where no seed has them, for a task whose networks
-    have targets of their own.
+    `seeds` (M,) identify the networks. `targets` (M, N, ...) are theirs where no seed has them, for a task whose
+    networks have targets of their own.
     """
 
     def run(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
@@ -132,7 +132,7 @@ def decode(
     class_ids: Tensor | None = None,
     chunk: int = 64,
 ) -> Networks:
-    """Return the networks of latents, of the architectures `class_ids` (M,), or of those that the ClassId head predicts.
+    """Return the networks of latents, as the architectures `class_ids` (M,) or those that the ClassId head predicts.
 
     Gradients pass through if the latents require them.
     """

@@ -4,10 +4,10 @@
         group = zoo.group("resnet8")
         preps = group.read(group.rows("test"))  # float32 (M, H, W)
 
-Opening never executes anything: no pickle, no import named by the file. A zoo is never changed in place: every writer makes a
-new file and renames it, so no reader sees half a zoo, and a killed writer leaves the old one. Builders commit finished
-members as parts, small zoo files in `<zoo>.parts/`; a zoo whose builder was killed is recovered from them when it is next
-opened. Which networks to train is in `model_zoo`, what they compute in `netspace.networks.batch`.
+Opening never executes anything: no pickle, no import named by the file. A zoo is never changed in place: every writer
+makes a new file and renames it, so no reader sees half a zoo, and a killed writer leaves the old one. Builders commit
+finished members as parts, small zoo files in `<zoo>.parts/`; a zoo whose builder was killed is recovered from them when
+it is next opened. Which networks to train is in `model_zoo`, what they compute in `netspace.networks.batch`.
 """
 
 from __future__ import annotations

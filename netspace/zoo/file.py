@@ -1,8 +1,8 @@
 """The zoo file: its records, where they are stored, and how they are read, without ever running code.
 
-What a file may consist of is checked when it is opened, before any value is read: plain datasets and groups, with filters
-that are part of HDF5, and no link that leads out of the file. Tables are read at once, PReps when they are used. Whatever is
-wrong with a file is a `NetspaceError` in one sentence.
+What a file may consist of is checked when it is opened, before any value is read: plain datasets and groups, with
+filters that are part of HDF5, and no link that leads out of the file. Tables are read at once, PReps when they are
+used. Whatever is wrong with a file is a `NetspaceError` in one sentence.
 
 Axes: M members (networks), H W of a PRep.
 """
@@ -160,7 +160,7 @@ def _check_storage(dataset: h5py.Dataset, name: str, file_bytes: int) -> None:
 
 
 def attribute(group: h5py.Group, name: str, file_bytes: int) -> object:
-    """Return the value of an attribute, None if there is none. Raises `ValueError` if it claims more bytes than the file."""
+    """Return the value of an attribute or None. Raises `ValueError` if it claims more bytes than the file has."""
     if name not in group.attrs:
         return None
     size = h5py.h5a.open(group.id, name.encode()).get_storage_size()
@@ -240,7 +240,7 @@ class ArchGroup:
         return np.flatnonzero(self.members["split"] == split.encode())
 
     def merit(self, rows: np.ndarray) -> np.ndarray:
-        """Return the scores (M,) of rows on validation inputs, or 1 minus them if lower is better: higher is always better."""
+        """Return validation scores (M,) of rows, or 1 minus them if lower is better: higher is always better."""
         scores: np.ndarray = self.members["accuracy_val"][rows]
         return scores if self.higher_is_better else 1 - scores
 
@@ -305,7 +305,7 @@ class ZooFile:
         return sum(len(group) for group in self.archs.values())
 
     def group(self, arch: str) -> ArchGroup:
-        """Return the members of an architecture. Raises `UsageError`, which lists the zoo's, if there is no such one."""
+        """Return the members of an architecture. Raises `UsageError`, which lists those of the zoo."""
         if arch not in self.archs:
             raise unknown("architecture", arch, self.archs, f"(in {self.path})")
         return self.archs[arch]

@@ -44,8 +44,8 @@ TRAINING = ("seed", "epochs", "learning_rate", "source")
 def zoo_lock(path: Path, *, builder: bool = False, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold the lock of the zoo at `path` inside the block, in which it is read, changed and replaced.
 
-    Only a `builder` may write a zoo that is being built. Raises `NetspaceError` for others, and if another process holds the
-    lock for longer than `timeout` seconds.
+    Only a `builder` may write a zoo that is being built. Raises `NetspaceError` for others, and if another process
+    holds the lock for longer than `timeout` seconds.
     """
     target = path.resolve()
     busy = f"{path} is still being written by another process after {timeout:.0f} s"
@@ -120,7 +120,7 @@ def write(
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
     parts: int = 0,  # number of parts that an incomplete zoo is made from; 0 for a complete one
 ) -> None:
-    """Write a zoo file, atomically, from members that are streamed. Raises `NetspaceError` if they do not fit their PReps."""
+    """Write a zoo file, atomically, from streamed members. Raises `NetspaceError` if they do not fit their PReps."""
     content = ContentHash()
     # HDF5 1.10 and later put checksums on a file's own structure, too: a flipped byte there is noticed
     with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
@@ -151,8 +151,8 @@ def write(
 def _set_text(group: h5py.Group, name: str, text: str) -> None:
     """Write an attribute of fixed length, which has a checksum.
 
-    One of variable length would be in HDF5's global heap, which has none: a flipped byte there is other text, or an endless
-    loop of HDF5.
+    One of variable length would be in HDF5's global heap, which has none: a flipped byte there is other text, or an
+    endless loop of HDF5.
     """
     raw = text.encode()
     group.attrs.create(name, np.bytes_(raw), dtype=h5py.string_dtype("utf-8", len(raw)))
@@ -184,11 +184,11 @@ class Zoo(ZooFile):
 def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> dict[str, int]:
     """Merge zoos into one, streamed and atomically; members that are equal to the last bit are stored once.
 
-    The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are sorted
-    by (run, epochs, seed), so the result does not depend on which was finished first.
+    The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are
+    sorted by (run, epochs, seed), so the result does not depend on which was finished first.
 
-    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or if
-    `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
+    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or
+    if `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
 
     >>> merge(folder / "both.h5", [zoo, zoo])["duplicates"]  # paths of zoo files; the same members twice
     36
