@@ -1,6 +1,6 @@
 """`netspace report`: a run folder, or the folder of a compressed network, as one self-contained HTML page and PNG figures.
 
-Reads only what is on disk in the run folder; zoo and data may be elsewhere or gone. The same folder gives the same
+Only files of the run folder are read; zoo and data may have moved or be deleted. The same folder gives the same
 page. Importing this is cheap: torch, matplotlib and jinja2 are imported when a report is written.
 """
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def report(run: Path) -> ReportFiles:
-    """Write `figures/*.png` and `report.html` into a run folder, each atomically, and say what was written.
+    """Write `figures/*.png` and `report.html` into a run folder, each atomically, and return what was written.
 
     `figures` and `report` are paths; `splits` are the evaluated ones; `missing` has one sentence, with the command
-    that helps, for each part that could not be shown. A compressed network has neither splits nor interpolations.
+    that helps, for each part that is left out. A compressed network has neither splits nor interpolations.
 
     Raises:
-        NetspaceError: The folder is neither, holds no results yet, cannot be written, or has a broken file.
+        NetspaceError: the folder is neither, has no results yet, cannot be written, or has a broken file.
 
     >>> result = report(run)
     >>> (run / "report.html").is_file()
@@ -36,10 +36,10 @@ def report(run: Path) -> ReportFiles:
         drawn, missing = figures_compressed.pictures(fitted), sections.fit_missing(fitted)
         html = page.fit_page(fitted, drawn, missing)
     else:
-        found = runs.read_run(folder)
-        drawn, missing = pictures.pictures(found), sections.missing(found)
-        html = page.run_page(found, drawn, missing)
-        more = {"splits": list(found.evaluations), "interpolations": list(found.interpolations)}
+        content = runs.read_run(folder)
+        drawn, missing = pictures.pictures(content), sections.missing(content)
+        html = page.run_page(content, drawn, missing)
+        more = {"splits": list(content.evaluations), "interpolations": list(content.interpolations)}
     files = [folder / "figures" / f"{picture.name}.png" for picture in drawn]
     for file, picture in zip(files, drawn, strict=True):
         with replacing(file) as temporary:

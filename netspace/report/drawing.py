@@ -1,7 +1,7 @@
-"""What all figures share: look, colours, text that is safe to draw, numbers in words, and the figure with its words.
+"""What all figures share: style, colours, text that is safe to draw, numbers as text, and the figure with its captions.
 
 matplotlib is imported when the first figure is drawn, without pyplot: no global state, nothing to close. Colours are
-Okabe and Ito's, told apart with every common kind of colour vision; markers differ as well.
+Okabe and Ito's, which differ for every common kind of colour vision; markers differ as well.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ TARGET, PREDICTED, GREY, GREEN, PURPLE = "#0072B2", "#D55E00", "#767676", "#009E
 INK = "#222222"
 DOTS = 150  # an inch
 WIDTH = 6.4  # inches: readable on a telephone too
-MANY = 120  # members from which on single ones are no longer joined or ringed
+MAX_SINGLE = 120  # members that are drawn one by one, with lines and edges
 MAX_VECTOR_DOTS = 1000  # of more, dots are pixels inside the SVG
-WORST_R2 = -1.0  # what is worse is drawn as this, and said
+WORST_R2 = -1.0  # worse values are drawn as this, and the caption says so
 
 # of architectures by ClassId: the first four are the hues of NetSpace, Fig. 5, wine stands for Okabe and Ito's yellow
 ARCH_COLOURS = (PREDICTED, TARGET, GREEN, PURPLE, "#E69F00", "#56B4E9", "#882255", INK)
 ARCH_MARKERS = ("s", "^", "D", "v", "P", "X", "p", "h")  # neither circles nor stars: these mean ends and factors
 
 
-# what follows the page's light or dark, by the variables of its style sheet
+# colours that follow the light or dark page, by the variables of its style sheet
 VARIABLES = {
     INK: "--ink", GREY: "--grey", "#e4e4e4": "--grid", "#c8c8c8": "--faint", "#d6d6d6": "--faint", "#ffffff": "--paper",
     "#000000": "--ink", TARGET: "--blue", "#882255": "--wine",
@@ -50,15 +50,15 @@ class Look:
 
 
 def looks(archs: Sequence[str]) -> dict[str, Look]:
-    """A look for each architecture, by its place; 64 of them differ."""
+    """Return a look for each architecture, by its index; 64 of them differ."""
     return {
-        arch: Look(ARCH_COLOURS[place % 8], ARCH_MARKERS[(place + place // 8) % 8]) for place, arch in enumerate(archs)
+        arch: Look(ARCH_COLOURS[index % 8], ARCH_MARKERS[(index + index // 8) % 8]) for index, arch in enumerate(archs)
     }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures drawn and saved inside the block share one look."""
+    """Give figures that are drawn and saved inside the block one style."""
     from matplotlib import rc_context
 
     sizes = dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 11)
@@ -73,7 +73,7 @@ def styled() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Dot:
-    """What the page shows more of when it is pointed at: a network, or a point of a line."""
+    """A network, or a point of a line, whose text the page shows when it is pointed at."""
 
     x: float  # in the units of the axes
     y: float
@@ -83,7 +83,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure of the report with its words. Texts are plain; the template escapes them."""
+    """One figure of the report with its texts, which are plain: the template escapes them."""
 
     name: str  # of its file, without suffix
     part: str  # the section of the page that it belongs to
@@ -128,12 +128,12 @@ class Picture:
         circle = Markup(
             '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="{}" data-name="{}" data-text="{}"></circle>'
         )
-        reached = 0 if len(self.dots) <= MANY else -1  # by the keyboard: not hundreds of stops
+        reached = 0 if len(self.dots) <= MAX_SINGLE else -1  # by the keyboard: not hundreds of stops
         areas = [("dot", reached, dot) for dot in self.dots] + [("mark", -1, mark) for mark in self.marks]
-        places = [scale * self.figure.axes[0].transData.transform((dot.x, dot.y)) for _, _, dot in areas]
+        positions = [scale * self.figure.axes[0].transData.transform((dot.x, dot.y)) for _, _, dot in areas]
         return "".join(
             circle.format(kind, x, height - y, stop, dot.name, dot.text)
-            for (x, y), (kind, stop, dot) in zip(places, areas, strict=True)
+            for (x, y), (kind, stop, dot) in zip(positions, areas, strict=True)
         )
 
 
@@ -145,19 +145,19 @@ def to_png(figure: Figure) -> bytes:
 
 
 def plain(text: str, longest: int = 64) -> str:
-    """Text that matplotlib shows as it is: no formulae, no letters its font lacks, and not too long."""
+    """Return text that matplotlib draws as it is: no formulae, no letters that its font lacks, and not too long."""
     known = (letter if letter.isprintable() and (ord(letter) < 0x250 or letter in "γ–−…²") else "?" for letter in text)
     return shortened("".join(known), longest).replace("$", r"\$")
 
 
 def shortened(text: str, longest: int) -> str:
-    """`text`, its middle left out where it has more than `longest` letters."""
+    """Return `text` without its middle if it has more than `longest` letters."""
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[len(text) - longest + half + 1 :]}"
 
 
 def new(high: float, panels: int = 1, sharex: bool = False) -> tuple[Figure, Any]:
-    """A figure with one `Axes`, a list of several one below the other, or none."""
+    """Return a figure and its `Axes`: one, a list of several below each other, or None for no panels."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -169,31 +169,26 @@ def new(high: float, panels: int = 1, sharex: bool = False) -> tuple[Figure, Any
 
 
 def named(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names under which any of the records has a finite number."""
     return list(dict.fromkeys(name for record in records for name in record if series([record], name)[0].size))
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have a finite number under `name`."""
-    found = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
-    pairs = np.array(found, dtype=np.float64).reshape(-1, 2)
+    """Return steps and values of the records that have a finite number under `name`."""
+    numbers = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
+    pairs = np.array(numbers, dtype=np.float64).reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(1)]
     return pairs[:, 0], pairs[:, 1]
 
 
 def curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    axes.plot(
-        steps,
-        values,
-        color=colour,
-        label=label,
-        linewidth=1.7,
-        marker="o" if len(steps) <= 40 else "",
-        markersize=3.5,
-    )
+    """Draw values over steps, with markers if there are few."""
+    marker = "o" if len(steps) <= 40 else ""
+    axes.plot(steps, values, color=colour, label=label, linewidth=1.7, marker=marker, markersize=3.5)
 
 
 def logarithmic(axes: Axes, floor: float = 0.0) -> None:
-    """A logarithmic vertical axis that does not go below `floor`."""
+    """Make the vertical axis logarithmic; it does not go below `floor`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log", nonpositive="mask")
@@ -205,9 +200,9 @@ def logarithmic(axes: Axes, floor: float = 0.0) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-# --- numbers as people read them; what is not there (None, NaN, infinite) reads '–' ---
+# --- numbers as text ---
 
-NOTHING = "–"
+MISSING = "–"  # of None, NaN and infinite values
 MINUS = "−"
 
 
@@ -219,13 +214,13 @@ def finite(value: Any) -> float | None:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """With `digits` decimals.
+    """Return a number with `digits` decimals.
 
     >>> number(-0.5), number(None)
     ('−0.50', '–')
     """
     if value is None or not math.isfinite(value):
-        return NOTHING
+        return MISSING
     text = f"{value:,.{digits}f}"
     if not float(text.replace(",", "")):  # no minus before a zero
         text = text.lstrip("-")
@@ -233,40 +228,40 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as per cent.
+    """Return a fraction as per cent.
 
     >>> percent(0.1234)
     '12.3 %'
     """
-    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
+    return MISSING if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
 
 
 def points(value: float | None) -> str:
-    """A difference of fractions, in percentage points.
+    """Return a difference of fractions in percentage points.
 
     >>> points(0.0123)
     '1.2 points'
     """
-    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, 1)} points"
+    return MISSING if value is None or not math.isfinite(value) else f"{number(100 * value, 1)} points"
 
 
 def signed_points(value: float | None) -> str:
-    """A difference of fractions with its sign, in percentage points.
+    """Return a difference of fractions in percentage points, with its sign.
 
     >>> signed_points(0.0123), signed_points(-0.02), signed_points(None)
     ('+1.2 points', '−2.0 points', '–')
     """
     text = points(value)
-    return text if text.startswith((NOTHING, MINUS)) else f"+{text}"
+    return text if text.startswith((MISSING, MINUS)) else f"+{text}"
 
 
 def count(value: float | None) -> str:
-    """A whole number, thousands set apart."""
+    """Return a whole number, thousands separated by commas."""
     return number(value, 0)
 
 
 def joined(names: list[str]) -> str:
-    """A list in a sentence.
+    """Return names as a list inside a sentence.
 
     >>> joined(["a", "b", "c"])
     'a, b and c'
@@ -275,7 +270,7 @@ def joined(names: list[str]) -> str:
 
 
 def end_words(ends: tuple[float | None, float | None] | None, mean: bool = False) -> str:
-    """A sentence on how far the decoded ends of a line are from their targets; empty where it is not known."""
+    """Return a sentence on how far the decoded ends of a line are from their targets; empty if that is not known."""
     pairs = zip(("start", "end"), ends or (None, None), strict=True)
     known = [f"{signed_points(value)} at the {end}" for end, value in pairs if value is not None]
     if not known:

@@ -1,4 +1,4 @@
-"""Figures of spaces of several architectures with their words (NetSpace, Fig. 5).
+"""Figures of spaces of several architectures with their captions (NetSpace, Fig. 5).
 
 Axes: A architectures by ClassId, M members, S points of a line. An architecture has one colour and one marker in all
 figures. Accuracies come as fractions and are drawn as per cent.
@@ -15,7 +15,7 @@ import numpy as np
 from netspace.report.drawing import (
     GREY,
     INK,
-    MANY,
+    MAX_SINGLE,
     Dot,
     Look,
     Picture,
@@ -30,53 +30,52 @@ from netspace.report.drawing import (
     points,
     shortened,
 )
+from netspace.report.figures_space import label_axes
 from netspace.report.runs import Evaluated, Line, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-SMALL = {"s": 9, "alpha": 0.5, "linewidths": 0}  # dots of many members
-ON_FACTOR = 1e-4  # gamma is kept with six decimals
-NEAR = 0.25  # chance is drawn where an accuracy comes so near to it
-LEAST = 12.0  # per cent of accuracy that an axis spans, at least, about
-PAIR = {"s": 34, "linewidths": 1.4, "facecolors": "white"}  # of a prediction beside its target
+SMALL = {"s": 9, "alpha": 0.5, "linewidths": 0}  # dots of more than `MAX_SINGLE` members
+ON_FACTOR = 1e-4  # difference of gamma, which is stored with six decimals, from a factor
+NEAR_CHANCE = 0.25  # chance is drawn if an accuracy comes so near to it
+MIN_SPAN = 12.0  # per cent of accuracy that an axis spans, about
+PAIR = {"s": 34, "linewidths": 1.4, "facecolors": "white"}  # of single predictions
+MAX_PIECES = 8  # of a line that its alternative text names one by one
 
 
 def draw_members(
     target: np.ndarray, predicted: np.ndarray, ids: np.ndarray, decoded: np.ndarray, archs: list[str]
 ) -> Figure:
-    """Accuracies (M,) of targets of ClassIds `ids`, sorted by these, and of predictions of ClassIds `decoded`."""
+    """Draw accuracies (M,) of targets of ClassIds `ids`, sorted by these, and of predictions of ClassIds `decoded`."""
     styles = looks(archs)
     figure, axes = new(4.9 + 0.26 * _rows(len(archs) + 2))
     order = np.lexsort((target, ids))
-    place, first, second = np.arange(1, len(order) + 1), 100 * target[order], 100 * predicted[order]
+    rank, first, second = np.arange(1, len(order) + 1), 100 * target[order], 100 * predicted[order]
     own, other = ids[order], decoded[order]
-    few = len(order) <= MANY
+    few = len(order) <= MAX_SINGLE
     if few:
-        axes.vlines(place, first, second, color="#c8c8c8", linewidth=1, zorder=1)
+        axes.vlines(rank, first, second, color="#c8c8c8", linewidth=1, zorder=1)
     for border in np.flatnonzero(np.diff(own)):
         axes.axvline(border + 1.5, color="#c8c8c8", linewidth=1, linestyle=(0, (1, 2)))
     for index, look in enumerate(styles.values()):
         mine, theirs = own == index, other == index
-        axes.plot(place[mine], first[mine], color=look.colour, linewidth=2, zorder=2)
+        axes.plot(rank[mine], first[mine], color=look.colour, linewidth=2, zorder=2)
         dots: dict[str, Any] = PAIR if few else {**SMALL, "facecolors": look.colour}
-        axes.scatter(place[theirs], second[theirs], marker=look.marker, edgecolors=look.colour, zorder=3, **dots)
+        axes.scatter(rank[theirs], second[theirs], marker=look.marker, edgecolors=look.colour, zorder=3, **dots)
     axes.set(xlabel="member, sorted by ClassId and its target's accuracy", ylabel="accuracy on test images, %")
     shape = {"color": GREY, "markerfacecolor": "white"}
-    beside = [
-        _handle("target", color=GREY, linewidth=2),
-        _handle("predicted", marker="o", linestyle="", markersize=6, **shape),
-    ]
     present = {name: look for index, (name, look) in enumerate(styles.items()) if index in {*own, *other}}
-    _legend(figure, [*_handles(present), *beside])
+    line = _handle("target", color=GREY, linewidth=2)
+    _legend(figure, [*_handles(present), line, _handle("predicted", marker="o", linestyle="", markersize=6, **shape)])
     return figure
 
 
 def draw_scatter(
     target: np.ndarray, predicted: np.ndarray, ids: np.ndarray, decoded: np.ndarray, archs: list[str], title: str
 ) -> Figure:
-    """Predicted over target accuracies (M,), by the target's ClassId; those decoded as another are ringed."""
+    """Draw predicted over target accuracies (M,), by the target's ClassId; a ring marks those decoded as another."""
     present = [index for index in range(len(archs)) if (ids == index).any()]
     figure, axes = new(6.0 + 0.26 * _rows(len(present) + 2))
     both = np.concatenate([target, predicted]) * 100
@@ -84,7 +83,7 @@ def draw_scatter(
     margin = max(0.06 * (high - low), 0.5)
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)))
-    few = len(target) <= MANY
+    few = len(target) <= MAX_SINGLE
     style: dict[str, Any] = {"s": 36, "alpha": 0.8, "linewidths": 0.6, "edgecolors": "white"}
     style = style if few else {"s": 14, "alpha": 0.5, "linewidths": 0}
     styles = looks(archs)
@@ -107,11 +106,11 @@ def draw_scatter(
 
 
 def draw_line(line: Line, styles: Mapping[str, Look], unseen: Sequence[str], chance: float | None = None) -> Figure:
-    """Accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12."""
+    """Draw accuracies (S,) along a line, by architecture: rings at the ends, stars at the factors of Eq. 12."""
     present = {name: styles[name] for name in styles if name in line.arch}
     handles = _handles(present, unseen, dots=True)
     figure, axes = new(4.1 + 0.26 * _rows(len(handles) + 3 + (line.aligned is not None), handles))
-    if chance is not None and not (line.accuracy > chance + NEAR).all():
+    if chance is not None and not (line.accuracy > chance + NEAR_CHANCE).all():
         axes.axhline(100 * chance, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         handles.append(_handle("chance", color=GREY, linewidth=1.2, linestyle=(0, (1, 2))))
     for values, label, colour, dashes in (
@@ -123,9 +122,9 @@ def draw_line(line: Line, styles: Mapping[str, Look], unseen: Sequence[str], cha
             handles.append(_handle(label, color=colour, linewidth=1.4, linestyle=(0, dashes)))
     gamma, accuracy, arch = line.gamma, 100 * line.accuracy, np.array(line.arch)
     stars = np.array([bool(line.factors) and min(abs(g - f) for f, _ in line.factors) < ON_FACTOR for g in gamma])
-    for place, name in line.factors:
+    for factor, name in line.factors:
         look = styles.get(name)
-        axes.axvline(place, color=look.colour if look else GREY, linewidth=1.4, linestyle=(0, (1, 2)), alpha=0.9)
+        axes.axvline(factor, color=look.colour if look else GREY, linewidth=1.4, linestyle=(0, (1, 2)), alpha=0.9)
     axes.plot(gamma, accuracy, color="#c8c8c8", linewidth=1.2, zorder=1)
     for name, look in present.items():
         mine, starred = (arch == name) & ~stars, (arch == name) & stars
@@ -137,7 +136,7 @@ def draw_line(line: Line, styles: Mapping[str, Look], unseen: Sequence[str], cha
     axes.set(xlabel="γ: 0 is the start, 1 the end", ylabel="accuracy on test images, %")
     axes.margins(y=0.1)
     low, high = axes.get_ylim()
-    missing = max(LEAST - (high - low), 0) / 2  # a level line is to look level
+    missing = max(MIN_SPAN - (high - low), 0) / 2  # a level line looks level
     axes.set_ylim(low - missing, min(high + missing, max(high, 101)))
     handles.append(_ring("end", 10))
     if stars.any():
@@ -148,16 +147,14 @@ def draw_line(line: Line, styles: Mapping[str, Look], unseen: Sequence[str], cha
 
 
 def draw_confusion(counts: np.ndarray, archs: Sequence[str], rows: Sequence[int]) -> Figure:
-    """Counts (A, A) of how members of each architecture were decoded; only the given rows, those with members."""
+    """Draw counts (A, A) of members of each architecture decoded as each; `rows` are those with members."""
     figure, axes = new(2.1 + 0.55 * len(rows))
-    shown = counts[list(rows)]
-    shares = shown / np.maximum(shown.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-    for row, column in np.ndindex(*shown.shape):
-        colour = (
-            "#fefefe" if shares[row, column] > 0.6 else "#212121" if shown[row, column] else "#777777"
-        )  # on its paper
-        axes.text(column, row, f"{shown[row, column]:,.0f}", ha="center", va="center", color=colour, fontsize=12)
+    counts = counts[list(rows)]
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    for row, column in np.ndindex(*counts.shape):
+        colour = "#fefefe" if fractions[row, column] > 0.6 else "#212121" if counts[row, column] else "#777777"
+        axes.text(column, row, f"{counts[row, column]:,.0f}", ha="center", va="center", color=colour, fontsize=12)
     names = [plain(name, 20) for name in archs]
     slanted = (
         {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(names) * max(map(len, names)) > 44 else {}
@@ -178,20 +175,19 @@ def draw_confusion(counts: np.ndarray, archs: Sequence[str], rows: Sequence[int]
 def draw_latent_map(
     sets: Sequence[tuple[str, np.ndarray, np.ndarray]], archs: list[str], variances: tuple[float, float]
 ) -> Figure:
-    """Places (M, 2) and ClassIds (M,) of sets of members; the last set is in front, the others faint behind."""
-    styles, present = looks(archs), set(np.concatenate([ids for _, _, ids in sets]).tolist())
-    shown = {name: styles[name] for index, name in enumerate(archs) if index in present}
-    figure, axes = new(5.4 + 0.26 * _rows(len(shown) + len(sets)))
-    for index, (_, place, ids) in enumerate(sets):
+    """Draw positions (M, 2) and ClassIds (M,) of sets of members; the last set is in front, the others faint behind."""
+    ids_present = set(np.concatenate([ids for _, _, ids in sets]).tolist())
+    present = {name: look for index, (name, look) in enumerate(looks(archs).items()) if index in ids_present}
+    figure, axes = new(5.4 + 0.26 * _rows(len(present) + len(sets)))
+    for index, (_, positions, ids) in enumerate(sets):
         front = index == len(sets) - 1
         style: dict[str, Any] = {"s": 44, "edgecolors": INK, "linewidths": 0.7}
         style = style if front else {"s": 16, "alpha": 0.35, "linewidths": 0}
-        for arch, look in shown.items():
+        for arch, look in present.items():
             mine = ids == archs.index(arch)
-            axes.scatter(*place[mine].T, color=look.colour, marker=look.marker, zorder=2 + front, **style)
-    shares = [f"{100 * share:.1f} % of the variance" for share in variances]
-    axes.set(xlabel=f"first principal axis ({shares[0]})", ylabel=f"second principal axis ({shares[1]})")
-    handles = _handles(shown, dots=True)
+            axes.scatter(*positions[mine].T, color=look.colour, marker=look.marker, zorder=2 + front, **style)
+    label_axes(axes, variances)
+    handles = _handles(present, dots=True)
     if len(sets) > 1:
         dot = {"marker": "o", "linestyle": "", "color": GREY}
         handles += [_handle(name, markersize=4, alpha=0.5, **dot) for name, _, _ in sets[:-1]]
@@ -212,12 +208,12 @@ def _ring(label: str, size: float) -> Line2D:
 
 
 def _handles(styles: Mapping[str, Look], unseen: Sequence[str] = (), dots: bool = False) -> list[Line2D]:
-    """A legend's entries for architectures: a line with an open marker, or a dot."""
+    """Return a legend's entries for architectures: a line with an open marker, or a dot."""
     handles = []
     for name, look in styles.items():
         style: dict[str, Any] = {"marker": look.marker, "color": look.colour, "markersize": 6}
         style |= {"linestyle": ""} if dots else {"linewidth": 2, "markerfacecolor": "white"}
-        label = f"{shortened(name, 20)} (never shown)" if name in unseen else shortened(name, 24)
+        label = f"{shortened(name, 24)} (unseen)" if name in unseen else shortened(name, 24)
         handles.append(_handle(label, **style))
     return handles
 
@@ -227,7 +223,7 @@ def _columns(handles: Sequence[Line2D]) -> int:
 
 
 def _rows(entries: int, handles: Sequence[Line2D] = ()) -> int:
-    """How many rows a legend takes."""
+    """Return the number of rows of a legend."""
     return -(-entries // _columns(handles))
 
 
@@ -235,20 +231,18 @@ def _legend(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=_columns(handles))
 
 
-# --- the figures with their words ---
-
-PIECES = 8  # of a line, named one by one in its alternative text at most
+# --- the figures with their captions ---
 
 
 def members(evaluated: Evaluated, wide: bool) -> Picture:
-    """Targets and predictions by ClassId (NetSpace, Fig. 5, left)."""
+    """Return the figure of targets and predictions by ClassId (NetSpace, Fig. 5, left)."""
     archs = evaluated.figures.archs
     seen = " These members were used in training." if evaluated.split == "train" else ""
     texts = []
-    for place in np.unique(evaluated.class_ids):
-        mine = evaluated.class_ids == place
+    for class_id in np.unique(evaluated.class_ids):
+        mine = evaluated.class_ids == class_id
         means = percent(evaluated.target[mine].mean()), percent(evaluated.predicted[mine].mean())
-        texts.append(f"{archs[place]} {means[0]} (predicted {means[1]})")
+        texts.append(f"{archs[class_id]} {means[0]} (predicted {means[1]})")
     right = int((evaluated.class_ids == evaluated.decoded_ids).sum())
     return Picture(
         f"members-{evaluated.split}",
@@ -256,16 +250,16 @@ def members(evaluated: Evaluated, wide: bool) -> Picture:
         f"Targets and predictions, {evaluated.split} split",
         draw_members(evaluated.target, evaluated.predicted, evaluated.class_ids, evaluated.decoded_ids, archs),
         f"{count(len(evaluated.member))} members sorted by ClassId; mean accuracies of targets: {joined(texts)}.",
-        "Each place on the horizontal axis is one network of the zoo: by ClassId, the smallest architecture first, then "
+        "Each position on the horizontal axis is one network of the zoo: by ClassId, the smallest architecture first, then "
         "by accuracy. A line is the accuracy of the networks themselves on the test images, a marker that of the network "
-        "decoded from one's latent, in the colour of the architecture as which it was decoded: "
+        "decoded from its latent, in the colour of the architecture as which it was decoded: "
         f"{count(right)} of {count(len(evaluated.member))} as their own.{seen} NetSpace, Fig. 5, left.",
         wide=wide,
     )
 
 
 def scatter(evaluated: Evaluated) -> Picture:
-    """Predicted over target accuracy, by architecture."""
+    """Return the figure of predicted over target accuracy, by architecture."""
     figures = evaluated.figures
     other = bool((evaluated.class_ids != evaluated.decoded_ids).any())
     ringed = " A ring marks networks that were decoded as another architecture." if other else ""
@@ -292,7 +286,7 @@ def scatter(evaluated: Evaluated) -> Picture:
 
 
 def confusion(evaluated: Evaluated) -> Picture:
-    """Which architecture was decoded as which."""
+    """Return the figure of the architectures as which members were decoded."""
     archs, counts = evaluated.figures.archs, np.array(evaluated.figures.confusion)
     rows = np.flatnonzero(counts.sum(1) > 0).tolist()
     wrong = [
@@ -300,23 +294,23 @@ def confusion(evaluated: Evaluated) -> Picture:
         for row, column in np.argwhere(counts > 0)
         if row != column
     ]
-    said = f"Decoded as another: {joined(wrong)}." if wrong else "None was decoded as another."
-    without = [name for place, name in enumerate(archs) if place not in rows]
+    errors = f"Decoded as another: {joined(wrong)}." if wrong else "None was decoded as another."
+    without = [name for class_id, name in enumerate(archs) if class_id not in rows]
     rest = f" Of {joined(without)} the evaluation has no members." if without else ""
     return Picture(
         f"confusion-{evaluated.split}",
         "behaviour",
         f"Architectures read from latents, {evaluated.split} split",
         draw_confusion(counts, archs, rows),
-        f"Counts of members by their architecture and that as which they were decoded. {said}",
+        f"Counts of members by their architecture and that as which they were decoded. {errors}",
         f"Rows are the networks' architectures, columns those that the ClassId head read from their latents; counts of "
-        f"members. {said}{rest} NetSpace, Eq. 6.",
+        f"members. {errors}{rest} NetSpace, Eq. 6.",
         wide=False,
     )
 
 
 def evaluated_line(run: Run, evaluated: Evaluated, line: Line) -> Picture:
-    """The line of an evaluation from the smallest to the largest architecture."""
+    """Return the figure of an evaluation's line from the smallest to the largest architecture."""
     how = (
         f"From the best network of the smallest to the best of the largest architecture ({line.start} to {line.end}), "
         "chosen on validation images."
@@ -326,19 +320,18 @@ def evaluated_line(run: Run, evaluated: Evaluated, line: Line) -> Picture:
 
 
 def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Picture:
-    """A line through several architectures."""
+    """Return the figure of a line through several architectures."""
     archs = list(dict.fromkeys([*run.order, *line.arch]))
     unseen = [each for each in run.unseen if each in line.arch]
     stars = any(abs(gamma - factor) < ON_FACTOR for factor, _ in line.factors for gamma in line.gamma)
     marks = "Rings are the ends"
     if stars:
         marks += (
-            ", stars the networks at the factors of Eq. 12; a dotted line has the colour of the architecture that is "
-            "meant there"
+            ", stars the networks at the factors of Eq. 12; a dotted line has the colour of the factor's architecture"
         )
     elif line.factors:
-        marks += ", dotted lines stand at the factors of Eq. 12 in the colour of the architecture that is meant there"
-    rest = f" Never shown to the space: {joined(unseen)}." if unseen else ""
+        marks += ", dotted lines are at the factors of Eq. 12, in the colours of their architectures"
+    rest = f" Not seen in training: {joined(unseen)}." if unseen else ""
     dotted = ", that of dashes and dots the same with aligned weights" if line.aligned is not None else ""
     direct = f" The grey dashed line are networks whose weights were interpolated directly{dotted}."
     figure = "right" if run.unseen else "centre"
@@ -348,7 +341,7 @@ def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Pictu
         title,
         draw_line(line, looks(archs), run.unseen, run.chance),
         f"{title}: {_pieces(line)}.",
-        f"{how} Each point is a network decoded from a latent of the line, of the architecture that the latent tells. "
+        f"{how} Each point is a network decoded from a latent of the line, of the architecture that the latent stands for. "
         f"{marks}.{end_words(line.end_differences)}{rest}{direct if line.weights is not None else ''} NetSpace, Fig. 5, "
         f"{figure}.",
         wide=False,
@@ -358,14 +351,14 @@ def line_picture(run: Run, line: Line, name: str, title: str, how: str) -> Pictu
 
 
 def _pieces(line: Line) -> str:
-    """Which architectures follow each other, with the ranges of gamma and of accuracy."""
+    """Return the architectures in their order along the line, with ranges of gamma and accuracy."""
     texts = []
     for arch, group in groupby(range(len(line.arch)), key=line.arch.__getitem__):
         indices = list(group)
         accuracy = line.accuracy[indices]
         ranges = f"γ {number(line.gamma[indices[0]])} to {number(line.gamma[indices[-1]])}"
         texts.append(f"{arch} ({ranges}, accuracy {percent(accuracy.min())} to {percent(accuracy.max())})")
-    if len(texts) > PIECES:
+    if len(texts) > MAX_PIECES:
         return f"{len(texts)} stretches of {joined(list(dict.fromkeys(line.arch)))}"
     return joined(texts)
 
@@ -373,21 +366,21 @@ def _pieces(line: Line) -> str:
 def latent_map(
     sets: Sequence[tuple[str, np.ndarray, np.ndarray]],
     archs: list[str],
-    shares: tuple[float, float],
+    variances: tuple[float, float],
     dots: Sequence[Dot],
 ) -> Picture:
-    """Latents by architecture: sets of places (M, 2) and ClassIds (M,)."""
-    present = [archs[place] for place in np.unique(np.concatenate([ids for _, _, ids in sets]))]
+    """Return the map of latents by architecture: sets of positions (M, 2) and ClassIds (M,)."""
+    present = [archs[class_id] for class_id in np.unique(np.concatenate([ids for _, _, ids in sets]))]
     return Picture(
         "latents",
         "preps",
         "Map of the latent space",
-        draw_latent_map(sets, archs, shares),
+        draw_latent_map(sets, archs, variances),
         f"{joined([f'{count(len(piece))} latents of the {name}' for name, piece, _ in sets])} on their first two "
         f"principal axes, by architecture: {joined(present)}.",
         "Each marker is the latent of one network, projected on the two directions along which latents vary most (they "
-        f"hold {percent(sum(shares))} of the variance); colour and marker are its architecture. What other directions "
-        "hold is not seen here.",
+        f"hold {percent(sum(variances))} of the variance); colour and marker are its architecture. Other directions are not "
+        "drawn.",
         wide=False,
         dots=dots,
     )

@@ -1,7 +1,7 @@
-"""Figures of a compressed network with their words.
+"""Figures of a compressed network with their captions.
 
 Axes: S records of the fit, R of its loss, L layers, A amounts, N kernels, h w their sides. Accuracies come as fractions
-and are drawn as per cent. Blue is the original, orange what was reconstructed, everywhere.
+and are drawn as per cent. Blue is the original, orange the reconstructed network, everywhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from netspace.report.drawing import (
     plain,
     styled,
 )
-from netspace.report.figures_space import BESIDE, NOT_LOSSES
+from netspace.report.figures_space import NOT_LOSSES, TITLE_LEGEND
 from netspace.report.runs import Fitted, floats
 from netspace.results.compressed import Analysis, ChangedNetwork, KernelSamples
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW = 8  # kernels in a row
-NAMED = 40  # layers that are named, at most: of more, some
+MAX_NAMED = 40  # layers that are named: of more, some
 Series = tuple[str, np.ndarray, str, str]  # name, values, colour, marker
 ORIGINAL, RECONSTRUCTED = (TARGET, "o"), (PREDICTED, "D")
 
@@ -49,9 +49,9 @@ def draw_course(
     logged: np.ndarray,
     losses: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Relative error and accuracy on validation images (S,), and terms of the loss (R,) at the steps `logged`.
+    """Draw relative error and accuracy on validation images (S,), and terms of the loss (R,) at the steps `logged`.
 
-    NaN where unknown; `borders` are where stages begin.
+    Unknown values are NaN; stages begin at the steps `borders`.
     """
     known = bool(np.isfinite(accuracy).any())
     figure, stack = new(2.7 + 2.0 * (known + bool(losses)), 1 + known + bool(losses), sharex=True)
@@ -65,18 +65,18 @@ def draw_course(
         curve(stack[1], steps, 100 * accuracy, PREDICTED, "")
         stack[1].set_title("accuracy on validation images, %")
     for (name, values), colour in zip(losses.items(), (TARGET, PREDICTED, GREEN) * len(losses), strict=False):
-        there = np.isfinite(values)
-        curve(stack[-1], logged[there], values[there], colour, plain(name))
+        finite_values = np.isfinite(values)
+        curve(stack[-1], logged[finite_values], values[finite_values], colour, plain(name))
     if losses:
         logarithmic(stack[-1])
         stack[-1].set_title("loss by term")
-        stack[-1].legend(**BESIDE)
+        stack[-1].legend(**TITLE_LEGEND)
     stack[-1].set_xlabel("step, over all stages")
     return figure
 
 
 def draw_kernels(original: np.ndarray, reconstructed: np.ndarray) -> Figure:
-    """Kernels (N, h, w) of both networks and their differences, side by side on one scale."""
+    """Draw kernels (N, h, w) of both networks and their differences, side by side on one scale."""
     rows, cells = -(-len(original) // ROW), original.shape[1] + 1
     figure, _ = new(0.82 + 2.05 * (rows * cells) / (ROW * (original.shape[2] + 1)), 0)
     limit = float(np.abs(np.stack([original, reconstructed])).max()) or 1.0
@@ -87,17 +87,17 @@ def draw_kernels(original: np.ndarray, reconstructed: np.ndarray) -> Figure:
         (original, reconstructed, reconstructed - original),
         strict=True,
     ):
-        shown = axes.imshow(mosaic(values), cmap="PRGn", vmin=-limit, vmax=limit, interpolation="nearest")
+        image = axes.imshow(mosaic(values), cmap="PRGn", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set(title=title, xticks=[], yticks=[], facecolor="#b4b4b4")
         axes.grid(False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-    figure.colorbar(shown, ax=panels, location="bottom", shrink=0.6, aspect=35, ticks=[-limit, 0, limit], format="%.2g")
+    figure.colorbar(image, ax=panels, location="bottom", shrink=0.6, aspect=35, ticks=[-limit, 0, limit], format="%.2g")
     return figure
 
 
 def mosaic(values: np.ndarray) -> np.ndarray:
-    """Kernels (N, h, w) as one picture, `ROW` a row, NaN between and around them."""
+    """Return kernels (N, h, w) as one image, `ROW` in a row, with NaN between and around them."""
     count, height, width = values.shape
     rows = -(-count // ROW)
     tiles = np.full((rows * ROW, height + 1, width + 1), np.nan)
@@ -106,15 +106,13 @@ def mosaic(values: np.ndarray) -> np.ndarray:
     return np.pad(whole, ((0, 1), (0, 1)), constant_values=np.nan)
 
 
-def draw_by_layer(names: Sequence[str], told: Sequence[Series], label: str) -> Figure:
-    """Values (L,) by layer, from the input down, NaN where unknown."""
+def draw_by_layer(names: Sequence[str], rows: Sequence[Series], label: str) -> Figure:
+    """Draw values (L,) by layer, from the input down; unknown ones are NaN."""
     count = len(names)
-    every = -(-count // NAMED)
-    figure, axes = new(1.6 + 0.26 * min(count, NAMED + 10))
-    for place, (name, values, colour, marker) in enumerate(told):
-        ring: dict[str, Any] = (
-            {"markersize": 9, "markerfacecolor": "none"} if not place else {"markersize": 5}
-        )  # none hides another
+    every = -(-count // MAX_NAMED)
+    figure, axes = new(1.6 + 0.26 * min(count, MAX_NAMED + 10))
+    for index, (name, values, colour, marker) in enumerate(rows):
+        ring: dict[str, Any] = {"markersize": 5} if index else {"markersize": 9, "markerfacecolor": "none"}
         axes.plot(values, np.arange(count), color=colour, marker=marker, linewidth=1, label=name, **ring)
     axes.set_yticks(np.arange(0, count, every), [plain(name.removesuffix(".weight"), 26) for name in names[::every]])
     axes.tick_params(axis="y", labelsize=9.5)
@@ -125,7 +123,7 @@ def draw_by_layer(names: Sequence[str], told: Sequence[Series], label: str) -> F
 
 
 def draw_changed(amounts: np.ndarray, accuracy: np.ndarray, ratio: np.ndarray, label: str) -> Figure:
-    """Accuracy and mean S_ratio (A,) of the original changed by amounts, with both as it is at the right."""
+    """Draw accuracy and mean S_ratio (A,) of the original changed by amounts; unchanged it is at the right."""
     figure, stack = new(4.7, 2, sharex=True)
     for axes, values, title in (
         (stack[0], 100 * accuracy, "accuracy on test images, %"),
@@ -138,12 +136,12 @@ def draw_changed(amounts: np.ndarray, accuracy: np.ndarray, ratio: np.ndarray, l
     return figure
 
 
-def draw_pruning(told: Sequence[tuple[np.ndarray, Series]], label: str, level: float | None) -> Figure:
-    """A measure over the share of weights set to zero, of the predictor and of the original; `level`: of the original."""
+def draw_pruning(rows: Sequence[tuple[np.ndarray, Series]], label: str, level: float | None) -> Figure:
+    """Draw a measure over the share of weights set to zero, in the predictor and the original; `level`: of the original."""
     figure, axes = new(4.3)
     if level is not None:
         axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)), label="the original, whole")
-    for share, (name, values, colour, marker) in told:
+    for share, (name, values, colour, marker) in rows:
         axes.plot(100 * share, values, color=colour, marker=marker, markersize=5, linewidth=1.7, label=name)
     axes.set(xlabel="smallest weights set to zero, %", ylabel=label)
     axes.set_ylim(bottom=0)
@@ -151,7 +149,7 @@ def draw_pruning(told: Sequence[tuple[np.ndarray, Series]], label: str, level: f
     return figure
 
 
-# --- the figures with their words ---
+# --- the figures with their captions ---
 
 
 def pictures(fitted: Fitted) -> list[Picture]:
@@ -187,8 +185,8 @@ def _course(fitted: Fitted) -> Iterator[Picture]:
         draw_course(steps, error, accuracy, begins[1:].tolist(), logged, losses),
         f"{count(steps.max())} steps in {len(stages)} stages; the relative error ends at {number(error[-1], 3)}, "
         f"accuracy on validation images at {percent(accuracy[-1])}.",
-        f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} Each stage "
-        "keeps the weights that are best on validation images, or of the least error where there is no data.",
+        f"The relative error is the norm of the difference of the weights over the norm of the weights.{several} The result of "
+        "a stage are the weights that are best on validation images, or of the smallest error if there is no data.",
     )
 
 
@@ -196,15 +194,15 @@ def _kernels(samples: KernelSamples | None) -> Iterator[Picture]:
     if samples is None:
         return
     original, reconstructed = np.array(samples.original), np.array(samples.reconstructed)
-    shown, away = len(original), np.abs(reconstructed - original)
-    which = f"The first {count(shown)} of {count(samples.count)}" if shown < samples.count else f"All {count(shown)}"
+    drawn, difference = len(original), np.abs(reconstructed - original)
+    which = f"The first {count(drawn)} of {count(samples.count)}" if drawn < samples.count else f"All {count(drawn)}"
     yield Picture(
         "kernels",
         "layers",
         f"Kernels of {samples.layer}",
         draw_kernels(original, reconstructed),
-        f"{count(shown)} kernels of {samples.layer} in the original and reconstructed, and their differences, which are "
-        f"{number(away.mean(), 4)} on average where the original's weights are {number(np.abs(original).mean(), 4)}.",
+        f"{count(drawn)} kernels of {samples.layer} in the original and reconstructed, and their differences, which are "
+        f"{number(difference.mean(), 4)} on average where the original's weights are {number(np.abs(original).mean(), 4)}.",
         f"{which} kernels of the layer, filter by filter, {ROW} a row, on one scale (purple is negative, green "
         f"positive). By relative error ({number(samples.relative_error, 3)}) it is the median of {count(samples.layers)} layers.",
     )
@@ -223,7 +221,7 @@ def _layers(analysis: Analysis | None) -> Iterator[Picture]:
         draw_by_layer(
             analysis.layers,
             [("original", first, *ORIGINAL), ("reconstructed", second, *RECONSTRUCTED)],
-            "share of the larger half of singular values",
+            "fraction in the larger half of singular values",
         ),
         f"S_ratio of {len(first)} layers, on average {means[0]} in the original and {means[1]} reconstructed.",
         "The sum of the larger half of a layer's singular values over the sum of all: higher is smoother. Reconstruction "
@@ -235,21 +233,21 @@ def _layers(analysis: Analysis | None) -> Iterator[Picture]:
         yield Picture(
             "cka",
             "layers",
-            "Likeness to the original by layer (linear CKA)",
+            "Similarity to the original by layer (linear CKA)",
             draw_by_layer(
                 analysis.layers,
                 [("reconstructed", near, *RECONSTRUCTED), ("random weights", chance, GREY, "s")],
                 "CKA with the original, 1 is the same",
             ),
-            f"Linear CKA with the original from {number(_least(near), 3)} up; of random weights from "
-            f"{number(_least(chance), 3)} up.",
-            "How alike the outputs of a layer are in both networks for the same test images, whatever the rotation and scale; "
-            "beside it the same for a network of random weights. Kornblith et al., 2019.",
+            f"Linear CKA with the original of {number(_minimum(near), 3)} or more; of random weights "
+            f"{number(_minimum(chance), 3)} or more.",
+            "How similar the outputs of a layer are in both networks for the same test images, up to rotation and scale; and the "
+            "same for a network of random weights. Kornblith et al., 2019.",
             wide=False,
         )
 
 
-def _least(values: np.ndarray) -> float | None:
+def _minimum(values: np.ndarray) -> float | None:
     known = values[np.isfinite(values)]
     return float(known.min()) if len(known) else None
 
@@ -257,11 +255,13 @@ def _least(values: np.ndarray) -> float | None:
 def _changed(analysis: Analysis | None) -> Iterator[Picture]:
     if analysis is None:
         return
-    low = "Frequencies of every represented layer's matrix above a share of the highest are taken out of the original."
+    low = (
+        "Frequencies of every represented layer's matrix above a fraction of the highest are taken out of the original."
+    )
     small = "The smaller half of every represented layer's singular values is made smaller in the original."
     low_title, small_title = "The original under a low pass", "The original with smaller singular values"
     for name, rows, title, how, label in (
-        ("low-pass", analysis.low_pass, low_title, low, "share of frequencies kept"),
+        ("low-pass", analysis.low_pass, low_title, low, "fraction of frequencies kept"),
         ("scale-small", analysis.scale_small, small_title, small, "factor of the smaller half"),
     ):
         if not rows:
@@ -279,7 +279,7 @@ def _changed(analysis: Analysis | None) -> Iterator[Picture]:
 
 
 def _ends(rows: Sequence[ChangedNetwork]) -> str:
-    """The accuracies of the first amounts and the last."""
+    """Return the accuracies of the first two amounts and the last."""
     indices = sorted({0, min(1, len(rows) - 1), len(rows) - 1})
     return ", ".join(f"{percent(rows[index].accuracy)} at {rows[index].amount:g}" for index in indices)
 
@@ -301,15 +301,15 @@ def _pruning(fitted: Fitted) -> Iterator[Picture]:
         drawn.append((shares, (name, (100 if measured else 1) * floats(values), colour, marker)))
         texts.append(f"{name}: {_at(shares, values, measured)}")
     level = finite(fitted.figures.accuracy_original) if measured else None
-    said = "; ".join(texts)
+    values_text = "; ".join(texts)
     yield Picture(
         "pruning",
         "smaller",
         "Pruned",
         draw_pruning(drawn, label, None if level is None else 100 * level),
-        f"{label.capitalize()} over the share of weights set to zero. {said}.",
+        f"{label.capitalize()} over the share of weights set to zero. {values_text}.",
         "The smallest weights are set to zero: of the predictor (orange), and for comparison of the original itself (blue). "
-        f"{said[:1].upper()}{said[1:]}. NeRN, Fig. 5 left.",
+        f"{values_text[:1].upper()}{values_text[1:]}. NeRN, Fig. 5 left.",
     )
 
 

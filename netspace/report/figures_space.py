@@ -1,7 +1,7 @@
-"""Figures of a latent space: plain data in, a matplotlib `Figure` out; nothing is read or written here.
+"""Figures of a latent space: functions from arrays to a matplotlib `Figure`; nothing is read or written here.
 
-Axes: M members, S steps along a line, E latent size, P parameters, K records. Accuracies come as fractions and are
-drawn as per cent. What all figures share is in `drawing`.
+Axes: M members, S points of a line or starts, E latent size, P parameters, K records. Accuracies come as fractions and
+are drawn as per cent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from netspace.report.drawing import (
     GREEN,
     GREY,
     INK,
-    MANY,
+    MAX_SINGLE,
     PREDICTED,
     PURPLE,
     TARGET,
@@ -34,36 +34,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FINE = 400  # pixels that an image of parameters has across, about
-CLIMBS = (PREDICTED, TARGET, GREEN, PURPLE, INK, GREY)  # of starts, in their order
+MAX_WIDTH = 400  # pixels in which an image of parameters is drawn; wider ones are not averaged
+START_COLOURS = (PREDICTED, TARGET, GREEN, PURPLE, INK, GREY)  # of an optimisation's starts, in their order
 
 
 def members(target: np.ndarray, predicted: np.ndarray) -> Figure:
-    """Accuracies (M,) of targets, sorted, and of their predictions (NetSpace, Fig. 3 a and c)."""
+    """Draw accuracies (M,) of targets, sorted, and of their predictions (NetSpace, Fig. 3 a and c)."""
     figure, axes = new(3.9)
     order = np.argsort(target, kind="stable")
-    place, first, second = np.arange(1, len(order) + 1), 100 * target[order], 100 * predicted[order]
-    few = len(order) <= MANY
+    rank, first, second = np.arange(1, len(order) + 1), 100 * target[order], 100 * predicted[order]
+    few = len(order) <= MAX_SINGLE
     if few:
-        axes.vlines(place, first, second, color="#c8c8c8", linewidth=1, zorder=1)
+        axes.vlines(rank, first, second, color="#c8c8c8", linewidth=1, zorder=1)
     dots: dict[str, Any] = {"s": 26} if few else {"s": 9, "alpha": 0.5}
-    axes.scatter(place, second, marker="D", color=PREDICTED, label="predicted", linewidths=0, zorder=3, **dots)
+    axes.scatter(rank, second, marker="D", color=PREDICTED, label="predicted", linewidths=0, zorder=3, **dots)
     line: dict[str, Any] = {"marker": "o", "markersize": 4.5, "zorder": 2} if few else {"zorder": 4}
-    axes.plot(place, first, color=TARGET, linewidth=1.8, label="target", **line)
+    axes.plot(rank, first, color=TARGET, linewidth=1.8, label="target", **line)
     axes.set(xlabel="member, sorted by its target's accuracy", ylabel="accuracy on test images, %")
     axes.legend(loc="best", markerscale=1 if few else 2)
     return figure
 
 
 def scatter(target: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
-    """Predicted over target accuracies (M,), with the diagonal of equality."""
+    """Draw predicted over target accuracies (M,), with the diagonal of equality."""
     figure, axes = new(6.1)
     both = np.concatenate([target, predicted]) * 100
     low, high = float(np.nanmin(both)), float(np.nanmax(both))
     margin = max(0.06 * (high - low), 0.5)
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color=GREY, linewidth=1.2, linestyle=(0, (5, 3)), label="equality")
-    few = len(target) <= MANY
+    few = len(target) <= MAX_SINGLE
     style = {"s": 36, "alpha": 0.85, "edgecolors": "white"} if few else {"s": 14, "alpha": 0.5, "edgecolors": "none"}
     axes.scatter(100 * target, 100 * predicted, color=PREDICTED, linewidths=0.6, label="member", zorder=3, **style)
     axes.set(xlim=limits, ylim=limits, xlabel="target's accuracy, %", ylabel="predicted accuracy, %", title=title)
@@ -73,7 +73,7 @@ def scatter(target: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
 
 
 def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
-    """Bars of R2, mean absolute difference and agreement; the first row is the space, the others are baselines."""
+    """Draw bars of R2, mean absolute difference and agreement; the first row is the space, the others are baselines."""
     panels = (
         ("r2", "R² (1 is best)", 1.0),
         ("mae", "mean difference, points (0 is best)", 100.0),
@@ -83,16 +83,16 @@ def baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
     names = [name for name, _ in rows]
     colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
     for axes, (key, title, scale) in zip(stack, panels, strict=True):
-        values = [np.nan if row.get(key) is None else scale * float(row[key] or 0.0) for _, row in rows]
+        values = [np.nan if of_row.get(key) is None else scale * float(of_row[key] or 0.0) for _, of_row in rows]
         drawn = np.maximum(values, WORST_R2) if key == "r2" else np.array(values)
         axes.barh(names, np.nan_to_num(drawn), color=colours, height=0.68)
         axes.axvline(0, color=GREY, linewidth=1)
-        for place, (value, end) in enumerate(zip(values, drawn, strict=True)):
+        for row, (value, end) in enumerate(zip(values, drawn, strict=True)):
             digits = 3 if key == "r2" else 1
             text = "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
             text = f"{text} (beyond the axis)" if key == "r2" and value < WORST_R2 else text
             start = 0.0 if np.isnan(end) else max(end, 0.0)
-            axes.annotate(text, (start, place), (4, 0), textcoords="offset points", va="center", fontsize=10)
+            axes.annotate(text, (start, row), (4, 0), textcoords="offset points", va="center", fontsize=10)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -114,7 +114,7 @@ def interpolation(
     chance: float | None = None,
     aligned: np.ndarray | None = None,
 ) -> Figure:
-    """Accuracies (S,) along the line between two latents, and between their weights, as they are and aligned.
+    """Draw accuracies (S,) along the line between two latents, and between their weights, as they are and aligned.
 
     NetSpace, Fig. 3 b and d.
     """
@@ -136,14 +136,14 @@ def interpolation(
     return figure
 
 
-def climb(
+def optimization(
     steps: np.ndarray, accuracy: np.ndarray, starts: Sequence[str], styles: Sequence[Look] | None = None
 ) -> Figure:
-    """Accuracies (K, S) of S starts over the steps (K,) of a latent-space optimisation; `styles` by architecture."""
+    """Draw accuracies (K, S) of S starts over the steps (K,) of a latent-space optimisation; `styles` by architecture."""
     figure, axes = new(4.3)
     for number, (name, values) in enumerate(zip(starts, accuracy.T, strict=True)):
-        style: dict[str, Any] = {"color": CLIMBS[number % len(CLIMBS)], "marker": "o", "markersize": 3.5}
-        turn = number // len(CLIMBS)
+        style: dict[str, Any] = {"color": START_COLOURS[number % len(START_COLOURS)], "marker": "o", "markersize": 3.5}
+        turn = number // len(START_COLOURS)
         if styles is not None:
             style = {"color": styles[number].colour, "marker": styles[number].marker, "markersize": 5}
             turn = list(styles[:number]).count(styles[number])  # of its architecture
@@ -155,9 +155,9 @@ def climb(
 
 
 def preps(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
-    """Networks as images (NetSpace, Suppl. Fig. 5): title and parameters (P,) of target and prediction, a pair a row.
+    """Draw networks as images (NetSpace, Suppl. Fig. 5): title and parameters (P,) of target and prediction, one pair a row.
 
-    One symmetric scale for all: the 99th percentile of |value|, beyond which colours no longer change.
+    All have one symmetric scale: up to the 99th percentile of |value|, beyond which colours no longer change.
     """
     from matplotlib import colormaps
 
@@ -169,9 +169,9 @@ def preps(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
     colours = colormaps["RdBu_r"].with_extremes(bad="#d9d9d9")
     for row, (first_title, first, second_title, second) in zip(grid, pairs, strict=True):
         for axes, title, flat in zip(row, (first_title, second_title), (first, second), strict=True):
-            shown = as_image(np.where(np.isfinite(flat), flat, np.nan))
-            how = "nearest" if shown.shape[1] > FINE else None  # averaged, values that differ in sign would pale
-            image = axes.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, aspect="equal", interpolation=how)
+            pixels = as_image(np.where(np.isfinite(flat), flat, np.nan))
+            how = "nearest" if pixels.shape[1] > MAX_WIDTH else None  # averaged, values that differ in sign would pale
+            image = axes.imshow(pixels, cmap=colours, vmin=-limit, vmax=limit, aspect="equal", interpolation=how)
             axes.set_title(plain(title), fontsize=10, pad=5)
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
@@ -183,7 +183,7 @@ def preps(pairs: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Figure:
 
 
 def as_image(flat: np.ndarray) -> np.ndarray:
-    """Parameters (P,) row by row as an image about twice as wide as high; NaN after the last."""
+    """Return parameters (P,) row by row as an image about twice as wide as high; NaN after the last."""
     width = max(int(np.ceil(np.sqrt(2 * len(flat)))), 1)
     rows = -(-len(flat) // width)
     image = np.full(rows * width, np.nan)
@@ -192,70 +192,79 @@ def as_image(flat: np.ndarray) -> np.ndarray:
 
 
 def latent_map(sets: Sequence[tuple[str, np.ndarray, np.ndarray]], variances: tuple[float, float]) -> Figure:
-    """Places (M, 2) and accuracies (M,) of sets of members; the last set is in front, the others faint behind."""
+    """Draw positions (M, 2) and accuracies (M,) of sets of members; the last set is in front, the others faint behind."""
     from matplotlib.colors import Normalize
 
     figure, axes = new(5.6)
-    accuracy = 100 * np.concatenate([found for _, _, found in sets])
-    scale = Normalize(float(np.nanmin(accuracy)), float(np.nanmax(accuracy)))
-    for number, (name, place, found) in enumerate(sets):
+    everything = 100 * np.concatenate([accuracy for _, _, accuracy in sets])
+    scale = Normalize(float(np.nanmin(everything)), float(np.nanmax(everything)))
+    for number, (name, positions, accuracy) in enumerate(sets):
         front = number == len(sets) - 1
         style = {"s": 44, "edgecolors": INK, "linewidths": 0.8} if front else {"s": 16, "alpha": 0.35, "linewidths": 0}
-        drawn = axes.scatter(*place.T, c=100 * found, cmap="viridis", norm=scale, label=name, zorder=2 + front, **style)
-    shares = [f"{100 * share:.1f} % of the variance" for share in variances]
-    axes.set(xlabel=f"first principal axis ({shares[0]})", ylabel=f"second principal axis ({shares[1]})")
+        drawn = axes.scatter(
+            *positions.T, c=100 * accuracy, cmap="viridis", norm=scale, label=name, zorder=2 + front, **style
+        )
+    label_axes(axes, variances)
     figure.colorbar(drawn, ax=axes, label="target's accuracy, %", pad=0.02).outline.set_visible(False)
     if len(sets) > 1:
         axes.legend(loc="best")
     return figure
 
 
-def principal(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """The first two principal components (M, 2) of latents (M, E), and the shares of variance they hold.
+def label_axes(axes: Axes, variances: tuple[float, float]) -> None:
+    """Label the axes of a latent map with their fractions of the variance."""
+    texts = [f"{100 * variance:.1f} % of the variance" for variance in variances]
+    axes.set(xlabel=f"first principal axis ({texts[0]})", ylabel=f"second principal axis ({texts[1]})")
 
-    By the eigenvectors of the smaller of the two Gram matrices. An axis's largest entry is positive, so that equal
+
+def principal(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return the first two principal components (M, 2) of latents (M, E), and their fractions of the variance.
+
+    They are eigenvectors of the smaller of the two Gram matrices. An axis's largest entry is positive, so that equal
     latents give equal maps.
     """
     centred = latents.astype(np.float64) - latents.mean(0, dtype=np.float64)
     wide = centred.shape[1] > centred.shape[0]
     values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     values, vectors = np.maximum(values[::-1][:2], 0), vectors[:, ::-1][:, :2]
-    places = vectors * np.sqrt(values) if wide else centred @ vectors
-    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-    places *= np.where(places[np.abs(places).argmax(0), [0, 1]] < 0, -1, 1)
+    components = vectors * np.sqrt(values) if wide else centred @ vectors
+    components = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+    components *= np.where(components[np.abs(components).argmax(0), [0, 1]] < 0, -1, 1)
     total = float((centred**2).sum()) or 1.0
-    shares = [float(value) / total for value in values]
-    return places, (shares[0], shares[1] if len(shares) > 1 else 0.0)
+    variances = [float(value) / total for value in values]
+    return components, (variances[0], variances[1] if len(variances) > 1 else 0.0)
 
 
-# --- the course of a training: one panel for each kind of figure that its records hold ---
+# --- the course of a training: one panel for each kind of values in its records ---
 
-NOT_LOSSES = ("stage", "step", "rate", "steps_a_second")  # what a record of metrics.jsonl holds beside the terms
-FLOOR = 1e-4  # losses of spaces of several architectures are drawn down to this
-BETWEEN, CLASSID = "val_between_", "_classid"  # accuracy, and share taken for the architecture, of what lies between
-SHARES = (("val_r2", "R²", TARGET), ("val_agreement", "agreement", GREEN), ("val_classid", "ClassId", PURPLE))
-BESIDE: dict[str, Any] = {  # the title
-    "loc": "lower right",
-    "bbox_to_anchor": (1.01, 0.97),
-    "ncols": 3,
-    "borderaxespad": 0.2,
-}
+NOT_LOSSES = (
+    "stage",
+    "step",
+    "rate",
+    "steps_a_second",
+)  # keys of a record of metrics.jsonl that are no terms of the loss
+MIN_LOSS = 1e-4  # down to which losses of spaces of several architectures are drawn
+# of points between the ends, by architecture: the prefix of their accuracy, and the suffix of the fraction read as it
+BETWEEN, CLASSID = "val_between_", "_classid"
+FRACTIONS = (("val_r2", "R²", TARGET), ("val_agreement", "agreement", GREEN), ("val_classid", "ClassId", PURPLE))
+# of a legend next to the title
+TITLE_LEGEND: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.01, 0.97), "ncols": 3, "borderaxespad": 0.2}
 Records = Sequence[Mapping[str, Any]]
 
 
 def training(records: Records, archs: Sequence[str] = ()) -> Figure:
-    """Loss terms and validation figures over steps; `archs` are ids in the order of their ClassIds."""
+    """Draw loss terms and validation figures over steps; `archs` are ids in the order of their ClassIds."""
     terms = [name for name in named(records) if not name.startswith("val_") and name not in NOT_LOSSES]
     between = [name for name in named(records) if name.startswith(BETWEEN)]
     panels: list[Callable[[Axes], None]] = []
     if terms:
         panels.append(lambda axes: _losses(axes, records, terms))
-    if of_several(records):
+    if is_multi(records):
         panels.append(lambda axes: _error(axes, records))
     elif series(records, "val_mae")[0].size:
         panels.append(lambda axes: _difference(axes, records))
-    if any(series(records, name)[0].size for name, _, _ in SHARES):
-        panels.append(lambda axes: _shares(axes, records))
+    if any(series(records, name)[0].size for name, _, _ in FRACTIONS):
+        panels.append(lambda axes: _fractions(axes, records))
     if between:
         panels.append(lambda axes: _between(axes, records, between, archs))
     legends = 0.5 * (len(terms) > 3 or "classid" in terms) + 0.5 * bool(between)
@@ -266,8 +275,8 @@ def training(records: Records, archs: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def of_several(records: Records) -> bool:
-    """Whether records are of a space of several architectures, which keeps the checkpoint of the least error."""
+def is_multi(records: Records) -> bool:
+    """Return whether records are of a space of several architectures, which chooses the checkpoint by its error."""
     return bool(series(records, "val_classid")[0].size and series(records, "val_error")[0].size)
 
 
@@ -275,19 +284,18 @@ def _losses(axes: Axes, records: Records, terms: Sequence[str]) -> None:
     for name, colour in zip(terms, (TARGET, PREDICTED, GREEN, PURPLE, GREY) * len(terms), strict=False):
         steps, values = series(records, name)
         curve(axes, steps, np.where(values > 0, values, np.nan), colour, plain(name))
-    several = "classid" in terms  # whose loss vanishes where the others do not
-    logarithmic(axes, FLOOR if several else 0.0)
-    if len(terms) <= 3 and not several:
+    multi = "classid" in terms  # whose loss vanishes while the others do not
+    logarithmic(axes, MIN_LOSS if multi else 0.0)
+    if len(terms) <= 3 and not multi:
         axes.set_title("training: loss by term (log scale)")
-        axes.legend(**(BESIDE if len(terms) < 3 else {"loc": "upper right"}))
+        axes.legend(**(TITLE_LEGEND if len(terms) < 3 else {"loc": "upper right"}))
         return
-    _named_above(axes, "training: loss by term (log scale)", len(terms))
+    _legend_above(axes, "training: loss by term (log scale)", len(terms))
 
 
-def _named_above(axes: Axes, title: str, entries: int) -> None:
-    """A legend of many entries between the title and the panel, three in a row."""
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
-    axes.legend(ncols=3, **place)
+def _legend_above(axes: Axes, title: str, entries: int) -> None:
+    """Put a legend between the title and the panel, three entries in a row."""
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2)
     axes.set_title(title, pad=9 + 18 * -(-entries // 3))
 
 
@@ -300,7 +308,7 @@ def _difference(axes: Axes, records: Records) -> None:
 
 
 def _error(axes: Axes, records: Records) -> None:
-    """The error that chooses the checkpoint, with the difference from targets beside it."""
+    """Draw the error by which the checkpoint is chosen, and the difference from targets."""
     steps, values = series(records, "val_error")
     top = float(values.max())
     curve(axes, steps, 100 * values, PREDICTED, "error")
@@ -311,40 +319,39 @@ def _error(axes: Axes, records: Records) -> None:
         top = max(top, float(values.max()))
     axes.set_title("validation: less is better, %")
     axes.set_ylim(0, 108 * max(top, 0.01))
-    axes.legend(**BESIDE)
+    axes.legend(**TITLE_LEGEND)
 
 
 def _ring(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
-    """Around the least value, that of the checkpoint that is kept."""
+    """Mark the smallest value, that of the best checkpoint."""
     best = int(values.argmin())
     axes.plot(steps[best], 100 * values[best], "o", color=INK, markersize=7, markerfacecolor="none")
 
 
-def _shares(axes: Axes, records: Records) -> None:
+def _fractions(axes: Axes, records: Records) -> None:
     present = []
-    for name, label, colour in SHARES:
+    for name, label, colour in FRACTIONS:
         steps, values = series(records, name)
         if steps.size:
             curve(axes, steps, np.maximum(values, WORST_R2), colour, label)
             present.append(label)
-    several = "ClassId" in present
-    axes.set_title("validation: fractions" if several else "validation: R² and agreement, fractions")
+    axes.set_title("validation: fractions" if "ClassId" in present else "validation: R² and agreement, fractions")
     axes.set_ylim(top=1.05)
-    axes.legend(**BESIDE)
+    axes.legend(**TITLE_LEGEND)
 
 
 def _between(axes: Axes, records: Records, names: Sequence[str], archs: Sequence[str]) -> None:
     known = {name.removeprefix(BETWEEN) for name in names}
-    shown = [name for name in known if not (name.endswith(CLASSID) and name.removesuffix(CLASSID) in known)]
-    order = list(dict.fromkeys([*archs, *sorted(shown)]))
-    between_course(axes, [(name, *series(records, BETWEEN + name)) for name in order if name in shown], looks(order))
-    _named_above(axes, "validation: accuracy between the ends, %", len(shown))
+    present = [name for name in known if not (name.endswith(CLASSID) and name.removesuffix(CLASSID) in known)]
+    order = list(dict.fromkeys([*archs, *sorted(present)]))
+    between_course(axes, [(name, *series(records, BETWEEN + name)) for name in order if name in present], looks(order))
+    _legend_above(axes, "validation: accuracy between the ends, %", len(present))
 
 
 def between_course(
     axes: Axes, curves: Iterable[tuple[str, np.ndarray, np.ndarray]], styles: Mapping[str, Look]
 ) -> None:
-    """Accuracies over training steps of what lies between, by architecture."""
+    """Draw accuracies of points between the ends over training steps, by architecture."""
     from matplotlib.ticker import MaxNLocator
 
     for name, steps, values in curves:

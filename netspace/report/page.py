@@ -1,7 +1,7 @@
-"""The report as one HTML page from the templates: everything inlined, nothing loaded, one script that its hash allows.
+"""The report as one HTML page from the templates: everything is inlined, nothing is loaded, one script is allowed by its hash.
 
 Every text that comes from a folder is escaped by Jinja; the content security policy forbids the browser to load
-anything, and to run anything but the script that stands in `templates/page.js`.
+anything, and to run anything but the script in `templates/page.js`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netspace.report.drawing import NOTHING, Picture
+from netspace.report.drawing import MISSING, Picture
 from netspace.report.runs import Fitted, Run
 from netspace.report.sections import fit_summary, fit_tiles, summary, tiles
 from netspace.report.tables import Table, behaviour_tables, between_tables, bit_tables, gap_tables, search_tables
@@ -39,7 +39,7 @@ FIT_SECTIONS = {
     "smaller": "Smaller still",
 }
 VERSIONS = ("netspace", "python", "torch", "numpy", "h5py", "accelerate")  # of provenance.json
-Missing = Sequence[tuple[str, str]]  # section and sentence of what is not there
+Missing = Sequence[tuple[str, str]]  # the section that lacks something, and a sentence on it
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Section:
     """One section of the page."""
 
     title: str
-    notes: Sequence[str]  # sentences; what stands between backticks is code
+    notes: Sequence[str]  # sentences; text between backticks is code
     before: Sequence[Table]
     pictures: Sequence[Picture]
     after: Sequence[Table]
@@ -89,9 +89,9 @@ def _sections(
 ) -> Iterable[Section]:
     for key, title in titles.items():
         notes = [sentence for section, sentence in missing if section == key]
-        shown = [picture for picture in pictures if picture.part == key]
-        if notes or shown or before.get(key) or after.get(key):
-            yield Section(title, notes, before.get(key, ()), shown, after.get(key, ()))
+        own = [picture for picture in pictures if picture.part == key]
+        if notes or own or before.get(key) or after.get(key):
+            yield Section(title, notes, before.get(key, ()), own, after.get(key, ()))
 
 
 def _page(
@@ -103,7 +103,7 @@ def _page(
     config: str,
     score: Score | None = None,
 ) -> str:
-    """Return the page; with a `score` that is not accuracy its texts speak of that."""
+    """Return the page; with a `score` that is not accuracy, its texts name the score."""
     from markupsafe import Markup
 
     def finalize(value: Any) -> Any:
@@ -119,7 +119,7 @@ def _page(
             summary=summary,
             tiles=tiles,
             sections=list(sections),
-            facts={name: NOTHING if value is None else value for name, value in facts.items() if value != ""},
+            facts={name: MISSING if value is None else value for name, value in facts.items() if value != ""},
             config=config,
             policy=policy(script),
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -144,7 +144,7 @@ def _environment() -> Environment:
 
 
 def _code(sentence: str) -> Markup:
-    """A sentence escaped, what stands between backticks as code."""
+    """Return a sentence, escaped, with text between backticks as code."""
     from markupsafe import Markup, escape
 
     pieces = sentence.split("`")
@@ -154,7 +154,7 @@ def _code(sentence: str) -> Markup:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What someone needs to make this result again."""
+    """Return what is needed to make this result again."""
     rest = dict(run.provenance)
     machine = rest.pop("machine", None)
     names = {"command": "command", "seed": "seed", "zoo": "zoo", "zoo_hash": "hash of the zoo", "commit": "commit"}
@@ -167,8 +167,8 @@ def _facts(run: Run) -> dict[str, Any]:
         facts["machine"] = machine
     facts["versions"] = ", ".join(f"{name} {rest[name]}" for name in VERSIONS if name in rest)
     facts.update((name, value) for name, value in rest.items() if name not in VERSIONS)
-    for split, found in run.evaluations.items():
-        if found.figures.versions:
-            versions = (f"{name} {value}" for name, value in found.figures.versions.items())
+    for split, evaluated in run.evaluations.items():
+        if evaluated.figures.versions:
+            versions = (f"{name} {value}" for name, value in evaluated.figures.versions.items())
             facts[f"evaluated ({split}) with"] = ", ".join(versions)
     return facts

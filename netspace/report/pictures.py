@@ -1,6 +1,6 @@
-"""Which figures a run's content allows, each with its words: title, alternative text, how to read it.
+"""The figures that a run's content allows, each with its title, alternative text, and caption.
 
-What is not there is left out; `netspace.report.sections.missing` says so.
+A figure whose data are missing is left out; `netspace.report.sections.missing` says so.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from netspace.report import figures_classes as classes
 from netspace.report import figures_space as figures
 from netspace.report.drawing import (
-    MANY,
-    NOTHING,
+    MAX_SINGLE,
+    MISSING,
     Dot,
     Picture,
     count,
@@ -31,15 +31,15 @@ from netspace.report.drawing import (
 from netspace.report.runs import Evaluated, Line, Run, class_line, mean_line
 from netspace.results.spaces import Baseline, Measures, Optimization
 
-BANK = 2000  # members of the training split on the map, at most
-MEASURES = (("r2", 1), ("mae", -1), ("agreement", 1))  # and whether more is better
+MAX_TRAIN_DOTS = 2000  # members of the training split on the map
+MEASURES = (("r2", 1), ("mae", -1), ("agreement", 1))  # 1: higher is better, -1: lower is
 BASELINES = {
     "same_accuracy": "a random training network of the same validation accuracy",
-    "nearest_answers": "the training network with the nearest answers on validation images (KL)",
-    "nearest_agreement": "the training network with the most equal answers on validation images",
-    "five_nearest": "the mean answer of the five nearest by their answers",
+    "nearest_answers": "the training network with the nearest outputs for validation images (KL)",
+    "nearest_agreement": "the training network with the most equal classes for validation images",
+    "five_nearest": "the mean output of the five nearest by their outputs",
     "constant": "one training network for every member, the best on validation members",
-    "ensemble": "the mean answer of all training networks",
+    "ensemble": "the mean output of all training networks",
     "nearest": "the training network with the nearest weights",
     "nearest_latent": "the training network with the nearest latent",
     "noise": "the nearest in weights plus Gaussian noise",
@@ -49,13 +49,13 @@ BASELINES = {
 
 
 def pictures(run: Run) -> list[Picture]:
-    """All figures, in the order of the page."""
+    """Return all figures, in the order of the page."""
     with styled():
-        return [*_behaviour(run), *_lines(run), *_climbs(run), *_preps(run), *_maps(run), *_training(run)]
+        return [*_behaviour(run), *_lines(run), *_optimizations(run), *_preps(run), *_maps(run), *_training(run)]
 
 
 def baseline_names(others: Mapping[str, Baseline | None]) -> list[str]:
-    """The baselines of an evaluation in the order in which they are shown, unknown ones last."""
+    """Return the baselines of an evaluation in the order of the page, unknown ones last."""
     return [*(name for name in BASELINES if name in others), *(name for name in others if name not in BASELINES)]
 
 
@@ -81,8 +81,7 @@ def _behaviour(run: Run) -> Iterator[Picture]:
             yield classes.members(evaluated, wide=odd and evaluated is main)
             continue
         seen = " These members were used in training." if split == "train" else ""
-        several = len(evaluated.member) <= MANY
-        joins = " A grey line joins the two." if several else ""
+        joins = " A grey line joins the two." if len(evaluated.member) <= MAX_SINGLE else ""
         yield Picture(
             f"members-{split}",
             "behaviour",
@@ -91,7 +90,7 @@ def _behaviour(run: Run) -> Iterator[Picture]:
             f"{count(len(evaluated.member))} members sorted by their target's accuracy, from {percent(evaluated.target.min())} "
             f"to {percent(evaluated.target.max())}; predicted accuracies from {percent(evaluated.predicted.min())} to "
             f"{percent(evaluated.predicted.max())}, {points(evaluated.figures.mae)} away on average.",
-            "Each place on the horizontal axis is one network of the zoo. The blue line is its accuracy on the test "
+            "Each position on the horizontal axis is one network of the zoo. The blue line is its accuracy on the test "
             f"images, the orange diamond that of the network decoded from its latent.{joins} The closer, the better."
             f"{seen} NetSpace, Fig. 3 a and c.",
             wide=len(run.evaluations) == 1,
@@ -116,7 +115,7 @@ def _scatter(main: Evaluated) -> Picture:
         figures.scatter(main.target, main.predicted, measured),
         f"Predicted over target accuracy of {count(len(main.member))} members. {measured}.",
         "Each dot is one network; on the dashed diagonal the decoded network is exactly as accurate as its target. "
-        "R² is 1 on the diagonal and 0 for always answering the targets' mean accuracy.",
+        "R² is 1 on the diagonal and 0 for predicting the targets' mean accuracy always.",
         wide=False,
     )
 
@@ -125,15 +124,15 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Pictur
     rows: list[tuple[str, Measures]] = [("space", main.figures)]
     rows += [(name, each) for name in baseline_names(others) if (each := others[name]) is not None and each.payload()]
     clean = [(plain(name, 20), {key: finite(getattr(row, key)) for key, _ in MEASURES}) for name, row in rows]
-    said = [f"{name}: R² {number(row.r2)}, {points(row.mae)}" for name, row in rows]
-    own = " All answer with networks of the target's own architecture." if main.multi else ""
+    values = [f"{name}: R² {number(row.r2)}, {points(row.mae)}" for name, row in rows]
+    own = " All are networks of the target's own architecture." if main.multi else ""
     return Picture(
         f"baselines-{main.split}",
         "behaviour",
         "The space and baselines",
         figures.baselines(clean),
-        f"Bars for the space and baselines. {'; '.join(said)}.",
-        "What the space gives back (orange) and what anyone could answer without a decoder (grey): "
+        f"Bars for the space and baselines. {'; '.join(values)}.",
+        "Networks that the space reconstructs (orange) and baselines, which need no decoder (grey): "
         f"{'; '.join(f'{name} is {BASELINES[name]}' for name, _ in rows if name in BASELINES)}.{own}",
         wide=False,
     )
@@ -163,13 +162,13 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     ranks = f"latents {number(line.spearman)}{weights}"
     straight, ends = _straight(line, mean), end_words(line.end_differences, mean)
     direct = "Blue squares are networks whose weights were interpolated directly. " if line.weights is not None else ""
-    least = ""
+    lowest = ""
     if line.aligned is not None:
         direct += (
             "Green triangles are the same with aligned weights: the start's channels in the order of the end's, and hidden "
             "channels with the mean and spread that those of both ends have. "
         )
-        least = f" Aligned weights are {percent(float(line.aligned.min()))} accurate at the least."
+        lowest = f" Aligned weights are {percent(float(line.aligned.min()))} accurate at the lowest."
     chance = " The dotted line (chance) is guessing among balanced classes." if run.chance else ""
     return Picture(
         name,
@@ -179,7 +178,7 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
             line.gamma, line.accuracy, line.weights, f"Spearman with γ: {ranks}", run.chance, line.aligned
         ),
         f"{title}: decoded networks go from {percent(line.accuracy[0])} to {percent(line.accuracy[-1])}; {kind} "
-        f"(Spearman): {ranks}.{straight}{least}",
+        f"(Spearman): {ranks}.{straight}{lowest}",
         f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they rise "
         f"evenly.{straight}{ends} {direct}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
@@ -189,7 +188,7 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
 
 
 def _straight(line: Line, mean: bool) -> str:
-    """How straight a line of accuracies is; nothing where it was not measured."""
+    """Return a sentence on how straight a line of accuracies is; empty if it was not measured."""
     if line.linear_r2 is None:
         return ""
     weights = f", {number(line.weight_linear_r2)} of the weights'" if line.weights is not None else ""
@@ -197,44 +196,46 @@ def _straight(line: Line, mean: bool) -> str:
     return f" The {kind} through the accuracies is {number(line.linear_r2)} of the latents'{weights}."
 
 
-def taught_by(climb: Optimization) -> str:
-    """The teacher's name; of a member of another file, the member's alone."""
-    return shortened(climb.teacher.rpartition(".h5:")[2], 40)
+def taught_by(optimization: Optimization) -> str:
+    """Return the teacher's name; of a member of another file, the member's alone."""
+    return shortened(optimization.teacher.rpartition(".h5:")[2], 40)
 
 
-def best_start(climb: Optimization) -> int:
-    """The start that is best on validation images."""
-    if climb.best is not None:
-        return climb.best
-    return int(np.nan_to_num(floats_of(climb), nan=-1.0).max(0).argmax())
+def best_start(optimization: Optimization) -> int:
+    """Return the index of the start that is best on validation images."""
+    if optimization.best is not None:
+        return optimization.best
+    return int(np.nan_to_num(validation_curves(optimization), nan=-1.0).max(0).argmax())
 
 
-def floats_of(climb: Optimization) -> np.ndarray:
-    """Accuracies (K, S) on validation images, by record and start."""
-    return np.array([record.accuracy_val for record in climb.curve], dtype=np.float64)
+def validation_curves(optimization: Optimization) -> np.ndarray:
+    """Return accuracies (K, S) on validation images, by record and start."""
+    return np.array([record.accuracy_val for record in optimization.curve], dtype=np.float64)
 
 
-def _climbs(run: Run) -> Iterator[Picture]:
-    for name, climb in run.climbs.items():
-        multi = len(set(climb.arch)) > 1
-        order = list(dict.fromkeys([*run.order, *climb.arch]))
-        styles = [looks(order)[arch] for arch in climb.arch] if multi else None
+def _optimizations(run: Run) -> Iterator[Picture]:
+    for name, optimization in run.optimizations.items():
+        multi = len(set(optimization.arch)) > 1
+        order = list(dict.fromkeys([*run.order, *optimization.arch]))
+        styles = [looks(order)[arch] for arch in optimization.arch] if multi else None
         same = " and still read as its architecture" if multi else ""
-        steps = np.array([record.step for record in climb.curve])
+        steps = np.array([record.step for record in optimization.curve])
         gains = [
             f"{start} from {percent(before)} to {percent(after)}"
-            for start, before, after in zip(climb.starts, climb.accuracy_before, climb.accuracy_after, strict=True)
+            for start, before, after in zip(
+                optimization.starts, optimization.accuracy_before, optimization.accuracy_after, strict=True
+            )
         ]
         yield Picture(
             f"optimized-{name[:120]}",
             "lines",
-            f"Descent on latents, taught by {taught_by(climb)}",
-            figures.climb(steps, floats_of(climb), climb.starts, styles),
-            f"{count(len(climb.starts))} latents optimised for {count(steps[-1])} steps; on test images "
+            f"Descent on latents, taught by {taught_by(optimization)}",
+            figures.optimization(steps, validation_curves(optimization), optimization.starts, styles),
+            f"{count(len(optimization.starts))} latents optimised for {count(steps[-1])} steps; on test images "
             f"{joined(gains)}.",
-            "Encoder and decoder stay as they are; only the latents move, down the distillation loss to the teacher. Each "
-            f"is kept where it is best on validation images{same}. On test images: {joined(gains)}; the best by validation is "
-            f"{climb.starts[best_start(climb)]}. NetSpace, Latent Space Optimization.",
+            "Encoder and decoder stay as they are; only the latents are trained, on the distillation loss from the teacher. The "
+            f"best of each start is chosen on validation images{same}. On test images: {joined(gains)}; the best by validation is "
+            f"{optimization.starts[best_start(optimization)]}. NetSpace, Latent Space Optimization.",
             wide=False,
         )
 
@@ -259,9 +260,9 @@ def _preps(run: Run) -> Iterator[Picture]:
         norm = float(np.linalg.norm(first))
         if not other:
             distances.append(float(np.linalg.norm(second - first)) / norm if norm else float("nan"))
-    distance = number(float(np.nanmean(distances))) if np.isfinite(distances).any() else NOTHING
+    distance = number(float(np.nanmean(distances))) if np.isfinite(distances).any() else MISSING
     kinds = joined(sorted({main.figures.detail.arch[row] for row in tensors.rows})) if main.multi else ""
-    of = f"Those shown are of {kinds}, the largest architecture that was evaluated. " if kinds else ""
+    of = f"They are of {kinds}, the largest architecture that was evaluated. " if kinds else ""
     yield Picture(
         f"preps-{main.split}",
         "preps",
@@ -269,8 +270,8 @@ def _preps(run: Run) -> Iterator[Picture]:
         figures.preps(pairs),
         f"Parameters of {len(pairs)} networks{f' of {kinds}' if kinds else ''} as images, target left and predicted right, in common colours.",
         "The parameters of a network, row by row, as an image (target left, predicted right), with accuracies on the "
-        f"test images; members from the least to the most accurate. {of}Colours mean the same everywhere and stop at the "
-        "99th percentile of |value|; padding is not shown. The distance from target to prediction is "
+        f"test images; members from the least to the most accurate. {of}All images have one scale of colours, up to the "
+        "99th percentile of |value|; padding is left out. The distance from target to prediction is "
         f"{distance} times the target's norm on average; where images differ and accuracies agree, networks are as "
         f"accurate with other weights. NetSpace, Suppl. VII, Fig. {6 if main.multi else 5}.",
         wide=False,
@@ -278,7 +279,7 @@ def _preps(run: Run) -> Iterator[Picture]:
 
 
 def _sizes(run: Run, main: Evaluated, row: int) -> tuple[int | None, int | None]:
-    """How many values of a member's PRep, and of its prediction's, are parameters; None for all."""
+    """Return the numbers of parameters in a member's PRep and in its prediction's; None for all values."""
     if not main.multi:
         return main.figures.parameters or None, main.figures.parameters or None
     detail = main.figures.detail
@@ -292,8 +293,8 @@ def _maps(run: Run) -> Iterator[Picture]:
         return
     chosen = {split: chosen[split] for split in ("train", front) if split in chosen}
     rows = {split: np.arange(len(evaluated.member)) for split, evaluated in chosen.items()}
-    if len(chosen) > 1 and len(rows["train"]) > BANK:
-        rows["train"] = np.linspace(0, len(rows["train"]) - 1, BANK).round().astype(int)
+    if len(chosen) > 1 and len(rows["train"]) > MAX_TRAIN_DOTS:
+        rows["train"] = np.linspace(0, len(rows["train"]) - 1, MAX_TRAIN_DOTS).round().astype(int)
     latents = [
         evaluated.tensors.latents[rows[split]] for split, evaluated in chosen.items() if evaluated.tensors is not None
     ]
@@ -303,7 +304,7 @@ def _maps(run: Run) -> Iterator[Picture]:
         or not all(np.isfinite(z).all() for z in latents)
     ):
         return
-    axes, shares = figures.principal(np.concatenate(latents))
+    axes, variances = figures.principal(np.concatenate(latents))
     pieces = np.split(axes, np.cumsum([len(piece) for piece in latents])[:-1])
     names = [f"{split} split" for split in chosen]
     dots = [
@@ -314,7 +315,7 @@ def _maps(run: Run) -> Iterator[Picture]:
     if all(evaluated.multi for evaluated in chosen.values()):
         ids = [evaluated.class_ids[rows[split]] for split, evaluated in chosen.items()]
         archs = chosen[front].figures.archs
-        yield classes.latent_map(list(zip(names, pieces, ids, strict=True)), archs, shares, dots)
+        yield classes.latent_map(list(zip(names, pieces, ids, strict=True)), archs, variances, dots)
         return
     accuracies = [evaluated.target[rows[split]] for split, evaluated in chosen.items()]
     sets = list(zip(names, pieces, accuracies, strict=True))
@@ -322,19 +323,19 @@ def _maps(run: Run) -> Iterator[Picture]:
         "latents",
         "preps",
         "Map of the latent space",
-        figures.latent_map(sets, shares),
+        figures.latent_map(sets, variances),
         f"{joined([f'{count(len(piece))} latents of the {name}' for name, piece, _ in sets])} "
         "on their first two principal axes, coloured by accuracy.",
         "Each dot is the latent of one network, projected on the two directions along which latents vary most (they "
-        f"hold {percent(sum(shares))} of the variance), coloured by the network's accuracy on the test images. Where "
-        "colours change gradually, accuracy is a direction of the space; what other directions hold is not seen here.",
+        f"hold {percent(sum(variances))} of the variance), coloured by the network's accuracy on the test images. Where "
+        "colours change gradually, accuracy is a direction of the space. Other directions are not drawn.",
         wide=False,
         dots=dots,
     )
 
 
 def _figures_of(evaluated: Evaluated, row: int) -> str:
-    """What the map says of a member."""
+    """Return the text of a member on the map."""
     detail = evaluated.figures.detail
     text = f"{evaluated.split} split; accuracy {percent(evaluated.target[row])}, predicted {percent(evaluated.predicted[row])}"
     if detail.agreement:
@@ -346,14 +347,11 @@ def _training(run: Run) -> Iterator[Picture]:
     if not run.records:
         return
     last = max(float(record["step"]) for record in run.records)
-    kept = (
-        "the checkpoint with the smallest mean difference of accuracy (circle) is the one that is kept and evaluated."
-    )
-    if figures.of_several(run.records):
-        kept = (
+    choice = "the checkpoint with the smallest mean difference of accuracy (circle) is evaluated."
+    if figures.is_multi(run.records):
+        choice = (
             "the error is 1 minus the mean accuracy of the networks decoded from members and from the points between the "
-            "ends, and the checkpoint with the smallest (circle) is the one that is kept and evaluated. "
-            "Losses below 0.0001 are not drawn."
+            "ends, and the checkpoint with the smallest (circle) is evaluated. Losses below 0.0001 are not drawn."
         )
     yield Picture(
         "training",
@@ -362,5 +360,5 @@ def _training(run: Run) -> Iterator[Picture]:
         figures.training(run.records, run.order),
         f"Loss terms and validation figures over {count(last)} steps.",
         "Loss terms are those of single batches, times their weights in the sum. Validation compares members of the "
-        f"zoo's validation split with their predictions on validation images; {kept} R² below −1 is drawn as −1.",
+        f"zoo's validation split with their predictions on validation images; {choice} R² below −1 is drawn as −1.",
     )

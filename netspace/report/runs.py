@@ -1,7 +1,7 @@
-"""What lies in a run folder, or in the folder of a compressed network, read once and never written.
+"""The content of a run folder, or of the folder of a compressed network, read once and never written.
 
 Axes: M members, E latent size, H W of a PRep, A architectures by ClassId, S points of a line. Neither zoo nor data is
-read. A part that is not there is None or empty; one that is there and broken raises `NetspaceError` with the file's name.
+read. A missing part is None or empty; a broken one raises `NetspaceError` with the file's name.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
 
 
 class SpecRecord(TypedDict, total=False):
-    """Of space.json."""
+    """The parts of a network's spec that the report reads."""
 
     kwargs: list[tuple[str, Any]]
     shapes: list[list[int]]
 
 
 class ArchRecord(Record):
-    """Of space.json."""
+    """An architecture in space.json."""
 
     class_id: int = 0
     spec: SpecRecord = Field(default_factory=SpecRecord)
@@ -44,17 +44,17 @@ class ArchRecord(Record):
 
 
 class SpaceRecord(Record):
-    """What the report reads of space.json."""
+    """The parts of space.json that the report reads."""
 
     archs: dict[str, ArchRecord] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """What an evaluation writes next to its figures."""
+    """The tensors that an evaluation writes next to its figures."""
 
     latents: np.ndarray  # (M, E)
-    rows: np.ndarray  # of the members whose PReps are there
+    rows: np.ndarray  # of the members whose PReps follow
     preps: np.ndarray  # (len(rows), H, W)
     decoded: np.ndarray  # (len(rows), H, W)
 
@@ -65,7 +65,7 @@ class Evaluated:
 
     split: str
     figures: SavedEvaluation
-    tensors: Tensors | None  # None where they are missing or belong to another evaluation
+    tensors: Tensors | None  # None if they are missing or belong to another evaluation
 
     @cached_property
     def target(self) -> np.ndarray:
@@ -79,11 +79,12 @@ class Evaluated:
 
     @property
     def member(self) -> list[str]:
+        """The members' names."""
         return self.figures.detail.member
 
     @property
     def multi(self) -> bool:
-        """Whether the space holds several architectures."""
+        """Whether the space is one of several architectures."""
         return len(self.figures.archs) > 1
 
     @cached_property
@@ -106,8 +107,8 @@ class Line:
     gamma: np.ndarray  # (S,)
     accuracy: np.ndarray  # (S,) of decoded networks
     weights: np.ndarray | None = None  # (S,) of networks whose weights are mixed
-    arch: tuple[str, ...] = ()  # as which each point was decoded; empty where the file does not say
-    factors: tuple[tuple[float, str], ...] = ()  # gamma of Eq. 12 and the architecture that is meant there
+    arch: tuple[str, ...] = ()  # as which each point was decoded; empty if the file does not say
+    factors: tuple[tuple[float, str], ...] = ()  # gamma of Eq. 12 and its architecture
     spearman: float | None = None
     weight_spearman: float | None = None
     linear_r2: float | None = None
@@ -118,7 +119,7 @@ class Line:
 
     @property
     def marks(self) -> list[Dot]:
-        """What the page says of each point of each curve."""
+        """The points of all curves with the text of each."""
         curves = (("latents", self.accuracy), ("weights", self.weights), ("aligned weights", self.aligned))
         archs = [f", {arch}" for arch in self.arch] if len(set(self.arch)) > 1 else [""] * len(self.gamma)
         return [
@@ -136,7 +137,7 @@ class Line:
 
 
 def mean_line(figures: MeanLine) -> Line | None:
-    """Return the mean over the lines of an evaluation; None where it has none."""
+    """Return the mean over the lines of an evaluation; None if it has none."""
     count, aligned = len(figures.gamma), figures.aligned_accuracy or []
     if not count or len(figures.latent_accuracy) != count:
         return None
@@ -217,7 +218,7 @@ class Run:
     records: list[dict[str, Any]]  # of metrics.jsonl
     evaluations: dict[str, Evaluated]  # by split
     interpolations: dict[str, Interpolation]  # by the names of their files, the newest first
-    climbs: dict[str, Optimization]  # by the names of their folders, the newest first
+    optimizations: dict[str, Optimization]  # by the names of their folders, the newest first
     samples: list[Sampling]
 
     @property
@@ -233,7 +234,7 @@ class Run:
 
     @property
     def unseen(self) -> list[str]:
-        """The architectures of which the space saw no network in training."""
+        """The architectures of which no network was seen in training."""
         names = {name for name, arch in self.archs.items() if not arch.shown}
         for each in self.evaluations.values():
             names |= {name for name, between in each.figures.between.items() if not between.shown}
@@ -241,30 +242,31 @@ class Run:
 
     @property
     def lines(self) -> list[Line]:
+        """The lines between two chosen networks."""
         return [chosen_line(name, line, self.order) for name, line in self.interpolations.items()]
 
     @property
     def chance(self) -> float | None:
-        """1 / classes of the networks' task; None where it is not known or differs between architectures."""
+        """1 / classes of the networks' task; None if it is not known or differs between architectures."""
         counts = {dict(arch.spec.get("kwargs", ())).get("classes") for arch in self.archs.values()}
         count = next(iter(counts)) if len(counts) == 1 else None
         return 1 / count if isinstance(count, int) and count > 0 else None
 
     def parameters(self, arch: str) -> int | None:
-        """P: how many parameters networks of an architecture have; None where space.json does not say."""
+        """Return the number of parameters of an architecture's networks; None if space.json does not say."""
         shapes = self.archs[arch].spec.get("shapes", ()) if arch in self.archs else ()
         return sum(math.prod(shape) for shape in shapes) or None
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The folder of a compressed network; what no command wrote yet is None or empty."""
+    """The content of a compressed network's folder; what no command has written is None or empty."""
 
     path: Path
     config: str  # the text of config.yaml; empty if there is none
     network: str | None  # hash of the original
     figures: FitResult
-    losses: list[dict[str, Any]]  # the records of metrics.jsonl that hold terms of the loss
+    losses: list[dict[str, Any]]  # the records of metrics.jsonl with terms of the loss
     kernels: KernelSamples | None
     analysis: Analysis | None
     pruning: Pruning | None
@@ -272,13 +274,13 @@ class Fitted:
 
 
 def is_fit(path: Path) -> bool:
-    """Whether `netspace compress fit` wrote, or began, this folder."""
+    """Return whether `netspace compress fit` wrote, or began, this folder."""
     began = (path / "network.json").is_file() and (path / "config.yaml").is_file()
     return began or (not is_run(path) and (path / "fit.json").is_file())
 
 
 def read_run(path: Path) -> Run:
-    """Read a run folder. Raises `NetspaceError` if it is none, holds no results yet, or a file in it is broken."""
+    """Read a run folder. Raises `NetspaceError` if it is none, has no results yet, or a file in it is broken."""
     if not is_run(path):
         raise NetspaceError(
             f"{path} is not a run folder (config.yaml and provenance.json were expected in it, written by `netspace train`), "
@@ -295,7 +297,9 @@ def read_run(path: Path) -> Run:
         records=_records(path / "metrics.jsonl"),
         evaluations={split: _evaluated(path, split) for split in SPLITS if (path / f"eval-{split}.json").is_file()},
         interpolations={file.stem: Interpolation.read(file) for file in _newest(path, "interpolations/*.json")},
-        climbs={file.parent.name: Optimization.read(file) for file in _newest(path, "optimized/*/optimize.json")},
+        optimizations={
+            file.parent.name: Optimization.read(file) for file in _newest(path, "optimized/*/optimize.json")
+        },
         samples=[sample for sample in samples if sample.shown is not None],
     )
     if not (run.records or run.evaluations or run.interpolations):

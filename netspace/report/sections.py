@@ -1,31 +1,30 @@
-"""The words of the page: a summary, the main figures, and what could not be shown with the command that makes it.
+"""The text of the page: a summary, the main figures, and what is missing with the command that makes it.
 
-A sentence appears only where its figures are there. First a run's, then a compressed network's.
+A sentence appears only if its figures are known. First the text of a run, then that of a compressed network.
 """
 
 from __future__ import annotations
 
 import shlex
 
-from netspace.report.drawing import NOTHING, count, finite, joined, number, percent, points, signed_points
+from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points
 from netspace.report.pictures import MEASURES, better_baselines
 from netspace.report.runs import Evaluated, Fitted, Run, mean_line
 
-FEW = 3  # shares that are told one by one
+MAX_LISTED = 3  # values or baselines that a sentence lists one by one
 WORDS = {"r2": "R²", "mae": "the mean difference", "agreement": "agreement"}
 
 
 def summary(run: Run) -> str:
-    """The run in plain words."""
+    """Return the summary of a run."""
     main = run.main
     steps = max((int(record["step"]) for record in run.records), default=0)
     planned = finite(run.recipe.get("steps"))
     sentences = []
     if main is not None and main.multi:
-        sentences += [*_space_of_several(run, main), *_behaviour_of_several(main), *_between(main)]
-        sentences += _beside(main)
+        sentences += [*_multi_space(run, main), *_multi_behaviour(main), *_between(main), *_baselines(main)]
     elif main is not None:
-        sentences += [*_space(run, main), *_behaviour(main), *_lines(main), *_beside(main)]
+        sentences += [*_space(run, main), *_behaviour(main), *_lines(main), *_baselines(main)]
     elif run.archs:
         sentences.append(
             f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet."
@@ -38,15 +37,13 @@ def summary(run: Run) -> str:
 
 
 def tiles(run: Run) -> list[tuple[str, str]]:
-    """The main figures as (name, value); none before an evaluation."""
+    """Return the main figures as (name, value); none before an evaluation."""
     main = run.main
     if main is None:
         return []
-    figures = main.figures
-    if main.multi:
-        return [(name, value) for name, value in _tiles_of_several(main) if value != NOTHING]
-    line = mean_line(main.figures.interpolation)
-    entries = [
+    figures, line = main.figures, mean_line(main.figures.interpolation)
+    between = [each.accuracy for each in figures.between.values() if each.accuracy is not None]
+    single = [
         ("R² of predicted accuracy", number(figures.r2)),
         ("mean difference of accuracy", points(figures.mae)),
         ("same answer as the target", percent(figures.agreement)),
@@ -56,13 +53,7 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("Spearman, latent lines", number(line.spearman if line else None)),
         ("Spearman, weight lines", number(line.weight_spearman if line else None)),
     ]
-    return [(name, value) for name, value in entries if value != NOTHING]
-
-
-def _tiles_of_several(main: Evaluated) -> list[tuple[str, str]]:
-    figures = main.figures
-    between = [each.accuracy for each in figures.between.values() if each.accuracy is not None]
-    return [
+    multi = [
         ("architecture recognised (ClassId)", percent(figures.classid_accuracy)),
         ("accuracy, targets", percent(figures.accuracy_target)),
         ("accuracy, predicted", percent(figures.accuracy_predicted)),
@@ -71,10 +62,12 @@ def _tiles_of_several(main: Evaluated) -> list[tuple[str, str]]:
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
         ("latent size, of parameters (mean)", percent(figures.compression)),
     ]
+    return [(name, value) for name, value in (multi if main.multi else single) if value != MISSING]
 
 
-def _space_of_several(run: Run, main: Evaluated) -> list[str]:
-    latent, sizes = finite(main.figures.latent), _sizes(run, main)
+def _multi_space(run: Run, main: Evaluated) -> list[str]:
+    latent = finite(main.figures.latent)
+    sizes = [each.parameters for each in main.figures.per_class.values() if each.parameters]
     if latent is None or not sizes:
         return []
     kinds = [name for name in run.order if name not in run.unseen]
@@ -85,24 +78,19 @@ def _space_of_several(run: Run, main: Evaluated) -> list[str]:
         f"{percent(latent / least)} of the size."
     )
     if run.unseen:
-        sentence += f" Of {joined(run.unseen)} it was never shown a network."
+        sentence += f" No network of {joined(run.unseen)} was seen in training."
     return [sentence]
 
 
-def _sizes(run: Run, main: Evaluated) -> list[float]:
-    """Numbers of parameters of the architectures that were evaluated."""
-    return [each.parameters for each in main.figures.per_class.values() if each.parameters]
-
-
-def _behaviour_of_several(main: Evaluated) -> list[str]:
+def _multi_behaviour(main: Evaluated) -> list[str]:
     figures, members = main.figures, len(main.member)
     seen = "on which it was trained" if main.split == "train" else "which it was not trained on"
     correct = int((main.class_ids == main.decoded_ids).sum())
     ranks = sorted(rank for each in figures.per_class.values() if (rank := finite(each.r2)) is not None)
     within = f", within single architectures from {number(ranks[0])} to {number(ranks[-1])}" if len(ranks) > 1 else ""
     return [
-        f"From latents alone it gave back {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
-        f"split, {seen}: {count(correct)} of them ({percent(correct / members)}) as the architecture that they are. "
+        f"From latents alone it reconstructed {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
+        f"split, {seen}: {count(correct)} of them ({percent(correct / members)}) as their own architecture. "
         f"Predictions are {percent(figures.accuracy_predicted)} accurate on average, their targets "
         f"{percent(figures.accuracy_target)}; accuracies differ by {points(figures.mae)} on average, and "
         f"prediction and target give the same answer for {percent(figures.agreement)} of the test images. R² of "
@@ -111,33 +99,33 @@ def _behaviour_of_several(main: Evaluated) -> list[str]:
 
 
 def _between(main: Evaluated) -> list[str]:
-    """What is decoded where Eq. 12 puts an architecture; a sentence for those of the training and one for the others."""
+    """Return a sentence on networks decoded where Eq. 12 puts an architecture: one for those seen in training, one for others."""
     sentences = []
-    for shown, words in ((True, ","), (False, ", never shown,")):
+    for seen, words in ((True, ","), (False, ", not seen in training,")):
         networks = {
             arch: each
             for arch, each in main.figures.between.items()
-            if each.shown is shown and each.accuracy is not None
+            if each.shown is seen and each.accuracy is not None
         }
         if not networks:
             continue
         trained = [each.accuracy_zoo for each in networks.values()]
-        reference = f", normally trained ones {_in_words(trained)}" if None not in trained else ""
+        reference = f", normally trained ones {_listed(trained)}" if None not in trained else ""
         sentences.append(
             f"Between the ends, where Eq. 12 puts {joined(list(networks))}{words} "
-            f"{_in_words([each.classid_accuracy for each in networks.values()])} of latents are read as such; networks decoded "
-            f"there are {_in_words([each.accuracy for each in networks.values()])} accurate{reference}."
+            f"{_listed([each.classid_accuracy for each in networks.values()])} of latents are read as such; networks decoded "
+            f"there are {_listed([each.accuracy for each in networks.values()])} accurate{reference}."
         )
     return sentences
 
 
-def _in_words(values: list[float | None]) -> str:
-    """Shares one after the other, or their range where there are many."""
+def _listed(values: list[float | None]) -> str:
+    """Return fractions one after the other, or the range of more than `MAX_LISTED`."""
     texts = [percent(value) for value in values]
     if len(set(texts)) == 1:
         return texts[0]
     known = [value for value in values if value is not None]
-    return joined(texts) if len(values) <= FEW else f"{percent(min(known))} to {percent(max(known))}"
+    return joined(texts) if len(values) <= MAX_LISTED else f"{percent(min(known))} to {percent(max(known))}"
 
 
 def _space(run: Run, main: Evaluated) -> list[str]:
@@ -156,7 +144,7 @@ def _behaviour(main: Evaluated) -> list[str]:
     figures, members = main.figures, len(main.member)
     seen = ", on which it was trained" if main.split == "train" else ", which it was not trained on"
     return [
-        f"From latents alone it gave back {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
+        f"From latents alone it reconstructed {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
         f"split{seen}: predicted accuracies follow the targets' with R² = {number(figures.r2)} and differ by "
         f"{points(figures.mae)} on average, and prediction and target give the same answer for "
         f"{percent(figures.agreement)} of the test images."
@@ -170,19 +158,19 @@ def _lines(main: Evaluated) -> list[str]:
     pairs = count(main.figures.interpolation.pairs)
     return [
         f"Along {pairs} lines between latents, towards the best network, accuracy has a mean rank correlation of "
-        f"{number(line.spearman)} with the way gone (1: it only rises); along the same lines between weights it is "
+        f"{number(line.spearman)} with the position on the line (1: it only rises); along the same lines between weights it is "
         f"{number(line.weight_spearman)}."
     ]
 
 
-def _beside(main: Evaluated) -> list[str]:
-    """Whether baselines do better is said here, not left to the table."""
+def _baselines(main: Evaluated) -> list[str]:
+    """Return a sentence on the baselines that do better, which is not left to the table."""
     if not main.figures.baselines:
         return []
     better = better_baselines(main)
     if not better:
         return ["No baseline does better in R², mean difference or agreement."]
-    if len(better) > FEW:
+    if len(better) > MAX_LISTED:
         return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
     sentences = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
     who = "One baseline does" if len(sentences) == 1 else "Some baselines do"
@@ -190,7 +178,7 @@ def _beside(main: Evaluated) -> list[str]:
 
 
 def _by_measure(main: Evaluated, better: dict[str, list[str]]) -> list[str]:
-    """How many baselines do better in each measure, and the best of them."""
+    """Return the number of baselines that do better in each measure, and the best of them."""
     others, texts = main.figures.baselines, []
     for measure, sign in MEASURES:
         names = [name for name in better if measure in better[name]]
@@ -201,28 +189,18 @@ def _by_measure(main: Evaluated, better: dict[str, list[str]]) -> list[str]:
 
 
 def missing(run: Run) -> list[tuple[str, str]]:
-    """(chapter, one sentence) for what could not be shown, with what makes it."""
+    """Return (section, sentence) for what is missing, with the command that makes it."""
     folder, sentences = shlex.quote(str(run.path)), []
-    main = run.evaluations.get("test")
-    if main is None:
-        sentences.append(
-            (
-                "behaviour",
-                f"The test split has not been evaluated yet: `netspace eval {folder}` measures it, beside baselines.",
-            )
-        )
+    if "test" not in run.evaluations:
+        how = f"`netspace eval {folder}` measures it, with baselines"
+        sentences.append(("behaviour", f"The test split has not been evaluated yet: {how}."))
     if not run.interpolations:
         ends = run.order
-        way = "--from worst --to best"
-        if len(ends) > 1:  # a step of each tenth from one class to the next
-            way = f"--from worst:{ends[0]} --to best:{ends[-1]} --steps {10 * (len(ends) - 1) + 1}"
-        command = f"netspace interpolate {way} --run {folder}"
-        sentences.append(
-            (
-                "lines",
-                f"No interpolation between two chosen networks has been made yet: `{command}` makes one.",
-            )
-        )
+        between = "--from worst --to best"
+        if len(ends) > 1:  # ten steps from one architecture to the next
+            between = f"--from worst:{ends[0]} --to best:{ends[-1]} --steps {10 * (len(ends) - 1) + 1}"
+        how = f"`netspace interpolate {between} --run {folder}` makes one"
+        sentences.append(("lines", f"No interpolation between two chosen networks has been made yet: {how}."))
     for split, evaluated in run.evaluations.items():
         if evaluated.multi and evaluated.figures.line is None:
             both = f"{evaluated.figures.archs[0]} and {evaluated.figures.archs[-1]}"
@@ -230,25 +208,21 @@ def missing(run: Run) -> list[tuple[str, str]]:
                 ("lines", f"The {split} split has no members of both {both}, so nothing between them was measured.")
             )
         if evaluated.tensors is None:
-            again = f"`netspace eval {folder} --split {split}`"
-            sentence = f"Latents and PReps of the {split} split are missing or of another evaluation"
-            sentence = f"{sentence}: {again} writes them."
-            sentences.append(("preps", sentence))
+            what = f"Latents and PReps of the {split} split are missing or of another evaluation"
+            sentences.append(("preps", f"{what}: `netspace eval {folder} --split {split}` writes them."))
     if not run.records:
-        sentences.append(
-            ("training", "The folder holds no metrics.jsonl, so the course of the training cannot be shown.")
-        )
+        sentences.append(("training", "There is no metrics.jsonl, so the course of the training cannot be drawn."))
     return sentences
 
 
 def fit_summary(fitted: Fitted) -> str:
-    """The compressed network in plain words."""
+    """Return the summary of a compressed network."""
     figures = fitted.figures
     predictor, represented = figures.parameters_predictor, figures.parameters_represented
     sentences = [
-        f"A predictor of {count(predictor)} values stands for {count(represented)} of the network's "
+        f"A predictor of {count(predictor)} values represents {count(represented)} of the network's "
         f"{count(figures.parameters_original)} parameters; the file of {count(figures.bytes_file)} bytes, all else "
-        f"included, is {_share(figures.bytes_file, figures.bytes_original)} of the original's size."
+        f"included, is {_fraction(figures.bytes_file, figures.bytes_original)} of the original's size."
     ]
     if finite(figures.accuracy_reconstructed) is not None:
         sentences.append(
@@ -262,27 +236,27 @@ def fit_summary(fitted: Fitted) -> str:
 
 
 def fit_tiles(fitted: Fitted) -> list[tuple[str, str]]:
-    """The main figures as (name, value)."""
+    """Return the main figures as (name, value)."""
     figures = fitted.figures
     entries = [
-        ("predictor, of represented weights", _share(figures.parameters_predictor, figures.parameters_represented)),
-        ("file, of the original's bytes", _share(figures.bytes_file, figures.bytes_original)),
+        ("predictor, of represented weights", _fraction(figures.parameters_predictor, figures.parameters_represented)),
+        ("file, of the original's bytes", _fraction(figures.bytes_file, figures.bytes_original)),
         ("accuracy, original", percent(figures.accuracy_original, 2)),
         ("accuracy, reconstructed", percent(figures.accuracy_reconstructed, 2)),
         ("same answer as the original", percent(figures.agreement)),
         ("relative error of the weights", number(figures.relative_error, 3)),
     ]
-    return [(name, value) for name, value in entries if value != NOTHING]
+    return [(name, value) for name, value in entries if value != MISSING]
 
 
 def fit_missing(fitted: Fitted) -> list[tuple[str, str]]:
-    """(chapter, one sentence) for what could not be shown, with the command that makes it."""
+    """Return (section, sentence) for what is missing, with the command that makes it."""
     file, sentences = shlex.quote(str(fitted.path / "compressed.safetensors")), []
     analyse = f"`netspace compress analyse {file} MODEL --zoo ZOO`"
     if fitted.analysis is None:
-        sentences.append(("layers", f"Singular values and likeness by layer were not measured yet: {analyse} does."))
+        sentences.append(("layers", f"Singular values and CKA by layer were not measured yet: {analyse} does."))
     elif fitted.kernels is None:
-        sentences.append(("layers", f"No kernels were kept that could be shown: {analyse} keeps some."))
+        sentences.append(("layers", f"There are no kernels to draw: {analyse} writes some."))
     if fitted.analysis is not None and fitted.analysis.cka is None:
         sentences.append(
             ("layers", f"Of the original only weights were known: {analyse} with its data measures the rest.")
@@ -297,5 +271,5 @@ def fit_missing(fitted: Fitted) -> list[tuple[str, str]]:
     return sentences
 
 
-def _share(part: float | None, whole: float | None) -> str:
-    return percent(part / whole) if part is not None and whole else NOTHING
+def _fraction(part: float | None, whole: float | None) -> str:
+    return percent(part / whole) if part is not None and whole else MISSING

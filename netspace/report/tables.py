@@ -1,6 +1,6 @@
-"""The tables of the page: figures by split and by architecture, baselines, what lies between, starts, samples, bits.
+"""The tables of the page: figures by split and by architecture, baselines, points between, starts, samples, bits.
 
-A table is there only where its figures are. Cells are plain text; the template escapes them.
+A table appears only if its figures are known. Cells are plain text; the template escapes them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from netspace.report.drawing import NOTHING, count, finite, number, percent, points, signed_points
+from netspace.report.drawing import MISSING, count, finite, number, percent, points, signed_points
 from netspace.report.pictures import BASELINES, baseline_names, taught_by
 from netspace.report.runs import Evaluated, Fitted, Run
 from netspace.results.spaces import Baseline, Behaviour, Between, ClassFigures, Measures, Optimization, Sampling
@@ -21,7 +21,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
-    glossed: bool = False  # the first row is set apart, and the last column is text
+    glossed: bool = False  # whether the first row is emphasised and the last column is text
 
 
 FIGURES: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
@@ -43,8 +43,6 @@ FIGURES: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
     ("diversity_ratio", number, "the former over the latter"),
 )
 HEADS = ["", "R²", "mean difference", "bias", "agreement"]
-
-
 NETWORKS = {
     "original": "the original",
     "original_quantised": "the original in {bits} bits",
@@ -54,7 +52,7 @@ NETWORKS = {
 
 
 def behaviour_tables(run: Run) -> list[Table]:
-    """Figures by split, by architecture, and of the baselines."""
+    """Return tables of figures by split, by architecture, and of the baselines."""
     main = run.main
     if main is None:
         return []
@@ -73,30 +71,30 @@ def behaviour_tables(run: Run) -> list[Table]:
 
 
 def _value(figures: Behaviour, key: str) -> float | None:
-    """What a key names; 'identity.key' names one of the identity."""
+    """Return the figure called `key`; 'identity.key' names one of the identity."""
     outer, _, inner = key.rpartition(".")
     return getattr(figures.identity if outer else figures, inner)
 
 
 def _by_architecture(main: Evaluated, classes: Mapping[str, ClassFigures]) -> list[Table]:
-    """How well each architecture is given back, and whether its predicted networks are networks of their own."""
+    """Return tables of how well each architecture is reconstructed, and whether its predictions differ from each other."""
     heads = ["", "parameters", "members", "ClassId", "targets' accuracy", "predicted", HEADS[2], HEADS[4], "R²"]
-    rows, alike = [], []
+    rows, identities = [], []
     for name, each in classes.items():
         accuracies = map(percent, (each.classid_accuracy, each.accuracy_target, each.accuracy_predicted))
         r2, difference, bias, agreement = _own(each)
         rows.append([name, count(each.parameters), count(each.members), *accuracies, difference, agreement, r2])
         overlaps = map(percent, (each.identity.jaccard_own, each.identity.jaccard_peers))
         distances = map(number, (each.diversity, each.zoo_diversity, each.diversity_ratio))
-        alike.append([name, bias, signed_points(each.identity.own_minus_peers), *overlaps, *distances])
-    caption = f"By architecture, {main.split} split. ClassId is the share decoded as the architecture that they are."
+        identities.append([name, bias, signed_points(each.identity.own_minus_peers), *overlaps, *distances])
+    caption = f"By architecture, {main.split} split. ClassId is the fraction decoded as their own architecture."
     own = (
         f"Whether predicted networks are networks of their own, {main.split} split: agreement with the own target minus agreement "
         "with other members within a point of its accuracy, the overlap of mistakes with both, and the mean distance of pairs. "
         "Where predicted networks lie much closer together than their targets, they are nearly one network."
     )
     titles = ["", "bias", "own over others", "mistakes, own", "others", "distance, predicted", "targets", "ratio"]
-    return [Table(heads, rows, caption), Table(titles, alike, own)]
+    return [Table(heads, rows, caption), Table(titles, identities, own)]
 
 
 def _own(figures: Measures) -> list[str]:
@@ -108,16 +106,16 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Table:
     for name in baseline_names(others):
         baseline = others[name] or Baseline()
         label = name if baseline.payload() else f"{name} (missing)"
-        rows.append([label, *_own(baseline), f"{BASELINES.get(name, NOTHING)}{_scale(baseline.scale)}"])
+        rows.append([label, *_own(baseline), f"{BASELINES.get(name, MISSING)}{_scale(baseline.scale)}"])
     caption = (
-        f"The space and baselines, {main.split} split: what each answers for the same targets. Whatever they choose, they choose "
-        "on validation images; the figures are of test images."
+        f"The space and baselines, {main.split} split, for the same targets. Baselines are chosen on validation images; the "
+        "figures are of test images."
     )
-    return Table([*HEADS, "what answers"], rows, caption, glossed=True)
+    return Table([*HEADS, "network"], rows, caption, glossed=True)
 
 
 def _scale(value: float | list[float] | None) -> str:
-    """Of the noise that is added, one figure or one for each architecture."""
+    """Return the scale of the noise, or the range over architectures, in parentheses."""
     known = sorted(
         {number(each) for each in (value if isinstance(value, list) else [value]) if finite(each) is not None}
     )
@@ -127,20 +125,20 @@ def _scale(value: float | list[float] | None) -> str:
 
 
 def between_tables(run: Run) -> list[Table]:
-    """What lies at the factors of Eq. 12, by split."""
+    """Return a table of each split: networks at the factors of Eq. 12."""
     heads = ["", "γ", "decoded as it", "accuracy", "trained ones", "ratio", "learnt part off", "distilled"]
     return [
         Table(
             heads,
-            [_between(arch, each) for arch, each in found.figures.between.items()],
+            [_between(arch, each) for arch, each in evaluated.figures.between.items()],
             f"Between the smallest and the largest architecture, {split} split: networks decoded from latents at the factors "
-            "γ of Eq. 12 between their members, as the ClassId head reads them, beside normally trained networks of the "
-            "architecture that is meant. Mean accuracies on the test images. Two controls: the same decoded with the decoder's "
-            "learnt part off (scale 0), and a network that learnt from the space's teacher for as many steps as the space, "
-            "where the architecture was never shown.",
+            "γ of Eq. 12 between their members, as the ClassId head reads them, and normally trained networks of the same "
+            "architecture. Mean accuracies on the test images. Two controls: the same decoded with the decoder's learnt part off "
+            "(scale 0), and, for an architecture not seen in training, a network distilled from the space's teacher for as many "
+            "steps as the space was trained.",
         )
-        for split, found in run.evaluations.items()
-        if found.figures.between
+        for split, evaluated in run.evaluations.items()
+        if evaluated.figures.between
     ]
 
 
@@ -156,37 +154,37 @@ def _between(arch: str, each: Between) -> list[str]:
 
 
 def search_tables(run: Run) -> list[Table]:
-    """Optimisations and samples."""
-    return [*(_starts(run, climb) for climb in run.climbs.values() if climb.arch), *_samples(run.samples)]
+    """Return tables of optimisations and samples."""
+    return [*(_starts(run, each) for each in run.optimizations.values() if each.arch), *_samples(run.samples)]
 
 
-def _starts(run: Run, climb: Optimization) -> Table:
-    """Table I of NetSpace for one optimisation: a column for each start."""
+def _starts(run: Run, optimization: Optimization) -> Table:
+    """Return NetSpace's Tab. I for one optimisation: a column for each start."""
     heads = [""]
-    for name, arch in zip(climb.starts, climb.arch, strict=True):
+    for name, arch in zip(optimization.starts, optimization.arch, strict=True):
         heads.append(_marked(name if arch in name else f"{arch}: {name}", arch not in run.unseen))
     rows = [
         [name, *map(percent, values)]
         for name, values in (
-            ("the network", climb.accuracy_network),
-            ("decoded", climb.accuracy_before),
-            ("optimised", climb.accuracy_after),
+            ("the network", optimization.accuracy_network),
+            ("decoded", optimization.accuracy_before),
+            ("optimised", optimization.accuracy_after),
         )
     ]
     caption = (
-        f"Descent on latents, taught by {taught_by(climb)}: accuracy on the test images of the networks that the starts were "
-        f"encoded from, of those decoded from their latents, and of those after at most {count(climb.curve[-1].step)} steps. "
+        f"Descent on latents, taught by {taught_by(optimization)}: accuracy on the test images of the networks that the starts were "
+        f"encoded from, of those decoded from their latents, and of those after at most {count(optimization.curve[-1].step)} steps. "
         "NetSpace, Tab. I."
     )
     return Table(heads, rows, caption)
 
 
-def _marked(name: str, shown: bool | None) -> str:
-    return name if shown else f"{name} (never shown)"
+def _marked(name: str, seen: bool | None) -> str:
+    return name if seen else f"{name} (unseen)"
 
 
 def _samples(samples: Sequence[Sampling]) -> list[Table]:
-    """Networks that were drawn, beside trained ones."""
+    """Return a table of networks that were drawn, compared with trained ones."""
     if not samples:
         return []
     heads = ["", "drawn", "from", "accuracy", "trained ones", "novelty", "decoded as it"]
@@ -196,14 +194,14 @@ def _samples(samples: Sequence[Sampling]) -> list[Table]:
         rows.append([_marked(each.arch, each.shown), count(each.count), each.fit, *map(percent, measured)])
     caption = (
         "New networks drawn from the distribution of latents of an architecture; mean accuracies on the test images. Novelty "
-        "is the share of images that they answer otherwise than the zoo's training network with the nearest weights, which "
-        "the space has not seen where the architecture was never shown."
+        "is the fraction of images that they answer otherwise than the zoo's training network with the nearest weights, which "
+        "the space has not seen if the architecture is marked as unseen."
     )
     return [Table(heads, rows, caption)]
 
 
 def gap_tables(fitted: Fitted) -> list[Table]:
-    """Accuracy and cross-entropy of both networks on training and test images."""
+    """Return a table of accuracy and cross-entropy of both networks on training and test images."""
     gaps = fitted.analysis.generalisation if fitted.analysis else None
     if gaps is None:
         return []
@@ -212,7 +210,7 @@ def gap_tables(fitted: Fitted) -> list[Table]:
             name,
             percent(gap.accuracy_train, 2),
             percent(gap.accuracy_test, 2),
-            NOTHING if finite(gap.gap_accuracy) is None else f"{number(100 * (gap.gap_accuracy or 0), 2)} points",
+            MISSING if finite(gap.gap_accuracy) is None else f"{number(100 * (gap.gap_accuracy or 0), 2)} points",
             *(number(value, 4) for value in (gap.loss_train, gap.loss_test, gap.gap_loss)),
         ]
         for name, gap in (("original", gaps.original), ("reconstructed", gaps.reconstructed))
@@ -225,7 +223,7 @@ def gap_tables(fitted: Fitted) -> list[Table]:
 
 
 def bit_tables(fitted: Fitted) -> list[Table]:
-    """A table for each number of bits."""
+    """Return a table for each number of bits."""
     heads = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
     return [
         Table(
@@ -234,14 +232,14 @@ def bit_tables(fitted: Fitted) -> list[Table]:
                 [
                     NETWORKS[kind].format(bits=bits),
                     count(each.bytes),
-                    percent(each.bytes / figures.bytes_original) if figures.bytes_original else NOTHING,
+                    percent(each.bytes / figures.bytes_original) if figures.bytes_original else MISSING,
                     number(each.relative_error, 3),
                     percent(each.accuracy, 2),
                     percent(each.agreement),
                 ]
                 for kind, each in figures.networks.items()
             ],
-            f"The predictor's weights in {bits} bits, beside the original's own weights in as many.",
+            f"The predictor's weights in {bits} bits, compared with the original's own weights in as many.",
         )
         for bits, figures in fitted.quantised.items()
     ]

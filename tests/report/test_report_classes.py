@@ -65,19 +65,19 @@ def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
     text = text_of(told)
     for words in (
         "trained lenetlike, resnet8 and resnet20 networks of 800 to 3,200 parameters",
-        "Of vanillacnn it was never shown a network.",
-        "17 of them (94.4 %) as the architecture that they are",
+        "No network of vanillacnn was seen in training.",
+        "17 of them (94.4 %) as their own architecture",
         "within single architectures from −1.50 to 1.50",
-        "where Eq. 12 puts vanillacnn, never shown, 90.0 % of latents are read as such; networks decoded there are 71.0 %",
-        "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900",
+        "where Eq. 12 puts vanillacnn, not seen in training, 90.0 % of latents are read as such; networks decoded there are 71.0 %",
+        "vanillacnn (unseen) 0.33 90.0 % 71.0 % 80.0 % 0.900",
         "resnet8 0.67 90.0 % 71.0 % 80.0 % 0.900",
         "resnet8 2,400 6",
-        "lenetlike/0001 vanillacnn/0001 (never shown) noise-2:vanillacnn (never shown)",
+        "lenetlike/0001 vanillacnn/0001 (unseen) noise-2:vanillacnn (unseen)",
         "the network 11.1 % 22.2 % – decoded 20.0 % 20.0 % 20.0 % optimised 50.0 % 50.0 % 50.0 %",
-        "vanillacnn (never shown) 16 kde 77.7 % 80.0 % – 95.0 %",
+        "vanillacnn (unseen) 16 kde 77.7 % 80.0 % – 95.0 %",
         "Decoded as another: 1 resnet20 as resnet8. Of vanillacnn the evaluation has no members.",
-        "Never shown to the space: vanillacnn. NetSpace, Fig. 5, right.",
-        "Those shown are of resnet20, the largest architecture that was evaluated.",
+        "Not seen in training: vanillacnn. NetSpace, Fig. 5, right.",
+        "They are of resnet20, the largest architecture that was evaluated.",
         "the best by validation is vanillacnn/0001",
     ):
         assert words in text, words
@@ -87,8 +87,9 @@ def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
 @pytest.mark.usefixtures("words_alone")
 def test_where_all_were_shown_nothing_says_otherwise(make_several: MakeRun) -> None:
     text = text_of(report(make_several()))
-    assert "never shown" not in text.lower().replace("those never shown decoded from between", "").replace(
-        "where the architecture was never shown", ""
+    assert (
+        "not seen in training" not in text.replace("an architecture not seen in training", "")
+        and "(unseen)" not in text
     )
     assert "NetSpace, Fig. 5, centre." in text and "where Eq. 12 puts vanillacnn and resnet8, 90.0 % of" in text
 
@@ -138,7 +139,7 @@ def test_without_space_json_the_evaluation_tells_the_architectures(make_several:
     run = make_several(unseen=("resnet8",))
     (run / "space.json").unlink()
     text = text_of(report(run))
-    assert "Of resnet8 it was never shown a network." in text and "Never shown to the space: resnet8." in text
+    assert "No network of resnet8 was seen in training." in text and "Not seen in training: resnet8." in text
 
 
 @pytest.mark.usefixtures("words_alone")
@@ -284,7 +285,7 @@ def test_controls_of_architectures_never_shown_stand_beside_them(make_several: M
     held["per_class"]["resnet8"] |= {"bias": 0.013, "identity": {"own_minus_peers": -0.012, "jaccard_own": 0.4}}
     (run / "eval-test.json").write_text(json.dumps(held))
     text = text_of(report(run))
-    assert "vanillacnn (never shown) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
+    assert "vanillacnn (unseen) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
     assert "resnet8 +1.3 points −1.2 points 40.0 % – 1.23 29.60 0.04" in text
     assert "accuracy minus their targets' is +1.1 points at the start and −2.2 points at the end." in text
 

@@ -90,7 +90,7 @@ def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
     page = read(told)
     assert len(page.alts) == 7 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
     for text in (
-        "A predictor of 116,829 values stands for 269,968 of the network's 271,402 parameters",
+        "A predictor of 116,829 values represents 269,968 of the network's 271,402 parameters",
         "43.3 %",
         "48.7 %",
         "92.91 %",
@@ -142,7 +142,7 @@ def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
     nothing = [None] * 3
     change(folder / "analysis.json", cka={"reconstructed": nothing, "random": nothing})
     text = " ".join(read(report(folder)).alts)
-    assert "Linear CKA with the original from – up" in text
+    assert "Linear CKA with the original of – or more" in text
 
 
 def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
     told = report(folder)
     assert "kernels" not in [Path(name).stem for name in told.figures]
     assert len(told.missing) == 1 and told.missing[0].startswith(
-        "No kernels were kept that could be shown: 'netspace compress analyse"
+        "There are no kernels to draw: 'netspace compress analyse"
     )
 
 
