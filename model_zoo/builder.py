@@ -23,7 +23,7 @@ import torch
 
 from model_zoo.align import write_aligned
 from model_zoo.forward import Precision, Way
-from model_zoo.recipe import ZooRecipe, plan
+from model_zoo.recipe import ZooRecipe, planned_runs
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
@@ -68,7 +68,7 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
         for config in teacher.archs.values():
             archs.resolve(config.arch)
-        plan(teacher)
+        planned_runs(teacher)
         if teacher_path(path).exists() and not parts_folder(teacher_path(path)).exists():
             _check_recipe(teacher, teacher_path(path))
     _build(recipe, path, workers)
@@ -88,8 +88,8 @@ def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
     else:
         with _lock(path):
             _tidy(path)
-            task, the_plan = _prepare(recipe, path)
-            _train(the_plan, path, task, workers)
+            task, plan = _prepare(recipe, path)
+            _train(plan, path, task, workers)
             _finish(path)
 
 
@@ -117,9 +117,9 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
     with _threads(1 if device.type == "cpu" else torch.get_num_threads()):
         chosen = candidates(recipe, task, check="trained")
         ways = {name: choose_way(each, recipe, task) for name, each in chosen.items()}
-    the_plan = Plan(recipe, task.split_hash, ways)
-    the_plan.write(path)
-    return task, the_plan
+    plan = Plan(recipe, task.split_hash, ways)
+    plan.write(path)
+    return task, plan
 
 
 def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
@@ -128,7 +128,7 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
     Each way trains its group for a few steps on real images; the shortest time for an image and member wins. Raises
     `NetspaceError` if a network cannot be trained.
     """
-    runs = [run for run in plan(recipe) if run.arch == chosen.id]
+    runs = [run for run in planned_runs(recipe) if run.arch == chosen.id]
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
     batch = min(recipe.batch_size, task.size("train"))
     plain = recipe.model_copy(update={"compile": False})  # the fastest uncompiled way is taken for compiled ones too
@@ -179,27 +179,27 @@ def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[
     return ways
 
 
-def _train(the_plan: Plan, path: Path, task: Task, workers: int | None) -> None:
-    groups = the_plan.groups()
+def _train(plan: Plan, path: Path, task: Task, workers: int | None) -> None:
+    groups = plan.groups()
     total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
-    ways = ", ".join(f"{name} {way}" for name, way in the_plan.ways.items())
-    timed = "" if the_plan.recipe.fused else f"; as timed here once, delete {calibration_file()} to time again"
+    ways = ", ".join(f"{name} {way}" for name, way in plan.ways.items())
+    timed = "" if plan.recipe.fused else f"; as timed here once, delete {calibration_file()} to time again"
     print(printable(f"training {sum(map(len, groups))} runs ({ways}{timed})", lines=False), file=sys.stderr)
     with progress("zoo", total, "images") as bar:
         if task.device.type == "cpu":
             count = min(workers or available_cores(), len(groups))
             if count > 1:
-                _run_workers(the_plan, path, count, bar.advance)
+                _run_workers(plan, path, count, bar.advance)
                 return
         alone = len(groups) == 1 or task.device.type != "cpu"  # no other worker needs the cores
         with _threads(torch.get_num_threads() if alone else 1):
-            Worker(the_plan, path, task).run(0, 1, bar.advance)
+            Worker(plan, path, task).run(0, 1, bar.advance)
 
 
-def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float], None]) -> None:
+def _run_workers(plan: Plan, path: Path, count: int, report: Callable[[float], None]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # architectures that this process trusts and has built already: a worker trusts no names in files
-    trusted = sorted({config.arch for config in the_plan.recipe.archs.values() if ":" in config.arch})
+    trusted = sorted({config.arch for config in plan.recipe.archs.values() if ":" in config.arch})
     worker = [sys.executable, "-c", WORKER, str(path)]
     commands = [[*worker, str(rank), str(count), *trusted] for rank in range(count)]
     logs = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - a pipe that is not read would block its writer
@@ -243,7 +243,7 @@ def _run_workers(the_plan: Plan, path: Path, count: int, report: Callable[[float
 
 
 def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
-    runs = len(plan(recipe))
+    runs = len(planned_runs(recipe))
     if ranks.num_processes > runs:
         raise UsageError(
             f"{ranks.num_processes} processes were started for a zoo of {runs} training runs: start at most {runs}"
@@ -262,14 +262,14 @@ def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
 
 
 def _train_rank(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
-    the_plan = Plan.read(path)
-    assert the_plan is not None
+    plan = Plan.read(path)
+    assert plan is not None
     task = load(recipe.data, device=ranks.device if recipe.device == "auto" else pick_device(recipe.device))
-    groups = the_plan.groups()[ranks.process_index :: ranks.num_processes]
+    groups = plan.groups()[ranks.process_index :: ranks.num_processes]
     total = sum(run.epochs[-1] for runs in groups for run in runs) * task.size("train")
     with _threads(1 if task.device.type == "cpu" else torch.get_num_threads()):
         with progress(f"zoo, process {ranks.process_index}", total, "images") as bar:
-            Worker(the_plan, path, task).run(ranks.process_index, ranks.num_processes, bar.advance)
+            Worker(plan, path, task).run(ranks.process_index, ranks.num_processes, bar.advance)
 
 
 def _finish(path: Path) -> None:

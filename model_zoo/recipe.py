@@ -227,7 +227,7 @@ class RunPlan:
     variety: Variety | None = None
 
 
-def plan(recipe: ZooRecipe) -> list[RunPlan]:
+def planned_runs(recipe: ZooRecipe) -> list[RunPlan]:
     """Return all runs of a recipe, architecture by architecture, the longest first."""
     runs = []
     for arch in recipe.archs:

@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from model_zoo.forward import Forward, Layout, Precision, Way
-from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, plan
+from model_zoo.recipe import ArchConfig, RunPlan, ZooRecipe, planned_runs
 from model_zoo.trainer import Group, Snapshot
 from netspace import archs
 from netspace.archs.identity import check_identity, check_outputs
@@ -112,7 +112,7 @@ class Plan:
         """Return all groups: runs of one architecture and of similar length."""
         groups = []
         for name, way in self.ways.items():
-            runs = [run for run in plan(self.recipe) if run.arch == name]
+            runs = [run for run in planned_runs(self.recipe) if run.arch == name]
             turns = 1 if way.fused == 1 else max(1, min(MAX_TURNS, len(runs) // (way.fused * MIN_GROUPS)))
             size = way.fused * turns
             groups += [runs[start : start + size] for start in range(0, len(runs), size)]
@@ -150,11 +150,11 @@ class Plan:
 class Worker:
     """Trains groups of a plan and commits their members as parts of the zoo at `path`."""
 
-    def __init__(self, the_plan: Plan, path: Path, task: Task | None = None) -> None:
-        self.plan, self.path = the_plan, path
-        recipe = the_plan.recipe
+    def __init__(self, plan: Plan, path: Path, task: Task | None = None) -> None:
+        self.plan, self.path = plan, path
+        recipe = plan.recipe
         self.task = task or load(recipe.data, device=pick_device(recipe.device))
-        self.header = replace(the_plan.header(), score=self.task.score_metadata())
+        self.header = replace(plan.header(), score=self.task.score_metadata())
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
         self.forwards: dict[str, Forward] = {}  # by architecture, used by its groups one after another
@@ -281,10 +281,10 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     keep_freed_memory()
     try:
-        the_plan = Plan.read(path)
-        if the_plan is None:
+        plan = Plan.read(path)
+        if plan is None:
             raise NetspaceError(f"{path} is not being built: there is no plan for it")
-        Worker(the_plan, path).run(rank, world_size, report)
+        Worker(plan, path).run(rank, world_size, report)
     except NetspaceError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 1

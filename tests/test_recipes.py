@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from model_zoo.recipe import ZooRecipe, plan
+from model_zoo.recipe import ZooRecipe, planned_runs
 from netspace.config import bundled_names, load
 from netspace.tasks import DataConfig
 from netspace.training.optimizers import Optimizer
@@ -108,10 +108,10 @@ def test_their_zoos_are_planned_with_a_teacher(zoo: str) -> None:
     recipe = load(ZooRecipe, f"zoo/{zoo}")
     teacher = recipe.teacher_recipe()
     assert teacher is not None
-    assert len(plan(recipe)) == len(recipe.archs) * recipe.members.total
-    assert {run.split for run in plan(teacher)} == {"train"}
+    assert len(planned_runs(recipe)) == len(recipe.archs) * recipe.members.total
+    assert {run.split for run in planned_runs(teacher)} == {"train"}
     if "paper" in zoo:
-        (run, *_) = plan(recipe)
+        (run, *_) = planned_runs(recipe)
         assert (run.epochs, run.learning_rate, run.weight_decay, run.schedule) == ((300,), 0.05, 5e-4, "steps")
         assert [recipe.optimizer.factor("steps", epoch / 300) for epoch in (149, 151, 181, 211)] == pytest.approx(
             [1, 0.1, 0.01, 0.001]

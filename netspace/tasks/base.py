@@ -30,7 +30,7 @@ class DataConfig(Settings):
     """Settings of data, their splits and their shape. Equal settings give equal data, on every machine."""
 
     name: str = "digits"  # one of netspace.tasks.DATASETS
-    # folder of the data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data; for 'folder', the folder of images itself
+    # folder of data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data; for 'folder', the folder of images itself
     root: Path | None = None
     image_size: int | None = Field(None, ge=1)  # height and width in pixels, antialiased; none: the data set's own
     channels: Literal[1, 3] | None = None  # 1 makes colour grey, 3 repeats grey; none: the data set's own

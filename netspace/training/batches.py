@@ -88,16 +88,16 @@ class PRepSource:
 class Targets:
     """The outputs of target networks for training images.
 
-    With `remember` they are computed once for all members and images, if PReps are in memory and the outputs fit
+    With `cache` they are computed once for all members and images, if PReps are in memory and the outputs fit
     `CACHE_BYTES`. Without augmentation they never change.
     """
 
-    def __init__(self, nets: NetBatch, source: PRepSource, images: Tensor, remember: bool) -> None:
+    def __init__(self, nets: NetBatch, source: PRepSource, images: Tensor, cache: bool) -> None:
         self.nets, self.source, self.table = nets, source, None
         preps, parameters = source.cache, nets.spec.num_parameters
         with torch.no_grad():
             outputs = nets(torch.zeros(1, parameters, device=images.device), images[:1]).shape[-1]
-            if remember and preps is not None and 4 * len(source) * len(images) * outputs <= CACHE_BYTES:
+            if cache and preps is not None and 4 * len(source) * len(images) * outputs <= CACHE_BYTES:
                 flat = unpack(preps, parameters)
                 self.table = torch.cat([nets(flat, chunk) for chunk in images.split(1024)], dim=1)  # (N, images, C)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from model_zoo import builder, work
 from model_zoo.builder import build
 from model_zoo.forward import Forward, Way
-from model_zoo.recipe import ZooRecipe, plan
+from model_zoo.recipe import ZooRecipe, planned_runs
 from model_zoo.work import Plan, Worker
 from netspace.errors import NetspaceError, UsageError
 from netspace.tasks import load
@@ -30,7 +30,7 @@ def content(path: Path) -> tuple[bool, int, str]:
 
 
 def test_the_members_are_the_plans(tiny_zoo: Path, zoo_settings: dict[str, Any]) -> None:
-    runs = {run.run: run for run in plan(ZooRecipe.model_validate(zoo_settings))}
+    runs = {run.run: run for run in planned_runs(ZooRecipe.model_validate(zoo_settings))}
     with Zoo(tiny_zoo) as zoo:
         members = zoo.only().members
         assert zoo.header.recipe["name"] == "tiny" and zoo.header.recipe["epochs"]["last"] == 4
@@ -213,7 +213,7 @@ def test_shares_cover_all_groups_once(small: ZooRecipe, tmp_path: Path) -> None:
     seen: list[int] = []
     for place in (2, 0, 1):
         Worker(the_plan, path).run(place, 3, seen.append)
-    assert sum(seen) == 300 * sum(run.epochs[-1] for run in plan(small))
+    assert sum(seen) == 300 * sum(run.epochs[-1] for run in planned_runs(small))
     parts = sorted(parts_folder(path).glob("part-*-last.h5"))
     assert len(parts) == len(the_plan.groups()) == 4
     merge(path, parts, ordered=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model_zoo import builder
 from model_zoo.builder import build
-from model_zoo.recipe import SplitConfig, ZooRecipe, plan
+from model_zoo.recipe import SplitConfig, ZooRecipe, planned_runs
 from netspace.errors import UsageError
 from netspace.zoo import Zoo, parts_folder, teacher_path
 
@@ -44,10 +44,10 @@ def test_architectures_have_the_zoos_members_or_their_own(settings: dict[str, An
     recipe = made(settings)
     assert recipe.members_of("lenet") == recipe.members == SplitConfig(train=2, val=1, test=1)
     assert recipe.members_of("vanilla") == SplitConfig(train=1, val=1, test=0)
-    runs = plan(recipe)
+    runs = planned_runs(recipe)
     assert [sum(run.arch == name for run in runs) for name in ("lenet", "vanilla")] == [4, 2]
     more = {**settings["archs"], "vanilla": {**settings["archs"]["vanilla"], "members": {"train": 9}}}
-    others = [run for run in plan(made(settings, archs=more)) if run.arch == "lenet"]
+    others = [run for run in planned_runs(made(settings, archs=more)) if run.arch == "lenet"]
     assert others == [run for run in runs if run.arch == "lenet"]  # whose networks stay what they are
 
 
@@ -80,7 +80,7 @@ def test_the_teachers_zoo_has_the_tasks_settings_and_its_own_training(settings: 
 
 def test_who_teaches_decides_no_network_of_the_zoo(settings: dict[str, Any]) -> None:
     assert made(settings).science() == made(settings, teacher=None).science()
-    assert plan(made(settings)) == plan(made(settings, teacher=None))
+    assert planned_runs(made(settings)) == planned_runs(made(settings, teacher=None))
 
 
 # ---- builds

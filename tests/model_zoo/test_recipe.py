@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_zoo.forward import OptimizerConfig
-from model_zoo.recipe import EpochConfig, RunPlan, Variety, ZooRecipe, plan, spread
+from model_zoo.recipe import EpochConfig, RunPlan, Variety, ZooRecipe, planned_runs, spread
 from netspace.config import load, to_yaml
 from netspace.errors import UsageError
 
@@ -38,9 +38,12 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_the_plan_is_a_pure_function_of_the_recipe() -> None:
-    assert plan(recipe()) == plan(recipe()) == plan(load(ZooRecipe, recipe().model_dump()))
-    assert plan(recipe(seed=1)) != plan(recipe())
-    assert plan(recipe(device="cpu")) == plan(recipe()) and recipe(device="cpu").science() == recipe().science()
+    assert planned_runs(recipe()) == planned_runs(recipe()) == planned_runs(load(ZooRecipe, recipe().model_dump()))
+    assert planned_runs(recipe(seed=1)) != planned_runs(recipe())
+    assert (
+        planned_runs(recipe(device="cpu")) == planned_runs(recipe())
+        and recipe(device="cpu").science() == recipe().science()
+    )
     assert recipe(seed=1).science() != recipe().science()
 
 
@@ -48,20 +51,20 @@ def test_an_architecture_is_planned_without_regard_to_the_others() -> None:
     def of(runs: list[RunPlan], arch: str) -> list[RunPlan]:
         return [run for run in runs if run.arch == arch]
 
-    alone = plan(recipe(archs={"lenet": ARCHS["lenet"]}))
-    assert of(plan(recipe()), "lenet") == alone
-    assert of(plan(recipe()), "resnet8") != alone
+    alone = planned_runs(recipe(archs={"lenet": ARCHS["lenet"]}))
+    assert of(planned_runs(recipe()), "lenet") == alone
+    assert of(planned_runs(recipe()), "resnet8") != alone
 
 
 def test_seeds_and_runs_are_all_different() -> None:
-    runs = plan(recipe(members={"train": 200, "val": 50, "test": 50}))
+    runs = planned_runs(recipe(members={"train": 200, "val": 50, "test": 50}))
     assert len({run.seed for run in runs}) == len(runs) == 600
     for arch in ARCHS:
         assert sorted(run.run for run in runs if run.arch == arch) == list(range(300))
 
 
 def test_splits_have_their_members_and_the_longest_run_comes_first() -> None:
-    runs = plan(recipe(epochs={"first": 1, "last": 40, "snapshots": 2}))
+    runs = planned_runs(recipe(epochs={"first": 1, "last": 40, "snapshots": 2}))
     for arch in ARCHS:
         own = [run for run in runs if run.arch == arch]
         counts = {
@@ -73,7 +76,7 @@ def test_splits_have_their_members_and_the_longest_run_comes_first() -> None:
 
 
 def test_a_split_without_members_has_no_runs() -> None:
-    runs = plan(recipe(members={"train": 2, "val": 0, "test": 0}))
+    runs = planned_runs(recipe(members={"train": 2, "val": 0, "test": 0}))
     assert {run.split for run in runs} == {"train"} and len(runs) == 4
 
 
@@ -113,7 +116,7 @@ def test_early_epochs_are_those_of_netspaces_authors() -> None:
     found = np.array([epoch for (epoch,) in spread(EpochConfig(last=600, spacing="early"), 186)])
     assert np.abs(found - listed).max() <= 25 and np.abs(found - listed)[:150].max() <= 2
     for name in ("paper-cifar10", "paper-tiny-imagenet"):
-        runs = plan(load(ZooRecipe, f"zoo/{name}"))
+        runs = planned_runs(load(ZooRecipe, f"zoo/{name}"))
         for split, members in (("train", 100), ("val", 16), ("test", 16)):
             epochs = [run.epochs[0] for run in runs if run.split == split]
             assert len(epochs) == members and np.median(epochs) == pytest.approx(93, abs=2)
@@ -121,21 +124,23 @@ def test_early_epochs_are_those_of_netspaces_authors() -> None:
 
 
 def test_rates_are_one_or_drawn_log_uniformly() -> None:
-    assert {run.learning_rate for run in plan(recipe(optimizer={"learning_rate": 0.01}))} == {0.01}
-    runs = plan(recipe(optimizer={"learning_rate": [1e-4, 1e-2]}, members={"train": 400, "val": 0, "test": 0}))
+    assert {run.learning_rate for run in planned_runs(recipe(optimizer={"learning_rate": 0.01}))} == {0.01}
+    runs = planned_runs(recipe(optimizer={"learning_rate": [1e-4, 1e-2]}, members={"train": 400, "val": 0, "test": 0}))
     logs = [math.log10(run.learning_rate) for run in runs]
     assert -4 <= min(logs) < -3.9 and -2.1 < max(logs) <= -2
     assert sum(logs) / len(logs) == pytest.approx(-3, abs=0.1)
-    assert [run.seed for run in runs] == [run.seed for run in plan(recipe(members={"train": 400, "val": 0, "test": 0}))]
+    assert [run.seed for run in runs] == [
+        run.seed for run in planned_runs(recipe(members={"train": 400, "val": 0, "test": 0}))
+    ]
 
 
 def test_runs_draw_their_own_decay_and_schedule() -> None:
-    runs = plan(recipe(optimizer={"weight_decay": [1e-4, 1e-2], "schedule": ["constant", "cosine"]}))
+    runs = planned_runs(recipe(optimizer={"weight_decay": [1e-4, 1e-2], "schedule": ["constant", "cosine"]}))
     assert all(1e-4 <= run.weight_decay <= 1e-2 for run in runs) and len({run.weight_decay for run in runs}) == len(
         runs
     )
     assert {run.schedule for run in runs} == {"constant", "cosine"}
-    plain = plan(recipe())
+    plain = planned_runs(recipe())
     assert {(run.weight_decay, run.schedule) for run in plain} == {(0.0, "constant")}
     assert [run.seed for run in plain] == [run.seed for run in runs]
 
@@ -143,7 +148,7 @@ def test_runs_draw_their_own_decay_and_schedule() -> None:
 @pytest.mark.parametrize("rates", [[1e-2, 1e-3], [0.0, 1e-3], [-1.0, 1.0]])
 def test_a_range_of_rates_that_is_none(rates: list[float]) -> None:
     with pytest.raises(UsageError, match=r"optimizer.learning_rate is a number above 0, or a range of two"):
-        plan(recipe(optimizer={"learning_rate": rates}))
+        planned_runs(recipe(optimizer={"learning_rate": rates}))
 
 
 @pytest.mark.parametrize(
@@ -183,12 +188,12 @@ def varied(**variety: Any) -> ZooRecipe:
 
 
 def test_variety_is_drawn_for_each_run_and_changes_nothing_else_of_it() -> None:
-    runs = plan(varied(classes=[3, 8], images=[0.2, 1.0], label_noise=[0.0, 0.3]))
+    runs = planned_runs(varied(classes=[3, 8], images=[0.2, 1.0], label_noise=[0.0, 0.3]))
     drawn = [run.variety for run in runs]
     assert all(each is not None and 3 <= each.classes <= 8 for each in drawn)  # type: ignore[operator]
     assert all(each is not None and 0.2 <= each.images <= 1 and 0 <= each.label_noise <= 0.3 for each in drawn)
     assert len(set(drawn)) == 40 and {each.classes for each in drawn if each} == {3, 4, 5, 6, 7, 8}
-    plain = plan(varied().model_copy(update={"variety": None}))
+    plain = planned_runs(varied().model_copy(update={"variety": None}))
     assert [replace(run, variety=None) for run in runs] == plain
 
 

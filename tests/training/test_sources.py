@@ -132,9 +132,9 @@ def test_targets_are_not_remembered_where_they_do_not_fit(
         images = task.normalise(task.train.images)
         source = PRepSource(zoo.only(), torch.tensor([4, 1]), CPU)
         monkeypatch.setattr(batches, "CACHE_BYTES", 2 * 60 * 4 * 3 - 1)
-        assert Targets(nets, source, images, remember=True).table is None
+        assert Targets(nets, source, images, cache=True).table is None
         monkeypatch.setattr(batches, "CACHE_BYTES", 2 * 60 * 4 * 3)
-        assert Targets(nets, source, images, remember=True).table is not None
+        assert Targets(nets, source, images, cache=True).table is not None
 
 
 def test_images_go_through_the_training_split_a_pass_at_a_time(task: Classification) -> None:
