@@ -71,7 +71,7 @@ def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None,
     """
     settings = config.settings(task.input_shape, task.num_outputs)
     module = archs.build(config.arch, **settings)
-    example = task.inputs("train", slice(4), torch.tensor([-1])).cpu()
+    example = task.inputs("train", slice(4)).cpu()
     folder = Folder(module, example, name=config.arch, constants=True)
     if check:
         make = partial(archs.build, config.arch, **settings)

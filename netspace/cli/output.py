@@ -239,6 +239,7 @@ def analysis(figures: of_files.Analysis) -> str:
 
 def zoo(figures: of_zoos.ZooInfo) -> str:
     """The text of `netspace zoo info`."""
+    up = -1 if figures.score and not figures.score.higher_is_better else 1
     rows = [
         [
             name,
@@ -246,7 +247,7 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
             v.members,
             f"{v.parameters:,}",
             f"{v.prep[0]} x {v.prep[1]}",
-            *map(percent, (v.accuracy.min, v.accuracy.median, v.accuracy.max)),
+            *[percent(value) for value in (v.accuracy.min, v.accuracy.median, v.accuracy.max)][::up],
         ]
         for name, v in figures.archs.items()
     ]

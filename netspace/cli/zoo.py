@@ -252,6 +252,7 @@ def describe(path: Path) -> ZooInfo:
             complete=zoo.complete,
             content_hash=zoo.content_hash,
             versions=dict(zoo.header.versions),
+            **({"score": zoo.header.score} if zoo.header.score else {}),
         )
 
 

@@ -88,9 +88,11 @@ class Baselines:
         """
         scale = self._noise_scale(task)
         choice = self._choose(target, latents, task, seeds)
-        compared = self._compare_chosen(choice, target_logits, task, seeds)
+        compare_chosen = self._compare_on_own_inputs if task.own_inputs else self._compare_chosen
+        compared = compare_chosen(choice, target_logits, task, seeds)
         noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
-        networks = {"noise": noisy, "average": self.bank.mean(0, keepdim=True)}
+        average = self.bank.mean(0, keepdim=True)
+        networks = {"noise": noisy, "average": average.expand(len(seeds), -1) if task.own_inputs else average}
         if (aligned := self._aligned_average(task)) is not None:
             networks["aligned_average"] = aligned
         for name, flat in networks.items():
@@ -104,9 +106,12 @@ class Baselines:
         part = slice(min(MAX_SELECTION_IMAGES, task.size("val")))
 
         def logits_of(flat: Tensor, own: Tensor) -> Tensor:
-            return network_outputs(self._networks(flat), task, "val", own, part.stop).to(device)
+            inputs_of = None if task.own_inputs else own  # networks are compared with each other
+            return network_outputs(self._networks(flat), task, "val", inputs_of, part.stop).to(device)
 
-        def scores(logits: Tensor, own: Tensor) -> Tensor:
+        def scores(flat: Tensor, logits: Tensor, own: Tensor) -> Tensor:
+            if task.own_inputs:
+                return torch.from_numpy(accuracies(self._networks(flat), task, "val", own)).to(device)
             return task.score(logits, task.targets("val", part, own).to(device))
 
         target_logits, judges = logits_of(target, seeds), logits_of(*self._judges())
@@ -117,12 +122,12 @@ class Baselines:
             divergences.append(task.divergences(target_logits, logits))
             agreements.append(task.agreements(target_logits, logits))
             popularity.append(task.agreements(judges, logits).sum(0))
-            score.append(scores(logits, own))
+            score.append(scores(flat, logits, own))
         divergence, same = torch.cat(divergences, 1), torch.cat(agreements, 1)
         chosen = {
             "nearest": nearest(target, self.bank),
             "nearest_latent": nearest(latents, self.latents),
-            "same_accuracy": _random_tie((scores(target_logits, seeds)[:, None] - torch.cat(score)).abs()),
+            "same_accuracy": _random_tie((scores(target, target_logits, seeds)[:, None] - torch.cat(score)).abs()),
             "nearest_answers": divergence.argmin(1),
             "nearest_agreement": divergence.masked_fill(same < same.amax(1, keepdim=True), torch.inf).argmin(1),
             "constant": torch.cat(popularity).argmax().expand(len(target)),
@@ -162,6 +167,28 @@ class Baselines:
         for name, mean in means.items():
             compared[name] = compare_outputs(target_logits, task.from_votes(mean), task, "test", seeds)
         return compared
+
+    def _compare_on_own_inputs(
+        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor
+    ) -> dict[str, Comparison]:
+        """Compare what `_compare_chosen` does, for members with inputs of their own: each runs every training network."""
+        outputs = {name: torch.zeros_like(target_logits) for name in (*choice.single, "five_nearest", "ensemble")}
+        size = _part_size(target_logits)
+        for index, seed in enumerate(seeds):
+            near, start = choice.nearest[index], 0
+            for flat in self.bank.split(size):
+                logits = self._test_logits(flat, task, seed.expand(len(flat)))
+                votes = task.votes(logits)
+                here = near[(near >= start) & (near < start + len(flat))] - start
+                outputs["five_nearest"][index] += votes[here].sum(0) / len(near)
+                outputs["ensemble"][index] += votes.sum(0) / len(self.bank)
+                for name, row in choice.single.items():
+                    if start <= row[index] < start + len(flat):
+                        outputs[name][index] = logits[row[index] - start]
+                start += len(flat)
+        for name in ("five_nearest", "ensemble"):
+            outputs[name] = task.from_votes(outputs[name])
+        return {name: compare_outputs(target_logits, each, task, "test", seeds) for name, each in outputs.items()}
 
     def _judges(self) -> tuple[Tensor, Tensor]:
         """Return the networks (V, P) by which the constant one is chosen, and their seeds: of the bank if there are no validation members."""

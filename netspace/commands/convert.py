@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -169,10 +170,12 @@ def decode(
     networks = decoding.decode_all(code[None], arch if decoding is space else None)
     kind = decoding.family[int(networks.class_ids[0])]
     accuracy: float | None = None
+    score: dict[str, Any] = {}
     zoo = _zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
-            accuracy = float(accuracies(networks, task_of(zoo, space.device), "test")[0])
+            task = task_of(zoo, space.device)
+        accuracy, score = float(accuracies(networks, task, "test")[0]), task.score_field()
     if batch_norm:
         state = decoding.decode(code, kind.id, batch_norm=True).state_dict()
         write_tensors(output, state, **folded_metadata(kind.spec, folded=False), run=str(run), latent=str(latent))
@@ -185,6 +188,7 @@ def decode(
         parameters=kind.parameters,
         accuracy_test=accuracy,
         file=str(output),
+        **score,
     )
 
 

@@ -20,7 +20,7 @@ from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
-from netspace.metrics import Identity, diversity
+from netspace.metrics import Identity, diversity, identity_of
 from netspace.networks.family import Networks
 from netspace.results.spaces import Evaluation, MemberFigures, SavedEvaluation
 from netspace.run_folder import package_version
@@ -93,7 +93,10 @@ def evaluate(
         target, predicted = Networks.concatenate([part.target for part in parts]), space.decode_all(latents)
         target_logits, logits = (network_outputs(each, task, "test", seeds) for each in (target, predicted))
         comparison = compare_outputs(target_logits, logits, task, "test", seeds)
-        identities = _identities(parts, target_logits, logits, task)
+        common = (logits, target_logits)  # on inputs on which networks can be compared with each other
+        if task.own_inputs:
+            common = network_outputs(predicted, task, "test"), network_outputs(target, task, "test")
+        identities = _identities(parts, target_logits, *common, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
@@ -120,10 +123,8 @@ def evaluate(
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
-        if task.score_metadata():
-            figures["score"] = task.score_metadata()  # what the keys 'accuracy_*' mean
         versions = {name: package_version(name) for name in ("netspace", "torch")}
-        result = Evaluation(**figures, versions=versions)
+        result = Evaluation(**figures, **task.score_field(), versions=versions)
     if ranks.is_main():
         _save(run, space, result, comparison, parts, target, predicted)
     return result
@@ -177,14 +178,22 @@ def _per_class(
     return figures
 
 
-def _identities(parts: list[Part], target_logits: Tensor, logits: Tensor, task: Task) -> list[Identity]:
-    """Return identity by architecture, from logits (M, B, C); peers are members of the same split and architecture."""
-    counts = [len(part.rows) for part in parts]
-    pieces = zip(parts, logits.split(counts), target_logits.split(counts), strict=True)
-    return [
-        task.identity(predicted, target, task.targets("test", slice(None), part.seeds).cpu())
-        for part, predicted, target in pieces
-    ]
+def _identities(
+    parts: list[Part], own_logits: Tensor, logits: Tensor, target_logits: Tensor, task: Task
+) -> list[Identity]:
+    """Return identity by architecture; peers are members of the same split and architecture.
+
+    Networks agree on `logits` and `target_logits` (M, B, C); `own_logits` are the targets' for inputs of their own.
+    """
+    counts, found = [len(part.rows) for part in parts], []
+    pieces = zip(parts, *(each.split(counts) for each in (own_logits, logits, target_logits)), strict=True)
+    for part, own, predicted, target in pieces:
+        truth = task.targets("test", slice(None), part.seeds).cpu()
+        if task.own_inputs:
+            found.append(identity_of(task.agreements(predicted, target), task.score(own, truth)))
+        else:
+            found.append(task.identity(predicted, target, truth))
+    return found
 
 
 def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task) -> dict[str, Any]:

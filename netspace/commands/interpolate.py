@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from netspace.results.spaces import Between, ClassLine, Interpolation, MeanLine
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.setup import Teacher, task_of, teacher
-from netspace.training.validation import accuracies, between_ends
+from netspace.training.validation import accuracies, accuracies_between, between_ends
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
 MAX_LINES = 8  # over which the figures of one architecture are means
@@ -54,13 +55,13 @@ def lines(
     for start in starts.tolist():
         points = torch.lerp(latents[start], latents[best], gamma)
         own, last = (seeds[[row]].expand(steps) for row in (start, best))
-        truth = task.targets_between("test", own, last, gamma[:, 0])
-        curves["latent"].append(accuracies(space.decode_all(points, ids), task, "test", targets=truth).tolist())
+        score = partial(accuracies_between, task=task, split="test", first=own, second=last, gamma=gamma[:, 0])
+        curves["latent"].append(score(space.decode_all(points, ids)).tolist())
         mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
-        curves["weights"].append(accuracies(Networks(space.family, mixed, ids), task, "test", targets=truth).tolist())
+        curves["weights"].append(score(Networks(space.family, mixed, ids)).tolist())
         pair = torch.stack([target.flat(start), target.flat(best)])
         if (networks := _aligned(space, int(ids[0]), pair, gamma[:, 0], task)) is not None:
-            aligned.append(accuracies(networks, task, "test", targets=truth).tolist())
+            aligned.append(score(networks).tolist())
     factors = gamma[:, 0].cpu().numpy()
     measured = {
         f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in of_lines])
@@ -120,7 +121,7 @@ def between(
             pairs=len(networks),
             classid_accuracy=float((networks.class_ids == class_id).double().mean()),
             accuracy=float(accuracy.mean()),
-            accuracy_least=float(accuracy.min()),
+            accuracy_least=float(task.merit(task.merit(accuracy).min())),
             accuracy_zoo=own,
             ratio=float(accuracy.mean()) / own if own else None,
             accuracy_scale_zero=None if reference is None else float(reference.mean()),
@@ -216,14 +217,14 @@ def interpolate(
     gamma = torch.linspace(0, 1, steps, device=space.device)
     networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
     one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
-    truth = task.targets_between("test", one, other, gamma)
-    latent = accuracies(networks, task, "test", targets=truth)
+    score = partial(accuracies_between, task=task, split="test", first=one, second=other, gamma=gamma)
+    latent = score(networks)
     direct = aligned = None
     if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
-        direct = accuracies(Networks.of_class(space.family, first.class_id, mixed), task, "test", targets=truth)
+        direct = score(Networks.of_class(space.family, first.class_id, mixed))
         line = _aligned(space, first.class_id, torch.stack([first.flat, last.flat]), gamma, task)
-        aligned = None if line is None else accuracies(line, task, "test", targets=truth)
+        aligned = None if line is None else score(line)
     factors = gamma.cpu().numpy()
     files: dict[str, list[str]] = {}  # the key is absent if nothing is saved
     if save is not None:
@@ -252,7 +253,7 @@ def interpolate(
             None if targets[1] is None else float(latent[-1]) - targets[1],
         ),
         **files,
-        **({"score": task.score_metadata()} if task.score_metadata() else {}),
+        **task.score_field(),
     )
     result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
     return result

@@ -218,7 +218,7 @@ class Search:
                 if done % config.validate_every == 0 or done == config.steps:
                     self.validate(done, float(loss.detach()) / len(self.start))
                     self._save(checkpoint)
-                bar.advance(1, f"val: {100 * self.best_accuracy.max():.1f} %")
+                bar.advance(1, f"val: {100 * self.task.merit(self.best_accuracy.max()):.1f} %")
         return self.curve
 
     def _stale(self) -> int:
@@ -297,6 +297,7 @@ def _finish(
         latent=str(out / "latent.safetensors"),
         network=str(files[0]),
         networks=[str(file) for file in files[1:]] or [str(files[0])],
+        **task.score_field(),
     )
     result.write(out / "optimize.json")
     return result

@@ -157,6 +157,7 @@ def sample(
         **controls,
         **figures,
         **files,
+        **task.score_field(),
     )
     result.write(run / "samples" / f"{kind.id}-{fit}-{seed}.json")
     return result

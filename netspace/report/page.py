@@ -57,8 +57,7 @@ def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
     """Return the page of a run."""
     before = {"behaviour": behaviour_tables(run), "lines": between_tables(run)}
     sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
-    score = next((each.figures.score for each in run.evaluations.values() if each.figures.score), None)
-    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, score)
+    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, run.score)
 
 
 def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> str:

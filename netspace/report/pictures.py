@@ -162,13 +162,15 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
     ranks = f"latents {number(line.spearman)}{weights}"
     straight, ends = _straight(line, mean), end_words(line.end_differences, mean)
     direct = "Blue squares are networks whose weights were interpolated directly. " if line.weights is not None else ""
-    lowest = ""
+    spread = ""
     if line.aligned is not None:
         direct += (
             "Green triangles are the same with aligned weights: the start's channels in the order of the end's, and hidden "
             "channels with the mean and spread that those of both ends have. "
         )
-        lowest = f" Aligned weights are {percent(float(line.aligned.min()))} accurate at the lowest."
+        low, high = (float(each(line.aligned)) for each in (np.nanmin, np.nanmax))
+        spread = f" The accuracies of aligned weights are {percent(low)} to {percent(high)}."
+    way = "rise" if run.score is None or run.score.higher_is_better else "fall"
     chance = " The dotted line (chance) is guessing among balanced classes." if run.chance else ""
     return Picture(
         name,
@@ -178,8 +180,8 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
             line.gamma, line.accuracy, line.weights, f"Spearman with γ: {ranks}", run.chance, line.aligned
         ),
         f"{title}: decoded networks go from {percent(line.accuracy[0])} to {percent(line.accuracy[-1])}; {kind} "
-        f"(Spearman): {ranks}.{straight}{lowest}",
-        f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they rise "
+        f"(Spearman): {ranks}.{straight}{spread}",
+        f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they {way} "
         f"evenly.{straight}{ends} {direct}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
         marks=line.marks,
@@ -270,7 +272,7 @@ def _preps(run: Run) -> Iterator[Picture]:
         figures.preps(pairs),
         f"Parameters of {len(pairs)} networks{f' of {kinds}' if kinds else ''} as images, target left and predicted right, in common colours.",
         "The parameters of a network, row by row, as an image (target left, predicted right), with accuracies on the "
-        f"test images; members from the least to the most accurate. {of}All images have one scale of colours, up to the "
+        f"test images; members from the lowest to the highest accuracy. {of}All images have one scale of colours, up to the "
         "99th percentile of |value|; padding is left out. The distance from target to prediction is "
         f"{distance} times the target's norm on average; where images differ and accuracies agree, networks are as "
         f"accurate with other weights. NetSpace, Suppl. VII, Fig. {6 if main.multi else 5}.",

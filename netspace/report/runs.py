@@ -21,7 +21,7 @@ from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
 from netspace.report.drawing import Dot, number, percent
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
-from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
+from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation, Score
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page
@@ -225,6 +225,13 @@ class Run:
     def main(self) -> Evaluated | None:
         """The evaluation that the page begins with."""
         return next(iter(self.evaluations.values()), None)
+
+    @property
+    def score(self) -> Score | None:
+        """What the accuracies are, where they are none."""
+        scores = [each.figures.score for each in self.evaluations.values()]
+        scores += [each.score for each in self.interpolations.values()]
+        return next((each for each in scores if each), None)
 
     @property
     def order(self) -> list[str]:

@@ -85,7 +85,7 @@ class Between(Part):
     pairs: int | None = None
     classid_accuracy: Number = None
     accuracy: Number = None
-    accuracy_least: Number = None
+    accuracy_least: Number = None  # of the worst of them
     accuracy_zoo: Number = None  # of the zoo's own test members
     ratio: Number = None  # accuracy over accuracy_zoo
     accuracy_scale_zero: Number = None  # with the decoder's learnt part off
@@ -251,6 +251,7 @@ class Optimization(Result):
     curve: list[SearchRecord] = Field(min_length=1)
     latent: str = ""
     network: str = ""
+    score: Score | None = None  # what the accuracies are, where they are none
     networks: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -304,6 +305,7 @@ class Sampling(Result):
     nearest: SampleFigures | None = None
     noise: SampleFigures | None = None
     average: SampleFigures | None = None
+    score: Score | None = None  # what the accuracies are, where they are none
     networks: list[str] = Field(default_factory=list)
 
 
@@ -326,6 +328,7 @@ class Decoding(Result):
     parameters: int
     accuracy_test: Number
     file: str
+    score: Score | None = None  # what the accuracies are, where they are none
 
 
 class Training(Result):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from netspace.results import Number, Part, Result
+from netspace.results.spaces import Score
 
 
 class AccuracyRange(Part):
@@ -43,6 +44,7 @@ class ZooInfo(Result):
     complete: bool
     content_hash: str
     versions: dict[str, str]
+    score: Score | None = None  # what the accuracies are, where they are none
 
 
 class MergedZoo(ZooInfo):

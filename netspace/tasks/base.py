@@ -58,8 +58,9 @@ class Task(ABC):
     A network is identified by the `seed` of its training run, -1 if it has none (such as one decoded from a point
     between two). A task whose networks share inputs and targets ignores seeds. With `own_targets` each network was
     fitted to targets of its own, which follow from its seed and are NaN for seed -1; with `own_inputs` its inputs
-    follow from it, too. Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice,
-    integers (B,) for all networks alike, or integers (M, B).
+    follow from it, too, and those without seeds or for seed -1 are what networks are compared with each other on.
+    Data are split into 'train', 'val' and 'test'; `index` picks B inputs of a split: a slice, integers (B,) for all
+    networks alike, or integers (M, B).
     """
 
     name: str
@@ -118,17 +119,19 @@ class Task(ABC):
         seeds: Int64[Tensor, " M"],
         limit: int | None = None,
         targets: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> Float[Tensor, " M"]:
         """Return scores of networks on the inputs of a split, or the first `limit`; `networks` maps inputs to outputs.
 
-        `targets` (M, N, ...) replace those of the seeds.
+        `targets` and `inputs` (M, N, ...) replace those of the seeds.
         """
         count = min(self.size(split), limit or self.size(split))
         total = torch.zeros(len(seeds), dtype=torch.float64, device=self.device)
         for start in range(0, count, CHUNK):
             part = slice(start, min(start + CHUNK, count))
             truth = self.targets(split, part, seeds) if targets is None else targets[:, part].to(self.device)
-            total += self.score(networks(self.inputs(split, part, seeds)), truth) * (part.stop - start)
+            batch = self.inputs(split, part, seeds) if inputs is None else inputs[:, part].to(self.device)
+            total += self.score(networks(batch), truth) * (part.stop - start)
         return total / count
 
     def merit(self, score: Any) -> Any:
@@ -171,6 +174,20 @@ class Task(ABC):
         """Return the target outputs of networks between two: their outputs, mixed with `gamma` of the second."""
         return torch.lerp(first.float(), second.float(), gamma.view(-1, 1, 1))
 
+    def inputs_between(
+        self,
+        split: str,
+        first: Int64[Tensor, " M"],
+        second: Int64[Tensor, " M"],
+        gamma: Float[Tensor, " M"],
+    ) -> Tensor | None:
+        """Return inputs (M, B, ...) for networks between two others (seeds `first` and `second`, both (M,)).
+
+        They are mixed as targets are in `targets_between`, so that those at the ends are the two networks' own. None if all
+        networks share their inputs.
+        """
+        return _mixed(self.inputs, split, first, second, gamma) if self.own_inputs else None
+
     def targets_between(
         self,
         split: str,
@@ -178,14 +195,11 @@ class Task(ABC):
         second: Int64[Tensor, " M"],
         gamma: Float[Tensor, " M"],
     ) -> Tensor | None:
-        """Return the targets (M, B, ...) of networks between two of given seeds, mixed with `gamma` of the second.
+        """Return targets (M, B, ...) for networks between two others (seeds `first` and `second`, both (M,)).
 
-        None if all networks share their targets.
+        They are mixed with weight `gamma` (M,) on the second. None if all networks share their targets.
         """
-        if not self.own_targets:
-            return None
-        ends = (self.targets(split, slice(None), seeds) for seeds in (first, second))
-        return torch.stack([torch.lerp(one, other, float(g)) for one, other, g in zip(*ends, gamma, strict=True)])
+        return _mixed(self.targets, split, first, second, gamma) if self.own_targets else None
 
     def agreement(self, first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
         """Return how alike outputs are, from 0 to 1; by default their concordance (Lin, 1989), 0 if it is negative."""
@@ -222,6 +236,16 @@ class Task(ABC):
     def score_metadata(self) -> dict[str, Any]:
         """Return what a zoo's file says of the score; empty for classification."""
         return {"name": self.score_name, "higher_is_better": self.higher_is_better}
+
+    def score_field(self) -> dict[str, Any]:
+        """Return the field `score` of a command's result; empty if the fields `accuracy_*` are accuracies."""
+        return {"score": self.score_metadata()} if self.score_metadata() else {}
+
+
+def _mixed(values: Callable[..., Tensor], split: str, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:
+    """Return what two networks (seeds (M,)) have for a split, mixed with weight `gamma` (M,) on the second."""
+    ends = (values(split, slice(None), seeds) for seeds in (first, second))
+    return torch.stack([torch.lerp(one, other, float(g)) for one, other, g in zip(*ends, gamma, strict=True)])
 
 
 def missing(name: str, looked: Sequence[Path], how: str) -> NetspaceError:

@@ -95,19 +95,39 @@ def compare(target: Networks, predicted: Networks, task: Task, split: str, seeds
 
 
 def accuracies(
-    networks: Networks, task: Task, split: str, seeds: Tensor | None = None, targets: Tensor | None = None
+    networks: Networks,
+    task: Task,
+    split: str,
+    seeds: Tensor | None = None,
+    targets: Tensor | None = None,
+    inputs: Tensor | None = None,
 ) -> np.ndarray:
     """Return the scores (M,) of networks on all inputs of a split; processes share the work.
 
-    `seeds` (M,) identify the networks. `targets` (M, N, ...) are theirs where no seed has them, for a task whose
-    networks have targets of their own.
+    `seeds` (M,) identify the networks. `targets` and `inputs` (M, N, ...) are theirs where no seed has them, for a task
+    whose networks have some of their own.
     """
+    given = {name: each for name, each in (("targets", targets), ("inputs", inputs)) if each is not None}
 
-    def run(nets: NetBatch, flat: Tensor, own: Tensor, given: Tensor | None = None) -> Tensor:
-        return task.evaluate(lambda x: nets(flat, x, shared=not task.own_inputs), split, own, targets=given)
+    def run(nets: NetBatch, flat: Tensor, own: Tensor, *rows: Tensor) -> Tensor:
+        own_targets, own_inputs = map(dict(zip(given, rows, strict=True)).get, ("targets", "inputs"))
+        return task.evaluate(
+            lambda x: nets(flat, x, shared=not task.own_inputs), split, own, targets=own_targets, inputs=own_inputs
+        )
 
-    others = (_seeds(networks, seeds),) if targets is None else (_seeds(networks, seeds), targets)
+    others = (_seeds(networks, seeds), *given.values())
     return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), *others).numpy()
+
+
+def accuracies_between(
+    networks: Networks, task: Task, split: str, first: Tensor, second: Tensor, gamma: Tensor
+) -> np.ndarray:
+    """Return the scores (M,) of networks between others of seeds `first` and `second` (M,), at `gamma` (M,)."""
+    own = {
+        "targets": task.targets_between(split, first, second, gamma),
+        "inputs": task.inputs_between(split, first, second, gamma),
+    }
+    return accuracies(networks, task, split, **own)
 
 
 def slices(count: int, size: int = CHUNK) -> list[slice]:
