@@ -26,35 +26,15 @@ from netspace.errors import NetspaceError, first_line, ran_out
 from netspace.files import replacing, write_bytes, write_text
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
-
-
 SEALED = "netspace_sealed"  # the first entry of JSON objects: what is cut out from the last one on is noticed
-
-
 MARK = "netspace-sha256:"  # begins that hash
-
-
 HEAD = "# Written by netspace; the last line has a hash of all lines before it.\n"  # the first line of YAML files
-
-
 SEAL = "# netspace_hash "  # begins their last line
-
-
 COMMENT = b"netspace_hash "  # begins the comment of torch's zip files
-
-
 DIGITS = 64  # of a SHA-256
-
-
 CLAIM = 1100  # bytes of tensors that a byte of a torch file stands for at most: those of zip's compression
-
-
 DEPTH = 100  # of lists and groups in a YAML file
-
-
 NODES = 100_000  # values in a YAML file at most: aliases in aliases are some lines that stand for billions
-
-
 T = TypeVar("T")
 
 

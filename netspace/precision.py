@@ -121,17 +121,9 @@ def _read(file: Path) -> dict[str, str]:
 
 
 Concrete = Literal["float32", "bf16"]
-
-
 Precision = Literal["auto", "float32", "bf16"]
-
-
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
 SIDES = {"cpu": 256, "cuda": 4096}  # side of the timed matrices: milliseconds of work, more than the launch of a kernel
-
-
 SLOWER = 1.5  # factor over float32 from which a slow precision that the user asked for is reported
 
 

@@ -41,8 +41,6 @@ RUNS = Path("runs")
 SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
 COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"]}
 S = TypeVar("S", bound=BaseModel)
-
-
 CHECKSUM, MARK = (
     "checksum",
     "netspace-crc32:",

@@ -146,10 +146,10 @@ def train(
             raise UsageError("--zoo is missing: name the zoo to learn from (`netspace zoo build` makes one)")
         zoo = RunFolder.of_space(folder).zoo
     run = train_space(recipe, zoo, folder, resume, changes)
-    found = [record for record in read_metrics(run / "metrics.jsonl") if finite(record.get("val_mae")) is not None]
-    if not found:
+    validated = [record for record in read_metrics(run / "metrics.jsonl") if finite(record.get("val_mae")) is not None]
+    if not validated:
         raise NetspaceError(f"{run} has no record of a validation: its metrics.jsonl is damaged, its weights are not")
-    best = min(found, key=lambda record: finite(record.get("val_error", record["val_mae"])) or 0.0)
+    best = min(validated, key=lambda record: finite(record.get("val_error", record["val_mae"])) or 0.0)
     say(
         Training(run=str(run), steps=recipe.steps, best=best),
         json,

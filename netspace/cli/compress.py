@@ -1,4 +1,4 @@
-"""`netspace compress ...`: a network represented by a coordinate network; and the tables that these commands print."""
+"""`netspace compress ...`: a network represented by a coordinate network, and the tables that some of these commands print."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import typer
 from netspace.cli.output import analysis, compression, fraction, important, normalised, number, percent, say, table
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
 
+if TYPE_CHECKING:
+    from netspace.archs import ArchConfig
+    from netspace.compression.originals import Pictures
+    from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
+
 
 def correction(figures: Correction) -> str:
-    """The text of `netspace compress correct`."""
+    """Return the text of `netspace compress correct`."""
     by = f", {normalised(figures)}" if figures.normalise else ""
     return (
         f"{figures.out}: {len(figures.corrected)} tensors of batch norms and biases corrected by "
@@ -21,7 +26,7 @@ def correction(figures: Correction) -> str:
 
 
 def quantised(figures: Quantisation) -> str:
-    """The text of `netspace compress quantise`."""
+    """Return the text of `netspace compress quantise`."""
     bits = figures.bits
     names = {
         "original": "the original",
@@ -30,15 +35,14 @@ def quantised(figures: Quantisation) -> str:
         "quantised": f"reconstructed, predictor in {bits} bits",
     }
     images = next(iter(figures.networks.values())).images
-    seen = images is not None
     rows = []
-    for key, found in figures.networks.items():
-        measured = [number(found.relative_error), percent(found.accuracy), percent(found.agreement)]
-        if seen:
-            measured.append(percent(found.images.agreement if found.images else None))
-        rows.append([names[key], f"{found.bytes:,}", percent(fraction(found.bytes, figures.bytes_original)), *measured])
+    for key, each in figures.networks.items():
+        measured = [number(each.relative_error), percent(each.accuracy), percent(each.agreement)]
+        if images:
+            measured.append(percent(each.images.agreement if each.images else None))
+        rows.append([names[key], f"{each.bytes:,}", percent(fraction(each.bytes, figures.bytes_original)), *measured])
     head = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
-    head += ["on images"] if seen else []
+    head += ["on images"] if images else []
     return "\n".join(
         [
             table(head, rows),
@@ -49,7 +53,7 @@ def quantised(figures: Quantisation) -> str:
 
 
 def pruning(figures: Pruning) -> str:
-    """The text of `netspace compress prune`."""
+    """Return the text of `netspace compress prune`."""
     images = figures.predictor[0].images
 
     def cells(row: PrunedNetwork) -> list[str]:
@@ -67,56 +71,34 @@ def pruning(figures: Pruning) -> str:
     return table(head, rows) + f"\nsmallest magnitudes first; {where}"
 
 
-if TYPE_CHECKING:
-    from netspace.archs import ArchConfig
-    from netspace.compression.originals import Pictures
-    from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
-
-
 app = typer.Typer(
     no_args_is_help=True, help="Represent a trained network by a coordinate network half its size (NeRN)."
 )
-
-
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A zoo's member (resnet20/0000, best) or a state-dict file of any network."),
 ]
-
-
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
-
-
 ModelZoo = Annotated[
     Path | None, typer.Option("--zoo", help="The zoo of the member, or the zoo that defines the task of a file.")
 ]
-
-
 Arch = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help="The architecture of a state-dict file: a name, or module:factory (with --trust-arch)."
     ),
 ]
-
-
 Key = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The state dict to read from a MODEL checkpoint that has several, such as ema."),
 ]
-
-
 Images = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Images on which both networks are compared; no labels are needed."),
 ]
-
-
 Shape = Annotated[
     str | None, typer.Option("--input-shape", metavar="C,H,W", help="Shape of one input of the network, to draw noise.")
 ]
-
-
 Normalise = Annotated[
     str | None,
     typer.Option(
@@ -125,8 +107,6 @@ Normalise = Annotated[
         "MEAN/STD as in 0.5,0.5,0.5/0.25.",
     ),
 ]
-
-
 Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
 
 
@@ -349,8 +329,8 @@ def prune(
     from netspace.compression.shrink import prune as cut
 
     trusting(trust_arch)
-    chosen, seen = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)
-    say(cut(file, model, zoo, chosen, _arch(arch, kwargs), seen, key), json, pruning)
+    fractions, pictures = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)
+    say(cut(file, model, zoo, fractions, _arch(arch, kwargs), pictures, key), json, pruning)
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

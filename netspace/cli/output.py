@@ -21,7 +21,7 @@ R = TypeVar("R", bound="Result")
 
 
 def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
-    """Prints a command's result; under `accelerate launch` the main process alone does."""
+    """Print a command's result, as JSON or as `text`; under `accelerate launch` only the main process prints."""
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:
@@ -33,7 +33,7 @@ def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON holds it: NaN and infinities become null."""
+    """Return a value for strict JSON: NaN and infinities become null."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns of text, numbers to the right."""
+    """Return rows as aligned columns: the first to the left, all others to the right."""
     cells = [[str(cell) for cell in head], *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [
@@ -58,27 +58,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as per cent."""
+    """Return a fraction as per cent."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with some decimals."""
+    """Return a number with `digits` decimals."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def points(value: float | None, form: str = "+.1f") -> str:
-    """A difference of fractions in percentage points, without the word."""
+    """Return a difference of fractions in percentage points, without the unit."""
     return "-" if value is None else format(100 * value, form)
 
 
 def fraction(part: float | None, whole: float | None) -> float | None:
-    """`part` over `whole`; None where one is not known."""
+    """Return `part` over `whole`; None if one is not known."""
     return part / whole if part is not None and whole else None
 
 
 def training(figures: of_spaces.Training) -> str:
-    """The text of `netspace train`."""
+    """Return the text of `netspace train`."""
     best = figures.best
     text = f"{figures.run} is trained ({figures.steps} steps); best on validation at step {best['step']}: "
     if "val_classid" in best:
@@ -94,7 +94,7 @@ def training(figures: of_spaces.Training) -> str:
 
 
 def optimization(figures: of_spaces.Optimization) -> str:
-    """The text of `netspace optimize`."""
+    """Return the text of `netspace optimize`."""
     columns = (figures.starts, figures.arch, figures.accuracy_network, figures.accuracy_before, figures.accuracy_after)
     rows = [
         [("* " if index == figures.best else "  ") + name, arch, *map(percent, accuracies)]
@@ -121,7 +121,7 @@ def _sample_controls(figures: of_spaces.Sampling) -> list[str]:
 
 
 def samples(figures: of_spaces.Sampling) -> str:
-    """The text of `netspace sample`."""
+    """Return the text of `netspace sample`."""
     names = {
         "sampled": "sampled networks",
         "nearest": "their nearest training networks",
@@ -131,20 +131,20 @@ def samples(figures: of_spaces.Sampling) -> str:
     rows = [
         [
             name,
-            percent(found.accuracy),
-            percent(found.novelty),
-            number(found.distance, 2),
-            percent(found.pairwise_agreement),
-            number(found.diversity, 2),
+            percent(measured.accuracy),
+            percent(measured.novelty),
+            number(measured.distance, 2),
+            percent(measured.pairwise_agreement),
+            number(measured.diversity, 2),
         ]
         for key, name in names.items()
-        if (found := getattr(figures, key)) is not None
+        if (measured := getattr(figures, key)) is not None
     ]
     head = ["", "accuracy", "answers unlike the nearest", "L2 to it", "pairs agree", "pairwise L2"]
     return "\n".join(
         [
             f"{figures.count} networks of {figures.arch} drawn ({figures.fit}, seed {figures.seed}), "
-            + ("" if figures.shown else f"never shown in training, at {figures.factor:.3f} between the ends, ")
+            + ("" if figures.shown else f"not seen in training, at {figures.factor:.3f} between the ends, ")
             + f"on the test images; trained ones score {percent(figures.zoo_accuracy)}",
             table(head, rows),
             *_sample_controls(figures),
@@ -153,13 +153,13 @@ def samples(figures: of_spaces.Sampling) -> str:
 
 
 def compression(figures: of_files.Compression) -> str:
-    """The text of `netspace compress eval`."""
+    """Return the text of `netspace compress eval`."""
     bits = "" if figures.bits == 32 else f" in {figures.bits} bits"
     lines = [
         f"{figures.file}: a predictor of {figures.parameters_predictor:,} values{bits} for "
         f"{figures.parameters_represented:,} of {figures.parameters_original:,} "
         f"({percent(fraction(figures.parameters_predictor, figures.parameters_represented))} of what is represented)",
-        f"{figures.bytes_file:,} bytes beside {figures.bytes_original:,}",
+        f"{figures.bytes_file:,} bytes; the original's weights take {figures.bytes_original:,}",
     ]
     if figures.larger:
         lines.append(
@@ -183,28 +183,28 @@ def compression(figures: of_files.Compression) -> str:
 
 
 def normalised(figures: of_files.ImageComparison | of_files.Correction) -> str:
-    """How pictures were normalised, in a few words."""
+    """Return the normalisation of images, in a few words."""
     mean, std = (",".join(f"{value:.4g}" for value in values) for values in (figures.mean, figures.std))
     return f"normalised by --normalise {figures.normalise}: mean {mean}, standard deviation {std}"
 
 
 def important(figures: of_files.Importance) -> str:
-    """The text of `netspace compress importance`."""
+    """Return the text of `netspace compress importance`."""
     rows = [[each.layer, each.filter, number(each.relative_error)] for each in figures.filters]
     return table(["layer", "filter", "relative error"], rows) + f"\n{len(rows)} of {figures.count} filters"
 
 
 def analysis(figures: of_files.Analysis) -> str:
-    """The text of `netspace compress analyse`; of many layers some, evenly."""
+    """Return the text of `netspace compress analyse`; of more than 24 layers some, evenly spread."""
     ratios, cka = figures.singular_ratio, figures.cka
     indices = range(0, len(figures.layers), -(-len(figures.layers) // 24))
     head = ["layer", "S_ratio", "reconstructed", *(["CKA", "CKA random"] if cka else [])]
-    alike = (cka.reconstructed, cka.random) if cka else ()
+    similarities = (cka.reconstructed, cka.random) if cka else ()
     rows = [
         [
             figures.layers[index],
             *(number(values[index]) for values in (ratios.original, ratios.reconstructed)),
-            *(number(values[index]) for values in alike),
+            *(number(values[index]) for values in similarities),
         ]
         for index in indices
     ]
@@ -217,7 +217,7 @@ def analysis(figures: of_files.Analysis) -> str:
             [*lines, "only the weights are known; the rest needs a zoo's member, or --zoo for a file's data"]
         )
     for changed, name in (
-        (figures.low_pass or [], "share of frequencies kept"),
+        (figures.low_pass or [], "fraction of frequencies kept"),
         (figures.scale_small or [], "smaller half of singular values times"),
     ):
         rows = [["original's accuracy", *(percent(row.accuracy) for row in changed)]]
@@ -238,7 +238,7 @@ def analysis(figures: of_files.Analysis) -> str:
 
 
 def zoo(figures: of_zoos.ZooInfo) -> str:
-    """The text of `netspace zoo info`."""
+    """Return the text of `netspace zoo info`."""
     up = -1 if figures.score and not figures.score.higher_is_better else 1
     rows = [
         [
@@ -263,7 +263,7 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
 
 
 def evaluation(figures: of_spaces.Evaluation) -> str:
-    """The text of `netspace eval`."""
+    """Return the text of `netspace eval`."""
     head = ["", "accuracy", "R2", "mean |diff|", "bias", "agreement", "KL"]
     names = {
         "nearest": "nearest training network (weights)",
@@ -305,7 +305,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         _identity(figures.identity),
     ]
     if figures.confusion:
-        return "\n".join([*lines, *_several(figures)])
+        return "\n".join([*lines, *_architectures(figures)])
     mean_line = figures.interpolation
     return "\n".join(
         [
@@ -319,7 +319,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
 
 
 def _identity(identity: of_spaces.IdentitySummary) -> str:
-    """Whether predicted networks are like their own targets, or like any network as accurate."""
+    """Return whether predicted networks agree with their own targets more than with others as accurate."""
     if identity.own_minus_peers is None:
         return "no member has another of its split within a point of its accuracy: identity is not measured"
     return (
@@ -329,8 +329,8 @@ def _identity(identity: of_spaces.IdentitySummary) -> str:
     )
 
 
-def _several(figures: of_spaces.Evaluation) -> list[str]:
-    """What `netspace eval` tells of several architectures: each by itself, and what lies between the ends."""
+def _architectures(figures: of_spaces.Evaluation) -> list[str]:
+    """Return tables of each architecture, and of the points between the smallest and the largest."""
     head = ["architecture", "class", "parameters", "members", "target", "predicted", "ClassId", "agreement"]
     rows = [
         [
@@ -358,7 +358,7 @@ def _several(figures: of_spaces.Evaluation) -> list[str]:
                 percent(v.ratio),
                 percent(v.accuracy_scale_zero),
                 percent(v.accuracy_distilled),
-                "" if v.shown else "never shown",
+                "" if v.shown else "unseen",
             ]
             for name, v in figures.between.items()
         ]
@@ -367,19 +367,19 @@ def _several(figures: of_spaces.Evaluation) -> list[str]:
 
 
 def interpolation(figures: of_spaces.Interpolation) -> str:
-    """The text of `netspace interpolate`."""
+    """Return the text of `netspace interpolate`."""
     direct = figures.weight_accuracy or [None] * len(figures.gamma)
     aligned = figures.aligned_accuracy or [None] * len(figures.gamma)
     columns = (figures.gamma, figures.arch, figures.latent_accuracy, direct, aligned)
-    several = len(set(figures.arch)) > 1
+    multi = len(set(figures.arch)) > 1
     rows = [
-        [f"{gamma:.2f}", *([arch] if several else []), percent(latent), percent(weights), percent(moved)]
+        [f"{gamma:.2f}", *([arch] if multi else []), percent(latent), percent(weights), percent(moved)]
         for gamma, arch, latent, weights, moved in zip(*columns, strict=True)
     ]
     return "\n".join(
         [
             f"from {figures.start} to {figures.end}: accuracy on the test images",
-            table(["gamma", *(["architecture"] if several else []), "latent", "weights", "weights, aligned"], rows),
+            table(["gamma", *(["architecture"] if multi else []), "latent", "weights", "weights, aligned"], rows),
             f"rank correlation with gamma: {number(figures.spearman)} latent, {number(figures.weight_spearman)} weights",
             f"R2 of a straight line: {number(figures.linear_r2)} latent, {number(figures.weight_linear_r2)} weights"
             + _ends(figures.end_differences),
@@ -388,7 +388,7 @@ def interpolation(figures: of_spaces.Interpolation) -> str:
 
 
 def _ends(differences: tuple[float | None, float | None] | None) -> str:
-    """How far decoded ends are from their targets."""
+    """Return the differences between decoded ends and their targets."""
     if not differences or any(value is None for value in differences):
         return ""
     start, end = map(points, differences)

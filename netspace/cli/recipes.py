@@ -63,7 +63,7 @@ def _settings(result: RecipeSchema) -> str:
 
 
 def value(value: Any) -> str:
-    """A default as YAML has it; of a list of groups their number, since each of their settings has a line."""
+    """Return a default as YAML; of a list of groups their number, since each of their settings has a line."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"{len(value)} of them"
     return {"None": "none", "True": "true", "False": "false"}.get(str(value), str(value))

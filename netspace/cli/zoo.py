@@ -227,9 +227,9 @@ def describe(path: Path) -> ZooInfo:
     with Zoo(path) as zoo:
         archs: dict[str, ArchInfo] = {}
         for name, group in zoo.archs.items():
-            found = group.members["accuracy_test"]
-            found = found[np.isfinite(found)]
-            low, middle, high = np.percentile(found, [0, 50, 100]).tolist() if len(found) else (None, None, None)
+            accuracies = group.members["accuracy_test"]
+            accuracies = accuracies[np.isfinite(accuracies)]
+            low, middle, high = np.percentile(accuracies, [0, 50, 100]).tolist() if len(accuracies) else [None] * 3
             archs[name] = ArchInfo(
                 class_id=group.class_id,
                 arch=group.spec.arch,

@@ -12,15 +12,11 @@ from netspace.hardware import cache_folder
 
 # numba's cache notices changes in the file of a function only, not in the functions it calls: the folder is named after all files.
 _TEXTS = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
-
-
 _SOURCES = b"".join(text for text in _TEXTS if b"netspace.native import" in text or b"numba.njit" in text)
-
-
 numba.config.CACHE_DIR = str(cache_folder() / "numba" / hashlib.sha256(_SOURCES).hexdigest()[:12])  # type: ignore[attr-defined]
 
 
-# Flags that let sums be vectorised. None of them may make the same distance differ between two places of a program.
+# Flags that let sums be vectorised. None of them may let one distance differ between two calls.
 IN_VECTORS = {"reassoc", "contract", "nsz"}
 
 

@@ -17,12 +17,8 @@ from torch import Tensor
 from netspace.native import compiled_in_vectors
 
 PIECE = 1024  # values decoded at once: two such pieces fit the first-level cache of a core
-
-
 NEAR = 1e-3  # squared distances below this are summed from differences: 2 - 2 u . v would lose their digits
-
-
-SMALLEST = 1e-12  # least length that a row is divided by
+SMALLEST = 1e-12  # by which a shorter row is divided
 
 
 def fits(*tensors: Tensor) -> bool:

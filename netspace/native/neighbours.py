@@ -7,14 +7,8 @@ import numpy as np
 from netspace.native import compiled, compiled_without_nan
 
 BLOCK = 64  # points
-
-
 LANES = 16  # points compared in one step; a BLOCK is 4 of these
-
-
 VISITS = 32  # blocks searched for the neighbours of a point: all blocks, for up to 2,000 points
-
-
 FAR = np.float32(1e18)  # coordinate of the unused entries of the last block
 
 
@@ -191,8 +185,6 @@ def _insert(near: np.ndarray, away: np.ndarray, other: int, distance: float) -> 
 
 
 PIECE = 1_024  # points whose distances are computed together
-
-
 DIGIT = 2_048  # values of a digit of a distance's bits, by which edges are sorted
 
 
@@ -204,7 +196,7 @@ def greedy(points: np.ndarray) -> np.ndarray:
     rest = points.T.copy()
     order = np.empty(count, dtype=np.int64)
     current, squares = np.empty(width, dtype=np.float32), np.empty(PIECE, dtype=np.float32)
-    bits = squares.view(np.int32)  # in the order of what they stand for, which is not negative
+    bits = squares.view(np.int32)  # in the order of the squares, which are not negative
     here = 0
     for index in range(count):
         order[index] = left[here]
@@ -234,9 +226,9 @@ def greedy(points: np.ndarray) -> np.ndarray:
 
 @compiled
 def joined(points: np.ndarray, near: np.ndarray, away: np.ndarray) -> np.ndarray:
-    """A path (N,) through points (N, D) in leaf order: edges to those near them (N, K), shortest first, as long as they make paths.
+    """Return a path (N,) through points (N, D) in leaf order, made of edges to near points (N, K), the shortest first.
 
-    The pieces that remain are joined by their ends in the same way, round by round.
+    The pieces that edges make are joined by their ends in the same way, round by round.
     """
     count = len(points)
     links = np.empty((count, 2), dtype=np.int64)

@@ -16,8 +16,6 @@ from netspace.native import compiled
 from netspace.native.paths import short_path, short_paths
 
 KINDS = ("none", "in-filter", "cross-filter")
-
-
 Grid = tuple[int, int]
 
 

@@ -12,11 +12,7 @@ from netspace.native import compiled, compiled_without_nan
 from netspace.native.neighbours import greedy, joined, leaf_order, nearest
 
 NEIGHBOURS = 8  # of each point: candidates for edges
-
-
 LARGE = 30_000  # from this number of points on, no move reverses more than LONGEST: longer ones rarely pay
-
-
 LONGEST = 1_000
 
 
@@ -74,17 +70,9 @@ def _short_paths(groups: np.ndarray) -> np.ndarray:
 
 
 LANES = 16  # the dimensions of points are padded with zeros to a multiple of this
-
-
 WIDTHS = np.array([8, 8, 5])  # neighbours tried at each step of a chain of moves
-
-
 CARRIED = 3  # most points that one Or-opt move takes along
-
-
 END, SIDE, WHERE, TRIED, MET, LOW, HIGH = range(7)  # columns of the table of a chain's steps
-
-
 SMALL = 1e-7  # least gain of a move, of points whose values are at most 1
 
 

@@ -149,7 +149,7 @@ class Generalisation(Part):
 
 
 class Analysis(Result):
-    """`netspace compress analyse`; what needs data is None where there was none."""
+    """`netspace compress analyse`; what needs data is None without them."""
 
     command: ClassVar[str] = "compress analyse"
     file: str = "?"
@@ -212,7 +212,7 @@ class Correction(Result):
 
     file: str
     out: str
-    shown: str  # what kind of inputs
+    shown: str  # the kind of inputs
     count: int
     normalise: str | None = None
     mean: list[float] = Field(default_factory=list)

@@ -20,12 +20,12 @@ class Measures(Part):
     r2: Number = None  # of predicted accuracies
     mae: Number = None  # mean |predicted - target accuracy|
     bias: Number = None  # mean of predicted minus target accuracy
-    agreement: Number = None  # fraction of images that both answer alike
+    agreement: Number = None  # fraction of images to which both give the same class
     kl: Number = None  # KL(target || predicted), nats
 
 
 class Baseline(Measures):
-    """What one baseline answers for the same targets."""
+    """A baseline compared with the same targets."""
 
     scale: float | list[float] | None = None  # of the noise that is added; a list has one for each architecture
 
@@ -43,7 +43,7 @@ class IdentitySummary(Part):
 
 
 class Behaviour(Measures):
-    """Measures of a set of members, and whether predicted networks are networks of their own."""
+    """Measures of a set of members, and of how predicted networks differ from each other."""
 
     identity: IdentitySummary = Field(default_factory=IdentitySummary)
     classid_accuracy: Number = None  # fraction decoded as their own architecture; None for spaces of one
@@ -120,7 +120,7 @@ class Score(Part):
     higher_is_better: bool
 
     def word(self, text: str) -> str:
-        """A text that speaks of accuracy on images, in the words of this score."""
+        """Return a text on accuracy on images with the name of this score instead."""
         words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
         for before, after in {**words, "images": "inputs"}.items():
             text = text.replace(before, after)
@@ -144,7 +144,7 @@ class Evaluation(Behaviour, Result):
     between: dict[str, Between] = Field(default_factory=dict)
     line: ClassLine | None = None
     interpolation: MeanLine = Field(default_factory=MeanLine)  # of spaces of one architecture
-    score: Score | None = None  # what the keys accuracy_* mean, where it is not accuracy
+    score: Score | None = None  # what the keys accuracy_* mean, if it is not accuracy
     versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -186,10 +186,10 @@ class SavedEvaluation(Evaluation):
     @model_validator(mode="after")
     def _archs_are_known(self) -> Self:
         if len(self.archs) > 1:
-            for name, found in (("arch", self.detail.arch), ("arch_predicted", self.detail.arch_predicted)):
+            for name, archs in (("arch", self.detail.arch), ("arch_predicted", self.detail.arch_predicted)):
                 expect(
-                    len(found) == len(self.detail.member) and set(found) <= set(self.archs),
-                    f"{name!r} was expected to tell every member's architecture, one of {', '.join(self.archs)}",
+                    len(archs) == len(self.detail.member) and set(archs) <= set(self.archs),
+                    f"{name!r} was expected to have every member's architecture, one of {', '.join(self.archs)}",
                 )
         return self
 
@@ -204,14 +204,14 @@ class Interpolation(Result):
     gamma: list[float] = Field(min_length=1)
     arch: list[str] = Field(default_factory=list)
     latent_accuracy: Numbers
-    weight_accuracy: Numbers | None = None  # None where weights cannot be mixed
+    weight_accuracy: Numbers | None = None  # None if weights cannot be mixed
     aligned_accuracy: Numbers | None = None  # of mixed weights, channels aligned and statistics reset
     spearman: Number = None
     weight_spearman: Number = None
     linear_r2: Number = None
     weight_linear_r2: Number = None
     end_differences: Ends | None = None
-    score: Score | None = None  # what the accuracies are, where they are none
+    score: Score | None = None  # what the accuracies are, if they are scores of another kind
     networks: list[str] = Field(default_factory=list)  # files
 
     @model_validator(mode="after")
@@ -274,7 +274,7 @@ class SampleFigures(Part):
     """Means over a set of networks."""
 
     accuracy: Number = None
-    novelty: Number = None  # fraction of images answered otherwise than by the nearest training network
+    novelty: Number = None  # fraction of images to which the nearest training network gives another class
     distance: Number = None  # L2 to it
     pairwise_agreement: Number = None
     diversity: Number = None  # L2 between pairs
@@ -286,7 +286,7 @@ class Sampling(Result):
     command: ClassVar[str] = "sample"
     run: str = ""
     arch: str = "?"
-    shown: bool | None = None  # whether the space was trained on networks of it; None in files from before it was told
+    shown: bool | None = None  # whether the space was trained on networks of it; None in older files
     factor: Number = None
     fit: str = "?"
     count: int
@@ -354,7 +354,7 @@ class Quickstart(Result):
 
 
 class ReportFiles(Result):
-    """`netspace report`: what was written, and a sentence for each part that could not be shown."""
+    """`netspace report`: what was written, and a sentence for each part that is missing."""
 
     run: str
     report: str

@@ -32,7 +32,7 @@ class ArchInfo(Part):
 
 
 class ZooInfo(Result):
-    """`netspace zoo info`, and what `build` and `merge` say of the zoo that they wrote."""
+    """`netspace zoo info`, and the result of `build` and `merge`."""
 
     path: str
     version: int
@@ -62,7 +62,7 @@ class ZooImport(Result):
     duplicates: int  # networks that were in the zoo already
     runs: int  # trainings that the networks come from
     splits: dict[str, int]
-    mean: list[float] = Field(default_factory=list)  # of each channel, that images were standardised by
+    mean: list[float] = Field(default_factory=list)  # of each channel, by which images were standardised
     std: list[float] = Field(default_factory=list)
     accuracy_test: dict[str, Number]  # by file
 
@@ -78,7 +78,7 @@ class Verification(Result):
 
 
 class DataList(Result):
-    """`netspace data list`: what each image set is."""
+    """`netspace data list`: a description of each image set."""
 
     data: dict[str, str]
 
@@ -139,8 +139,8 @@ class Setting(Part):
     name: str  # dotted, as --set takes it; NAME stands for a key of the user's choice, N for a position in a list
     type: str
     required: bool
-    default: Any  # a JSON value; None where the setting is required
-    help: str  # the comment beside it: unit and reason
+    default: Any  # a JSON value; None if the setting is required
+    help: str  # the comment on its line: unit and reason
 
 
 class RecipeSchema(Result):

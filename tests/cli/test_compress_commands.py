@@ -74,7 +74,7 @@ def test_texts(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
 
 def test_analyse_tells_and_keeps(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
     told = cli("compress", "analyse", FILE, "best:resnet", "--zoo", multi_zoo).out
-    for word in ("S_ratio", "CKA random", "share of frequencies kept", "on 300 training images"):
+    for word in ("S_ratio", "CKA random", "fraction of frequencies kept", "on 300 training images"):
         assert word in told
     assert len(told.splitlines()) < 45
     kept = read_json(Path("c/analysis.json"), dict[str, Any])

@@ -60,7 +60,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     [
         (["eval"], "between the ends"),
         (["interpolate", "--from", "best:lenet", "--to", "best:resnet", "--steps", "3"], "architecture"),
-        (["sample", "--arch", "declared", "--count", "3"], "never shown in training, at 0.667 between the ends"),
+        (["sample", "--arch", "declared", "--count", "3"], "not seen in training, at 0.667 between the ends"),
         (["optimize", "--from", "best:lenet", "--from", "noise:vanilla", "--steps", "2", "-o", "b"], "vanilla"),
     ],
 )
