@@ -42,7 +42,7 @@ def align_zoo(path: Path, out: Path) -> ZooAlignment:
 
 
 def write_aligned(path: Path, out: Path) -> ZooAlignment:
-    """Do what `align_zoo` does, for a caller that holds the lock of `out`."""
+    """Align as `align_zoo`, for a caller that holds the lock of `out`. Raises as it, and `NetspaceError` for half a zoo."""
     with Zoo(path) as zoo:
         if not zoo.complete:
             raise NetspaceError(f"{path} is not complete: its builder was interrupted; start it again to finish it")

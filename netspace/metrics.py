@@ -57,7 +57,7 @@ def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"
 
 
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Return the coefficient of determination: 1 for equality, 0 for the mean of the targets, below 0 for worse.
+    """Return the coefficient of determination of values (M,): 1 for equality, 0 for the mean of the targets, below for worse.
 
     NaN if the targets do not vary.
     """
@@ -67,12 +67,12 @@ def r2(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 def mean_absolute_error(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Return the mean |predicted - target|: of accuracies, the validation measure of NetSpace."""
+    """Return the mean |predicted - target| of values (M,): of accuracies, the validation measure of NetSpace."""
     return float(np.abs(predicted - target).mean())
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the rank correlation, ties at their mean rank; NaN if one of the two does not vary."""
+    """Return the rank correlation of values (M,), ties at their mean rank; NaN if one of the two does not vary."""
     from scipy.stats import rankdata
 
     ranks = rankdata(first), rankdata(second)
@@ -82,7 +82,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def linear_r2(x: np.ndarray, y: np.ndarray) -> float:
-    """Return R2 of the least-squares line through the points (x, y), their squared correlation.
+    """Return R2 of the least-squares line through points x, y (M,): their squared correlation.
 
     NaN if one of the two does not vary.
     """

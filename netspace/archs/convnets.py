@@ -213,7 +213,7 @@ def resnet_of_depth(
     width: float = 1.0,
     batch_norm: bool = True,
 ) -> nn.Module:
-    """A ResNet of `depth` layers, 6 * blocks + 2 of them. Raises `UsageError` for another depth.
+    """Build a ResNet of `depth` layers: 6 for each block of a stage, and 2. Raises `UsageError` for another depth.
 
     >>> sum(parameter.numel() for parameter in resnet_of_depth(depth=8).parameters())
     78042

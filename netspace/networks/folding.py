@@ -179,6 +179,7 @@ class FrozenAffine(nn.Module):
         self.bias = nn.Parameter(bias)  # (C,)
 
     def forward(self, input: Tensor) -> Tensor:  # the name of batch norm's argument
+        """Return the affine map of (B, C, ...)."""
         shape = (1, -1) + (1,) * (input.ndim - 2)
         return input * self.weight.view(shape) + self.bias.view(shape)
 

@@ -78,7 +78,7 @@ def in_float64(module: nn.Module) -> nn.Module:
 
 
 def run(module: nn.Module, x: Tensor, label: str) -> list[Tensor]:
-    """Return the tensors in the output of `module(x)`, at any depth. Raises `NetspaceError` if the module fails."""
+    """Return the tensors in the output of `module(x)`, x (B, ...), at any depth. Raises `NetspaceError` if the module fails."""
     try:
         with torch.no_grad():
             return _tensors(module(x))

@@ -186,7 +186,10 @@ def read_tiny_imagenet(config: DataConfig, sizes: tuple[int, int, int] = (80_000
 
 
 def read_own_folder(config: DataConfig) -> Splits:
-    """Read images by class from the folder `root`; a split without a folder is a tenth of the training images."""
+    """Read images by class from the folder `root`; a split without a folder is a tenth of the training images.
+
+    Raises `UsageError` if there is no such folder, `NetspaceError` if it has too few images.
+    """
     if config.root is None or not config.root.expanduser().is_dir():
         raise UsageError(
             f"data set 'folder' reads the folder that the setting root names, which is {config.root}; "

@@ -114,6 +114,7 @@ class Split:
         return Split(self.images[order], self.labels[order])
 
     def to(self, device: torch.device | str) -> Split:
+        """Return the split on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -238,7 +239,7 @@ class Classification(Task):
         return metrics.accuracy(outputs, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy in nats."""
+        """Return the cross-entropy of logits (..., B, C) in nats."""
         return F.cross_entropy(outputs, targets)
 
     def behaviour_loss(
@@ -254,15 +255,15 @@ class Classification(Task):
         return losses.distillation_loss(predicted, teacher, targets, temperature, alpha)
 
     def blend(self, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:
-        """Return target logits between two networks': see `netspace.losses.blend`."""
+        """Return target logits (M, B, C) between two networks': see `netspace.losses.blend`."""
         return losses.blend(first, second, gamma)
 
     def agreement(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the fraction of images for which both predict the same class."""
+        """Return the fraction of images for which logits (..., B, C) predict the same class."""
         return metrics.agreement(first, second)
 
     def divergence(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Return KL(target || predicted) in nats."""
+        """Return KL(target || predicted) of logits (..., B, C) in nats."""
         return metrics.divergence(predicted, target)
 
     def agreements(self, first: Tensor, second: Tensor) -> Tensor:
@@ -271,7 +272,7 @@ class Classification(Task):
         return one_hot[0] @ one_hot[1].T
 
     def divergences(self, target: Tensor, predicted: Tensor) -> Tensor:
-        """Return KL(target || predicted) of every pair, summed over images."""
+        """Return KL(target || predicted) of every pair (M, N), summed over images."""
         votes = target.softmax(-1)
         entropy = -(votes * target.log_softmax(-1)).sum((1, 2))
         return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
@@ -285,7 +286,7 @@ class Classification(Task):
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 
     def identity(self, predicted: Tensor, target: Tensor, targets: Tensor) -> Identity:
-        """Compare agreement and shared mistakes with a network's own target and with others of the same accuracy."""
+        """Compare logits (M, B, C) with those of a network's own target and of others of the same accuracy."""
         return metrics.identity(predicted.argmax(-1), target.argmax(-1), targets)
 
     def normalisation(self) -> dict[str, list[float]]:

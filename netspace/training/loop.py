@@ -93,7 +93,7 @@ class Learner(ABC):
 
     @abstractmethod
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
-        """Return the loss terms of a part of step `number` for this process; their sum is minimised.
+        """Return the loss terms () of a part of step `number` for this process; their sum is minimised.
 
         Their mean over parts and processes belongs to the whole step. `model` is `self.model`, wrapped if there are
         several processes.

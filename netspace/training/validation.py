@@ -39,7 +39,7 @@ class Comparison:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def select(self, rows: np.ndarray) -> Comparison:
-        """Return the comparison of some of the members."""
+        """Return the comparison of the members in rows (N,)."""
         return Comparison(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def summary(self) -> dict[str, float]:

@@ -170,7 +170,7 @@ def attribute(group: h5py.Group, name: str, file_bytes: int) -> object:
 
 
 def text(group: h5py.Group, name: str, file_bytes: int) -> str:
-    """Return an attribute's text, of fixed length, as zoos are written, or of variable length, as they once were."""
+    """Return an attribute's text: of fixed length, or of variable length in older zoos. Raises `ValueError` if there is none."""
     value = attribute(group, name, file_bytes)
     if isinstance(value, bytes):
         return value.decode()
@@ -186,7 +186,7 @@ def number(group: h5py.Group, name: str, default: int, file_bytes: int) -> int:
 
 
 def hash_table(members: np.ndarray) -> str:
-    """Return the SHA-256 of a table of members; the file stores it with the table."""
+    """Return the SHA-256 of a table of members (M,); the file stores it with the table."""
     return hashlib.sha256(members.tobytes()).hexdigest()
 
 

@@ -294,7 +294,7 @@ def recover(path: Path) -> None:
 
 
 def table_problems(arch: str, members: np.ndarray) -> list[str]:
-    """Return what is wrong with a table of members, a sentence each."""
+    """Return what is wrong with a table of members (M,), a sentence each."""
     problems = []
     ok = members["status"] == b"ok"
     for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
