@@ -29,7 +29,7 @@ from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
 from netspace import archs
 from netspace.distributed import begin
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError, printable
-from netspace.files import alone, remove_remains
+from netspace.files import locked, remove_leftovers
 from netspace.hardware import pick_device
 from netspace.networks.graph import reason
 from netspace.precision import calibration_file, fastest
@@ -300,7 +300,7 @@ def _tidy(path: Path) -> None:
     """Delete what killed builders left of a finished zoo, or of one whose lock the caller holds."""
     if _done(path).exists():
         shutil.rmtree(_done(path))
-    remove_remains(path.parent, path.name)
+    remove_leftovers(path.parent, path.name)
 
 
 def _check_recipe(recipe: ZooRecipe, path: Path) -> None:
@@ -316,7 +316,7 @@ def _check_recipe(recipe: ZooRecipe, path: Path) -> None:
 def _lock(path: Path) -> Iterator[None]:
     """Make this builder the only writer of the zoo at `path`, from the beginning of a build on."""
     begun = parts_folder(path).exists()
-    with alone(parts_folder(path) / "lock", f"{path} is being built by another process"):
+    with locked(parts_folder(path) / "lock", f"{path} is being built by another process"):
         with zoo_lock(path, builder=True):
             if path.exists() and not begun:
                 raise NetspaceError(f"{path} was written by another process just now: start the build again")

@@ -28,7 +28,7 @@ from netspace.archs.identity import check_identity, check_outputs
 from netspace.config import validate
 from netspace.errors import NetspaceError, printable
 from netspace.hardware import pick_device
-from netspace.io import Record, going_on_from, read_json, read_torch, write_json, write_torch
+from netspace.io import Record, read_json, read_torch, resuming_from, write_json, write_torch
 from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.folding import Folder
@@ -181,7 +181,7 @@ class Worker:
         checkpoint = parts_folder(self.path) / f"group-{number:05d}.pt"
         if checkpoint.exists():
             state = read_torch(checkpoint)
-            with going_on_from(checkpoint):
+            with resuming_from(checkpoint):
                 group.load(state)
             report(group.epochs_done * images)
         waiting: list[Snapshot] = []

@@ -168,7 +168,7 @@ def _begin_list(model: type[BaseModel], raw: dict[str, Any], change: str) -> Non
 
 
 def apply_change(raw: dict[str, Any], change: str) -> None:
-    """Set one `dotted.key=value` in nested dictionaries, in place; items of a list are named by their index.
+    """Change nested dictionaries by one `dotted.key=value`; items of a list are named by their index.
 
     Raises:
         UsageError: `change` is not of that form, or does not fit what is there.

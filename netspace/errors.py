@@ -1,6 +1,6 @@
 """Errors for mistakes that a user can make, each one sentence.
 
-A message says what was asked, expected and found, and what to do. The command line prints it without a traceback and
+A message says what was asked, expected and received, and what to do. The command line prints it without a traceback and
 exits with `exit_code`. A state that cannot occur is an `assert`, not one of these.
 """
 

@@ -1,8 +1,8 @@
-"""Files appear whole or not at all, and locks.
+"""Atomic writing of files, and locks.
 
-A file is written under a temporary name in its folder and renamed. Its writer holds a lock on the temporary file, which
-tells what a killed process left from what another process is writing. Locks are the operating system's where it has them,
-through `filelock`, so a killed process holds none. What files hold: `netspace.io`.
+A file is written under a temporary name in its folder and renamed. Its writer has a lock on the temporary file, so that
+files of killed processes can be distinguished from files that another process is writing. Locks are the operating system's if it
+has them, through `filelock`, so those of a killed process are released. The content of files: `netspace.io`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from filelock import BaseFileLock, FileLock, Timeout
 from netspace.errors import NetspaceError
 
 POLL = 0.05  # seconds between two attempts at a lock that another process holds
-ATTEMPTS = 20  # at a lock whose file its holder removes meanwhile
+ATTEMPTS = 20  # at a lock whose file is removed by its owner meanwhile
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, to be written inside the block; renamed onto `path` when it ends well.
+    """Yield a temporary path next to `path`, to be written inside the block; rename it to `path` when the block ends.
 
-    A link is written through: its target is replaced. Raises `NetspaceError` where `path` is no file, the folder cannot be
-    written or the disk is full; `path` is then as before.
+    Of a link, the target is replaced. If the block raises, `path` stays as it was.
+
+    Raises:
+        NetspaceError: `path` is no file, the folder cannot be written, or the disk is full.
     """
     target = _target(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_remains(target.parent, target.name)
+        remove_leftovers(target.parent, target.name)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with _claim(temporary):
             try:
@@ -44,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error  # HDF5's own text goes over many lines
+        why = os.strerror(error.errno) if error.errno else error  # HDF5's own text has several lines
         raise NetspaceError(
             f"{path} could not be written: {why}. Free space or choose another place; "
             "what was there before is untouched"
@@ -52,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _target(path: Path) -> Path:
-    """The file that is replaced by writing to `path`: where a link points, and nothing but a file."""
+    """Return the file that is replaced by writing to `path`: the target of a link. Raises `NetspaceError` if it is no file."""
     try:
         target = path.resolve() if path.is_symlink() else path
         kind = None if not target.exists() or target.is_file() else "a folder" if target.is_dir() else "a device"
@@ -67,10 +69,10 @@ def _target(path: Path) -> Path:
 
 @contextmanager
 def _claim(temporary: Path) -> Iterator[None]:
-    """Hold the lock of a temporary file: nobody takes it for what a killed process left."""
+    """Hold the lock of a temporary file, so that no process removes it as a leftover."""
     guard = _guard(temporary)
     while (lock := _lock_file(guard)) is None:
-        time.sleep(POLL)  # somebody looks whether it is a remain
+        time.sleep(POLL)  # another process checks whether it is a leftover
     try:
         yield
     finally:
@@ -80,12 +82,12 @@ def _claim(temporary: Path) -> Iterator[None]:
 
 
 def _guard(temporary: Path) -> Path:
-    """The file whose lock says that a temporary file is being written: itself, but on Windows, which renames no locked one."""
+    """Return the file whose lock protects a temporary file: itself, except on Windows, where locked files cannot be renamed."""
     return temporary.with_name(f"{temporary.name}.lock") if os.name == "nt" else temporary
 
 
-def remove_remains(folder: Path, name: str = "*") -> None:
-    """Deletes the temporary files of `name`, by default of all files in a folder, that killed processes left."""
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete the temporary files of `name`, by default of all files in a folder, that killed processes left."""
     pattern = name if name == "*" else glob.escape(name)
     for path in folder.glob(f".{pattern}.*.tmp"):
         with suppress(OSError):
@@ -95,12 +97,15 @@ def remove_remains(folder: Path, name: str = "*") -> None:
 
 
 @contextmanager
-def alone(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Holds a lock on `file` for the length of the block; a killed process holds none.
+def locked(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock on `file` inside the block.
 
     The file is made, and removed with those of its folders that were made for it and are empty: a block that fails before
-    it writes leaves nothing. Raises `NetspaceError` with `busy` and what to do if another process still holds the lock after
-    `patience` seconds, or if the folder cannot be written.
+    it writes leaves nothing.
+
+    Raises:
+        NetspaceError: another process still has the lock after `patience` seconds; the message begins with `busy`. Or the
+            folder cannot be written.
     """
     made = [folder for folder in file.parents if not folder.exists()]  # the innermost first
     deadline = time.monotonic() + patience
@@ -117,7 +122,7 @@ def alone(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
     finally:
         with suppress(OSError):
             if os.path.samestat(own, file.stat()):  # and was not moved away, with its folder, by the block
-                file.unlink()  # before it is released: who opened it meanwhile sees that it is gone
+                file.unlink()  # before it is released: a process that opened it meanwhile sees that it is gone
         lock.release()
         with suppress(OSError):
             for folder in made:
@@ -125,28 +130,28 @@ def alone(file: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def _lock_file(file: Path) -> BaseFileLock | None:
-    """A lock on `file`, which is made; None where another process holds it."""
+    """Acquire a lock on `file`, which is made; return None if another process has it."""
     for _ in range(ATTEMPTS):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file, timeout=0)
         try:
             lock.acquire()
             return lock
-        except FileNotFoundError:  # the folder was removed by who held it
+        except FileNotFoundError:  # the owner of the lock removed the folder
             continue
         except Timeout:
             if file.exists():
-                return None  # else who held it has removed it in between
+                return None  # else the owner has removed it in between
     return None
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` as the whole content of `path`, atomically."""
+    """Write `text` as the whole content of `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """`content` as that of `path`, atomically, by Python's own file: it tells of a full disk, torch and safetensors do not."""
+    """Write `content` as that of `path`, atomically; Python reports a full disk, torch and safetensors do not."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -1,8 +1,8 @@
-"""What netspace writes to disk and reads back: JSON, YAML, safetensors and torch files, each with a hash of its content.
+"""Files that netspace writes and reads: JSON, YAML, safetensors and torch files, each with a hash of its content.
 
-Reading checks the hash, and the shape of what was read against a pydantic model or another annotation; it runs nothing.
-Files without a hash, of other programs or from before, are read as they are. Whatever is wrong with a file is a
-`NetspaceError` in one sentence."""
+Reading checks the hash, and validates the content by a pydantic model or another annotation; it runs no code. Files without a
+hash, of other programs or older versions, are read as they are. Every reader raises `NetspaceError`, in one sentence, for
+whatever is wrong with a file."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from netspace.errors import NetspaceError, first_line, ran_out
 from netspace.files import replacing, write_bytes, write_text
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
-SEALED = "netspace_sealed"  # the first entry of JSON objects: what is cut out from the last one on is noticed
-MARK = "netspace-sha256:"  # begins that hash
-HEAD = "# Written by netspace; the last line has a hash of all lines before it.\n"  # the first line of YAML files
-SEAL = "# netspace_hash "  # begins their last line
+SEALED = "netspace_sealed"  # the first entry of JSON objects with a hash, so that a lost last entry is noticed
+HASH_PREFIX = "netspace-sha256:"
+YAML_HEAD = "# Written by netspace; the last line has a hash of all lines before it.\n"  # the first line
+YAML_SEAL = "# netspace_hash "  # begins the last line
 COMMENT = b"netspace_hash "  # begins the comment of torch's zip files
 DIGITS = 64  # of a SHA-256
-CLAIM = 1100  # bytes of tensors that a byte of a torch file stands for at most: those of zip's compression
-DEPTH = 100  # of lists and groups in a YAML file
-NODES = 100_000  # values in a YAML file at most: aliases in aliases are some lines that stand for billions
+MAX_RATIO = 1100  # bytes of tensors for a byte of a torch file: that of zip's compression
+MAX_DEPTH = 100  # of lists and groups in a YAML file
+MAX_NODES = 100_000  # values in a YAML file: aliases of aliases are some lines that stand for billions
 T = TypeVar("T")
 
 
 class Record(BaseModel):
-    """The base of what is written for later: what other versions add is kept and ignored."""
+    """The base of all records on disk: fields that other versions add are kept and ignored."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, atomically; an object gets its hash as a last entry, and as a first one that it has a hash."""
+    """Write `value` as JSON, atomically; an object gets its hash as a last entry, and `SEALED` as a first one."""
     if isinstance(value, dict):
         value = {SEALED: True, **value}
         value = {**value, HASH: _hash_json(json.loads(json.dumps(value)))}
@@ -53,26 +53,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, model: type[T]) -> T:
-    """What `write_json` wrote, as `model`: a pydantic model, or a type such as dict[str, str]."""
+    """Read what `write_json` wrote, as `model`: a pydantic model, or a type such as dict[str, str]."""
     value = parse_json(read_text(path), str(path))
     if isinstance(value, dict):
         stored = _stored_hash(value, path)
         if (stored is not None or SEALED in value) and stored != _hash_json(value):
             raise NetspaceError(_changed(path, f"the entries {SEALED!r} and {HASH!r}"))
         value.pop(SEALED, None)
-    return fitting(value, model, path)
+    return validated(value, model, path)
 
 
 def parse_json(text: str, origin: str) -> Any:
-    """The value of a JSON text that stands in `origin`."""
+    """Return the value of a JSON text; `origin` names its file in errors."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NetspaceError(f"{origin} was expected to be JSON, but it does not parse: {first_line(error)}") from None
 
 
-def fitting(value: Any, model: type[T], path: Path) -> T:
-    """`value`, which stands in the file `path`, as `model`."""
+def validated(value: Any, model: type[T], path: Path) -> T:
+    """Return a value of the file `path` as `model`."""
     try:
         return TypeAdapter(model).validate_python(value)
     except ValidationError as error:
@@ -85,27 +85,27 @@ def fitting(value: Any, model: type[T], path: Path) -> T:
 
 
 def write_yaml(path: Path, text: str) -> None:
-    """`text`, which is YAML, atomically, with its hash as a comment in the last line."""
-    text = HEAD + text
-    write_text(path, f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n")
+    """Write a YAML text, atomically, with its hash as a comment in the last line."""
+    text = YAML_HEAD + text
+    write_text(path, f"{text}{YAML_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n")
 
 
 def read_yaml(path: Path) -> Any:
-    """What `write_yaml` wrote, as plain values."""
+    """Read what `write_yaml` wrote, as plain values."""
     text = read_text(path)
-    content, seal, found = text.rpartition(SEAL)
-    if (seal or text.startswith(HEAD)) and found.strip() != hashlib.sha256(content.encode()).hexdigest():
+    content, seal, stored = text.rpartition(YAML_SEAL)
+    if (seal or text.startswith(YAML_HEAD)) and stored.strip() != hashlib.sha256(content.encode()).hexdigest():
         raise NetspaceError(_changed(path, "its first and its last line"))
     return parse_yaml(text, str(path))
 
 
 def without_seal(text: str) -> str:
-    """The text that `write_yaml` was given."""
-    return text.removeprefix(HEAD).partition(SEAL)[0]
+    """Return the text that `write_yaml` was given."""
+    return text.removeprefix(YAML_HEAD).partition(YAML_SEAL)[0]
 
 
 def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
-    """The value of a YAML text that stands in `origin`, by the safe loader; `kind` is what was expected there."""
+    """Return the value of a YAML text, by the safe loader; errors say that `origin` was expected to be `kind`."""
     try:
         _check_depth(text)
         value = yaml.safe_load(text)
@@ -124,8 +124,10 @@ def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
     while waiting:
         node = waiting.pop()
         count += 1
-        if count > NODES:
-            raise NetspaceError(f"{origin} was expected to be {kind} of at most {NODES:,} values, but it holds more")
+        if count > MAX_NODES:
+            raise NetspaceError(
+                f"{origin} was expected to be {kind} of at most {MAX_NODES:,} values, but it holds more"
+            )
         if isinstance(node, dict):
             waiting += [*node, *node.values()]
         elif isinstance(node, list | tuple | set):
@@ -134,16 +136,16 @@ def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
 
 
 def _check_depth(text: str) -> None:
-    """Raises `ValueError` for brackets in brackets beyond `DEPTH`: parsing takes a time that grows with their square."""
+    """Raise `ValueError` for brackets nested beyond `MAX_DEPTH`: parsing takes a time that grows with their square."""
     depth = 0
     for bracket in re.findall(r"[\[\]{}]", text):
         depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
-        if depth > DEPTH:
-            raise ValueError(f"its lists and groups are nested more than {DEPTH} deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"its lists and groups are nested more than {MAX_DEPTH} deep")
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """The text of a file; `errors` says what becomes of bytes that are none, as for `bytes.decode`."""
+    """Read a text file; `errors` is that of `bytes.decode`."""
     try:
         return path.read_text(encoding="utf-8", errors=errors)
     except FileNotFoundError:
@@ -152,23 +154,25 @@ def read_text(path: Path, errors: str = "strict") -> str:
         raise NetspaceError(f"{path} cannot be read as text: {first_line(error)}") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], **notes: str) -> None:
-    """Named tensors with notes as safetensors, atomically; their hash is one of the notes."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write named tensors with metadata as safetensors, atomically; their hash is added to the metadata."""
     from safetensors.torch import save
 
-    here: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, value in tensors.items():
         whole = value.detach().cpu().contiguous()
         storage = whole.untyped_storage().data_ptr()
-        here[name] = whole.clone() if storage in storages else whole  # safetensors takes no memory that two names share
+        stored[name] = (
+            whole.clone() if storage in storages else whole
+        )  # safetensors refuses memory that two names share
         storages.add(storage)
-    notes.pop(HASH, None)  # of a file that the notes were taken from
-    write_bytes(path, _in_order(save(here, metadata={**notes, HASH: hash_named(here, notes)})))
+    metadata.pop(HASH, None)  # of a file that the metadata were taken from
+    write_bytes(path, _in_order(save(stored, metadata={**metadata, HASH: hash_named(stored, metadata)})))
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its notes in order: the library leaves that to chance, so equal files would differ."""
+    """Return a safetensors file with its metadata in order: the library's order is random, so equal files would differ."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -178,12 +182,12 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the notes of a safetensors file, of whoever wrote it; the hash is not among the notes."""
+    """Read the tensors and the metadata of a safetensors file, whoever wrote it; the hash is not in the metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            notes = dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
         raise NetspaceError(f"{path} does not exist") from None
@@ -191,17 +195,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise NetspaceError(
             f"{path} was expected to be a safetensors file, but cannot be read: {first_line(error)}"
         ) from None
-    stored = _stored_hash(notes, path)
-    if stored is not None and stored != hash_named(tensors, notes):
+    stored = _stored_hash(metadata, path)
+    if stored is not None and stored != hash_named(tensors, metadata):
         raise NetspaceError(_changed(path, f"the note {HASH!r}"))
-    return tensors, notes
+    return tensors, metadata
 
 
 def write_torch(path: Path, value: Any) -> None:
-    """Tensors and plain values by `torch.save`, atomically; the comment of its zip file says their hash."""
-    held = io.BytesIO()
-    torch.save(value, held)
-    content = held.getbuffer()
+    """Write tensors and plain values by `torch.save`, atomically; their hash is the comment of its zip file."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    content = buffer.getbuffer()
     length = len(COMMENT) + DIGITS
     content[-2:] = length.to_bytes(2, "little")  # of the comment, which ends a zip file
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -210,7 +214,7 @@ def write_torch(path: Path, value: Any) -> None:
 
 
 def read_torch(path: Path) -> Any:
-    """Tensors and plain values of a torch file, of whoever wrote it. Raises `NetspaceError` for anything else."""
+    """Read tensors and plain values of a torch file, whoever wrote it. Raises `NetspaceError` for anything else."""
     try:
         if not _is_sealed(path):
             raise NetspaceError(_changed(path, "the comment of its zip file"))
@@ -230,17 +234,17 @@ def read_torch(path: Path) -> Any:
 
 
 def _check_claims(path: Path, claimed: int) -> None:
-    if claimed > CLAIM * path.stat().st_size:
+    if claimed > MAX_RATIO * path.stat().st_size:
         raise NetspaceError(f"{path} claims {claimed:,} bytes of tensors, which its own bytes cannot hold")
 
 
 def _unpacked(path: Path) -> int:
-    """The bytes that a zip file says it unpacks to; 0 for another file, of which torch may know more."""
+    """Return the bytes that a zip file claims to unpack to; 0 for another file, which torch may still read."""
     return sum(each.file_size for each in _entries(path))
 
 
 def _entries(path: Path) -> list[zipfile.ZipInfo]:
-    """What a zip file says it holds; nothing where it cannot be read."""
+    """Return the table of a zip file; empty if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
@@ -249,21 +253,21 @@ def _entries(path: Path) -> list[zipfile.ZipInfo]:
 
 
 @contextmanager
-def going_on_from(path: Path) -> Iterator[None]:
-    """A block that takes a checkpoint's values back: those of another kind are told in one sentence."""
+def resuming_from(path: Path) -> Iterator[None]:
+    """Turn the errors of a block that restores a checkpoint with unexpected values into one sentence."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if ran_out(error):
             raise
         raise NetspaceError(
-            f"{path} does not hold what can be gone on from ({first_line(error)}): another version or program wrote it; "
+            f"{path} does not hold a state that can be resumed ({first_line(error)}): another version or program wrote it; "
             "delete it to begin anew, or choose another --out"
         ) from None
 
 
 def _why(path: Path, error: Exception) -> str:
-    """What is wrong with a torch file; torch's own text often says how to load it unsafely, which is not repeated."""
+    """Return what is wrong with a torch file; torch's own text often advises to load it unsafely, which is not repeated."""
     if any(each.filename.endswith("/constants.pkl") for each in _entries(path)):
         return "it is a TorchScript program, of which nothing was run; save `model.state_dict()` alone"
     if type(error).__name__ == "UnpicklingError" or "weights_only" in str(error):
@@ -272,7 +276,7 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def _is_sealed(path: Path) -> bool:
-    """Whether a file is as `write_torch` wrote it, or has no hash."""
+    """Return whether a file is as `write_torch` wrote it, or has no hash."""
     length = len(COMMENT) + DIGITS
     with open(path, "rb") as file:
         left = file.seek(0, io.SEEK_END) - length
@@ -291,7 +295,7 @@ def _is_sealed(path: Path) -> bool:
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """All dense tensors in nested values."""
+    """Yield all dense tensors in nested values."""
     waiting, seen = [value], set[int]()
     while waiting:
         node = waiting.pop()
@@ -308,22 +312,22 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _hash_json(value: Mapping[str, Any]) -> str:
-    return MARK + hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return HASH_PREFIX + hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def hash_named(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
-    """SHA-256 of named tensors and notes: names, types, shapes and bytes."""
-    digest = hashlib.sha256(json.dumps(dict(notes), sort_keys=True).encode())
+def hash_named(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of named tensors and metadata: names, types, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return MARK + digest.hexdigest()
+    return HASH_PREFIX + digest.hexdigest()
 
 
 def _stored_hash(entries: dict[str, Any], path: Path) -> str | None:
-    """The hash among entries, which is taken out; None where there is none. One under another name is a damaged one."""
-    names = [name for name, value in entries.items() if isinstance(value, str) and value.startswith(MARK)]
+    """Remove the hash from entries and return it; None if there is none. Raises `NetspaceError` if it has another name."""
+    names = [name for name, value in entries.items() if isinstance(value, str) and value.startswith(HASH_PREFIX)]
     if HASH not in entries and not names:
         return None
     if names != [HASH]:
@@ -339,9 +343,7 @@ def _changed(path: Path, where: str) -> str:
 
 
 def hash_tensors(*tensors: Tensor) -> str:
-    """SHA-256 of tensors' shapes, types and bytes, in order."""
-    import hashlib
-
+    """Return the SHA-256 of tensors' shapes, types and bytes, in order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -23,12 +23,8 @@ from netspace.hardware import cache_folder, machine
 from netspace.io import read_json, write_json
 from netspace.run_folder import package_version
 
-LIMITS = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-)  # environment variables that limit the instructions in use
+# environment variables that limit the instructions in use
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def fastest(

@@ -75,7 +75,7 @@ def import_model_zoo() -> None:
     """Import the `model_zoo` that was installed with netspace, even if the current folder has one of its own.
 
     `python -m netspace` puts the current folder first in `sys.path`, where a user may well keep a `model_zoo/`. Later
-    imports of `model_zoo` and of its modules find ours in `sys.modules`; all other modules are found as before.
+    imports of `model_zoo` and of its modules take ours from `sys.modules`; all other imports are as before.
     """
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:

@@ -1,4 +1,4 @@
-"""A run on disk: its folder, lock, settings, provenance, records of metrics, and the weights that it is used by.
+"""A run on disk: its folder, lock, settings, provenance, records of metrics, and weights.
 
 The run folder of a space holds `config.yaml` (resolved), `provenance.json` (versions, seed, zoo hash, commit),
 `metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`. Fits and optimisations have such folders, too.
@@ -24,31 +24,22 @@ from torch import Tensor
 
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
-from netspace.files import alone, remove_remains, write_text
+from netspace.files import locked, remove_leftovers, write_text
 from netspace.hardware import machine
-from netspace.io import (
-    Record,
-    parse_json,
-    read_json,
-    read_tensors,
-    read_text,
-    write_json,
-    write_tensors,
-    write_yaml,
-)
+from netspace.io import Record, parse_json, read_json, read_tensors, read_text, write_json, write_tensors, write_yaml
 
 RUNS = Path("runs")
 SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
 COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"]}
 S = TypeVar("S", bound=BaseModel)
-CHECKSUM, MARK = (
+CHECKSUM, PREFIX = (
     "checksum",
     "netspace-crc32:",
-)  # the last entry of a line in metrics.jsonl, and what its value begins with
+)  # the last entry of a line in metrics.jsonl, and the prefix of its value
 
 
 def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
-    """Versions, machine, command and commit: what someone needs to make this result again."""
+    """Return versions, machine, command and commit: what is needed to make a result again."""
     return {
         "netspace": package_version("netspace"),
         "python": platform.python_version(),
@@ -62,11 +53,11 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
 
 
 class Provenance(Record):
-    """What is read back of a run's `provenance.json`."""
+    """The entries of a run's `provenance.json` that are read back."""
 
-    kind: str = SPACE  # what the folder is of: a space, a fit or an optimisation
+    kind: str = SPACE  # space, fit or optimisation
     model: str | None = None  # of a fit: a member of the zoo, or the path of a state-dict file
-    arch: dict[str, Any] | None = None  # of that file, and the rest that was given with it
+    arch: dict[str, Any] | None = None  # of that file, and the other options for it
     key: str | None = None
     input_shape: tuple[int, ...] | None = None
     run: str | None = None  # of an optimisation: the path of the space's run
@@ -76,13 +67,11 @@ class Provenance(Record):
     teacher: str | None = None
     teacher_hash: str | None = None  # of its parameters
     changes: tuple[str, ...] = ()  # to the recipe's file, as `--set` takes them
-    precision: dict[str, str] = Field(
-        default_factory=dict
-    )  # of models and networks, as it was chosen when the run began
+    precision: dict[str, str] = Field(default_factory=dict)  # of models and networks, chosen when the run began
 
 
 def package_version(name: str) -> str:
-    """The installed version of a package, '?' if it is not installed."""
+    """Return the installed version of a package, '?' if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -90,7 +79,7 @@ def package_version(name: str) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this package runs from; None when it was installed from elsewhere."""
+    """Return the commit of the checkout that this package runs from; None if it was installed."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
@@ -101,32 +90,34 @@ def commit() -> str | None:
 
 
 class Metrics:
-    """Appends one JSON object a line to `metrics.jsonl`; a line is whole or absent for a reader."""
+    """Appends to `metrics.jsonl`, one JSON object a line; a reader sees whole lines only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, **record: Any) -> None:
-        """Appends one record, on a line of its own even where a crash cut the one before."""
+        """Append a record, on a line of its own even if a crash cut the line before."""
         with open(self.path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
             cut = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * cut + _line(record).encode() + b"\n")
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drops the records that a resumed run will write again."""
+    def keep(self, condition: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the records that do not meet a condition: a resumed run will write them again."""
         if self.path.exists():
-            kept = [_line(record) for record in read_metrics(self.path) if wanted(record)]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            lines = [_line(record) for record in read_metrics(self.path) if condition(record)]
+            write_text(self.path, "".join(line + "\n" for line in lines))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`; a line that a crash cut off, or that was damaged, is left out."""
+    """Return the records of a `metrics.jsonl`; a line that a crash cut off, or that was damaged, is left out."""
     records = []
     if path.exists():
         text = read_text(path, errors="replace")
-        sealed = MARK in text  # then every line is: who goes on with a file from before writes all lines anew
+        sealed = (
+            PREFIX in text
+        )  # then every line has a checksum: a resumed run writes the lines of older versions again
         for line in text.split("\n"):
             with suppress(NetspaceError):
                 record = parse_json(line, str(path))
@@ -140,22 +131,22 @@ def _has_step(record: Mapping[str, Any]) -> bool:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    """A record as a line, with its checksum."""
+    """Return a record as a line, with its checksum."""
     return json.dumps({**record, CHECKSUM: _checksum(json.loads(json.dumps(record)))})
 
 
 def _is_whole(record: Mapping[str, Any], sealed: bool) -> bool:
-    """Whether a record is as its checksum says; in files from before, which are not `sealed`, none has one."""
+    """Return whether a record fits its checksum; in files of older versions, which are not `sealed`, none has one."""
     rest = {name: value for name, value in record.items() if name != CHECKSUM}
     return record.get(CHECKSUM) == _checksum(rest) if sealed else CHECKSUM not in record
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
-    return f"{MARK}{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
+    return f"{PREFIX}{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is the run folder of a space. One with a damaged provenance is: who reads that says so."""
+    """Return whether `path` is the run folder of a space, perhaps with a damaged provenance, which its reader reports."""
     if not ((path / "config.yaml").is_file() and (path / "provenance.json").is_file()):
         return False
     with suppress(NetspaceError):
@@ -164,17 +155,17 @@ def is_run(path: Path) -> bool:
 
 
 def newest_run(root: Path = RUNS) -> Path:
-    """The run under `root` that was begun last. Raises `NetspaceError` if there is none."""
-    found = [path for path in root.iterdir() if is_run(path)] if root.is_dir() else []
-    if not found:
+    """Return the run under `root` that was begun last. Raises `NetspaceError` if there is none."""
+    runs = [path for path in root.iterdir() if is_run(path)] if root.is_dir() else []
+    if not runs:
         raise NetspaceError(
             f"no run was named and there is none under {root}/: train one (`netspace train`) or give --run FOLDER"
         )
-    return max(found, key=lambda path: ((path / "provenance.json").stat().st_mtime, path.name))
+    return max(runs, key=lambda path: ((path / "provenance.json").stat().st_mtime, path.name))
 
 
 class RunFolder:
-    """One run on disk: its files, its lock, and whether it may be gone on with.
+    """One run on disk: its files, its lock, and the checks before it is resumed.
 
     >>> run = RunFolder(folder / "run", ["netspace", "train", "--resume", "--out", "run"])
     >>> run.begun, run.last.name
@@ -182,7 +173,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, resume: Sequence[str], kind: str = SPACE) -> None:
-        """`resume` is the command that goes on with the run; only folders of a space have a folder for checkpoints."""
+        """`resume` is the command that resumes the run; only folders of a space have a folder for checkpoints."""
         self.path, self.command, self.kind = path, shlex.join(resume), kind
         self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
         self.last = path / "checkpoints" / "last.pt" if kind == SPACE else path / "last.pt"
@@ -190,9 +181,9 @@ class RunFolder:
 
     @classmethod
     def of(cls, kind: str, path: Path, trusted: Sequence[str] = (), again: Sequence[str] = ()) -> RunFolder:
-        """The folder of a run of a `kind`.
+        """Return the folder of a run of a `kind`.
 
-        `trusted` are the options of its command for code outside netspace, `again` the words that it needs only where an earlier
+        `trusted` are the options of its command for code outside netspace, `again` the arguments that it needs only if an earlier
         version began the folder, without a provenance.
         """
         needed = again if (path / "config.yaml").exists() and not (path / "provenance.json").exists() else ()
@@ -200,17 +191,17 @@ class RunFolder:
 
     @classmethod
     def of_space(cls, path: Path) -> RunFolder:
-        """The folder of a space."""
+        """Return the run folder of a space."""
         return cls.of(SPACE, path)
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run: its settings are written when it begins."""
+        """Whether there is a run: settings are written when it begins."""
         return self.config.exists()
 
     @property
     def origin(self) -> Provenance:
-        """What `provenance.json` says: zoo, teacher, and the changes to the recipe."""
+        """The content of `provenance.json`: zoo, teacher, and the changes to the recipe."""
         return read_json(self.path / "provenance.json", Provenance)
 
     def begun_with(self, resume: bool, argument: str, what: str) -> Provenance:
@@ -231,14 +222,16 @@ class RunFolder:
 
     @property
     def zoo(self) -> Path:
-        """Where the zoo lay that a space was trained on. Raises `NetspaceError` where that is not known."""
+        """The path of the zoo that a space was trained on. Raises `NetspaceError` if it is not known."""
         if (zoo := self.origin.zoo) is None:
             raise NetspaceError(f"{self.path} does not say on which zoo it was trained: name it with --zoo")
         return Path(zoo)
 
-    def alone(self, doing: str, main: bool = True) -> AbstractContextManager[None]:
-        """Hold the run's lock inside the block, in the main process. Raises `NetspaceError` where another holds it."""
-        return alone(self.path / ".lock", f"{self.path} is being {doing} by another process") if main else nullcontext()
+    def locked(self, doing: str, main: bool = True) -> AbstractContextManager[None]:
+        """Hold the run's lock inside the block, in the main process. Raises `NetspaceError` if another process has it."""
+        return (
+            locked(self.path / ".lock", f"{self.path} is being {doing} by another process") if main else nullcontext()
+        )
 
     def check(
         self, settings: BaseModel, resume: bool, what: str = "other settings", exclude: set[str] | None = None
@@ -246,7 +239,7 @@ class RunFolder:
         """Refuse a run that was begun already, or with other `settings`, before anything is written.
 
         Raises:
-            UsageError: It says the command that goes on with the run.
+            UsageError: the message has the command that resumes the run.
         """
         if not self.begun:
             return
@@ -263,9 +256,9 @@ class RunFolder:
             )
 
     def begin(self, settings: BaseModel, origin: Mapping[str, Any] | None = None) -> None:
-        """Clean up what a killed process left; write the settings, and before them the `origin`, of a new run."""
+        """Remove leftovers of killed processes; of a new run write the settings, and before them its `origin`."""
         for folder in {self.path, self.last.parent}:
-            remove_remains(folder)
+            remove_leftovers(folder)
         if self.begun:
             return
         if origin is not None:

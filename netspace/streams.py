@@ -8,7 +8,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What random numbers of a seed are drawn for. The integers never change: equal seeds give equal results.
+    """The uses of a seed's random numbers. The integers never change: equal seeds give equal results.
 
     A training run of a zoo draws from (seed, epoch), and a zoo's plan from (seed, hash of the architecture, run).
     """
@@ -16,7 +16,7 @@ class Stream(IntEnum):
     MEMBERS = 1  # order in which a space's networks are trained on; also over all architectures together
     INPUTS = 2  # order of training inputs
     AUGMENTATION = 3  # by step
-    LINES = 5  # how far between pairs, by step
+    LINES = 5  # gamma of points between pairs, by step
     SETUP = 7  # example networks and probes of a new model
     BASELINE_NOISE = 11
     IMPORTED_SPLITS = 13  # of networks imported into a zoo
@@ -42,7 +42,7 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A random generator of its own for each (seed, stream...): independent, the same on every machine.
+    """Return the random generator of (seed, stream...): independent of others, and the same on every machine.
 
     The numbers are mixed by SplitMix64, so neighbouring seeds give unrelated streams.
     """

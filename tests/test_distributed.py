@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netspace import distributed as ranks
-from netspace.distributed import shared_out
+from netspace.distributed import distributed_map
 
 
 class Dist:
@@ -49,4 +49,4 @@ def test_every_process_gets_all_results_even_where_there_are_more_processes_than
     rows = torch.randn(members, 3)
     for place in range(count):
         monkeypatch.setattr(ranks, "dist", Dist(place, count, rows))
-        assert torch.equal(shared_out(square, rows), rows**2)
+        assert torch.equal(distributed_map(square, rows), rows**2)

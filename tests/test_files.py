@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from netspace.errors import NetspaceError
-from netspace.files import alone, replacing, write_text
+from netspace.files import locked, replacing, write_text
 
 KILLED = """
 import os, signal, sys
@@ -65,15 +65,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_but_nothing_of_a_livin
 
 def test_a_lock_is_waited_for_as_long_as_it_was_said(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         start = time.monotonic()
-        with pytest.raises(NetspaceError, match=r"^busy: wait for it"), alone(lock, "busy", patience=0.2):
+        with pytest.raises(NetspaceError, match=r"^busy: wait for it"), locked(lock, "busy", patience=0.2):
             pytest.fail("two at once")
         assert 0.2 <= time.monotonic() - start < 5
     held, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with alone(lock, "busy"):
+        with locked(lock, "busy"):
             held.set()
             let_go.wait(10)
 
@@ -81,7 +81,7 @@ def test_a_lock_is_waited_for_as_long_as_it_was_said(tmp_path: Path) -> None:
     holder.start()
     held.wait(10)
     threading.Timer(0.1, let_go.set).start()
-    with alone(lock, "busy", patience=10):
+    with locked(lock, "busy", patience=10):
         assert let_go.is_set()
     holder.join()
     assert os.listdir(tmp_path) == []

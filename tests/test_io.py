@@ -18,11 +18,11 @@ from netspace.io import (
     HASH,
     SEALED,
     Record,
-    going_on_from,
     read_json,
     read_tensors,
     read_torch,
     read_yaml,
+    resuming_from,
     write_json,
     write_tensors,
     write_torch,
@@ -231,14 +231,14 @@ def test_a_damaged_line_of_metrics_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("model"), TypeError("a list"), RuntimeError("size mismatch\nfor w")])
 def test_a_checkpoint_of_another_kind_is_one_sentence(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(NetspaceError) as caught, going_on_from(tmp_path / "last.pt"):
+    with pytest.raises(NetspaceError) as caught, resuming_from(tmp_path / "last.pt"):
         raise error
-    assert str(caught.value).startswith(f"{tmp_path / 'last.pt'} does not hold what can be gone on from (")
+    assert str(caught.value).startswith(f"{tmp_path / 'last.pt'} does not hold a state that can be resumed (")
     assert "delete it to begin anew" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_memory_that_runs_out_is_no_fault_of_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="bad_alloc"), going_on_from(tmp_path / "last.pt"):
+    with pytest.raises(RuntimeError, match="bad_alloc"), resuming_from(tmp_path / "last.pt"):
         raise RuntimeError("std::bad_alloc")
 
 

@@ -17,7 +17,7 @@ from helpers import small_disk
 from netspace import run_folder
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError
-from netspace.files import alone, replacing, write_text
+from netspace.files import locked, replacing, write_text
 from netspace.hardware import pick_device, send
 from netspace.io import hash_tensors, read_json, read_torch, write_json, write_torch
 from netspace.run_folder import (
@@ -244,32 +244,32 @@ def test_devices() -> None:
 
 def test_a_block_alone_leaves_no_lock_and_no_empty_folder(tmp_path: Path) -> None:
     lock = tmp_path / "a" / "b" / ".lock"
-    with pytest.raises(KeyError), alone(lock, "busy"):
+    with pytest.raises(KeyError), locked(lock, "busy"):
         assert lock.is_file()
         raise KeyError
     assert os.listdir(tmp_path) == []
     (tmp_path / "mine").mkdir()
-    with alone(tmp_path / "mine" / ".lock", "busy"):
+    with locked(tmp_path / "mine" / ".lock", "busy"):
         pass
     assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == []  # which was there before
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         (lock.parent / "found").touch()
     assert os.listdir(lock.parent) == ["found"]
 
 
 def test_who_comes_second_is_refused_and_spoils_nothing(tmp_path: Path) -> None:
     lock = tmp_path / "a" / ".lock"
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         for _ in range(2):
             with (
                 pytest.raises(NetspaceError, match=r"^busy: wait for it, or choose another --out$"),
-                alone(lock, "busy"),
+                locked(lock, "busy"),
             ):
                 pytest.fail("two at once")
         assert lock.is_file()
     lock.parent.mkdir()
     lock.touch()  # of a process that was killed
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         pass
     assert os.listdir(lock.parent) == []
 
@@ -288,13 +288,13 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
         locking(held, how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fcntl, "flock", removed)
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         assert len(calls) == 2 and lock.is_file()
 
 
 def test_a_lock_that_moves_away_with_its_folder_is_not_looked_for(tmp_path: Path) -> None:
     lock = tmp_path / "a" / "lock"
-    with alone(lock, "busy"):
+    with locked(lock, "busy"):
         lock.parent.rename(tmp_path / "b")
         lock.parent.mkdir()
         lock.touch()  # another's
@@ -334,11 +334,11 @@ def test_a_run_is_gone_on_with_by_the_command_that_a_refusal_says(tmp_path: Path
 
 def test_a_run_has_one_process_and_its_best_weights(tmp_path: Path) -> None:
     run = RunFolder.of_space(tmp_path / "run")
-    with run.alone("trained"):
+    with run.locked("trained"):
         with pytest.raises(NetspaceError, match=r"run is being trained by another process: wait for it"):
-            with run.alone("trained"):
+            with run.locked("trained"):
                 pytest.fail("two at once")
-        with run.alone("trained", main=False):
+        with run.locked("trained", main=False):
             pass
         run.begin(Some())
     with pytest.raises(NetspaceError, match="has no trained space yet"):

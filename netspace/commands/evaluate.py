@@ -85,7 +85,7 @@ def evaluate(
     """
     ranks.begin()
     space = Space.load(run, device)
-    space.precision = ranks.agreed(lambda: space.precision)  # processes that time it may choose others
+    space.precision = ranks.chosen_by_main(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
         parts = _parts(space, zoo, split)

@@ -19,7 +19,7 @@ from netspace.commands.convert import Named, resolve, target_accuracy, write_lat
 from netspace.commands.sample import known_latents
 from netspace.config import Seed, Settings
 from netspace.errors import UsageError
-from netspace.io import going_on_from, hash_tensors, read_torch, write_tensors, write_torch
+from netspace.io import hash_tensors, read_torch, resuming_from, write_tensors, write_torch
 from netspace.losses import class_loss
 from netspace.networks.family import ArchClass, Networks
 from netspace.precision import Precision, choose
@@ -96,7 +96,7 @@ def optimize(
         spreads = {arch.id: known_latents(space, zoo, arch).std(0).clamp_min(1e-6) for arch in aims}
     froms = [word for text in config.starts for word in ("--from", text)]
     folder = RunFolder.of(OPTIMISATION, out, trust_options(), again=["--run", str(run), *froms])
-    with folder.alone("written"):
+    with folder.locked("written"):
         folder.check(config, resume)
         if (out / "provenance.json").exists():
             begun = folder.origin
@@ -234,7 +234,7 @@ class Search:
     def _load(self, path: Path) -> None:
         if path.exists():
             state = read_torch(path)
-            with going_on_from(path), torch.no_grad():
+            with resuming_from(path), torch.no_grad():
                 self.moved.copy_(state["moved"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.curve, self.best = state["curve"], state["best"].to(self.start.device)

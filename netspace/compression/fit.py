@@ -149,7 +149,7 @@ def fit(
     check_pools(decided, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
     folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
-    with folder.alone("written", first):
+    with folder.locked("written", first):
         begun = None if folder.last.exists() else time.monotonic()  # the time of a resumed fit is not known
         if first:
             folder.check(config, resume)

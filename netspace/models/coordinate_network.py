@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from netspace.config import Settings
 from netspace.networks.tokens import KINDS, POSITIONS, SIZES
 
-RELATIVE_FREQUENCIES = 8  # of relative positions: higher ones would make sizes in between unlike both of their neighbours
+RELATIVE_FREQUENCIES = (
+    8  # of relative positions: higher ones would make sizes in between unlike both of their neighbours
+)
 SIZE_FREQUENCIES, LARGEST_SIZE = 4, 16  # of the logarithms of sizes, which are divided by the latter
 BASES = {
     "smooth": 0.76,
@@ -213,9 +215,7 @@ class TokenEmbedding(nn.Module):
         self.raw = Embedding(EmbeddingConfig(coordinates="raw", base="smooth", count=frequencies))
         self.relative = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=RELATIVE_FREQUENCIES))
         self.sizes = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=SIZE_FREQUENCIES))
-        self.size = KINDS + 2 * (
-            (frequencies + RELATIVE_FREQUENCIES) * len(POSITIONS) + SIZE_FREQUENCIES * len(SIZES)
-        )
+        self.size = KINDS + 2 * ((frequencies + RELATIVE_FREQUENCIES) * len(POSITIONS) + SIZE_FREQUENCIES * len(SIZES))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return (N, `size`) of coordinates (N, D)."""

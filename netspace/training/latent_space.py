@@ -77,7 +77,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     accelerator, device = make_accelerator(pick_device(recipe.device), **records)
     main = accelerator.is_main_process
     folder = RunFolder.of(SPACE, run, trust_options())
-    with Zoo(zoo_path) as zoo, folder.alone("trained", main):
+    with Zoo(zoo_path) as zoo, folder.locked("trained", main):
         accelerator.wait_for_everyone()
         folder.check(recipe, resume, "another recipe", exclude={"device"})
         if folder.begun and folder.origin.zoo_hash != zoo.content_hash:

@@ -22,9 +22,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
-from netspace.distributed import DAYS
+from netspace.distributed import TIMEOUT
 from netspace.errors import NetspaceError, Stopped
-from netspace.io import going_on_from, read_torch, write_torch
+from netspace.io import read_torch, resuming_from, write_torch
 from netspace.progress import Progress, progress
 from netspace.run_folder import Metrics
 from netspace.training.optimizers import Average, Optimizer, OptimizerConfig
@@ -120,7 +120,7 @@ def make_accelerator(device: torch.device, **settings: Any) -> tuple[Accelerator
     before = AcceleratorState._shared_state.get("device", device)
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 and before.type != device.type:
         AcceleratorState._reset_state(reset_partial_state=True)  # else it keeps the device of the first accelerator
-    timeout = InitProcessGroupKwargs(timeout=DAYS)
+    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[timeout], **settings)
     return accelerator, accelerator.device if accelerator.num_processes > 1 else device
 
@@ -164,7 +164,7 @@ class Loop:
         a checkpoint of the last whole step is written.
         """
         stages, checkpoint = self.learner.stages, self._checkpoint()
-        with going_on_from(self.last):
+        with resuming_from(self.last):
             reached = (int(checkpoint["stage"]), int(checkpoint["step"])) if checkpoint else (0, -1)
         self.accelerator.wait_for_everyone()  # all must have read the checkpoint before one process writes the next
         if self.main:
@@ -188,14 +188,14 @@ class Loop:
         self.steps_before = sum(stage.steps for stage in learner.stages[:index])
         learner.begin(index)
         if checkpoint:
-            with going_on_from(self.last):
+            with resuming_from(self.last):
                 model.load_state_dict(checkpoint["model"])
                 learner.load_state(checkpoint["learner"])
         self.optimizer = Optimizer(model, self.stage.optimizer, self.stage.steps)
         self.average = Average(model, self.stage.optimizer.ema) if self.stage.optimizer.ema else None
         self.score: tuple[float, ...] = (-math.inf,)
         if checkpoint:
-            with going_on_from(self.last):
+            with resuming_from(self.last):
                 self.optimizer.load_state_dict(checkpoint["optimizer"])
                 self.score = tuple(float(value) for value in checkpoint["score"])
                 if self.average is not None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from netspace.config import Settings
-from netspace.distributed import agreed
+from netspace.distributed import chosen_by_main
 from netspace.precision import DTYPES, choose
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic x -> a x + b x^3 + c x^5, as in torch
@@ -211,7 +211,7 @@ def _fastest_precision(matrices: Sequence[Tensor]) -> torch.dtype:
             orthogonalise(stack, DTYPES[precisions["muon"]])
 
     subject = f"muon {sorted(shapes.items())}"
-    return DTYPES[agreed(lambda: choose(subject, {"muon": "auto"}, trial, device)["muon"])]
+    return DTYPES[chosen_by_main(lambda: choose(subject, {"muon": "auto"}, trial, device)["muon"])]
 
 
 def _without_muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from netspace.distributed import shared_out
+from netspace.distributed import distributed_map
 from netspace.metrics import mean_absolute_error, r2
 from netspace.models.autoencoder import AutoEncoder
 from netspace.networks.batch import NetBatch
@@ -69,7 +69,9 @@ def network_outputs(
         batches = (task.inputs(split, part, own) for part in slices(limit or task.size(split)))
         return torch.cat([nets(flat, each, shared=not task.own_inputs).float().cpu() for each in batches], dim=1)
 
-    return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), _seeds(networks, seeds))
+    return networks.each(
+        lambda nets, *rows: distributed_map(lambda *mine: run(nets, *mine), *rows), _seeds(networks, seeds)
+    )
 
 
 def compare_outputs(
@@ -116,7 +118,7 @@ def accuracies(
         )
 
     others = (_seeds(networks, seeds), *given.values())
-    return networks.each(lambda nets, *rows: shared_out(lambda *mine: run(nets, *mine), *rows), *others).numpy()
+    return networks.each(lambda nets, *rows: distributed_map(lambda *mine: run(nets, *mine), *rows), *others).numpy()
 
 
 def accuracies_between(

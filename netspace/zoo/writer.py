@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.files import alone, replacing
+from netspace.files import locked, replacing
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.zoo.file import (
@@ -49,7 +49,7 @@ def zoo_lock(path: Path, *, builder: bool = False, timeout: float = LOCK_TIMEOUT
     """
     target = path.resolve()
     busy = f"{path} is still being written by another process after {timeout:.0f} s"
-    with alone(target.with_name(f".{target.name}.lock"), busy, timeout):
+    with locked(target.with_name(f".{target.name}.lock"), busy, timeout):
         if not builder and parts_folder(path).exists():
             raise NetspaceError(
                 f"{path} is being built, or its builder was interrupted: let `netspace zoo build` finish it first"

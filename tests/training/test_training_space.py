@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from netspace.config import read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError
-from netspace.files import alone
+from netspace.files import locked
 from netspace.io import read_torch
 from netspace.run_folder import read_metrics
 from netspace.space import Space
@@ -154,7 +154,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(
 def test_two_trainings_in_one_folder(tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     with (
-        alone(run / ".lock", "busy"),
+        locked(run / ".lock", "busy"),
         pytest.raises(NetspaceError, match=r"run is being trained by another process: wait"),
     ):
         latent_space.train(made(space_settings), tiny_zoo, run)
