@@ -51,7 +51,7 @@ def fastest(
     seconds, errors = dict[str, float](), list[Exception]()
     for name, way in ways.items():
         try:
-            seconds[name] = _time(way, repeats) / (work or {}).get(name, 1.0)
+            seconds[name] = _seconds(way, repeats) / (work or {}).get(name, 1.0)
         except Exception as error:  # for example networks that `vmap` cannot stack
             errors.append(error)
     if not seconds:
@@ -69,7 +69,8 @@ def calibration_file() -> Path:
     return cache_folder() / "calibration.json"
 
 
-def _time(way: Callable[[], object], repeats: int) -> float:
+def _seconds(way: Callable[[], object], repeats: int = 3) -> float:
+    """Return the time of the fastest run after one to warm up, in seconds; infinity if a GPU's memory runs out."""
     best = float("inf")
     try:
         for trial in range(repeats + 1):
@@ -135,7 +136,7 @@ def choose(
         return dict(asked)
     fast = bf16_is_fast(device)
     if "bf16" in asked.values() and not fast:
-        _point_out([name for name, precision in asked.items() if precision == "bf16"], device)
+        _report_slow([name for name, precision in asked.items() if precision == "bf16"], device)
     options = [
         (("float32", "bf16") if fast else ("float32",)) if precision == "auto" else (precision,)
         for precision in asked.values()
@@ -163,7 +164,7 @@ def bf16_is_fast(device: torch.device) -> bool:
 def matrix_rates(device: torch.device) -> dict[str, float]:
     """Return the rate of products of square matrices on a device, in operations per second, by precision."""
     work = 2 * _side(device) ** 3
-    return {name: work / _seconds(_run_product(dtype, device), device) for name, dtype in DTYPES.items()}
+    return {name: work / _seconds(_run_product(dtype, device)) for name, dtype in DTYPES.items()}
 
 
 def _run_product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
@@ -175,21 +176,8 @@ def _side(device: torch.device) -> int:
     return SIDES.get(device.type, SIDES["cpu"])
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the time of the fastest of a few runs, in seconds."""
-    best = float("inf")
-    for _ in range(4):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def _point_out(names: list[str], device: torch.device) -> None:
+def _report_slow(names: list[str], device: torch.device) -> None:
+    """Print a line if bf16 is much slower than float32, for settings `names` that asked for it."""
     rates = matrix_rates(device)
     ratio = rates["float32"] / rates["bf16"]
     if ratio > SLOWER:

@@ -4,8 +4,9 @@
     python tools/ablations.py best --zoo resnet20.h5 --out runs/optimizers --group optimizers --steps 1200
     python tools/ablations.py svhn.pth --layers 'features.[12].*' --out runs/optimizers --group optimizers
 
-Every fit lies in a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
-validation images; of a state-dict file without a zoo there is the relative error alone. Writes `ablations.json` and prints a table; for NeRN's, with the orders that the paper reports, held or not.
+Every fit has a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
+validation images; of a state-dict file without a zoo there is the relative error alone. Writes `ablations.json` and prints a
+table; for NeRN's, with the orders that the paper reports and whether they hold.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "Adam (0.003)": {"name": "adam", "learning_rate": 0.003, "schedule": "cosine"},
 }
 OPTIMIZERS: dict[str, dict[str, Any]] = {  # by reconstruction alone
-    f"{place}; {name}": {**ALONE, "predictor": {"hidden": 160, "embedding": embedding}, "optimizer": method}
-    for place, embedding in EMBEDDINGS.items()
+    f"{embedding_name}; {name}": {**ALONE, "predictor": {"hidden": 160, "embedding": embedding}, "optimizer": method}
+    for embedding_name, embedding in EMBEDDINGS.items()
     for name, method in METHODS.items()
 }
 GROUPS = {"nern": VARIANTS, "optimizers": OPTIMIZERS}
-ORDERS = (  # what the paper finds: the first is worse than the second
+ORDERS = (  # the paper's findings: the first is worse than the second
     ("reconstruction only", "base"),
     ("order: none", "order: in-filter"),
     ("order: in-filter", "base"),
@@ -80,7 +81,7 @@ ORDERS = (  # what the paper finds: the first is worse than the second
 def config_of(
     changes: dict[str, Any], steps: int, weight: float, seed: int, layers: Sequence[str] = (), norms: bool = True
 ) -> FitConfig:
-    """The settings of one variant."""
+    """Return the settings of one variant."""
     stage = {**STAGE, "steps": steps, "distillation": weight, "features": weight}
     whole = {**BASE, "seed": seed, "validate_every": max(1, steps // 2), "layers": list(layers), "norms": norms}
     for name, value in changes.items():
@@ -88,25 +89,25 @@ def config_of(
     return validate(FitConfig, {**whole, "stages": [stage]}, "an ablation")
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Means over seeds, and the orders."""
+def table(variants: dict[str, list[dict[str, Any]]]) -> str:
+    """Return a table of means over seeds, and the orders."""
     lines = ["| variant | accuracy (test) | same answers | relative error |", "| --- | --- | --- | --- |"]
-    for name, rows in found.items():
+    for name, rows in variants.items():
         accuracy, agreement = (percent([row[key] for row in rows]) for key in ("accuracy_reconstructed", "agreement"))
         error = sum(row["relative_error"] for row in rows) / len(rows)
         lines.append(f"| {name} | {accuracy} | {agreement} | {error:.3f} |")
     lines.append("")
     for worse, better in ORDERS:
-        if worse in found and better in found:
-            pairs = [[row["accuracy_reconstructed"] for row in found[name]] for name in (worse, better)]
-            held = sum(pairs[0]) / len(pairs[0]) < sum(pairs[1]) / len(pairs[1])
+        if worse in variants and better in variants:
+            pairs = [[row["accuracy_reconstructed"] for row in variants[name]] for name in (worse, better)]
+            holds = sum(pairs[0]) / len(pairs[0]) < sum(pairs[1]) / len(pairs[1])
             seeds = [one < two for one, two in zip(*pairs, strict=False)]
-            lines.append(f"- {worse} < {better}: {'yes' if held else 'no'}, by {sum(seeds)} of {len(seeds)} seeds")
+            lines.append(f"- {worse} < {better}: {'yes' if holds else 'no'}, by {sum(seeds)} of {len(seeds)} seeds")
     return "\n".join(lines)
 
 
 def percent(values: list[float | None]) -> str:
-    """The mean over seeds; '-' where it is not known."""
+    """Return the mean over seeds; '-' if it is not known."""
     known = [value for value in values if value is not None]
     return f"{100 * sum(known) / len(known):.1f} %" if known else "-"
 
@@ -123,25 +124,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--group", choices=list(GROUPS), default="nern")
     parser.add_argument("--only", nargs="*", help="default: all of the group")
-    told = parser.parse_args()
-    variants = GROUPS[told.group]
-    for name in told.only or ():
+    options = parser.parse_args()
+    variants = GROUPS[options.group]
+    for name in options.only or ():
         if name not in variants:
-            parser.error(f"{told.group} has no variant {name!r}: choose from {', '.join(variants)}")
-    found: dict[str, list[dict[str, Any]]] = {}
-    for seed in told.seeds:
-        for name in told.only or variants:
-            folder = told.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-{seed}"
+            parser.error(f"{options.group} has no variant {name!r}: choose from {', '.join(variants)}")
+    finished: dict[str, list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        for name in options.only or variants:
+            folder = options.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-{seed}"
             done = folder / "fit.json"
             if done.exists():
                 figures = FitResult.read(done)
             else:
-                config = config_of(variants[name], told.steps, told.weight, seed, told.layers, not told.no_norms)
-                figures = fit(told.member, folder, config, told.zoo, resume=(folder / "config.yaml").exists())
-            kept = ("accuracy_original", "accuracy_reconstructed", "agreement", "relative_error")
-            found.setdefault(name, []).append({"seed": seed, **{key: getattr(figures, key) for key in kept}})
-            write_json(told.out / "ablations.json", {"steps": told.steps, "weight": told.weight, "variants": found})
-    print(table(found))
+                config = config_of(
+                    variants[name], options.steps, options.weight, seed, options.layers, not options.no_norms
+                )
+                figures = fit(options.member, folder, config, options.zoo, resume=(folder / "config.yaml").exists())
+            keys = ("accuracy_original", "accuracy_reconstructed", "agreement", "relative_error")
+            finished.setdefault(name, []).append({"seed": seed, **{key: getattr(figures, key) for key in keys}})
+            write_json(
+                options.out / "ablations.json", {"steps": options.steps, "weight": options.weight, "variants": finished}
+            )
+    print(table(finished))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md, the README's table and its picture from what commands wrote; no figure is typed by hand.
+"""Write docs/benchmarks.md, the README's table and its picture from files that commands wrote; no figure is typed by hand.
 
 python tools/benchmarks.py --quickstart runs/quickstart --fashion runs/fashion [--conv runs/conv] [--bench bench.md]
 """
@@ -25,7 +25,7 @@ START, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def main() -> None:
-    """Reads the runs and rewrites the documents."""
+    """Read the runs and rewrite the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quickstart", type=Path, required=True, help="run folder of `netspace quickstart`")
     parser.add_argument("--fashion", type=Path, help="run folder of space/fashion")
@@ -33,23 +33,27 @@ def main() -> None:
     parser.add_argument("--multi", type=Path, help="run folder of space/multi-digits")
     parser.add_argument("--unseen", type=Path, help="run folder of space/multi-digits-unseen on the same zoo")
     parser.add_argument("--compress", type=Path, help="folder of fits; see tools/compressed_tables.py")
-    parser.add_argument("--bench", type=Path, help="what `tools/bench.py --json` printed")
+    parser.add_argument("--bench", type=Path, help="the output of `tools/bench.py --json`")
     parser.add_argument("--seconds", type=Path, help="JSON of seconds: {'fashion zoo': 1, 'fashion train': 2}")
     given = parser.parse_args()
     story = json.loads((given.quickstart / "quickstart.json").read_text())
     runs, notes = {QUICKSTART: given.quickstart}, {QUICKSTART: SAW_TEST["quickstart"], FASHION: SAW_TEST["fashion"]}
     if given.fashion:
         runs[FASHION] = given.fashion
-    found = {name: json.loads((run / "eval-test.json").read_text()) for name, run in runs.items()}
+    evaluations = {name: json.loads((run / "eval-test.json").read_text()) for name, run in runs.items()}
     origin = json.loads((given.quickstart / "provenance.json").read_text())
-    parts = [header(origin), quickstart(story), tables(found, notes)]
+    parts = [header(origin), quickstart(story), tables(evaluations, notes)]
     if given.fashion:
-        parts.append(fashion_aims(found[FASHION]))
+        parts.append(fashion_aims(evaluations[FASHION]))
     if given.conv:
-        parts.append(encoders(found[next(iter(found))], json.loads((given.conv / "eval-test.json").read_text())))
-    climbs = sorted((given.quickstart / "optimized").glob("*/optimize.json"))
-    if climbs:
-        parts.append(optimised([json.loads(file.read_text()) for file in climbs], found[next(iter(found))]))
+        parts.append(
+            encoders(evaluations[next(iter(evaluations))], json.loads((given.conv / "eval-test.json").read_text()))
+        )
+    optimizations = sorted((given.quickstart / "optimized").glob("*/optimize.json"))
+    if optimizations:
+        parts.append(
+            optimised([json.loads(file.read_text()) for file in optimizations], evaluations[next(iter(evaluations))])
+        )
     if given.multi:
         parts.append(several(given.multi, given.unseen))
     if given.compress:
@@ -72,25 +76,23 @@ def main() -> None:
         "speed against the plain reference (`python tools/bench.py`)": given.bench,
     }
     missing = [
-        f"- {what}: not reached, no finished measurement; see docs/log.md"
-        for what, there in commands.items()
-        if not there
+        f"- {what}: not reached, no finished measurement; see docs/log.md" for what, run in commands.items() if not run
     ]
     if missing:
         parts.append("## Not reached\n\n" + "\n".join(missing))
     (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
     readme = (ROOT / "README.md").read_text()
     if given.multi:
-        found[MULTI] = json.loads((given.multi / "eval-test.json").read_text())
+        evaluations[MULTI] = json.loads((given.multi / "eval-test.json").read_text())
     before, _, rest = readme.partition(START)
     after = rest.partition(END)[2] or rest
     more = f"\n\n{several_sentence(given.multi, given.unseen)}" if given.multi and given.unseen else ""
-    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(found)}{more}\n{END}{after}")
+    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(evaluations)}{more}\n{END}{after}")
     picture(given.quickstart)
 
 
 def header(origin: dict[str, Any]) -> str:
-    """Versions and machine."""
+    """Return the title, versions and machine."""
     machine = origin["machine"]
     return (
         "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing but the notes on ratios, smoothness, MobileNetV2, on decisions that saw test figures, on other starts, on what was not measured again, on damaged files and on the tests' time is typed by hand. "
@@ -102,8 +104,8 @@ def header(origin: dict[str, Any]) -> str:
 
 
 def quickstart(story: dict[str, Any]) -> str:
-    """The quickstart's targets and what it reached."""
-    found, line, took = story["eval"], story["interpolate"], story["seconds"]
+    """Return the quickstart's targets and the figures that it reached."""
+    figures, line, took = story["eval"], story["interpolate"], story["seconds"]
     rows = [
         (row.name, f"{row.kind} {row.text(row.bound)}", row.text(row.value), row.holds)
         for row in targets(story)
@@ -116,17 +118,17 @@ def quickstart(story: dict[str, Any]) -> str:
     ]
     straight = "-" if line.get("linear_r2") is None else f"{line['linear_r2']:.3f}"
     return (
-        f"## `netspace quickstart`\n\n{found['members']} test members, each a training run of its own; "
+        f"## `netspace quickstart`\n\n{figures['members']} test members, each a training run of its own; "
         f"line from {line['from']} (lower quartile) to {line['to']} (best on validation): R2 of a straight line {straight}, decoded "
         f"ends minus their targets {ends[0]} and {ends[1]} points. Seconds: "
         f"{', '.join(f'{name} {value:.0f}' for name, value in took.items())}. {ran_on(story)} {WITHIN_A_RUN} "
         f"{SAW_TEST['quickstart']}\n\n"
-        f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}\n\n{line_figures(found['interpolation']).strip()}"
+        f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}\n\n{line_figures(figures['interpolation']).strip()}"
     )
 
 
 def ran_on(story: dict[str, Any]) -> str:
-    """The machine of a quickstart, how fast it multiplies matrices, and the precisions that were chosen on it."""
+    """Return the machine of a quickstart, how fast it multiplies matrices, and the precisions that were chosen on it."""
     machine, precision = story["machine"], story["precision"]
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in machine["operations_per_second"].items())
     return (
@@ -136,7 +138,7 @@ def ran_on(story: dict[str, Any]) -> str:
 
 
 def encoders(probe: dict[str, Any], conv: dict[str, Any]) -> str:
-    """The same zoo with the paper's encoder and decoder."""
+    """Return a table of the same zoo with the paper's encoder and decoder."""
     rows = "\n".join(
         f"| {name} | {v['r2']:.3f} | {100 * v['mae']:.2f} | {100 * v['agreement']:.1f} % |"
         for name, v in (("probe, linear decoder", probe), ("conv, conv decoder (the paper's), weight term 0.1", conv))
@@ -147,22 +149,25 @@ def encoders(probe: dict[str, Any], conv: dict[str, Any]) -> str:
     )
 
 
-def aims(found: dict[str, Any]) -> str:
-    """What speed was aimed at on two cores, and what was reached."""
-    large = [row["ratio"] for row in found["rows"] if row["name"].startswith("zoo") and "28x28" in row["name"]]
-    mean, step = (
-        geometric_mean(large),
-        next(row["ratio"] for row in found["rows"] if row["name"].startswith("step: paper")),
-    )
-    memory = found["memory"]["peak_bytes"]
-    alike = all(row["alike"] for row in found["accuracy"])
-    slowest = min(row["ratio"] for row in found["rows"] if not row["name"].startswith("store"))
+def aims(measured: dict[str, Any]) -> str:
+    """Return the aims of speed on two cores, and the figures that were reached."""
+    large = [row["ratio"] for row in measured["rows"] if row["name"].startswith("zoo") and "28x28" in row["name"]]
+    mean = geometric_mean(large)
+    step = next(row["ratio"] for row in measured["rows"] if row["name"].startswith("step: paper"))
+    memory = measured["memory"]["peak_bytes"]
+    alike = all(row["alike"] for row in measured["accuracy"])
+    slowest = min(row["ratio"] for row in measured["rows"] if not row["name"].startswith("store"))
     rows = [
         ("zoo training at 28x28, geometric mean of the three", ">= 4", f"{mean:.2f}", mean >= 4),
         ("the least of the three", ">= 2", f"{min(large):.2f}", min(large) >= 2),
         ("a step at the paper's configuration", ">= 3", f"{step:.2f}", step >= 3),
         ("any path against the reference", ">= 1", f"{slowest:.2f}", slowest >= 1),
-        ("reading members, share of the paper's step", "< 5 %", f"{found['feeding']:.1%}", found["feeding"] < 0.05),
+        (
+            "reading members, fraction of the paper's step",
+            "< 5 %",
+            f"{measured['feeding']:.1%}",
+            measured["feeding"] < 0.05,
+        ),
         ("memory for a zoo of 100,000 ResNet8", "< 2 GB", f"{memory / 1e9:.2f} GB", memory < 2e9),
         ("networks as good as the reference's", "all", "all" if alike else "not all", alike),
     ]
@@ -170,28 +175,28 @@ def aims(found: dict[str, Any]) -> str:
     return f"| figure | aim | reached | holds |\n|---|---|---|---|\n{body}\n\nWhy the zoo's aim is missed: docs/log.md, Speed."
 
 
-def optimised(climbs: list[dict[str, Any]], figures: dict[str, Any]) -> str:
-    """Latents that were optimised in the quickstart's space."""
+def optimised(optimizations: list[dict[str, Any]], figures: dict[str, Any]) -> str:
+    """Return a table of latents that were optimised in the quickstart's space."""
     best = max(figures["detail"]["accuracy_target"])
     rows = "\n".join(
-        f"| {start} | {climb['teacher']} | {climb['steps']} | {100 * before:.1f} % | {100 * after:.1f} % | {100 * (after - before):+.1f} |"
-        for climb in climbs
-        for start, before, after in zip(climb["from"], climb["accuracy_before"], climb["accuracy_after"], strict=True)
+        f"| {start} | {each['teacher']} | {each['steps']} | {100 * before:.1f} % | {100 * after:.1f} % | {100 * (after - before):+.1f} |"
+        for each in optimizations
+        for start, before, after in zip(each["from"], each["accuracy_before"], each["accuracy_after"], strict=True)
     )
     return (
-        "## `netspace optimize` in the quickstart's space\n\nBy `netspace optimize --from worst --from lenetlike/1630 --from noise`. Test accuracy of the decoded start and of what it became (chosen on "
+        "## `netspace optimize` in the quickstart's space\n\nBy `netspace optimize --from worst --from lenetlike/1630 --from noise`. Test accuracy of the decoded start, before and after (chosen on "
         f"validation images); the best test member has {100 * best:.1f} %. Aim: at least 5 points up from a start at least 20 "
         "below the best.\n\n| start | teacher | steps | before | after | points |\n|---|---|---|---|---|---|\n" + rows
     )
 
 
 def seconds(took: dict[str, float]) -> str:
-    """How long parts took."""
+    """Return the time of each part."""
     return "## Time\n\n| part | minutes |\n|---|---|\n" + "\n".join(f"| {k} | {v / 60:.1f} |" for k, v in took.items())
 
 
 def picture(run: Path) -> None:
-    """The README's picture: two of the report's figures side by side."""
+    """Write the README's picture: two of the report's figures side by side."""
     import matplotlib
 
     matplotlib.use("Agg")

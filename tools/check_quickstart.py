@@ -1,7 +1,7 @@
-"""Compares a quickstart's result with the project's targets: `python tools/check_quickstart.py quickstart.json [--all]`.
+"""Compare a quickstart's result with the project's targets: `python tools/check_quickstart.py quickstart.json [--all]`.
 
-Every target is printed with what was reached. The exit code is 1 if one of those in `ENFORCED` is missed; with `--all`, if any
-is. `netspace quickstart` itself knows nothing of them. Speed is printed, not judged.
+Every target is printed with the figure that was reached. The exit code is 1 if one of those in `ENFORCED` is missed; with
+`--all`, if any is. `netspace quickstart` itself does not know them. Speed is printed, not judged.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ ENFORCED = {
 
 @dataclass(frozen=True)
 class Target:
-    """One figure and what it is to reach."""
+    """One figure and the bound that it is to reach."""
 
     name: str
     value: float | None  # None: it was not measured, and the target is missed
     kind: str  # of HOLDS
     bound: float
-    unit: str = ""  # 'points' and '%' are shown times 100
+    unit: str = ""  # 'points' and '%' are printed times 100
 
     @property
     def holds(self) -> bool:
         return self.value is not None and bool(HOLDS[self.kind](self.value, self.bound))
 
     def text(self, value: float | None) -> str:
-        """A value in the target's unit."""
+        """Return a value in the target's unit."""
         if value is None:
             return "not measured"
         return f"{100 * value:.1f} {self.unit}" if self.unit else f"{value:.3f}".removesuffix(".000")
 
 
 def targets(story: Mapping[str, Any]) -> list[Target]:
-    """What `quickstart --json` reached, by target."""
+    """Return the targets with the figures of `quickstart --json`."""
     figures, line = story["eval"], story["interpolate"]
     identity, bias = figures.get("identity", {}), figures.get("bias")
     rows = [
@@ -71,15 +71,15 @@ def targets(story: Mapping[str, Any]) -> list[Target]:
         Target("Spearman of the drawn line, weights", line["weight_spearman"], "below", 0.95),
     ]
     for name in BY_ANSWERS:
-        if found := figures["baselines"].get(name):  # what is not measured cannot be compared with
-            rows.append(Target(f"agreement, over {name}", figures["agreement"], "above", found["agreement"], "%"))
+        if baseline := figures["baselines"].get(name):  # else it was not measured
+            rows.append(Target(f"agreement, over {name}", figures["agreement"], "above", baseline["agreement"], "%"))
     return rows
 
 
 def main() -> int:
-    """Exit code 0 if all targets that count are reached."""
+    """Print all targets; return exit code 0 if those that count are reached."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="what `netspace quickstart --json` printed")
+    parser.add_argument("file", type=Path, help="the output of `netspace quickstart --json`")
     parser.add_argument("--all", action="store_true", help="every target counts")
     given = parser.parse_args()
     story = json.loads(given.file.read_text())

@@ -26,7 +26,7 @@ INTERNAL = ("netspace.cli", "netspace.report", "netspace.__main__")
 
 
 class Examples(Extension):
-    """Lets the site show doctests as code: each block of them becomes a fenced one."""
+    """Show doctests as code on the site: each block of them becomes a fenced one."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         """Rewrite the docstring of an object."""
@@ -44,7 +44,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def _adapted(name: str) -> str:
-    """A page of the repository's top folder, with links as they are inside docs/."""
+    """Return a page of the repository's top folder, with links as they are inside docs/."""
     text = (ROOT / name).read_text(encoding="utf-8")
     text = re.sub(r"\]\(docs/", "](", text)
     for other, page in PAGES.items():

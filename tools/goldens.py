@@ -1,10 +1,10 @@
-"""Whether two checkouts give the same bytes: `python tools/goldens.py BEFORE AFTER`, on the machine at hand.
+"""Compare the results of two checkouts byte by byte: `python tools/goldens.py BEFORE AFTER`.
 
 Both run the same commands, in float32 and one thread: a small quickstart, a small space of several architectures, latent
-optimisation, a merge, fits and their uses. Then every file and every answer of `--json` is compared. Processors round
-differently, so nothing is kept in the repository: the checkout before a change is the golden one
-(`git worktree add /tmp/before HEAD`). What is meant to change is named by `--expect PATTERN` (of a file's path, or
-`COMMAND:KEY` of an answer) and listed beside the rest.
+optimisation, a merge, fits and their uses. Then all files and the outputs of `--json` are compared. Processors round
+differently, so no expected bytes are in the repository: the checkout before a change is the golden one
+(`git worktree add /tmp/before HEAD`). Intended changes are named by `--expect PATTERN` (of a file's path, or `COMMAND:KEY`
+of an output) and listed separately.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ COMMANDS: list[list[str]] = [
     ["compress", "reconstruct", "fit/compressed.safetensors", "-o", "reconstructed.safetensors"],
     ["report", "fit"],
 ]
-# Of the moment or of the checkout itself, in answers and records.
+# Keys of outputs and records that vary with time or checkout.
 VARYING = {
     "seconds",
     "commit",
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--expect", action="append", default=[], metavar="PATTERN", help="what may differ")
-    parser.add_argument("--work", type=Path, help="keep what was written here; what is there of BEFORE is used again")
+    parser.add_argument("--work", type=Path, help="a folder for the results, in which those of BEFORE are used again")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = arguments.work or Path(folder)
@@ -117,19 +117,20 @@ def main() -> None:
         )
     names = sorted(before.keys() | after.keys())
     different = [name for name in names if repr(before.get(name)) != repr(after.get(name))]  # nan is nan
-    wanted = [name for name in different if any(fnmatch.fnmatch(name, pattern) for pattern in arguments.expect)]
+    expected = [name for name in different if any(fnmatch.fnmatch(name, pattern) for pattern in arguments.expect)]
     for name in different:
-        print("expected" if name in wanted else "DIFFERENT", name, *_sides(before.get(name), after.get(name)))
-    print(f"{len(names) - len(different)} of {len(names)} equal, {len(wanted)} different as expected")
-    sys.exit(len(different) > len(wanted))
+        sides = (str(observed.get(name))[:16] for observed in (before, after))
+        print("expected" if name in expected else "DIFFERENT", name, *sides)
+    print(f"{len(names) - len(different)} of {len(names)} equal, {len(expected)} different as expected")
+    sys.exit(len(different) > len(expected))
 
 
 def run(checkout: Path, folder: Path) -> dict[str, Any]:
-    """Run all commands with the code of `checkout`; return what they wrote and answered, by name."""
-    kept = folder.with_suffix(".json")
-    if not (folder.name == "before" and kept.exists()):
-        kept.write_text(json.dumps(answers_of(checkout, folder)))
-    observed = dict(json.loads(kept.read_text()))
+    """Run all commands with the code of `checkout`; return their files and outputs, by name."""
+    outputs = folder.with_suffix(".json")
+    if not (folder.name == "before" and outputs.exists()):
+        outputs.write_text(json.dumps(outputs_of(checkout, folder)))
+    observed = dict(json.loads(outputs.read_text()))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if not any(fnmatch.fnmatch(name, pattern) for pattern in IGNORED):
@@ -139,13 +140,13 @@ def run(checkout: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def answers_of(checkout: Path, folder: Path) -> dict[str, Any]:
-    """Run all commands with the code of `checkout` in `folder`; return the leaves of what they answered."""
+def outputs_of(checkout: Path, folder: Path) -> dict[str, Any]:
+    """Run all commands with the code of `checkout` in `folder`; return the leaves of their JSON outputs."""
     folder.mkdir(parents=True)
-    remembered = folder.parent / "before/cache/calibration.json"
-    if folder.name == "after" and remembered.exists():  # what was the fastest is found by the clock, so only once
+    calibration = folder.parent / "before/cache/calibration.json"
+    if folder.name == "after" and calibration.exists():  # the fastest way is timed, so only once
         (folder / "cache").mkdir()
-        shutil.copy(remembered, folder / "cache")
+        shutil.copy(calibration, folder / "cache")
     environment = {
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -153,7 +154,7 @@ def answers_of(checkout: Path, folder: Path) -> dict[str, Any]:
         "NETSPACE_CACHE": str(folder / "cache"),
         "COLUMNS": "100",
     }
-    answers = {}
+    outputs = {}
     for number, words in enumerate(COMMANDS):
         print(checkout.name, *words[:3], file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "netspace", *words, "--json"]
@@ -161,12 +162,12 @@ def answers_of(checkout: Path, folder: Path) -> dict[str, Any]:
         if done.returncode:
             raise SystemExit(f"{checkout}: {' '.join(words)} failed:\n{done.stderr[-2000:]}")
         name = " ".join(words[: next((i for i, word in enumerate(words) if word.startswith("-")), len(words))])
-        answers.update(flat(json.loads(done.stdout), f"{number:02d} {name}:"))
-    return answers
+        outputs.update(flat(json.loads(done.stdout), f"{number:02d} {name}:"))
+    return outputs
 
 
 def flat(value: Any, name: str) -> dict[str, Any]:
-    """All leaves of a JSON value by their keys, without those that vary."""
+    """Return all leaves of a JSON value by their keys, without those that vary."""
     if isinstance(value, Mapping):
         pairs = ((f"{name}.{key}", each) for key, each in value.items() if key not in VARYING)
     elif isinstance(value, list):
@@ -177,7 +178,7 @@ def flat(value: Any, name: str) -> dict[str, Any]:
 
 
 def content(path: Path, name: str) -> dict[str, Any]:
-    """What a file says without what varies: the leaves of JSON, a hash of others."""
+    """Return the content of a file without what varies: the leaves of JSON, a hash of others."""
     if path.suffix == ".json":
         return flat(json.loads(path.read_text()), f"{name}:")
     if path.suffix == ".jsonl":
@@ -191,9 +192,9 @@ def content(path: Path, name: str) -> dict[str, Any]:
 
 def _hdf5(path: Path) -> Iterator[str | bytes]:
     with h5py.File(path) as file:
-        found: list[tuple[str, Any]] = []
-        file.visititems(lambda name, item: found.append((name, item)))
-        for name, item in [("/", file), *sorted(found, key=lambda pair: pair[0])]:
+        items: list[tuple[str, Any]] = []
+        file.visititems(lambda name, item: items.append((name, item)))
+        for name, item in [("/", file), *sorted(items, key=lambda pair: pair[0])]:
             yield name
             for key, value in sorted(item.attrs.items()):
                 if not isinstance(value, str) or not value.startswith(("{", "[")):
@@ -225,10 +226,6 @@ def _hash(*parts: str | bytes) -> str:
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
-
-
-def _sides(before: Any, after: Any) -> tuple[str, str]:
-    return str(before)[:16], str(after)[:16]
 
 
 if __name__ == "__main__":

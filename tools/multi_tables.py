@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md on spaces of several architectures, from what their run folders hold."""
+"""The part of docs/benchmarks.md on spaces of several architectures, from their run folders."""
 
 from __future__ import annotations
 
@@ -9,90 +9,90 @@ from typing import Any
 from space_tables import COLUMNS, NAMES, SAW_TEST, WITHIN_A_RUN, beaten, best_baseline, identity
 
 POINTS_UNDER = 0.02  # that predicted networks of a class may score under its targets
-RATIO = 0.9  # of normally trained networks' accuracy that architectures never shown have to reach
+MIN_RATIO = 0.9  # of normally trained networks' accuracy, for architectures not seen in training
 SECONDS = 15 * 60  # of training
 NEARLY_ONE = 0.2  # predicted networks whose pairwise distance is less than so much of the zoo's are nearly one network
 
 
 def several(multi: Path, unseen: Path | None) -> str:
-    """Aims and figures of a run that was shown all its architectures, and of one that was shown the ends alone."""
-    found = json.loads((multi / "eval-test.json").read_text())
+    """Return aims and figures of a run trained on all its architectures, and of one trained on the smallest and largest."""
+    figures = json.loads((multi / "eval-test.json").read_text())
     parts = [
         "## Several architectures in one space\n\nBy `netspace zoo build zoo/multi-digits`, `train space/multi-digits`, `eval`; "
         f"`train space/multi-digits-unseen`, `eval`; test networks, test images. {WITHIN_A_RUN} {SAW_TEST['multi']}",
-        _aims(found, multi, unseen),
-        _by_class(found),
+        _aims(figures, multi, unseen),
+        _by_class(figures),
     ]
     if unseen:
         parts.append(_between(json.loads((unseen / "eval-test.json").read_text())))
-    climbs = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
-    if climbs:
-        parts.append(_optimised(climbs))
+    optimizations = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
+    if optimizations:
+        parts.append(_optimised(optimizations))
     return "\n\n".join(parts)
 
 
 def several_sentence(multi: Path, unseen: Path) -> str:
-    """The README's words on spaces of several architectures."""
-    found = json.loads((multi / "eval-test.json").read_text())
-    told = json.loads((unseen / "eval-test.json").read_text())["between"]
-    least = min(each["ratio"] for each in told.values())
-    kinds = ", ".join(f"{name} {each['accuracy_predicted']:.1%}" for name, each in found["per_class"].items())
-    targets = ", ".join(f"{each['accuracy_target']:.1%}" for each in found["per_class"].values())
+    """Return the README's sentences on spaces of several architectures."""
+    figures = json.loads((multi / "eval-test.json").read_text())
+    between = json.loads((unseen / "eval-test.json").read_text())["between"]
+    least = min(each["ratio"] for each in between.values())
+    kinds = ", ".join(f"{name} {each['accuracy_predicted']:.1%}" for name, each in figures["per_class"].items())
+    targets = ", ".join(f"{each['accuracy_target']:.1%}" for each in figures["per_class"].values())
     return (
-        f"Four architectures in one space (digits, {found['members']} test networks): every latent's architecture is read right in "
-        f"{found['classid_accuracy']:.0%}; predicted networks score {kinds}, their targets {targets}. {_alike(found)} "
-        f"A space that was shown the smallest and the largest alone gives the two between at {least:.0%} or more of normally trained "
-        f"networks' accuracy: {_controls(told)}."
+        f"Four architectures in one space (digits, {figures['members']} test networks): every latent's architecture is read right in "
+        f"{figures['classid_accuracy']:.0%}; predicted networks score {kinds}, their targets {targets}. {_alike(figures)} "
+        f"A space that was trained on the smallest and the largest alone gives the two between at {least:.0%} or more of normally "
+        f"trained networks' accuracy: {_controls(between)}."
     )
 
 
-def _alike(found: dict[str, Any]) -> str:
-    """How alike predicted networks of a class are, and what the nearest training network does."""
+def _alike(figures: dict[str, Any]) -> str:
+    """Return a sentence on how similar predicted networks of a class are, and on a lookup of training networks."""
     known = [
-        each for each in found["per_class"].values() if each["diversity"] == each["diversity"]
+        each for each in figures["per_class"].values() if each["diversity"] == each["diversity"]
     ]  # not NaN: of several
     own, zoo = ([each[key] for each in known] for key in ("diversity", "zoo_diversity"))
     if not known:
         return "No two networks of a class were predicted as such."
     nearly = "are nearly one network" if max(a / b for a, b in zip(own, zoo, strict=True)) < NEARLY_ONE else "differ"
     agreement = next(column for column in COLUMNS if column.key == "agreement")
-    nearest = {key: value for key, value in found["baselines"].items() if key.startswith(("nearest", "five"))}
+    nearest = {key: value for key, value in figures["baselines"].items() if key.startswith(("nearest", "five"))}
     name, value = best_baseline({"baselines": nearest}, agreement) or ("nearest", float("nan"))
-    compared = "as well" if value >= found["agreement"] else "less well"
+    compared = "as well" if value >= figures["agreement"] else "less well"
     return (
         f"But predicted networks of a class {nearly}: their pairwise distance is {min(own):.1f} to {max(own):.1f} where the zoo's is "
         f"{min(zoo):.0f} to {max(zoo):.0f}, and a lookup ({NAMES[name]}) agrees {compared} with the target: {value:.1%}, the "
-        f"predicted networks {found['agreement']:.1%}."
+        f"predicted networks {figures['agreement']:.1%}."
     )
 
 
 def _controls(between: dict[str, Any]) -> str:
-    """What architectures never shown reach, with the controls."""
+    """Return the accuracies of architectures not seen in training, with the controls."""
     return "; ".join(
-        f"{name} {each['accuracy']:.1%}, with the learnt part off {_share(each.get('accuracy_scale_zero'))}, a network distilled "
-        f"from the teacher for as many steps {_share(each.get('accuracy_distilled'))}"
+        f"{name} {each['accuracy']:.1%}, with the learnt part off {_percent(each.get('accuracy_scale_zero'))}, a network distilled "
+        f"from the teacher for as many steps {_percent(each.get('accuracy_distilled'))}"
         for name, each in between.items()
     )
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1%}"
 
 
 def seconds(run: Path) -> float:
-    """How long a run's steps took, its validations included, from the records of its speed."""
-    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = [record for record in told if "steps_a_second" in record]
+    """Return the time of a run's steps, validations included, from the records of its speed."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = [record for record in records if "steps_a_second" in record]
     before = [0, *(record["step"] for record in timed)]
     return float(
         sum((record["step"] - last) / record["steps_a_second"] for record, last in zip(timed, before, strict=False))
     )
 
 
-def _aims(found: dict[str, Any], multi: Path, unseen: Path | None) -> str:
-    under = max(each["accuracy_target"] - each["accuracy_predicted"] for each in found["per_class"].values())
+def _aims(figures: dict[str, Any], multi: Path, unseen: Path | None) -> str:
+    under = max(each["accuracy_target"] - each["accuracy_predicted"] for each in figures["per_class"].values())
     rows = [
-        ("ClassId of test networks", "100 %", f"{found['classid_accuracy']:.1%}", found["classid_accuracy"] == 1),
+        ("ClassId of test networks", "100 %", f"{figures['classid_accuracy']:.1%}", figures["classid_accuracy"] == 1),
         (
             "mean accuracy of a class's predicted networks under its targets', at worst",
             f"<= {100 * POINTS_UNDER:.0f} points",
@@ -102,36 +102,24 @@ def _aims(found: dict[str, Any], multi: Path, unseen: Path | None) -> str:
         ("training", f"<= {SECONDS // 60} minutes", f"{seconds(multi) / 60:.1f}", seconds(multi) <= SECONDS),
     ]
     if unseen:
-        told = json.loads((unseen / "eval-test.json").read_text())["between"]
-        for name, each in told.items():
-            assert not each["shown"], f"{unseen} was shown networks of {name}"
-            rows.append(
-                (
-                    f"{name}, never shown: accuracy to normally trained",
-                    f">= {RATIO:.0%}",
-                    f"{each['ratio']:.1%}",
-                    each["ratio"] >= RATIO,
-                )
-            )
-    climbs = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
-    if climbs:
+        between = json.loads((unseen / "eval-test.json").read_text())["between"]
+        for name, each in between.items():
+            assert not each["shown"], f"{unseen} was trained on networks of {name}"
+            what, ratio = f"{name}, unseen: accuracy to normally trained", each["ratio"]
+            rows.append((what, f">= {MIN_RATIO:.0%}", f"{ratio:.1%}", ratio >= MIN_RATIO))
+    optimizations = [json.loads(file.read_text()) for file in sorted((multi / "optimized").glob("*/optimize.json"))]
+    if optimizations:
         gains = [
             after - before
-            for climb in climbs
-            for after, before in zip(climb["accuracy_after"], climb["accuracy_before"], strict=True)
+            for each in optimizations
+            for after, before in zip(each["accuracy_after"], each["accuracy_before"], strict=True)
         ]
-        rows.append(
-            (
-                "latent optimisation, least gain over a decoded start",
-                ">= 0",
-                f"{100 * min(gains):.1f} points",
-                min(gains) >= 0,
-            )
-        )
+        what = "latent optimisation, least gain over a decoded start"
+        rows.append((what, ">= 0", f"{100 * min(gains):.1f} points", min(gains) >= 0))
         own = [
             after - network
-            for climb in climbs
-            for after, network in zip(climb["accuracy_after"], climb["accuracy_network"], strict=True)
+            for each in optimizations
+            for after, network in zip(each["accuracy_after"], each["accuracy_network"], strict=True)
             if network is not None
         ]
         rows.append(("the same over the network itself", ">= 0", f"{100 * min(own):.1f} points", min(own) >= 0))
@@ -142,26 +130,26 @@ def _aims(found: dict[str, Any], multi: Path, unseen: Path | None) -> str:
     return f"| figure | target | reached | holds |\n|---|---|---|---|\n{body}"
 
 
-def _by_class(found: dict[str, Any]) -> str:
+def _by_class(figures: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {each['parameters']:,} | {each['members']} | {each['accuracy_target']:.1%} | "
         f"{each['accuracy_predicted']:.1%} | {each['classid_accuracy']:.1%} | {each['agreement']:.1%} | "
         f"{each['diversity']:.2f} ({each['zoo_diversity']:.2f}) | {_over(each)} |"
-        for name, each in found["per_class"].items()
+        for name, each in figures["per_class"].items()
     ]
     others = ", ".join(
         f"{NAMES.get(name, name)} {each['accuracy_predicted']:.1%} (agreement {each['agreement']:.1%})"
-        for name, each in found["baselines"].items()
+        for name, each in figures["baselines"].items()
         if each
     )
-    missing = [NAMES.get(name, name) for name, each in found["baselines"].items() if not each]
-    lost = [column.name for column in COLUMNS if beaten(found, column)]
+    missing = [NAMES.get(name, name) for name, each in figures["baselines"].items() if not each]
+    lost = [column.name for column in COLUMNS if beaten(figures, column)]
     return (
         "| architecture | parameters | networks | targets | predicted | ClassId | agreement | pairwise L2 (zoo) | own over peers |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\nAll: predicted {found['accuracy_predicted']:.1%}, "
-        f"agreement {found['agreement']:.1%}, R2 {found['r2']:.2f}. {identity(found)}Baselines: {others}"
+        + f"\n\nAll: predicted {figures['accuracy_predicted']:.1%}, "
+        f"agreement {figures['agreement']:.1%}, R2 {figures['r2']:.2f}. {identity(figures)}Baselines: {others}"
         + (f"; missing: {', '.join(missing)}" if missing else "")
         + (f". A baseline does better in: {'; '.join(lost)}." if lost else ". None does better in any column.")
     )
@@ -172,28 +160,28 @@ def _over(each: dict[str, Any]) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
 
 
-def _between(found: dict[str, Any]) -> str:
+def _between(figures: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {each['gamma']:.3f} | {each['pairs']} | {each['classid_accuracy']:.1%} | {each['accuracy']:.1%} | "
         f"{each['accuracy_least']:.1%} | {each['accuracy_zoo']:.1%} | {each['ratio']:.1%} | "
-        f"{_share(each.get('accuracy_scale_zero'))} | {_share(each.get('accuracy_distilled'))} |"
-        for name, each in found["between"].items()
+        f"{_percent(each.get('accuracy_scale_zero'))} | {_percent(each.get('accuracy_distilled'))} |"
+        for name, each in figures["between"].items()
     ]
     return (
-        "Between the ends, of architectures that the space was never shown a network of; two controls: decoded with the decoder's "
-        "learnt part off (scale 0), and a network distilled from the space's teacher for as many steps as the space:\n\n"
+        "Between the ends, of architectures not seen in training; two controls: decoded with the decoder's learnt part off (scale "
+        "0), and a network distilled from the space's teacher for as many steps as the space was trained:\n\n"
         "| architecture | gamma | pairs | ClassId | decoded | least | normally trained | ratio | scale 0 | distilled |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows)
     )
 
 
-def _optimised(climbs: list[dict[str, Any]]) -> str:
+def _optimised(optimizations: list[dict[str, Any]]) -> str:
     rows = []
-    for climb in climbs:
-        for place, name in enumerate(climb["from"]):
-            own, before, after = (climb[f"accuracy_{key}"][place] for key in ("network", "before", "after"))
+    for each in optimizations:
+        for index, name in enumerate(each["from"]):
+            own, before, after = (each[f"accuracy_{key}"][index] for key in ("network", "before", "after"))
             rows.append(
-                f"| {name} | {climb['arch'][place]} | {'-' if own is None else f'{own:.1%}'} | {before:.1%} | {after:.1%} | "
+                f"| {name} | {each['arch'][index]} | {'-' if own is None else f'{own:.1%}'} | {before:.1%} | {after:.1%} | "
                 f"{100 * (after - before):+.1f} |"
             )
     return (

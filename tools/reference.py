@@ -1,4 +1,4 @@
-"""The plain way: what `tools/bench.py` measures netspace against, and what its tests check netspace's results by.
+"""The plain implementation with which `tools/bench.py` and its tests compare netspace.
 
 One network at a time, float32, `torch.optim.Adam`, a DataLoader: how most people would write it, with no trick and
 no handicap. Axes: M members, B images, H W of a PRep, E latent size.
@@ -21,14 +21,14 @@ def train_epoch(
     loader: DataLoader[tuple[Tensor, ...]],
     device: torch.device,
 ) -> None:
-    """Trains one network for one pass over the loader's images and labels."""
+    """Train one network for one pass over the loader's images and labels."""
     network.train()
     for images, labels in loader:
         train_step(network, optimizer, images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
 
 
 def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
-    """One step on images (B, C, H, W) and labels (B,); returns the loss."""
+    """Take one step on images (B, C, H, W) and labels (B,); return the loss."""
     optimizer.zero_grad()
     loss = F.cross_entropy(network(images), labels)
     loss.backward()
@@ -63,7 +63,7 @@ class ConvEncoder(nn.Module):
 
 
 class ProbeEncoder(nn.Module):
-    """Every network's answers to learnt inputs, read by two linear layers; names as in `netspace.models.encoders`."""
+    """Every network's logits for learnt inputs, read by two linear layers; names as in `netspace.models.encoders`."""
 
     def __init__(
         self, latent: int, hidden: int, probes: int, classes: int, network: nn.Module, input_shape: Sequence[int]
@@ -77,11 +77,11 @@ class ProbeEncoder(nn.Module):
 
     def forward(self, preps: Tensor, network: nn.Module | None = None) -> Tensor:
         network = network or self._network[0]
-        answers = []
+        outputs = []
         for prep in preps:
             logits = functional_call(network, weights_of(prep, network), (self.probes,))
-            answers.append((logits - logits.mean(dim=1, keepdim=True)).flatten())
-        return self.read((torch.stack(answers) - self.mean) / self.spread)
+            outputs.append((logits - logits.mean(dim=1, keepdim=True)).flatten())
+        return self.read((torch.stack(outputs) - self.mean) / self.spread)
 
 
 class ConvDecoder(nn.Module):
@@ -110,7 +110,7 @@ class ConvDecoder(nn.Module):
 
 
 def weights_of(prep: Tensor, network: nn.Module) -> dict[str, Tensor]:
-    """The weights that a PRep (H, W) holds for `network`, by name; gradients flow through."""
+    """Return the weights of a PRep (H, W) for `network`, by name; gradients flow through."""
     named = dict(network.named_parameters())
     sizes = [value.numel() for value in named.values()]
     pieces = prep.flatten()[: sum(sizes)].split(sizes)
@@ -120,7 +120,7 @@ def weights_of(prep: Tensor, network: nn.Module) -> dict[str, Tensor]:
 def space_loss(
     encoder: nn.Module, decoder: nn.Module, network: nn.Module, preps: Tensor, images: Tensor, temperature: float
 ) -> Tensor:
-    """Eq. 1 for PReps (M, H, W) and images (B, ...): one network after another, its teacher's answers each time."""
+    """Return NetSpace's Eq. 1 for PReps (M, H, W) and images (B, ...), one network after another."""
     predicted = decoder(encoder(preps))
     loss = torch.zeros((), device=preps.device)
     for target, prep in zip(preps, predicted, strict=True):
@@ -147,7 +147,7 @@ def multi_loss(
     temperature: float,
     alpha: float,
 ) -> Tensor:
-    """Eq. 5, 6 and 11 for networks (ClassId, PRep (H, W)) and points (ClassId, place, place, gamma) between two of them."""
+    """Return NetSpace's Eq. 5, 6 and 11 for networks (ClassId, PRep (H, W)) and points (ClassId, row, row, gamma) between two."""
     encodings = []
     for class_id, prep in preps:
         settings = (networks[class_id],) if isinstance(encoder, ProbeEncoder) else ()
@@ -159,11 +159,13 @@ def multi_loss(
     loss = torch.zeros((), device=images.device)
     for class_id, latent in [*encodings, *between]:
         with torch.no_grad():
-            told = teacher(images)
+            teacher_logits = teacher(images)
         network = networks[class_id]
         logits = functional_call(network, weights_of(decoder(latent)[0], network), (images,))
         divergence = F.kl_div(
-            F.log_softmax(logits / temperature, dim=1), F.softmax(told / temperature, dim=1), reduction="batchmean"
+            F.log_softmax(logits / temperature, dim=1),
+            F.softmax(teacher_logits / temperature, dim=1),
+            reduction="batchmean",
         )
         loss = loss + alpha * divergence * temperature**2 + (1 - alpha) * F.cross_entropy(logits, labels)
         loss = loss + F.cross_entropy(head(latent), torch.tensor([class_id], device=images.device))

@@ -1,4 +1,4 @@
-"""The parts of docs/benchmarks.md and of the README on spaces and their baselines, from what `netspace eval` kept."""
+"""The parts of docs/benchmarks.md and of the README on spaces and their baselines, from the files of `netspace eval`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WITHIN_A_RUN = (
     "Within a run nothing sees a test figure: the checkpoint is chosen by validation members on validation images, baselines by validation "
     "images (the constant network by validation members too), ends of lines by validation accuracy."
 )
-# What saw a test figure before the run, by section. To be kept true: whoever chooses a recipe by a test figure says so here.
+# Decisions that saw a test figure before the run, by section. A recipe that is chosen by a test figure has to be named here.
 SAW_TEST = {
     "quickstart": "Zoo and settings were chosen by validation members alone, on validation images, of this zoo and of one of longer runs "
     "with the same seed, before any test member of either was run.",
@@ -52,26 +52,26 @@ COLUMNS = (
 
 
 def best_baseline(figures: Mapping[str, Any], column: Column) -> tuple[str, float] | None:
-    """Name and value of the baseline that does best in a column; None where none has the figure."""
+    """Return name and value of the best baseline of a column; None if none has the figure."""
     known = {
-        name: found[column.key]
-        for name, found in figures["baselines"].items()
-        if found and found.get(column.key) is not None
+        name: each[column.key]
+        for name, each in figures["baselines"].items()
+        if each and each.get(column.key) is not None
     }
     return min(known.items(), key=lambda item: column.cost(item[1])) if known else None
 
 
 def beaten(figures: Mapping[str, Any], column: Column) -> bool:
-    """Whether a baseline does better than the space in a column."""
+    """Return whether a baseline does better than the space in a column."""
     best, own = best_baseline(figures, column), figures.get(column.key)
     return best is not None and own is not None and column.cost(best[1]) < column.cost(own)
 
 
-def tables(found: Mapping[str, Mapping[str, Any]], notes: Mapping[str, str]) -> str:
-    """Every run with all its baselines; `notes` by run say which decision saw a test figure."""
+def tables(evaluations: Mapping[str, Mapping[str, Any]], notes: Mapping[str, str]) -> str:
+    """Return a table of each run with all its baselines; `notes` by run say which decision saw a test figure."""
     parts = [f"## Test members and baselines, on test images\n\nBy `netspace eval RUN`. {WITHIN_A_RUN}"]
     head = "| | accuracy | " + " | ".join(column.name for column in COLUMNS) + " |\n" + "|---" * 7 + "|"
-    for name, figures in found.items():
+    for name, figures in evaluations.items():
         others = figures["baselines"]
         rows = [("the space", figures), *((called, others[key]) for key, called in NAMES.items() if key in others)]
         body = "\n".join(_row(what, values) for what, values in rows)
@@ -98,49 +98,49 @@ def _verdict(figures: Mapping[str, Any]) -> str:
     lost = [column for column in COLUMNS if beaten(figures, column)]
     if not lost:
         return "No baseline does better in any column."
-    told = [
+    better = [
         f"{column.name}: {NAMES.get(best[0], best[0])}, {column.text(best[1])}"
         for column in lost
         if (best := best_baseline(figures, column))
     ]
-    return f"Better than the space: {'; '.join(told)}."
+    return f"Better than the space: {'; '.join(better)}."
 
 
 def _facts(figures: Mapping[str, Any]) -> str:
-    """The figures of a run that baselines do not have."""
-    told = (
+    """Return the figures of a run that baselines do not have."""
+    text = (
         f"{figures['members']} members (targets {100 * figures['accuracy_target']:.1f} %), latent {figures['latent']} for "
         f"{figures['parameters']:,} parameters ({100 * figures['compression']:.1f} %). Pairwise L2 of predicted networks "
         f"{figures['diversity']:.2f}, of the zoo's {figures['zoo_diversity']:.2f} (ratio "
         f"{figures['diversity'] / figures['zoo_diversity']:.2f}). "
     )
-    return told + identity(figures) + line_figures(figures.get("interpolation"))
+    return text + identity(figures) + line_figures(figures.get("interpolation"))
 
 
 def identity(figures: Mapping[str, Any]) -> str:
-    """Whether predictions are like their own targets more than like their peers."""
-    found = figures.get("identity") or {}
-    if found.get("own_minus_peers") is None:
+    """Return whether predictions agree with their own targets more than with their peers."""
+    each = figures.get("identity") or {}
+    if each.get("own_minus_peers") is None:
         return "Identity was not measured. "
     return (
         f"Agreement with the own target over agreement with other members within a point of its accuracy: "
-        f"{100 * found['own_minus_peers']:+.1f} points; overlap of mistakes (Jaccard) {found['jaccard_own']:.3f} own, "
-        f"{found['jaccard_peers']:.3f} others ({found['without_peers']} of {figures['members']} members have none within a point). "
+        f"{100 * each['own_minus_peers']:+.1f} points; overlap of mistakes (Jaccard) {each['jaccard_own']:.3f} own, "
+        f"{each['jaccard_peers']:.3f} others ({each['without_peers']} of {figures['members']} members have none within a point). "
     )
 
 
 def line_figures(line: Mapping[str, Any] | None) -> str:
-    """Means over the lines of an evaluation (NetSpace, Fig. 3)."""
+    """Return means over the lines of an evaluation (NetSpace, Fig. 3)."""
     if not line or not line["pairs"]:
         return ""
-    told = f"On {line['pairs']} lines: Spearman {_pair(line, 'spearman')}"
+    text = f"On {line['pairs']} lines: Spearman {_pair(line, 'spearman')}"
     if line.get("linear_r2_latent") is not None:
-        told += f"; R2 of a straight line {_pair(line, 'linear_r2')}"
+        text += f"; R2 of a straight line {_pair(line, 'linear_r2')}"
     if line.get("end_differences"):
         start, end = (f"{100 * value:+.1f}" for value in line["end_differences"])
         distances = " and ".join(f"{100 * value:.1f}" for value in line["end_distances"])
-        told += f"; decoded ends minus their targets {start} and {end} points (absolute {distances})"
-    return told + ". "
+        text += f"; decoded ends minus their targets {start} and {end} points (absolute {distances})"
+    return text + ". "
 
 
 def _pair(line: Mapping[str, Any], name: str) -> str:
@@ -149,18 +149,18 @@ def _pair(line: Mapping[str, Any], name: str) -> str:
     return f"{first} latent, {second} weights"
 
 
-def short_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The README's table: every space, and the best baseline of each column, said to be better where it is."""
+def short_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the README's table: every space, and the best baseline of each column, marked if it is better."""
     columns = [column for column in COLUMNS if column.key != "kl"]
     rows = []
-    for name, figures in found.items():
+    for name, figures in evaluations.items():
         own = " | ".join(f"**{_cell(figures, column)}**" for column in columns)
         rows.append(f"| {name}, {figures['members']} test networks | {own} |")
         rows.append(
             "| best baseline of each column | " + " | ".join(_best(figures, column) for column in columns) + " |"
         )
     head = "| | " + " | ".join(column.name for column in columns) + " |\n" + "|---" * (len(columns) + 1) + "|"
-    lost = any(beaten(figures, column) for figures in found.values() for column in columns)
+    lost = any(beaten(figures, column) for figures in evaluations.values() for column in columns)
     note = "\n\nA baseline that does better than the space is marked 'better'." if lost else ""
     return f"{head}\n" + "\n".join(rows) + note
 
@@ -173,7 +173,7 @@ def _best(figures: Mapping[str, Any], column: Column) -> str:
 
 
 def fashion_aims(figures: Mapping[str, Any]) -> str:
-    """What Fashion-MNIST is to reach: two figures, and every column above the best baseline."""
+    """Return the aims of Fashion-MNIST: two figures, and every column above the best baseline."""
     rows = [
         ("R2 of accuracy", ">= 0.85", f"{figures['r2']:.3f}", figures["r2"] >= 0.85),
         ("agreement", ">= 85 %", f"{100 * figures['agreement']:.1f} %", figures["agreement"] >= 0.85),
