@@ -1,16 +1,15 @@
-"""How fast netspace is here, against the plain way in `tools/reference.py`.
+"""Measure the speed of netspace on this machine, as a ratio to the plain implementation in `tools/reference.py`.
 
     python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
 
-`zoo` trains members of one architecture, an epoch each a repeat; `step` is NetSpace's training step (forward,
-backward, optimizer) and `multi` the same with several architectures; `decoders` the
-latter with the paper's decoder beside a coordinate decoder; `nern` a step of fitting
-a coordinate network to a network by NeRN's whole loss; `orders` puts kernels in short paths (those of `--net`, or drawn
-ones); `store` reads and writes members. `scale` shows how a zoo's cost grows with members, parameters
-and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo far larger
-than memory. Every side of a comparison runs in processes of its own, so that its peak memory is its own,
-and is warmed up before; then the sides take turns (reference, netspace, reference, ...) and the medians count.
-Operations are counted on the reference and credited to both sides: what netspace need not compute is speed.
+`zoo` trains members of one architecture, one epoch in each repeat; `step` is NetSpace's training step (forward, backward,
+optimizer) and `multi` the same with several architectures; `decoders` compares the latter with the paper's decoder and with a
+coordinate decoder; `nern` is a step of fitting a coordinate network to a network by NeRN's whole loss; `orders` orders kernels
+(those of `--net`, or random ones) in short paths; `store` reads and writes members; `scale` measures how a zoo's cost grows with
+members, parameters and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo
+far larger than memory. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
+up; then the sides take turns (reference, netspace, reference, ...) and the medians count. Operations are counted on the
+reference and credited to both sides: an operation that netspace avoids counts as speed.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", 
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
-    """A process's life: make a contestant, warm up, tell its facts, run when told, tell its peak memory."""
+    """Make a contestant in this process, warm up, send its facts, run on request, and send its peak memory."""
     device = settings["device"]
     if device.type == "cpu":
         torch.set_num_threads(threads)
@@ -77,7 +76,7 @@ def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None
 
 
 def _peak() -> int:
-    """The most memory this process ever held, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     with suppress(OSError, StopIteration):  # ru_maxrss inherits the parent's on Linux
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
@@ -100,13 +99,13 @@ class Side:
             self.pipes.append(mine)
             self.processes.append(process)
         try:
-            told = [pipe.recv() for pipe in self.pipes]
+            facts = [pipe.recv() for pipe in self.pipes]
         except EOFError:
-            raise SystemExit(f"{kind.__name__} failed; its process told why above") from None
-        self.facts = told[0]
+            raise SystemExit(f"{kind.__name__} failed; its process printed the error above") from None
+        self.facts = facts[0]
 
     def seconds(self) -> float:
-        """Of one run, all processes at once."""
+        """Return the time of one run, all processes at once."""
         start = time.perf_counter()
         for pipe in self.pipes:
             pipe.send("run")
@@ -115,7 +114,7 @@ class Side:
         return time.perf_counter() - start
 
     def end(self) -> int:
-        """Stops the processes; their peak memory in bytes, together."""
+        """Stop the processes; return the sum of their peak memories, in bytes."""
         for pipe in self.pipes:
             pipe.send("end")
         memory = sum(pipe.recv() for pipe in self.pipes)
@@ -127,7 +126,7 @@ class Side:
 def compare(
     name: str, unit: str, work: float, precision: str, how: str, sides: dict[str, Side], repeats: int
 ) -> dict[str, Any]:
-    """One row: the sides in turns, `work` units each."""
+    """Return one row: the sides run in turns, `work` units each."""
     times: dict[str, list[float]] = {key: [] for key in sides}
     for _ in range(repeats):
         for key, side in sides.items():
@@ -162,7 +161,7 @@ def measure_zoo(case: ZooCase, way: Way, device: torch.device, repeats: int) -> 
 
 
 def with_precisions(settings: S, device: torch.device) -> S:
-    """Settings whose precisions are not 'auto' but that in which matrices are multiplied the fastest, so that rows say it."""
+    """Return settings with precisions 'auto' replaced by the one in which matrices are multiplied the fastest."""
     faster = "bf16" if bf16_is_fast(device) else "float32"
     names = [name for name, value in settings if name.endswith("precision") and value == "auto"]
     return settings.model_copy(update=dict.fromkeys(names, faster))
@@ -221,15 +220,15 @@ def measure_point(point: Point, device: torch.device, repeats: int) -> dict[str,
 
 
 def measure_accuracy(ways: dict[str, Way], device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Networks trained as calibration chose beside plain ones: on digits, enlarged to the bench's images."""
+    """Compare networks trained as calibration chose with plain ones: on digits, enlarged to the benchmark's images."""
     rows = []
     for arch, way in ways.items():
         settings = {"members": 4, "epochs": 1, "side": 8} if quick else {"members": 32, "epochs": 4, "side": 28}
         side = Side(Accuracy, 1, torch.get_num_threads(), arch=arch, way=way, device=device, **settings)
         side.end()
-        found = side.facts["rates"]
-        rows.append({**vars(found), "alike": found.alike})
-        print(f"accuracy of {arch}: alike {found.alike}", file=sys.stderr)
+        comparison = side.facts["rates"]
+        rows.append({**vars(comparison), "alike": comparison.alike})
+        print(f"accuracy of {arch}: alike {comparison.alike}", file=sys.stderr)
     return rows
 
 
@@ -256,7 +255,7 @@ def measure_orders(given: argparse.Namespace, repeats: int) -> list[dict[str, An
 
 
 def feeding(rows: list[dict[str, Any]]) -> float | None:
-    """The share of the paper's step that reading its members from the zoo file takes; None if one was not measured."""
+    """Return the fraction of the paper's step that reading its members takes; None if one was not measured."""
     steps = [row for row in rows if row["name"].startswith("step: paper")]
     reads = [row for row in rows if row["name"] == "store: read"]
     if not steps or not reads:
@@ -264,21 +263,21 @@ def feeding(rows: list[dict[str, Any]]) -> float | None:
     return BATCH / reads[0]["netspace"]["per_second"] * steps[0]["netspace"]["per_second"]
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The result as a table, with a line on what measured it."""
-    here, machine, rates = found["provenance"], found["provenance"]["machine"], found["matmul_flops_per_second"]
+def markdown(result: dict[str, Any]) -> str:
+    """Return the result as a table, with a line on machine and versions."""
+    here, machine, rates = result["provenance"], result["provenance"]["machine"], result["matmul_flops_per_second"]
     what = [*machine["gpus"], f"{machine['processor']} ({machine['cores']} cores)"]
-    told = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in rates.items())
+    rates_text = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in rates.items())
     lines = [
-        f"{found['device']}: {', '.join(what)}; netspace {here['netspace']} ({(here['commit'] or 'no commit')[:9]}), "
-        f"torch {here['torch']}, Python {here['python']}; load before {found['load']:.1f}.",
-        f"Matmul {told} GFLOP/s. Medians of {found['repeats']} turns; reference, then netspace; operations are the "
+        f"{result['device']}: {', '.join(what)}; netspace {here['netspace']} ({(here['commit'] or 'no commit')[:9]}), "
+        f"torch {here['torch']}, Python {here['python']}; load before {result['load']:.1f}.",
+        f"Matmul {rates_text} GFLOP/s. Medians of {result['repeats']} turns; reference, then netspace; operations are the "
         "reference's, and the share is of the matmul rate in the side's precision.",
         "",
         "| what | how | ratio | throughput | seconds a turn | peak MiB | GFLOP/s (share) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    for row in result["rows"]:
         both = [row["reference"], row["netspace"]]
         reached = ", ".join(f"{side['flops_per_second'] / 1e9:.3g} ({side['share']:.0%})" for side in both)
         throughput = ", ".join(f"{side['per_second']:,.{0 if side['per_second'] > 100 else 2}f}" for side in both)
@@ -288,19 +287,19 @@ def markdown(found: dict[str, Any]) -> str:
             f"{', '.join(format(side['peak_bytes'] / 2**20, ',.0f') for side in both)} | "
             f"{reached if row['flops'] else '-'} |"
         )
-    if found["feeding"] is not None:
+    if result["feeding"] is not None:
         lines += [
             "",
-            f"Reading the members of a step takes {found['feeding']:.1%} of the paper's step (before prefetching).",
+            f"Reading the members of a step takes {result['feeding']:.1%} of the paper's step (before prefetching).",
         ]
-    if found["orders"]:
-        lines += ["", *orders_table(found["orders"])]
-    if found["scale"]:
-        lines += ["", *scale_table(found["scale"])]
-    if found["accuracy"]:
-        lines += ["", *accuracy_table(found["accuracy"])]
-    if found["memory"]:
-        here = found["memory"]
+    if result["orders"]:
+        lines += ["", *orders_table(result["orders"])]
+    if result["scale"]:
+        lines += ["", *scale_table(result["scale"])]
+    if result["accuracy"]:
+        lines += ["", *accuracy_table(result["accuracy"])]
+    if result["memory"]:
+        here = result["memory"]
         lines += [
             "",
             f"A space at the paper's configuration (with `recompute` and `accumulate: 2`) trained on a zoo of {here['members']:,} members ({here['zoo_bytes'] / 1e9:.0f} GB): "
@@ -310,13 +309,13 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How fast netspace is here, against tools/reference.py.")
+    parser = argparse.ArgumentParser(description="Measure the speed of netspace as a ratio to tools/reference.py.")
     parser.add_argument("what", nargs="*", help=f"{', '.join(WHAT)} (default: all)")
     parser.add_argument("--device", default="auto", help="cpu, cuda (default: a GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the times mean nothing")
     parser.add_argument("--repeats", type=int, default=None, help="turns of each side (default 5; 1 with --quick)")
-    parser.add_argument("--net", help="whose kernels `orders` takes: a member of --zoo, `best`, a file")
+    parser.add_argument("--net", help="the network whose kernels `orders` takes: a member of --zoo, `best`, a file")
     parser.add_argument("--zoo", type=Path)
     given = parser.parse_args()
     wrong = [word for word in given.what if word not in WHAT]
@@ -324,7 +323,7 @@ def main() -> None:
         parser.error(f"{wrong[0]!r} is not a benchmark: choose among {', '.join(WHAT)}")
     what, device = given.what or list(WHAT), pick_device(given.device)
     repeats = given.repeats or (1 if given.quick else 5)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "device": device.type,
         "quick": given.quick,
         "repeats": repeats,
@@ -332,7 +331,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NETSPACE_CACHE"] = folder  # every run calibrates afresh
-        found["orders"] = measure_orders(given, repeats) if "orders" in what else []  # first: its data may be missing
+        result["orders"] = measure_orders(given, repeats) if "orders" in what else []  # first: its data may be missing
         zoos = zoo_cases(given.quick) if {"zoo", "accuracy"} & {*what} else []
         threads = torch.get_num_threads()
         facts = Side(Facts, 1, threads, cases=zoos, device=device, side=512 if given.quick else 4096)
@@ -355,21 +354,21 @@ def main() -> None:
             rows.append(measure_nern(replace(each, config=with_precisions(each.config, device)), device, repeats))
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
-        found["scale"] = [measure_point(point, device, repeats) for point in here]
+        result["scale"] = [measure_point(point, device, repeats) for point in here]
         ways = {
             case.arch: way
             for case, way in zip(zoos, facts.facts["ways"], strict=True)
             if given.quick or case.side == 28
         }
-        found["accuracy"] = measure_accuracy(ways, device, given.quick) if "accuracy" in what else []
-        found["memory"] = measure_memory(given.quick) if "memory" in what else None
+        result["accuracy"] = measure_accuracy(ways, device, given.quick) if "accuracy" in what else []
+        result["memory"] = measure_memory(given.quick) if "memory" in what else None
     rates = facts.facts["rates"]
     for row in rows:
         for side in (row["reference"], row["netspace"]):
             side["share"] = side["flops_per_second"] / rates[side["precision"]]
-    found["feeding"] = feeding(rows)
-    found.update(matmul_flops_per_second=rates, rows=rows, provenance=provenance())
-    print(json.dumps(found) if given.json else markdown(found))
+    result["feeding"] = feeding(rows)
+    result.update(matmul_flops_per_second=rates, rows=rows, provenance=provenance())
+    print(json.dumps(result) if given.json else markdown(result))
 
 
 if __name__ == "__main__":

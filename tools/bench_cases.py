@@ -1,8 +1,7 @@
-"""Who runs in `tools/bench.py`, and on what: the cases, netspace's side and the plain side of each.
+"""The cases of `tools/bench.py`, and the contestants of each: netspace's side and the plain side.
 
 A contestant is made in a process of its own and does one turn of the work whenever `run()` is called; `flops` are
-the operations of a turn, counted on the plain side. What the contestants of `bench_multi` and `bench_nern` share with
-those of a step stands here, too.
+the operations of a turn, counted on the plain side. Parts that `bench_multi` and `bench_nern` share are here, too.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ from netspace.training.step import Step
 from netspace.zoo import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 
 RATE = 1e-3
-MEMBERS = 16  # of a zoo, at least; as many as fill every worker's groups
-CHOICE = 128  # runs that calibration may put together
+MIN_MEMBERS = 16  # of a zoo; as many as fill every worker's groups
+CHOICE = 128  # runs that calibration may stack
 ADAM = OptimizerConfig(learning_rate=1e-4)
 CIFAR = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
 
@@ -53,7 +52,7 @@ class ZooCase:
     side: int  # pixels
     batch: int
     images: int = 1024  # to train on
-    members: int = MEMBERS
+    members: int = MIN_MEMBERS
 
     def __str__(self) -> str:
         return f"zoo: {self.arch}, {self.side}x{self.side}x1, batch {self.batch}"
@@ -72,7 +71,7 @@ class ZooCase:
 
 @dataclass(frozen=True)
 class Case:
-    """What is stepped, and how often for a turn."""
+    """A case of which each turn takes a number of steps."""
 
     kind: ClassVar[str]
     name: str
@@ -95,7 +94,7 @@ class StepCase(Case):
 
     @property
     def zoo(self) -> ZooRecipe:
-        """What the zoo of the case would be built by."""
+        """The recipe by which the zoo of the case would be built."""
         archs = {self.arch: ArchConfig(arch=self.arch, width=self.width)}
         return ZooRecipe(data=self.data, archs=archs, prep_width=self.prep_width)
 
@@ -129,7 +128,7 @@ def step_cases(quick: bool) -> list[StepCase]:
 
 
 def plain_loader(task: Classification, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
-    """The task's normalised training images and their labels, shuffled."""
+    """Return a loader of the task's normalised training images and labels, shuffled."""
     data = TensorDataset(task.normalise(task.train.images).cpu(), task.train.labels.cpu())
     return DataLoader(data, batch, shuffle=True, pin_memory=task.device.type == "cuda")
 
@@ -171,9 +170,9 @@ class OurZoo:
             next(epochs)
 
 
-def setting_of(case: Any, device: torch.device) -> Setup:
-    """What `netspace train` would make of the case, a zoo of random networks and, where it has one, a random teacher."""
-    task, zoo, told = load(case.data, device="cpu"), case.zoo, case.zoo.teacher
+def setup_of(case: Any, device: torch.device) -> Setup:
+    """Return the set-up of `netspace train` for the case, a zoo of random networks and, if it has one, a random teacher."""
+    task, zoo, teacher = load(case.data, device="cpu"), case.zoo, case.zoo.teacher
 
     def population(name: str, config: ArchConfig, members: int) -> Population:
         width = zoo.prep_width or 1
@@ -187,8 +186,8 @@ def setting_of(case: Any, device: torch.device) -> Setup:
         path = Path(folder) / "zoo.h5"
         header = Header(case.data.model_dump(mode="json"), task.split_hash, {})
         write_zoo(path, header, {name: population(name, each, case.members) for name, each in zoo.archs.items()})
-        if told is not None:
-            write_zoo(teacher_path(path), header, {told.arch: population(told.arch, told, 2)})
+        if teacher is not None:
+            write_zoo(teacher_path(path), header, {teacher.arch: population(teacher.arch, teacher, 2)})
         with Zoo(path) as opened:
             return prepare(case.recipe, opened, device)
 
@@ -202,7 +201,7 @@ class Steps(ABC):
 
     @abstractmethod
     def loss(self) -> torch.Tensor:
-        """Return that of the next step."""
+        """Return the loss of the next step."""
 
     def once(self) -> None:
         self.loss().backward()
@@ -215,7 +214,7 @@ class Steps(ABC):
 
 
 class PlainSteps(Steps):
-    """The same by one of torch's optimizers."""
+    """Steps by one of torch's optimizers."""
 
     def once(self) -> None:
         self.optimizer.zero_grad()
@@ -235,8 +234,8 @@ class OurStep(Steps):
 
     def __init__(self, case: Any, device: torch.device) -> None:
         keep_freed_memory()
-        self.case, setting = case, setting_of(case, device)
-        self.model, self.step = setting.model, Step(setting)
+        self.case, setup = case, setup_of(case, device)
+        self.model, self.step = setup.model, Step(setup)
         self.optimizer = Optimizer(self.model, case.recipe.optimizer, case.recipe.steps)
         self.average = Average(self.model, case.recipe.optimizer.ema)
 
@@ -249,14 +248,14 @@ class OurStep(Steps):
             self.average.update(self.model, self.number - 1)
 
 
-def plain_coders(setting: Setup, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The plain encoder and decoder of a space."""
-    recipe, family = setting.recipe, setting.family
+def plain_coders(setup: Setup, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Return the plain encoder and decoder of a space."""
+    recipe, family = setup.recipe, setup.family
     decoder = reference.ConvDecoder(recipe.latent, family.size, recipe.decoder.slope)
     if recipe.encoder.kind != "probe":
-        spread = tuple(setting.model.encoder.spread.shape)
+        spread = tuple(setup.model.encoder.spread.shape)
         return reference.ConvEncoder(recipe.latent, spread).to(device), decoder.to(device)
-    settings = recipe.encoder.hidden, recipe.encoder.probes, setting.task.num_outputs
+    settings = recipe.encoder.hidden, recipe.encoder.probes, setup.task.num_outputs
     encoder = reference.ProbeEncoder(recipe.latent, *settings, family[0].nets.skeleton, family.input_shape)
     return encoder.to(device), decoder.to(device)
 
@@ -265,12 +264,12 @@ class ReferenceStep(PlainSteps):
     """The same step, plain: on the same members and images, from the same weights."""
 
     def __init__(self, case: StepCase, device: torch.device) -> None:
-        self.case, setting = case, setting_of(case, device)
-        recipe, model = case.recipe, setting.model
-        self.network = setting.family[0].nets.skeleton
-        small = replace(setting, recipe=recipe.model_copy(update={"remember_targets": False}))
+        self.case, setup = case, setup_of(case, device)
+        recipe, model = case.recipe, setup.model
+        self.network = setup.family[0].nets.skeleton
+        small = replace(setup, recipe=recipe.model_copy(update={"remember_targets": False}))
         self.step = Step(small)  # for its stream of members and images alone
-        self.encoder, self.decoder = plain_coders(setting, device)
+        self.encoder, self.decoder = plain_coders(setup, device)
         self.encoder.load_state_dict(model.encoder.state_dict())
         self.decoder.load_state_dict(model.decoder.state_dict())
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
@@ -286,7 +285,7 @@ class ReferenceStep(PlainSteps):
 
 
 class Facts:
-    """Not a contestant: the device's own matmul rates, and how calibration trains each zoo."""
+    """Not a contestant: the device's matmul rates, and the way in which calibration trains each zoo."""
 
     def __init__(self, cases: list[ZooCase], device: torch.device, side: int) -> None:
         self.rates = {"float32": _matmul(device, torch.float32, side), "bf16": _matmul(device, torch.bfloat16, side)}

@@ -1,4 +1,4 @@
-"""What `tools/bench.py decoders` lets step: the same space with the paper's decoder, and with one of coordinates."""
+"""The contestants of `tools/bench.py decoders`: steps of a space with the paper's decoder, and with a coordinate decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from netspace.models.decoders import DECODERS, CoordinateConfig
 
 
 class ConvStep(OurStep):
-    """A step whose decoder is the case's own, the paper's; `rates` says how many parameters that has."""
+    """A step with the case's own decoder, the paper's; `rates` is the number of its parameters."""
 
     flops = 0  # not counted: both sides are netspace's own
 
@@ -30,7 +30,7 @@ class CoordinateStep(ConvStep):
 
 
 def decoder_case(quick: bool) -> MultiCase:
-    """The paper's several architectures on CIFAR-10, 88 x 10,000."""
+    """Return the paper's case of several architectures on CIFAR-10, 88 x 10,000."""
     case = multi_cases(quick)[0]
     assert case.recipe.decoder.kind == "conv" and "coordinate" in DECODERS
     return case

@@ -1,4 +1,4 @@
-"""What `tools/bench.py multi` lets step: spaces of several architectures, ours and the plain way's.
+"""The contestants of `tools/bench.py multi`: steps of spaces of several architectures, ours and plain ones.
 
 Axes: M members, S points between, B images, H W of a PRep.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import reference
 import torch
-from bench_cases import ADAM, CIFAR, Case, PlainSteps, plain_coders, setting_of
+from bench_cases import ADAM, CIFAR, Case, PlainSteps, plain_coders, setup_of
 
 from model_zoo.recipe import ZooRecipe
 from netspace.config import load as load_recipe
@@ -36,10 +36,10 @@ class MultiCase(Case):
 
 
 def multi_cases(quick: bool) -> list[MultiCase]:
-    """The paper's setting with a smallest and a largest network in every batch, and the digits' by Adam."""
+    """Return the paper's setting with a smallest and a largest network in every batch, and that of digits by Adam."""
     paper = load_recipe(SpaceRecipe, "space/paper-cifar10-unseen").model_copy(update={"optimizer": ADAM})
     zoo = load_recipe(ZooRecipe, "zoo/paper-cifar10-multi")
-    paper = few_shown(paper)
+    paper = few_members(paper)
     digits = load_recipe(SpaceRecipe, "space/multi-digits")
     small = load_recipe(ZooRecipe, "zoo/multi-digits")
     assert paper.multi is not None and digits.multi is not None
@@ -57,23 +57,23 @@ def multi_cases(quick: bool) -> list[MultiCase]:
     ]
 
 
-def few_shown(recipe: SpaceRecipe) -> SpaceRecipe:
-    """A recipe that shows two networks where it shows some: for small files of networks that do not matter."""
+def few_members(recipe: SpaceRecipe) -> SpaceRecipe:
+    """Return a recipe that trains on two networks of each architecture that it trains on: for small files."""
     assert recipe.multi is not None
     counts = {name: min(count, 2) for name, count in recipe.multi.counts.items()}
     return recipe.model_copy(update={"multi": recipe.multi.model_copy(update={"counts": counts})})
 
 
 class ReferenceMultiStep(PlainSteps):
-    """The same step, plain: every network and every point by itself, the teacher asked again for each."""
+    """The same step, plain: every network and every point by itself, the teacher run again for each."""
 
     def __init__(self, case: MultiCase, device: torch.device) -> None:
-        self.case, self.setting = case, setting_of(case, device)
-        self.networks = [each.nets.skeleton for each in self.setting.family]
-        self.ours = Step(self.setting)  # for its batches alone
-        self.encoder, self.decoder = plain_coders(self.setting, device)
+        self.case, self.setup = case, setup_of(case, device)
+        self.networks = [each.nets.skeleton for each in self.setup.family]
+        self.ours = Step(self.setup)  # for its batches alone
+        self.encoder, self.decoder = plain_coders(self.setup, device)
         torch.nn.init.normal_(self.decoder.scale, std=1e-3)
-        self.head = self.setting.model.get_submodule("head").requires_grad_()
+        self.head = self.setup.model.get_submodule("head").requires_grad_()
         parameters = [each for part in (self.encoder, self.decoder, self.head) for each in part.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=case.recipe.optimizer.learning_rate)
         self.count()
@@ -82,19 +82,17 @@ class ReferenceMultiStep(PlainSteps):
         ours, case, multi = self.ours, self.case, self.case.recipe.multi
         assert multi is not None
         chosen = ours.batches.take(self.number)
-        between = Points.between_ends(
-            {class_id: len(places) for class_id, places in chosen}, self.setting.family, multi
-        )
+        between = Points.between_ends({class_id: len(rows) for class_id, rows in chosen}, self.setup.family, multi)
         preps = [
-            (class_id, torch.nn.functional.pad(prep, (0, 0, 0, self.setting.family.size[0] - len(prep))))
-            for class_id, places in chosen
-            for prep in ours.sources[class_id].take(places)
+            (class_id, torch.nn.functional.pad(prep, (0, 0, 0, self.setup.family.size[0] - len(prep))))
+            for class_id, rows in chosen
+            for prep in ours.sources[class_id].take(rows)
         ]
         points = [
-            (int(class_id), int(first), int(second), float(share))
-            for class_id, (first, second), share in zip(between.class_ids, between.pairs.T, between.gamma, strict=True)
+            (int(class_id), int(first), int(second), float(gamma))
+            for class_id, (first, second), gamma in zip(between.class_ids, between.pairs.T, between.gamma, strict=True)
         ]
-        images, places = ours.images.take(self.number, case.recipe.images)
+        images, rows = ours.images.take(self.number, case.recipe.images)
         return reference.multi_loss(
             self.encoder,
             self.decoder,
@@ -104,7 +102,7 @@ class ReferenceMultiStep(PlainSteps):
             preps,
             points,
             images,
-            ours.task.train.labels[places],
+            ours.task.train.labels[rows],
             multi.temperature,
             multi.alpha,
         )

@@ -1,4 +1,4 @@
-"""What `tools/bench.py nern` lets step: the fit of a coordinate network to a network, ours and the plain way's.
+"""The contestants of `tools/bench.py nern`: steps of fitting a coordinate network to a network, ours and plain ones.
 
 Axes: N kernels, K their side, B images.
 """
@@ -26,7 +26,7 @@ from netspace.training.fit import NernStep, Original
 from netspace.training.optimizers import Optimizer
 from netspace.training.recipe import FitConfig
 
-POOL = 2048  # images whose maps are remembered, where they are
+POOL = 2048  # images of the pool whose maps are cached
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NernCase(Case):
 
 
 def nern_cases(quick: bool) -> list[NernCase]:
-    """The paper's fit, of ResNet20, with images of all the data and of a pool."""
+    """Return the paper's fit, of ResNet20, with images of all the data and of a pool."""
     paper = load_recipe(FitConfig, "compress/paper")
     if quick:
         data = DataConfig(name="generated", image_size=8, channels=1, limit=20)
@@ -67,7 +67,7 @@ def nern_cases(quick: bool) -> list[NernCase]:
 
 
 def step_of(case: NernCase, device: torch.device) -> NernStep:
-    """That of `netspace compress fit` of the case."""
+    """Return the step of `netspace compress fit` in the case."""
     task = load(case.data, device=device)
     settings = archs.task_settings(case.arch, {}, task.input_shape, task.num_outputs)
     torch.manual_seed(case.config.seed)
@@ -111,7 +111,7 @@ class PlainPredictor(nn.Module):
 
 
 def built(kernels: Tensor, shapes: dict[str, tuple[int, ...]], side: int) -> dict[str, Tensor]:
-    """Weights of convolutions by name from kernels (N, K * K) in the network's order; small ones from the middle."""
+    """Return weights of convolutions by name, from kernels (N, K * K) in the network's order; small ones from the middle."""
     weights, start = {}, 0
     for name, (filters, channels, height, width) in shapes.items():
         piece = kernels[start : start + filters * channels].view(filters, channels, side, side)
@@ -124,7 +124,7 @@ def built(kernels: Tensor, shapes: dict[str, tuple[int, ...]], side: int) -> dic
 def run_with_maps(
     network: nn.Module, state: dict[str, Tensor], layers: Sequence[str], images: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Logits and the outputs of the named layers."""
+    """Return logits (B, C) and the outputs of the named layers."""
     maps: list[Tensor] = []
     handles = [
         network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
@@ -142,16 +142,17 @@ def nern_loss(
     state: dict[str, Tensor],
     shapes: dict[str, tuple[int, ...]],
     coordinates: Tensor,
-    places: Tensor,
+    positions: Tensor,
     target: Tensor,
     mask: Tensor,
     chosen: Tensor,
     images: Tensor,
     weights: tuple[float, float, float],
 ) -> Tensor:
-    """Eq. 2 for all kernels, gradients through the `chosen` ones; terms in the order of the equation.
+    """Return NeRN's Eq. 2 over all kernels, with gradients through the `chosen` ones; `weights` are those of its terms.
 
-    `places` (N,) says where each coordinate's kernel lies in the network; `target` and `mask` are (N, K * K) by coordinate.
+    `positions` (N,) are the positions of each coordinate's kernel in the network; `target` and `mask` are (N, K * K) by
+    coordinate.
     """
     with torch.no_grad():
         kernels = predictor(coordinates)
@@ -159,7 +160,7 @@ def nern_loss(
     difference = (kernels - target) * mask
     reconstruction = torch.sqrt(difference.square().sum() / mask.sum())
     in_network = torch.empty_like(kernels)
-    in_network[places] = kernels
+    in_network[positions] = kernels
     student_state = {**state, **built(in_network, shapes, math.isqrt(target.shape[1]))}
     layers = [name.removesuffix(".weight") for name in shapes]
     with torch.no_grad():
@@ -189,7 +190,7 @@ class ReferenceFit(PlainSteps):
         self.shapes = {layer.name: layer.shape for layer in step.compressed.kernels.layers}
         normalised = config.embedding.coordinates == "normalised"
         self.coordinates = step.compressed.kernels.coordinates(normalised).to(device)
-        self.places = step.compressed.places.to(device)
+        self.positions = step.compressed.places.to(device)
         settings = step.stage.optimizer
         self.optimizer = torch.optim.RAdam(
             self.predictor.parameters(),
@@ -210,7 +211,7 @@ class ReferenceFit(PlainSteps):
             step.state,
             self.shapes,
             self.coordinates,
-            self.places,
+            self.positions,
             step.target,
             step.mask,
             chosen,

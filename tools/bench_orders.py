@@ -1,8 +1,8 @@
-"""What `tools/bench.py orders` compares: how short and how fast paths through kernels are, beside the paper's (NeRN, Sec. 3.3).
+"""The comparison of `tools/bench.py orders`: length and time of paths through kernels, ours and the paper's (NeRN, Sec. 3.3).
 
-The plain way walks on to the nearest kernel left, in numpy; it is shown compiled, too, so that what the path search itself
-takes is seen apart from Python. Kernels are a network's, or are drawn from a seed: normal, in few directions. What is
-compiled is compiled before.
+The plain way always takes the nearest kernel left, in numpy; it is also measured compiled, which separates the time of the
+search from Python's. Kernels are a network's, or are drawn from a seed: normal, in few directions. Functions are compiled before
+they are timed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Layers:
         return np.split(self.kernels, np.cumsum([filters * channels for filters, channels in self.grids])[:-1])
 
     def each(self, path: Path_, kind: str) -> list[np.ndarray]:
-        """Orders by any way to find a path, layer after layer."""
+        """Return the orders of all layers by a function that finds a path."""
         if kind == "cross-filter":
             return [path(layer) for layer in self.split()]
         return [_in_filter(layer, grid, path) for layer, grid in zip(self.split(), self.grids, strict=True)]
@@ -67,12 +67,13 @@ class Layers:
 
 def _in_filter(points: np.ndarray, grid: Grid, path: Path_) -> np.ndarray:
     filters, channels = grid
-    rows = np.stack([place * channels + path(one) for place, one in enumerate(points.reshape(filters, channels, -1))])
+    of_filters = points.reshape(filters, channels, -1)
+    rows = np.stack([index * channels + path(of_filter) for index, of_filter in enumerate(of_filters)])
     return rows[path(points[rows].reshape(filters, -1))].ravel()
 
 
 def plain_greedy(points: np.ndarray) -> np.ndarray:
-    """From the first point on to the nearest that is left, in numpy; what is visited makes room for the last."""
+    """Return the path from the first point, always to the nearest one left, in numpy."""
     rest, left, order, here = points.copy(), np.arange(len(points)), [], 0
     for last in range(len(points) - 1, -1, -1):
         order.append(left[here])
@@ -99,7 +100,7 @@ class Orders:
             self._measure(large, kind, {"greedy, compiled": greedy_path}, 1)
 
     def _measure(self, layers: Layers, kind: str, paths: dict[str, Path_], repeats: int) -> None:
-        """Rows of one case: each way's length and seconds, the first way's length being the plain one."""
+        """Add the rows of one case: length and seconds of each way; lengths are compared with the first way's."""
         ways = {name: lambda path=path: layers.each(path, kind) for name, path in paths.items()}
         ways["ours"] = lambda: arrange(layers.kernels, layers.grids, kind)
         seconds: dict[str, list[float]] = {name: [] for name in ways}

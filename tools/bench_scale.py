@@ -1,4 +1,4 @@
-"""How the cost of a zoo grows, for `tools/bench.py scale`; and whether the fast way trains networks as good as the plain.
+"""`tools/bench.py scale` and `accuracy`: how the cost of a zoo grows, and whether the fast way trains networks as good as the plain.
 
 Axes: M members. Every point runs in processes of its own, warmed up, as the builder would run it.
 """
@@ -38,7 +38,7 @@ class Point:
 
 
 def points(quick: bool, processes: int) -> list[Point]:
-    """Members 8 to 512, parameters 5k to 500k, processes 1 to as many as there are cores."""
+    """Return the points: 8 to 512 members, 5k to 500k parameters, 1 to `processes` processes."""
     small, large = ZooCase("lenetlike", 8, 50, images=500), ZooCase("lenetlike", 28, 128, images=1024)
     if quick:
         tiny = ZooCase("lenetlike", 8, 10, images=20, members=2)
@@ -56,16 +56,16 @@ def points(quick: bool, processes: int) -> list[Point]:
 
 
 class PointZoo(OurZoo):
-    """One process's share of a point's zoo, an epoch a run."""
+    """One process's part of a point's zoo, one epoch a run."""
 
     def __init__(self, point: Point, device: torch.device) -> None:
         arch = ArchConfig(arch=point.case.arch, width=point.width)
-        share = max(1, point.case.members // point.processes)
-        super().__init__(point.case, device, share, Way(point.fused), arch)
+        members = max(1, point.case.members // point.processes)
+        super().__init__(point.case, device, members, Way(point.fused), arch)
 
 
 @dataclass(frozen=True)
-class Likeness:
+class AccuracyComparison:
     """Accuracies of networks trained in two ways on the same task."""
 
     arch: str
@@ -76,7 +76,7 @@ class Likeness:
 
     @property
     def alike(self) -> bool:
-        """Whether the interval of the difference holds 0."""
+        """Whether the interval of the difference contains 0."""
         return abs(self.difference[0]) <= self.difference[1]
 
 
@@ -111,12 +111,14 @@ class Accuracy:
                 reference.train_epoch(network, optimizer, loader, device)
             plain.append({name: value.detach() for name, value in network.state_dict().items()})
         stacked = {name: torch.stack([state[name] for state in plain]) for name in plain[0]}
-        found = [torch.cat(fast), flatten(chosen.folder(stacked), chosen.spec)]
+        parameters = [torch.cat(fast), flatten(chosen.folder(stacked), chosen.spec)]
         family = Family([arch_class])
-        sets = [Networks.of_class(family, 0, flat) for flat in found]
+        sets = [Networks.of_class(family, 0, flat) for flat in parameters]
         one, two = (torch.from_numpy(accuracies(networks, task, "test")) for networks in sets)
         between = 1.96 * float((one.var() / len(one) + two.var() / len(two)).sqrt())
-        self.rates = Likeness(arch, str(way), _interval(one), _interval(two), (float(one.mean() - two.mean()), between))
+        self.rates = AccuracyComparison(
+            arch, str(way), _interval(one), _interval(two), (float(one.mean() - two.mean()), between)
+        )
 
 
 def _interval(values: torch.Tensor) -> tuple[float, float]:
@@ -124,7 +126,7 @@ def _interval(values: torch.Tensor) -> tuple[float, float]:
 
 
 def scale_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown of what `Point`s took."""
+    """Return the time of `Point`s as Markdown."""
     lines = ["| what grows | value | how | seconds an epoch | member images/s |", "|---|---|---|---|---|"]
     return lines + [
         f"| {row['axis']} | {row['value']:,} | {row['how']} | {row['seconds']:.3g} | {row['per_second']:,.0f} |"
@@ -133,14 +135,14 @@ def scale_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def accuracy_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown of `Likeness`es."""
+    """Return `AccuracyComparison`s as Markdown."""
     lines = ["| networks | fast way | its accuracy | plain | difference, points | alike |", "|---|---|---|---|---|---|"]
     return lines + [
-        f"| {row['arch']} | {row['way']} | {_told(row['fast'])} | {_told(row['plain'])} | "
+        f"| {row['arch']} | {row['way']} | {_text(row['fast'])} | {_text(row['plain'])} | "
         f"{100 * row['difference'][0]:+.2f} ± {100 * row['difference'][1]:.2f} | {'yes' if row['alike'] else 'no'} |"
         for row in rows
     ]
 
 
-def _told(interval: tuple[float, float]) -> str:
+def _text(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.2f} ± {100 * interval[1]:.2f} %"

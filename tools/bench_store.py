@@ -55,7 +55,7 @@ class StoreCase:
 
 
 class _Store:
-    """A folder of its own, and members to put there."""
+    """A temporary folder, and the members to write there."""
 
     flops = 0
 
@@ -64,8 +64,8 @@ class _Store:
         self.folder = Path(tempfile.mkdtemp())
         self.turn = 0
 
-    def places(self) -> np.ndarray:
-        """Random members of this turn, in batches."""
+    def batches(self) -> np.ndarray:
+        """Return random members of this turn, in batches."""
         self.turn += 1
         return np.random.default_rng(self.turn).permutation(self.case.members).reshape(-1, BATCH)
 
@@ -90,7 +90,7 @@ class ReferenceRead(ReferenceWrite):
         super().run()
 
     def run(self) -> None:
-        for batch in self.places():
+        for batch in self.batches():
             rows = [flatten(torch.load(self.folder / f"{number}.pt", weights_only=True), self.spec) for number in batch]
             pack(torch.stack(rows), self.case.size())
 
@@ -100,8 +100,8 @@ class OurWrite(_Store):
 
     def run(self) -> None:
         preps = pack(self.values, self.case.size()).numpy()
-        held = Population(self.spec, preps, np.zeros(len(preps), MEMBER))
-        write_zoo(self.folder / "zoo.h5", Header({}, "", {}), {"bench": held})
+        population = Population(self.spec, preps, np.zeros(len(preps), MEMBER))
+        write_zoo(self.folder / "zoo.h5", Header({}, "", {}), {"bench": population})
 
 
 class OurRead(OurWrite):
@@ -113,12 +113,12 @@ class OurRead(OurWrite):
         self.zoo = Zoo(self.folder / "zoo.h5")
 
     def run(self) -> None:
-        for batch in self.places():
+        for batch in self.batches():
             self.zoo.only().read(batch)
 
 
 def huge_zoo(path: Path, members: int, case: StoreCase) -> Path:
-    """A zoo file of so many members that are one and the same, whose chunks deflate to a thousandth of their size."""
+    """Write a zoo file of `members` copies of one network, whose chunks are compressed to a thousandth of their size."""
     data = DataConfig(name="generated", image_size=32, channels=3, crop_padding=4, flip=True)
     few = np.zeros(2, MEMBER)
     few["split"], few["status"] = [b"train", b"val"], b"ok"
@@ -140,9 +140,9 @@ def huge_zoo(path: Path, members: int, case: StoreCase) -> Path:
 
 
 def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int | None = None) -> dict[str, float]:
-    """Trains at the paper's configuration from the file, in the settings that save memory.
+    """Train at the paper's configuration from the file, with the settings that save memory.
 
-    Returns this process's peak memory and seconds a step.
+    Return this process's peak memory, in bytes, and seconds a step.
     """
     keep_freed_memory()
     recipe = load_recipe(SpaceRecipe, "space/paper-cifar10").model_copy(update={"recompute": True, "accumulate": 2})
@@ -150,17 +150,17 @@ def train_on_a_huge_zoo(members: int, steps: int, case: StoreCase, latent: int |
         recipe = recipe.model_copy(update={"latent": latent, "networks": 2, "images": 4})
     with tempfile.TemporaryDirectory() as folder, Zoo(huge_zoo(Path(folder) / "huge.h5", members, case)) as zoo:
         size = zoo.only().preps.nbytes
-        setting = prepare(recipe, zoo, torch.device("cpu"))
-        setting.model.decoder.recompute = True
-        source = setting.train[0]
+        setup = prepare(recipe, zoo, torch.device("cpu"))
+        setup.model.decoder.recompute = True
+        source = setup.train[0]
         assert source is not None and source.cache is None, "this zoo was to be read from its file"
-        step = Step(setting)
-        optimizer = Optimizer(setting.model, recipe.optimizer, recipe.steps)
+        step = Step(setup)
+        optimizer = Optimizer(setup.model, recipe.optimizer, recipe.steps)
         for number in range(steps + 1):
             if number == 1:  # the first is a warm-up
                 start = time.perf_counter()
             for part in range(recipe.accumulate):
-                torch.stack(list(step(setting.model, number, part).values())).sum().backward()
+                torch.stack(list(step(setup.model, number, part).values())).sum().backward()
             optimizer.step(number)
         seconds = (time.perf_counter() - start) / steps
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
