@@ -36,4 +36,4 @@ def test_a_cell_is_trained_and_told(grid: ModuleType, tiny_zoo: Path, tmp_path: 
     again = grid.cell("linear,probe", given)
     assert found["steps"] == again["steps"] >= 1 and found["result"]["agreement"] == again["result"]["agreement"]
     line = grid.row(found)
-    assert line.startswith("| linear | probe | ") and line.count("|") == 10
+    assert line.startswith("| linear | probe | ") and line.count("|") == 11

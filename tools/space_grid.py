@@ -73,7 +73,7 @@ def row(found: dict[str, Any]) -> str:
     )
     decoder, encoder = found["cell"].split(",")
     return (
-        f"| {decoder} | {encoder} | {found['steps']:,} | {result['agreement']:.1%} | {result['r2']:.3f} | "
+        f"| {decoder} | {encoder} | {found['steps']:,} | {found['seconds']:.0f} | {result['agreement']:.1%} | {result['r2']:.3f} | "
         f"{100 * result['bias']:+.1f} | {100 * identity['own_minus_peers']:+.1f} | {result['diversity_ratio']:.2f} | "
         f"{best[0]:.1%} ({best[1]}) |"
     )
@@ -91,8 +91,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print("| decoder | encoder | steps | agreement | R2 | bias | own minus peers | diversity | best baseline |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| decoder | encoder | steps | seconds | agreement | R2 | bias | own minus peers | diversity | best baseline |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.cells:
         found = cell(name, arguments)
         (arguments.out / name.replace(",", "-") / "row.json").write_text(json.dumps(found))
