@@ -33,7 +33,6 @@ from netspace.networks.graph import batch_norms
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters
-from netspace.networks.tokens import tokens_of
 from netspace.precision import choose
 from netspace.run_folder import RunFolder, is_run
 from netspace.training.batches import autocast
@@ -209,30 +208,48 @@ class Space:
 
         `arch` is one of this space's, whose other settings are kept, or any that `netspace.archs.build` knows; `width` and
         `depth` are settings of its factory. It takes a coordinate decoder with `start: emitted`. Sizes outside the trained
-        range are a `NetspaceWarning`. Raises `UsageError` for another decoder, and as `netspace.archs.build`.
+        range, and any of a space that was trained without `sizes`, are a `NetspaceWarning`. Raises `UsageError` for another decoder, and as `netspace.archs.build`.
         """
+        sizes = {name: size for name, size in (("width", width), ("depth", depth)) if size is not None}
+        name = "-".join([arch, *(f"{key}{size:g}" for key, size in sizes.items())])
         if not isinstance(decoder := self.model.decoder, CoordinateDecoder):
             raise UsageError(
-                f"{arch} is none of this space's architectures ({self.family.names}), and its decoder, "
-                f"{self.recipe.decoder.kind}, gives no others: decoder.kind coordinate with start: emitted does"
+                f"networks of {name} were asked for, but this space's decoder ({self.recipe.decoder.kind}) gives those of "
+                f"{self.family.names} as they are: other sizes take decoder.kind coordinate with start: emitted"
             )
-        sizes = {name: size for name, size in (("width", width), ("depth", depth)) if size is not None}
         known = next((each.spec for each in self.family if each.id == arch), None)
-        config = archs.ArchConfig(
-            arch=arch if known is None else known.arch,
-            kwargs={**({} if known is None else known.settings), **sizes},
-        )
+        settings = {} if known is None else known.settings
+        family = Family([self._declared(name, arch if known is None else known.arch, {**settings, **sizes})])
+        resized = decoder.resized(family)
+        self._warn_of_sizes(decoder, family[0])
+        model = AutoEncoder(self.model.encoder, resized, family.ones().to(self.device))
+        return Space(model, self.recipe, family)
+
+    def _declared(self, name: str, arch: str, settings: Mapping[str, Any]) -> ArchClass:
+        """Return an architecture for the inputs and outputs that this space's networks have."""
         sample = self.family[0]
         with torch.no_grad():
             zero = torch.zeros(1, *sample.spec.input_shape, device=self.device)
             outputs = sample.nets(torch.zeros(1, sample.parameters, device=self.device), zero).shape[-1]
-        name = "-".join([arch, *(f"{key}{size:g}" for key, size in sizes.items())])
-        family = Family([declared(name, config, sample.spec.input_shape, outputs, sample.size[1], self.device)])
-        resized = decoder.resized(family)
-        if problem := decoder.outside(tokens_of(family[0].nets, decoder.side)):
-            warnings.warn(f"{name} has {problem}", NetspaceWarning, stacklevel=2)
-        model = AutoEncoder(self.model.encoder, resized, family.ones().to(self.device))
-        return Space(model, self.recipe, family)
+        config = archs.ArchConfig(arch=arch, kwargs=dict(settings))
+        return declared(name, config, sample.spec.input_shape, outputs, sample.size[1], self.device)
+
+    def _warn_of_sizes(self, decoder: CoordinateDecoder, arch: ArchClass) -> None:
+        """Warn where nothing says that networks of an architecture are any good."""
+        if any(each.spec.shapes == arch.spec.shapes for each in self.family):
+            return
+        if self.recipe.sizes is None:
+            problem = "was decoded by a space that was trained at the sizes of its own architectures alone (`sizes` in its recipe)"
+        else:
+            listed = self.recipe.sizes.archs.items()
+            trained = [
+                self._declared(name, each.arch, each.kwargs | ({} if each.width is None else {"width": each.width}))
+                for name, each in listed
+            ]
+            outside = decoder.outside(arch, [*self.family, *trained])
+            problem = "" if outside is None else f"has {outside}"
+        if problem:
+            warnings.warn(f"{arch.id} {problem}: it may be at chance", NetspaceWarning, stacklevel=4)
 
     def factor(self, arch: ArchClass) -> float:
         """Return how far from the smallest to the largest architecture one lies, by its parameters (NetSpace, Eq. 12).

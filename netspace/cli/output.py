@@ -109,6 +109,11 @@ def optimization(figures: of_spaces.Optimization) -> str:
     )
 
 
+def _position(factor: float | None) -> str:
+    """Return where between the smallest and the largest architecture latents lie; '' for a space of one."""
+    return "" if factor is None else f"at {factor:.3f} between the ends, "
+
+
 def _sample_controls(figures: of_spaces.Sampling) -> list[str]:
     """Return the line on an architecture that was not seen in training."""
     if figures.neighbour is None:
@@ -144,7 +149,7 @@ def samples(figures: of_spaces.Sampling) -> str:
     return "\n".join(
         [
             f"{figures.count} networks of {figures.arch} drawn ({figures.fit}, seed {figures.seed}), "
-            + ("" if figures.shown else f"not seen in training, at {figures.factor:.3f} between the ends, ")
+            + ("" if figures.shown else f"not seen in training, {_position(figures.factor)}")
             + f"on the test images; trained ones score {percent(figures.zoo_accuracy)}",
             table(head, rows),
             *_sample_controls(figures),

@@ -5,6 +5,7 @@ Axes: M members (networks), N tokens, T values of a token, P parameters, H W of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
@@ -17,7 +18,7 @@ from netspace.models.decoder import Decoder, DecoderConfig
 from netspace.models.encoder import Statistics
 from netspace.networks.family import ArchClass, Family, by_class
 from netspace.networks.prep import pack
-from netspace.networks.tokens import COLUMNS, SIZES, Tokens, tokens_of, widest_kernel
+from netspace.networks.tokens import SIZES, Tokens, tokens_of, widest_kernel
 
 REFERENCE_TOKENS = 4096  # in a step of the fit to the references
 
@@ -150,20 +151,19 @@ class CoordinateDecoder(Decoder):
         other.load_state_dict(self.state_dict())
         return other.to(self.scale.device)
 
-    def outside(self, tokens: Tokens) -> str | None:
-        """Return which sizes of an architecture lie outside those of the trained family, in one sentence; None if none do."""
-        known = torch.cat([getattr(self, f"coordinates_{class_id}") for class_id in range(self.classes)])
-        first = len(COLUMNS) - len(SIZES)
-        ranges = [
-            (name, *(2 ** bound.item() for bound in (own.min(), own.max(), all_.min(), all_.max())))
-            for name, own, all_ in zip(SIZES, tokens.coordinates.T[first:], known.cpu().T[first:], strict=True)
-        ]
-        told = [
+    def outside(self, arch: ArchClass, trained: Sequence[ArchClass]) -> str | None:
+        """Return which sizes of an architecture lie outside those of trained ones, as the end of a sentence; None if none do."""
+
+        def ranges(*archs: ArchClass) -> list[tuple[float, float]]:
+            sizes = torch.cat([tokens_of(each.nets, self.side).coordinates for each in archs])[:, -len(SIZES) :]
+            return [(2 ** low.item(), 2 ** high.item()) for low, high in zip(sizes.amin(0), sizes.amax(0), strict=True)]
+
+        problems = [
             f"{low:.0f} to {high:.0f} {name} where {least:.0f} to {most:.0f} were trained"
-            for name, low, high, least, most in ranges
+            for name, (low, high), (least, most) in zip(SIZES, ranges(arch), ranges(*trained), strict=True)
             if low < least - 0.5 or high > most + 0.5
         ]
-        return f"sizes outside the trained range ({'; '.join(told)}): these weights are extrapolated" if told else None
+        return f"sizes outside the trained range ({'; '.join(problems)})" if problems else None
 
     def emit(self, latents: Tensor, tokens: Tokens, embedded: Tensor) -> Tensor:
         """Return parameters (M, P) of latents (M, E) as an architecture whose tokens and embedded coordinates are given.

@@ -15,6 +15,8 @@ from netspace.commands.sample import sample
 from netspace.errors import NetspaceWarning, UsageError
 from netspace.networks.state_dict import metadata_spec, read_state_dict
 from netspace.space import Space
+from netspace.training.latent_space import train
+from netspace.training.recipe import SpaceRecipe
 
 
 @pytest.fixture
@@ -28,9 +30,7 @@ def test_a_latent_decodes_as_any_architecture(run: Path) -> None:
     latent = torch.randn(space.latent)
     images = torch.zeros(2, *space.family[0].spec.input_shape)
     outputs = space.family[0].nets(torch.zeros(1, space.family[0].parameters), images).shape[-1]
-    with pytest.warns(
-        NetspaceWarning, match=r"^resnet14-width0.25 has sizes outside the trained range \(.* layers where "
-    ):
+    with pytest.warns(NetspaceWarning, match=r"^resnet14-width0.25 was decoded by a space that was trained at"):
         network = space.decode(latent, "resnet14", width=0.25)
     assert network(images).shape == (2, outputs)
     assert len([name for name, _ in network.named_parameters() if "conv" in name]) == 2 * 13
@@ -51,7 +51,8 @@ def test_other_decoders_say_what_they_would_need(multi_run: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown architecture 'resnet14'"):
         space.decode(latent, "resnet14")
     with pytest.raises(
-        UsageError, match=r"its decoder, \w+, gives no others: decoder.kind coordinate with start: emitted does"
+        UsageError,
+        match=r"-width0.5 were asked for, but this space's decoder \(\w+\) gives those of .* as they are: other sizes",
     ):
         space.decode(latent, space.family[0].id, width=0.5)
 
@@ -66,6 +67,23 @@ def test_kernels_larger_than_those_trained_on_are_refused(run: Path, monkeypatch
     space = Space.load(run)
     with pytest.raises(UsageError, match="large has kernels of 7 x 7, but this space decodes kernels of up to 3 x 3"):
         space.decode(torch.zeros(space.latent), "large")
+
+
+def test_a_space_trained_at_more_sizes_knows_its_range(
+    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path, cli: Any
+) -> None:
+    sizes = {"archs": {"wide": {"arch": "lenetlike", "width": 0.4}}}
+    decoder = {"kind": "coordinate", "start": "emitted", "hidden": 16, "reference_steps": 5}
+    settings = {**space_settings, "decoder": decoder, "sizes": sizes, "steps": 2, "validate_every": 2}
+    run = train(SpaceRecipe.model_validate(settings), tiny_zoo, tmp_path / "run")
+    space = Space.load(run)
+    assert space.resized(space.family[0].id, width=0.3).family[0].spec.settings["width"] == 0.3  # without a warning
+    with pytest.warns(
+        NetspaceWarning, match=r"has sizes outside the trained range \(.* filters where .*: it may be at chance"
+    ):
+        space.resized(space.family[0].id, width=0.9)
+    done = cli("sample", "--run", run, "--arch", space.family[0].id, "--width", 0.3, "--count", 2)
+    assert done.code == 0 and "not seen in training, on the test images" in done.out and "learnt part off" in done.out
 
 
 @pytest.mark.filterwarnings("ignore::netspace.errors.NetspaceWarning")

@@ -15,7 +15,6 @@ from netspace.models.decoders import CoordinateConfig, CoordinateDecoder
 from netspace.models.encoders import EncoderConfig
 from netspace.networks.family import ArchClass, Family
 from netspace.networks.prep import pack, unpack
-from netspace.networks.tokens import tokens_of
 from netspace.space import Space
 
 SETTINGS = [(start, way) for start in ("reference", "emitted") for way in ("basis", "modulated")]
@@ -138,7 +137,9 @@ def test_an_architecture_of_the_family_decodes_alike_by_its_size(family: Family)
     by_class = unpack(decoder(latents, torch.tensor([1, 1])), family[1].parameters)
     resized = decoder.resized(alone(family[1]))
     torch.testing.assert_close(unpack(resized(latents), family[1].parameters), by_class)
-    assert resized.outside(tokens_of(family[1].nets, resized.side)) is None
+    assert resized.outside(family[1], [family[1]]) is None
+    problem = resized.outside(family[2], [family[0]])
+    assert problem is not None and problem.startswith("sizes outside the trained range (")
 
 
 def test_a_table_of_references_knows_no_other_sizes(family: Family) -> None:
