@@ -56,8 +56,8 @@ def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str
         data.image_size == {"digits": 8, "fashion-mnist": 28, "cifar10": 32, "tiny-imagenet": 64}[zoo_recipe.data.name]
     )
     recipe = recipe.model_copy(update={"images": 4})  # the networks' part of a step, made short
-    case = several.MultiCase(space, several.few_shown(recipe), zoo_recipe, data, 1)
-    setting = several.setting_of(case, torch.device("cpu"))
+    case = several.MultiCase(space, several.few_members(recipe), zoo_recipe, data, 1)
+    setting = several.setup_of(case, torch.device("cpu"))
     assert [each.id for each in setting.family] == list(zoo_recipe.archs), "recipes list architectures by size"
     assert setting.family.size == ((88, 10_000) if "paper" in space else (28, zoo_recipe.prep_width))
     assert {each.id for each in setting.family if not each.shown} == (

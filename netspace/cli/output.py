@@ -109,11 +109,6 @@ def optimization(figures: of_spaces.Optimization) -> str:
     )
 
 
-def _position(factor: float | None) -> str:
-    """Return where between the smallest and the largest architecture latents lie; '' for a space of one."""
-    return "" if factor is None else f"at {factor:.3f} between the ends, "
-
-
 def _sample_controls(figures: of_spaces.Sampling) -> list[str]:
     """Return the line on an architecture that was not seen in training."""
     if figures.neighbour is None:
@@ -149,7 +144,8 @@ def samples(figures: of_spaces.Sampling) -> str:
     return "\n".join(
         [
             f"{figures.count} networks of {figures.arch} drawn ({figures.fit}, seed {figures.seed}), "
-            + ("" if figures.shown else f"not seen in training, {_position(figures.factor)}")
+            + ("" if figures.shown else "not seen in training, ")
+            + ("" if figures.shown or figures.factor is None else f"at {figures.factor:.3f} between the ends, ")
             + f"on the test images; trained ones score {percent(figures.zoo_accuracy)}",
             table(head, rows),
             *_sample_controls(figures),
