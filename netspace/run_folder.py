@@ -214,7 +214,8 @@ class RunFolder:
             raise UsageError(f"{argument} is missing: give {what}; only --resume takes the run's own")
         if self.begun and not (self.path / "provenance.json").exists():
             raise UsageError(
-                f"{self.path} was begun by an earlier version of netspace, which did not record {what}: give {argument} again"
+                f"{self.path} was begun by an earlier version of netspace, which did not record its options: give them again, "
+                f"{argument} ({what}) among them"
             )
         if not self.begun or self.origin.kind != self.kind:
             raise UsageError(f"{self.path} is no {self.kind} that could be resumed: give {argument}, {what}")

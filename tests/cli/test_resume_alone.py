@@ -20,7 +20,7 @@ from netspace.io import read_json, write_json
 
 Cli = Callable[..., Any]
 SHORT = ("--set", "predictor.hidden=16", "--set", "stages=[{steps: 6, kernels: 64}]", "--set", "validate_every=3")
-EARLIER = "was begun by an earlier version of netspace, which did not record"
+EARLIER = "was begun by an earlier version of netspace, which did not record its options: give them again,"
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_a_fit_that_is_not_there_or_of_before_its_network_was_recorded(cli: Cli,
     assert cli(*fit).code == 0
     Path("c/provenance.json").unlink()
     told = refused(cli("compress", "fit", "--resume", "-o", "c"), 2)
-    assert told == f"c {EARLIER} the network to represent: give MODEL again"
+    assert told == f"c {EARLIER} MODEL (the network to represent) among them"
     before = command_of(refused(cli(*fit), 2, "exists already"))
     assert before == ["compress", "fit", "net.safetensors", "--resume", "--out", "c"] and cli(*before).code == 0
     assert not Path("c/provenance.json").exists()
@@ -125,7 +125,7 @@ def test_an_optimisation_that_is_not_there_or_of_before_its_run_was_recorded(cli
     origin = read_json(Path("better/provenance.json"), dict[str, Any])
     Path("better/provenance.json").unlink()
     told = refused(cli("optimize", "--resume", "-o", "better"), 2)
-    assert told == f"better {EARLIER} the networks to start from: give --from again"
+    assert told == f"better {EARLIER} --from (the networks to start from) among them"
     before = command_of(refused(cli(*words), 2))
     assert before == ["optimize", "--run", str(run_copy), "--from", "worst", "--resume", "--out", "better"]
     assert cli(*before).code == 0
