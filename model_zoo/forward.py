@@ -179,7 +179,7 @@ class StackedOptimizer:
         flat.addcdiv_(first * scale, second.sqrt().mul_(root).add_(1e-8), value=-1)
 
     def keep(self, rows: Tensor) -> None:
-        """Keep the members in `rows` and drop the others."""
+        """Keep the members in `rows`, indices (K,), and drop the others."""
         self.steps = self.steps[rows].clone()
         self.moments = [moment[rows].clone() for moment in self.moments]
 

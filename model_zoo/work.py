@@ -268,7 +268,10 @@ def finished(path: Path, number: int) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a worker: PATH, RANK, WORLD_SIZE and architectures to trust. Return 0 for done, 1 for failed."""
+    """Run a worker: PATH, RANK, WORLD_SIZE and architectures to trust. Return 0 for done, 1 for failed.
+
+    Raises `SystemExit` once the builder that started it is gone.
+    """
     path, rank, world_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     archs.trust(*arguments[3:])
     parent = os.getppid()

@@ -48,7 +48,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for the device; from CPU to GPU through page-locked memory."""
+    """Copy a tensor (...) to a device without waiting for the device; from CPU to GPU through page-locked memory."""
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")

@@ -53,7 +53,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, model: type[T]) -> T:
-    """Read what `write_json` wrote, as `model`: a pydantic model, or a type such as dict[str, str]."""
+    """Read what `write_json` wrote, as `model`: a pydantic model, or a type such as dict[str, str].
+
+    Raises `NetspaceError` if the file cannot be read, is not JSON, does not fit its hash or is no `model`.
+    """
     value = parse_json(read_text(path), str(path))
     if isinstance(value, dict):
         stored = _stored_hash(value, path)
@@ -64,7 +67,7 @@ def read_json(path: Path, model: type[T]) -> T:
 
 
 def parse_json(text: str, origin: str) -> Any:
-    """Return the value of a JSON text; `origin` names its file in errors."""
+    """Return the value of a JSON text. Raises `NetspaceError`, naming its file `origin`, if it does not parse."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -72,7 +75,7 @@ def parse_json(text: str, origin: str) -> Any:
 
 
 def validated(value: Any, model: type[T], path: Path) -> T:
-    """Return a value of the file `path` as `model`."""
+    """Return a value of the file `path` as `model`. Raises `NetspaceError` naming the first entry that does not fit."""
     try:
         return TypeAdapter(model).validate_python(value)
     except ValidationError as error:
@@ -91,7 +94,10 @@ def write_yaml(path: Path, text: str) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read what `write_yaml` wrote, as plain values."""
+    """Read what `write_yaml` wrote, as plain values.
+
+    Raises `NetspaceError` if the file cannot be read, does not fit its hash or is not YAML.
+    """
     text = read_text(path)
     content, seal, stored = text.rpartition(YAML_SEAL)
     if (seal or text.startswith(YAML_HEAD)) and stored.strip() != hashlib.sha256(content.encode()).hexdigest():
@@ -105,7 +111,10 @@ def without_seal(text: str) -> str:
 
 
 def parse_yaml(text: str, origin: str, kind: str = "YAML") -> Any:
-    """Return the value of a YAML text, by the safe loader; errors say that `origin` was expected to be `kind`."""
+    """Return the value of a YAML text, by the safe loader; errors say that `origin` was expected to be `kind`.
+
+    Raises `NetspaceError` if it does not parse, is nested too deep, or holds more than `MAX_NODES` values.
+    """
     try:
         _check_depth(text)
         value = yaml.safe_load(text)
@@ -145,7 +154,7 @@ def _check_depth(text: str) -> None:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Read a text file; `errors` is that of `bytes.decode`."""
+    """Read a text file; `errors` is that of `bytes.decode`. Raises `NetspaceError` if it is missing or is not text."""
     try:
         return path.read_text(encoding="utf-8", errors=errors)
     except FileNotFoundError:
@@ -182,7 +191,10 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the metadata of a safetensors file, whoever wrote it; the hash is not in the metadata."""
+    """Read the tensors and the metadata of a safetensors file, whoever wrote it; the hash is not in the metadata.
+
+    Raises `NetspaceError` if the file is missing, cannot be read, or does not fit its hash.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -254,7 +266,10 @@ def _entries(path: Path) -> list[zipfile.ZipInfo]:
 
 @contextmanager
 def resuming_from(path: Path) -> Iterator[None]:
-    """Turn the errors of a block that restores a checkpoint with unexpected values into one sentence."""
+    """Turn the errors of a block that restores a checkpoint with unexpected values into one sentence.
+
+    Raises `NetspaceError` in their place; an error of memory that ran out stays as it is.
+    """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

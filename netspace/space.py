@@ -174,7 +174,11 @@ class Space:
         return self.encode_preps(pack(flat, found.size)[None], found.id)[0]
 
     def encode_preps(self, preps: Tensor, arch: str | None = None) -> Tensor:
-        """Latents (M, E) of PReps (M, H, W) of one architecture."""
+        """Latents (M, E) of PReps (M, H, W) of one architecture.
+
+        Raises `UsageError` if the architecture is unknown or was never shown, or for PReps of another size, and
+        `NetspaceError` for weights that are not finite.
+        """
         class_id = self.class_id(arch)
         size = self.family[class_id].size
         if not self.family[class_id].shown:

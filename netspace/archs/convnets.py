@@ -139,6 +139,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(shortcut, _norm(after, batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, after, H / stride, W / stride), rounded up, of inputs (B, before, H, W)."""
         y: Tensor = self.act(self.bn1(self.conv1(x)))
         y = self.act(self.bn2(self.conv2(y)) + self.downsample(x))
         return y
@@ -165,6 +166,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(stages[2] * cells**2, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, channels, image_size, image_size)."""
         x = self.act(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.pool(x).flatten(1))

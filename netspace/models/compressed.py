@@ -55,14 +55,14 @@ def restore(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 def pack4(codes: Tensor) -> Tensor:
-    """Codes of -8 to 7, any shape, as uint8 (ceil(n / 2),): the first of two in the lower half."""
+    """Codes (...) of -8 to 7, any shape of n, as uint8 (ceil(n / 2),): the first of two in the lower half."""
     flat = codes.flatten().to(torch.int16).bitwise_and(15)
     pairs = torch.nn.functional.pad(flat, (0, len(flat) % 2)).view(-1, 2)
     return (pairs[:, 0] + 16 * pairs[:, 1]).to(torch.uint8)
 
 
 def unpack4(packed: Tensor, shape: tuple[int, int]) -> Tensor:
-    """What `pack4` packed, int8 of the shape."""
+    """What `pack4` packed as uint8 (ceil(n / 2),): the n codes, int8 of the shape."""
     wide = packed.to(torch.int16)
     codes = torch.stack([wide % 16, wide // 16], dim=1).flatten()[: shape[0] * shape[1]]
     return torch.where(codes > 7, codes - 16, codes).to(torch.int8).view(shape)

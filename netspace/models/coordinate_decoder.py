@@ -125,7 +125,7 @@ class CoordinateDecoder(Decoder):
         return torch.addcmul(self.bias.index_select(0, class_ids), values, self.scale.index_select(0, class_ids))
 
     def tokens_for(self, arch: ArchClass) -> tuple[Tokens, Tensor]:
-        """Return the tokens and embedded coordinates of any architecture, on the decoder's device. Raises as `resized`."""
+        """Return an architecture's tokens and embedded coordinates (N, inputs), on this device. Raises as `resized`."""
         if self.reference is None:
             raise UsageError(
                 "networks of sizes that were not declared need decoder.start: emitted, but this space was trained with "

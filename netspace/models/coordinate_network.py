@@ -70,7 +70,7 @@ class Distinct:
         return len(self.places)
 
     def take(self, rows: Tensor | slice) -> Distinct:
-        """Some of them."""
+        """Some of them: those at `rows`, indices (R,) or a slice."""
         return Distinct(self.values, self.places[rows])
 
     def split(self, size: int) -> list[Distinct]:

@@ -128,7 +128,7 @@ class ConvEncoder(Encoder):
     def build(
         cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
     ) -> Self:
-        """Return a fresh encoder, which needs no probes."""
+        """Return a fresh encoder, which needs no probes (Q, ...)."""
         spread = family.ones() if statistics is None else statistics.spread
         rows = family.rows if len(family) > 1 and config.pad else None
         return cls(latent, spread if config.standardise else None, rows)
@@ -203,7 +203,7 @@ class ProbeEncoder(Encoder):
     def build(
         cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
     ) -> Self:
-        """Return a fresh encoder whose probes begin as `probes`."""
+        """Return a fresh encoder whose probes begin as `probes` (Q, ...), or as zeros without them."""
         start = torch.zeros(config.probes, *family.input_shape) if probes is None else probes
         examples = None if statistics is None else statistics.examples
         return cls(latent, [each.nets for each in family], start, config.hidden, examples)

@@ -73,7 +73,7 @@ class TokenEncoder(Encoder):
     def build(
         cls, latent: int, config: EncoderConfig, family: Family, probes: Tensor | None, statistics: Statistics | None
     ) -> Self:
-        """Return a fresh encoder, pre-trained on `statistics.examples` where the settings ask for it."""
+        """Return a fresh encoder, pre-trained on `statistics.examples` if settings say so; no probes (Q, ...)."""
         made = cls(latent, config, family, None if statistics is None else statistics.spread)
         if statistics is not None:
             made.pretrain(config, statistics)
@@ -113,7 +113,10 @@ class TokenEncoder(Encoder):
         return self.summary(self.cut(preps, class_id), class_id)
 
     def pretrain(self, config: EncoderConfig, statistics: Statistics) -> None:
-        """Learn to tell hidden tokens from the others: their values from the latent and their coordinates."""
+        """Learn to tell hidden tokens from the others: their values from the latent and their coordinates.
+
+        Raises `UsageError` if the settings ask for it and there are no networks to learn from.
+        """
         assert isinstance(config, TokenConfig)
         if not config.pretrain:
             return

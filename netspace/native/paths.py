@@ -33,7 +33,7 @@ def short_path(points: np.ndarray) -> np.ndarray:
 
 
 def short_paths(points: np.ndarray) -> np.ndarray:
-    """Return such an order (G, N) of each group of points (G, N, D)."""
+    """Return such an order (G, N) of each group of points (G, N, D). Raises as `short_path`."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     if not np.isfinite(points).all():
         raise NetspaceError(

@@ -190,7 +190,7 @@ class Networks:
 
 @lru_cache(maxsize=256)
 def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
-    """Return the rows of each ClassId that occurs, in ascending order, and the order that undoes this grouping; cached."""
+    """Return the rows (M_c,) of each ClassId c that occurs, ascending, and the order (M,) that undoes this; cached."""
     ids = torch.tensor(class_ids, dtype=torch.int64)
     orders = [(place, (ids == place).nonzero()[:, 0]) for place in sorted(set(class_ids))]
     back = torch.cat([order for _, order in orders]).argsort()

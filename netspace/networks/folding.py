@@ -256,8 +256,9 @@ def _neutralise(norm: nn.Module, weight: Tensor, bias: Tensor, eps: float) -> No
 def unfold(module: nn.Module, folded: Mapping[str, Tensor], example: Tensor, *, name: str = "") -> nn.Module:
     """Fill `module`, a fresh network with batch norm, with folded parameters; return it in eval mode.
 
-    `folded` has the names and shapes that remain after `fold(module, example)`. Raises as `fold`, and `NetspaceError`
-    if a batch norm without weights would have to multiply by a number that is not positive.
+    `folded` has the names and shapes that remain after `fold(module, example)`; `example` is an input (B, ...).
+    Raises as `fold`, and `NetspaceError` if a batch norm without weights would have to multiply by a number that is not
+    positive.
     """
     label = name or type(module).__name__
     refuse_unfit(module, label)

@@ -91,7 +91,7 @@ def run(module: nn.Module, x: Tensor, label: str) -> list[Tensor]:
 def verify(
     module: nn.Module, folded: nn.Module, inputs: Iterable[Tensor], plan: tuple[Absorption, ...], label: str
 ) -> None:
-    """Raise `NetspaceError` unless both, in float64, have the same outputs for `inputs`, to `TOLERANCE`.
+    """Raise `NetspaceError` unless both, in float64, have the same outputs for inputs (B, ...), to `TOLERANCE`.
 
     The first input must have finite outputs; others that do not are skipped.
     """
@@ -138,7 +138,7 @@ def refuse_unfit(module: nn.Module, label: str) -> None:
 
 
 def refuse_non_finite(items: Iterable[tuple[str, Tensor]], label: str, *, members: bool = False) -> None:
-    """Raise `NetspaceError` for the first value that is not finite; with `members` the first axis is networks."""
+    """Raise `NetspaceError` for the first value that is not finite; with `members` the tensors are (M, ...)."""
     for key, value in items:
         finite = value.isfinite()
         if not bool(finite.all()):

@@ -74,7 +74,7 @@ def unpack(prep: Shaped[Tensor, "*M H W"], parameters: int) -> Shaped[Tensor, "*
 
 
 def parameter_problem(value: Tensor) -> str:
-    """Return why a tensor cannot be a parameter, as the end of a sentence ('is quantised (qint8)'); '' if it can.
+    """Return why a tensor (...) cannot be a parameter, as the end of a sentence ('is quantised (qint8)'); '' if it can.
 
     A parameter is a dense tensor of real floating-point numbers: complex, integer, boolean, quantised, sparse and meta
     tensors would lose something in float32.
@@ -89,7 +89,7 @@ def parameter_problem(value: Tensor) -> str:
 
 
 def is_integer(value: Tensor) -> bool:
-    """Return whether a tensor is dense and holds integers or booleans, such as index tables and counters."""
+    """Return whether a tensor (...) is dense and holds integers or booleans, such as index tables and counters."""
     dense = not (value.is_meta or value.is_quantized or value.is_nested) and value.layout == torch.strided
     return dense and not (value.is_complex() or value.is_floating_point())
 

@@ -51,12 +51,14 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values: Tensor, index: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """Return the columns (M, P) at `index` (P,) of values (M, T * N)."""
         ctx.save_for_backward(index)
         ctx.columns = values.shape[1]
         return values.index_select(1, index)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        """Return the gradient (M, T * N) of the values for that of the columns, (M, P); the index has none."""
         (index,) = ctx.saved_tensors
         return gradient.new_zeros(len(gradient), ctx.columns).index_copy(1, index, gradient), None
 

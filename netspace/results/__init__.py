@@ -55,6 +55,6 @@ class Result(Part):
 
 
 def expect(condition: bool, sentence: str) -> None:
-    """Raise the error of a record that contradicts itself."""
+    """Raises `PydanticCustomError` with the sentence unless `condition` holds: a record contradicts itself."""
     if not condition:
         raise PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence})

@@ -278,11 +278,11 @@ class Classification(Task):
         return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
 
     def votes(self, outputs: Tensor) -> Tensor:
-        """Return the class probabilities of logits."""
+        """Return the class probabilities of logits, both (..., B, C)."""
         return outputs.softmax(-1)
 
     def from_votes(self, votes: Tensor) -> Tensor:
-        """Return the logits of which `votes` are the softmax."""
+        """Return the logits of which `votes` are the softmax, both (..., B, C)."""
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
 
     def identity(self, predicted: Tensor, target: Tensor, targets: Tensor) -> Identity:

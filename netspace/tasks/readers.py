@@ -93,7 +93,7 @@ IDX_FILES = {
 
 
 def read_idx(path: Path, axes: int) -> Tensor:
-    """Return the uint8 array of an IDX file, .gz or plain. Raises `NetspaceError` unless it has that many axes."""
+    """Return the uint8 array (N, ...) of an IDX file, or .gz. Raises `NetspaceError` unless it has that many axes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             file = cast(IO[bytes], opened)

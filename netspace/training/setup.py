@@ -178,7 +178,11 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
 
 
 def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
-    """The architectures that a space of `zoo` speaks of."""
+    """The architectures that a space of `zoo` speaks of.
+
+    Raises `UsageError` for several architectures without `multi`, for one alone with it, and where `multi` counts one
+    that the zoo lacks or declares one that it has.
+    """
     multi = recipe.multi
     if multi is None:
         if len(zoo.archs) > 1:
@@ -213,7 +217,7 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
 
 
 def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
-    """The rows of an architecture's training members that are shown. Raises `NetspaceError` where there are too few."""
+    """The rows (M,) of an architecture's training members that are shown. Raises `NetspaceError` for too few."""
     rows = torch.from_numpy(group.rows("train"))
     if not len(rows):
         raise NetspaceError(f"{zoo.path} has no members of {group.id} in its train split, and training needs some")

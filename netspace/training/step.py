@@ -53,7 +53,7 @@ class Batch:
         return sum(len(preps) for _, preps in self.groups)
 
     def by_class(self, loss: Callable[[int, Tensor, slice], Tensor]) -> Tensor:
-        """Return the mean over M of `loss(class_id, preps, rows)`, itself the mean over one class's networks."""
+        """Return the mean over M, a scalar, of `loss(class_id, preps, rows)`, itself that over one class's networks."""
         total, first = torch.zeros((), device=self.decoded.device), 0
         for class_id, preps in self.groups:
             value = loss(class_id, preps, slice(first, first + len(preps)))
@@ -63,12 +63,12 @@ class Batch:
 
 
 def classid(batch: Batch, weight: float) -> Tensor:
-    """The ClassId head tells which architecture a latent is of (Eq. 6)."""
+    """The ClassId head tells which architecture a latent is of (Eq. 6): a scalar."""
     return weight * losses.class_loss(batch.class_logits[: batch.count], batch.class_ids[: batch.count]).mean()
 
 
 def distillation(batch: Batch, weight: float) -> Tensor:
-    """Decoded networks are as good at the task as the teacher (Eq. 5)."""
+    """Decoded networks are as good at the task as the teacher (Eq. 5): a scalar."""
     multi = batch.recipe.multi
     assert multi is not None
     found = batch.logits[: batch.count], batch.teacher_logits, batch.labels
@@ -76,7 +76,10 @@ def distillation(batch: Batch, weight: float) -> Tensor:
 
 
 def interpolation(batch: Batch, weight: float) -> Tensor:
-    """Points between the ends are of the class between them, and as good as the teacher: summed over points (Eq. 11)."""
+    """Points between the ends are of the class between them, and as good as the teacher (Eq. 11).
+
+    A scalar: the sum over points, divided by M.
+    """
     multi, points = batch.recipe.multi, slice(batch.count, None)
     assert multi is not None
     found = batch.logits[points], batch.teacher_logits, batch.labels
@@ -86,7 +89,7 @@ def interpolation(batch: Batch, weight: float) -> Tensor:
 
 
 def behaviour(batch: Batch, weight: float) -> Tensor:
-    """Decoded networks behave like those that were encoded (Eq. 1)."""
+    """Decoded networks behave like those that were encoded (Eq. 1): a scalar."""
     loss = batch.recipe.loss
 
     def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
@@ -97,7 +100,7 @@ def behaviour(batch: Batch, weight: float) -> Tensor:
 
 
 def lines(batch: Batch, weight: float) -> Tensor | None:
-    """Points between two networks behave like a blend of both."""
+    """Points between two networks behave like a blend of both: a scalar, or None without points."""
     loss, points = batch.recipe.loss, batch.points
     if not len(points):
         return None
@@ -107,7 +110,7 @@ def lines(batch: Batch, weight: float) -> Tensor | None:
 
 
 def weights(batch: Batch, weight: float) -> Tensor:
-    """Decoded parameters are near those that were encoded, in units of their layer's spread."""
+    """Decoded parameters are near those that were encoded, in units of their layer's spread: a scalar."""
 
     def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
         parameters, height = batch.family[class_id].parameters, preps.shape[1]
@@ -119,7 +122,7 @@ def weights(batch: Batch, weight: float) -> Tensor:
 
 
 def sizes(batch: Batch, weight: float) -> Tensor:
-    """Networks decoded as another architecture behave like those that were encoded (Eq. 1)."""
+    """Networks decoded as another architecture behave like those that were encoded (Eq. 1): a scalar."""
     loss = batch.recipe.loss
     outputs = batch.sized_logits, batch.sized_targets
     return weight * batch.task.behaviour_loss(*outputs, loss.temperature, loss.relative)

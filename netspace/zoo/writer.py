@@ -86,7 +86,7 @@ class Sink(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise the first error, if there was one."""
+        """Raises the first `OSError` of a write, if there was one."""
         if self.error is not None:
             raise self.error
 
