@@ -211,8 +211,9 @@ class Space:
         """Return this space with its latents decoded as networks of another architecture, which nobody declared.
 
         `arch` is one of this space's, whose other settings are kept, or any that `netspace.archs.build` knows; `width` and
-        `depth` are settings of its factory. It takes a coordinate decoder with `start: emitted`. Sizes outside the trained
-        range, and any of a space that was trained without `sizes`, are a `NetspaceWarning`. Raises `UsageError` for another decoder, and as `netspace.archs.build`.
+        `depth` are settings of its factory. It takes a coordinate decoder with `start: emitted`. An architecture that was not
+        trained, sizes outside the trained range, and any of a space that was trained without `sizes`, are a `NetspaceWarning`.
+        Raises `UsageError` for another decoder, and as `netspace.archs.build`.
         """
         sizes = {name: size for name, size in (("width", width), ("depth", depth)) if size is not None}
         name = "-".join([arch, *(f"{key}{size:g}" for key, size in sizes.items())])
@@ -250,8 +251,13 @@ class Space:
                 self._declared(name, each.arch, each.kwargs | ({} if each.width is None else {"width": each.width}))
                 for name, each in listed
             ]
-            outside = decoder.outside(arch, [*self.family, *trained])
+            known = [*self.family, *trained]
+            outside = decoder.outside(arch, known)
             problem = "" if outside is None else f"has {outside}"
+            if arch.spec.arch not in {each.spec.arch for each in known}:
+                problem = (
+                    f"is of an architecture ({arch.spec.arch}) that this space was not trained to decode at any size"
+                )
         if problem:
             warnings.warn(f"{arch.id} {problem}: it may be at chance", NetspaceWarning, stacklevel=4)
 

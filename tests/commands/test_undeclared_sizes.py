@@ -82,6 +82,10 @@ def test_a_space_trained_at_more_sizes_knows_its_range(
         NetspaceWarning, match=r"has sizes outside the trained range \(.* filters where .*: it may be at chance"
     ):
         space.resized(space.family[0].id, width=0.9)
+    with pytest.warns(
+        NetspaceWarning, match=r"is of an architecture \(vanillacnn\) that this space was not trained to decode"
+    ):
+        space.resized("vanillacnn", width=0.2)
     done = cli("sample", "--run", run, "--arch", space.family[0].id, "--width", 0.3, "--count", 2)
     assert done.code == 0 and "not seen in training, on the test images" in done.out and "learnt part off" in done.out
 
