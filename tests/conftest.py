@@ -229,9 +229,9 @@ class Outcome:
     def json(self) -> dict[str, Any]:
         """The one JSON object on standard output; fails if there is more or less."""
         assert self.out.count("\n") == 1 and self.out.endswith("\n"), self.out
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
+        actual = json.loads(self.out)
+        assert isinstance(actual, dict)
+        return actual
 
     @property
     def sentence(self) -> str:
@@ -253,7 +253,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["netspace", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-        told = capsys.readouterr()
-        return Outcome(int(stop.value.code or 0), told.out, told.err)
+        result = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), result.out, result.err)
 
     return call

@@ -19,8 +19,8 @@ MEMBER = "resnet/0000"  # of `multi_zoo`
 
 def settings(**changes: Any) -> FitConfig:
     stages = [{"steps": 30, "kernels": 64, "optimizer": {"name": "muon", "learning_rate": 2e-3, "muon_rate": 0.02}}]
-    told = {"predictor": {"hidden": 24}, "stages": stages, "validate_every": 10}
-    return FitConfig.model_validate({**told, **changes})
+    result = {"predictor": {"hidden": 24}, "stages": stages, "validate_every": 10}
+    return FitConfig.model_validate({**result, **changes})
 
 
 def state_of(seed: int = 0) -> dict[str, torch.Tensor]:

@@ -151,8 +151,8 @@ def train_and_die(words: list[str], run: Path, at: int) -> None:
 def same_run(run: Path, other: Path) -> None:
     """Weights, optimiser and records are those of a run that nobody disturbed."""
     for name in ("best.safetensors",):
-        found, wanted = load_file(run / "checkpoints" / name), load_file(other / "checkpoints" / name)
-        assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in found)
+        actual, expected = load_file(run / "checkpoints" / name), load_file(other / "checkpoints" / name)
+        assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in actual)
     last = [read_torch(folder / "checkpoints" / "last.pt") for folder in (run, other)]
     assert flat(last[0]) == flat(last[1])
     records = [

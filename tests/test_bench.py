@@ -43,11 +43,11 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["device"] == "cpu" and found["quick"] is True
-    assert set(found["matmul_flops_per_second"]) == {"float32", "bf16"}
-    assert found["provenance"]["torch"] and found["provenance"]["machine"]["cores"]
-    assert [row["name"].partition(":")[0] for row in found["rows"]] == [
+    actual = json.loads(done.stdout)
+    assert actual["device"] == "cpu" and actual["quick"] is True
+    assert set(actual["matmul_flops_per_second"]) == {"float32", "bf16"}
+    assert actual["provenance"]["torch"] and actual["provenance"]["machine"]["cores"]
+    assert [row["name"].partition(":")[0] for row in actual["rows"]] == [
         "zoo",
         "step",
         "multi",
@@ -56,20 +56,20 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
         "store",
         "store",
     ]
-    for row in found["rows"]:
+    for row in actual["rows"]:
         counted = not row["name"].startswith(("store", "decoders"))  # which computes nothing, and has no plain side
         assert (row["flops"] > 0) is counted and row["unit"] and row["how"]
         for side in ("reference", "netspace"):
-            assert len(row[side]["all_seconds"]) == found["repeats"]
-            wanted = ("seconds", "per_second", "peak_bytes", *(("flops_per_second", "share") if counted else ()))
-            assert all(row[side][key] > 0 for key in wanted)
+            assert len(row[side]["all_seconds"]) == actual["repeats"]
+            expected = ("seconds", "per_second", "peak_bytes", *(("flops_per_second", "share") if counted else ()))
+            assert all(row[side][key] > 0 for key in expected)
         assert row["ratio"] == pytest.approx(row["reference"]["seconds"] / row["netspace"]["seconds"])
-    assert found["feeding"] > 0 and [row["axis"] for row in found["scale"]] == ["members"]
-    ways = [row["way"] for row in found["orders"] if row["kind"] == "in-filter"]
+    assert actual["feeding"] > 0 and [row["axis"] for row in actual["scale"]] == ["members"]
+    ways = [row["way"] for row in actual["orders"] if row["kind"] == "in-filter"]
     assert ways == ["greedy, numpy", "greedy, compiled", "ours, one core", "ours", "greedy, compiled", "ours"]
-    assert all(row["seconds"] > 0 and row["length"] > 0 and row["under_greedy"] < 1 for row in found["orders"])
-    assert found["accuracy"][0]["arch"] == "lenetlike" and len(found["accuracy"][0]["difference"]) == 2
-    assert found["memory"]["members"] == 4_000 and found["memory"]["peak_bytes"] < found["memory"]["zoo_bytes"]
+    assert all(row["seconds"] > 0 and row["length"] > 0 and row["under_greedy"] < 1 for row in actual["orders"])
+    assert actual["accuracy"][0]["arch"] == "lenetlike" and len(actual["accuracy"][0]["difference"]) == 2
+    assert actual["memory"]["members"] == 4_000 and actual["memory"]["peak_bytes"] < actual["memory"]["zoo_bytes"]
 
 
 def test_an_unknown_benchmark_is_named() -> None:
@@ -98,10 +98,10 @@ def test_both_sides_of_a_step_do_the_same_work(contestants: ModuleType, kind: st
     assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
     ours.run()
     for number in (1, 2):
-        wanted = plain.loss()
-        found = torch.stack(list(ours.step(ours.model, number).values())).sum()
-        assert float(wanted.detach()) > 0
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+        expected = plain.loss()
+        actual = torch.stack(list(ours.step(ours.model, number).values())).sum()
+        assert float(expected.detach()) > 0
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
         plain.once()
         ours.run()
 
@@ -118,11 +118,11 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
     for _ in range(3):
         ours.number = plain.number
         ours.step.predictor.load_state_dict(plain.predictor.state_dict(), strict=False)
-        wanted, found = plain.loss(), ours.loss()
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+        expected, actual = plain.loss(), ours.loss()
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
         gradients = [
             torch.autograd.grad(loss, list(side.parameters()))
-            for loss, side in ((wanted, plain.predictor), (found, ours.step.predictor))
+            for loss, side in ((expected, plain.predictor), (actual, ours.step.predictor))
         ]
         for one, two in zip(*gradients, strict=True):
             torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
@@ -144,10 +144,10 @@ def test_both_sides_of_a_zoo_do_the_same_work(contestants: ModuleType, reference
     rates = torch.full((way.fused, 1), contestants.RATE)
     for start in (0, 5, 10):
         images, labels = task.normalise(task.train.images[start : start + 10]), task.train.labels[start : start + 10]
-        found = group.step(images.expand(way.fused, *images.shape), labels.expand(way.fused, -1), rates)
+        actual = group.step(images.expand(way.fused, *images.shape), labels.expand(way.fused, -1), rates)
         pairs = zip(networks, optimizers, strict=True)
-        wanted = [reference.train_step(network, optimizer, images, labels) for network, optimizer in pairs]
-        torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-6)
+        expected = [reference.train_step(network, optimizer, images, labels) for network, optimizer in pairs]
+        torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_the_epochs_see_as_many_images(contestants: ModuleType) -> None:

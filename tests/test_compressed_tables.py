@@ -35,11 +35,11 @@ def _row(accuracy: float, seed: int = 0) -> dict[str, float]:
 
 
 def test_orders_are_held_or_not_by_means_over_seeds(ablations: ModuleType) -> None:
-    found = {"reconstruction only": [_row(0.8), _row(0.6, 1)], "base": [_row(0.7), _row(0.72, 1)]}
-    assert "- reconstruction only < base: yes, by 1 of 2 seeds" in ablations.table(found)
-    found["base"][1] = _row(0.68, 1)
-    assert "- reconstruction only < base: no, by 1 of 2 seeds" in ablations.table(found)
-    assert "layer" not in ablations.table(found)
+    actual = {"reconstruction only": [_row(0.8), _row(0.6, 1)], "base": [_row(0.7), _row(0.72, 1)]}
+    assert "- reconstruction only < base: yes, by 1 of 2 seeds" in ablations.table(actual)
+    actual["base"][1] = _row(0.68, 1)
+    assert "- reconstruction only < base: no, by 1 of 2 seeds" in ablations.table(actual)
+    assert "layer" not in ablations.table(actual)
 
 
 def test_a_network_without_data_has_relative_errors_alone(ablations: ModuleType) -> None:

@@ -30,8 +30,8 @@ class Dist:
         return self.count
 
     def all_gather_object(self, pieces: list[Any], mine: Tensor | None) -> None:
-        for place in range(self.count):
-            pieces[place] = square(self.rows[place :: self.count]) if place < len(self.rows) else None
+        for index in range(self.count):
+            pieces[index] = square(self.rows[index :: self.count]) if index < len(self.rows) else None
         given = pieces[self.place]
         assert (mine is None) is (given is None) and (mine is None or torch.equal(mine, given))
 
@@ -47,6 +47,6 @@ def test_every_process_gets_all_results_even_where_there_are_more_processes_than
     monkeypatch: pytest.MonkeyPatch, members: int, count: int
 ) -> None:
     rows = torch.randn(members, 3)
-    for place in range(count):
-        monkeypatch.setattr(ranks, "dist", Dist(place, count, rows))
+    for index in range(count):
+        monkeypatch.setattr(ranks, "dist", Dist(index, count, rows))
         assert torch.equal(distributed_map(square, rows), rows**2)

@@ -70,16 +70,16 @@ def test_a_lock_is_waited_for_as_long_as_it_was_said(tmp_path: Path) -> None:
         with pytest.raises(NetspaceError, match=r"^busy: wait for it"), locked(lock, "busy", patience=0.2):
             pytest.fail("two at once")
         assert 0.2 <= time.monotonic() - start < 5
-    held, let_go = threading.Event(), threading.Event()
+    stored, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
         with locked(lock, "busy"):
-            held.set()
+            stored.set()
             let_go.wait(10)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait(10)
+    stored.wait(10)
     threading.Timer(0.1, let_go.set).start()
     with locked(lock, "busy", patience=10):
         assert let_go.is_set()

@@ -117,8 +117,8 @@ def example_file(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_examples_in_docstrings_run(name: str, request: pytest.FixtureRequest) -> None:
     """Names that an example uses and does not make are those of `EXAMPLES`."""
     module = importlib.import_module(name)
-    found = doctest.DocTestFinder(exclude_empty=True).find(module)
-    source = "".join(example.source for test in found for example in test.examples)
+    actual = doctest.DocTestFinder(exclude_empty=True).find(module)
+    source = "".join(example.source for test in actual for example in test.examples)
     given = {
         word: request.getfixturevalue(fixture)
         for word, fixture in EXAMPLES.items()

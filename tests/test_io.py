@@ -43,8 +43,8 @@ def test_json_is_read_as_its_model_and_others_entries_are_kept(tmp_path: Path) -
     value = {"name": "é", "rows": [1, 2], "more": {"1": [None, 0.1, math.inf]}}
     write_json(path, value)
     assert read_json(path, dict[str, Any]) == value
-    held = read_json(path, Held)
-    assert held.rows == [1, 2] and held.model_extra == {"more": {"1": [None, 0.1, math.inf]}}
+    stored = read_json(path, Held)
+    assert stored.rows == [1, 2] and stored.model_extra == {"more": {"1": [None, 0.1, math.inf]}}
     write_json(path, {2: "two", 10: "ten"})  # keys become texts
     assert read_json(path, dict[str, str]) == {"2": "two", "10": "ten"}
     write_json(path, [1, 2])
@@ -97,8 +97,8 @@ def test_yaml_that_is_not_as_it_should_be(tmp_path: Path, kind: str) -> None:
 
 
 def tensors(path: Path) -> None:
-    held = {"w": torch.arange(12.0).view(3, 4), "b": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(7)}
-    write_tensors(path, held, arch="resnet8", settings="{}")
+    stored = {"w": torch.arange(12.0).view(3, 4), "b": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(7)}
+    write_tensors(path, stored, arch="resnet8", settings="{}")
 
 
 def plain(value: Any) -> Any:
@@ -132,12 +132,12 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, name: str) 
     write(path)
     assert path.read_bytes() == whole  # the same every time
     refused = 0
-    for place in range(len(whole)):
+    for index in range(len(whole)):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << place % 8
+        flipped[index] ^= 1 << index % 8
         path.write_bytes(flipped)
         try:
-            assert read(path) == right, place
+            assert read(path) == right, index
         except NetspaceError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -161,8 +161,8 @@ def test_a_value_that_was_changed_is_told_from_damage(tmp_path: Path) -> None:
 def test_what_others_wrote_is_read_as_it_is(tmp_path: Path) -> None:
     state = {"w": torch.ones(3)}
     save_file(state, tmp_path / "a.safetensors", metadata={"format": "pt", "settings": "[[not ours"})
-    found, notes = read_tensors(tmp_path / "a.safetensors")
-    assert torch.equal(found["w"], state["w"]) and notes == {"format": "pt", "settings": "[[not ours"}
+    actual, notes = read_tensors(tmp_path / "a.safetensors")
+    assert torch.equal(actual["w"], state["w"]) and notes == {"format": "pt", "settings": "[[not ours"}
     torch.save(state, tmp_path / "a.pt")
     assert torch.equal(read_torch(tmp_path / "a.pt")["w"], state["w"])
     (tmp_path / "a.yaml").write_text("seed: 3\n")
@@ -187,8 +187,8 @@ def test_tensors_that_the_file_cannot_hold_are_refused(tmp_path: Path) -> None:
     write_torch(tmp_path / "a.pt", {"w": torch.ones(4)})
     raw = bytearray((tmp_path / "a.pt").read_bytes()[: -len("netspace_hash ") - 64])
     raw[-2:] = b"\0\0"
-    place = raw.rindex(b"PK\x01\x02") + 24  # the unpacked size of the last entry
-    raw[place : place + 4] = b"\0\0\0\xf0"
+    index = raw.rindex(b"PK\x01\x02") + 24  # the unpacked size of the last entry
+    raw[index : index + 4] = b"\0\0\0\xf0"
     (tmp_path / "a.pt").write_bytes(raw)
     with pytest.raises(NetspaceError, match=r"a\.pt claims 4,026,\d+,\d+ bytes of tensors, which its own bytes cannot"):
         read_torch(tmp_path / "a.pt")
@@ -246,8 +246,8 @@ def test_a_list_that_holds_itself_is_read(tmp_path: Path) -> None:
     ring: list[object] = [torch.ones(2)]
     ring.append(ring)
     torch.save({"ring": ring}, tmp_path / "a.pt")
-    found = read_torch(tmp_path / "a.pt")["ring"]
-    assert found[1] is found and torch.equal(found[0], torch.ones(2))
+    actual = read_torch(tmp_path / "a.pt")["ring"]
+    assert actual[1] is actual and torch.equal(actual[0], torch.ones(2))
 
 
 @pytest.mark.parametrize(("offset", "value"), [(46, 0xFF), (6, 0xFF)])  # of the entry's name; of the version it wants
@@ -255,9 +255,9 @@ def test_a_damaged_table_of_a_zip_file_is_one_sentence(tmp_path: Path, offset: i
     path = tmp_path / "a.pt"
     torch.save({"w": torch.ones(4)}, path)
     raw = bytearray(path.read_bytes())
-    place = raw.rindex(b"PK\x01\x02")
-    raw[place + 9] |= 0x08  # names are UTF-8
-    raw[place + offset] = value
+    index = raw.rindex(b"PK\x01\x02")
+    raw[index + 9] |= 0x08  # names are UTF-8
+    raw[index + offset] = value
     path.write_bytes(raw)
     try:
         assert torch.equal(read_torch(path)["w"], torch.ones(4))

@@ -39,8 +39,8 @@ def slow_distillation(predicted: torch.Tensor, target: torch.Tensor, temperature
 def test_prediction_loss_is_its_definition(shape: tuple[int, ...], temperature: float) -> None:
     torch.manual_seed(0)
     predicted, target = torch.randn(2, *shape, dtype=torch.float64) * 3
-    found = float(prediction_loss(predicted, target, temperature))
-    assert found == pytest.approx(slow_distillation(predicted, target, temperature), rel=1e-5)
+    actual = float(prediction_loss(predicted, target, temperature))
+    assert actual == pytest.approx(slow_distillation(predicted, target, temperature), rel=1e-5)
 
 
 def test_prediction_loss_has_the_target_as_reference() -> None:
@@ -131,14 +131,14 @@ def test_distillation_is_its_definition_for_each_network(alpha: float) -> None:
     """NetSpace, Eq. 3 to 5."""
     torch.manual_seed(0)
     predicted, teacher, labels = torch.randn(3, 5, 4), torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2])
-    found = distillation_loss(predicted, teacher, labels, 4.0, alpha)
-    for place, logits in enumerate(predicted.double()):
-        told = slow_distillation(logits[None], teacher.double()[None], 4.0)
+    actual = distillation_loss(predicted, teacher, labels, 4.0, alpha)
+    for index, logits in enumerate(predicted.double()):
+        result = slow_distillation(logits[None], teacher.double()[None], 4.0)
         task = sum(
             math.log(sum(math.exp(value) for value in row)) - row[label]
             for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
         )
-        assert float(found[place]) == pytest.approx(alpha * told + (1 - alpha) * task / 5, rel=1e-5)
+        assert float(actual[index]) == pytest.approx(alpha * result + (1 - alpha) * task / 5, rel=1e-5)
 
 
 # ---- several architectures (NetSpace, Eq. 6 to 12)
@@ -152,18 +152,18 @@ def slow_class_loss(logits: list[float], class_id: int) -> float:
 def test_class_loss_is_the_cross_entropy_of_each_network() -> None:
     torch.manual_seed(0)
     logits, ids = torch.randn(6, 4, dtype=torch.float64) * 3, torch.tensor([0, 3, 1, 1, 2, 0])
-    found = class_loss(logits, ids)
-    assert found.shape == (6,)
-    for place, (row, class_id) in enumerate(zip(logits.tolist(), ids.tolist(), strict=True)):
-        assert float(found[place]) == pytest.approx(slow_class_loss(row, class_id), rel=1e-5)
+    actual = class_loss(logits, ids)
+    assert actual.shape == (6,)
+    for index, (row, class_id) in enumerate(zip(logits.tolist(), ids.tolist(), strict=True)):
+        assert float(actual[index]) == pytest.approx(slow_class_loss(row, class_id), rel=1e-5)
 
 
 def test_reconstruction_is_the_root_of_the_mean_over_weights_alone() -> None:
     torch.manual_seed(0)
     predicted, target, mask = torch.randn(5, 9), torch.randn(5, 9), (torch.rand(5, 9) < 0.6).float()
     squares = [float(predicted[i, j] - target[i, j]) ** 2 for i in range(5) for j in range(9) if mask[i, j]]
-    found = reconstruction_loss(predicted, target, mask)
-    assert float(found) == pytest.approx((sum(squares) / len(squares)) ** 0.5, rel=1e-5)
+    actual = reconstruction_loss(predicted, target, mask)
+    assert float(actual) == pytest.approx((sum(squares) / len(squares)) ** 0.5, rel=1e-5)
 
 
 def test_reconstruction_of_a_sample_has_the_gradient_of_the_loss_over_all_weights() -> None:
@@ -171,26 +171,26 @@ def test_reconstruction_of_a_sample_has_the_gradient_of_the_loss_over_all_weight
     torch.manual_seed(0)
     part, target, mask = torch.randn(4, 9, dtype=torch.float64), torch.randn(4, 9), (torch.rand(4, 9) < 0.6).float()
     predicted = part.float().requires_grad_()
-    found = reconstruction_loss(predicted, target, mask, weights=3 * int(mask.sum()))
-    found.backward()
+    actual = reconstruction_loss(predicted, target, mask, weights=3 * int(mask.sum()))
+    actual.backward()
     every = part.repeat(3, 1).requires_grad_()
     loss = ((every - target.double().repeat(3, 1)) * mask.repeat(3, 1)).norm() / (3 * mask.sum()).sqrt()
     loss.backward()
     assert predicted.grad is not None and every.grad is not None
-    assert float(found.detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert float(actual.detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
     torch.testing.assert_close(predicted.grad.double(), every.grad[:4], rtol=1e-5, atol=1e-8)
 
 
 def test_feature_maps_are_compared_on_the_unit_sphere() -> None:
     torch.manual_seed(0)
     first, second = [torch.randn(3, 2, 4, 4), torch.randn(3, 5)], [torch.randn(3, 2, 4, 4), torch.randn(3, 5)]
-    wanted = 0.0
+    expected = 0.0
     for one, two in zip(first, second, strict=True):
         units = [each.double().flatten(1) / each.double().flatten(1).norm(dim=1, keepdim=True) for each in (one, two)]
-        wanted += float((units[0] - units[1]).norm(dim=1).mean())
-    assert float(feature_loss(first, second)) == pytest.approx(wanted, rel=1e-5)
+        expected += float((units[0] - units[1]).norm(dim=1).mean())
+    assert float(feature_loss(first, second)) == pytest.approx(expected, rel=1e-5)
     larger = [7 * maps for maps in first]
-    assert float(feature_loss(larger, second)) == pytest.approx(wanted, rel=1e-5)  # size does not count
+    assert float(feature_loss(larger, second)) == pytest.approx(expected, rel=1e-5)  # size does not count
 
 
 @pytest.mark.parametrize("near", [2.0, 0.3, 1e-3])
@@ -206,11 +206,11 @@ def test_feature_loss_and_its_gradient_are_float64s(
     first[0] = first[0].detach().contiguous(memory_format=form).requires_grad_()
     exact = [maps.detach().double().requires_grad_() for maps in first]
     units = [[F.normalize(each.double().flatten(1), dim=1) for each in maps] for maps in (exact, target)]
-    wanted = torch.stack([(one - two).norm(dim=1).mean() for one, two in zip(*units, strict=True)]).sum()
-    found = feature_loss(first, target)
-    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6 + 1e-7 / near)
-    (5 * found).backward()
-    (5 * wanted).backward()
+    expected = torch.stack([(one - two).norm(dim=1).mean() for one, two in zip(*units, strict=True)]).sum()
+    actual = feature_loss(first, target)
+    assert float(actual.detach()) == pytest.approx(float(expected.detach()), rel=1e-6 + 1e-7 / near)
+    (5 * actual).backward()
+    (5 * expected).backward()
     for one, two in zip(first, exact, strict=True):
         assert one.grad is not None and two.grad is not None
         away = (one.grad - two.grad).norm() / two.grad.norm()
@@ -222,10 +222,10 @@ def test_feature_loss_of_half_maps_rounds_only_its_gradient() -> None:
     first, second = torch.randn(2, 300, 4, 16, 16).bfloat16()
     first.requires_grad_()
     exact = first.detach().float().requires_grad_()
-    found, wanted = feature_loss([first], [second]), feature_loss([exact], [second.float()])
-    assert found.dtype == torch.float32 and float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
-    found.backward()
-    wanted.backward()
+    actual, expected = feature_loss([first], [second]), feature_loss([exact], [second.float()])
+    assert actual.dtype == torch.float32 and float(actual.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    actual.backward()
+    expected.backward()
     assert first.grad is not None and exact.grad is not None and first.grad.dtype == torch.bfloat16
     torch.testing.assert_close(first.grad, exact.grad.bfloat16())
 
@@ -255,20 +255,20 @@ def test_target_maps_may_be_rows_of_a_table_and_the_loss_has_a_weight(
     torch.manual_seed(0)
     table = torch.randn(9, 4, 5, 5, dtype=dtype).contiguous(memory_format=form)
     first = torch.randn(3, 4, 5, 5, dtype=dtype).contiguous(memory_format=form)
-    places, found = torch.tensor([7, 0, 7]), []
+    places, actual = torch.tensor([7, 0, 7]), []
     for target, rows in ((table[places].contiguous(memory_format=form), None), (table, places)):
         maps = first.clone().requires_grad_()
         loss = feature_loss([maps], [target], 0.5, rows)
         loss.backward()
         assert maps.grad is not None
-        found.append((loss.detach(), maps.grad))
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    assert float(found[0][0]) == pytest.approx(0.5 * float(feature_loss([first], [table[places]])), rel=1e-6)
+        actual.append((loss.detach(), maps.grad))
+    assert torch.equal(actual[0][0], actual[1][0]) and torch.equal(actual[0][1], actual[1][1])
+    assert float(actual[0][0]) == pytest.approx(0.5 * float(feature_loss([first], [table[places]])), rel=1e-6)
     maps = first.clone().requires_grad_()
     (feature_loss([maps], [table], 0.5, places) / 3).backward()
     assert maps.grad is not None
-    torch.testing.assert_close(maps.grad, found[0][1] / 3)
-    ratio = maps.grad.double().norm() / found[0][1].double().norm()
+    torch.testing.assert_close(maps.grad, actual[0][1] / 3)
+    ratio = maps.grad.double().norm() / actual[0][1].double().norm()
     assert float(ratio) == pytest.approx(1 / 3, rel=3e-4)
 
 

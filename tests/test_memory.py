@@ -28,7 +28,7 @@ print(faults() - before)
 def test_the_same_memory_is_not_fetched_twice() -> None:
     counts = {}
     for way in ("keep", "default"):
-        found = subprocess.run([sys.executable, "-c", COUNT, way], capture_output=True, text=True, check=True)
-        counts[way] = int(found.stdout)
+        actual = subprocess.run([sys.executable, "-c", COUNT, way], capture_output=True, text=True, check=True)
+        counts[way] = int(actual.stdout)
     assert counts["keep"] < 100
     assert counts["default"] > 1000, "the allocator keeps memory by itself: this module is not needed any more"

@@ -29,12 +29,12 @@ def test_accuracy_and_agreement_by_counting() -> None:
 def test_divergence_by_definition_and_direction() -> None:
     torch.manual_seed(0)
     predicted, target = torch.randn(2, 2, 5, 3) * 2
-    found = metrics.divergence(predicted, target)
+    actual = metrics.divergence(predicted, target)
     for member in range(2):
         p, t = predicted[member].double().softmax(-1), target[member].double().softmax(-1)
         slow = sum(float((t[i] * (t[i] / p[i]).log()).sum()) for i in range(5)) / 5
-        assert float(found[member]) == pytest.approx(slow, rel=1e-12)
-    assert not torch.allclose(found, metrics.divergence(target, predicted), rtol=1e-2)
+        assert float(actual[member]) == pytest.approx(slow, rel=1e-12)
+    assert not torch.allclose(actual, metrics.divergence(target, predicted), rtol=1e-2)
     torch.testing.assert_close(metrics.divergence(target, target), torch.zeros(2, dtype=torch.float64))
 
 
@@ -82,8 +82,8 @@ def slow_identity(predicted: np.ndarray, target: np.ndarray, labels: np.ndarray,
     peers = [other for other in range(len(target)) if near[other] and other != member]
 
     def jaccard(other: int) -> float:
-        first = {place for place, label in enumerate(labels) if predicted[member, place] != label}
-        second = {place for place, label in enumerate(labels) if target[other, place] != label}
+        first = {index for index, label in enumerate(labels) if predicted[member, index] != label}
+        second = {index for index, label in enumerate(labels) if target[other, index] != label}
         return len(first & second) / len(first | second) if first | second else 1.0
 
     def same(other: int) -> float:
@@ -104,15 +104,15 @@ def test_identity_by_definition(inputs: int, monkeypatch: pytest.MonkeyPatch) ->
     target[3] = labels  # makes no mistake
     predicted = np.where(random.random((30, inputs)) < 0.7, target, random.integers(0, 4, (30, inputs)))
     predicted[3] = labels
-    found = metrics.identity(*(torch.from_numpy(each) for each in (predicted, target, labels)))
+    actual = metrics.identity(*(torch.from_numpy(each) for each in (predicted, target, labels)))
     slow = np.array([slow_identity(predicted, target, labels, member) for member in range(30)]).T
     names = ("agreement_own", "agreement_peers", "jaccard_own", "jaccard_peers")
     for name, values in zip(names, slow, strict=True):
-        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-12)
-    told, known = found.summary(), ~np.isnan(slow[1])
-    assert 0 < known.sum() == told["members"] == 30 - told["without_peers"]  # type: ignore[operator]
-    assert told["own_minus_peers"] == pytest.approx((slow[0] - slow[1])[known].mean())
-    assert told["jaccard_own"] == pytest.approx(slow[2][known].mean())
+        np.testing.assert_allclose(getattr(actual, name), values, rtol=1e-12)
+    result, known = actual.summary(), ~np.isnan(slow[1])
+    assert 0 < known.sum() == result["members"] == 30 - result["without_peers"]  # type: ignore[operator]
+    assert result["own_minus_peers"] == pytest.approx((slow[0] - slow[1])[known].mean())
+    assert result["jaccard_own"] == pytest.approx(slow[2][known].mean())
 
 
 def test_identity_of_members_without_peers_is_undefined() -> None:

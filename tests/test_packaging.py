@@ -62,8 +62,8 @@ def start(folder: Path, *command: str, path: str = str(ROOT)) -> subprocess.Comp
 def test_every_package_is_installed_and_the_recipes_with_them() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     files = [file for package in ("netspace", "model_zoo") for file in (ROOT / package).rglob("__init__.py")]
-    found = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
-    assert sorted(settings["packages"]) == sorted([*found, "netspace.configs"])
+    actual = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
+    assert sorted(settings["packages"]) == sorted([*actual, "netspace.configs"])
     assert settings["package-dir"]["netspace.configs"] == "configs"
     package = Path(netspace.__file__).parent  # of the checkout, or installed
     assert bundled_folder() == (ROOT / "configs" if package.parent == ROOT else package / "configs")

@@ -36,8 +36,8 @@ def test_it_can_be_silenced(value: str, monkeypatch: pytest.MonkeyPatch, capsys:
         bar.begin_at(2)
         bar.advance(3)
         assert bar.done == 5
-    told = capsys.readouterr()
-    assert told.out == told.err == ""
+    result = capsys.readouterr()
+    assert result.out == result.err == ""
 
 
 def test_lines_where_standard_error_is_no_terminal(
@@ -51,9 +51,9 @@ def test_lines_where_standard_error_is_no_terminal(
         bar.begin_at(400)  # does not count for the throughput
         bar.advance(100, "MAE 2")
         bar.advance(100)
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == [
+    result = capsys.readouterr()
+    assert result.out == ""
+    assert result.err.splitlines() == [
         "train: 500 of 1,000 steps, 10.0 a second, 50 s left MAE 2",
         "train: 600 of 1,000 steps, 10.0 a second, 40 s left",
     ]

@@ -49,8 +49,8 @@ def test_a_number_that_was_not_measured_stays_what_it_is(tmp_path: Path) -> None
 def test_fields_of_other_versions_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "fit.json"
     file.write_text(json.dumps({"file": "c", "of_tomorrow": [1]}))
-    found = FitResult.read(file)
-    assert found.larger is None and found.curve == [] and found.payload() == {"file": "c", "of_tomorrow": [1]}
+    actual = FitResult.read(file)
+    assert actual.larger is None and actual.curve == [] and actual.payload() == {"file": "c", "of_tomorrow": [1]}
 
 
 def test_a_wider_result_has_all_of_the_narrower() -> None:

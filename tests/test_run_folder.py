@@ -91,10 +91,10 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 def test_torch_round_trip(tmp_path: Path) -> None:
-    held = {"w": torch.randn(3), "step": 4, "names": ["a", None], "nested": {"x": (1, 2.5, True)}}
-    write_torch(tmp_path / "a.pt", held)
+    stored = {"w": torch.randn(3), "step": 4, "names": ["a", None], "nested": {"x": (1, 2.5, True)}}
+    write_torch(tmp_path / "a.pt", stored)
     back = read_torch(tmp_path / "a.pt")
-    assert torch.equal(back.pop("w"), held.pop("w")) and back == held  # type: ignore[arg-type]
+    assert torch.equal(back.pop("w"), stored.pop("w")) and back == stored  # type: ignore[arg-type]
 
 
 class Hostile:
@@ -192,12 +192,14 @@ def test_a_fit_among_the_runs_is_no_run_of_a_space(tmp_path: Path, kind: str) ->
 
 
 def test_provenance_says_what_is_needed_and_is_json() -> None:
-    told = provenance(7, zoo_hash="ab")
+    result = provenance(7, zoo_hash="ab")
     assert (
-        told["seed"] == 7 and told["zoo_hash"] == "ab" and told["torch"] == run_folder.package_version("torch") != "?"
+        result["seed"] == 7
+        and result["zoo_hash"] == "ab"
+        and result["torch"] == run_folder.package_version("torch") != "?"
     )
-    assert {"netspace", "python", "numpy", "h5py", "accelerate", "machine", "command", "commit"} <= set(told)
-    assert told["machine"]["cores"] >= 1 and json.loads(json.dumps(told)) == told
+    assert {"netspace", "python", "numpy", "h5py", "accelerate", "machine", "command", "commit"} <= set(result)
+    assert result["machine"]["cores"] >= 1 and json.loads(json.dumps(result)) == result
     assert run_folder.package_version("no such package at all") == "?"
 
 
@@ -226,12 +228,12 @@ def test_hash_tensors_sees_values_shapes_types_and_order() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_what_is_sent_arrives(device: str) -> None:
-    held = torch.arange(6).view(2, 3)
-    for each in (held, held.T, held[:, ::2]):
+    stored = torch.arange(6).view(2, 3)
+    for each in (stored, stored.T, stored[:, ::2]):
         sent = send(each, torch.device(device))
         assert sent.device.type == device and torch.equal(sent.cpu(), each)
         assert torch.equal(send(sent, torch.device("cpu")), each)
-    assert send(held, torch.device("cpu")) is held
+    assert send(stored, torch.device("cpu")) is stored
 
 
 def test_devices() -> None:

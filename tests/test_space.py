@@ -86,11 +86,11 @@ def test_a_decoded_module_computes_what_the_batch_computes(space: Space, preps: 
     flat = space.decode_flat(latents)
     assert flat.shape == (4, 1477)
     together = space.family[0].nets(flat, images)
-    for place, latent in enumerate(latents):
+    for index, latent in enumerate(latents):
         network = space.decode(latent)
         assert not network.training
         with torch.no_grad():
-            torch.testing.assert_close(network(images), together[place], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(network(images), together[index], rtol=1e-4, atol=1e-5)
         plain = archs.build("lenetlike", **space.spec.settings).eval()
         plain.load_state_dict(network.state_dict())
         assert torch.equal(plain(images), network(images))
@@ -147,9 +147,9 @@ def test_a_broken_run_is_told(run_copy: Path, damage: str) -> None:
         (run_copy / "space.json").write_text(json.dumps({"archs": {"lenetlike": {"prep": [12, 128]}}}))
     else:
         (run_copy / "config.yaml").write_text("laten: 64\n")
-    with pytest.raises(NetspaceError) as told:
+    with pytest.raises(NetspaceError) as result:
         Space.load(run_copy)
-    assert told.value.exit_code == 1 and "\n" not in str(told.value) and str(run_copy) in str(told.value)
+    assert result.value.exit_code == 1 and "\n" not in str(result.value) and str(run_copy) in str(result.value)
 
 
 def test_a_space_needs_no_zoo(tiny_run: Path, tmp_path: Path, preps: torch.Tensor) -> None:
@@ -177,8 +177,8 @@ def test_gradients_pass_through_flat_parameters_and_not_silently_through_a_modul
             return float(space.arch_class().nets(space.decode_flat(value), images).square().sum())
 
     step = 1e-2 * gradient / gradient.norm()
-    found = (loss(latent.detach() + step) - loss(latent.detach() - step)) / (2 * step.norm())
-    assert found == pytest.approx(float(gradient.norm()), rel=0.05)
+    actual = (loss(latent.detach() + step) - loss(latent.detach() - step)) / (2 * step.norm())
+    assert actual == pytest.approx(float(gradient.norm()), rel=0.05)
     assert not space.decode_flat(latent.detach()).requires_grad
     with torch.no_grad():
         assert not space.decode_flat(latent).requires_grad and space.decode(latent[0]) is not None

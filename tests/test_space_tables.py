@@ -58,11 +58,11 @@ def story(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_best_baseline_of_each_column_and_where_it_is_better(space_tables: ModuleType) -> None:
-    found = {column.key: column for column in space_tables.COLUMNS}
-    best = {key: space_tables.best_baseline(figures(), column) for key, column in found.items()}
+    actual = {column.key: column for column in space_tables.COLUMNS}
+    best = {key: space_tables.best_baseline(figures(), column) for key, column in actual.items()}
     assert best["r2"] == ("same_accuracy", 0.984) and best["bias"] == ("same_accuracy", -0.004)
     assert best["mae"] == ("same_accuracy", 0.031) and best["agreement"] == ("five_nearest", 0.851)
-    assert [key for key, column in found.items() if space_tables.beaten(figures(), column)] == ["r2", "bias"]
+    assert [key for key, column in actual.items() if space_tables.beaten(figures(), column)] == ["r2", "bias"]
     table = space_tables.short_table({"digits": figures()})
     assert "| digits, 100 test networks | **0.950** | **3.00** | **+2.00** | **88.0 %** |" in table
     assert (
@@ -144,9 +144,9 @@ def test_the_sentence_on_several_architectures_is_of_the_figures(
     }
     controls = {"accuracy_scale_zero": 0.81, "accuracy_distilled": None}
     between = {"middle": {"ratio": 1.01, "accuracy": 0.97, **controls}}
-    for name, held in (("multi", evaluated), ("unseen", {"between": between})):
+    for name, stored in (("multi", evaluated), ("unseen", {"between": between})):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "eval-test.json").write_text(json.dumps(held))
+        (tmp_path / name / "eval-test.json").write_text(json.dumps(stored))
     sentence = several_tables.several_sentence(tmp_path / "multi", tmp_path / "unseen")
     controls_said = (
         "middle 97.0%, with the learnt part off 81.0%, a network distilled from the teacher for as many steps not"

@@ -26,15 +26,15 @@ def test_a_stream_is_its_seed_and_place_alone(seed: int, stream: list[int]) -> N
 
 def test_streams_of_neighbouring_seeds_are_unrelated() -> None:
     places = [(a,) for a in range(8)] + [(a, b) for a in range(8) for b in range(8)] + [(0, 0, c) for c in range(8)]
-    drawn = torch.stack([torch.randn(2000, generator=generator(*place), dtype=torch.float64) for place in places])
+    drawn = torch.stack([torch.randn(2000, generator=generator(*index), dtype=torch.float64) for index in places])
     correlation = torch.corrcoef(drawn) - torch.eye(len(places), dtype=torch.float64)
     assert correlation.abs().max() < 6 / 2000**0.5
-    assert len({generator(*place).initial_seed() for place in places}) == len(places)
+    assert len({generator(*index).initial_seed() for index in places}) == len(places)
 
 
 def test_streams_stay_the_same_from_version_to_version() -> None:
     """A zoo built again must be the same zoo."""
-    assert [generator(*place).initial_seed() for place in [(0,), (1,), (1, 2)]] == [
+    assert [generator(*index).initial_seed() for index in [(0,), (1,), (1, 2)]] == [
         8147104208329303767,
         5225608189600411232,
         6804074658870690613,

@@ -50,16 +50,16 @@ def test_zoo_build_and_info(cli: Cli, recipes: Path, tiny_zoo: Path, tmp_path: P
     assert built.code == 0 and built.json.keys() >= INFO
     info = cli("zoo", "info", "zoo.h5", "--json")
     assert info.code == 0 and info.err == "" and info.json == built.json
-    told = info.json
-    assert (told["version"], told["dataset"], told["members"]) == (1, "digits", 36)
-    assert told["splits"] == {"train": 24, "val": 6, "test": 6}
-    assert told["bytes"] == Path("zoo.h5").stat().st_size
-    arch = told["archs"]["lenetlike"]
+    result = info.json
+    assert (result["version"], result["dataset"], result["members"]) == (1, "digits", 36)
+    assert result["splits"] == {"train": 24, "val": 6, "test": 6}
+    assert result["bytes"] == Path("zoo.h5").stat().st_size
+    arch = result["archs"]["lenetlike"]
     assert (arch["class_id"], arch["members"], arch["parameters"], arch["prep"]) == (0, 36, 1477, [12, 128])
     assert arch["accuracy"]["min"] < arch["accuracy"]["median"] < arch["accuracy"]["max"] <= 1
     assert arch["accuracy"]["max"] > 0.5  # ten classes: the networks have learnt
     with Zoo(tiny_zoo) as zoo:
-        assert told["content_hash"] == zoo.content_hash  # same recipe, same machine, same networks
+        assert result["content_hash"] == zoo.content_hash  # same recipe, same machine, same networks
     assert not list(tmp_path.glob("*.parts"))
 
 
@@ -96,7 +96,7 @@ def test_every_out_is_o_too() -> None:
             yield f"{words} {name}", command
             yield from commands(command, f"{words} {name}")
 
-    found = {
+    actual = {
         words: set(parameter.opts)
         for words, command in commands(typer.main.get_command(app), "netspace")
         for parameter in command.params
@@ -104,7 +104,7 @@ def test_every_out_is_o_too() -> None:
     }
     names = ("quickstart", "train", "encode", "decode", "optimize", "zoo build", "zoo merge", "zoo align")
     names += ("compress fit", "compress reconstruct", "compress quantise", "compress correct")
-    assert found == {f"netspace {name}": {"-o", "--out"} for name in names}
+    assert actual == {f"netspace {name}": {"-o", "--out"} for name in names}
 
 
 def test_zoo_import(cli: Cli, zoo_copy: Path) -> None:
@@ -130,10 +130,10 @@ def test_train_eval_and_report(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
     assert (trained.json["run"], trained.json["steps"], trained.json["best"]["step"]) == ("runs/mine", 6, 6)
     evaluated = cli("eval", "--json")  # the newest run
     assert evaluated.code == 0 and evaluated.json.keys() >= EVAL
-    told = evaluated.json
-    assert (told["run"], told["split"], told["members"], told["latent"]) == ("runs/mine", "test", 6, 64)
-    assert told["baselines"].keys() >= {"nearest", "noise", "average"}
-    assert told["per_class"]["lenetlike"]["members"] == 6
+    result = evaluated.json
+    assert (result["run"], result["split"], result["members"], result["latent"]) == ("runs/mine", "test", 6, 64)
+    assert result["baselines"].keys() >= {"nearest", "noise", "average"}
+    assert result["per_class"]["lenetlike"]["members"] == 6
     kept = read_json(Path("runs/mine/eval-test.json"), dict[str, Any])
     assert kept["detail"]["member"] == [f"lenetlike/{row:04d}" for row in range(30, 36)]
     page = cli("report", "runs/mine", "--json")
@@ -144,24 +144,24 @@ def test_train_eval_and_report(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
 def test_eval_and_report_of_a_run_that_is_named_as_an_option(cli: Cli, run_copy: Path, tmp_path: Path) -> None:
     shutil.copytree(run_copy, tmp_path / "elsewhere")
     for words in (["--run", "elsewhere"], ["elsewhere"]):
-        told = cli("eval", *words, "--json")
-        assert told.code == 0 and told.json["run"] == "elsewhere"
+        result = cli("eval", *words, "--json")
+        assert result.code == 0 and result.json["run"] == "elsewhere"
         page = cli("report", *words, "--json")
         assert page.code == 0 and page.json["report"] == "elsewhere/report.html"
 
 
 def test_interpolate(cli: Cli, run_copy: Path) -> None:
-    told = cli("interpolate", "--from", "worst", "--to", "best", "--steps", 5, "--save", "line", "--json")
-    assert told.code == 0 and told.json.keys() >= LINE
-    assert told.json["gamma"] == [0, 0.25, 0.5, 0.75, 1] and told.json["arch"] == ["lenetlike"] * 5
-    assert len(told.json["latent_accuracy"]) == len(told.json["weight_accuracy"]) == 5
-    assert [Path(name).is_file() for name in told.json["networks"]] == [True] * 5
+    result = cli("interpolate", "--from", "worst", "--to", "best", "--steps", 5, "--save", "line", "--json")
+    assert result.code == 0 and result.json.keys() >= LINE
+    assert result.json["gamma"] == [0, 0.25, 0.5, 0.75, 1] and result.json["arch"] == ["lenetlike"] * 5
+    assert len(result.json["latent_accuracy"]) == len(result.json["weight_accuracy"]) == 5
+    assert [Path(name).is_file() for name in result.json["networks"]] == [True] * 5
     with Zoo(read_json((run_copy / "provenance.json"), dict[str, Any])["zoo"]) as zoo:
         members = zoo.only().members
-        ends = [int(told.json[key].split("/")[1]) for key in ("from", "to")]
+        ends = [int(result.json[key].split("/")[1]) for key in ("from", "to")]
         assert members["accuracy_val"][ends].tolist() == [members["accuracy_val"].min(), members["accuracy_val"].max()]
-        for place, end in ((0, ends[0]), (-1, ends[1])):  # the direct line ends in the members themselves
-            assert told.json["weight_accuracy"][place] == pytest.approx(members["accuracy_test"][end], abs=1e-9)
+        for index, end in ((0, ends[0]), (-1, ends[1])):  # the direct line ends in the members themselves
+            assert result.json["weight_accuracy"][index] == pytest.approx(members["accuracy_test"][end], abs=1e-9)
 
 
 def test_optimize(cli: Cli, run_copy: Path) -> None:
@@ -178,11 +178,11 @@ def test_optimize(cli: Cli, run_copy: Path) -> None:
         "--set",
         "validate_every=10",
     ]
-    told = cli(*words, "--json")
-    assert told.code == 0 and told.json.keys() >= {"from", "steps", "accuracy_before", "accuracy_after", "curve"}
-    assert Path(told.json["network"]) == Path("runs/tiny/optimized/worst-noise/network.safetensors")
-    decoded = cli("decode", told.json["latent"], "-o", "net.safetensors", "--json")
-    assert decoded.json["accuracy_test"] == pytest.approx(told.json["accuracy_after"][told.json["best"]], abs=1e-9)
+    result = cli(*words, "--json")
+    assert result.code == 0 and result.json.keys() >= {"from", "steps", "accuracy_before", "accuracy_after", "curve"}
+    assert Path(result.json["network"]) == Path("runs/tiny/optimized/worst-noise/network.safetensors")
+    decoded = cli("decode", result.json["latent"], "-o", "net.safetensors", "--json")
+    assert decoded.json["accuracy_test"] == pytest.approx(result.json["accuracy_after"][result.json["best"]], abs=1e-9)
     text = cli(*words, "--resume")  # a finished search tells its result again
     assert text.code == 0 and "20 steps, taught by best" in text.out and "* " in text.out
     own = cli(*words[:5], "--resume")  # by its own settings: none need be given again
@@ -204,8 +204,8 @@ def test_encode_decode(cli: Cli, run_copy: Path, tiny_zoo: Path) -> None:
     network.load_state_dict(load_file("net.safetensors"))
     task = load(DataConfig(name="digits", limit=300))
     with torch.no_grad():
-        found = network(task.normalise(task.test.images)).argmax(-1) == task.test.labels
-    assert found.double().mean().item() == pytest.approx(decoded.json["accuracy_test"], abs=1e-12)
+        actual = network(task.normalise(task.test.images)).argmax(-1) == task.test.labels
+    assert actual.double().mean().item() == pytest.approx(decoded.json["accuracy_test"], abs=1e-12)
     # and it can be encoded again, and be an end of a line, as can the latent
     assert cli("encode", "net.safetensors", "-o", "z2.safetensors", "--json").code == 0
     line = cli("interpolate", "--from", "z.safetensors", "--to", "net.safetensors", "--steps", 2, "--json")
@@ -240,18 +240,18 @@ def test_without_json_a_person_reads(cli: Cli, command: list[str], tiny_zoo: Pat
 
 @pytest.mark.slow
 def test_quickstart_small(cli: Cli) -> None:
-    told = cli("quickstart", "--small", "--device", "cpu", "--set", "space.seed=1", "--set", "zoo.seed=2", "--json")
-    assert told.code == 0
-    assert yaml.safe_load((Path(told.json["run"]) / "config.yaml").read_text())["seed"] == 1
-    with Zoo(Path(told.json["zoo"])) as zoo:
+    result = cli("quickstart", "--small", "--device", "cpu", "--set", "space.seed=1", "--set", "zoo.seed=2", "--json")
+    assert result.code == 0
+    assert yaml.safe_load((Path(result.json["run"]) / "config.yaml").read_text())["seed"] == 1
+    with Zoo(Path(result.json["zoo"])) as zoo:
         assert zoo.header.recipe["seed"] == 2
-    assert told.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate", "precision", "machine"}
-    assert set(told.json["precision"].values()) <= {"float32", "bf16"}
-    rates = told.json["machine"]["operations_per_second"]
+    assert result.json.keys() >= {"run", "zoo", "report", "seconds", "eval", "interpolate", "precision", "machine"}
+    assert set(result.json["precision"].values()) <= {"float32", "bf16"}
+    rates = result.json["machine"]["operations_per_second"]
     assert rates.keys() == {"float32", "bf16"} and min(rates.values()) > 0
-    assert told.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
-    assert told.json["eval"].keys() >= EVAL and told.json["interpolate"].keys() >= LINE
-    assert Path(told.json["report"]).is_file() and Path(told.json["zoo"]).is_file()
+    assert result.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
+    assert result.json["eval"].keys() >= EVAL and result.json["interpolate"].keys() >= LINE
+    assert Path(result.json["report"]).is_file() and Path(result.json["zoo"]).is_file()
 
 
 def test_help_imports_no_torch() -> None:

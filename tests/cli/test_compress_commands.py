@@ -25,12 +25,12 @@ FILE = "c/compressed.safetensors"
 @pytest.fixture
 def fitted(cli: Cli, multi_zoo: Path) -> dict[str, Any]:
     words = ("--zoo", multi_zoo, "-o", "c", "--set", "predictor.hidden=16", "--set", SHORT)
-    told: dict[str, Any] = cli("compress", "fit", "best:resnet", *words, "--json").json
-    return told
+    result: dict[str, Any] = cli("compress", "fit", "best:resnet", *words, "--json").json
+    return result
 
 
 def test_every_command_tells_json(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
-    wanted = {
+    expected = {
         "accuracy_original",
         "accuracy_reconstructed",
         "agreement",
@@ -41,9 +41,9 @@ def test_every_command_tells_json(cli: Cli, multi_zoo: Path, fitted: dict[str, A
         "bytes_file",
         "larger",
     }
-    assert wanted <= set(fitted) and [record["stage"] for record in fitted["curve"]] == [0, 0, 1, 1]
-    told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo, "--json").json
-    assert told == {key: value for key, value in fitted.items() if key not in {"curve", "seconds", "precision"}}
+    assert expected <= set(fitted) and [record["stage"] for record in fitted["curve"]] == [0, 0, 1, 1]
+    result = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo, "--json").json
+    assert result == {key: value for key, value in fitted.items() if key not in {"curve", "seconds", "precision"}}
     assert cli("compress", "eval", FILE, "--json").json["accuracy_original"] is None
     assert (
         len(
@@ -51,8 +51,8 @@ def test_every_command_tells_json(cli: Cli, multi_zoo: Path, fitted: dict[str, A
         )
         == 3
     )
-    told = cli("compress", "reconstruct", FILE, "-o", "net.safetensors", "--json").json
-    assert told["tensors"] == len(load_file("net.safetensors"))
+    result = cli("compress", "reconstruct", FILE, "-o", "net.safetensors", "--json").json
+    assert result["tensors"] == len(load_file("net.safetensors"))
 
 
 def test_a_reconstructed_network_loads_into_the_plain_architecture(
@@ -67,37 +67,37 @@ def test_a_reconstructed_network_loads_into_the_plain_architecture(
 
 
 def test_texts(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
-    told = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo).out
-    assert f"a predictor of {fitted['parameters_predictor']:,} values for" in told and "same answer" in told
+    result = cli("compress", "eval", FILE, "best:resnet", "--zoo", multi_zoo).out
+    assert f"a predictor of {fitted['parameters_predictor']:,} values for" in result and "same answer" in result
     assert "relative error" in cli("compress", "importance", FILE, "best:resnet", "--zoo", multi_zoo).out
 
 
 def test_analyse_tells_and_keeps(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
-    told = cli("compress", "analyse", FILE, "best:resnet", "--zoo", multi_zoo).out
+    result = cli("compress", "analyse", FILE, "best:resnet", "--zoo", multi_zoo).out
     for word in ("S_ratio", "CKA random", "fraction of frequencies kept", "on 300 training images"):
-        assert word in told
-    assert len(told.splitlines()) < 45
+        assert word in result
+    assert len(result.splitlines()) < 45
     kept = read_json(Path("c/analysis.json"), dict[str, Any])
     assert kept["generalisation"]["original"]["accuracy_test"] == fitted["accuracy_original"]
 
 
 def test_mistakes_are_one_sentence(cli: Cli, multi_zoo: Path, fitted: dict[str, Any]) -> None:
-    found = cli("compress", "fit", "best", "-o", "d")
-    assert found.code == 2 and "but no zoo is at hand: give --zoo" in found.sentence
-    found = cli("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "d", "--set", "layers=['conv9*']")
-    assert found.code == 2 and "no weight matches 'conv9*'; there are: conv1.weight" in found.sentence
+    actual = cli("compress", "fit", "best", "-o", "d")
+    assert actual.code == 2 and "but no zoo is at hand: give --zoo" in actual.sentence
+    actual = cli("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "d", "--set", "layers=['conv9*']")
+    assert actual.code == 2 and "no weight matches 'conv9*'; there are: conv1.weight" in actual.sentence
     torch.save({"a": torch.nn.Linear(2, 2)}, "model.pt")
-    found = cli("compress", "fit", "model.pt", "-o", "d")
-    assert found.code == 1 and "model.pt" in found.sentence
-    found = cli("compress", "eval", "net.safetensors")
+    actual = cli("compress", "fit", "model.pt", "-o", "d")
+    assert actual.code == 1 and "model.pt" in actual.sentence
+    actual = cli("compress", "eval", "net.safetensors")
     assert (
-        found.code == 2
-        and "net.safetensors does not exist: give a file that `netspace compress fit` wrote" in found.sentence
+        actual.code == 2
+        and "net.safetensors does not exist: give a file that `netspace compress fit` wrote" in actual.sentence
     )
-    found = cli(
+    actual = cli(
         "compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "d", "--set", "stages=[{steps: 1, sampling: most}]"
     )
-    assert found.code == 2 and "sampling" in found.sentence
+    assert actual.code == 2 and "sampling" in actual.sentence
 
 
 @pytest.mark.parametrize("recipe", ["paper", "decoupled", "pretrained"])

@@ -64,22 +64,22 @@ def folder() -> Path:
 
 
 def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
-    told = cli("compress", "fit", "net.pth", *TRUSTED, *LITTLE, "-o", "c", "--json").json
-    assert told["accuracy_original"] is None and told["images"] is None and told["relative_error"] > 0
+    result = cli("compress", "fit", "net.pth", *TRUSTED, *LITTLE, "-o", "c", "--json").json
+    assert result["accuracy_original"] is None and result["images"] is None and result["relative_error"] > 0
     words = (*TRUSTED, "--images", folder, "--size", 35)
     seen = cli("compress", "eval", FILE, "net.pth", *words, "--json").json["images"]
 
     cli("compress", "reconstruct", FILE, "-o", "back.safetensors")
     (batch,) = picture_batches(picture_files(folder), 35)
     with torch.no_grad():
-        wanted = network(batch)
+        expected = network(batch)
         network.load_state_dict(load_file("back.safetensors"))
-        found = network(batch)
-    cosines = (wanted * found).sum(1) / (wanted.norm(dim=1) * found.norm(dim=1))
-    both = [logits.topk(5).indices.tolist() for logits in (wanted, found)]
+        actual = network(batch)
+    cosines = (expected * actual).sum(1) / (expected.norm(dim=1) * actual.norm(dim=1))
+    both = [logits.topk(5).indices.tolist() for logits in (expected, actual)]
     shared = [len(set(one) & set(two)) / 5 for one, two in zip(*both, strict=True)]
     assert (seen["count"], seen["size"]) == (5, 35)
-    assert seen["agreement"] == float((wanted.argmax(1) == found.argmax(1)).double().mean())
+    assert seen["agreement"] == float((expected.argmax(1) == actual.argmax(1)).double().mean())
     assert seen["overlap_top5"] == pytest.approx(sum(shared) / 5)
     assert seen["cosine"] == pytest.approx(float(cosines.mean()), abs=1e-5) and seen["cosine"] < 0.999
 
@@ -92,16 +92,16 @@ def test_a_foreign_network_is_fitted_and_shown_pictures(cli: Cli, network: torch
 def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
     cli("compress", "fit", "net.pth", *LITTLE, "-o", "c")
     words = ("net.pth", *TRUSTED, "--images", folder, "--size", 35)
-    told = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors", "--bits", 4, "--json").json["networks"]
+    result = cli("compress", "quantise", FILE, *words, "-o", "q.safetensors", "--bits", 4, "--json").json["networks"]
     for file, name in ((FILE, "reconstructed"), ("q.safetensors", "quantised")):
-        assert told[name]["images"] == cli("compress", "eval", file, *words, "--json").json["images"]
-    assert told["original"]["images"]["agreement"] == 1 and told["original"]["images"]["cosine"] == pytest.approx(1)
-    assert 0.5 < told["original_quantised"]["images"]["cosine"] < 0.9999
+        assert result[name]["images"] == cli("compress", "eval", file, *words, "--json").json["images"]
+    assert result["original"]["images"]["agreement"] == 1 and result["original"]["images"]["cosine"] == pytest.approx(1)
+    assert 0.5 < result["original_quantised"]["images"]["cosine"] < 0.9999
     text = cli("compress", "quantise", FILE, *words, "-o", "r8.safetensors").out
     assert "on images" in text and "100.0 %" in text
 
     rows = cli("compress", "prune", FILE, *words, "--shares", "0,0.5", "--json").json
-    assert rows["predictor"][0]["images"] == told["reconstructed"]["images"] and rows["accuracy_original"] is None
+    assert rows["predictor"][0]["images"] == result["reconstructed"]["images"] and rows["accuracy_original"] is None
     assert rows["original"][0]["images"]["agreement"] == 1 > rows["original"][1]["images"]["cosine"]
     text = cli("compress", "prune", FILE, *words, "--shares", "0").out
     assert "same answer" in text and "answers as the original's on the images" in text
@@ -112,16 +112,16 @@ def test_what_is_made_of_a_file_is_shown_pictures_too(cli: Cli, network: torch.n
 
 def test_a_file_is_corrected_by_pictures_or_noise(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
     cli("compress", "fit", "net.pth", *LITTLE, "-o", "c")
-    held, words = load_file(FILE), ("net.pth", *TRUSTED)
+    stored, words = load_file(FILE), ("net.pth", *TRUSTED)
     seen = ("--images", folder, "--size", 35)
     before = cli("compress", "eval", FILE, *words, *seen, "--json").json
     for given, kind, count in ((seen, "images", 5), (("--input-shape", "3,35,35"), "noise", 128)):
-        told = cli("compress", "correct", FILE, *words, *given, "-o", f"{kind}.safetensors", "--json").json
-        assert (told["shown"], told["count"]) == (kind, count)
-        assert {f"rest.{name}" for name in told["corrected"]} == {
-            name for name, value in load_file(f"{kind}.safetensors").items() if not torch.equal(value, held[name])
+        result = cli("compress", "correct", FILE, *words, *given, "-o", f"{kind}.safetensors", "--json").json
+        assert (result["shown"], result["count"]) == (kind, count)
+        assert {f"rest.{name}" for name in result["corrected"]} == {
+            name for name, value in load_file(f"{kind}.safetensors").items() if not torch.equal(value, stored[name])
         }
-        assert "features.0.1.running_mean" in told["corrected"] and "classifier.1.bias" not in told["corrected"]
+        assert "features.0.1.running_mean" in result["corrected"] and "classifier.1.bias" not in result["corrected"]
         assert abs(Path(f"{kind}.safetensors").stat().st_size - before["bytes_file"]) < 64
         if kind == "images":  # as it was made on them
             after = cli("compress", "eval", f"{kind}.safetensors", *words, *seen, "--json").json
@@ -147,9 +147,9 @@ def test_noise_teaches_a_network_of_others(cli: Cli, network: torch.nn.Module) -
         "stages=[{steps: 2, kernels: 64, images: 2, reconstruction: 0.0, distillation: 1.0, inputs: noise}]",
     )
     words = ("fit", "net.pth", *TRUSTED, *LITTLE, *noise, "--json")
-    told = cli("compress", *words, "--input-shape", "3,33,33", "-o", "c").json
+    result = cli("compress", *words, "--input-shape", "3,33,33", "-o", "c").json
     other = cli("compress", *words, "--input-shape", "3,65,65", "-o", "d").json
-    assert told["curve"][0] == other["curve"][0] and told["curve"][-1] != other["curve"][-1]
+    assert result["curve"][0] == other["curve"][0] and result["curve"][-1] != other["curve"][-1]
 
 
 def test_what_does_not_go_together_is_refused(cli: Cli, network: torch.nn.Module, folder: Path) -> None:
@@ -203,7 +203,7 @@ def test_networks_that_do_not_answer_with_logits_are_refused(
     monkeypatch.syspath_prepend(str(Path.cwd()))
     monkeypatch.delitem(sys.modules, "odd_nets", raising=False)
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(7, 2))
-    for name, told in (
+    for name, result in (
         ("maps", "was expected to answer images with logits (B, C), but gave a tensor of (5, 4, 30, 30)"),
         ("flat", "cannot be run on images of 3 x 32 x 32: "),
     ):
@@ -213,7 +213,7 @@ def test_networks_that_do_not_answer_with_logits_are_refused(
         arch = ("--arch", f"odd_nets:{name}", "--trust-arch", f"odd_nets:{name}")
         words = (f"{name}.safetensors", *arch, "--images", folder, "--size", 32)
         done = cli("compress", "eval", f"{name}/compressed.safetensors", *words)
-        assert done.code == 1 and told in done.sentence, done.sentence
+        assert done.code == 1 and result in done.sentence, done.sentence
 
 
 def test_inputs_that_a_network_does_not_take_are_refused_before_there_is_a_folder(cli: Cli) -> None:
@@ -275,12 +275,12 @@ def test_how_pictures_are_normalised_is_a_setting_and_told(
     other = torch.nn.Sequential(*layers)
     arch = ("--arch", "byte_nets:net", "--trust-arch", "byte_nets:net")
     words = ("net.safetensors", *arch, "--images", folder, "--size", 10)
-    (wanted,) = picture_batches(picture_files(folder), 10)
+    (expected,) = picture_batches(picture_files(folder), 10)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     cosines = {}
     for how in ("imagenet", "0-255"):
-        told = cli("compress", "eval", FILE, *words, "--normalise", how, "--json").json["images"]
-        inputs = wanted if how == "imagenet" else (wanted * std + mean) * 255
+        result = cli("compress", "eval", FILE, *words, "--normalise", how, "--json").json["images"]
+        inputs = expected if how == "imagenet" else (expected * std + mean) * 255
         with torch.no_grad():
             original = layers(inputs)
             cli("compress", "reconstruct", FILE, "-o", f"{how}.safetensors")
@@ -288,10 +288,10 @@ def test_how_pictures_are_normalised_is_a_setting_and_told(
                 torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 4)
             )
             other.load_state_dict(load_file(f"{how}.safetensors"))
-            found = other(inputs)
-        assert told["agreement"] == float((original.argmax(1) == found.argmax(1)).double().mean())
-        cosines[how] = float(torch.nn.functional.cosine_similarity(original, found).mean())
-        assert told["cosine"] == pytest.approx(cosines[how], abs=1e-4) and told["normalise"] == how
+            actual = other(inputs)
+        assert result["agreement"] == float((original.argmax(1) == actual.argmax(1)).double().mean())
+        cosines[how] = float(torch.nn.functional.cosine_similarity(original, actual).mean())
+        assert result["cosine"] == pytest.approx(cosines[how], abs=1e-4) and result["normalise"] == how
     assert abs(cosines["imagenet"] - cosines["0-255"]) > 0.001
     assert cli("compress", "eval", FILE, *words, "--json").json["images"]["mean"] == [0.485, 0.456, 0.406]
     assert "normalised by --normalise imagenet: mean 0.485,0.456,0.406" in cli("compress", "eval", FILE, *words).out

@@ -22,11 +22,11 @@ def fitted(cli: Cli, multi_zoo: Path) -> tuple[object, ...]:
 
 
 def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[object, ...]) -> None:
-    told = cli("compress", "quantise", FILE, *fitted, "-o", "four.safetensors", "--bits", 4, "--json").json
-    assert told["bits"] == 4 and told == read_json(Path("c/quantise-4.json"), dict[str, Any])
-    assert told["networks"].keys() == {"original", "original_quantised", "reconstructed", "quantised"}
+    result = cli("compress", "quantise", FILE, *fitted, "-o", "four.safetensors", "--bits", 4, "--json").json
+    assert result["bits"] == 4 and result == read_json(Path("c/quantise-4.json"), dict[str, Any])
+    assert result["networks"].keys() == {"original", "original_quantised", "reconstructed", "quantised"}
     cli("compress", "quantise", FILE, "-o", "again.safetensors", "--bits", 4)
-    assert told == read_json(Path("c/quantise-4.json"), dict[str, Any]), "figures without MODEL are kept apart"
+    assert result == read_json(Path("c/quantise-4.json"), dict[str, Any]), "figures without MODEL are kept apart"
     assert read_json(Path("c/quantise-4-alone.json"), dict[str, Any])["networks"].keys() == {
         "reconstructed",
         "quantised",
@@ -34,18 +34,20 @@ def test_quantise_writes_a_file_that_all_commands_take(cli: Cli, fitted: tuple[o
     text = cli("compress", "quantise", FILE, "-o", "eight.safetensors").out
     assert "reconstructed, predictor in 8 bits" in text and "eight.safetensors: quantising moves the weights by" in text
     text = cli("compress", "eval", "eight.safetensors", *fitted).out
-    assert f"a predictor of {told['parameters_predictor']:,} values in 8 bits for" in text
+    assert f"a predictor of {result['parameters_predictor']:,} values in 8 bits for" in text
     assert cli("compress", "reconstruct", "eight.safetensors", "-o", "net.safetensors").code == 0
     assert "relative error" in cli("compress", "importance", "four.safetensors", *fitted).out
     assert cli("compress", "prune", "four.safetensors", *fitted, "--shares", "0.5").code == 0
 
 
 def test_prune_tells_the_curve(cli: Cli, fitted: tuple[object, ...]) -> None:
-    told = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25,0.5", "--json").json
-    assert [row["share"] for row in told["predictor"]] == [row["share"] for row in told["original"]] == [0, 0.25, 0.5]
-    assert told == read_json(Path("c/prune.json"), dict[str, Any])
+    result = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25,0.5", "--json").json
+    assert (
+        [row["share"] for row in result["predictor"]] == [row["share"] for row in result["original"]] == [0, 0.25, 0.5]
+    )
+    assert result == read_json(Path("c/prune.json"), dict[str, Any])
     text = cli("compress", "prune", FILE, *fitted, "--shares", "0,0.25").out
-    assert "25.0 %" in text and f"{told['predictor'][1]['weights']:,}" in text and "original's weights" in text
+    assert "25.0 %" in text and f"{result['predictor'][1]['weights']:,}" in text and "original's weights" in text
     assert len(cli("compress", "prune", FILE, *fitted, "--json").json["predictor"]) == 12
 
 
@@ -59,6 +61,6 @@ def test_mistakes_are_one_sentence(cli: Cli, fitted: tuple[object, ...]) -> None
         (("prune", FILE, "lenet/0000", *fitted[1:]), 1, "another network than lenet/0000"),
         (("prune", "none.safetensors", *fitted), 2, "none.safetensors does not exist"),
     ):
-        found = cli("compress", *words)
-        assert found.code == code and said in found.sentence, found.sentence
+        actual = cli("compress", *words)
+        assert actual.code == code and said in actual.sentence, actual.sentence
     assert not Path("x.safetensors").exists() and not Path("c/prune.json").exists()

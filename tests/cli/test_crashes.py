@@ -74,12 +74,12 @@ def _group(entry: Path) -> int:
 
 def finished() -> set[bytes]:
     """The seeds of the members that lie in parts."""
-    found = set()
+    actual = set()
     for part in parts():
         with h5py.File(part) as file:
             for group in file["archs"].values():
-                found |= {row["seed"].tobytes() for row in group["members"][:]}
-    return found
+                actual |= {row["seed"].tobytes() for row in group["members"][:]}
+    return actual
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
@@ -91,15 +91,15 @@ def test_a_killed_builder_goes_on_to_the_same_zoo(cli: Cli, longer: Path) -> Non
     wait_for_the_end_of(process.pid)
     there = finished()
     assert len(there) >= 6
-    told = cli("zoo", "info", "zoo.h5", "--json")
-    assert told.code == 0 and not told.json["complete"]
+    result = cli("zoo", "info", "zoo.h5", "--json")
+    assert result.code == 0 and not result.json["complete"]
     with Zoo("zoo.h5") as zoo:
         assert {row["seed"].tobytes() for row in zoo.only().members} == there
     wrong = cli("zoo", "verify", "zoo.h5", "--sample", 2, "--json").json["problems"]
     assert len(wrong) == 1 and "not complete" in wrong[0]
     process = start(longer)
-    _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told
+    _, result = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, result
     assert cli("zoo", "build", longer, "--out", "whole.h5", "--workers", 1).code == 0
     with Zoo("zoo.h5") as zoo, Zoo("whole.h5") as whole:
         assert zoo.complete and len(zoo) == len(whole) == 168

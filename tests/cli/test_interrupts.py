@@ -62,13 +62,13 @@ def test_a_fit_goes_on_where_it_says(cli: Cli, stage: int) -> None:
     words = ["compress", "fit", "net.safetensors", *FIT, "--json", "-o"]
     assert cli(*words, "whole").code == 0
     sentence = interrupted([*words, "run"], Path("run/metrics.jsonl"), 5, stage)
-    told = re.fullmatch(
+    result = re.fullmatch(
         r"stopped after step (\d+) of (\d+) of stage (\d) of 2, which is saved in run/last.pt: .*", sentence
     )
-    assert told is not None, sentence
-    held = read_torch(Path("run/last.pt"))
-    assert (held["step"], held["stage"]) == (int(told[1]), int(told[3]) - 1) and held["stage"] == stage
-    assert 5 <= held["step"] < int(told[2]) == (20, 30)[stage]
+    assert result is not None, sentence
+    stored = read_torch(Path("run/last.pt"))
+    assert (stored["step"], stored["stage"]) == (int(result[1]), int(result[3]) - 1) and stored["stage"] == stage
+    assert 5 <= stored["step"] < int(result[2]) == (20, 30)[stage]
     assert not Path("run/compressed.safetensors").exists()
     assert cli("compress", "fit", "--resume", "-o", "run").code == 0
     files = [load_file(f"{folder}/compressed.safetensors") for folder in ("run", "whole")]

@@ -37,8 +37,8 @@ def test_unknown_members_and_runs(cli: Cli, run_copy: Path) -> None:
 
 @pytest.mark.parametrize("command", ["eval", "report"])
 def test_a_run_that_is_named_twice(cli: Cli, command: str) -> None:
-    told = refused(cli(command, "one", "--run", "two"), 2, "one", "two")
-    assert told == "the run was given twice, as one and as --run two: give it once"
+    result = refused(cli(command, "one", "--run", "two"), 2, "one", "two")
+    assert result == "the run was given twice, as one and as --run two: give it once"
 
 
 def test_no_run_at_all(cli: Cli) -> None:

@@ -56,8 +56,8 @@ def test_files_that_are_cut_or_something_else(cli: Cli, fitted: Path, network: d
         Path("cut.safetensors").write_bytes(whole[:length])
         refused(cli("compress", "reconstruct", "cut.safetensors", "-o", "out.safetensors"), 1, "cut.safetensors")
     save_file(network, "plain.safetensors")
-    told = refused(cli("compress", "eval", "plain.safetensors"), 1, "plain.safetensors")
-    assert told.endswith("as `netspace compress fit` writes: it has no 'netspace_compressed'")
+    result = refused(cli("compress", "eval", "plain.safetensors"), 1, "plain.safetensors")
+    assert result.endswith("as `netspace compress fit` writes: it has no 'netspace_compressed'")
     refused(
         cli("compress", "eval", "c"), 2, "c is a folder: give the compressed network in it, c/compressed.safetensors"
     )
@@ -98,7 +98,9 @@ def test_notes_that_do_not_fit_the_tensors(cli: Cli, change: dict[str, Any], wor
 def test_tensors_that_cannot_be(cli: Cli, name: str, value: torch.Tensor | None, words: str) -> None:
     tensors, notes = read_tensors(FILE)
     assert name in tensors
-    tensors = {key: value if key == name else held for key, held in tensors.items() if key != name or value is not None}
+    tensors = {
+        key: value if key == name else stored for key, stored in tensors.items() if key != name or value is not None
+    }
     write_tensors(Path("odd.safetensors"), tensors, **notes)
     refused(cli("compress", "eval", "odd.safetensors"), 1, "odd.safetensors", words)
 
@@ -117,8 +119,8 @@ def test_networks_that_are_none(cli: Cli, network: dict[str, torch.Tensor]) -> N
     save_file({**network, "fc.bias": network["fc.bias"] * torch.nan}, "nan.safetensors")
     fit = ("compress", "fit", "-o", "d", *SHORT)
     for file in ("bomb.pt", "bare.pt"):
-        told = refused(cli(*fit, file), 1, file, "of which nothing was run", "save `model.state_dict()` alone")
-        assert "weights_only" not in told and not Path("ran").exists()
+        result = refused(cli(*fit, file), 1, file, "of which nothing was run", "save `model.state_dict()` alone")
+        assert "weights_only" not in result and not Path("ran").exists()
     refused(cli(*fit, "checkpoint.pt"), 1, "holds 2 of them (state_dict, ema): name one of them by --key")
     refused(cli(*fit, "nan.safetensors"), 1, "fc.bias of nan.safetensors holds values that are not finite")
     refused(cli("compress", "analyse", FILE, "nan.safetensors"), 1, "fc.bias of nan.safetensors")
@@ -153,16 +155,16 @@ def test_a_mask_of_minus_infinity_is_a_value(cli: Cli, network: dict[str, torch.
 )
 def test_settings_that_cannot_be(cli: Cli, multi_zoo: Path, change: str, words: list[str]) -> None:
     fit = ("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "new/d", *SHORT)
-    told = refused(cli(*fit, "--set", change), 2, *words)
-    assert "group of" not in told and not Path("new").exists()
+    result = refused(cli(*fit, "--set", change), 2, *words)
+    assert "group of" not in result and not Path("new").exists()
 
 
 def test_outputs_that_exist_are_kept(cli: Cli) -> None:
     Path("mine.safetensors").write_text("mine")
     for command in ("reconstruct", "quantise"):
         for out in ("mine.safetensors", FILE, "c"):
-            told = refused(cli("compress", command, FILE, "-o", out), 2)
-            assert told == f"{out} exists already: choose another --out, so that nothing is lost"
+            result = refused(cli("compress", command, FILE, "-o", out), 2)
+            assert result == f"{out} exists already: choose another --out, so that nothing is lost"
     refused(cli("compress", "reconstruct", FILE, "-o", "net.pt"), 2, "name it net.safetensors")
     refused(cli("compress", "reconstruct", FILE, "-o", "mine.safetensors/x"), 1, "mine.safetensors/x", "written")
     assert Path("mine.safetensors").read_text() == "mine" and not Path("net.pt").exists()

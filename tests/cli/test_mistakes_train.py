@@ -102,9 +102,9 @@ def test_a_run_of_before_its_changes_were_noted(cli: Cli, recipes: Path, tiny_zo
     begun = ("train", recipes / "space.yaml", "--zoo", tiny_zoo, "--out", "run")
     assert cli(*begun, "--set", "steps=2").code == 0
     provenance = Path("run/provenance.json")
-    told = json.loads(provenance.read_text())
-    assert told.pop("changes") == ["steps=2"] and told.pop(HASH) and told.pop(SEALED)
-    provenance.write_text(json.dumps(told))
+    result = json.loads(provenance.read_text())
+    assert result.pop("changes") == ["steps=2"] and result.pop(HASH) and result.pop(SEALED)
+    provenance.write_text(json.dumps(result))
     refused(
         cli(*begun, "--resume"),
         2,

@@ -105,8 +105,8 @@ def test_truncated_zoo(cli: Cli, tiny_zoo: Path, recipes: Path) -> None:
 def test_byte_flipped_zoo(cli: Cli, tiny_zoo: Path, run_copy: Path) -> None:
     whole = bytearray(tiny_zoo.read_bytes())
     with h5py.File(tiny_zoo) as file:
-        place = file["archs/lenetlike/preps"].id.get_chunk_info(35)
-    whole[place.byte_offset + place.size // 2] ^= 4
+        index = file["archs/lenetlike/preps"].id.get_chunk_info(35)
+    whole[index.byte_offset + index.size // 2] ^= 4
     Path("flipped.h5").write_bytes(whole)
     done = cli("zoo", "verify", "flipped.h5", "--sample", 0, "--json")
     assert done.code == 1 and not done.json["ok"]
@@ -120,9 +120,9 @@ def test_byte_flipped_zoo(cli: Cli, tiny_zoo: Path, run_copy: Path) -> None:
 def test_flipped_bytes_anywhere_never_end_in_a_traceback(cli: Cli, tiny_zoo: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     whole = tiny_zoo.read_bytes()
-    for place in random.integers(0, len(whole), 40):
+    for index in random.integers(0, len(whole), 40):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << int(random.integers(8))
+        flipped[index] ^= 1 << int(random.integers(8))
         Path("flipped.h5").write_bytes(flipped)
         done = cli("zoo", "info", "flipped.h5")
         if done.code:

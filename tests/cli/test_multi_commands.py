@@ -36,10 +36,10 @@ def test_from_recipes_to_figures(cli: Cli, multi_zoo_settings: dict[str, Any], r
     trained = cli("train", recipe, "--zoo", "zoo.h5", *words)
     assert trained.code == 0 and trained.json["best"]["step"] == 4
     assert trained.json["best"].keys() >= {"val_error", "val_classid", "val_between_vanilla", "val_accuracy_predicted"}
-    told = cli("eval", "--json")
-    assert told.code == 0 and told.json["members"] == 6 and list(told.json["per_class"]) == list(archs)
-    assert 0 <= told.json["classid_accuracy"] <= 1 and sum(map(sum, told.json["confusion"])) == 6
-    assert told.json["between"].keys() == {"vanilla"} and told.json["baselines"].keys() >= {
+    result = cli("eval", "--json")
+    assert result.code == 0 and result.json["members"] == 6 and list(result.json["per_class"]) == list(archs)
+    assert 0 <= result.json["classid_accuracy"] <= 1 and sum(map(sum, result.json["confusion"])) == 6
+    assert result.json["between"].keys() == {"vanilla"} and result.json["baselines"].keys() >= {
         "nearest",
         "noise",
         "average",
@@ -72,9 +72,9 @@ def test_without_json_a_person_reads(cli: Cli, unseen_run: Path, tmp_path: Path,
 
 def test_encode_and_decode_as_another_architecture(cli: Cli, multi_run: Path) -> None:
     assert cli("encode", "lenet/0000", "-o", "z.safetensors", "--run", multi_run).code == 0
-    told = cli("decode", "z.safetensors", "-o", "net.safetensors", "--run", multi_run, "--arch", "vanilla", "--json")
-    assert told.code == 0 and told.json["arch"] == "vanilla"
-    assert sum(value.numel() for value in load_file("net.safetensors").values()) == told.json["parameters"] == 1933
+    result = cli("decode", "z.safetensors", "-o", "net.safetensors", "--run", multi_run, "--arch", "vanilla", "--json")
+    assert result.code == 0 and result.json["arch"] == "vanilla"
+    assert sum(value.numel() for value in load_file("net.safetensors").values()) == result.json["parameters"] == 1933
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from netspace.zoo import Zoo
 def test_two_processes_build_the_same_zoo(recipes: Path, tiny_zoo: Path) -> None:
     done = launch("zoo", "build", recipes / "zoo.yaml", "--out", "zoo.h5", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["members"] == 36 and told["complete"]
+    result = json.loads(done.stdout)
+    assert result["members"] == 36 and result["complete"]
     with Zoo(tiny_zoo) as one, Zoo("zoo.h5") as two:
-        assert told["content_hash"] == one.content_hash == two.content_hash
+        assert result["content_hash"] == one.content_hash == two.content_hash
     assert [path.name for path in Path().iterdir()] == ["zoo.h5"]
 
 
@@ -62,8 +62,8 @@ def test_two_processes_fit_the_same_predictor(cli: Callable[..., Any], multi_zoo
     assert cli(*words, "--out", "one").code == 0
     done = launch(*words, "--out", "two")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["curve"] == read_json(Path("two/fit.json"), dict[str, Any])["curve"]
+    result = json.loads(done.stdout)
+    assert result["curve"] == read_json(Path("two/fit.json"), dict[str, Any])["curve"]
     alone, shared = (read_metrics(Path(run) / "metrics.jsonl") for run in ("one", "two"))
     assert len(alone) == len(shared) == 14 + 9  # written once
     for one, two in zip(alone, shared, strict=True):
@@ -91,8 +91,8 @@ def test_two_processes_evaluate_as_one_does(cli: Callable[..., Any], run_copy: P
     shared = json.loads(done.stdout)
     for name in ("accuracy_predicted", "r2", "mae", "agreement", "diversity"):
         assert shared[name] == pytest.approx(alone[name], rel=1e-6), name
-    for name, found in alone["baselines"].items():
-        assert shared["baselines"][name] == (found and pytest.approx(found, rel=1e-5)), name
+    for name, actual in alone["baselines"].items():
+        assert shared["baselines"][name] == (actual and pytest.approx(actual, rel=1e-5)), name
     assert shared["identity"] == pytest.approx(alone["identity"], rel=1e-6)
     assert shared["interpolation"]["latent_accuracy"] == pytest.approx(alone["interpolation"]["latent_accuracy"])
     assert (

@@ -35,9 +35,9 @@ def command_of(sentence: str) -> list[str]:
 
 def test_a_fit_of_a_member(cli: Cli, multi_zoo: Path) -> None:
     words = ("compress", "fit", "best:resnet", "--zoo", multi_zoo, "-o", "c")
-    told = cli(*words, *SHORT, "--json").json
+    result = cli(*words, *SHORT, "--json").json
     alone = ("compress", "fit", "--resume", "--out", "c")
-    assert cli(*alone, "--json").json["curve"] == told["curve"]
+    assert cli(*alone, "--json").json["curve"] == result["curve"]
     for more in ((), ("--set", "predictor.hidden=16")):
         assert cli(*alone, *more).code == cli(*words, "--resume", *more).code == 0
     sentence = refused(cli(*words, "--resume", "--set", "predictor.hidden=17"), 2)
@@ -83,12 +83,12 @@ def test_a_fit_that_is_not_there_or_of_before_its_network_was_recorded(cli: Cli,
         cli("compress", "fit", "-o", "c"), 2, "MODEL is missing: give the network to represent; only --resume takes"
     )
     for folder in ("c", run_copy):
-        told = refused(cli("compress", "fit", "--resume", "-o", folder), 2)
-        assert told == f"{folder} is no fit that could be resumed: give MODEL, the network to represent"
+        result = refused(cli("compress", "fit", "--resume", "-o", folder), 2)
+        assert result == f"{folder} is no fit that could be resumed: give MODEL, the network to represent"
     assert cli(*fit).code == 0
     Path("c/provenance.json").unlink()
-    told = refused(cli("compress", "fit", "--resume", "-o", "c"), 2)
-    assert told == f"c {EARLIER} MODEL (the network to represent) among them"
+    result = refused(cli("compress", "fit", "--resume", "-o", "c"), 2)
+    assert result == f"c {EARLIER} MODEL (the network to represent) among them"
     before = command_of(refused(cli(*fit), 2, "exists already"))
     assert before == ["compress", "fit", "net.safetensors", "--resume", "--out", "c"] and cli(*before).code == 0
     assert not Path("c/provenance.json").exists()
@@ -96,10 +96,10 @@ def test_a_fit_that_is_not_there_or_of_before_its_network_was_recorded(cli: Cli,
 
 def test_an_optimisation(cli: Cli, run_copy: Path) -> None:
     words = ("optimize", "--run", run_copy, "--from", "worst", "--from", "noise", "--steps", 4, "-o", "better")
-    told = cli(*words, "--json").json
+    result = cli(*words, "--json").json
     latent = load_file("better/latent.safetensors")["latent"]
     alone = ("optimize", "--resume", "--out", "better")
-    assert cli(*alone, "--json").json == told
+    assert cli(*alone, "--json").json == result
     assert torch.equal(load_file("better/latent.safetensors")["latent"], latent)
     for again in (words, (*words, "--resume", "--lr", 0.5), (*alone, "--steps", 9)):
         assert command_of(refused(cli(*again), 2)) == list(alone)
@@ -118,14 +118,14 @@ def test_an_optimisation_is_not_resumed_in_another_space(
 def test_an_optimisation_that_is_not_there_or_of_before_its_run_was_recorded(cli: Cli, run_copy: Path) -> None:
     refused(cli("optimize", "--run", run_copy), 2, "--from is missing: give the networks to start from; only --resume")
     refused(cli("optimize", "--resume"), 2, "--out is missing: name the folder of the optimisation to resume")
-    told = refused(cli("optimize", "--resume", "-o", "gone"), 2)
-    assert told == "gone is no optimisation that could be resumed: give --from, the networks to start from"
+    result = refused(cli("optimize", "--resume", "-o", "gone"), 2)
+    assert result == "gone is no optimisation that could be resumed: give --from, the networks to start from"
     words = ("optimize", "--run", run_copy, "--from", "worst", "--steps", 2, "-o", "better")
     assert cli(*words).code == 0
     origin = read_json(Path("better/provenance.json"), dict[str, Any])
     Path("better/provenance.json").unlink()
-    told = refused(cli("optimize", "--resume", "-o", "better"), 2)
-    assert told == f"better {EARLIER} --from (the networks to start from) among them"
+    result = refused(cli("optimize", "--resume", "-o", "better"), 2)
+    assert result == f"better {EARLIER} --from (the networks to start from) among them"
     before = command_of(refused(cli(*words), 2))
     assert before == ["optimize", "--run", str(run_copy), "--from", "worst", "--resume", "--out", "better"]
     assert cli(*before).code == 0

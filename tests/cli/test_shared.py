@@ -51,10 +51,10 @@ def test_another_error_is_no_lack_of_memory(cli: Cli, monkeypatch: pytest.Monkey
 def test_names_in_files_reach_no_terminal_raw(cli: Cli, tiny_zoo: Path) -> None:
     with Zoo(tiny_zoo) as zoo:
         group, header = zoo.only(), zoo.header
-        held = Population(group.spec, group.read(range(36)).numpy(), group.members.copy())
+        stored = Population(group.spec, group.read(range(36)).numpy(), group.members.copy())
         object.__setattr__(header, "data", {**header.data, "name": ESCAPE})
-        held.members["split"][0] = b"\x1b[2J"
-    write_zoo(Path("z.h5"), header, {ESCAPE: held})
+        stored.members["split"][0] = b"\x1b[2J"
+    write_zoo(Path("z.h5"), header, {ESCAPE: stored})
     for command in ("info", "verify"):
         done = cli("zoo", command, "z.h5")
         assert r"a\x1b]0;owned\x07\x1b[2J\u202eb" in done.out + done.err

@@ -39,10 +39,10 @@ def test_with_the_learnt_part_off_every_latent_is_the_bias(unseen: Path, zoo: Zo
     network.load_state_dict(unflatten(bias, arch.spec))
     with torch.no_grad():
         right = network(task.normalise(task.test.images)).argmax(-1) == task.test.labels
-    found = evaluate(unseen, "test", distil=False).between["vanilla"]
-    if found.classid_accuracy == 1:  # else some are decoded as another architecture
-        assert found.accuracy_scale_zero == pytest.approx(float(right.double().mean()), abs=1.5 / 500)
-    assert found.accuracy_distilled is None and found.distilled_steps is None
+    actual = evaluate(unseen, "test", distil=False).between["vanilla"]
+    if actual.classid_accuracy == 1:  # else some are decoded as another architecture
+        assert actual.accuracy_scale_zero == pytest.approx(float(right.double().mean()), abs=1.5 / 500)
+    assert actual.accuracy_distilled is None and actual.distilled_steps is None
 
 
 def test_a_distilled_network_learns_from_the_teacher_alone(unseen: Path, zoo: Zoo) -> None:
@@ -66,9 +66,9 @@ def test_which_controls_are_trained(unseen: Path, run: Path, zoo: Zoo, monkeypat
     """For architectures never shown, by default where it takes few steps and there is a teacher."""
     calls: list[str] = []
     monkeypatch.setattr(lines, "distilled", lambda space, arch, *_: calls.append(arch.id) or 0.5)
-    found = evaluate(unseen, "test").between
-    assert calls == ["vanilla", "declared"] and found["declared"].accuracy_distilled == 0.5
-    assert found["vanilla"].distilled_steps == Space.load(unseen).recipe.steps
+    actual = evaluate(unseen, "test").between
+    assert calls == ["vanilla", "declared"] and actual["declared"].accuracy_distilled == 0.5
+    assert actual["vanilla"].distilled_steps == Space.load(unseen).recipe.steps
     evaluate(run, "test", distil=True)  # every architecture was shown
     monkeypatch.setattr(lines, "AUTOMATIC_STEPS", 1)
     evaluate(unseen, "test")

@@ -45,49 +45,49 @@ def answers(space: Space, flat: torch.Tensor, task: Classification, images: str 
 
 
 def test_the_figures_are_those_of_networks_run_alone(run_copy: Path, zoo: Zoo) -> None:
-    told = evaluate(run_copy, "test")
+    result = evaluate(run_copy, "test")
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     labels, rows = task.test.labels, group.rows("test")
-    found: dict[str, list[float]] = {name: [] for name in ("target", "predicted", "agreement", "kl")}
+    actual: dict[str, list[float]] = {name: [] for name in ("target", "predicted", "agreement", "kl")}
     predicted = []
     for row in rows:
         prep = group.read([row])[0]
         flat = space.decode_flat(space.encode(prep)[None])[0]
         predicted.append(flat)
         first, second = answers(space, unpack(prep, 1477), task), answers(space, flat, task)
-        found["target"].append(float((first.argmax(-1) == labels).double().mean()))
-        found["predicted"].append(float((second.argmax(-1) == labels).double().mean()))
-        found["agreement"].append(float((first.argmax(-1) == second.argmax(-1)).double().mean()))
+        actual["target"].append(float((first.argmax(-1) == labels).double().mean()))
+        actual["predicted"].append(float((second.argmax(-1) == labels).double().mean()))
+        actual["agreement"].append(float((first.argmax(-1) == second.argmax(-1)).double().mean()))
         log_t, log_p = F.log_softmax(first.double(), -1), F.log_softmax(second.double(), -1)
-        found["kl"].append(float((log_t.exp() * (log_t - log_p)).sum(-1).mean()))
+        actual["kl"].append(float((log_t.exp() * (log_t - log_p)).sum(-1).mean()))
     detail = read_json((run_copy / "eval-test.json"), dict[str, Any])["detail"]
     image = 1.5 / len(labels)  # a tie may be rounded the other way
-    np.testing.assert_allclose(detail["accuracy_target"], found["target"], atol=1e-9)
-    np.testing.assert_allclose(detail["accuracy_predicted"], found["predicted"], atol=image)
-    np.testing.assert_allclose(detail["agreement"], found["agreement"], atol=image)
-    np.testing.assert_allclose(detail["kl"], found["kl"], rtol=1e-3)
+    np.testing.assert_allclose(detail["accuracy_target"], actual["target"], atol=1e-9)
+    np.testing.assert_allclose(detail["accuracy_predicted"], actual["predicted"], atol=image)
+    np.testing.assert_allclose(detail["agreement"], actual["agreement"], atol=image)
+    np.testing.assert_allclose(detail["kl"], actual["kl"], rtol=1e-3)
     target, answer = np.array(detail["accuracy_target"]), np.array(detail["accuracy_predicted"])
-    assert told.mae == pytest.approx(np.abs(target - answer).mean())
-    assert told.r2 == pytest.approx(1 - ((target - answer) ** 2).sum() / ((target - target.mean()) ** 2).sum())
-    assert told.accuracy_target == pytest.approx(group.members["accuracy_test"][rows].mean())
+    assert result.mae == pytest.approx(np.abs(target - answer).mean())
+    assert result.r2 == pytest.approx(1 - ((target - answer) ** 2).sum() / ((target - target.mean()) ** 2).sum())
+    assert result.accuracy_target == pytest.approx(group.members["accuracy_test"][rows].mean())
     pairs = [(predicted[a] - predicted[b]).norm().item() for a in range(6) for b in range(a)]
-    assert told.diversity == pytest.approx(np.mean(pairs), rel=1e-3)
-    assert told.compression == pytest.approx(64 / 1477) and told.classid_accuracy is None
+    assert result.diversity == pytest.approx(np.mean(pairs), rel=1e-3)
+    assert result.compression == pytest.approx(64 / 1477) and result.classid_accuracy is None
 
 
 def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> None:
-    told = evaluate(run_copy, "test").baselines
+    result = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     bank = unpack(group.read(group.rows("train")), 1477)
     target = unpack(group.read(group.rows("test")), 1477)
     near = [int((bank - row).norm(dim=1).argmin()) for row in target]
     scores = group.members["accuracy_test"][group.rows("train")][near]
-    assert told["nearest"].accuracy_predicted == pytest.approx(scores.mean(), abs=1e-9)
+    assert result["nearest"].accuracy_predicted == pytest.approx(scores.mean(), abs=1e-9)
     average = (answers(space, bank.mean(0), task).argmax(-1) == task.test.labels).double().mean().item()
-    assert told["average"].accuracy_predicted == pytest.approx(average, abs=1.5 / 500)
-    assert told["noise"].scale in (0.01, 0.03, 0.1, 0.3)
+    assert result["average"].accuracy_predicted == pytest.approx(average, abs=1.5 / 500)
+    assert result["noise"].scale in (0.01, 0.03, 0.1, 0.3)
     chosen = {"same_accuracy", "nearest_answers", "nearest_agreement", "five_nearest", "constant", "ensemble"}
-    assert told.keys() == {"nearest", "nearest_latent", "noise", "average", "aligned_average"} | chosen
+    assert result.keys() == {"nearest", "nearest_latent", "noise", "average", "aligned_average"} | chosen
     rows = group.rows("train")
     best = sorted(rows, key=lambda row: -group.members["accuracy_val"][row])[:10]  # ties by their rows
     spec, skeleton = group.spec, archs.skeleton(group.spec.arch, group.spec.settings, group.spec.input_shape)
@@ -96,7 +96,7 @@ def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> No
     weights, images = torch.full((1, 10), 0.1), task.normalise(task.train.images[:1000])
     aligned = reset_statistics(skeleton, spec, groups, sources.mean(0, keepdim=True), sources, weights, images)
     expected = (answers(space, aligned[0], task).argmax(-1) == task.test.labels).double().mean().item()
-    assert told["aligned_average"].accuracy_predicted == pytest.approx(expected, abs=2.5 / 500)
+    assert result["aligned_average"].accuracy_predicted == pytest.approx(expected, abs=2.5 / 500)
 
 
 def test_without_a_graph_there_is_no_aligned_average(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_baselines_by_answers_are_those_of_a_slow_search(
 ) -> None:
     """Networks run alone, their answers compared in float64; the bank is taken in parts of unequal size."""
     monkeypatch.setattr(baselines, "MAX_LOGITS", 7 * 500 * 10)
-    found = evaluate(run_copy, "test").baselines
+    actual = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     logits = {
         (split, images): torch.stack(
@@ -143,13 +143,13 @@ def test_baselines_by_answers_are_those_of_a_slow_search(
     accuracies = (target.argmax(-1) == labels).double().mean(1).numpy()
     for name, mean in expected.items():
         scores = (mean.argmax(-1) == labels).double().mean(1).numpy()
-        assert found[name].accuracy_predicted == pytest.approx(scores.mean(), abs=1.5 / 500), name
-        assert found[name].bias == pytest.approx((scores - accuracies).mean(), abs=1.5 / 500), name
-        assert found[name].mae == pytest.approx(np.abs(scores - accuracies).mean(), abs=1.5 / 500), name
+        assert actual[name].accuracy_predicted == pytest.approx(scores.mean(), abs=1.5 / 500), name
+        assert actual[name].bias == pytest.approx((scores - accuracies).mean(), abs=1.5 / 500), name
+        assert actual[name].mae == pytest.approx(np.abs(scores - accuracies).mean(), abs=1.5 / 500), name
         same_class = (mean.argmax(-1) == target.argmax(-1)).double().mean()
-        assert found[name].agreement == pytest.approx(float(same_class), abs=1.5 / 500), name
+        assert actual[name].agreement == pytest.approx(float(same_class), abs=1.5 / 500), name
         divergence = (target.exp() * (target - mean.log())).sum(-1).mean()
-        assert found[name].kl == pytest.approx(float(divergence), rel=1e-3), name
+        assert actual[name].kl == pytest.approx(float(divergence), rel=1e-3), name
 
 
 def test_a_random_network_of_the_same_accuracy() -> None:
@@ -176,19 +176,19 @@ def test_same_accuracy_is_as_accurate_on_validation_images(run_copy: Path, zoo: 
 
 
 def test_identity_is_that_of_the_kept_answers(run_copy: Path, zoo: Zoo) -> None:
-    found = evaluate(run_copy, "test")
+    actual = evaluate(run_copy, "test")
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
     preps = group.read(group.rows("test"))
     target = torch.stack([answers(space, unpack(prep, 1477), task).argmax(-1) for prep in preps])
     decoded = space.decode_flat(space.encode_preps(preps))
     predicted = torch.stack([answers(space, flat, task).argmax(-1) for flat in decoded])
     slow = identity(predicted, target, task.test.labels).summary()
-    assert found.identity.without_peers == slow["without_peers"]
+    assert actual.identity.without_peers == slow["without_peers"]
     for name in ("own_minus_peers", "jaccard_own", "jaccard_peers"):
-        assert getattr(found.identity, name) == pytest.approx(slow[name], abs=0.01)
-    assert found.per_class["lenetlike"].identity == found.identity
-    assert found.bias == pytest.approx(found.accuracy_predicted - found.accuracy_target)
-    assert found.diversity_ratio == pytest.approx(found.diversity / found.zoo_diversity)
+        assert getattr(actual.identity, name) == pytest.approx(slow[name], abs=0.01)
+    assert actual.per_class["lenetlike"].identity == actual.identity
+    assert actual.bias == pytest.approx(actual.accuracy_predicted - actual.accuracy_target)
+    assert actual.diversity_ratio == pytest.approx(actual.diversity / actual.zoo_diversity)
 
 
 def test_lines_say_how_straight_they_are_and_how_far_their_ends_are_from_their_targets(
@@ -209,9 +209,9 @@ def test_lines_say_how_straight_they_are_and_how_far_their_ends_are_from_their_t
 
 
 def test_even_a_tiny_space_beats_the_average_network(run_copy: Path) -> None:
-    told = evaluate(run_copy, "test")
-    assert told.agreement > told.baselines["average"].agreement
-    assert told.kl < told.baselines["average"].kl
+    result = evaluate(run_copy, "test")
+    assert result.agreement > result.baselines["average"].agreement
+    assert result.kl < result.baselines["average"].kl
 
 
 def test_the_same_figures_again_and_on_other_splits(run_copy: Path) -> None:
@@ -227,32 +227,32 @@ def test_the_same_figures_again_and_on_other_splits(run_copy: Path) -> None:
 
 def test_a_lines_ends_are_the_decoded_ends(run_copy: Path, zoo: Zoo, tmp_path: Path) -> None:
     ends = ["lenetlike/0031", "lenetlike/0035"]
-    told = interpolate(run_copy, *ends, steps=3, save=tmp_path / "line")
-    assert (told.start, told.end) == tuple(ends)
+    result = interpolate(run_copy, *ends, steps=3, save=tmp_path / "line")
+    assert (result.start, result.end) == tuple(ends)
     space, group = Space.load(run_copy), zoo.only()
-    for place, row in ((0, 31), (2, 35)):
+    for index, row in ((0, 31), (2, 35)):
         encode(run_copy, f"lenetlike/{row:04d}", tmp_path / "z.safetensors")
         scored = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
-        assert told.latent_accuracy[place] == pytest.approx(scored.accuracy_test, abs=1.5 / 500)
-        assert told.weight_accuracy[place] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
-        assert told.aligned_accuracy[place] == pytest.approx(told.weight_accuracy[place], abs=1.5 / 500)
-        alone, on_line = load_file(tmp_path / "net.safetensors"), load_file(told.networks[place])
+        assert result.latent_accuracy[index] == pytest.approx(scored.accuracy_test, abs=1.5 / 500)
+        assert result.weight_accuracy[index] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
+        assert result.aligned_accuracy[index] == pytest.approx(result.weight_accuracy[index], abs=1.5 / 500)
+        alone, on_line = load_file(tmp_path / "net.safetensors"), load_file(result.networks[index])
         for name in space.spec.names:
             torch.testing.assert_close(on_line[name], alone[name], rtol=1e-4, atol=1e-5)
-        assert told.end_differences[min(place, 1)] == pytest.approx(
-            told.latent_accuracy[place] - told.weight_accuracy[place]
+        assert result.end_differences[min(index, 1)] == pytest.approx(
+            result.latent_accuracy[index] - result.weight_accuracy[index]
         )
-    assert told.aligned_accuracy[1] != told.weight_accuracy[1]
-    gamma = np.array(told.gamma)
-    assert told.linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.latent_accuracy)))
-    assert told.weight_linear_r2 == pytest.approx(linear_r2(gamma, np.array(told.weight_accuracy)))
+    assert result.aligned_accuracy[1] != result.weight_accuracy[1]
+    gamma = np.array(result.gamma)
+    assert result.linear_r2 == pytest.approx(linear_r2(gamma, np.array(result.latent_accuracy)))
+    assert result.weight_linear_r2 == pytest.approx(linear_r2(gamma, np.array(result.weight_accuracy)))
     latent_only = interpolate(run_copy, str(tmp_path / "z.safetensors"), ends[0], steps=2)
     assert latent_only.end_differences[0] is None
-    assert latent_only.end_differences[1] == pytest.approx(told.end_differences[0])
+    assert latent_only.end_differences[1] == pytest.approx(result.end_differences[0])
     middle = torch.lerp(*(space.encode(group.read([row])[0]) for row in (31, 35)), 0.5)
-    wanted = space.decode(middle).state_dict()
-    for name, value in load_file(told.networks[1]).items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)
+    expected = space.decode(middle).state_dict()
+    for name, value in load_file(result.networks[1]).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
     assert len(list((run_copy / "interpolations").glob("*.json"))) == 2
 
 
@@ -269,14 +269,14 @@ def test_names_of_networks(run_copy: Path, zoo: Zoo, tmp_path: Path) -> None:
 
 
 def test_the_zoo_of_a_run(run_copy: Path, zoo_copy: Path, tiny_zoo: Path) -> None:
-    with zoo_of(run_copy) as found, zoo_of(run_copy, zoo_copy) as moved:
-        assert found.path == tiny_zoo and moved.path == zoo_copy
+    with zoo_of(run_copy) as actual, zoo_of(run_copy, zoo_copy) as moved:
+        assert actual.path == tiny_zoo and moved.path == zoo_copy
 
 
 def test_files_need_no_zoo(run_copy: Path, tmp_path: Path) -> None:
     encode(run_copy, "best", tmp_path / "z.safetensors")
-    told = read_json((run_copy / "provenance.json"), dict[str, Any])
-    (run_copy / "provenance.json").write_text(json.dumps({**told, "zoo": "/gone/zoo.h5"}))
+    result = read_json((run_copy / "provenance.json"), dict[str, Any])
+    (run_copy / "provenance.json").write_text(json.dumps({**result, "zoo": "/gone/zoo.h5"}))
     decoded = decode(run_copy, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
     assert decoded.accuracy_test is None and (tmp_path / "net.safetensors").is_file()
     again = encode(run_copy, str(tmp_path / "net.safetensors"), tmp_path / "y.safetensors")

@@ -47,51 +47,51 @@ def accuracy(space: Space, zoo: Zoo, latent: torch.Tensor, arch: str | None = No
 
 
 def test_the_figures_are_those_of_networks_run_alone(run: Path, zoo: Zoo) -> None:
-    told = evaluate(run, "test")
+    result = evaluate(run, "test")
     space = Space.load(run)
     detail = read_json((run / "eval-test.json"), dict[str, Any])["detail"]
-    place, confusion = 0, np.zeros((3, 3), int)
+    index, confusion = 0, np.zeros((3, 3), int)
     for class_id, group in enumerate(zoo.archs.values()):
-        found, kept = [], []
+        actual, kept = [], []
         for row in group.rows("test"):
             latent = space.encode(group.read([row])[0], group.id)
             predicted, score = accuracy(space, zoo, latent)
-            assert detail["member"][place] == f"{group.id}/{row:04d}" and detail["arch"][place] == group.id
-            assert detail["arch_predicted"][place] == predicted
-            assert detail["accuracy_predicted"][place] == pytest.approx(score, abs=IMAGE)
-            assert detail["accuracy_target"][place] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
+            assert detail["member"][index] == f"{group.id}/{row:04d}" and detail["arch"][index] == group.id
+            assert detail["arch_predicted"][index] == predicted
+            assert detail["accuracy_predicted"][index] == pytest.approx(score, abs=IMAGE)
+            assert detail["accuracy_target"][index] == pytest.approx(group.members["accuracy_test"][row], abs=1e-9)
             confusion[class_id, space.family.class_id(predicted)] += 1
-            found.append(score)
+            actual.append(score)
             if predicted == group.id:
                 kept.append(space.decode_flat(latent[None], group.id)[0])
-            place += 1
-        own = told.per_class[group.id]
+            index += 1
+        own = result.per_class[group.id]
         assert (own.class_id, own.members, own.parameters) == (class_id, 3, group.spec.num_parameters)
-        assert own.accuracy_predicted == pytest.approx(np.mean(found), abs=IMAGE)
+        assert own.accuracy_predicted == pytest.approx(np.mean(actual), abs=IMAGE)
         assert own.classid_accuracy == pytest.approx(confusion[class_id, class_id] / 3)
         assert own.compression == pytest.approx(64 / group.spec.num_parameters)
         if len(kept) > 1:
             assert own.diversity == pytest.approx(diversity(torch.stack(kept)), rel=1e-3)
-    assert told.confusion == confusion.tolist() and told.members == place == confusion.sum() == 9
-    assert told.classid_accuracy == pytest.approx(confusion.trace() / 9)
-    assert told.accuracy_predicted == pytest.approx(np.mean(detail["accuracy_predicted"]))
-    assert told.archs == ["lenet", "vanilla", "resnet"] == list(told.per_class)
+    assert result.confusion == confusion.tolist() and result.members == index == confusion.sum() == 9
+    assert result.classid_accuracy == pytest.approx(confusion.trace() / 9)
+    assert result.accuracy_predicted == pytest.approx(np.mean(detail["accuracy_predicted"]))
+    assert result.archs == ["lenet", "vanilla", "resnet"] == list(result.per_class)
 
 
 def test_what_lies_between_the_ends(run: Path, zoo: Zoo) -> None:
-    told = evaluate(run, "test").between
-    assert list(told) == ["vanilla"]
-    space, found = Space.load(run), []
+    result = evaluate(run, "test").between
+    assert list(result) == ["vanilla"]
+    space, actual = Space.load(run), []
     ends = [
         [space.encode(prep, group.id) for prep in group.read(group.rows("test"))]
         for group in (zoo.group("lenet"), zoo.group("resnet"))
     ]
-    found = [accuracy(space, zoo, (a + b) / 2) for a, b in zip(*ends, strict=True)]
-    own = told["vanilla"]
+    actual = [accuracy(space, zoo, (a + b) / 2) for a, b in zip(*ends, strict=True)]
+    own = result["vanilla"]
     assert (own.gamma, own.shown, own.pairs) == (0.5, True, 3)
-    assert own.classid_accuracy == pytest.approx(np.mean([name == "vanilla" for name, _ in found]))
-    assert own.accuracy == pytest.approx(np.mean([score for _, score in found]), abs=IMAGE)
-    assert own.accuracy_least == pytest.approx(min(score for _, score in found), abs=IMAGE)
+    assert own.classid_accuracy == pytest.approx(np.mean([name == "vanilla" for name, _ in actual]))
+    assert own.accuracy == pytest.approx(np.mean([score for _, score in actual]), abs=IMAGE)
+    assert own.accuracy_least == pytest.approx(min(score for _, score in actual), abs=IMAGE)
     group = zoo.group("vanilla")
     assert own.accuracy_zoo == pytest.approx(group.members["accuracy_test"][group.rows("test")].mean())
     assert own.ratio == pytest.approx(own.accuracy / own.accuracy_zoo)
@@ -108,19 +108,19 @@ def test_the_line_goes_from_the_best_of_the_smallest_to_the_best_of_the_largest(
         ends.append(space.encode(group.read([best])[0], name))
     assert len(line.gamma) == len(line.arch) == len(line.accuracy) == 21
     assert line.factors == [0.5] and (line.gamma[0], line.gamma[10], line.gamma[-1]) == (0, 0.5, 1)
-    for place in (0, 7, 20):
-        name, score = accuracy(space, zoo, torch.lerp(*ends, line.gamma[place]))
-        assert line.arch[place] == name and line.accuracy[place] == pytest.approx(score, abs=IMAGE)
+    for index in (0, 7, 20):
+        name, score = accuracy(space, zoo, torch.lerp(*ends, line.gamma[index]))
+        assert line.arch[index] == name and line.accuracy[index] == pytest.approx(score, abs=IMAGE)
 
 
 def test_baselines_answer_with_networks_of_the_members_architecture(run: Path, zoo: Zoo) -> None:
-    told = evaluate(run, "test").baselines
+    result = evaluate(run, "test").baselines
     scores = []
     for group in zoo.archs.values():
         bank, target = (unpack(group.read(group.rows(split)), group.spec.num_parameters) for split in ("train", "test"))
         near = [int((bank - row).norm(dim=1).argmin()) for row in target]
         scores += group.members["accuracy_test"][group.rows("train")][near].tolist()
-    assert told["nearest"].accuracy_predicted == pytest.approx(np.mean(scores), abs=1e-9)
+    assert result["nearest"].accuracy_predicted == pytest.approx(np.mean(scores), abs=1e-9)
     means = [
         unpack(group.read(group.rows("train")), group.spec.num_parameters).mean(0, keepdim=True)
         for group in zoo.archs.values()
@@ -130,11 +130,13 @@ def test_baselines_answer_with_networks_of_the_members_architecture(run: Path, z
         accuracies(Networks.of_class(space.family, class_id, flat), task, "test")[0]
         for class_id, flat in enumerate(means)
     ]
-    assert told["average"].accuracy_predicted == pytest.approx(np.mean(average), abs=IMAGE)
+    assert result["average"].accuracy_predicted == pytest.approx(np.mean(average), abs=IMAGE)
     assert (
-        told["five_nearest"].payload().keys() == told["constant"].payload().keys() == told["nearest"].payload().keys()
+        result["five_nearest"].payload().keys()
+        == result["constant"].payload().keys()
+        == result["nearest"].payload().keys()
     )
-    assert len(told["noise"].scale) == 3 and set(told["noise"].scale) <= {0.01, 0.03, 0.1, 0.3}
+    assert len(result["noise"].scale) == 3 and set(result["noise"].scale) <= {0.01, 0.03, 0.1, 0.3}
 
 
 def test_what_is_kept_for_the_report(run: Path) -> None:
@@ -146,14 +148,14 @@ def test_what_is_kept_for_the_report(run: Path) -> None:
 
 
 def test_architectures_never_shown_are_told_by_what_lies_between(unseen: Path) -> None:
-    told = evaluate(unseen, "test")
-    assert told.archs == ["lenet", "vanilla", "declared", "resnet"] and list(told.per_class) == [
+    result = evaluate(unseen, "test")
+    assert result.archs == ["lenet", "vanilla", "declared", "resnet"] and list(result.per_class) == [
         "lenet",
         "resnet",
     ]
-    assert np.array(told.confusion).shape == (4, 4) and np.sum(told.confusion) == told.members == 6
-    assert np.sum(told.confusion, axis=1).tolist() == [3, 0, 0, 3]
-    first, second = told.between["vanilla"], told.between["declared"]
+    assert np.array(result.confusion).shape == (4, 4) and np.sum(result.confusion) == result.members == 6
+    assert np.sum(result.confusion, axis=1).tolist() == [3, 0, 0, 3]
+    first, second = result.between["vanilla"], result.between["declared"]
     assert (first.shown, second.shown) == (False, False)
     assert (first.gamma, second.gamma) == pytest.approx((1 / 3, 2 / 3))
     assert first.accuracy_zoo is not None and second.accuracy_zoo is second.ratio is None
@@ -163,19 +165,21 @@ def test_architectures_never_shown_are_told_by_what_lies_between(unseen: Path) -
 
 
 def test_a_line_across_architectures(run: Path, zoo: Zoo, tmp_path: Path) -> None:
-    told = interpolate(run, "best:lenet", "best:resnet", steps=5, save=tmp_path / "line")
+    result = interpolate(run, "best:lenet", "best:resnet", steps=5, save=tmp_path / "line")
     space = Space.load(run)
-    assert told.weight_accuracy is None and told.weight_spearman is None
-    assert told.arch[0] == "lenet" and told.arch[-1] == "resnet"  # the head has learnt the ends
-    ends = [resolve(name, space, zoo).latent for name in (told.start, told.end)]
-    for gamma, name, score, file in zip(told.gamma, told.arch, told.latent_accuracy, told.networks, strict=True):
+    assert result.weight_accuracy is None and result.weight_spearman is None
+    assert result.arch[0] == "lenet" and result.arch[-1] == "resnet"  # the head has learnt the ends
+    ends = [resolve(name, space, zoo).latent for name in (result.start, result.end)]
+    for gamma, name, score, file in zip(
+        result.gamma, result.arch, result.latent_accuracy, result.networks, strict=True
+    ):
         assert accuracy(space, zoo, torch.lerp(*ends, gamma)) == (name, pytest.approx(score, abs=IMAGE))
         assert not space.arch_class(name).spec.difference({k: tuple(v.shape) for k, v in load_file(file).items()})
-    for end, place in enumerate((0, -1)):  # of networks of different architectures
-        member = resolve(told.start if end == 0 else told.end, space, zoo)
+    for end, index in enumerate((0, -1)):  # of networks of different architectures
+        member = resolve(result.start if end == 0 else result.end, space, zoo)
         network = Networks.of_class(space.family, member.class_id, member.flat[None])
         own = accuracies(network, task_of(zoo, "cpu"), "test")[0]
-        assert told.end_differences[end] == pytest.approx(told.latent_accuracy[place] - own, abs=1e-9)
+        assert result.end_differences[end] == pytest.approx(result.latent_accuracy[index] - own, abs=1e-9)
     within = interpolate(run, "worst:resnet", "best:resnet", steps=3)
     assert len(within.weight_accuracy) == 3  # of one architecture weights can be mixed
 
@@ -190,8 +194,8 @@ def test_a_state_dict_is_recognised(run: Path, zoo: Zoo, tmp_path: Path) -> None
         state = unflatten(unpack(group.read([0])[0], group.spec.num_parameters), group.spec)
         path = tmp_path / f"{name}.safetensors"
         save_file({key: value.clone() for key, value in state.items()}, path)
-        told = encode(run, str(path), tmp_path / "z.safetensors")
-        assert told.arch == name
+        result = encode(run, str(path), tmp_path / "z.safetensors")
+        assert result.arch == name
         assert torch.equal(load_file(tmp_path / "z.safetensors")["latent"], space.encode(group.read([0])[0], name))
         assert torch.equal(space.encode(state), space.encode(state, name))
     torch.manual_seed(0)
@@ -201,9 +205,9 @@ def test_a_state_dict_is_recognised(run: Path, zoo: Zoo, tmp_path: Path) -> None
 
 def test_a_state_dict_of_no_architecture_here_is_told(run: Path, tmp_path: Path) -> None:
     other = archs.build("lenetlike", channels=1, image_size=8, classes=10, width=0.5)
-    with pytest.raises(NetspaceError) as told:
+    with pytest.raises(NetspaceError) as result:
         Space.load(run).encode(other)
-    assert str(told.value) == (
+    assert str(result.value) == (
         "this state dict is of none of this space's architectures (lenet, vanilla, resnet): its 10 tensors have other names "
         "or shapes"
     )
@@ -212,15 +216,15 @@ def test_a_state_dict_of_no_architecture_here_is_told(run: Path, tmp_path: Path)
 def test_a_latent_is_decoded_as_what_it_stands_for_or_as_asked(run: Path, zoo: Zoo, tmp_path: Path) -> None:
     encode(run, "resnet/0000", tmp_path / "z.safetensors")
     space, latent = Space.load(run), load_file(tmp_path / "z.safetensors")["latent"]
-    told = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
-    assert (told.arch, told.accuracy_test) == (
+    result = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors")
+    assert (result.arch, result.accuracy_test) == (
         accuracy(space, zoo, latent)[0],
         pytest.approx(accuracy(space, zoo, latent)[1], abs=IMAGE),
     )
     for name in ("lenet", "vanilla", "resnet"):
-        told = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors", arch=name)
-        assert (told.arch, told.parameters) == (name, space.arch_class(name).parameters)
-        assert told.accuracy_test == pytest.approx(accuracy(space, zoo, latent, name)[1], abs=IMAGE)
+        result = decode(run, tmp_path / "z.safetensors", tmp_path / "net.safetensors", arch=name)
+        assert (result.arch, result.parameters) == (name, space.arch_class(name).parameters)
+        assert result.accuracy_test == pytest.approx(accuracy(space, zoo, latent, name)[1], abs=IMAGE)
         again = encode(run, str(tmp_path / "net.safetensors"), tmp_path / "y.safetensors")
         assert again.arch == name
     with pytest.raises(UsageError, match=r"unknown architecture 'resnet9': did you mean 'resnet'\?"):
@@ -231,9 +235,9 @@ def test_a_latent_is_decoded_as_what_it_stands_for_or_as_asked(run: Path, zoo: Z
 def test_a_latent_of_the_wrong_size(run: Path, tmp_path: Path) -> None:
     save_file({"latent": torch.zeros(63)}, tmp_path / "z.safetensors")
     path = tmp_path / "z.safetensors"
-    with pytest.raises(NetspaceError) as told:
+    with pytest.raises(NetspaceError) as result:
         decode(run, path, tmp_path / "net.safetensors")
-    assert str(told.value) == f"{path} holds a latent of 63 values; this space's have 64"
+    assert str(result.value) == f"{path} holds a latent of 63 values; this space's have 64"
     with pytest.raises(NetspaceError, match="63 values"):
         interpolate(run, str(path), "best")
     space = Space.load(run)
@@ -244,9 +248,9 @@ def test_a_latent_of_the_wrong_size(run: Path, tmp_path: Path) -> None:
 
 def test_which_architecture_has_to_be_said(run: Path, zoo: Zoo) -> None:
     space, prep = Space.load(run), zoo.group("resnet").read([0])[0]
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as result:
         space.encode(prep)
-    assert str(told.value) == "this space holds networks of lenet, vanilla, resnet: name one of them (--arch)"
+    assert str(result.value) == "this space holds networks of lenet, vanilla, resnet: name one of them (--arch)"
     with pytest.raises(UsageError, match="name one of them"):
         _ = space.spec
     with pytest.raises(UsageError, match=r"PReps of \(28, 128\) were given; lenet has \(8, 128\)"):
@@ -256,9 +260,9 @@ def test_which_architecture_has_to_be_said(run: Path, zoo: Zoo) -> None:
 def test_a_space_of_one_is_asked_for_another(tiny_run: Path, tmp_path: Path) -> None:
     """It has no ClassId head that could tell."""
     encode(tiny_run, "best", tmp_path / "z.safetensors")
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as result:
         decode(tiny_run, tmp_path / "z.safetensors", tmp_path / "net.safetensors", arch="resnet8")
-    assert str(told.value) == (
+    assert str(result.value) == (
         "networks of resnet8 were asked for, but this space holds lenetlike alone: it has no ClassId head that tells "
         "architectures apart"
     )
@@ -270,9 +274,9 @@ def test_networks_of_an_architecture_never_shown_are_given_but_not_taken(unseen:
     space = Space.load(unseen)
     network = space.decode(torch.zeros(64), "declared")
     assert sum(value.numel() for value in network.parameters()) == space.arch_class("declared").parameters
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as result:
         space.encode(network)
-    assert str(told.value) == (
+    assert str(result.value) == (
         "a network of declared was to be encoded, but this space was never shown one: it gives such networks (`sample "
         "--arch`, `interpolate`), and takes those of lenet, resnet"
     )
@@ -287,10 +291,10 @@ def test_networks_side_by_side_are_those_one_by_one(run: Path, zoo: Zoo) -> None
         networks = space.decode_all(latents, asked)
         assert torch.equal(networks.class_ids, space.class_ids(latents) if asked is None else asked)
         together = accuracies(networks, task, "test")
-        for place in range(6):
-            name = space.family[int(networks.class_ids[place])].id
-            assert together[place] == pytest.approx(accuracy(space, zoo, latents[place], name)[1], abs=IMAGE)
+        for index in range(6):
+            name = space.family[int(networks.class_ids[index])].id
+            assert together[index] == pytest.approx(accuracy(space, zoo, latents[index], name)[1], abs=IMAGE)
     given = space.networks(zoo.group("vanilla").read([1]), "vanilla")
     assert isinstance(given, Networks) and given.preps.shape[1:] == space.family.size
-    found = accuracies(given, task, "test")[0]
-    assert found == pytest.approx(zoo.group("vanilla").members["accuracy_test"][1], abs=1e-9)
+    actual = accuracies(given, task, "test")[0]
+    assert actual == pytest.approx(zoo.group("vanilla").members["accuracy_test"][1], abs=1e-9)

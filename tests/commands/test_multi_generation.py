@@ -37,31 +37,31 @@ def written(run: Path, file: str, arch: str) -> float:
 
 @pytest.mark.parametrize("arch", ["lenet", "vanilla", "resnet"])
 def test_samples_of_a_shown_architecture(run: Path, tmp_path: Path, arch: str) -> None:
-    told = sample(run, 3, arch, save=tmp_path / "nets")
-    assert (told.arch, told.shown, told.count) == (arch, True, 3)
-    assert told.factor == {"lenet": 0, "vanilla": 0.5, "resnet": 1}[arch]
-    assert 0 <= told.classid_accuracy <= 1 and len(told.novelty) == 3
-    for file, score in zip(told.networks, told.accuracy, strict=True):
+    result = sample(run, 3, arch, save=tmp_path / "nets")
+    assert (result.arch, result.shown, result.count) == (arch, True, 3)
+    assert result.factor == {"lenet": 0, "vanilla": 0.5, "resnet": 1}[arch]
+    assert 0 <= result.classid_accuracy <= 1 and len(result.novelty) == 3
+    for file, score in zip(result.networks, result.accuracy, strict=True):
         assert written(run, file, arch) == pytest.approx(score, abs=1.5 / 500)
     with zoo_of(run) as zoo:
         group = zoo.group(arch)
         own = group.members["accuracy_test"][group.rows("train")].mean()
-    assert told.zoo_accuracy == pytest.approx(own)
+    assert result.zoo_accuracy == pytest.approx(own)
     assert (run / "samples" / f"{arch}-gaussian-0.json").is_file()
 
 
 def test_samples_of_an_architecture_never_shown_that_the_zoo_has(unseen: Path) -> None:
-    told = sample(unseen, 3, "vanilla")
-    assert told.shown is False and told.factor == pytest.approx(1 / 3)
-    assert told.zoo_accuracy is not None and told.nearest.novelty == 0  # normally trained ones, to compare with
+    result = sample(unseen, 3, "vanilla")
+    assert result.shown is False and result.factor == pytest.approx(1 / 3)
+    assert result.zoo_accuracy is not None and result.nearest.novelty == 0  # normally trained ones, to compare with
 
 
 def test_samples_of_an_architecture_that_nobody_ever_trained(unseen: Path, tmp_path: Path) -> None:
-    told = sample(unseen, 3, "declared", save=tmp_path / "nets")
-    assert told.shown is False and told.factor == pytest.approx(2 / 3)
-    assert told.zoo_accuracy is None and told.novelty == [None] * 3
-    assert told.sampled.novelty is told.sampled.distance is None and told.nearest is None
-    for file, score in zip(told.networks, told.accuracy, strict=True):
+    result = sample(unseen, 3, "declared", save=tmp_path / "nets")
+    assert result.shown is False and result.factor == pytest.approx(2 / 3)
+    assert result.zoo_accuracy is None and result.novelty == [None] * 3
+    assert result.sampled.novelty is result.sampled.distance is None and result.nearest is None
+    for file, score in zip(result.networks, result.accuracy, strict=True):
         assert written(unseen, file, "declared") == pytest.approx(score, abs=1.5 / 500)
 
 
@@ -69,18 +69,18 @@ def test_what_was_never_shown_is_drawn_from_where_eq_12_puts_it(unseen: Path) ->
     space = Space.load(unseen)
     with zoo_of(unseen) as zoo:
         ends = [known_latents(space, zoo, space.family[class_id]) for class_id in (0, 3)]
-        found = known_latents(space, zoo, space.family[2])
-    assert [len(end) for end in ends] == [6, 6] and found.shape == (256, 64)
+        actual = known_latents(space, zoo, space.family[2])
+    assert [len(end) for end in ends] == [6, 6] and actual.shape == (256, 64)
     every = torch.cat([a + (b - a) * 2 / 3 for a in ends[0] for b in ends[1][None]])  # (36, E)
-    apart = (found[:, None] - every[None]).norm(dim=-1)
+    apart = (actual[:, None] - every[None]).norm(dim=-1)
     assert apart.min(1).values.max() < 1e-4  # each is one of the 36 points
     assert len(apart.argmin(1).unique()) > 30
 
 
 def test_which_architecture_has_to_be_said(run: Path) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as result:
         sample(run, 3)
-    assert str(told.value) == "this space holds networks of lenet, vanilla, resnet: name one of them (--arch)"
+    assert str(result.value) == "this space holds networks of lenet, vanilla, resnet: name one of them (--arch)"
     with pytest.raises(UsageError, match=r"unknown architecture 'lenett': did you mean 'lenet'\?"):
         sample(run, 3, "lenett")
 
@@ -98,34 +98,34 @@ STARTS = ("worst:lenet", "resnet/0001", "noise:vanilla")
 
 def test_starts_of_several_architectures_stay_what_they_are(run: Path, tmp_path: Path) -> None:
     weights = (run / "checkpoints" / "best.safetensors").read_bytes()
-    told = optimize(run, config(*STARTS), tmp_path / "out")
-    assert told.arch == ["lenet", "resnet", "vanilla"] and told.starts[1:] == ["resnet/0001", "noise-2:vanilla"]
+    result = optimize(run, config(*STARTS), tmp_path / "out")
+    assert result.arch == ["lenet", "resnet", "vanilla"] and result.starts[1:] == ["resnet/0001", "noise-2:vanilla"]
     with zoo_of(run) as zoo:
-        assert told.teacher == f"{teacher_path(zoo.path)}:lenetlike/0000"  # the zoo's own
-    assert told.accuracy_network[2] is None and told.accuracy_network[0] is not None
+        assert result.teacher == f"{teacher_path(zoo.path)}:lenetlike/0000"  # the zoo's own
+    assert result.accuracy_network[2] is None and result.accuracy_network[0] is not None
     assert weights == (run / "checkpoints" / "best.safetensors").read_bytes()
     # what was written is what was told
-    assert [Path(file).name for file in told.networks] == [
+    assert [Path(file).name for file in result.networks] == [
         "00-lenet.safetensors",
         "01-resnet.safetensors",
         "02-vanilla.safetensors",
     ]
-    for file, arch, score in zip(told.networks, told.arch, told.accuracy_after, strict=True):
+    for file, arch, score in zip(result.networks, result.arch, result.accuracy_after, strict=True):
         assert written(run, file, arch) == pytest.approx(score, abs=1.5 / 500)
     kept, space = load_file(tmp_path / "out" / "latents.safetensors"), Space.load(run)
     assert kept["latents"].shape == (3, 64) and kept["class_ids"].tolist() == [0, 2, 1]
-    assert torch.equal(load_file(told.latent)["latent"], kept["latents"][told.best])
-    best = load_file(told.network)
-    for name, value in space.decode(kept["latents"][told.best], told.arch[told.best]).state_dict().items():
+    assert torch.equal(load_file(result.latent)["latent"], kept["latents"][result.best])
+    best = load_file(result.network)
+    for name, value in space.decode(kept["latents"][result.best], result.arch[result.best]).state_dict().items():
         torch.testing.assert_close(best[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_kept_that_the_head_takes_for_another(run: Path, tmp_path: Path) -> None:
     space = Space.load(run)
-    told = optimize(run, config("best:lenet", "best:resnet", classid=0.0, learning_rate=3.0), tmp_path / "out")
+    result = optimize(run, config("best:lenet", "best:resnet", classid=0.0, learning_rate=3.0), tmp_path / "out")
     kept = load_file(tmp_path / "out" / "latents.safetensors")
     with zoo_of(run) as zoo:
-        starts = [resolve(name, space, zoo) for name in told.starts]
+        starts = [resolve(name, space, zoo) for name in result.starts]
     for start, latent in zip(starts, kept["latents"], strict=True):
         moved = not torch.equal(latent, start.latent)
         assert not moved or int(space.class_ids(latent[None])) == start.class_id
@@ -180,8 +180,8 @@ def test_a_search_goes_on_exactly(run: Path, tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as inner, pytest.raises(KeyboardInterrupt):
         inner.setattr(app, "write_torch", dying)
         optimize(run, config(*STARTS), tmp_path / "out")
-    told = optimize(run, config(*STARTS), tmp_path / "out", resume=True)
-    assert told.curve == whole.curve and told.accuracy_after == whole.accuracy_after
+    result = optimize(run, config(*STARTS), tmp_path / "out", resume=True)
+    assert result.curve == whole.curve and result.accuracy_after == whole.accuracy_after
     first, second = (load_file(tmp_path / name / "latents.safetensors") for name in ("whole", "out"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -194,15 +194,15 @@ def test_starts_are_improved_as_if_alone(run: Path, tmp_path: Path) -> None:
 
 
 def test_noise_of_an_architecture_never_shown(unseen: Path, tmp_path: Path) -> None:
-    told = optimize(unseen, config("noise:declared", steps=2), tmp_path / "out")
-    assert told.arch == ["declared"] and np.isfinite(told.accuracy_after).all()
-    assert written(unseen, told.network, "declared") == pytest.approx(told.accuracy_after[0], abs=1.5 / 500)
+    result = optimize(unseen, config("noise:declared", steps=2), tmp_path / "out")
+    assert result.arch == ["declared"] and np.isfinite(result.accuracy_after).all()
+    assert written(unseen, result.network, "declared") == pytest.approx(result.accuracy_after[0], abs=1.5 / 500)
 
 
 def test_of_which_architecture_the_noise_is_has_to_be_said(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as result:
         optimize(run, config("noise"), tmp_path / "out")
-    assert str(told.value) == (
+    assert str(result.value) == (
         "this space holds networks of lenet, vanilla, resnet: say of which the noise is (noise:lenet)"
     )
     with pytest.raises(NetspaceError, match=r"unknown architecture 'lenett'"):

@@ -27,21 +27,21 @@ def config(*starts: str, **changes: Any) -> OptimizeConfig:
 
 def test_the_worst_member_gets_better_and_the_space_stays_as_it_is(tiny_run: Path, tmp_path: Path) -> None:
     weights = (tiny_run / "checkpoints" / "best.safetensors").read_bytes()
-    told = optimize(tiny_run, config("worst", "noise"), tmp_path / "out")
-    assert told.accuracy_after[0] > told.accuracy_before[0] + 0.05
-    assert [record.step for record in told.curve] == [0, 10, 20, 30] and told.steps == 30
+    result = optimize(tiny_run, config("worst", "noise"), tmp_path / "out")
+    assert result.accuracy_after[0] > result.accuracy_before[0] + 0.05
+    assert [record.step for record in result.curve] == [0, 10, 20, 30] and result.steps == 30
     assert weights == (tiny_run / "checkpoints" / "best.safetensors").read_bytes()
     origin = read_json(tmp_path / "out" / "provenance.json", Provenance)
-    assert (origin.kind, origin.run, origin.teacher) == ("optimisation", str(tiny_run), told.teacher)
+    assert (origin.kind, origin.run, origin.teacher) == ("optimisation", str(tiny_run), result.teacher)
     assert read_json(tiny_run / "provenance.json", Provenance).zoo_hash == origin.zoo_hash
     # what was written is what was told
     space = Space.load(tiny_run)
-    latent = load_file(told.latent)["latent"]
+    latent = load_file(result.latent)["latent"]
     with zoo_of(tiny_run) as zoo:
-        found = accuracies(space.decode_all(latent[None]), task_of(zoo, "cpu"), "test")[0]
-    assert found == pytest.approx(told.accuracy_after[told.best])
+        actual = accuracies(space.decode_all(latent[None]), task_of(zoo, "cpu"), "test")[0]
+    assert actual == pytest.approx(result.accuracy_after[result.best])
     network = space.decode(latent)
-    for name, value in load_file(told.network).items():
+    for name, value in load_file(result.network).items():
         torch.testing.assert_close(value, network.state_dict()[name])
 
 
@@ -53,18 +53,18 @@ def test_starts_are_improved_as_if_alone(tiny_run: Path, tmp_path: Path) -> None
 
 
 def test_validation_chooses(tiny_run: Path, tmp_path: Path) -> None:
-    told = optimize(tiny_run, config("worst", learning_rate=30.0), tmp_path / "out")  # which makes it worse
-    curve = [record.accuracy_val[0] for record in told.curve]
+    result = optimize(tiny_run, config("worst", learning_rate=30.0), tmp_path / "out")  # which makes it worse
+    curve = [record.accuracy_val[0] for record in result.curve]
     space = Space.load(tiny_run)
     with zoo_of(tiny_run) as zoo:
-        kept = load_file(told.latent)["latent"]
-        found = accuracies(space.decode_all(kept[None]), task_of(zoo, "cpu"), "val")[0]
-    assert found == pytest.approx(max(curve))
+        kept = load_file(result.latent)["latent"]
+        actual = accuracies(space.decode_all(kept[None]), task_of(zoo, "cpu"), "val")[0]
+    assert actual == pytest.approx(max(curve))
 
 
 def test_a_search_that_finds_nothing_better_stops(tiny_run: Path, tmp_path: Path) -> None:
-    told = optimize(tiny_run, config("best", learning_rate=1e-9, patience=2), tmp_path / "out")
-    assert told.steps == 20
+    result = optimize(tiny_run, config("best", learning_rate=1e-9, patience=2), tmp_path / "out")
+    assert result.steps == 20
 
 
 def test_a_search_goes_on_exactly(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +82,9 @@ def test_a_search_goes_on_exactly(tiny_run: Path, tmp_path: Path, monkeypatch: p
         optimize(tiny_run, config("worst", "noise"), tmp_path / "out")
     with pytest.raises(UsageError, match=r"other settings: steps was 30 and is 31 now"):
         optimize(tiny_run, config("worst", "noise", steps=31), tmp_path / "out", resume=True)
-    told = optimize(tiny_run, config("worst", "noise"), tmp_path / "out", resume=True)
-    assert told.curve == whole.curve
-    assert torch.equal(load_file(told.latent)["latent"], load_file(whole.latent)["latent"])
+    result = optimize(tiny_run, config("worst", "noise"), tmp_path / "out", resume=True)
+    assert result.curve == whole.curve
+    assert torch.equal(load_file(result.latent)["latent"], load_file(whole.latent)["latent"])
 
 
 def test_a_teacher_that_is_not_there_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
@@ -94,5 +94,5 @@ def test_a_teacher_that_is_not_there_leaves_nothing_behind(tiny_run: Path, tmp_p
 
 
 def test_without_a_teacher_beside_the_zoo_its_best_member_teaches(tiny_run: Path, tmp_path: Path) -> None:
-    told = optimize(tiny_run, config("worst", steps=1), tmp_path / "out")
-    assert told.teacher == "best"
+    result = optimize(tiny_run, config("worst", steps=1), tmp_path / "out")
+    assert result.teacher == "best"

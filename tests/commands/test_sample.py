@@ -36,21 +36,21 @@ def test_kde_lies_around_members() -> None:
 
 @pytest.mark.parametrize("fit", ["gaussian", "kde"])
 def test_what_is_told_is_what_was_drawn(tiny_run: Path, run_copy: Path, tmp_path: Path, fit: str) -> None:
-    told = sample(run_copy, 4, fit=fit, seed=1, save=tmp_path / "nets")
-    assert told.arch == "lenetlike" and len(told.accuracy) == len(told.novelty) == 4
+    result = sample(run_copy, 4, fit=fit, seed=1, save=tmp_path / "nets")
+    assert result.arch == "lenetlike" and len(result.accuracy) == len(result.novelty) == 4
     space = Space.load(run_copy)
     with zoo_of(run_copy) as zoo:
         task = task_of(zoo, "cpu")
-    for name, right in zip(told.networks, told.accuracy, strict=True):
+    for name, right in zip(result.networks, result.accuracy, strict=True):
         flat = flat_parameters(load_file(name), space.spec)
         network = Networks.of_class(space.family, 0, flat[None])
         assert accuracies(network, task, "test")[0] == pytest.approx(right)
-    assert told.nearest.novelty == told.nearest.distance == 0
-    assert told.average.pairwise_agreement == 1 and told.average.diversity == 0
-    assert told.sampled.accuracy == pytest.approx(sum(told.accuracy) / 4)
-    assert told.sampled.novelty == pytest.approx(sum(told.novelty) / 4)
-    assert told == sample(run_copy, 4, fit=fit, seed=1, save=tmp_path / "nets")
-    assert told.accuracy != sample(run_copy, 4, fit=fit, seed=2).accuracy
+    assert result.nearest.novelty == result.nearest.distance == 0
+    assert result.average.pairwise_agreement == 1 and result.average.diversity == 0
+    assert result.sampled.accuracy == pytest.approx(sum(result.accuracy) / 4)
+    assert result.sampled.novelty == pytest.approx(sum(result.novelty) / 4)
+    assert result == sample(run_copy, 4, fit=fit, seed=1, save=tmp_path / "nets")
+    assert result.accuracy != sample(run_copy, 4, fit=fit, seed=2).accuracy
     assert (run_copy / "samples" / f"lenetlike-{fit}-1.json").is_file()
 
 

@@ -39,36 +39,36 @@ def net(seed: int = 0) -> nn.Sequential:
 def test_a_member_is_analysed(multi_zoo: Path, tmp_path: Path) -> None:
     fitted = fit(MEMBER, tmp_path / "c", FitConfig.model_validate(SHORT), multi_zoo)
     file = tmp_path / "c" / "compressed.safetensors"
-    told = analyse(file, MEMBER, multi_zoo)
-    assert Analysis.read(tmp_path / "c" / "analysis.json") == told
-    assert told == analyse(file, MEMBER, multi_zoo)  # what is drawn is drawn by the seed
-    ratios = told.singular_ratio
-    assert len(told.layers) == len(ratios.original) == len(ratios.reconstructed) == len(told.cka.random)
+    result = analyse(file, MEMBER, multi_zoo)
+    assert Analysis.read(tmp_path / "c" / "analysis.json") == result
+    assert result == analyse(file, MEMBER, multi_zoo)  # what is drawn is drawn by the seed
+    ratios = result.singular_ratio
+    assert len(result.layers) == len(ratios.original) == len(ratios.reconstructed) == len(result.cka.random)
     assert all(0.5 <= value <= 1 for each in (ratios.original, ratios.reconstructed) for value in each)
-    mean = sum(ratios.original) / len(told.layers)
+    mean = sum(ratios.original) / len(result.layers)
     for key, amounts in (("low_pass", SHARES), ("scale_small", FACTORS)):
-        assert [row.amount for row in getattr(told, key)] == list(amounts)
-        assert getattr(told, key)[0].accuracy == pytest.approx(fitted.accuracy_original, abs=0.005)
+        assert [row.amount for row in getattr(result, key)] == list(amounts)
+        assert getattr(result, key)[0].accuracy == pytest.approx(fitted.accuracy_original, abs=0.005)
         assert (
-            getattr(told, key)[0].singular_ratio == pytest.approx(mean, rel=1e-4)
-            and getattr(told, key)[-1].singular_ratio > mean
+            getattr(result, key)[0].singular_ratio == pytest.approx(mean, rel=1e-4)
+            and getattr(result, key)[-1].singular_ratio > mean
         )
-    gaps = told.generalisation
+    gaps = result.generalisation
     assert gaps.training_images == 300
     for key in ("original", "reconstructed"):
         assert getattr(gaps, key).accuracy_test == getattr(fitted, f"accuracy_{key}")
         assert getattr(gaps, key).gap_accuracy == getattr(gaps, key).accuracy_train - getattr(gaps, key).accuracy_test
         assert getattr(gaps, key).gap_loss == abs(getattr(gaps, key).loss_train - getattr(gaps, key).loss_test) > 0
-    assert all(0 <= value <= 1 for key in ("reconstructed", "random") for value in getattr(told.cka, key))
+    assert all(0 <= value <= 1 for key in ("reconstructed", "random") for value in getattr(result.cka, key))
 
 
 def test_of_weights_alone_singular_values_are_told(tmp_path: Path) -> None:
     state = dict(net().state_dict())
     save_file(state, tmp_path / "any.safetensors")
     begin(state, FitConfig.model_validate(SHORT), None).save(tmp_path / "c.safetensors")
-    told = analyse(tmp_path / "c.safetensors", str(tmp_path / "any.safetensors"))
-    assert told.singular_ratio.original == [singular_ratio(state[name]) for name in ("0.weight", "2.weight")]
-    assert told.low_pass is told.scale_small is told.generalisation is told.cka is None
+    result = analyse(tmp_path / "c.safetensors", str(tmp_path / "any.safetensors"))
+    assert result.singular_ratio.original == [singular_ratio(state[name]) for name in ("0.weight", "2.weight")]
+    assert result.low_pass is result.scale_small is result.generalisation is result.cka is None
     save_file({"0.weight": torch.zeros(4, 4, 3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(NetspaceError, match=r"holds another network than .*other.safetensors: 0.weight differs"):
         analyse(tmp_path / "c.safetensors", str(tmp_path / "other.safetensors"))
@@ -79,9 +79,9 @@ def test_alignment_is_one_for_the_same_network_and_less_for_random_weights() -> 
     state = dict(module.state_dict())
     layers = Kernels.of(state, ("*.weight",)).layers
     inputs = torch.randn(200, 2, 8, 8)
-    told = alignment(module, state, state, inputs, layers)
-    assert told.reconstructed == pytest.approx([1.0] * 3) and told.images == 200
-    assert all(value < 0.99 for value in told.random)
+    result = alignment(module, state, state, inputs, layers)
+    assert result.reconstructed == pytest.approx([1.0] * 3) and result.images == 200
+    assert all(value < 0.99 for value in result.random)
     turned = {**state, "2.weight": -3 * state["2.weight"], "2.bias": torch.zeros(4)}
     assert alignment(module, state, turned, inputs, layers).reconstructed[1] == pytest.approx(1.0)
 
@@ -90,11 +90,11 @@ def test_features_are_what_the_layers_give_pooled() -> None:
     module = net()
     state, inputs = dict(module.state_dict()), torch.randn(140, 2, 8, 8)
     layers = Kernels.of(state, ("*.weight",)).layers
-    found = features(module, state, inputs, layers)
-    assert [tuple(found[layer.name].shape) for layer in layers] == [(140, 96), (140, 64), (140, 3)]
+    actual = features(module, state, inputs, layers)
+    assert [tuple(actual[layer.name].shape) for layer in layers] == [(140, 96), (140, 64), (140, 3)]
     maps = module[0](inputs).unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
-    torch.testing.assert_close(found["0.weight"], maps.flatten(1))
-    assert linear_cka(found["4.weight"], module(inputs)) == pytest.approx(1.0)
+    torch.testing.assert_close(actual["0.weight"], maps.flatten(1))
+    assert linear_cka(actual["4.weight"], module(inputs)) == pytest.approx(1.0)
 
 
 class Tokens(nn.Module):
@@ -106,29 +106,29 @@ class Tokens(nn.Module):
         self.first, self.idle = nn.Linear(6, 6), nn.Linear(6, 6)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        held = self.first(tokens)
-        return torch.as_tensor(self.attention(held, held, held)[0]).mean(dim=1)
+        stored = self.first(tokens)
+        return torch.as_tensor(self.attention(stored, stored, stored)[0]).mean(dim=1)
 
 
 def test_features_of_tokens_and_of_modules_that_are_not_called() -> None:
     module = Tokens().eval().requires_grad_(False)
     state, inputs = dict(module.state_dict()), torch.randn(20, 5, 6)
     layers = [Layer(name, tuple(value.shape)) for name, value in state.items() if value.dim() == 2]
-    found = features(module, state, inputs, layers)
-    assert {name: tuple(value.shape) for name, value in found.items()} == {
+    actual = features(module, state, inputs, layers)
+    assert {name: tuple(value.shape) for name, value in actual.items()} == {
         "first.weight": (20, 30),
         "attention.in_proj_weight": (20, 30),
     }
-    told = alignment(module, state, state, inputs, layers).reconstructed
-    by_name = dict(zip([layer.name for layer in layers], told, strict=True))
+    result = alignment(module, state, state, inputs, layers).reconstructed
+    by_name = dict(zip([layer.name for layer in layers], result, strict=True))
     assert by_name["idle.weight"] is None and by_name["first.weight"] == pytest.approx(1.0)
 
 
 def test_fresh_weights_are_other_weights_by_the_seed_and_leave_the_module_alone() -> None:
     module = net()
-    before, held = torch.random.get_rng_state(), {name: value.clone() for name, value in module.state_dict().items()}
+    before, stored = torch.random.get_rng_state(), {name: value.clone() for name, value in module.state_dict().items()}
     first, again, other = fresh(module), fresh(module), fresh(module, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(held[name], value) for name, value in module.state_dict().items())
-    assert all(torch.equal(first[name], again[name]) for name in held)
-    assert not any(torch.equal(first[name], each[name]) for each in (held, other) for name in held)
+    assert all(torch.equal(stored[name], value) for name, value in module.state_dict().items())
+    assert all(torch.equal(first[name], again[name]) for name in stored)
+    assert not any(torch.equal(first[name], each[name]) for each in (stored, other) for name in stored)

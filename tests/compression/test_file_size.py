@@ -40,9 +40,9 @@ def test_the_width_that_is_advised_makes_the_file_smaller(cli: Callable[..., Any
     torch.manual_seed(0)
     state = {f"{name}.weight": torch.randn(64, 32, 3, 3) for name in "ab"}
     save_file(state, "net.safetensors")
-    told = larger(begin(state, settings(predictor={"hidden": 200}), None), state)
-    assert told is not None
-    hidden = int(told.partition("predictor.hidden=")[2].split()[0])
+    result = larger(begin(state, settings(predictor={"hidden": 200}), None), state)
+    assert result is not None
+    hidden = int(result.partition("predictor.hidden=")[2].split()[0])
     one, more = (parameter_count(PredictorConfig(hidden=width), 9) for width in (hidden, hidden + 1))
     assert one <= 64 * 32 * 9 < more
     done = cli("compress", "fit", "net.safetensors", *SHORT, "--set", f"predictor.hidden={hidden}", "-o", "c")

@@ -39,8 +39,8 @@ def test_a_member_is_fitted_measured_and_given_back(multi_zoo: Path, tmp_path: P
     with Zoo(multi_zoo) as zoo:
         assert figures.accuracy_original == pytest.approx(zoo.group("resnet").members["accuracy_test"][0])
     reconstruct(file, tmp_path / "net.safetensors")
-    given, held = load_file(tmp_path / "net.safetensors"), Compressed.load(file).reconstruct()
-    assert all(torch.equal(given[name], held[name]) for name in held)
+    given, stored = load_file(tmp_path / "net.safetensors"), Compressed.load(file).reconstruct()
+    assert all(torch.equal(given[name], stored[name]) for name in stored)
     origin = read_json(tmp_path / "c" / "provenance.json", Provenance)
     assert (origin.kind, origin.model, origin.zoo, origin.arch) == ("fit", MEMBER, str(multi_zoo), None)
     with Zoo(multi_zoo) as zoo:
@@ -122,11 +122,11 @@ def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     compressed = begin(state_of(), settings(), None)
     compressed.save(path)
     with safe_open(path, "pt") as file:
-        told = json.loads(file.metadata()["netspace_compressed"])
-    old = {**told, "version": "1", "layers": [layer[:2] for layer in told["layers"]]}
+        result = json.loads(file.metadata()["netspace_compressed"])
+    old = {**result, "version": "1", "layers": [layer[:2] for layer in result["layers"]]}
     write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps(old))
     assert Compressed.load(path).kernels == compressed.kernels
-    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**told, "version": "4"}))
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**result, "version": "4"}))
     with pytest.raises(NetspaceError, match="of version 4; this reads 1, 2 and 3"):
         Compressed.load(path)
 
@@ -171,9 +171,9 @@ def test_a_folder_begun_before_coordinates_were_a_setting_goes_on_with_normalise
 def test_a_fit_with_a_teacher_wants_the_same_one_again(multi_zoo: Path, tmp_path: Path) -> None:
     stage = {"steps": 2, "distillation": 1.0, "images": 8, "kernels": 64, "teacher": "best"}
     fit(MEMBER, tmp_path / "out", settings(stages=[stage]), multi_zoo)
-    told = read_json((tmp_path / "out" / "network.json"), dict[str, Any])
-    assert len(told["hash"].split()) == 2
-    (tmp_path / "out" / "network.json").write_text(json.dumps({"hash": told["hash"][:-1]}))
+    result = read_json((tmp_path / "out" / "network.json"), dict[str, Any])
+    assert len(result["hash"].split()) == 2
+    (tmp_path / "out" / "network.json").write_text(json.dumps({"hash": result["hash"][:-1]}))
     with pytest.raises(UsageError, match="another network or teacher"):
         fit(MEMBER, tmp_path / "out", settings(stages=[stage]), multi_zoo, resume=True)
     with pytest.raises(NetspaceError, match="unknown architecture 'nobody'"):
@@ -221,8 +221,8 @@ def test_a_stopped_fit_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(NernStep, "chosen", dying)
             fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config)
-        found = fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config, resume=True)
-        assert found.curve == whole.curve
+        actual = fit(str(tmp_path / "any.safetensors"), tmp_path / f"{stop}", config, resume=True)
+        assert actual.curve == whole.curve
         files = [load_file(tmp_path / name / "compressed.safetensors") for name in ("whole", str(stop))]
         assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
 
@@ -257,9 +257,9 @@ def test_of_equally_accurate_predictors_the_nearer_is_kept(multi_zoo: Path) -> N
 
 def test_filters_are_ranked_by_their_error(multi_zoo: Path, tmp_path: Path) -> None:
     fit(MEMBER, tmp_path / "c", settings(), multi_zoo)
-    told = importance(tmp_path / "c" / "compressed.safetensors", MEMBER, multi_zoo, top=0)
-    errors = [each.relative_error for each in told.filters]
-    assert errors == sorted(errors) and len(errors) == told.count
+    result = importance(tmp_path / "c" / "compressed.safetensors", MEMBER, multi_zoo, top=0)
+    errors = [each.relative_error for each in result.filters]
+    assert errors == sorted(errors) and len(errors) == result.count
 
 
 def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_mistakes_are_told_and_nothing_is_overwritten(multi_zoo: Path, tmp_path:
     assert file.read_bytes() == before
     with pytest.raises(NetspaceError, match=r"any\.safetensors was expected to be a compressed network"):
         Compressed.load(tmp_path / "any.safetensors")
-    told = read_json((tmp_path / "c" / "fit.json"), dict[str, Any])
-    assert told["file"] == str(file) and told["seconds"] > 0
+    result = read_json((tmp_path / "c" / "fit.json"), dict[str, Any])
+    assert result["file"] == str(file) and result["seconds"] > 0
 
 
 def test_a_fit_goes_on_in_the_precision_that_it_began_with(

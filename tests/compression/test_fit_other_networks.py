@@ -36,13 +36,13 @@ def there_and_back(module: nn.Module, images: Tensor, layers: list[str]) -> tupl
     state = {name: value.clone() for name, value in module.state_dict().items()}
     torch.save(state, "net.pth")
     settings = {"layers": layers, "predictor": {"hidden": 16}, "stages": [{"steps": 3, "kernels": 64}], "order": "none"}
-    told = fit("net.pth", Path("c"), FitConfig.model_validate(settings))
+    result = fit("net.pth", Path("c"), FitConfig.model_validate(settings))
     reconstruct(Path("c/compressed.safetensors"), Path("back.safetensors"))
     back = load_file("back.safetensors")
     module.load_state_dict(back)
     with torch.no_grad():
         assert module.eval()(images).isfinite().all()
-    return told, [name for name in state if not torch.equal(back[name], state[name])]
+    return result, [name for name in state if not torch.equal(back[name], state[name])]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_a_transformer_by_patterns_and_its_tokens_stay(layers: list[str], change
     module = Vision()
     if layers:
         changed = ["block.self_attn.in_proj_weight", *changed]
-    told, found = there_and_back(module, torch.rand(2, 3, 8, 8), layers)
-    assert found == changed
-    assert told.parameters_represented == sum(module.state_dict()[name].numel() for name in changed)
+    result, actual = there_and_back(module, torch.rand(2, 3, 8, 8), layers)
+    assert actual == changed
+    assert result.parameters_represented == sum(module.state_dict()[name].numel() for name in changed)
 
 
 def test_networks_of_timm() -> None:
@@ -77,11 +77,11 @@ def test_networks_of_timm() -> None:
         ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (4, 8, 12, 16)}, []),
     ):
         module = timm.create_model(name, num_classes=5, **settings)
-        wanted = [
+        expected = [
             key
             for key, value in module.state_dict().items()
             if (value.dim() == 4 if not layers else value.dim() == 2 and ("attn" in key or "mlp" in key))
         ]
-        _, found = there_and_back(module, torch.rand(2, 3, 32, 32), layers)
-        assert found == wanted
+        _, actual = there_and_back(module, torch.rand(2, 3, 32, 32), layers)
+        assert actual == expected
         Path("c").rename(name)

@@ -29,15 +29,15 @@ def test_the_layer_of_the_median_error_is_kept(tmp_path: Path) -> None:
     ):
         other = {key: value * (1 + errors[key[0]]) for key, value in state.items()}
         save_kernels(tmp_path, kernels, state, other)
-        told = read_json((tmp_path / "kernels.json"), dict[str, Any])
+        result = read_json((tmp_path / "kernels.json"), dict[str, Any])
         weight = state[f"{name}.weight"]
-        assert told["layer"] == f"{name}.weight" and told["layers"] == 4
-        assert abs(told["relative_error"] - errors[name]) < 1e-6
-        assert told["count"] == weight.shape[0] * weight.shape[1]
-        wanted = weight.reshape(-1, *kept[1:])[: kept[0]]
-        assert torch.equal(torch.tensor(told["original"]), wanted)
+        assert result["layer"] == f"{name}.weight" and result["layers"] == 4
+        assert abs(result["relative_error"] - errors[name]) < 1e-6
+        assert result["count"] == weight.shape[0] * weight.shape[1]
+        expected = weight.reshape(-1, *kept[1:])[: kept[0]]
+        assert torch.equal(torch.tensor(result["original"]), expected)
         assert torch.equal(
-            torch.tensor(told["reconstructed"]), other[f"{name}.weight"].reshape(-1, *kept[1:])[: kept[0]]
+            torch.tensor(result["reconstructed"]), other[f"{name}.weight"].reshape(-1, *kept[1:])[: kept[0]]
         )
 
 
@@ -45,12 +45,12 @@ def test_a_fit_and_an_analysis_keep_the_same(multi_zoo: Path, tmp_path: Path) ->
     config = FitConfig.model_validate({"predictor": {"hidden": 8}, "stages": [{"steps": 3, "kernels": 16}]})
     fit("best:resnet", tmp_path / "c", config, multi_zoo)
     file = tmp_path / "c" / "kernels.json"
-    told = file.read_text()
-    layer = json.loads(told)["layer"]
+    result = file.read_text()
+    layer = json.loads(result)["layer"]
     state = Compressed.load(tmp_path / "c" / "compressed.safetensors").reconstruct()
-    first = torch.tensor(json.loads(told)["reconstructed"][0])
+    first = torch.tensor(json.loads(result)["reconstructed"][0])
     torch.testing.assert_close(first, state[layer][0, 0].view_as(first))
     file.unlink()
     analyse(tmp_path / "c" / "compressed.safetensors", "best:resnet", multi_zoo)
     again = read_json(file, dict[str, Any])
-    assert again["layer"] == layer and again["original"] == json.loads(told)["original"]
+    assert again["layer"] == layer and again["original"] == json.loads(result)["original"]

@@ -36,39 +36,39 @@ def test_the_smallest_of_all_tensors_go(share: float, seed: int, coarse: bool) -
     if coarse:  # magnitudes that are equal
         weights = {name: value.sign() + 0.5 for name, value in weights.items()}
     kept = {name: value.clone() for name, value in weights.items()}
-    found = pruned(weights, share)
-    flat, was = (torch.cat([each.flatten() for each in group.values()]) for group in (found, weights))
+    actual = pruned(weights, share)
+    flat, was = (torch.cat([each.flatten() for each in group.values()]) for group in (actual, weights))
     gone = flat == 0
     assert int(gone.sum()) == round(share * 19) and torch.equal(flat[~gone], was[~gone])
     assert gone.all() or not gone.any() or was[gone].abs().max() <= was[~gone].abs().min()
-    assert all(torch.equal(weights[name], kept[name]) and found[name].shape == kept[name].shape for name in kept)
+    assert all(torch.equal(weights[name], kept[name]) and actual[name].shape == kept[name].shape for name in kept)
 
 
 def test_rows_are_what_eval_says_of_pruned_files(held: Compressed, multi_zoo: Path) -> None:
     before = FILE.read_bytes()
-    told = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.3, 0.9))
-    assert FILE.read_bytes() == before and Pruning.read(Path("c/prune.json")) == told
+    result = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.3, 0.9))
+    assert FILE.read_bytes() == before and Pruning.read(Path("c/prune.json")) == result
     state = held.predictor.state_dict()
     matrices = {name: value for name, value in state.items() if name.endswith("weight")}
     count = sum(value.numel() for value in matrices.values())
-    for row, share in zip(told.predictor, (0.0, 0.3, 0.9), strict=True):
+    for row, share in zip(result.predictor, (0.0, 0.3, 0.9), strict=True):
         held.predictor.load_state_dict({**state, **pruned(matrices, share)})
         held.save(Path("pruned.safetensors"))
-        wanted = evaluate(Path("pruned.safetensors"), "best:resnet", multi_zoo)
+        expected = evaluate(Path("pruned.safetensors"), "best:resnet", multi_zoo)
         assert row.payload() == {
             "share": share,
             "weights": count - round(share * count),
-            "relative_error": wanted.relative_error,
-            "accuracy": wanted.accuracy_reconstructed,
-            "agreement": wanted.agreement,
+            "relative_error": expected.relative_error,
+            "accuracy": expected.accuracy_reconstructed,
+            "agreement": expected.agreement,
         }
         held.predictor.load_state_dict(state)
 
 
 def test_the_original_is_pruned_beside(held: Compressed, multi_zoo: Path) -> None:
-    told = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.5))
-    first, second = told.original
-    assert (first.relative_error, first.agreement) == (0, 1) and first.accuracy == told.accuracy_original
+    result = prune(FILE, "best:resnet", multi_zoo, (0.0, 0.5))
+    first, second = result.original
+    assert (first.relative_error, first.agreement) == (0, 1) and first.accuracy == result.accuracy_original
     state = find_original("best:resnet", multi_zoo)[0].state
     flat = torch.cat([state[layer.name].flatten() for layer in held.kernels.layers]).abs().sort().values
     half = round(0.5 * len(flat))

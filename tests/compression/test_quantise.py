@@ -38,7 +38,7 @@ def file(network: Path) -> Path:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_matrices_are_codes_and_scales_and_all_else_is_as_it_was(file: Path, network: Path, bits: int) -> None:
-    told = quantise(file, Path("small.safetensors"), bits)
+    result = quantise(file, Path("small.safetensors"), bits)
     before, after = load_file(file), load_file("small.safetensors")
     weights = Compressed.load(Path("small.safetensors")).predictor.state_dict()
     for name, value in before.items():
@@ -53,16 +53,16 @@ def test_matrices_are_codes_and_scales_and_all_else_is_as_it_was(file: Path, net
     reconstruct(Path("small.safetensors"), Path("net.safetensors"))
     whole, coarse = Compressed.load(file), Compressed.load(Path("small.safetensors"))
     first, second = (each.kernels.gather(each.reconstruct()) for each in (whole, coarse))
-    assert told.relative_change == pytest.approx(float((first - second).norm() / first.norm()))
-    assert 0 < told.relative_change < (0.05 if bits == 8 else 0.7)
+    assert result.relative_change == pytest.approx(float((first - second).norm() / first.norm()))
+    assert 0 < result.relative_change < (0.05 if bits == 8 else 0.7)
     given = load_file("net.safetensors")
     assert all(torch.equal(value, given[name]) for name, value in coarse.reconstruct().items())
     assert evaluate(Path("small.safetensors")).bits == bits and evaluate(file).bits == 32
     errors = [each.relative_error for each in importance(Path("small.safetensors"), str(network)).filters]
     assert len(errors) == 10
-    sizes = {name: each.bytes for name, each in told.networks.items()}
+    sizes = {name: each.bytes for name, each in result.networks.items()}
     assert sizes == {"reconstructed": file.stat().st_size, "quantised": Path("small.safetensors").stat().st_size}
-    assert Quantisation.read(Path(f"c/quantise-{bits}-alone.json")) == told
+    assert Quantisation.read(Path(f"c/quantise-{bits}-alone.json")) == result
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -89,10 +89,10 @@ def test_a_member_is_compared_with_its_own_weights_as_coarse(multi_zoo: Path, bi
     compressed.save(Path("c.safetensors"))
     networks = quantise(Path("c.safetensors"), Path("small.safetensors"), bits, "best:resnet", multi_zoo).networks
     for name, path in (("reconstructed", "c.safetensors"), ("quantised", "small.safetensors")):
-        wanted = evaluate(Path(path), "best:resnet", multi_zoo)
+        expected = evaluate(Path(path), "best:resnet", multi_zoo)
         keys = {"bytes": "bytes_file", "accuracy": "accuracy_reconstructed"}
         assert networks[name].payload() == {
-            key: getattr(wanted, keys.get(key, key)) for key in networks[name].payload()
+            key: getattr(expected, keys.get(key, key)) for key in networks[name].payload()
         }
     assert networks["original"].relative_error == 0 and networks["original"].agreement == 1
 
@@ -106,15 +106,15 @@ def test_a_member_is_compared_with_its_own_weights_as_coarse(multi_zoo: Path, bi
         size += -(-codes.numel() * bits // 8) + 4 * len(scales)
     save_file(coarse, "coarse.safetensors")
     away, norm = (
-        torch.cat([each.flatten() for each in found]).norm()
-        for found in (
+        torch.cat([each.flatten() for each in actual]).norm()
+        for actual in (
             [coarse[layer.name] - state[layer.name] for layer in compressed.kernels.layers],
             [state[layer.name] for layer in compressed.kernels.layers],
         )
     )
-    found = networks["original_quantised"]
-    assert found.bytes == size and found.relative_error == pytest.approx(float(away / norm), rel=1e-5)
-    assert 0 < found.accuracy <= 1 and found.agreement <= 1
+    actual = networks["original_quantised"]
+    assert actual.bytes == size and actual.relative_error == pytest.approx(float(away / norm), rel=1e-5)
+    assert 0 < actual.accuracy <= 1 and actual.agreement <= 1
 
 
 def test_mistakes_are_told_and_nothing_is_written(file: Path, multi_zoo: Path) -> None:
@@ -134,8 +134,8 @@ def test_mistakes_are_told_and_nothing_is_written(file: Path, multi_zoo: Path) -
     quantise(file, out, 8)
     with pytest.raises(UsageError, match="is quantised to 8 bits already: give the file that it was made of"):
         quantise(out, Path("smaller.safetensors"), 4)
-    with safe_open(out, "pt") as held:
-        notes = held.metadata()
+    with safe_open(out, "pt") as stored:
+        notes = stored.metadata()
     cut = {
         name: value[:-1] if name.endswith("linears.0.weight.codes") else value for name, value in load_file(out).items()
     }

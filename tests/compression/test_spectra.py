@@ -41,23 +41,23 @@ def test_a_rank_one_weight_is_as_smooth_as_can_be() -> None:
 def slow_low_pass(matrix: np.ndarray, keep: float) -> np.ndarray:
     """The sum over waves, one by one."""
     height, width = matrix.shape
-    found = np.zeros_like(matrix, dtype=complex)
+    actual = np.zeros_like(matrix, dtype=complex)
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     for u in range(height):
         for v in range(width):
             if max(min(u, height - u) / height, min(v, width - v) / width) <= keep / 2:
                 wave = np.exp(2j * np.pi * (u * rows / height + v * columns / width))
-                found += (matrix * wave.conj()).sum() / (height * width) * wave
-    assert np.abs(found.imag).max() < 1e-12
-    return np.asarray(found.real)
+                actual += (matrix * wave.conj()).sum() / (height * width) * wave
+    assert np.abs(actual.imag).max() < 1e-12
+    return np.asarray(actual.real)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("shape", [(5, 2, 3, 3), (4, 2, 1, 2), (6, 3)])
 def test_low_pass_is_the_sum_of_the_waves_that_are_kept(shape: tuple[int, ...], keep: float) -> None:
     weight = drawn(*shape)
-    wanted = slow_low_pass(weight.flatten(1).numpy(), keep).reshape(shape)
-    np.testing.assert_allclose(low_pass(weight, keep).numpy(), wanted, atol=1e-12)
+    expected = slow_low_pass(weight.flatten(1).numpy(), keep).reshape(shape)
+    np.testing.assert_allclose(low_pass(weight, keep).numpy(), expected, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
@@ -114,9 +114,9 @@ def test_linear_cka_is_the_alignment_of_linear_kernels(inputs: int, left: int, r
 def test_linear_cka_does_not_see_rotation_scale_and_shift(inputs: int, size: int, scale: float, shift: float) -> None:
     first, second = drawn(inputs, size), drawn(inputs, size, seed=9)
     assert linear_cka(first, first @ orthogonal(size) * scale + shift) == pytest.approx(1.0)
-    told = linear_cka(first, second)
-    assert 0 <= told <= 1 and linear_cka(second, first) == pytest.approx(told)
-    assert linear_cka(first @ orthogonal(size, seed=4), second * scale + shift) == pytest.approx(told, abs=1e-9)
+    result = linear_cka(first, second)
+    assert 0 <= result <= 1 and linear_cka(second, first) == pytest.approx(result)
+    assert linear_cka(first @ orthogonal(size, seed=4), second * scale + shift) == pytest.approx(result, abs=1e-9)
 
 
 def test_linear_cka_sees_other_maps() -> None:

@@ -95,8 +95,8 @@ def test_tied_weights_are_one(arch: str | None) -> None:
     assert list(back) == sorted(module.state_dict()) and torch.equal(back["e.weight"], back["d.weight"])
     module.load_state_dict(back)
     file, arched = Path("c/compressed.safetensors"), None if arch is None else ArchConfig(arch="foreign:Tied")
-    held = Compressed.load(file).reconstruct()
-    assert held["up.weight"] is held["down.weight"] and list(held) == list(module.state_dict())
+    stored = Compressed.load(file).reconstruct()
+    assert stored["up.weight"] is stored["down.weight"] and list(stored) == list(module.state_dict())
     rows = quantise(file, Path("q.safetensors"), 8, "net.pt", arch=arched).networks
     assert rows["original_quantised"].bytes < 0.4 * rows["original"].bytes
     fit("net.pt", Path("c"), settings(**changes), resume=True, arch=arched, input_shape=(1, 8, 8))
@@ -131,9 +131,9 @@ def test_the_outputs_of_parametrised_layers_are_compared() -> None:
     with torch.no_grad():
         logits, maps = run_with_maps(original.module, original.state, inputs, layers)
         first = module[0](inputs)
-        wanted = [first, module[2](first.relu())]
+        expected = [first, module[2](first.relu())]
         assert torch.equal(logits, module(inputs)) and len(maps) == 2
-        assert all(torch.equal(one, two) for one, two in zip(maps, wanted, strict=True))
+        assert all(torch.equal(one, two) for one, two in zip(maps, expected, strict=True))
         seen = features(original.module, original.state, inputs, layers)
     assert [each.shape for each in seen.values()] == [(3, 8 * 16), (3, 8 * 16)]
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in original.module.modules())
@@ -156,10 +156,10 @@ def test_prefixes_of_wrappers_stay_in_the_names(prefix: str) -> None:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(archs, "ARCHS", {**archs.ARCHS, **factories})
-        found, wrapped, _ = read_network(Path("net.pt"), ArchConfig(arch="foreign:prefixed"))
-    assert wrapped is not None and found.keys() <= wrapped.state_dict().keys()
+        actual, wrapped, _ = read_network(Path("net.pt"), ArchConfig(arch="foreign:prefixed"))
+    assert wrapped is not None and actual.keys() <= wrapped.state_dict().keys()
     with torch.no_grad():
-        assert torch.equal(run_with_maps(wrapped, found, inputs, ())[0], module(inputs))
+        assert torch.equal(run_with_maps(wrapped, actual, inputs, ())[0], module(inputs))
 
 
 def test_one_state_dict_of_a_checkpoint_is_named_by_its_key() -> None:
@@ -240,8 +240,8 @@ def test_buffers_of_an_architecture_may_stand_in_a_file_of_netspace(monkeypatch:
         few = {key: value.detach().clone() for key, value in module.named_parameters()}
         for each in (state, few):
             write_tensors(Path("net.safetensors"), each, **folded_metadata(spec))
-            found, known, described = read_network(Path("net.safetensors"))
-            assert known is not None and described == spec and found.keys() == each.keys()
+            actual, known, described = read_network(Path("net.safetensors"))
+            assert known is not None and described == spec and actual.keys() == each.keys()
     write_tensors(Path("net.safetensors"), {**state, "more": torch.ones(2)}, **folded_metadata(spec))
     assert read_network(Path("net.safetensors"))[1:] == (None, None)
     monkeypatch.setattr(archs, "_TRUSTED", set())

@@ -24,17 +24,17 @@ def test_distances_and_their_gradients_are_float64s(rows: int, width: int, near:
     a, b = (b + near * other).bfloat16(), b.bfloat16()
     exact = a.double().requires_grad_()
     units = [each / each.norm(dim=1, keepdim=True) for each in (exact, b.double())]
-    wanted = (units[0] - units[1]).norm(dim=1)
-    (found,), none = feature_distances.unit_distances([(a, b)])
+    expected = (units[0] - units[1]).norm(dim=1)
+    (actual,), none = feature_distances.unit_distances([(a, b)])
     rtol = 1e-4 if near == 0.1 else 1e-5  # between: 2 - 2 u . v of products summed in pieces
-    torch.testing.assert_close(found.double(), wanted.detach(), rtol=rtol, atol=1e-6)
+    torch.testing.assert_close(actual.double(), expected.detach(), rtol=rtol, atol=1e-6)
     (again,), (gradient,) = feature_distances.unit_distances([(a, b)], [0.3])
-    assert torch.equal(found, again) and not none
+    assert torch.equal(actual, again) and not none
     picked = torch.randperm(rows, generator=random)
     (same,), (alike,) = feature_distances.unit_distances([(a, b[picked])], [0.3], torch.argsort(picked))
-    assert torch.equal(found, same) and torch.equal(gradient, alike)
-    far = wanted.detach() > 1e-3
-    wanted[far].sum().backward()
+    assert torch.equal(actual, same) and torch.equal(gradient, alike)
+    far = expected.detach() > 1e-3
+    expected[far].sum().backward()
     assert exact.grad is not None
     error = (gradient.double() - 0.3 * exact.grad)[far].norm(dim=1)
     assert bool((error <= 0.01 * 0.3 / a.double().norm(dim=1)[far]).all())  # of a gradient's length, at most 1 / |a|
@@ -59,9 +59,9 @@ def test_gradients_are_rounded_as_torch_rounds(scale: float) -> None:
     a[:, 0] = 2
     _, (gradient,) = feature_distances.unit_distances([(a, b)], [scale])
     falls = torch.tensor(-scale / (2 * float(b.double().norm()) * 2**0.5), dtype=torch.float32)
-    wanted = b.float() * falls
-    near = (gradient[:, 1:].float() / wanted[:, 1:] - 1).abs()
-    assert float(near.max()) <= 2**-8 and float((gradient[:, 1:] == wanted[:, 1:].bfloat16()).float().mean()) > 0.99
+    expected = b.float() * falls
+    near = (gradient[:, 1:].float() / expected[:, 1:] - 1).abs()
+    assert float(near.max()) <= 2**-8 and float((gradient[:, 1:] == expected[:, 1:].bfloat16()).float().mean()) > 0.99
 
 
 @pytest.mark.parametrize("row", [-1, 4])

@@ -17,23 +17,23 @@ def improved(points: np.ndarray, path: np.ndarray, longest: int | None = None) -
     filled = np.zeros((len(points) + 1, LANES), dtype=np.float32)
     filled[:-1, : points.shape[1]] = points
     near, _ = nearest(points, min(8, len(points) - 1))
-    found = path.copy()
-    improve(filled, near, found, longest or len(points))
-    return found
+    actual = path.copy()
+    improve(filled, near, actual, longest or len(points))
+    return actual
 
 
 def neighbours(path: np.ndarray) -> list[np.ndarray]:
     """Every path that one 2-opt or Or-opt move makes of it."""
-    count, found = len(path), []
+    count, actual = len(path), []
     for start in range(count):
         for stop in range(start + 2, count + 1):
-            found.append(np.concatenate([path[:start], path[start:stop][::-1], path[stop:]]))
+            actual.append(np.concatenate([path[:start], path[start:stop][::-1], path[stop:]]))
         for stop in range(start + 1, min(start + 3, count) + 1):
             rest = np.delete(path, slice(start, stop))
             for gap in range(len(rest) + 1):
                 for piece in (path[start:stop], path[start:stop][::-1]):
-                    found.append(np.insert(rest, gap, piece))
-    return found
+                    actual.append(np.insert(rest, gap, piece))
+    return actual
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -30,13 +30,13 @@ def test_among_many_points_most_of_the_nearest_are_found() -> None:
     near, away = nearest(points, 8)
     assert (near != np.arange(len(points))[:, None]).all() and (np.diff(away, axis=1) >= 0).all()
     some = np.arange(0, len(points), 37)
-    wanted = np.argsort(cdist(points[some], points), axis=1)[:, 1:9]
-    assert np.mean([len({*mine} & {*best}) for mine, best in zip(near[some], wanted, strict=True)]) > 0.85 * 8
+    expected = np.argsort(cdist(points[some], points), axis=1)[:, 1:9]
+    assert np.mean([len({*mine} & {*best}) for mine, best in zip(near[some], expected, strict=True)]) > 0.85 * 8
 
 
 def test_equal_points_are_near_each_other_and_not_to_themselves() -> None:
     near, away = nearest(np.zeros((200, 3), dtype=np.float32), 8)
-    assert (away == 0).all() and all(len({place, *row}) == 9 for place, row in enumerate(near.tolist()))
+    assert (away == 0).all() and all(len({index, *row}) == 9 for index, row in enumerate(near.tolist()))
 
 
 def test_blocks_of_leaf_order_lie_closer_together_than_any() -> None:

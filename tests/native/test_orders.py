@@ -42,7 +42,7 @@ def test_the_papers_count_of_a_layer() -> None:
 def test_in_filter_orders_keep_kernels_with_their_filter() -> None:
     grid = (6, 5)
     (order,) = arrange(kernels(*grid), [grid], "in-filter")
-    assert all(len({place // 5 for place in row}) == 1 for row in order.reshape(grid))
+    assert all(len({index // 5 for index in row}) == 1 for row in order.reshape(grid))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,8 +39,8 @@ def test_a_path_visits_every_point_once(count: int, width: int, seed: int, kind:
 def test_few_points_are_walked_nearly_as_short_as_can_be(seed: int) -> None:
     points = cloud(7, 2, seed)
     best = min(path_length(points, np.array(order)) for order in permutations(range(7)))
-    found = path_length(points, short_path(points))
-    assert best <= found * (1 + 1e-6) and found <= 1.1 * best
+    actual = path_length(points, short_path(points))
+    assert best <= actual * (1 + 1e-6) and actual <= 1.1 * best
 
 
 def test_greedy_walks_on_to_the_nearest_that_is_left() -> None:
@@ -55,13 +55,13 @@ def test_greedy_walks_on_to_the_nearest_that_is_left() -> None:
 
 def test_of_the_equally_near_greedy_takes_the_first() -> None:
     points = cloud(1_500, 2, 0).round(1)  # many are equal
-    rest, left, wanted, here = points.copy(), np.arange(1_500), [], 0
+    rest, left, expected, here = points.copy(), np.arange(1_500), [], 0
     for last in range(1_499, -1, -1):
-        wanted.append(int(left[here]))
+        expected.append(int(left[here]))
         current = rest[here].copy()
         rest[here], left[here] = rest[last], left[last]
         here = int(((rest[:last] - current) ** 2).sum(axis=1).argmin()) if last else 0
-    assert greedy_path(points).tolist() == wanted
+    assert greedy_path(points).tolist() == expected
 
 
 def test_points_on_a_line_are_walked_along_it() -> None:

@@ -58,12 +58,12 @@ class Page:
 
     def point_at(self, selector: str, index: int = 0, click: bool = False) -> None:
         """Move the mouse onto an element, and click if asked to."""
-        place = self.run(
+        position = self.run(
             f"(() => {{ const found = document.querySelectorAll({json.dumps(selector)})[{index}];"
             "found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect();"
             "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
-        mouse = {"x": place[0], "y": place[1]}
+        mouse = {"x": position[0], "y": position[1]}
         self.call("Input.dispatchMouseEvent", type="mouseMoved", **mouse)
         if click:
             for kind in ("mousePressed", "mouseReleased"):
@@ -79,10 +79,10 @@ class Page:
             assert piece, "the browser has ended"
             self._rest += piece
         message, self._rest = self._rest.split(b"\0", 1)
-        found = dict(json.loads(message))
-        if found.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-            self.errors.append(json.dumps(found["params"]))
-        return found
+        actual = dict(json.loads(message))
+        if actual.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            self.errors.append(json.dumps(actual["params"]))
+        return actual
 
 
 @contextmanager

@@ -121,13 +121,13 @@ def write_evaluation(run: Path, split: str = "test", members: int = 100, seed: i
     flat = np.zeros((2, len(shown), SIZE[0] * SIZE[1]))
     flat[:, :, :PARAMETERS] = spread * noise.standard_normal((2, len(shown), PARAMETERS))
     preps, decoded = flat.reshape(2, len(shown), *SIZE).astype(np.float32)
-    held = {
+    stored = {
         "latents": latents.astype(np.float32),
         "shown": shown.astype(np.int64),
         "preps": preps,
         "decoded": decoded,
     }
-    save_file({name: np.ascontiguousarray(value) for name, value in held.items()}, run / f"eval-{split}.safetensors")
+    save_file({name: np.ascontiguousarray(value) for name, value in stored.items()}, run / f"eval-{split}.safetensors")
 
 
 def write_line(
@@ -135,7 +135,7 @@ def write_line(
 ) -> Path:
     gamma = np.linspace(0, 1, 11)
     file = run / "interpolations" / f"{start.replace('/', '-')}--{end.replace('/', '-')}.json"
-    told = {
+    result = {
         "from": start,
         "to": end,
         "gamma": gamma.round(6).tolist(),
@@ -145,7 +145,7 @@ def write_line(
         "spearman": spearman,
         "weight_spearman": 0.4 if direct else None,
     }
-    write(file, told)
+    write(file, result)
     os.utime(file, (1_700_000_000 - age, 1_700_000_000 - age))
     return file
 
@@ -156,8 +156,8 @@ def write_climb(run: Path, name: str = "worst-noise", starts: tuple[str, ...] = 
         for k in range(9)
     ]
     file = run / "optimized" / name / "optimize.json"
-    told = {"from": list(starts), "teacher": "best", "curve": curve, "steps": 200, "best": 0}
-    write(file, {**told, "accuracy_before": [0.2] * len(starts), "accuracy_after": [0.5] * len(starts)})
+    result = {"from": list(starts), "teacher": "best", "curve": curve, "steps": 200, "best": 0}
+    write(file, {**result, "accuracy_before": [0.2] * len(starts), "accuracy_after": [0.5] * len(starts)})
     return file
 
 
@@ -167,21 +167,21 @@ ARCHS = ("lenetlike", "vanillacnn", "resnet8", "resnet20", "resnet32", "resnet44
 def write_space(run: Path, archs: tuple[str, ...], unseen: tuple[str, ...]) -> None:
     """`space.json` of architectures whose PReps are a matrix of (P / 80, 80); the i-th has 800 (i + 1) parameters."""
     kwargs = [["classes", 10]]
-    told = {
+    result = {
         name: {
-            "class_id": place,
-            "spec": {"arch": name, "kwargs": kwargs, "shapes": [[10 * (place + 1), 8, 5, 2]]},
-            "prep": [12 * (place + 1), 80],
+            "class_id": index,
+            "spec": {"arch": name, "kwargs": kwargs, "shapes": [[10 * (index + 1), 8, 5, 2]]},
+            "prep": [12 * (index + 1), 80],
             "shown": name not in unseen,
         }
-        for place, name in enumerate(archs)
+        for index, name in enumerate(archs)
     }
-    write(run / "space.json", {"archs": told})
+    write(run / "space.json", {"archs": result})
 
 
 def several(run: Path, split: str, archs: tuple[str, ...], unseen: tuple[str, ...], members: int) -> None:
     """An evaluation of `members` networks of each architecture that was shown, made of one of a single architecture."""
-    shown = [place for place, name in enumerate(archs) if name not in unseen]
+    shown = [index for index, name in enumerate(archs) if name not in unseen]
     write_evaluation(run, split, members * len(shown), seed=len(split))
     figures = json.loads((run / f"eval-{split}.json").read_text())
     noise = np.random.default_rng(3)
@@ -191,9 +191,9 @@ def several(run: Path, split: str, archs: tuple[str, ...], unseen: tuple[str, ..
     target = 0.6 + 0.3 * ids / len(archs) + 0.05 * noise.standard_normal(len(ids))
     detail = {
         **figures.pop("detail"),
-        "member": [f"{archs[place]}/{row:04d}" for row, place in enumerate(ids)],
-        "arch": [archs[place] for place in ids],
-        "arch_predicted": [archs[place] for place in decoded],
+        "member": [f"{archs[index]}/{row:04d}" for row, index in enumerate(ids)],
+        "arch": [archs[index] for index in ids],
+        "arch_predicted": [archs[index] for index in decoded],
         "accuracy_target": target.tolist(),
         "accuracy_predicted": (target + 0.03 * noise.standard_normal(len(ids))).tolist(),
     }
@@ -206,8 +206,8 @@ def several(run: Path, split: str, archs: tuple[str, ...], unseen: tuple[str, ..
     figures |= {
         "classid_accuracy": float((ids == decoded).mean()),
         "per_class": {
-            archs[place]: {**own, "r2": -1.5 + place, "members": members, "parameters": 800 * (place + 1)}
-            for place in shown
+            archs[index]: {**own, "r2": -1.5 + index, "members": members, "parameters": 800 * (index + 1)}
+            for index in shown
         },
         "archs": list(archs),
         "confusion": confusion.tolist(),
@@ -232,17 +232,17 @@ def several(run: Path, split: str, archs: tuple[str, ...], unseen: tuple[str, ..
     preps = noise.standard_normal((2, len(rows), 12 * len(archs), 80)).astype(np.float32)
     way = noise.standard_normal((len(archs), LATENT))
     latents = (way[ids] + 0.2 * noise.standard_normal((len(ids), LATENT))).astype(np.float32)
-    held = {"latents": latents, "shown": rows, "preps": preps[0].copy(), "decoded": preps[1].copy()}
-    save_file(held, run / f"eval-{split}.safetensors")
+    stored = {"latents": latents, "shown": rows, "preps": preps[0].copy(), "decoded": preps[1].copy()}
+    save_file(stored, run / f"eval-{split}.safetensors")
 
 
 def line_of(archs: tuple[str, ...], name: str, start: str, end: str) -> dict[str, Any]:
     """Ten points from each ClassId to the next."""
     gamma = np.linspace(0, 1, 10 * (len(archs) - 1) + 1)
-    names = [archs[int(place)] for place in np.round(gamma * (len(archs) - 1))]
+    names = [archs[int(index)] for index in np.round(gamma * (len(archs) - 1))]
     accuracy = 0.7 + 0.2 * gamma + 0.05 * np.cos(2 * np.pi * (len(archs) - 1) * gamma)
-    told = {"from": start, "to": end, "gamma": gamma.round(6).tolist(), "arch": names}
-    return {**told, name: accuracy.tolist()}
+    result = {"from": start, "to": end, "gamma": gamma.round(6).tolist(), "arch": names}
+    return {**result, name: accuracy.tolist()}
 
 
 @pytest.fixture

@@ -66,10 +66,10 @@ def change(file: Path, **values: object) -> None:
 
 def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
     run = make_run(splits=("test", "train"), lines=2)
-    told = report(run)
-    json.dumps(told.payload())
-    assert told.report == str(run / "report.html")
-    assert {Path(name).name for name in told.figures} == {
+    result = report(run)
+    json.dumps(result.payload())
+    assert result.report == str(run / "report.html")
+    assert {Path(name).name for name in result.figures} == {
         "members-test.png",
         "members-train.png",
         "scatter-test.png",
@@ -82,10 +82,10 @@ def test_a_full_run_gives_page_and_figures(make_run: MakeRun) -> None:
         "latents.png",
         "training.png",
     }
-    assert told.splits == ["test", "train"] and told.missing == []
+    assert result.splits == ["test", "train"] and result.missing == []
     assert not list(run.rglob("*.tmp"))
-    page = read(told)
-    assert page.tags.count("svg") == len(told.figures) == len(page.alts)
+    page = read(result)
+    assert page.tags.count("svg") == len(result.figures) == len(page.alts)
     assert all(len(alt) > 40 for alt in page.alts)
     for words in (
         "91.3 %",
@@ -128,8 +128,8 @@ def test_figures_are_pictures_with_something_on_them(make_run: MakeRun) -> None:
 
 
 def test_the_page_loads_nothing_and_runs_its_own_script_alone(make_run: MakeRun) -> None:
-    told = report(make_run())
-    html = Path(told.report).read_text(encoding="utf-8")
+    result = report(make_run())
+    html = Path(result.report).read_text(encoding="utf-8")
     page = Reader(html)
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert not {"link", "iframe", "object", "embed", "base", "img"} & set(page.tags)

@@ -69,11 +69,11 @@ def test_a_click_on_a_header_sorts(page: Page, file: Path) -> None:
     assert page.run(column)[1:] == ["0.991", "0.950", "0.970", "−4.210"]
     heads = ".table:nth-of-type(2) th"
     page.point_at(heads, 1, click=True)
-    found = page.run(column)
-    values = [float(value.replace("−", "-")) for value in found]
+    actual = page.run(column)
+    values = [float(value.replace("−", "-")) for value in actual]
     assert values == sorted(values) and values[0] == -4.21
     page.point_at(heads, 1, click=True)
-    assert page.run(column) == found[::-1]
+    assert page.run(column) == actual[::-1]
 
 
 def test_the_map_answers(page: Page, file: Path) -> None:

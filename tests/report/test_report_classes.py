@@ -48,8 +48,8 @@ def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
-    told = report(make_several(unseen=("vanillacnn",)))
-    assert names(told) == {
+    result = report(make_several(unseen=("vanillacnn",)))
+    assert names(result) == {
         "members-test.png",
         "scatter-test.png",
         "confusion-test.png",
@@ -61,8 +61,8 @@ def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
         "latents.png",
         "training.png",
     }
-    assert told.missing == []
-    text = text_of(told)
+    assert result.missing == []
+    text = text_of(result)
     for words in (
         "trained lenetlike, resnet8 and resnet20 networks of 800 to 3,200 parameters",
         "No network of vanillacnn was seen in training.",
@@ -98,13 +98,13 @@ def test_where_all_were_shown_nothing_says_otherwise(make_several: MakeRun) -> N
 def test_few_and_many_architectures(make_several: MakeRun, archs: int) -> None:
     from matplotlib.image import imread
 
-    told = report(make_several(archs=archs, splits=("test", "train") if archs == 8 else ("test",), members=20))
-    for name in told.figures:
+    result = report(make_several(archs=archs, splits=("test", "train") if archs == 8 else ("test",), members=20))
+    for name in result.figures:
         pixels = imread(name)[..., :3]
         assert pixels.shape[1] == 960 and pixels.shape[0] > 400 and pixels.std() > 0.02
-    text = text_of(told)
+    text = text_of(result)
     assert ("Between the ends" in text) == (archs > 2)
-    assert "classes-test.png" in names(told)
+    assert "classes-test.png" in names(result)
 
 
 def test_the_same_run_gives_the_same_page(make_several: MakeRun) -> None:
@@ -117,21 +117,21 @@ def test_the_same_run_gives_the_same_page(make_several: MakeRun) -> None:
 def test_a_run_only_trained_is_told_where_to_go_on(make_several: MakeRun) -> None:
     run = make_several(splits=())
     (run / "interpolations" / "through.json").unlink()
-    told = report(run)
+    result = report(run)
     command = f"netspace interpolate --from worst:lenetlike --to best:resnet20 --steps 31 --run {run}"
-    assert any(command in sentence for sentence in told.missing)
-    assert "latent space of lenetlike, vanillacnn, resnet8 and resnet20 networks" in text_of(told)
+    assert any(command in sentence for sentence in result.missing)
+    assert "latent space of lenetlike, vanillacnn, resnet8 and resnet20 networks" in text_of(result)
 
 
 @pytest.mark.usefixtures("words_alone")
 def test_an_evaluation_without_ends_says_so(make_several: MakeRun) -> None:
     run = make_several()
-    held = json.loads((run / "eval-test.json").read_text())
-    del held["between"], held["line"]
-    (run / "eval-test.json").write_text(json.dumps(held))
-    told = report(run)
-    assert any("no members of both lenetlike and resnet20" in sentence for sentence in told.missing)
-    assert "classes-test.png" not in names(told) and "Between the ends" not in text_of(told)
+    stored = json.loads((run / "eval-test.json").read_text())
+    del stored["between"], stored["line"]
+    (run / "eval-test.json").write_text(json.dumps(stored))
+    result = report(run)
+    assert any("no members of both lenetlike and resnet20" in sentence for sentence in result.missing)
+    assert "classes-test.png" not in names(result) and "Between the ends" not in text_of(result)
 
 
 @pytest.mark.usefixtures("words_alone")
@@ -145,12 +145,12 @@ def test_without_space_json_the_evaluation_tells_the_architectures(make_several:
 @pytest.mark.usefixtures("words_alone")
 def test_numbers_that_are_not_there_read_as_dashes(make_several: MakeRun) -> None:
     run = make_several()
-    held = json.loads((run / "eval-test.json").read_text())
-    held["between"]["vanillacnn"] |= {"accuracy_zoo": None, "ratio": None}
-    held["between"]["resnet8"] = {}
-    held["per_class"]["resnet8"] = {}
-    held["line"]["accuracy"][3] = None
-    change(run / "eval-test.json", **held)
+    stored = json.loads((run / "eval-test.json").read_text())
+    stored["between"]["vanillacnn"] |= {"accuracy_zoo": None, "ratio": None}
+    stored["between"]["resnet8"] = {}
+    stored["per_class"]["resnet8"] = {}
+    stored["line"]["accuracy"][3] = None
+    change(run / "eval-test.json", **stored)
     text = text_of(report(run))
     assert "vanillacnn 0.33 90.0 % 71.0 % – –" in text and "resnet8 – – – – –" in text
     assert (
@@ -186,11 +186,11 @@ def test_a_line_out_of_an_architecture_and_back_has_weights_too(make_several: Ma
 @pytest.mark.usefixtures("words_alone")
 def test_a_prediction_of_another_architecture_is_cut_as_that(make_several: MakeRun) -> None:
     run = make_several()
-    held = load_file(run / "eval-test.safetensors")
-    decoded = held["decoded"].copy()
+    stored = load_file(run / "eval-test.safetensors")
+    decoded = stored["decoded"].copy()
     decoded[:, 10 * 3 :] = np.nan  # the last member was read as resnet8, of 2,400 parameters
-    decoded[:-1] = held["preps"][:-1]
-    save_file({**held, "decoded": decoded}, run / "eval-test.safetensors")
+    decoded[:-1] = stored["preps"][:-1]
+    save_file({**stored, "decoded": decoded}, run / "eval-test.safetensors")
     text = text_of(report(run))
     assert "0.00 times the target's norm on average" in text  # of those of one architecture
 
@@ -244,10 +244,10 @@ def test_hostile_names_stay_text(make_several: MakeRun) -> None:
 
 
 def test_architectures_differ_in_look() -> None:
-    found = looks([str(place) for place in range(64)])
-    assert len(set(found.values())) == 64
-    assert [look.colour for look in list(found.values())[:8]] == list(ARCH_COLOURS)
-    assert len({look.marker for look in list(found.values())[:8]}) == 8
+    actual = looks([str(index) for index in range(64)])
+    assert len(set(actual.values())) == 64
+    assert [look.colour for look in list(actual.values())[:8]] == list(ARCH_COLOURS)
+    assert len({look.marker for look in list(actual.values())[:8]}) == 8
 
 
 def test_factors_are_those_of_the_paper() -> None:
@@ -278,12 +278,12 @@ def test_odd_data_can_be_drawn() -> None:
 @pytest.mark.usefixtures("words_alone")
 def test_controls_of_architectures_never_shown_stand_beside_them(make_several: MakeRun) -> None:
     run = make_several(unseen=("vanillacnn",))
-    held = json.loads((run / "eval-test.json").read_text())
-    held["between"]["vanillacnn"] |= {"accuracy_scale_zero": 0.432, "accuracy_distilled": 0.765}
-    held["line"]["end_differences"] = [0.011, -0.022]
-    held["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "diversity_ratio": 0.0417}
-    held["per_class"]["resnet8"] |= {"bias": 0.013, "identity": {"own_minus_peers": -0.012, "jaccard_own": 0.4}}
-    (run / "eval-test.json").write_text(json.dumps(held))
+    stored = json.loads((run / "eval-test.json").read_text())
+    stored["between"]["vanillacnn"] |= {"accuracy_scale_zero": 0.432, "accuracy_distilled": 0.765}
+    stored["line"]["end_differences"] = [0.011, -0.022]
+    stored["per_class"]["resnet8"] |= {"diversity": 1.234, "zoo_diversity": 29.6, "diversity_ratio": 0.0417}
+    stored["per_class"]["resnet8"] |= {"bias": 0.013, "identity": {"own_minus_peers": -0.012, "jaccard_own": 0.4}}
+    (run / "eval-test.json").write_text(json.dumps(stored))
     text = text_of(report(run))
     assert "vanillacnn (unseen) 0.33 90.0 % 71.0 % 80.0 % 0.900 43.2 % 76.5 %" in text
     assert "resnet8 +1.3 points −1.2 points 40.0 % – 1.23 29.60 0.04" in text
@@ -295,9 +295,9 @@ def test_bias_identity_and_straight_lines_are_shown(make_run: MakeRun) -> None:
     """Of one architecture; a baseline that is missing is said to be."""
     run = make_run()
     file = run / "eval-test.json"
-    held = json.loads(file.read_text())
+    stored = json.loads(file.read_text())
     own = {"r2": 0.9, "mae": 0.0301, "agreement": 0.8, "bias": -0.0241}
-    held["baselines"] |= {"five_nearest": own, "aligned_average": None}
+    stored["baselines"] |= {"five_nearest": own, "aligned_average": None}
     identity = {
         "own_minus_peers": 0.0812,
         "jaccard_own": 0.4321,
@@ -305,9 +305,13 @@ def test_bias_identity_and_straight_lines_are_shown(make_run: MakeRun) -> None:
         "members": 38,
         "without_peers": 2,
     }
-    held |= {"bias": 0.0123, "identity": identity, "diversity_ratio": 0.765}
-    held["interpolation"] |= {"linear_r2_latent": 0.876, "linear_r2_weights": 0.12, "end_differences": [0.031, -0.012]}
-    file.write_text(json.dumps(held))
+    stored |= {"bias": 0.0123, "identity": identity, "diversity_ratio": 0.765}
+    stored["interpolation"] |= {
+        "linear_r2_latent": 0.876,
+        "linear_r2_weights": 0.12,
+        "end_differences": [0.031, -0.012],
+    }
+    file.write_text(json.dumps(stored))
     line = next((run / "interpolations").glob("*.json"))
     single = {"linear_r2": 0.911, "weight_linear_r2": 0.2, "end_differences": [None, 0.005]}
     line.write_text(json.dumps({**json.loads(line.read_text()), **single}))

@@ -71,23 +71,23 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "a & b"
     path.mkdir()
     (path / "config.yaml").write_text("seed: 0\norder: <cross-filter>\n")
-    told = {
+    result = {
         "fit": FIT,
         "kernels": KERNELS,
         "analysis": ANALYSIS,
         "network": {"hash": "ab12"},
         "prune": {"predictor": ROWS, "original": ROWS},
     }
-    for name, value in {**told, "quantise-8": QUANTISED, "quantise-4": QUANTISED}.items():
+    for name, value in {**result, "quantise-8": QUANTISED, "quantise-4": QUANTISED}.items():
         (path / f"{name}.json").write_text(json.dumps(value))
     return path
 
 
 def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
-    told = report(folder)
+    result = report(folder)
     names = ["course", "kernels", "singular", "cka", "low-pass", "scale-small", "pruning"]
-    assert [Path(name).stem for name in told.figures] == names and told.missing == []
-    page = read(told)
+    assert [Path(name).stem for name in result.figures] == names and result.missing == []
+    page = read(result)
     assert len(page.alts) == 7 and all(page.alts) and all(each.startswith("data:image/png") for each in page.loads)
     for text in (
         "A predictor of 116,829 values represents 269,968 of the network's 271,402 parameters",
@@ -116,12 +116,12 @@ def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
 def test_what_is_missing_is_told_with_its_command(folder: Path) -> None:
     for name in ("analysis", "prune", "quantise-4"):
         (folder / f"{name}.json").unlink()
-    told = report(folder)
-    assert [Path(name).stem for name in told.figures] == ["course", "kernels"]
+    result = report(folder)
+    assert [Path(name).stem for name in result.figures] == ["course", "kernels"]
     commands = ("compress analyse", "compress prune", "compress quantise")
-    assert [command in sentence for command, sentence in zip(commands, told.missing, strict=True)] == [True] * 3
-    assert "--bits 4" in told.missing[2] and "a & b/compressed.safetensors'" in told.missing[0]
-    assert "predictor in 8 bits" in read(told).text and "predictor in 4 bits" not in read(told).text
+    assert [command in sentence for command, sentence in zip(commands, result.missing, strict=True)] == [True] * 3
+    assert "--bits 4" in result.missing[2] and "a & b/compressed.safetensors'" in result.missing[0]
+    assert "predictor in 8 bits" in read(result).text and "predictor in 4 bits" not in read(result).text
 
 
 def test_a_folder_of_weights_alone(folder: Path) -> None:
@@ -131,10 +131,10 @@ def test_a_folder_of_weights_alone(folder: Path) -> None:
     change(folder / "analysis.json", **dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka")))
     rows = [{**row, "accuracy": None} for row in ROWS]
     change(folder / "prune.json", predictor=rows, original=rows)
-    told = report(folder)
-    assert [Path(name).stem for name in told.figures] == ["course", "kernels", "singular", "pruning"]
-    assert "only weights were known" in told.missing[0]
-    text = read(told).text
+    result = report(folder)
+    assert [Path(name).stem for name in result.figures] == ["course", "kernels", "singular", "pruning"]
+    assert "only weights were known" in result.missing[0]
+    text = read(result).text
     assert "accuracy, original" not in text and "Predictor: 0.100 at 0 %" in text and not re.search(r"\bnan\b", text)
 
 
@@ -152,20 +152,20 @@ def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch
     seen: list[Any] = []
     draw = figures_compressed.draw_course
 
-    def course(*told: Any) -> Any:
-        seen.extend(told)
-        return draw(*told)
+    def course(*result: Any) -> Any:
+        seen.extend(result)
+        return draw(*result)
 
     monkeypatch.setattr(figures_compressed, "draw_course", course)
     report(folder)
     np.testing.assert_array_equal(seen[0], [0, 30, 60, 60, 80])
     assert seen[3] == [60] and len(seen[4]) == 0 and seen[5] == {}
-    told = [
+    result = [
         {"stage": 0, "step": 60, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.5},
         {"stage": 2, "step": 0, "relative_error": 0.1},
         {"stage": 2, "step": 20, "rate": 1.0, "steps_a_second": 2.0, "reconstruction": 0.25, "features": 4.0},
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in result))
     seen.clear()
     report(folder)
     np.testing.assert_array_equal(seen[4], [60, 80])
@@ -198,17 +198,17 @@ def test_kernels_lie_side_by_side_on_one_scale() -> None:
             assert image.get_clim() == (-limit, limit)
         shown = mosaic(one)
         assert shown.shape == (-(-count // 8) * (height + 1) + 1, 8 * (width + 1) + 1)
-        for place, kernel in enumerate(one):
-            row, column = place // 8 * (height + 1) + 1, place % 8 * (width + 1) + 1
+        for index, kernel in enumerate(one):
+            row, column = index // 8 * (height + 1) + 1, index % 8 * (width + 1) + 1
             np.testing.assert_array_equal(shown[row : row + height, column : column + width], kernel)
         assert np.isfinite(shown).sum() == one.size
 
 
 def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
     (folder / "kernels.json").unlink()
-    told = report(folder)
-    assert "kernels" not in [Path(name).stem for name in told.figures]
-    assert len(told.missing) == 1 and told.missing[0].startswith(
+    result = report(folder)
+    assert "kernels" not in [Path(name).stem for name in result.figures]
+    assert len(result.missing) == 1 and result.missing[0].startswith(
         "There are no kernels to draw: 'netspace compress analyse"
     )
 
@@ -247,9 +247,9 @@ def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
 )
 def test_broken_files_are_named(folder: Path, name: str, values: dict[str, Any], sentence: str) -> None:
     change(folder / f"{name}.json", **values)
-    with pytest.raises(NetspaceError) as found:
+    with pytest.raises(NetspaceError) as actual:
         report(folder)
-    assert sentence in str(found.value) and f"{name}.json" in str(found.value)
+    assert sentence in str(actual.value) and f"{name}.json" in str(actual.value)
 
 
 def test_a_fit_that_is_not_done_and_a_folder_of_nothing(folder: Path) -> None:

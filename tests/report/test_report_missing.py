@@ -27,11 +27,11 @@ def names(told: ReportFiles) -> set[str]:
 
 def test_a_run_only_trained_tells_the_commands_that_go_on(make_run: MakeRun) -> None:
     run = make_run(splits=(), lines=0)
-    told = report(run)
-    assert names(told) == {"training.png"}
-    page = Path(told.report).read_text()
+    result = report(run)
+    assert names(result) == {"training.png"}
+    page = Path(result.report).read_text()
     for command in (f"netspace eval {run}", f"netspace interpolate --from worst --to best --run {run}"):
-        assert any(command in sentence for sentence in told.missing)
+        assert any(command in sentence for sentence in result.missing)
         assert f"<code>{command}</code>" in page
     assert "has not been evaluated yet" in page and "dl class" not in page
 
@@ -46,39 +46,39 @@ def test_unfinished_training_is_said(make_run: MakeRun) -> None:
 def test_an_evaluation_without_records_or_tensors_is_shown(make_run: MakeRun) -> None:
     run = make_run(records=False)
     (run / "eval-test.safetensors").unlink()
-    told = report(run)
-    assert not names(told) & {"training.png", "latents.png", "preps-test.png"}
-    assert any(f"netspace eval {run} --split test" in sentence for sentence in told.missing)
-    assert any("metrics.jsonl" in sentence for sentence in told.missing)
+    result = report(run)
+    assert not names(result) & {"training.png", "latents.png", "preps-test.png"}
+    assert any(f"netspace eval {run} --split test" in sentence for sentence in result.missing)
+    assert any("metrics.jsonl" in sentence for sentence in result.missing)
 
 
 def test_tensors_of_another_evaluation_are_left_out(make_run: MakeRun) -> None:
     run = make_run()
-    held = load_file(run / "eval-test.safetensors")
-    save_file({**held, "latents": held["latents"][:7].copy()}, run / "eval-test.safetensors")
-    told = report(run)
-    assert "latents.png" not in names(told) and len(told.missing) == 1
+    stored = load_file(run / "eval-test.safetensors")
+    save_file({**stored, "latents": stored["latents"][:7].copy()}, run / "eval-test.safetensors")
+    result = report(run)
+    assert "latents.png" not in names(result) and len(result.missing) == 1
 
 
 def test_numbers_that_are_not_there_read_as_dashes(make_run: MakeRun) -> None:
     run = make_run(members=3)
-    held = json.loads((run / "eval-test.json").read_text())
-    line = {**held["interpolation"], "spearman_latent": NAN, "spearman_weights": None}
+    stored = json.loads((run / "eval-test.json").read_text())
+    line = {**stored["interpolation"], "spearman_latent": NAN, "spearman_weights": None}
     more = {"r2": NAN, "diversity": None, "interpolation": line, "kl": float("inf")}
     change(run / "eval-test.json", **more, baselines={"nearest": {"r2": None, "mae": NAN}, "average": {}})
-    told = report(run)
-    page = Path(told.report).read_text()
+    result = report(run)
+    page = Path(result.report).read_text()
     assert "R² = –" in page and "nan" not in page.split("</style>")[1].split("data:image")[0].lower()
-    assert "baselines-test.png" in names(told)
+    assert "baselines-test.png" in names(result)
 
 
 def test_few_members_and_no_lines(make_run: MakeRun) -> None:
     run = make_run(members=1, lines=0)
     change(run / "eval-test.json", interpolation={"pairs": 0, "spearman_latent": None, "spearman_weights": None})
-    told = report(run)
-    assert names(told) >= {"members-test.png", "scatter-test.png", "preps-test.png"}
-    assert not names(told) & {"latents.png", "interpolation-mean-test.png"}
-    assert "1 network of the test split" in Path(told.report).read_text()
+    result = report(run)
+    assert names(result) >= {"members-test.png", "scatter-test.png", "preps-test.png"}
+    assert not names(result) & {"latents.png", "interpolation-mean-test.png"}
+    assert "1 network of the test split" in Path(result.report).read_text()
 
 
 def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
@@ -91,22 +91,22 @@ def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
 
 
 def test_only_the_newest_lines_are_shown(make_run: MakeRun) -> None:
-    told = report(make_run(lines=8))
-    assert told.interpolations == [f"lenetlike-{number:04d}--lenetlike-0099" for number in range(6)]
+    result = report(make_run(lines=8))
+    assert result.interpolations == [f"lenetlike-{number:04d}--lenetlike-0099" for number in range(6)]
 
 
 def test_better_baselines_are_said(make_run: MakeRun) -> None:
     run = make_run()
-    held = json.loads((run / "eval-test.json").read_text())
+    stored = json.loads((run / "eval-test.json").read_text())
     assert "One baseline does better than the space: nearest (in" in Path(report(run).report).read_text()
     many = {f"lookup{number}": {"r2": 0.999 + number / 1e5, "mae": 0.5, "agreement": 0.1} for number in range(4)}
-    change(run / "eval-test.json", baselines={**held["baselines"], **many})
+    change(run / "eval-test.json", baselines={**stored["baselines"], **many})
     page = Path(report(run).report).read_text()
-    rivals = 4 + (held["r2"] < 0.991)  # nearest too
+    rivals = 4 + (stored["r2"] < 0.991)  # nearest too
     assert (
         f"Baselines do better than the space: {rivals} in R² (the best: lookup3) and 1 in the mean difference" in page
     )
-    change(run / "eval-test.json", baselines={"average": held["baselines"]["average"]})
+    change(run / "eval-test.json", baselines={"average": stored["baselines"]["average"]})
     assert "No baseline does better" in Path(report(run).report).read_text()
 
 
@@ -158,9 +158,9 @@ def test_a_folder_that_cannot_be_written_is_said(make_run: MakeRun) -> None:
 
 
 def test_optimisations_are_shown(make_run: MakeRun) -> None:
-    told = report(make_run(climbs=2))
-    assert "optimized-climb-0.png" in names(told) and "optimized-climb-1.png" in names(told)
-    page = Path(str(told.report)).read_text()
+    result = report(make_run(climbs=2))
+    assert "optimized-climb-0.png" in names(result) and "optimized-climb-1.png" in names(result)
+    page = Path(str(result.report)).read_text()
     assert "lenetlike/0003 from 20.0 % to 50.0 %" in page and "taught by best" in page
 
 
