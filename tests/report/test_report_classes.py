@@ -204,7 +204,7 @@ def test_a_prediction_of_another_architecture_is_cut_as_that(make_several: MakeR
         (
             "eval-test.json",
             {"archs": ["a", "b"], "confusion": [[1, 0], [0, 1]], "line": None, "between": {}},
-            "'arch' was expected to tell every member's architecture, one of a, b",
+            "'arch' was expected to have every member's architecture, one of a, b",
         ),
         ("eval-test.json", {"archs": 3}, "'archs' in it: Input should be a valid list"),
         (
