@@ -5,6 +5,7 @@ Axes: M members (networks), N tokens, T values of a token, Q queries, W width, E
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -93,11 +94,9 @@ class TokenEncoder(Encoder):
     def cut(self, preps: Tensor, class_id: int) -> Tensor:
         """Return the standardised values (M, N, T) of tokens of PReps (M, H, W) of one architecture."""
         spread = self.spread[class_id] if self.spread.dim() == 3 else self.spread
-        count, tokens = self.parameter_counts[class_id], self.tokens[class_id]
-        flat = unpack(preps, count) / spread.flatten()[:count]
-        values = flat.new_zeros(len(flat), tokens.side**2 * len(tokens))
-        values = values.index_copy(1, getattr(self, f"index_{class_id}"), flat)
-        return values.view(len(flat), tokens.side**2, len(tokens)).mT
+        count = self.parameter_counts[class_id]
+        tokens = replace(self.tokens[class_id], index=getattr(self, f"index_{class_id}"))  # on this device
+        return tokens.cut(unpack(preps, count) / spread.flatten()[:count]).mT
 
     def summary(self, values: Tensor, class_id: int, hidden: Tensor | None = None) -> Tensor:
         """Return latents (M, E) of values (M, N, T), of which tokens `hidden` (M, N) are not looked at."""
