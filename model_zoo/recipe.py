@@ -23,7 +23,7 @@ from netspace.config import FileName, Seed, Settings, changed
 from netspace.errors import UsageError
 from netspace.networks.prep import WIDTH_STEP
 from netspace.streams import Stream, generator
-from netspace.tasks import DataConfig
+from netspace.tasks import NUMBERED, DataConfig
 from netspace.zoo import SPLITS
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -147,6 +147,8 @@ class ZooRecipe(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(128, ge=1)  # images in a batch
     variety: VarietyConfig | None = None  # what each run learns from; none: all training images, with their labels
+    # initial weights: independent, each run's own; shared, the same for all runs of an architecture
+    init: Literal["independent", "shared"] = "independent"
     align: bool = False  # permute the channels of all members to those of their architecture's best (`zoo align`)
     smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of the smoothness term in the loss (NeRN, Eq. 6)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
@@ -209,6 +211,7 @@ class ZooRecipe(Settings):
     def science(self) -> dict[str, Any]:
         """Return the settings that decide the networks, without the device and the teacher of spaces."""
         newer = {name for name in ("smoothness", "variety", "align") if not getattr(self, name)}  # not in older zoos
+        newer |= {"init"} if self.init == "independent" else set()
         return self.model_dump(mode="json", exclude={"device", "teacher", *newer})
 
 
@@ -225,25 +228,39 @@ class RunPlan:
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
     variety: Variety | None = None
+    init: int | None = None  # seed of the initial weights; None: `seed`
+
+    @property
+    def initial_seed(self) -> int:
+        """The seed of the initial weights."""
+        return self.seed if self.init is None else self.init
 
 
 def planned_runs(recipe: ZooRecipe) -> list[RunPlan]:
     """Return all runs of a recipe, architecture by architecture, the longest first."""
     runs = []
+    numbered = recipe.data.name in NUMBERED
     for arch in recipe.archs:
         number = 0
+        shared = _random_seed(generator(recipe.seed, _hash(arch))) if recipe.init == "shared" else None
         for split in SPLITS:
             members = getattr(recipe.members_of(arch), split)
             for epochs in spread(recipe.epochs, members):
                 random, optimizer = generator(recipe.seed, _hash(arch), number), recipe.optimizer
-                seed = int(torch.randint(1 << 31, (), generator=random))
+                seed = _random_seed(random)
                 rate = _drawn("learning_rate", optimizer.learning_rate, random)
                 decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
                 schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
-                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety))
+                init = seed if numbered and shared is None else shared
+                seed = number if numbered else seed
+                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety, init))
                 number += 1
     order = list(recipe.archs)
     return sorted(runs, key=lambda run: (order.index(run.arch), -run.epochs[-1], run.run))
+
+
+def _random_seed(random: torch.Generator) -> int:
+    return int(torch.randint(1 << 31, (), generator=random))
 
 
 def spread(config: EpochConfig, members: int) -> list[tuple[int, ...]]:

@@ -55,7 +55,7 @@ class Group:
         self.width = width or way.fused
         self.all = list(runs)
         if forward is None:
-            forward = Forward(_seeded(make, self.all[0].seed).to(task.device).train(), recipe, way, task)
+            forward = Forward(_seeded(make, self.all[0].initial_seed).to(task.device).train(), recipe, way, task)
         self.forward, self.spec = forward, forward.spec
         self.flat = next(forward.module.parameters()).new_empty(0, self.spec.num_parameters)
         self.buffers = {name: value.new_empty(0, *value.shape) for name, value in forward.module.named_buffers()}
@@ -238,7 +238,7 @@ class Group:
         free = self.way.fused - len(self.runs)
         new, self.waiting = self.waiting[:free], self.waiting[free:]
         if new:
-            modules = [_seeded(self.make, run.seed) for run in new]
+            modules = [_seeded(self.make, run.initial_seed) for run in new]
             rows = [torch.cat([value.detach().flatten() for value in module.parameters()]) for module in modules]
             self.flat = torch.cat([self.flat, torch.stack(rows).to(self.flat.device)])
             for name, value in self.buffers.items():

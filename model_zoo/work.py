@@ -245,7 +245,7 @@ class Worker:
                 row[f"accuracy_{split}"] = values[index] if ok else np.nan
             row["split"] = run.split.encode() if ok else b""
             row["status"] = b"ok" if ok else b"diverged"
-            row["source"] = self.plan.recipe.name.encode()[:160]
+            row["source"] = (self.task.member_name(run.seed) or self.plan.recipe.name).encode()[:160]
         return torch.where(finite[:, None], flat, torch.zeros_like(flat)), table
 
 

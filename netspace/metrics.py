@@ -56,6 +56,13 @@ def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"
     return torch.where(scale > 0, 1 - error / scale.clamp_min(1e-300), torch.ones_like(scale)).clamp_min(0)
 
 
+def within(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"], tolerance: float) -> Float[Tensor, ...]:
+    """Return the fraction of outputs that differ by less than `tolerance` (NetSpace, Suppl. V); NaN if one is unknown."""
+    difference = (first.double() - second.double()).abs()
+    known = difference.isfinite().all(-1).all(-1)
+    return torch.where(known, (difference < tolerance).double().mean((-2, -1)), torch.nan)
+
+
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:
     """Return the coefficient of determination of values (M,): 1 for equality, 0 for the mean of the targets, below for worse.
 

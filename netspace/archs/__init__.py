@@ -30,6 +30,7 @@ from netspace.archs.convnets import (
     resnet_of_depth,
     vanillacnn,
 )
+from netspace.archs.fields import fourier_mlp, siren
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.folding import fold
@@ -58,6 +59,8 @@ ARCHS: dict[str, Factory] = {
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet56": resnet56,
+    "siren": siren,
+    "fourier_mlp": fourier_mlp,
 }
 
 
@@ -140,6 +143,8 @@ def task_settings(
     task = {"classes": classes}
     if len(image_shape) == 3:
         task = {"channels": image_shape[0], "image_size": image_shape[1], **task}
+    elif len(image_shape) == 1:
+        task = {"inputs": image_shape[0], "outputs": classes, **task}
     settings = dict(given)
     settings.update((key, value) for key, value in task.items() if key in accepted and key not in given)
     _refuse_misfit(name, settings, image_shape, classes)
@@ -191,12 +196,17 @@ def _refuse_misfit(
     expected: dict[str, set[int]] = {}
     if len(image_shape) == 3:
         expected = {"channels": set(image_shape[:1]), "image_size": set(image_shape[1:])}
+    elif len(image_shape) == 1:
+        expected = {"inputs": set(image_shape), **({} if classes is None else {"outputs": {classes}})}
     if classes is not None:
         expected["classes"] = {classes}
     for key, sizes in expected.items():
         value = settings.get(key)
         if isinstance(value, int) and sizes != {value}:
-            task = f"{classes} classes" if key == "classes" else f"{'x'.join(map(str, image_shape))} images"
+            images = "images" if len(image_shape) == 3 else "inputs"
+            task = (
+                f"{classes} {key}" if key in ("classes", "outputs") else f"{'x'.join(map(str, image_shape))} {images}"
+            )
             raise UsageError(f"{name} is built with {key}={value} but meets {task}: set {key} to fit, or leave it out.")
 
 

@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 from netspace.tasks.base import DataConfig, Task
-from netspace.tasks.data_sets import DATASETS, TASKS, DataSet, fetch, load, load_images
+from netspace.tasks.data_sets import DATASETS, NUMBERED, TASKS, DataSet, fetch, load, load_images
 from netspace.tasks.images import Classification, Split
 
 __all__ = [
     "DATASETS",
+    "NUMBERED",
     "TASKS",
     "Classification",
     "DataConfig",

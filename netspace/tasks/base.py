@@ -45,6 +45,9 @@ class DataConfig(Settings):
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=1)
     limit: int | None = Field(None, ge=1)  # keep only this many training images, stratified
     classes: int | None = Field(None, ge=1)  # number of classes of 'generated' (10)
+    # what networks of shapes give: sdf, signed distances (the default); occupancy, logits of being outside
+    field: Literal["sdf", "occupancy"] | None = None
+    points: int | None = Field(None, ge=64)  # training points of each network of a shape; none: 8,192
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -75,6 +78,7 @@ class Task(ABC):
     own_targets: ClassVar[bool] = False
     input_noun: ClassVar[str] = "inputs"  # in messages
     output_noun: ClassVar[str] = "outputs"
+    surfaces: ClassVar[bool] = False  # outputs are a field in [-1, 1]^3, below 0 inside of a shape
 
     @property
     def augments(self) -> bool:
@@ -228,6 +232,14 @@ class Task(ABC):
     def identity(self, predicted: Float[Tensor, "M B C"], target: Float[Tensor, "M B C"], targets: Tensor) -> Identity:
         """Compare predicted networks with their own targets and with other networks of the same score."""
         return metrics.identity_of(self.agreements(predicted, target), self.score(target, targets))
+
+    def member_name(self, seed: int) -> str:
+        """Return the name of the signal that a network was fitted to, such as 'chair/0003'; '' for none."""
+        return ""
+
+    def labels(self, seeds: Int64[Tensor, " M"]) -> dict[str, Any]:
+        """Return what is known of the signals that networks were fitted to, arrays (M,) by name."""
+        return {}
 
     def normalisation(self) -> dict[str, list[float]]:
         """Return the mean and standard deviation that inputs are normalised by, if the task has them."""

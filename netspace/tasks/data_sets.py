@@ -16,6 +16,7 @@ from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.tasks import readers
 from netspace.tasks.base import DataConfig, Task, data_root
 from netspace.tasks.images import Classification, Split, resize, with_channels
+from netspace.tasks.shapes import load_chairs, refuse_unrelated
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
@@ -91,6 +92,7 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
+    refuse_unrelated(config, ("field", "points"))
     if config.classes is not None and config.name != "generated":
         raise UsageError(
             f"data set {config.name!r} has its own classes, but classes={config.classes} was asked for; "
@@ -266,7 +268,8 @@ DATASETS: dict[str, DataSet] = {
 }
 
 # Tasks other than images with labels, by the name in `data.name`: classes, or functions of the settings and a device.
-TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {}
+TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {"chairs": load_chairs}
+NUMBERED = frozenset({"chairs"})  # tasks of numbered signals: a network's seed is the number of its signal
 
 
 @dataclass(frozen=True)

@@ -320,7 +320,7 @@ class ZooFile:
         return next(iter(self.archs.values()))
 
     def find(self, text: str) -> MemberRef:
-        """Return the member called `text`: 'resnet8/0007', 'best', 'worst', 'best:resnet8'.
+        """Return the member called `text`: 'resnet8/0007', 'best', 'worst', 'best:resnet8', or by its signal 'chair/0003'.
 
         'best' and 'worst' are by accuracy on validation images, among the members of all splits. Raises `UsageError` if
         there is no such member, `NetspaceError` if no accuracy is known.
@@ -338,6 +338,8 @@ class ZooFile:
                 raise NetspaceError(f"{self.path} has no member with a known validation accuracy to be the {kind}")
             return (max if kind == "best" else min)(ranked, key=lambda entry: entry[0])[1]
         name, slash, number = text.rpartition("/")
+        if name not in self.archs and (named := self._of_signal(text)):
+            return named
         if not slash or not number.isdecimal():
             raise UsageError(
                 f"{text!r} names no network: expected a member such as {next(iter(self.archs), 'resnet8')}/0000, "
@@ -347,6 +349,14 @@ class ZooFile:
         if int(number) >= len(group):
             raise UsageError(f"member {text!r} does not exist: {name} has members 0000 to {len(group) - 1:04d}")
         return MemberRef(name, int(number))
+
+    def _of_signal(self, text: str) -> MemberRef | None:
+        """Return the first member that was fitted to the signal called `text`, None if there is none."""
+        for group in self.archs.values():
+            rows = np.flatnonzero(group.members["source"] == text.encode())
+            if len(rows):
+                return MemberRef(group.id, int(rows[0]))
+        return None
 
 
 def _open(path: Path) -> h5py.File:
