@@ -32,6 +32,8 @@ class Stream(IntEnum):
     DISTURBANCE = 47  # of PReps, by step
     ANALYSED_IMAGES = 53
     ANALYSED_NETWORK = 59  # initial weights of an untrained network
+    SURFACE_POINTS = 61  # on which two surfaces are compared, by surface
+    SHAPE_LINES = 67  # members between which lines are measured
     CORRECTION_IMAGES = 71
     CORRECTION_NOISE = 73
     SIZES = 79  # architecture as which networks are decoded too, by step and part

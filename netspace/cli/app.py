@@ -11,7 +11,8 @@ import typer
 from netspace.cli import compress as compress_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
-from netspace.cli.output import evaluation, interpolation, optimization, percent, samples, say, training
+from netspace.cli.output import optimization, samples, say, training
+from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,
     Device,
@@ -188,17 +189,27 @@ def interpolate(
     end: Annotated[str, typer.Option("--to", metavar="B", help=Network)],
     run: RunOption = None,
     steps: Annotated[int, typer.Option(help="Number of networks on the line, ends included.")] = 11,
-    save: Annotated[Path | None, typer.Option(help="Write the decoded networks (safetensors) to this folder.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the decoded networks (safetensors), and the meshes of shapes, to this folder."),
+    ] = None,
+    mesh: Annotated[
+        str | None,
+        typer.Option(metavar="glb|ply", help="In a space of shapes: the format of the meshes; default glb."),
+    ] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
-    """Measure accuracy along the latent line from A to B, and along the line between their weights."""
+    """Measure accuracy along the latent line from A to B, and along the line between their weights.
+
+    In a space of shapes, write a mesh of every step and a picture of the lines, too.
+    """
     from netspace.commands.interpolate import interpolate as interpolate_run
 
     trusting(trust_arch)
-    say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device)), json, interpolation)
+    say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device), mesh), json, interpolation)
 
 
 @app.command()
@@ -344,7 +355,7 @@ def decode(
 ) -> None:
     """Decode a latent to a network: a state dict (safetensors) with batch norm folded into the layers.
 
-    It loads into the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was trained.
+    In a space of shapes, a file named .glb or .ply gets the network's surface as a mesh instead. A state dict loads into the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was trained.
     """
     from netspace.commands.convert import decode as decode_latent
 
@@ -353,9 +364,7 @@ def decode(
     say(
         result,
         json,
-        lambda r: (
-            f"{r.arch} with {r.parameters:,} parameters in {r.file}, {percent(r.accuracy_test)} on the test images"
-        ),
+        decoding,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netspace.commands.shapes import require_shapes, surfaces_of
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
 from netspace.networks.family import ArchClass, Networks
@@ -20,12 +21,14 @@ from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata
 from netspace.results.spaces import Decoding, Encoding
 from netspace.run_folder import RunFolder
 from netspace.space import Space
+from netspace.surfaces import bodies, check_mesh_path, write_mesh
 from netspace.tasks import Task
 from netspace.training.setup import task_of
 from netspace.training.validation import accuracies
 from netspace.zoo import Zoo
 
 LATENT = "latent"  # the tensor's name in a latent file
+MESHES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")  # of files that a user expects to hold a mesh
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,11 @@ def decode(
 
     Its architecture is the one that the latent stands for, or `arch`; with a coordinate decoder that may be any architecture,
     at another `width` or `depth` (`Space.resized`). With `batch_norm` the state dict is of the class that was trained, as
-    `Space.decode` says. Raises as `read_latent` and `Space.select`.
+    `Space.decode` says. A file named as a mesh (.glb or .ply) gets the surface of a network that is a shape.
+
+    Raises:
+        UsageError: a mesh is asked for where networks are no shapes; and as `read_latent` and `Space.select`.
+        NetspaceError: a mesh is asked for and the zoo is not at hand, or the shape is empty.
 
     >>> result = encode(run, "best", folder / "latent.safetensors")
     >>> result = decode(run, folder / "latent.safetensors", folder / "network.safetensors")
@@ -165,6 +172,9 @@ def decode(
     ['conv1.bias', 'conv1.weight']
     """
     space = Space.load(run, device)
+    mesh = output.suffix.lower() in MESHES
+    if mesh:
+        _check_mesh(run, output, zoo_path, batch_norm, space.device)
     code = read_latent(latent, space)
     decoding = space.select(arch, width, depth)
     networks = decoding.decode_all(code[None], arch if decoding is space else None)
@@ -176,7 +186,11 @@ def decode(
         with zoo:
             task = task_of(zoo, space.device)
         accuracy, score = float(accuracies(networks, task, "test")[0]), task.score_field()
-    if batch_norm:
+    if mesh:
+        (shape,) = surfaces_of(networks, task)
+        write_mesh(output, shape, task.upright)
+        score["bodies"] = bodies(shape).large
+    elif batch_norm:
         state = decoding.decode(code, kind.id, batch_norm=True).state_dict()
         write_tensors(output, state, **folded_metadata(kind.spec, folded=False), run=str(run), latent=str(latent))
     else:
@@ -190,6 +204,17 @@ def decode(
         file=str(output),
         **score,
     )
+
+
+def _check_mesh(run: Path, output: Path, zoo_path: Path | None, batch_norm: bool, device: torch.device) -> None:
+    """Raise `UsageError` or `NetspaceError` unless networks of a run can be written as a mesh to `output`."""
+    check_mesh_path(output)
+    if batch_norm:
+        raise UsageError(
+            f"--batch-norm is for state dicts, but {output} is a mesh: name a .safetensors file, or leave it out"
+        )
+    with zoo_of(run, zoo_path) as zoo:
+        require_shapes(task_of(zoo, device), f"{output} was to hold a mesh")
 
 
 def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:

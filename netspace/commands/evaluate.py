@@ -18,6 +18,7 @@ from netspace import distributed as ranks
 from netspace.commands.baselines import Baselines
 from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
+from netspace.commands.shapes import ShapeComparison, evaluate_shapes, write_shown
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.metrics import Identity, diversity, identity_of
@@ -123,10 +124,18 @@ def evaluate(
         else:
             (part,) = parts
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
+        shapes: ShapeComparison | None = None
+        if task.surfaces:
+            of_shapes, shapes = evaluate_shapes(space, target, predicted, latents, task)
+            figures |= of_shapes
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, **task.score_field(), versions=versions)
     if ranks.is_main():
-        _save(run, space, result, comparison, parts, target, predicted)
+        _save(run, space, result, comparison, parts, target, predicted, shapes)
+        if shapes is not None:
+            names = [name for part in parts for name in part.names]
+            file = run / f"eval-{split}-shapes.safetensors"
+            write_shown(file, space, names, target, predicted, latents, shapes.iou, task)
     return result
 
 
@@ -241,8 +250,10 @@ def _save(
     parts: list[Part],
     target: Networks,
     predicted: Networks,
+    shapes: ShapeComparison | None,
 ) -> None:
     """Write the figures, those of each member, all latents, and the PReps of a few members of the largest architecture."""
+    of_shapes = {} if shapes is None else {"iou": shapes.iou.tolist(), "chamfer": shapes.chamfer.tolist()}
     detail = MemberFigures(
         member=[name for part in parts for name in part.names],
         arch=[space.family[int(class_id)].id for class_id in target.class_ids],
@@ -251,6 +262,7 @@ def _save(
         accuracy_predicted=comparison.accuracy_predicted.tolist(),
         agreement=comparison.agreement.tolist(),
         kl=comparison.kl.tolist(),
+        **of_shapes,
     )
     result.extended(SavedEvaluation, detail=detail).write(run / f"eval-{result.split}.json")
     largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from netspace.commands.baselines import AUTOMATIC_STEPS, aligned_mixtures, distilled, learnt_part_off
 from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
+from netspace.commands.shapes import MESH, require_shapes, write_line, write_shown_line
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
 from netspace.results.spaces import Between, ClassLine, Interpolation, MeanLine
 from netspace.space import Space
+from netspace.surfaces import check_mesh_path
 from netspace.tasks import Task
 from netspace.training.setup import Teacher, task_of, teacher
 from netspace.training.validation import accuracies, accuracies_between, between_ends
@@ -191,6 +194,7 @@ def interpolate(
     save: Path | None = None,
     zoo_path: Path | None = None,
     device: str = "cpu",
+    mesh: str | None = None,
 ) -> Interpolation:
     """Measure accuracy on the test images along the latent line, and along the line between the weights.
 
@@ -200,8 +204,12 @@ def interpolate(
     `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are also written to
     the run's `interpolations/`.
 
+    In a space of shapes, the shapes on the latent line are written as meshes (`mesh`: 'glb', the default, or 'ply') with a
+    picture of all lines (NetSpace, Fig. 4) to `save`, or to a folder of the run's `interpolations/`.
+
     Raises:
-        UsageError: there are fewer than 2 steps, or an end names no network of the space.
+        UsageError: there are fewer than 2 steps, an end names no network of the space, or meshes were asked for where
+            networks are no shapes.
         NetspaceError: the run has no space, or the zoo is another.
 
     >>> result = interpolate(run, "worst", "best", steps=3, save=folder)  # networks are named as on the command line
@@ -212,28 +220,39 @@ def interpolate(
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:
-        first, last = resolve(start, space, zoo), resolve(end, space, zoo)
         task = task_of(zoo, space.device)
+        if mesh is not None:
+            require_shapes(task, f"meshes ({mesh}) were asked for")
+            check_mesh_path(Path(f"shape.{mesh}"))
+        first, last = resolve(start, space, zoo), resolve(end, space, zoo)
     gamma = torch.linspace(0, 1, steps, device=space.device)
     networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
     one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
     score = partial(accuracies_between, task=task, split="test", first=one, second=other, gamma=gamma)
     latent = score(networks)
     direct = aligned = None
+    lines = {"latent": networks}
     if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
         mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
-        direct = score(Networks.of_class(space.family, first.class_id, mixed))
+        lines["weights"] = Networks.of_class(space.family, first.class_id, mixed)
+        direct = score(lines["weights"])
         line = _aligned(space, first.class_id, torch.stack([first.flat, last.flat]), gamma, task)
-        aligned = None if line is None else score(line)
+        if line is not None:
+            lines["aligned"], aligned = line, score(line)
     factors = gamma.cpu().numpy()
-    files: dict[str, list[str]] = {}  # the key is absent if nothing is saved
+    name = f"{_plain(first.name)}--{_plain(last.name)}"
+    files: dict[str, Any] = {}  # a key is absent if nothing is saved
     if save is not None:
-        names = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
-        for index, (name, value, accuracy) in enumerate(zip(names, factors, latent, strict=True)):
+        paths = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
+        for index, (path, value, accuracy) in enumerate(zip(paths, factors, latent, strict=True)):
             notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{accuracy:.6f}"}
             arch = space.family[int(networks.class_ids[index])]
-            write_network(name, networks.flat(index), arch, **notes)
-        files = {"networks": [str(name) for name in names]}
+            write_network(path, networks.flat(index), arch, **notes)
+        files["networks"] = [str(path) for path in paths]
+    if task.surfaces:
+        folder = run / "interpolations" / name
+        files |= write_line(save or folder, lines, gamma, (first.name, last.name), task, mesh or MESH)
+        write_shown_line(folder.with_suffix(".safetensors"), lines, gamma, (first.name, last.name), task)
     targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),
@@ -255,7 +274,7 @@ def interpolate(
         **files,
         **task.score_field(),
     )
-    result.write(run / "interpolations" / f"{_plain(first.name)}--{_plain(last.name)}.json")
+    result.write(run / "interpolations" / f"{name}.json")
     return result
 
 

@@ -88,7 +88,7 @@ def _matched(
         active = changed
         if not bool(active.any()):
             break
-    return torch.cat([moving[name].flatten(1) for name in spec.names], 1).to(flat.dtype)
+    return torch.cat([moving[name].reshape(len(flat), -1) for name in spec.names], 1).to(flat.dtype)
 
 
 def _uses_before(groups: Sequence[ChannelGroup]) -> list[list[Use]]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from netspace.report.viewer import Viewer
+
 TARGET, PREDICTED, GREY, GREEN, PURPLE = "#0072B2", "#D55E00", "#767676", "#009E73", "#CC79A7"
 INK = "#222222"
 DOTS = 150  # an inch
@@ -95,6 +97,7 @@ class Picture:
     dots: Sequence[Dot] = ()  # networks, of which two can be chosen
     marks: Sequence[Dot] = ()  # points of lines
     ends: tuple[str, str] = ("", "")  # the networks that a line joins
+    viewer: Viewer | None = None  # of its shapes, which can be turned
 
     def png(self) -> bytes:
         """Return the figure on white, the same bytes for the same figure."""

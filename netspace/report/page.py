@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from netspace.report.drawing import MISSING, Picture
 from netspace.report.runs import Fitted, Run
 from netspace.report.sections import fit_summary, fit_tiles, summary, tiles
+from netspace.report.shape_tables import shape_tables
 from netspace.report.tables import Table, behaviour_tables, between_tables, bit_tables, gap_tables, search_tables
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUN_SECTIONS = {
+    "shapes": "Shapes",
     "behaviour": "Do the predicted networks behave like their targets?",
     "lines": "Along lines between networks",
     "preps": "Networks and latents as pictures",
@@ -55,7 +57,7 @@ class Section:
 
 def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
     """Return the page of a run."""
-    before = {"behaviour": behaviour_tables(run), "lines": between_tables(run)}
+    before = {"shapes": shape_tables(run), "behaviour": behaviour_tables(run), "lines": between_tables(run)}
     sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
     return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, run.score)
 
@@ -108,7 +110,10 @@ def _page(
     def finalize(value: Any) -> Any:
         return score.word(value) if score and isinstance(value, str) and not isinstance(value, Markup) else value
 
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    shown = list(sections)
+    turned = any(picture.viewer for section in shown for picture in section.pictures)
+    scripts = ("page.js", "shapes.js") if turned else ("page.js",)
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
     return (
         (_environment().overlay(finalize=finalize, cache_size=0) if score else _environment())
         .get_template("page.html")
@@ -117,7 +122,7 @@ def _page(
             run=str(path),
             summary=summary,
             tiles=tiles,
-            sections=list(sections),
+            sections=shown,
             facts={name: MISSING if value is None else value for name, value in facts.items() if value != ""},
             config=config,
             policy=policy(script),

@@ -29,6 +29,7 @@ from netspace.report.drawing import (
     styled,
 )
 from netspace.report.runs import Evaluated, Line, Run, class_line, mean_line
+from netspace.report.shapes import line_picture, member_picture
 from netspace.results.spaces import Baseline, Measures, Optimization
 
 MAX_TRAIN_DOTS = 2000  # members of the training split on the map
@@ -51,7 +52,15 @@ BASELINES = {
 def pictures(run: Run) -> list[Picture]:
     """Return all figures, in the order of the page."""
     with styled():
-        return [*_behaviour(run), *_lines(run), *_optimizations(run), *_preps(run), *_maps(run), *_training(run)]
+        return [
+            *_shapes(run),
+            *_behaviour(run),
+            *_lines(run),
+            *_optimizations(run),
+            *_preps(run),
+            *_maps(run),
+            *_training(run),
+        ]
 
 
 def baseline_names(others: Mapping[str, Baseline | None]) -> list[str]:
@@ -68,6 +77,17 @@ def better_baselines(evaluation: Evaluated) -> dict[str, list[str]]:
             if own is not None and value is not None and sign * value > sign * own:
                 better.setdefault(name, []).append(measure)
     return better
+
+
+def _shapes(run: Run) -> Iterator[Picture]:
+    for split, shown in run.shapes.items():
+        if split in run.evaluations:
+            yield from member_picture(split, shown, run.evaluations[split].figures)
+    for name, shown in run.shape_lines.items():
+        yield from line_picture(f"line-{name}", shown)
+    for split, shown in run.shapes.items():
+        if not run.shape_lines:
+            yield from line_picture(f"line-{split}", shown)
 
 
 def _behaviour(run: Run) -> Iterator[Picture]:

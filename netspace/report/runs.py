@@ -20,12 +20,14 @@ from typing_extensions import TypedDict
 from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
 from netspace.report.drawing import Dot, number, percent
+from netspace.report.shapes import Shown, read_shown
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
 from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation, Score
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page
 MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
+MAX_SHAPE_LINES = 2  # of them, those whose shapes can be turned
 
 
 class SpecRecord(TypedDict, total=False):
@@ -220,6 +222,8 @@ class Run:
     interpolations: dict[str, Interpolation]  # by the names of their files, the newest first
     optimizations: dict[str, Optimization]  # by the names of their folders, the newest first
     samples: list[Sampling]
+    shapes: dict[str, Shown]  # of members, by split
+    shape_lines: dict[str, Shown]  # between two chosen shapes, by the names of their files, the newest first
 
     @property
     def main(self) -> Evaluated | None:
@@ -308,6 +312,12 @@ def read_run(path: Path) -> Run:
             file.parent.name: Optimization.read(file) for file in _newest(path, "optimized/*/optimize.json")
         },
         samples=[sample for sample in samples if sample.shown is not None],
+        shapes={
+            split: read_shown(file) for split in SPLITS if (file := path / f"eval-{split}-shapes.safetensors").is_file()
+        },
+        shape_lines={
+            file.stem: read_shown(file) for file in _newest(path, "interpolations/*.safetensors")[:MAX_SHAPE_LINES]
+        },
     )
     if not (run.records or run.evaluations or run.interpolations):
         raise NetspaceError(

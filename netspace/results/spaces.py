@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, FiniteFloat, model_validator
 
 from netspace.results import Ends, Number, Numbers, Part, Result, expect
+from netspace.results.shapes import LineBodies, Shapes
 
 
 class Measures(Part):
@@ -22,6 +23,11 @@ class Measures(Part):
     bias: Number = None  # mean of predicted minus target accuracy
     agreement: Number = None  # fraction of images to which both give the same class
     kl: Number = None  # KL(target || predicted), nats
+    iou: Number = None  # of shapes: intersection over union of the insides; this and the next four of shapes alone
+    chamfer: Number = None  # distance of surfaces, not squared, in units of the cube [-1, 1]^3; over those not empty
+    valid: Number = None  # fraction of predicted shapes of one body, apart from specks under 1 % of the area
+    single_body: Number = None  # fraction of those of one body and no speck
+    empty: Number = None  # fraction of those that are empty
 
 
 class Baseline(Measures):
@@ -145,6 +151,7 @@ class Evaluation(Behaviour, Result):
     line: ClassLine | None = None
     interpolation: MeanLine = Field(default_factory=MeanLine)  # of spaces of one architecture
     score: Score | None = None  # what the keys accuracy_* mean, if it is not accuracy
+    shapes: Shapes | None = None  # of spaces of shapes
     versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -169,11 +176,13 @@ class MemberFigures(Part):
     accuracy_predicted: list[FiniteFloat]
     agreement: Numbers = Field(default_factory=list)
     kl: Numbers = Field(default_factory=list)
+    iou: Numbers = Field(default_factory=list)  # of shapes
+    chamfer: Numbers = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         same = len(self.member) == len(self.accuracy_target) == len(self.accuracy_predicted)
-        more = {len(self.agreement), len(self.kl)} <= {0, len(self.member)}
+        more = {len(self.agreement), len(self.kl), len(self.iou), len(self.chamfer)} <= {0, len(self.member)}
         expect(same and more, "every member's name and accuracies were expected")
         return self
 
@@ -213,10 +222,15 @@ class Interpolation(Result):
     end_differences: Ends | None = None
     score: Score | None = None  # what the accuracies are, if they are scores of another kind
     networks: list[str] = Field(default_factory=list)  # files
+    bodies: LineBodies | None = None  # of shapes
+    meshes: list[str] = Field(default_factory=list)  # files of the shapes on the latent line that are not empty
+    picture: str | None = None  # file
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         count = len(self.gamma)
+        counts = [each for each in (self.bodies or LineBodies()).payload().values() if each is not None]
+        expect(all(len(each) == count for each in counts), "one number of bodies for each gamma was expected")
         same = len(self.latent_accuracy) == count and len(self.weight_accuracy or self.gamma) == count
         same = same and len(self.aligned_accuracy or self.gamma) == count
         expect(same, "one accuracy for each gamma was expected")
@@ -329,6 +343,7 @@ class Decoding(Result):
     accuracy_test: Number
     file: str
     score: Score | None = None  # what the accuracies are, where they are none
+    bodies: int | None = None  # of a mesh, specks under 1 % of the area left out
 
 
 class Training(Result):

@@ -79,6 +79,7 @@ class Task(ABC):
     input_noun: ClassVar[str] = "inputs"  # in messages
     output_noun: ClassVar[str] = "outputs"
     surfaces: ClassVar[bool] = False  # outputs are a field in [-1, 1]^3, below 0 inside of a shape
+    upright: tuple[int, int] = (1, 2)  # of shapes: the axes that point up and to their front; 0 is x, 1 y, 2 z
 
     @property
     def augments(self) -> bool:

@@ -76,6 +76,7 @@ class Chairs:
     """Parametric chairs. `seed` is that of the collection."""
 
     count: int | None = None
+    upright = (2, 1)  # they stand along z and look along y
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -126,6 +127,7 @@ class SignedDistances(Task):
         refuse_unrelated(config, UNRELATED)
         self.name, self.device = config.name, device
         self.shapes = Chairs(config.split_seed) if shapes is None else shapes
+        self.upright = getattr(self.shapes, "upright", self.upright)  # most files of meshes say nothing of it
         self.points = {**POINTS, "train": config.points or POINTS["train"]}
         self.split_hash = hashlib.sha256(f"{self.shapes.content_hash} {self.points}".encode()).hexdigest()
         self._rows: dict[str, dict[int, int]] = {split: {} for split in SPLITS}  # of each seed in the pool

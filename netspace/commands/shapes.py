@@ -1,0 +1,251 @@
+"""Networks that are shapes: their surfaces, predicted ones compared with their targets, and lines between shapes.
+
+Axes: M members, R grid points along each side, S points of a line, E latent size, P parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from netspace.commands.baselines import aligned_mixtures
+from netspace.distributed import distributed_map
+from netspace.errors import UsageError
+from netspace.files import write_bytes
+from netspace.networks.family import Networks
+from netspace.rendering import View
+from netspace.report.drawing import styled, to_png
+from netspace.report.strips import ROWS, strip
+from netspace.results.shapes import LineBodies, ShapeLines, Shapes, Solidity
+from netspace.space import Space
+from netspace.streams import Stream, generator
+from netspace.surfaces import Surface, bodies, chamfer, grid_values, iou, surface, write_mesh, write_surfaces
+from netspace.tasks import Task
+from netspace.training.validation import slices
+
+RESOLUTION = 64  # grid points along each side by which shapes are measured, and of meshes
+SHOWN_RESOLUTION = 48  # of the shapes that are kept for the report
+MAX_SHOWN = 4  # members whose shapes are kept
+MAX_LINES = 10  # between test members
+STEPS = 9  # of a line, its ends left out
+MESH = "glb"  # the format of meshes unless another is asked for
+PART = 16  # networks whose values on a grid are in memory at once
+
+
+@dataclass(frozen=True)
+class ShapeComparison:
+    """How whole the shapes of networks are, and how they differ from others'."""
+
+    iou: np.ndarray  # (M,) of the insides
+    chamfer: np.ndarray  # (M,) in units of the cube [-1, 1]^3; NaN where one of the two is empty
+    valid: np.ndarray  # (M,) whether there is one body, apart from specks
+    single_body: np.ndarray  # (M,) whether there is one body and no speck
+    empty: np.ndarray  # (M,)
+
+    def summary(self) -> dict[str, float | None]:
+        """Return means over members; of the Chamfer distance over those where it is known."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = {name: each[np.isfinite(each)] for name, each in known.items()}
+        return {name: float(each.mean()) if len(each) else None for name, each in known.items()}
+
+
+def require_shapes(task: Task, what: str) -> None:
+    """Raise `UsageError` unless a task's networks are shapes; `what` begins the sentence and says what was asked for."""
+    if not task.surfaces:
+        raise UsageError(
+            f"{what}, but networks of {task.name} are no shapes: a mesh is made of networks of signed distances alone"
+        )
+
+
+@torch.no_grad()
+def values_of(networks: Networks, task: Task, resolution: int = RESOLUTION) -> Float32[Tensor, "M R R R"]:
+    """Return the values of networks that are shapes on a grid over [-1, 1]^3, negative inside."""
+    return networks.each(lambda nets, flat: grid_values(nets, flat, resolution))
+
+
+def surfaces_of(networks: Networks, task: Task, resolution: int = RESOLUTION) -> list[Surface]:
+    """Return the surfaces (M,) of networks that are shapes."""
+    return [
+        surface(values)
+        for part in slices(len(networks), PART)
+        for values in values_of(networks[part], task, resolution).numpy()
+    ]
+
+
+def compare_shapes(
+    target: Networks, others: Mapping[str, Networks], task: Task, resolution: int = RESOLUTION
+) -> dict[str, ShapeComparison]:
+    """Compare the shapes of networks (M,) with those of others (M,), by name; processes share the work."""
+
+    def measures(rows: Tensor) -> Tensor:
+        pieces = []
+        for part in rows.split(PART):
+            truth = values_of(target[part], task, resolution)
+            wanted = [surface(values) for values in truth.numpy()]
+            pieces.append(torch.stack([_measures(truth, wanted, each[part]) for each in others.values()], dim=1))
+        return torch.cat(pieces)
+
+    def _measures(truth: Tensor, wanted: list[Surface], networks: Networks) -> Tensor:
+        values = values_of(networks, task, resolution)
+        shapes = [surface(each) for each in values.numpy()]
+        distances = [chamfer(one, other) for one, other in zip(wanted, shapes, strict=True)]
+        return torch.cat([iou(truth, values)[:, None], torch.tensor(distances)[:, None], _wholeness(shapes)], dim=1)
+
+    table = distributed_map(measures, torch.arange(len(target))).numpy()  # (M, others, 5)
+    return {name: ShapeComparison(*table[:, index].T) for index, name in enumerate(others)}
+
+
+def _wholeness(shapes: Iterable[Surface]) -> Tensor:
+    """Return whether shapes are valid, single bodies, and empty: (M, 3) in float64."""
+    counted = [bodies(each) for each in shapes]
+    rows = [[each.valid, each.count == 1, each.count == 0] for each in counted]
+    return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
+
+
+def line_networks(space: Space, ends: Networks, latents: Tensor, gamma: Tensor, task: Task) -> dict[str, Networks]:
+    """Return networks (S,) on the line between two of one architecture, which have `latents` (2, E), at `gamma` (S,).
+
+    `latent` are decoded from the line between latents, `weights` mixed; `aligned` too, the first network's channels in the
+    order of the second's, where its graph can be traced.
+    """
+    class_id, flat = int(ends.class_ids[0]), torch.stack([ends.flat(0), ends.flat(1)])
+    lines = {
+        "latent": space.decode_all(
+            torch.lerp(latents[0], latents[1], gamma[:, None]), ends.class_ids[:1].expand(len(gamma))
+        ),
+        "weights": Networks.of_class(space.family, class_id, torch.lerp(flat[0], flat[1], gamma[:, None])),
+    }
+    weights = torch.stack([gamma, 1 - gamma], dim=1)
+    aligned = aligned_mixtures(space.family[class_id].nets, flat.flip(0), weights, task)
+    if aligned is not None:
+        lines["aligned"] = Networks.of_class(space.family, class_id, aligned)
+    return lines
+
+
+def pairs_of(count: int) -> Tensor:
+    """Return the rows (L, 2) of members whose lines are measured: pairs without a common member, at most `MAX_LINES`."""
+    lines = min(MAX_LINES, count // 2)
+    return torch.randperm(count, generator=generator(0, Stream.SHAPE_LINES))[: 2 * lines].view(lines, 2)
+
+
+def shape_lines(space: Space, target: Networks, latents: Tensor, task: Task) -> ShapeLines | None:
+    """Measure how whole shapes are on lines between members (M,), which have `latents` (M, E); None for fewer than two.
+
+    Ends are left out, and between are `STEPS` shapes, evenly. Processes share the lines.
+    """
+    pairs = pairs_of(len(target))
+    if not len(pairs):
+        return None
+    gamma = torch.linspace(0, 1, STEPS + 2, device=latents.device)[1:-1]
+
+    def measures(rows: Tensor) -> Tensor:
+        of_lines = []
+        for pair in rows:
+            lines = line_networks(space, target[pair], latents[pair.to(latents.device)], gamma, task)
+            of_lines.append(torch.stack([_wholeness(surfaces_of(each, task)) for each in lines.values()]))
+        return torch.stack(of_lines)
+
+    table = distributed_map(measures, pairs)  # (L, kinds, S, 3)
+    kinds = ("latent", "weights", "aligned")[: table.shape[1]]
+    solid = {
+        name: Solidity(
+            valid=float(each[..., 0].mean()),
+            single_body=float(each[..., 1].mean()),
+            empty=float(each[..., 2].mean()),
+            valid_lines=int(each[..., 0].all(1).sum()),
+        )
+        for name, each in zip(kinds, table.unbind(1), strict=True)
+    }
+    return ShapeLines(lines=len(pairs), steps=STEPS, **solid)
+
+
+def evaluate_shapes(
+    space: Space, target: Networks, predicted: Networks, latents: Tensor, task: Task
+) -> tuple[dict[str, Any], ShapeComparison]:
+    """Return the figures of `netspace eval` on the shapes of members (M,), and the comparison by member."""
+    compared = compare_shapes(target, {"predicted": predicted, "target": target}, task)
+    of_target = compared["target"].summary()
+    lines = None if space.several else shape_lines(space, target, latents, task)
+    shapes = Shapes(
+        resolution=RESOLUTION,
+        target=Solidity(**{name: of_target[name] for name in ("valid", "single_body", "empty")}),
+        lines=lines,
+    )
+    return {**compared["predicted"].summary(), "shapes": shapes}, compared["predicted"]
+
+
+def write_shown(
+    path: Path,
+    space: Space,
+    names: Sequence[str],
+    target: Networks,
+    predicted: Networks,
+    latents: Tensor,
+    overlap: np.ndarray,
+    task: Task,
+) -> None:
+    """Write the surfaces that the report shows: of a few members, from the worst to the best predicted, and of one line."""
+    order = np.argsort(overlap, kind="stable")
+    rows = order[np.unique(np.linspace(0, len(order) - 1, min(MAX_SHOWN, len(order))).round().astype(int))]
+    chosen = torch.from_numpy(rows.copy())
+    shown = {"target": target[chosen], "predicted": predicted[chosen]}
+    notes = {"members": json.dumps([names[row] for row in rows]), "iou": json.dumps(overlap[rows].round(4).tolist())}
+    pairs = pairs_of(len(target))
+    if len(pairs) and not space.several:
+        gamma = torch.linspace(0, 1, STEPS + 2, device=latents.device)
+        shown |= line_networks(space, target[pairs[0]], latents[pairs[0].to(latents.device)], gamma, task)
+        first, last = (names[row] for row in pairs[0].tolist())
+        notes |= line_notes(first, last, gamma)
+    write_surfaces(path, named_surfaces(shown, task), upright=json.dumps(task.upright), **notes)
+
+
+def line_notes(first: str, last: str, gamma: Tensor) -> dict[str, str]:
+    """Return what a file of surfaces says of a line."""
+    return {"from": first, "to": last, "gamma": json.dumps([round(value, 6) for value in gamma.tolist()])}
+
+
+def named_surfaces(networks: Mapping[str, Networks], task: Task) -> dict[str, Surface]:
+    """Return surfaces for the report by the name and the row of their network, such as 'latent.03'."""
+    return {
+        f"{name}.{row:02d}": each
+        for name, of_kind in networks.items()
+        for row, each in enumerate(surfaces_of(of_kind, task, SHOWN_RESOLUTION))
+    }
+
+
+def write_line(
+    folder: Path, lines: Mapping[str, Networks], gamma: Tensor, ends: tuple[str, str], task: Task, mesh: str
+) -> dict[str, Any]:
+    """Write the shapes on the latent line (S,) as meshes, and a picture of all lines; return the fields of a result on them.
+
+    An empty shape has no mesh.
+    """
+    shapes = {name: surfaces_of(networks, task) for name, networks in lines.items()}
+    files = []
+    for index, (value, each) in enumerate(zip(gamma.tolist(), shapes["latent"], strict=True)):
+        if not each.empty:
+            files.append(folder / f"{index:02d}-gamma-{value:.3f}.{mesh}")
+            write_mesh(files[-1], each, task.upright)
+    captions = [f"γ {value:.2f}" for value in gamma.tolist()]
+    captions[0], captions[-1] = ends
+    picture = folder / "line.png"
+    with styled():
+        drawn = strip({ROWS[name]: each for name, each in shapes.items()}, captions, View(*task.upright))
+        write_bytes(picture, to_png(drawn))
+    counts = {name: [bodies(each).large for each in of_line] for name, of_line in shapes.items()}
+    return {"bodies": LineBodies(**counts), "meshes": [str(file) for file in files], "picture": str(picture)}
+
+
+def write_shown_line(
+    path: Path, lines: Mapping[str, Networks], gamma: Tensor, ends: tuple[str, str], task: Task
+) -> None:
+    """Write the surfaces of lines (S,) that the report shows."""
+    write_surfaces(path, named_surfaces(lines, task), upright=json.dumps(task.upright), **line_notes(*ends, gamma))

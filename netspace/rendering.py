@@ -1,0 +1,166 @@
+"""Pictures of surfaces without a GPU: triangles to pixels by NumPy, with soft light and a shadow on the floor.
+
+Axes: V vertices, F faces, K pixels that faces cover (fragments), S sides of a picture in pixels. The view is a parallel
+projection; view coordinates are right, up and towards the viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from netspace.streams import Stream, generator
+from netspace.surfaces import Surface, axes_of
+
+EXTENT = 1.1  # half the side of the view, in units of the cube [-1, 1]^3
+MAX_FRAGMENTS = 1 << 19  # candidates of faces x pixels at once, so that memory stays bounded
+SHADOW_POINTS = 30_000
+SHADOW = 0.26  # how dark the darkest shadow is
+COLOUR = (0.40, 0.58, 0.78)  # red, green, blue of a shape, 0 to 1
+LIGHTS = (((-0.45, 0.65, 0.62), 0.62), ((0.8, 0.15, 0.35), 0.16))  # direction in the view, strength
+AMBIENT = (0.30, 0.14)  # of every side, and more the more it looks up
+CREVICES = 2.2  # how much darker a pixel is that lies deeper than those around it, in units of the cube
+GAMMA = 1.25  # middle tones become lighter
+FACTOR = 2  # pixels of the drawing along a pixel of the picture
+
+
+@dataclass(frozen=True)
+class View:
+    """From where shapes are looked at."""
+
+    up: int = 1  # the axis that points up: 0 x, 1 y, 2 z
+    front: int = 2  # the axis that points to the front of a shape
+    azimuth: float = 35.0  # degrees around the former, from the front
+    elevation: float = 22.0  # degrees from which the viewer looks down
+
+    @property
+    def rotation(self) -> Float64[np.ndarray, "3 3"]:
+        """The matrix from coordinates of the cube to those of the view."""
+        turn, tilt = np.radians([self.azimuth, self.elevation])
+        around = np.array([[np.cos(turn), 0, -np.sin(turn)], [0, 1, 0], [np.sin(turn), 0, np.cos(turn)]])
+        down = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+        rotation: np.ndarray = down @ around @ axes_of(self.up, self.front)
+        return rotation
+
+
+def render(
+    shape: Surface, size: int = 256, view: View | None = None, colour: tuple[float, float, float] = COLOUR
+) -> UInt8[np.ndarray, "S S 4"]:
+    """Return a picture of a surface: red, green, blue and opacity, the background transparent. An empty surface shows nothing."""
+    view = view or View()
+    if shape.empty:
+        return np.zeros((size, size, 4), np.uint8)
+    side = FACTOR * size
+    points = shape.vertices @ view.rotation.T  # (V, 3)
+    pixels = np.stack([points[:, 0] / EXTENT + 1, 1 - points[:, 1] / EXTENT, points[:, 2]], axis=1)
+    pixels[:, :2] *= side / 2
+    depth, light = _visible(pixels, shape.faces, shape.normals @ view.rotation.T, side)
+    covered = np.isfinite(depth)
+    light *= _crevices(depth, covered, side)
+    tone = np.clip(light[..., None] * np.array(colour), 0, 1) * covered[..., None]
+    small = np.concatenate([tone, covered[..., None]], axis=2).reshape(size, FACTOR, size, FACTOR, 4).mean((1, 3))
+    small[..., :3] = (small[..., :3] / small[..., 3:].clip(1e-9)) ** (1 / GAMMA)  # colours were times opacity
+    shadow = (1 - small[..., 3]) * _shadow(shape, view, size)
+    small[..., :3] *= (small[..., 3] / (small[..., 3] + shadow).clip(1e-9))[..., None]
+    small[..., 3] += shadow
+    return np.rint(255 * small.clip(0, 1)).astype(np.uint8)
+
+
+def _visible(
+    pixels: Float64[np.ndarray, "V 3"], faces: np.ndarray, normals: Float64[np.ndarray, "V 3"], side: int
+) -> tuple[Float64[np.ndarray, "S S"], Float64[np.ndarray, "S S"]]:
+    """Return the depth (towards the viewer, -inf where there is nothing) and the light of what is seen in each pixel."""
+    depth, light = np.full(side * side, -np.inf), np.zeros(side * side)
+    brightness = _light(normals)
+    for chosen, corner, width in _batches(pixels, faces, side):
+        pixel, weights, of_face = _fragments(pixels[faces[chosen]], corner, width, side)
+        rows = faces[chosen][of_face]  # (K, 3)
+        deep = np.einsum("kc,kc->k", weights, pixels[rows, 2])
+        order = deep.argsort(kind="stable")  # of several values for one pixel, NumPy keeps the last: the nearest
+        order = order[deep[order] > depth[pixel[order]]]
+        depth[pixel[order]] = deep[order]
+        light[pixel[order]] = np.einsum("kc,kc->k", weights[order], brightness[rows[order]])
+    return depth.reshape(side, side), light.reshape(side, side)
+
+
+def _light(normals: Float64[np.ndarray, "V 3"]) -> Float64[np.ndarray, " V"]:
+    """Return how bright surfaces with these normals in the view are; those that look away are lit as their other side is."""
+    seen = np.where(normals[:, 2:] < 0, -normals, normals)
+    total = AMBIENT[0] + AMBIENT[1] * (1 + seen[:, 1]) / 2
+    for direction, strength in LIGHTS:
+        towards = np.array(direction) / np.linalg.norm(direction)
+        total = total + strength * (seen @ towards).clip(0)
+    return np.asarray(total)
+
+
+def _batches(
+    pixels: Float64[np.ndarray, "V 3"], faces: np.ndarray, side: int
+) -> Iterator[tuple[Int64[np.ndarray, " F"], Int64[np.ndarray, "F 2"], int]]:
+    """Yield rows of faces of about equal size in the picture, the first pixel (column, row) of each, and their width in pixels."""
+    corners = pixels[faces][:, :, :2]  # (F, 3, 2)
+    low = np.ceil(corners.min(1) - 0.5).clip(0, side).astype(np.int64)  # pixels have their middles at halves
+    high = np.floor(corners.max(1) - 0.5).clip(-1, side - 1).astype(np.int64)
+    extent = (high - low + 1).max(1)
+    extent[(high < low).any(1)] = 0
+    classes = np.where(extent > 0, np.ceil(np.log2(extent.clip(1))).astype(np.int64), -1)
+    for each in np.unique(classes[classes >= 0]).tolist():
+        width = 1 << each
+        rows = np.flatnonzero(classes == each)
+        at_once = max(MAX_FRAGMENTS // width**2, 1)
+        for start in range(0, len(rows), at_once):
+            chosen = rows[start : start + at_once]
+            yield chosen, low[chosen], width
+
+
+def _fragments(
+    corners: Float64[np.ndarray, "F 3 3"], first: Int64[np.ndarray, "F 2"], width: int, side: int
+) -> tuple[Int64[np.ndarray, " K"], Float64[np.ndarray, "K 3"], Int64[np.ndarray, " K"]]:
+    """Return the pixels whose middles faces cover, the weights of the three corners there, and the rows of the faces."""
+    offsets = np.stack(np.meshgrid(np.arange(width), np.arange(width), indexing="xy"), axis=-1).reshape(-1, 2)
+    position = first[:, None] + offsets  # (F, width^2, 2)
+    middle = position + 0.5
+    a, b, c = (corners[:, index, None, :2] for index in range(3))
+    doubled = _cross(b - a, c - a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        second, third = _cross(middle - a, c - a) / doubled, _cross(b - a, middle - a) / doubled
+        weights = np.stack([1 - second - third, second, third], axis=-1)
+    hit = (weights >= 0).all(-1) & (position < side).all(-1)  # not where a face has no area: NaN
+    of_face, _ = hit.nonzero()
+    return position[hit] @ np.array([1, side]), weights[hit], of_face
+
+
+def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    product: np.ndarray = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
+    return product
+
+
+def _crevices(depth: Float64[np.ndarray, "S S"], covered: np.ndarray, side: int) -> Float64[np.ndarray, "S S"]:
+    """Return by how much light is dimmed where a surface lies deeper than what is seen around it."""
+    from scipy.ndimage import gaussian_filter
+
+    known, weight = np.where(covered, depth, 0.0).astype(np.float32), covered.astype(np.float32)
+    total = np.ones_like(known)
+    for radius in (side / 90, side / 28):
+        around = gaussian_filter(known, radius) / gaussian_filter(weight, radius).clip(1e-6)
+        total /= 1 + CREVICES * np.where(covered, around - known, 0).clip(0)
+    return total
+
+
+def _shadow(shape: Surface, view: View, side: int) -> Float64[np.ndarray, "S S"]:
+    """Return the opacity of a soft shadow on the floor: how much of the shape lies above each point."""
+    from scipy.ndimage import gaussian_filter
+
+    points = shape.sample(SHADOW_POINTS, generator(0, Stream.SURFACE_POINTS))
+    height = points[:, view.up] - shape.vertices[:, view.up].min()
+    floor = points.copy()
+    floor[:, view.up] -= height
+    right, up, _ = (floor @ view.rotation.T / EXTENT).T
+    column, row = (np.floor((each + 1) * side / 2).astype(np.int64) for each in (right, -up))
+    shown = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+    counts = np.bincount((row * side + column)[shown], np.exp(-2.5 * height[shown]), side * side).reshape(side, side)
+    blurred = sum(gaussian_filter(counts, side / width) for width in (90, 30))
+    thick = blurred * side**2 / SHADOW_POINTS  # 1 where points lie as densely as if they filled the picture
+    return SHADOW * (1 - np.exp(-0.35 * np.asarray(thick)))

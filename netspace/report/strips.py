@@ -1,0 +1,54 @@
+"""A picture of shapes in rows and columns, such as lines between two of them (NetSpace, Fig. 4).
+
+Axes: S columns, each a cell of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netspace.rendering import View, render
+from netspace.report.drawing import GREY, plain
+from netspace.surfaces import Surface
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 256  # pixels of a side of a cell
+INCHES = 1.55  # of a side of a cell in the picture
+LABEL, HEAD = 0.62, 0.3  # inches on the left, for names of rows, and above, for captions
+ROWS = {"latent": "latents", "weights": "weights", "aligned": "weights,\naligned"}  # names of lines in pictures
+
+
+def strip(
+    rows: Mapping[str, Sequence[Surface]], captions: Sequence[str], view: View | None = None, inches: float = INCHES
+) -> Figure:
+    """Return a figure of rows of surfaces (S,) by name, with a caption (S,) over each column; cells of empty surfaces are marked.
+
+    `inches` is the side of a cell.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = len(captions)
+    width, height = columns * inches + LABEL, len(rows) * inches + HEAD
+    figure = Figure(figsize=(width, height))
+    for row, (name, shapes) in enumerate(rows.items()):
+        bottom = (len(rows) - 1 - row) * inches / height
+        cells = np.concatenate([render(each, CELL, view) for each in shapes], axis=1)
+        axes = figure.add_axes((LABEL / width, bottom, columns * inches / width, inches / height))
+        axes.imshow(cells, extent=(0, columns, 0, 1), aspect="auto", interpolation="antialiased")
+        axes.set(xlim=(0, columns), ylim=(0, 1))
+        axes.axis("off")
+        axes.text(-0.06, 0.5, name, ha="right", va="center", rotation=90, multialignment="center")
+        for column, each in enumerate(shapes):
+            if each.empty:
+                style = {"fill": False, "edgecolor": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3))}
+                axes.add_patch(Rectangle((column + 0.14, 0.14), 0.72, 0.72, **style))
+                axes.text(column + 0.5, 0.5, "empty", ha="center", va="center", color=GREY)
+            if row == 0:
+                axes.text(column + 0.5, 1.02, plain(captions[column], 24), ha="center", va="bottom")
+    return figure
