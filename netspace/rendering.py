@@ -87,24 +87,27 @@ def _visible(
 
 
 def _light(normals: Float64[np.ndarray, "V 3"]) -> Float64[np.ndarray, " V"]:
-    """Return how bright surfaces with these normals in the view are; those that look away are lit as their other side is."""
-    seen = np.where(normals[:, 2:] < 0, -normals, normals)
-    total = AMBIENT[0] + AMBIENT[1] * (1 + seen[:, 1]) / 2
+    """Return how bright surfaces with these normals in the view are."""
+    total = AMBIENT[0] + AMBIENT[1] * (1 + normals[:, 1]) / 2
     for direction, strength in LIGHTS:
         towards = np.array(direction) / np.linalg.norm(direction)
-        total = total + strength * (seen @ towards).clip(0)
+        total = total + strength * (normals @ towards).clip(0)
     return np.asarray(total)
 
 
 def _batches(
     pixels: Float64[np.ndarray, "V 3"], faces: np.ndarray, side: int
 ) -> Iterator[tuple[Int64[np.ndarray, " F"], Int64[np.ndarray, "F 2"], int]]:
-    """Yield rows of faces of about equal size in the picture, the first pixel (column, row) of each, and their width in pixels."""
+    """Yield rows of faces of about equal size in the picture, the first pixel (column, row) of each, and their width in pixels.
+
+    Faces that are seen from behind are left out: on a closed surface others hide them.
+    """
     corners = pixels[faces][:, :, :2]  # (F, 3, 2)
+    towards = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) < 0  # rows of pixels go down
     low = np.ceil(corners.min(1) - 0.5).clip(0, side).astype(np.int64)  # pixels have their middles at halves
     high = np.floor(corners.max(1) - 0.5).clip(-1, side - 1).astype(np.int64)
     extent = (high - low + 1).max(1)
-    extent[(high < low).any(1)] = 0
+    extent[(high < low).any(1) | ~towards] = 0
     classes = np.where(extent > 0, np.ceil(np.log2(extent.clip(1))).astype(np.int64), -1)
     for each in np.unique(classes[classes >= 0]).tolist():
         width = 1 << each
@@ -124,12 +127,12 @@ def _fragments(
     middle = position + 0.5
     a, b, c = (corners[:, index, None, :2] for index in range(3))
     doubled = _cross(b - a, c - a)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        second, third = _cross(middle - a, c - a) / doubled, _cross(b - a, middle - a) / doubled
-        weights = np.stack([1 - second - third, second, third], axis=-1)
-    hit = (weights >= 0).all(-1) & (position < side).all(-1)  # not where a face has no area: NaN
+    second, third = _cross(middle - a, c - a) / doubled, _cross(b - a, middle - a) / doubled
+    least = np.minimum(np.minimum(second, third), 1 - second - third)
+    hit = (least >= 0) & (np.maximum(position[..., 0], position[..., 1]) < side)
     of_face, _ = hit.nonzero()
-    return position[hit] @ np.array([1, side]), weights[hit], of_face
+    weights = np.stack([1 - second[hit] - third[hit], second[hit], third[hit]], axis=-1)
+    return position[hit] @ np.array([1, side]), weights, of_face
 
 
 def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from netspace.rendering import EXTENT, View, _batches, _fragments, _visible, render
+from netspace.rendering import EXTENT, View, _batches, _visible, render
 from netspace.streams import generator
 from netspace.surfaces import Surface, surface
 
@@ -17,6 +17,13 @@ def ball(radius: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) ->
     side = torch.linspace(-1, 1, 40)
     points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), dim=-1)
     return surface((points - torch.tensor(centre)).norm(dim=-1) - radius)
+
+
+def facing(corners: np.ndarray) -> np.ndarray:
+    """Triangles (F, 3, 3) in pixels, turned towards the viewer: rows go down."""
+    one, other = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
+    away = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0] > 0
+    return np.where(away[:, None, None], corners[:, ::-1], corners)
 
 
 @pytest.mark.parametrize(("up", "front"), [(0, 1), (1, 2), (2, 1), (2, 0)])
@@ -47,7 +54,7 @@ def test_the_nearest_face_is_seen(spread: float) -> None:
     """Depths of random triangles, small and large and partly outside, as a loop over pixels and faces finds them."""
     side, count = 24, 12
     draws = torch.rand(count, 3, 3, generator=generator(4), dtype=torch.float64).numpy()
-    corners = (draws[:, :1] * 1.4 - 0.2 + spread * (draws - 0.5)) * side
+    corners = facing((draws[:, :1] * 1.4 - 0.2 + spread * (draws - 0.5)) * side)
     pixels, faces = corners.reshape(-1, 3), np.arange(3 * count, dtype=np.int32).reshape(-1, 3)
     expected = np.full((side, side), -np.inf)
     for a, b, c in corners:
@@ -62,13 +69,15 @@ def test_the_nearest_face_is_seen(spread: float) -> None:
 
 
 def test_every_face_is_drawn_once() -> None:
-    corners = torch.rand(50, 3, 3, generator=generator(5), dtype=torch.float64).numpy() * 30
+    corners = facing(torch.rand(50, 3, 3, generator=generator(5), dtype=torch.float64).numpy() * 30)
     pixels, faces = corners.reshape(-1, 3), np.arange(150, dtype=np.int32).reshape(-1, 3)
     chosen = [rows for rows, _, _ in _batches(pixels, faces, 30)]
     assert sorted(np.concatenate(chosen).tolist()) == list(range(50))
 
 
-def test_a_face_without_an_area_covers_nothing() -> None:
-    corners = np.array([[[1.0, 1.0, 0.0], [5.0, 5.0, 0.0], [9.0, 9.0, 0.0]]])
-    pixel, weights, of_face = _fragments(corners, np.array([[1, 1]]), 8, 16)
-    assert len(pixel) == len(weights) == len(of_face) == 0
+def test_faces_without_an_area_and_those_seen_from_behind_are_left_out() -> None:
+    line, behind = [[1.0, 1, 0], [5, 5, 0], [9, 9, 0]], [[1.0, 1, 0], [9, 1, 0], [1, 9, 0]]
+    faces = np.arange(6, dtype=np.int32).reshape(-1, 3)
+    assert not list(_batches(np.array(line + behind), faces, 16))
+    (batch,) = _batches(np.array(line + behind), faces[:, ::-1], 16)
+    assert batch[0].tolist() == [1]

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netspace.rendering import View, render
-from netspace.report.drawing import GREY, plain
+from netspace.report.drawing import DOTS, GREY, plain
 from netspace.surfaces import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 256  # pixels of a side of a cell
 INCHES = 1.55  # of a side of a cell in the picture
 LABEL, HEAD = 0.62, 0.3  # inches on the left, for names of rows, and above, for captions
 ROWS = {"latent": "latents", "weights": "weights", "aligned": "weights,\naligned"}  # names of lines in pictures
@@ -33,12 +32,12 @@ def strip(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    columns = len(captions)
+    columns, pixels = len(captions), round(inches * DOTS)
     width, height = columns * inches + LABEL, len(rows) * inches + HEAD
     figure = Figure(figsize=(width, height))
     for row, (name, shapes) in enumerate(rows.items()):
         bottom = (len(rows) - 1 - row) * inches / height
-        cells = np.concatenate([render(each, CELL, view) for each in shapes], axis=1)
+        cells = np.concatenate([render(each, pixels, view) for each in shapes], axis=1)
         axes = figure.add_axes((LABEL / width, bottom, columns * inches / width, inches / height))
         axes.imshow(cells, extent=(0, columns, 0, 1), aspect="auto", interpolation="antialiased")
         axes.set(xlim=(0, columns), ylim=(0, 1))

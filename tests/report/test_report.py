@@ -23,7 +23,7 @@ MakeRun = Callable[..., Path]
 class Reader(HTMLParser):
     """Tags, what they would load, and the text between them; complains of tags that are not closed."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "br", "link", "input")
 
     def __init__(self, html: str) -> None:
         super().__init__()
