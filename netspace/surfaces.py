@@ -166,7 +166,7 @@ def chamfer(first: Surface, second: Surface, count: int = POINTS) -> float:
 class Bodies(NamedTuple):
     """How many separate bodies a surface bounds."""
 
-    count: int  # all of them, the smallest speck included
+    total: int  # all of them, the smallest speck included
     large: int  # of those with at least a given share of the area
 
     @property

@@ -106,7 +106,7 @@ def compare_shapes(
 def _wholeness(shapes: Iterable[Surface]) -> Tensor:
     """Return whether shapes are valid, single bodies, and empty: (M, 3) in float64."""
     counted = [bodies(each) for each in shapes]
-    rows = [[each.valid, each.count == 1, each.count == 0] for each in counted]
+    rows = [[each.valid, each.total == 1, each.total == 0] for each in counted]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
 
 

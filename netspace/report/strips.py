@@ -6,7 +6,7 @@ Axes: S columns, each a cell of one shape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def strip(
         axes.text(-0.06, 0.5, name, ha="right", va="center", rotation=90, multialignment="center")
         for column, each in enumerate(shapes):
             if each.empty:
-                style = {"fill": False, "edgecolor": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3))}
+                style: dict[str, Any] = {"fill": False, "edgecolor": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3))}
                 axes.add_patch(Rectangle((column + 0.14, 0.14), 0.72, 0.72, **style))
                 axes.text(column + 0.5, 0.5, "empty", ha="center", va="center", color=GREY)
             if row == 0:

@@ -67,4 +67,8 @@ def stored(shape: Surface, axes: np.ndarray) -> Stored:
         np.rint(shape.vertices @ axes.T * STEPS).astype("<i2"),
         shape.faces.astype("<u4" if wide else "<u2"),
     )
-    return Stored(*(b64encode(each.tobytes()).decode("ascii") for each in (vertices, faces)), wide)
+    return Stored(_text(vertices), _text(faces), wide)
+
+
+def _text(numbers: np.ndarray) -> str:
+    return b64encode(numbers.tobytes()).decode("ascii")
