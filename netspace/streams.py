@@ -40,7 +40,15 @@ class Stream(IntEnum):
     SAME_ACCURACY = 83  # ties between training networks
     DISTILLED_NETWORK = 89  # initial weights, by ClassId
     VARIETY = 97  # classes, images and labels that a run of a zoo learns from
-    CLASS_MEMBERS = 100  # plus the ClassId: order of an architecture's networks
+    CLASS_MEMBERS = 100  # plus the ClassId: order of an architecture's networks; fewer than 900 architectures
+    AUTO_DECODER = 1009  # initial weights
+    AUTO_DECODED_SHAPES = 1013  # order of its training shapes
+    AUTO_DECODED_POINTS = 1019  # of theirs, by step
+    AUTO_DECODED_FIT = 1021  # points of other shapes, by step
+    COMPLETION_POINTS = 1031  # on surfaces, by shape
+    COMPLETION_STARTS = 1033  # random latents
+    SCRATCH_NETWORKS = 1039  # initial weights, by number
+    SCRATCH_POINTS = 1049  # off surfaces, by step
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -1,0 +1,172 @@
+"""What an auto-decoder learns from: the outputs of networks at points of their own (DeepSDF, Park et al. 2019).
+
+Axes: N training networks, M other networks, B points of each, S shapes of a batch, C outputs, E latent size.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from netspace.config import Seed, Settings
+from netspace.hardware import send
+from netspace.models.auto_decoder import AutoDecoder
+from netspace.networks.family import Networks
+from netspace.run_folder import RunFolder
+from netspace.streams import Stream, generator
+from netspace.tasks import Task
+from netspace.training.batches import CACHE_BYTES, Shuffle, unwrapped
+from netspace.training.loop import Learner, Stage, Validation
+from netspace.training.optimizers import OptimizerConfig
+from netspace.training.validation import network_outputs, slices
+
+VALIDATED = 64  # training shapes whose validation points are compared
+VALIDATIONS = 10  # in a training
+TRIALS = 5  # steps that are timed
+SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
+
+
+class DeepSdfConfig(Settings):
+    """How the auto-decoder is trained, and how latents of other shapes are found."""
+
+    hidden: int | None = Field(None, ge=4)  # outputs of a hidden layer; none: as many parameters as the space's decoder
+    layers: int = Field(4, ge=2)  # hidden layers
+    steps: int | None = Field(None, ge=1)  # of training; none: as many as take the time that the space was trained for
+    shapes: int = Field(64, ge=1)  # in a batch
+    points: int = Field(128, ge=1)  # of each shape in a batch
+    prior: float = Field(1e-4, ge=0)  # weight of |z|^2, of a Gaussian prior on latents (DeepSDF, Eq. 9 and 10)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="muon", learning_rate=1e-3, muon_rate=0.01, elementwise_rate=5e-3, schedule="cosine", warmup=50
+    )
+    fit_steps: int = Field(300, ge=1)  # of Adam on the latents of other shapes
+    fit_points: int = Field(256, ge=1)  # of each shape in such a step
+    fit_rate: float = Field(0.1, gt=0)  # of Adam, in units of the training latents' spread
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class FieldSamples:
+    """Points of each shape, and what its network gives there."""
+
+    points: Float[Tensor, "N P D"]
+    values: Float[Tensor, "N P C"]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points and values (S, B, ...) of shapes `rows` (S,), at `columns` (S, B) of each."""
+        return self.points[rows[:, None], columns], self.values[rows[:, None], columns]
+
+    @classmethod
+    def of_networks(
+        cls, networks: Networks, seeds: Tensor, task: Task, split: str, limit: int | None = None
+    ) -> FieldSamples:
+        """Ask networks, identified by `seeds` (N,), at the first points of a split: at most `limit`, and as many as fit 1 GiB."""
+        size = len(networks) * (task.num_outputs + task.input_shape[0]) * 4
+        count = min(task.size(split), limit or task.size(split), max(CACHE_BYTES // size, 1))
+        points = task.inputs(split, slice(count), seeds).expand(len(networks), -1, -1)
+        return cls(points, network_outputs(networks, task, split, seeds, count).to(points.device))
+
+
+class DeepSdfLearner(Learner):
+    """An auto-decoder and the latents of its shapes in training: the absolute difference (DeepSDF, Eq. 4, not clamped).
+
+    Differences are not clamped, as networks are compared at all points, far ones as well.
+    """
+
+    name = "deepsdf"
+    model: AutoDecoder
+
+    def __init__(
+        self,
+        config: DeepSdfConfig,
+        model: AutoDecoder,
+        train: FieldSamples,
+        val: FieldSamples,
+        folder: RunFolder,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Take `config` with its number of steps, and points for validation of the first training shapes."""
+        assert config.steps is not None
+        self.config, self.model, self.train, self.val, self.folder = config, model, train, val, folder
+        self.rank, self.world_size = rank, world_size
+        self.shuffle = Shuffle(len(train), config.seed, Stream.AUTO_DECODED_SHAPES)
+        self.stages = [Stage(config.steps, config.optimizer)]
+        self.validate_every = max(config.steps // VALIDATIONS, 1)
+        self.log_every = max(self.validate_every // 5, 1)
+
+    def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+        """Return the absolute difference and the prior of a step's shapes, those of this process."""
+        config, latents = self.config, unwrapped(model).latents
+        count = min(config.shapes, len(self.train))
+        rows = self.shuffle.take(number * count, count)
+        random = generator(config.seed, Stream.AUTO_DECODED_POINTS, number)
+        columns = torch.randint(self.train.points.shape[1], (count, config.points), generator=random)
+        own = slice(self.rank, None, self.world_size) if self.world_size <= count else slice(None)
+        rows, columns = send(rows[own], latents.device), send(columns[own], latents.device)
+        points, values = self.train.take(rows, columns)
+        codes = latents[rows]
+        difference = (model(codes, points) - values).abs().mean()
+        return {"difference": difference, "prior": config.prior * codes.square().sum(1).mean()}
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """Compare training shapes at other points: the mean absolute difference."""
+        latents = self.model.latents[: len(self.val)]
+        outputs = field_values(self.model, latents, self.val.points)
+        error = float((outputs - self.val.values).abs().mean())
+        return Validation({"val_difference": error}, (-error,), f"val: difference {error:.4f}")
+
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Save decoder and latents."""
+        if self.rank == 0:
+            self.folder.save_best(weights)
+
+    def seconds_a_step(self) -> float:
+        """Return how long a step takes here: the median of a few, which change nothing."""
+        times = []
+        for number in range(TRIALS + 1):
+            start = time.perf_counter()
+            torch.stack(list(self.terms(self.model, number, 0).values())).sum().backward()
+            if self.model.latents.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        self.model.zero_grad(set_to_none=True)
+        return statistics.median(times[1:])  # the first one sets up
+
+
+@torch.no_grad()
+def field_values(model: AutoDecoder, latents: Tensor, points: Tensor, at_once: int = 1 << 16) -> Float[Tensor, "M B C"]:
+    """Return values at points (M, B, D) of each shape, a few shapes at a time."""
+    parts = slices(len(latents), max(at_once // points.shape[1], 1))
+    return torch.cat([model(latents[part], points[part]) for part in parts])
+
+
+def fit_latents(model: AutoDecoder, samples: FieldSamples, config: DeepSdfConfig) -> Float[Tensor, "M E"]:
+    """Return the latents with which a frozen decoder gives back the values of other shapes (DeepSDF, Eq. 10).
+
+    All latents at once: Adam from the mean of the training latents, on the absolute difference and the prior.
+    """
+    known = model.latents.detach()
+    spread = known.std(0).clamp_min(SPREAD)
+    moved = torch.zeros(len(samples), known.shape[1], device=known.device, requires_grad=True)
+    optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
+    rows = torch.arange(len(samples), device=known.device)
+    for number in range(config.fit_steps):
+        random = generator(config.seed, Stream.AUTO_DECODED_FIT, number)
+        columns = torch.randint(samples.points.shape[1], (len(samples), config.fit_points), generator=random)
+        points, values = samples.take(rows, send(columns, known.device))
+        latents = known.mean(0) + moved * spread
+        loss = (model(latents, points) - values).abs().mean((1, 2)) + config.prior * latents.square().sum(1)
+        (moved.grad,) = torch.autograd.grad(loss.sum(), moved)  # of nothing else: the decoder is frozen
+        optimizer.param_groups[0]["lr"] = config.fit_rate * schedule.factor(number, config.fit_steps)
+        optimizer.step()
+    return (known.mean(0) + moved * spread).detach()
