@@ -27,14 +27,17 @@ from math import cos, pi
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from netspace.config import Settings
+from netspace.errors import UsageError
 from netspace.networks.batch import bf16_convolutions, stacked_channels_last
 from netspace.networks.kernels import smoothness_loss
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
+from netspace.orthogonal import orthogonalise
 from netspace.tasks import Task
 
 if TYPE_CHECKING:
@@ -128,13 +131,16 @@ Schedule = Literal["constant", "cosine", "steps"]
 class OptimizerConfig(Settings):
     """How members are trained."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"  # the optimiser of torch by that name
+    # an optimiser of torch by its name; muon: orthogonalised momentum for matrices inside the network, Adam for the rest
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     learning_rate: float | tuple[float, float] = (
         1e-3  # a pair [low, high] is a range from which each run draws, log-uniformly
     )
     weight_decay: float | tuple[float, float] = 0.0  # a pair is a range, as for learning_rate
     momentum: float = 0.9  # sgd only
-    betas: tuple[float, float] = (0.9, 0.999)  # adam and adamw
+    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw and muon, whose momentum is the first
+    # of muon: rate of the matrices in a run with the highest learning rate; in others in proportion
+    muon_rate: float = Field(0.003, gt=0)
     schedule: Schedule | tuple[Schedule, ...] = "constant"  # if a list, each run draws one
     milestones: tuple[float, ...] = (0.5, 0.6, 0.7)  # of 'steps': fractions of the last epoch of a run
     decay: float = 0.1  # of 'steps': factor of the learning rate at each milestone
@@ -148,11 +154,30 @@ class OptimizerConfig(Settings):
         return 1.0
 
 
+MUON_SIDE = 16  # rows and columns that a matrix has at least to be orthogonalised: not those of a network's ends
+
+
+def inner_matrices(spec: NetSpec) -> list[tuple[slice, tuple[int, int]]]:
+    """Return where weights that are orthogonalised lie in a flat vector (P,), and their rows and columns."""
+    found = []
+    for start, size, shape in zip(spec.offsets, spec.sizes, spec.shapes, strict=True):
+        if len(shape) > 1 and min(shape[0], size // shape[0]) >= MUON_SIDE:
+            found.append((slice(start, start + size), (shape[0], size // shape[0])))
+    return found
+
+
 class StackedOptimizer:
     """Updates flat parameters (M, P) in place from their gradients, each member at its own rate, decay and age."""
 
-    def __init__(self, config: OptimizerConfig, flat: Tensor) -> None:
+    def __init__(self, config: OptimizerConfig, flat: Tensor, spec: NetSpec | None = None) -> None:
+        """`spec` says where the matrices are that muon orthogonalises. Raises `UsageError` for muon where there are none."""
         self.config = config
+        self.matrices = inner_matrices(spec) if config.name == "muon" and spec is not None else []
+        if config.name == "muon" and not self.matrices:
+            raise UsageError(
+                f"optimizer.name muon is for networks with inner matrices of {MUON_SIDE} rows and columns or more, and "
+                "there are none: choose adam"
+            )
         self.steps = torch.zeros(len(flat), 1, dtype=torch.float64, device=flat.device)  # of each member
         self.moments = [torch.zeros_like(flat) for _ in range(1 if config.name == "sgd" else 2)]
 
@@ -176,7 +201,21 @@ class StackedOptimizer:
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = rates / (1 - beta1**self.steps).to(rates.dtype)
         root = (1 - beta2**self.steps).rsqrt().to(flat.dtype)
+        matrices = [
+            flat[:, part] - self._orthogonal(gradient[:, part], first[:, part], shape, rates)
+            for part, shape in self.matrices
+        ]
         flat.addcdiv_(first * scale, second.sqrt().mul_(root).add_(1e-8), value=-1)
+        for (part, _), stepped in zip(self.matrices, matrices, strict=True):
+            flat[:, part] = stepped
+
+    def _orthogonal(self, gradient: Tensor, momentum: Tensor, shape: tuple[int, int], rates: Tensor) -> Tensor:
+        """Return Muon's steps (M, R * C) of one matrix of each member, from Nesterov momentum."""
+        config, (rows, columns) = self.config, shape
+        highest = config.learning_rate if isinstance(config.learning_rate, float) else config.learning_rate[1]
+        update = torch.lerp(gradient, momentum, config.betas[0]).reshape(-1, rows, columns)
+        factor = config.muon_rate / highest * max(1.0, rows / columns) ** 0.5
+        return orthogonalise(update, update.dtype).flatten(1) * (rates * factor)
 
     def keep(self, rows: Tensor) -> None:
         """Keep the members in `rows`, indices (K,), and drop the others."""

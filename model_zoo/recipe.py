@@ -212,7 +212,10 @@ class ZooRecipe(Settings):
         """Return the settings that decide the networks, without the device and the teacher of spaces."""
         newer = {name for name in ("smoothness", "variety", "align") if not getattr(self, name)}  # not in older zoos
         newer |= {"init"} if self.init == "independent" else set()
-        return self.model_dump(mode="json", exclude={"device", "teacher", *newer})
+        dumped = self.model_dump(mode="json", exclude={"device", "teacher", *newer})
+        if self.optimizer.name != "muon":
+            del dumped["optimizer"]["muon_rate"]
+        return dumped
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Group:
         self.forward, self.spec = forward, forward.spec
         self.flat = next(forward.module.parameters()).new_empty(0, self.spec.num_parameters)
         self.buffers = {name: value.new_empty(0, *value.shape) for name, value in forward.module.named_buffers()}
-        self.optimizer = StackedOptimizer(recipe.optimizer, self.flat)
+        self.optimizer = StackedOptimizer(recipe.optimizer, self.flat, self.spec)
         self.round = 0  # epochs of the group
         self.runs: list[RunPlan] = []
         self.begun: list[int] = []  # the round before the first epoch of each run

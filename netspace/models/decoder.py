@@ -21,9 +21,7 @@ from netspace.networks.family import Family
 class DecoderConfig(KindSettings):
     """Which decoder, and how it starts."""
 
-    kind: str = (
-        "conv"  # conv: the paper's convolutions; linear: one matrix; coordinate: a network from coordinates to weights
-    )
+    kind: str = "conv"  # conv: the paper's convolutions; linear: one matrix; mlp: hidden layers before it; coordinate: from coordinates
     # small: decoded networks start near zero. reference: near the best training member, by a table of its weights. emitted:
     # near it, by a coordinate network that is fitted to it first, which also knows sizes in between (coordinate)
     start: Literal["small", "reference", "emitted"] = "small"

@@ -2,16 +2,18 @@
 
 Axes: M members, H W of a PRep, E latent size, for the convolutional decoder E = s * s.
 `ConvDecoder` is the paper's. `LinearDecoder` is one matrix: on small networks it gives back as much for a twentieth of the
-time. Both end in a scale and bias of every element. `CoordinateDecoder` is a network from coordinates to weights, which also
+time. `MLPDecoder` has hidden layers before that matrix. All end in a scale and bias of every element. `CoordinateDecoder` is a network from coordinates to weights, which also
 decodes sizes that nobody declared. Another decoder is a class and a line in the table `DECODERS`."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 from math import isqrt
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -169,6 +171,44 @@ class LinearDecoder(ElementwiseDecoder):
         return values.view(-1, *self.size)
 
 
+class MLPConfig(DecoderConfig):
+    """Settings of the decoder `mlp`."""
+
+    hidden: int = Field(512, ge=1)  # outputs of each hidden layer
+    depth: int = Field(1, ge=1, le=16)  # hidden layers
+
+
+class MLPDecoder(ElementwiseDecoder):
+    """Hidden layers of ReLUs, and a matrix from the last to the PRep: networks need not lie in a plane of weights."""
+
+    Config = MLPConfig
+    config: MLPConfig
+
+    @classmethod
+    def refusal(cls, latent: int, config: DecoderConfig) -> str | None:
+        """Return which setting is another decoder's."""
+        if config.start == "emitted":
+            return "decoder.start emitted is for decoder.kind coordinate"
+        return "decoder.rank is for decoder.kind linear" if config.rank is not None else None
+
+    def layers(self, latent: int, size: tuple[int, int]) -> None:
+        """The hidden layers and the last matrix, which has no bias: every element has one of its own."""
+        sizes = [latent, *[self.config.hidden] * self.config.depth]
+        self.inner = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.emit = nn.Linear(sizes[-1], size[0] * size[1], bias=False)
+
+    def _weighted(self) -> Iterator[nn.Conv2d | nn.Linear]:
+        yield from (layer for layer in self.inner if isinstance(layer, nn.Linear))
+        yield self.emit
+
+    def values(self, latents: Tensor) -> Tensor:
+        """What the last matrix gives (M, H, W)."""
+        for layer in self.inner:
+            latents = nn.functional.relu(layer(latents))
+        values: Tensor = self.emit(latents)
+        return values.view(-1, *self.size)
+
+
 __all__ = [
     "DECODERS",
     "ConvDecoder",
@@ -178,6 +218,13 @@ __all__ = [
     "DecoderConfig",
     "ElementwiseDecoder",
     "LinearDecoder",
+    "MLPConfig",
+    "MLPDecoder",
 ]
 
-DECODERS: dict[str, type[Decoder]] = {"conv": ConvDecoder, "linear": LinearDecoder, "coordinate": CoordinateDecoder}
+DECODERS: dict[str, type[Decoder]] = {
+    "conv": ConvDecoder,
+    "linear": LinearDecoder,
+    "mlp": MLPDecoder,
+    "coordinate": CoordinateDecoder,
+}

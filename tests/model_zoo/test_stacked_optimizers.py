@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from model_zoo.forward import OptimizerConfig, StackedOptimizer
+from netspace.errors import UsageError
+from netspace.networks.spec import NetSpec
 
 MEMBERS, PARAMETERS, STEPS = 3, 7, 10
 RATES = torch.tensor([[1e-1], [1e-2], [3e-3]], dtype=torch.float64)
@@ -123,3 +125,37 @@ def test_schedules() -> None:
     assert [steps.factor("steps", share) for share in (0.0, 0.49, 0.5, 0.75, 1.0)] == pytest.approx(
         [1, 1, 0.1, 0.01, 0.01]
     )
+
+
+def test_muon_steps_inner_matrices_as_the_optimiser_of_spaces_does_and_the_rest_as_adam() -> None:
+    """A matrix inside takes Muon's step at a rate in proportion to the member's; biases and ends take Adam's."""
+    from netspace.training.optimizers import Muon
+
+    spec = NetSpec("net", (), (3,), ("a", "b", "c"), ((20, 16), (20,), (1, 20)))
+    config = OptimizerConfig(name="muon", learning_rate=(0.01, 0.02), muon_rate=0.005)
+    torch.manual_seed(0)
+    flat = torch.randn(2, spec.num_parameters, dtype=torch.float64)
+    inside = [row[:320].reshape(20, 16).clone().requires_grad_() for row in flat]
+    rest = [row[320:].clone().requires_grad_() for row in flat]
+    rates = torch.tensor([[0.02], [0.01]], dtype=torch.float64)
+    muons = [
+        Muon([each], lr=0.005 * share, momentum=0.9, precision=torch.float64)
+        for each, share in zip(inside, (1, 0.5), strict=True)
+    ]
+    adams = [torch.optim.Adam([each], lr=float(rate)) for each, rate in zip(rest, rates, strict=True)]
+    optimizer = StackedOptimizer(config, flat, spec)
+    for step in range(3):
+        gradients = gradient(flat, step)
+        for each, other, held in zip(inside, rest, gradients, strict=True):
+            each.grad, other.grad = held[:320].reshape(20, 16).clone(), held[320:].clone()
+        for each in (*muons, *adams):
+            each.step()
+        optimizer.step(flat, gradients, rates)
+    expected = torch.stack([torch.cat([a.detach().flatten(), b.detach()]) for a, b in zip(inside, rest, strict=True)])
+    torch.testing.assert_close(flat, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_muon_without_inner_matrices_is_refused() -> None:
+    spec = NetSpec("net", (), (3,), ("a",), ((4, 3),))
+    with pytest.raises(UsageError, match="muon is for networks with inner matrices of 16 rows and columns or more"):
+        StackedOptimizer(OptimizerConfig(name="muon"), torch.zeros(1, 12), spec)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netspace.training.optimizers import Muon, orthogonalise
+from netspace.orthogonal import orthogonalise
+from netspace.training.optimizers import Muon
 
 
 def iterate(matrix: Tensor) -> Tensor:
