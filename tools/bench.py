@@ -1,13 +1,13 @@
 """Measure the speed of netspace on this machine, as a ratio to the plain implementation in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [shapes] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, one epoch in each repeat; `step` is NetSpace's training step (forward, backward,
 optimizer) and `multi` the same with several architectures; `decoders` compares the latter with the paper's decoder and with a
 coordinate decoder; `nern` is a step of fitting a coordinate network to a network by NeRN's whole loss; `orders` orders kernels
 (those of `--net`, or random ones) in short paths; `store` reads and writes members; `scale` measures how a zoo's cost grows with
 members, parameters and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo
-far larger than memory. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
+far larger than memory; `shapes` fits networks to shapes. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
 up; then the sides take turns (reference, netspace, reference, ...) and the medians count. Operations are counted on the
 reference and credited to both sides: an operation that netspace avoids counts as speed.
 """
@@ -46,6 +46,7 @@ from bench_multi import MultiCase, ReferenceMultiStep, multi_cases
 from bench_nern import NernCase, OurFit, ReferenceFit, nern_cases
 from bench_orders import Orders, orders_table
 from bench_scale import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
+from bench_shapes import ReferenceShapes, ShapesCase, shapes_cases
 from bench_store import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
 
 from model_zoo.forward import Way
@@ -55,7 +56,7 @@ from netspace.precision import bf16_is_fast
 from netspace.run_folder import provenance
 
 S = TypeVar("S", bound=Settings)
-WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory")
+WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory", "shapes")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -152,8 +153,9 @@ def measure_zoo(case: ZooCase, way: Way, device: torch.device, repeats: int) -> 
     workers = (os.cpu_count() or 1) if device.type == "cpu" else 1
     each = way.fused * -(-case.members // (way.fused * workers))  # members of one worker, its groups all full
     shared = {"case": case, "device": device}
+    plain: type = ReferenceShapes if isinstance(case, ShapesCase) else ReferenceZoo
     sides = {
-        "reference": Side(ReferenceZoo, 1, torch.get_num_threads(), members=each * workers, **shared),
+        "reference": Side(plain, 1, torch.get_num_threads(), members=each * workers, **shared),
         "netspace": Side(OurZoo, workers, 1, members=each, way=way, **shared),
     }
     how = f"{each * workers} members, {way}, {workers} process{'es' if workers > 1 else ''}"
@@ -333,12 +335,16 @@ def main() -> None:
         os.environ["NETSPACE_CACHE"] = folder  # every run calibrates afresh
         result["orders"] = measure_orders(given, repeats) if "orders" in what else []  # first: its data may be missing
         zoos = zoo_cases(given.quick) if {"zoo", "accuracy"} & {*what} else []
+        shapes = shapes_cases(given.quick) if "shapes" in what else []
         threads = torch.get_num_threads()
-        facts = Side(Facts, 1, threads, cases=zoos, device=device, side=512 if given.quick else 4096)
+        facts = Side(Facts, 1, threads, cases=[*zoos, *shapes], device=device, side=512 if given.quick else 4096)
         facts.end()
         rows = []
-        for case, way in zip(zoos, facts.facts["ways"], strict=True) if "zoo" in what else []:
+        ways_of = facts.facts["ways"]
+        for case, way in zip(zoos, ways_of, strict=False) if "zoo" in what else []:
             rows.append(measure_zoo(case, way, device, repeats))
+        for shape, way in zip(shapes, ways_of[len(zoos) :], strict=True):
+            rows.append(measure_zoo(shape, way, device, repeats))
         steps: list[StepCase | MultiCase] = [
             *(step_cases(given.quick) if "step" in what else []),
             *(multi_cases(given.quick) if "multi" in what else []),
@@ -355,11 +361,7 @@ def main() -> None:
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
         result["scale"] = [measure_point(point, device, repeats) for point in here]
-        ways = {
-            case.arch: way
-            for case, way in zip(zoos, facts.facts["ways"], strict=True)
-            if given.quick or case.side == 28
-        }
+        ways = {case.arch: way for case, way in zip(zoos, ways_of, strict=False) if given.quick or case.side == 28}
         result["accuracy"] = measure_accuracy(ways, device, given.quick) if "accuracy" in what else []
         result["memory"] = measure_memory(given.quick) if "memory" in what else None
     rates = facts.facts["rates"]

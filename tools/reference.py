@@ -36,6 +36,15 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Ten
     return loss.detach()
 
 
+def regression_step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Take one step on inputs (B, ...) and targets (B, C) by the mean squared error; return the loss."""
+    optimizer.zero_grad()
+    loss = F.mse_loss(network(inputs), targets)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
 class ConvEncoder(nn.Module):
     """The paper's encoder (NetSpace, Fig. 1); its weights have the names of `netspace.models.encoders.ConvEncoder`."""
 

@@ -68,26 +68,33 @@ def root(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("runs/quickstart"),
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; default: runs/quickstart.")] = None,
     small: Annotated[
         bool, typer.Option(help="Use a smaller zoo and train for fewer steps: for a first look and for tests.")
+    ] = False,
+    shapes: Annotated[
+        bool,
+        typer.Option(
+            help="Networks that are chairs, instead of networks that read digits; default --out: runs/chairs."
+        ),
     ] = False,
     set: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting of the recipe zoo/quickstart (zoo.members.train=200) or space/quickstart "
-            "(space.steps=400); may be repeated.",
+            help="Change a setting of the zoo's recipe, zoo/quickstart or zoo/chairs (zoo.members.train=200), or of the "
+            "space's (space.steps=400); may be repeated.",
         ),
     ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Run the whole pipeline on bundled real data: build a zoo, learn its latent space, evaluate, interpolate, report."""
+    """Run the whole pipeline on bundled data: build a zoo, learn its latent space, evaluate, interpolate, report."""
     from netspace.commands.quickstart import quickstart as run_quickstart
 
-    result = run_quickstart(out, small, set or [], device)
+    out = out or Path("runs/chairs" if shapes else "runs/quickstart")
+    result = run_quickstart(out, small, set or [], device, shapes)
     say(
         result,
         json,

@@ -1,8 +1,9 @@
-"""`netspace quickstart`: the whole pipeline on real bundled data, in minutes on two cores.
+"""`netspace quickstart`: the whole pipeline on bundled data, in minutes on two cores.
 
-It builds a zoo of small networks on scikit-learn's digits, learns its latent space, evaluates it on test members, interpolates,
-and writes a report. Every part is the command that a user would run, with the bundled recipes `zoo/quickstart` and
-`space/quickstart`; an interrupted quickstart continues when it is started again."""
+It builds a zoo of small networks on scikit-learn's digits, or of networks that are chairs, learns its latent space, evaluates
+it on test members, interpolates, and writes a report. Every part is the command that a user would run, with the bundled recipes
+`zoo/quickstart` and `space/quickstart`, or `zoo/chairs` and `space/chairs`; an interrupted quickstart continues when it is
+started again."""
 
 from __future__ import annotations
 
@@ -28,11 +29,14 @@ from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import MemberRef, Zoo
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
+SMALL_CHAIRS = ("members.train=48", "members.val=8", "members.test=8", "epochs.first=8", "epochs.last=8")
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
-def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None) -> Quickstart:
-    """Run the whole pipeline; return the figures of each part and the seconds that it took.
+def quickstart(
+    run: Path, small: bool = False, changes: Sequence[str] = (), device: str | None = None, shapes: bool = False
+) -> Quickstart:
+    """Run the whole pipeline, of digits or of `shapes`; return the figures of each part and the seconds that it took.
 
     `changes` are `zoo.KEY=VALUE` and `space.KEY=VALUE`, settings of the two recipes. Raises `UsageError` for others.
 
@@ -50,8 +54,9 @@ def quickstart(run: Path, small: bool = False, changes: Sequence[str] = (), devi
     if device:
         of_zoo, of_space = [*of_zoo, f"device={device}"], [*of_space, f"device={device}"]
     device = str(pick_device(device or "auto"))
-    recipe = load(ZooRecipe, "zoo/quickstart", [*(SMALL_ZOO if small else ()), *of_zoo])
-    space = load(SpaceRecipe, "space/quickstart", [*(SMALL_SPACE if small else ()), *of_space])
+    name, small_zoo = ("chairs", SMALL_CHAIRS) if shapes else ("quickstart", SMALL_ZOO)
+    recipe = load(ZooRecipe, f"zoo/{name}", [*(small_zoo if small else ()), *of_zoo])
+    space = load(SpaceRecipe, f"space/{name}", [*(SMALL_SPACE if small else ()), *of_space])
     zoo_path = run / "zoo.h5"
     build(recipe, zoo_path)
     built = time.monotonic()

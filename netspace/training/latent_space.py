@@ -106,6 +106,7 @@ class SpaceLearner(Learner):
 
     def __init__(self, setup: Setup, run: RunFolder, rank: int, world_size: int) -> None:
         recipe = setup.recipe
+        self.recipe = recipe
         self.setup, self.run, self.main, self.model = setup, run, rank == 0, setup.model
         self.log_every, self.validate_every = recipe.log_every, recipe.validate_every
         self.model.decoder.recompute = recipe.recompute
@@ -123,7 +124,18 @@ class SpaceLearner(Learner):
         """Measure how well validation members are reconstructed."""
         figures = validate_members(self.setup)
         note = f"val: error {100 * figures['error']:.1f} points, agreement {100 * figures['agreement']:.1f} %"
-        return Validation({f"val_{name}": value for name, value in figures.items()}, (-figures["error"],), note)
+        own = self.setup.task.own_targets  # networks that differ in what they do, not in how well
+        self.finished = self.recipe.stop_at is not None and figures["agreement"] >= self.recipe.stop_at
+        score = figures["agreement"] if own else -figures["error"]
+        return Validation({f"val_{name}": value for name, value in figures.items()}, (score,), note)
+
+    def state(self) -> dict[str, Any]:
+        """Return whether the training is at its end, though steps are left."""
+        return {"finished": True} if self.finished else {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.finished = bool(state.get("finished", False))
 
     def save_best(self, weights: dict[str, Tensor]) -> None:
         """Save the weights in the run's folder."""

@@ -87,6 +87,7 @@ class Learner(ABC):
     log_every: int  # steps
     validate_every: int  # steps
     validates_first = False  # validate before the first step of a stage too
+    finished = False  # a validation says that no step is left to take; part of `state`
 
     def begin(self, stage: int) -> None:  # noqa: B027 - most have nothing to do then
         """Prepare a stage, given its index. If the stage is resumed, `load_state` is called afterwards."""
@@ -209,6 +210,8 @@ class Loop:
         logged, saved = start, time.monotonic()
         clock = saved
         for number in range(start, self.stage.steps):
+            if self.learner.finished:
+                return
             if self.stop.requested:
                 self._save_and_stop(number)
             terms = self._gradients(number)
@@ -225,7 +228,7 @@ class Loop:
                 self._record(done, rate=factor, steps_a_second=speed, **means)
             if done % self.learner.validate_every == 0 or last:
                 note = self._validate(done)
-            if self.main and (last or time.monotonic() - saved > CHECKPOINT_EVERY):
+            if self.main and (last or self.learner.finished or time.monotonic() - saved > CHECKPOINT_EVERY):
                 self._save(done)
                 saved = time.monotonic()
             bar.advance(1, note)

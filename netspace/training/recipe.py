@@ -98,6 +98,8 @@ class SpaceRecipe(Settings):
         0.0, ge=0
     )  # maximum noise on every second network of a batch, in units of the standard deviation of each layer; 0: none
     steps: int = Field(10_000, ge=1)  # steps of the optimiser
+    # agreement on validation members at which training ends before its last step, as for shapes in the paper; none: never
+    stop_at: float | None = Field(None, gt=0, le=1)
     validate_every: int = Field(500, ge=1)  # steps
     log_every: int = Field(50, ge=1)  # steps
     remember_targets: bool = True  # cache the outputs of the target networks for all training images, if they fit 1 GiB
