@@ -98,6 +98,7 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
         archs.resolve(config.arch)  # refuses code that is not trusted
     device = pick_device(recipe.device)
     task = load(recipe.data, device=device)
+    task.prepare(torch.tensor([run.seed for run in planned_runs(recipe)]))
     teacher = recipe.teacher_recipe()  # trained after the zoo; mistakes are reported before
     for name, config in teacher.archs.items() if teacher else ():
         candidate(name, config, task, recipe.prep_width, check="trained")

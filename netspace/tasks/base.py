@@ -30,7 +30,8 @@ class DataConfig(Settings):
     """Settings of data, their splits and their shape. Equal settings give equal data, on every machine."""
 
     name: str = "digits"  # one of netspace.tasks.DATASETS
-    # folder of data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data; for 'folder', the folder of images itself
+    # folder of data sets; none: $NETSPACE_DATA, or ~/.cache/netspace/data; for 'folder' the folder of images itself, for 'meshes'
+    # that of meshes
     root: Path | None = None
     image_size: int | None = Field(None, ge=1)  # height and width in pixels, antialiased; none: the data set's own
     channels: Literal[1, 3] | None = None  # 1 makes colour grey, 3 repeats grey; none: the data set's own
@@ -233,6 +234,9 @@ class Task(ABC):
     def identity(self, predicted: Float[Tensor, "M B C"], target: Float[Tensor, "M B C"], targets: Tensor) -> Identity:
         """Compare predicted networks with their own targets and with other networks of the same score."""
         return metrics.identity_of(self.agreements(predicted, target), self.score(target, targets))
+
+    def prepare(self, seeds: Int64[Tensor, " M"]) -> None:  # noqa: B027 - most tasks have nothing to prepare
+        """Compute in advance, on all cores, what takes long and networks with these seeds need."""
 
     def member_name(self, seed: int) -> str:
         """Return the name of the signal that a network was fitted to, such as 'chair/0003'; '' for none."""

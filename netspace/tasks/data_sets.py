@@ -16,6 +16,7 @@ from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.tasks import readers
 from netspace.tasks.base import DataConfig, Task, data_root
 from netspace.tasks.images import Classification, Split, resize, with_channels
+from netspace.tasks.mesh_folder import load_meshes
 from netspace.tasks.shapes import load_chairs, refuse_unrelated
 
 
@@ -268,8 +269,8 @@ DATASETS: dict[str, DataSet] = {
 }
 
 # Tasks other than images with labels, by the name in `data.name`: classes, or functions of the settings and a device.
-TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {"chairs": load_chairs}
-NUMBERED = frozenset({"chairs"})  # tasks of numbered signals: a network's seed is the number of its signal
+TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {"chairs": load_chairs, "meshes": load_meshes}
+NUMBERED = frozenset({"chairs", "meshes"})  # tasks of numbered signals: a network's seed is the number of its signal
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ which are near the surfaces of the first shapes, and half of them anywhere in th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -60,8 +60,15 @@ class Shape(Protocol):
 class Shapes(Protocol):
     """A collection of numbered shapes."""
 
-    content_hash: str  # equal for equal shapes
-    count: int | None  # None: as many as wanted
+    @property
+    def content_hash(self) -> str:
+        """A hash that is equal for equal shapes."""
+        ...
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None: as many as wanted."""
+        ...
 
     def shape(self, number: int) -> Shape:
         """Return a shape by its number."""
@@ -69,6 +76,10 @@ class Shapes(Protocol):
 
     def samples(self, numbers: Sequence[int], split: str, count: int) -> np.ndarray:
         """Return points and their distances, (S, count, 4) float32, of these shapes for a split."""
+        ...
+
+    def prepare(self, numbers: Sequence[int], counts: Mapping[str, int]) -> None:
+        """Compute and cache what takes long of these shapes' samples, `counts` of each split, on all cores."""
         ...
 
 
@@ -90,6 +101,9 @@ class Chairs:
     def samples(self, numbers: Sequence[int], split: str, count: int) -> np.ndarray:
         """Return points and their distances, (S, count, 4) float32, of these chairs for a split."""
         return np.stack([samples(self.shape(number), split, count, (self.seed, number)) for number in numbers])
+
+    def prepare(self, numbers: Sequence[int], counts: Mapping[str, int]) -> None:
+        """Do nothing: chairs are sampled as fast as a cache is read."""
 
 
 def near_and_far(shape: Shape, count: int, random: np.random.RandomState) -> np.ndarray:
@@ -144,6 +158,10 @@ class SignedDistances(Task):
     def targets(self, split: str, index: Tensor | slice, seeds: Int64[Tensor, " M"] | None = None) -> Tensor:
         """Return what is true of these points, (M, B, 1) or (B, 1); NaN for shared ones."""
         return self._take(split, index, seeds)[..., 3:]
+
+    def prepare(self, seeds: Int64[Tensor, " M"]) -> None:
+        """Sample these shapes, on all cores, if that takes long. Raises `UsageError` if there are not so many shapes."""
+        self.shapes.prepare(sorted(set(seeds.tolist()) - {-1}), self.points)
 
     def labels(self, seeds: Int64[Tensor, " M"]) -> dict[str, np.ndarray]:
         """Return what is known of shapes, (M,) by name; empty if nothing is."""
