@@ -2,13 +2,13 @@
 
     apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb unpacked
     python tools/furniture.py furniture --source unpacked/usr/share/sweethome3d/furniture
-    netspace zoo build zoo/furniture --set data.root=furniture/chairs --out furniture.h5
+    netspace zoo build zoo/furniture --set data.root=furniture --out furniture.h5
 
-Where the package is installed (`apt-get install sweethome3d-furniture`), --source is not needed. The 820 models are written to
-OUT/<category>/<name>.obj: chairs, tables and sofas by the words of their names, the rest by the catalogue's categories. They
-are turned upright where the catalogue says how. SOURCES.csv next to them names the author, the source and the licence of each:
-Creative Commons Attribution 3.0 (Scopia, Kator Legaz, Reallusion, Blend Swap CC-BY) or CC0 (Blend Swap CC-0); works that
-show them must name them. Then the usable ones are counted, as `data.name: meshes` counts them.
+Where the package is installed (`apt-get install sweethome3d-furniture`), --source is not needed. Chairs, tables and sofas, told
+by the words of their names, are written to OUT/<category>/<name>.obj; with --all, all 820 models, the others by the catalogue's
+categories. They are turned upright where the catalogue says how. SOURCES.csv next to them names the author, the source and the
+licence of each: Creative Commons Attribution 3.0 (Scopia, Kator Legaz, Reallusion, Blend Swap CC-BY) or CC0 (Blend Swap CC-0);
+works that show them must name them. Then the usable ones are counted, as `data.name: meshes` counts them.
 """
 
 from __future__ import annotations
@@ -111,9 +111,10 @@ def turned(obj: bytes, rotation: np.ndarray) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def unpack(source: Path, out: Path) -> list[Model]:
-    """Write all models and SOURCES.csv; return the models."""
-    found = sorted(models(source), key=lambda model: model.name)
+def unpack(source: Path, out: Path, everything: bool = False) -> list[Model]:
+    """Write the models of `KINDS`, or all, and SOURCES.csv; return the models. Raises as `models`."""
+    found = [each for each in models(source) if everything or each.name.partition("/")[0] in KINDS]
+    found.sort(key=lambda model: model.name)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["shape", "title", "creator", "licence", "source"])
@@ -140,9 +141,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="folder that is written")
     parser.add_argument("--source", type=Path, default=INSTALLED, help="folder of the .sh3f files")
+    parser.add_argument("--all", action="store_true", help="also what is no chair, table or sofa")
     options = parser.parse_args()
     try:
-        unpacked = unpack(options.source, options.out)
+        unpacked = unpack(options.source, options.out, options.all)
         print(
             f"{len(unpacked)} models in {options.out}, from {PACKAGE} (CC-BY 3.0 or CC0: see {options.out}/SOURCES.csv)"
         )

@@ -25,6 +25,7 @@ SAMPLING = "sampling meshes"
 VERSION = 1  # to be raised when the same files would give other shapes or samples
 BYTES_A_SECOND = 2e6  # of a mesh that is read and judged, roughly
 POINTS_A_SECOND = 3e4  # whose distances are computed, roughly
+ARRAYS = ("vertices", "faces", "dividing")  # of a `MeshShape`, which are cached
 MAX_REASONS = 3  # refused files that a warning names
 
 
@@ -69,7 +70,8 @@ class MeshFolder:
         entry = compute(_mesh_job(path, self.folder, self.hashes[number]))
         if "refused" in entry.notes:
             raise RefusedMesh(path, entry.notes["refused"])
-        return MeshShape(shape_name(path, self.folder), entry.arrays["vertices"], entry.arrays["faces"])
+        vertices, faces, dividing = (entry.arrays[name] for name in ARRAYS)
+        return MeshShape(shape_name(path, self.folder), vertices, faces, dividing)
 
     def samples(self, numbers: Sequence[int], split: str, count: int) -> Float32[Array, "S N 4"]:
         """Return points and their signed distances of these shapes for a split; those of a shape depend on its file alone.
@@ -168,7 +170,7 @@ def _mesh(path: Path, folder: Path) -> Entry:
         shape = read_mesh(path, folder)
     except RefusedMesh as error:
         return Entry({}, {"refused": error.reason})
-    return Entry({"vertices": shape.vertices, "faces": shape.faces}, {})
+    return Entry({name: getattr(shape, name) for name in ARRAYS}, {})
 
 
 def _samples(path: Path, folder: Path, digest: str, split: str, count: int) -> Entry:

@@ -3,7 +3,8 @@
 Every mesh is centred in its bounding box and scaled until its farthest vertex has the distance `RADIUS` from the centre: that
 of the unit sphere and a margin, in which a level set can be closed. All bodies of a file are one shape. Distances are exact;
 a point is inside where the absolute winding number (Jacobson et al., 2013; Barill et al., 2018) is above 1/2, so that bodies
-may overlap, touch, have small holes, or have all faces turned inwards. A mesh whose winding numbers are not near integers is
+may overlap, touch, have small holes, or have all faces turned inwards. Distances are from the faces that divide inside from
+outside: walls within a body do not count where no part of them is a surface. A mesh whose winding numbers are not near integers is
 open and has no inside: it is refused, as everything is that is not a mesh of moderate size.
 
 Only the file itself is read: materials, textures and buffers in other files are not looked for.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.process import available_cores
@@ -37,6 +38,8 @@ MAX_BYTES = 256 << 20  # of a file: text takes ten times its size while it is pa
 MAX_VALUES = 32 * MAX_FACES  # that a GLB file may claim to have, in all of its arrays
 MIN_AREA = 1e-14  # of a face, where the longest side of the bounding box is 1
 WINDING_POINTS = 5_000  # at which a mesh is judged
+DIVIDING_POINTS = 40_000  # on its faces, by area and besides their centres, at which it is judged whether they divide
+STEP = 1e-5  # to both sides of these
 AMBIGUOUS = 0.2  # distance of a winding number from the nearest integer, from which it says neither inside nor outside
 MAX_AMBIGUOUS = 0.03  # fraction of points
 MIN_INSIDE = 0.01  # fraction of points
@@ -62,25 +65,25 @@ class MeshShape:
     name: str  # of its file in its folder, without suffix
     vertices: Float64[Array, "V 3"]
     faces: Int64[Array, "F 3"]  # rows of `vertices`
+    dividing: Bool[Array, " F"]  # faces with inside on one side and outside on the other, somewhere
     labels: dict[str, float] = field(default_factory=dict)  # a mesh has none
 
     def distances(self, points: Float64[Array, "N 3"]) -> Float64[Array, " N"]:
-        """Return signed distances from the surface, negative inside."""
-        squared, _, _ = libigl().point_mesh_squared_distance(points, self.vertices, self.faces)
-        return np.where(np.abs(self.winding(points)) > 0.5, -1.0, 1.0) * np.sqrt(squared)
+        """Return signed distances from the dividing faces, negative inside."""
+        squared, _, _ = libigl().point_mesh_squared_distance(points, self.vertices, self.faces[self.dividing])
+        return np.where(self.inside(points), -1.0, 1.0) * np.sqrt(squared)
+
+    def inside(self, points: Float64[Array, "N 3"]) -> Bool[Array, " N"]:
+        """Return whether points are inside of any body."""
+        return np.abs(self.winding(points)) > 0.5
 
     def winding(self, points: Float64[Array, "N 3"]) -> Float64[Array, " N"]:
         """Return winding numbers: how often the surface goes around each point."""
         return np.asarray(libigl().fast_winding_number(self.vertices, self.faces, points))
 
     def surface(self, count: int, random: np.random.RandomState) -> Float64[Array, "{count} 3"]:
-        """Return random points of the surface, uniform by area."""
-        corners = self.vertices[self.faces]
-        bounds = np.cumsum(_areas(corners))
-        chosen = np.searchsorted(bounds, random.random_sample(count) * bounds[-1], side="right")
-        root, along = np.sqrt(random.random_sample((count, 1))), random.random_sample((count, 1))
-        first, second, third = corners[np.minimum(chosen, len(corners) - 1)].swapaxes(0, 1)
-        return (1 - root) * first + root * ((1 - along) * second + along * third)
+        """Return random points of the dividing faces, uniform by area."""
+        return _on_faces(self.vertices[self.faces[self.dividing]], count, random)[0]
 
 
 def mesh_files(folder: Path) -> list[Path]:
@@ -112,9 +115,9 @@ def read_mesh(path: Path, folder: Path) -> MeshShape:
     inside; `UsageError` if trimesh or libigl is not installed.
     """
     vertices, faces = normalised(path, *_read(path))
-    shape = MeshShape(shape_name(path, folder), vertices, faces)
+    shape = MeshShape(shape_name(path, folder), vertices, faces, np.ones(len(faces), dtype=bool))
     _check_winding(path, shape)
-    return shape
+    return replace(shape, dividing=_dividing(shape))
 
 
 def _read(path: Path) -> tuple[Array, Array]:
@@ -209,6 +212,29 @@ def _used(vertices: Array, faces: Array) -> tuple[Array, Array]:
     """Return the vertices that faces refer to, and the faces with their new indices."""
     rows, indices = np.unique(faces, return_inverse=True)
     return vertices[rows], indices.reshape(-1, 3)
+
+
+def _on_faces(
+    corners: Float64[Array, "F 3 3"], count: int, random: np.random.RandomState
+) -> tuple[Float64[Array, "{count} 3"], Int64[Array, " {count}"]]:
+    """Return random points of triangles, uniform by area, and whose they are."""
+    bounds = np.cumsum(_areas(corners))
+    rows = np.searchsorted(bounds, random.random_sample(count) * bounds[-1], side="right")
+    rows = np.minimum(rows, len(corners) - 1)
+    root, along = np.sqrt(random.random_sample((count, 1))), random.random_sample((count, 1))
+    first, second, third = corners[rows].swapaxes(0, 1)
+    return (1 - root) * first + root * ((1 - along) * second + along * third), rows
+
+
+def _dividing(shape: MeshShape) -> Bool[Array, " F"]:
+    """Return which faces have inside on one side and outside on the other at one of many points."""
+    corners = shape.vertices[shape.faces]
+    points, rows = _on_faces(corners, DIVIDING_POINTS, np.random.RandomState(0))
+    points, rows = np.concatenate([points, corners.mean(1)]), np.concatenate([rows, np.arange(len(corners))])
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / (2 * _areas(corners))[:, None]
+    step = STEP * normals[rows]
+    divided = shape.inside(points + step) != shape.inside(points - step)
+    return np.bincount(rows, weights=divided, minlength=len(corners)) > 0
 
 
 def _areas(corners: Float64[Array, "F 3 3"]) -> Float64[Array, " F"]:

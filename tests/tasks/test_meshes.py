@@ -8,6 +8,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import trimesh
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.tasks import meshes
-from netspace.tasks.meshes import RADIUS, SUFFIXES, MeshShape, RefusedMesh, mesh_files, read_mesh
+from netspace.tasks.meshes import RADIUS, SUFFIXES, MeshShape, RefusedMesh, _dividing, mesh_files, read_mesh
 
 RANDOM = np.random.RandomState(0)
 POINTS = RANDOM.uniform(-1, 1, (2000, 3))
@@ -51,7 +52,10 @@ def write(path: Path, mesh: trimesh.Trimesh) -> Path:
 
 def shape_of(mesh: trimesh.Trimesh) -> MeshShape:
     """A shape that is not scaled."""
-    return MeshShape("it", np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64))
+    shape = MeshShape(
+        "it", np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64), np.ones(len(mesh.faces), bool)
+    )
+    return replace(shape, dividing=_dividing(shape))
 
 
 def box_distances(points: np.ndarray, half: np.ndarray, centre: Any = 0.0) -> np.ndarray:
@@ -91,8 +95,8 @@ def test_distances_from_a_sphere() -> None:
     assert (actual - expected).min() > -1e-9 and (actual - expected).max() < flat + 1e-9
 
 
-def test_overlapping_bodies_are_one_shape(tmp_path: Path) -> None:
-    """Signs are those of the union, and outside so are distances; inside, the walls within other bodies count, too."""
+def test_overlapping_bodies_are_one_shape() -> None:
+    """Outside, distances are the union's; inside they may be from walls that go on within another body."""
     first, second = (trimesh.creation.box(extents=[1.0, 0.4, 0.4]) for _ in range(2))
     second.apply_translation([0.5, 0.1, 0.0])
     shape = shape_of(trimesh.util.concatenate([first, second]))
@@ -101,9 +105,37 @@ def test_overlapping_bodies_are_one_shape(tmp_path: Path) -> None:
     assert ((actual < 0) == (expected < 0)).all() and (expected < 0).any()
     outside = expected >= 0
     np.testing.assert_allclose(actual[outside], expected[outside], atol=1e-12)
-    np.testing.assert_allclose(actual[~outside], -np.min(np.abs(parts), axis=0)[~outside], atol=1e-12)
-    read = read_mesh(write(tmp_path / "two.obj", trimesh.util.concatenate([first, second])), tmp_path)
-    assert len(read.faces) == 24
+    assert (np.abs(actual[~outside]) >= np.min(np.abs(parts), axis=0)[~outside] - 1e-12).all()
+
+
+@pytest.mark.parametrize("inwards", [False, True])
+@pytest.mark.parametrize("apart", [0.0, 0.2], ids=["touching", "overlapping"])
+def test_walls_within_a_body_do_not_count(tmp_path: Path, apart: float, inwards: bool) -> None:
+    """Boxes that touch in a whole face, and one in the other, are as one box."""
+    if apart:
+        boxes = [trimesh.creation.box(extents=[1.2, 0.8, 0.4]), trimesh.creation.box(extents=[0.3, 0.2, 0.1])]
+    else:
+        boxes = [trimesh.creation.box(extents=[0.6, 0.8, 0.4]) for _ in range(2)]
+        for sign, box in zip((-1, 1), boxes, strict=True):
+            box.apply_translation([sign * 0.3, 0, 0])
+    whole = trimesh.util.concatenate(boxes)
+    if inwards:
+        whole.invert()
+    shape, half = shape_of(whole), np.array([0.6, 0.4, 0.2])
+    np.testing.assert_allclose(shape.distances(POINTS), box_distances(POINTS, half), atol=1e-12)
+    assert np.abs(box_distances(shape.surface(1000, RANDOM), half)).max() < 1e-12
+    read = read_mesh(write(tmp_path / "two.obj", whole), tmp_path)
+    assert len(read.faces) == 24 and read.dividing.sum() == (12 if apart else 20)
+
+
+def test_a_face_counts_where_any_part_of_it_divides() -> None:
+    """A large face of which a small part is outside."""
+    plate, block = trimesh.creation.box(extents=[1.2, 1.2, 0.1]), trimesh.creation.box(extents=[1.15, 1.15, 0.4])
+    shape = shape_of(trimesh.util.concatenate([plate, block]))
+    parts = [box_distances(POINTS, np.array(half)) for half in ([0.6, 0.6, 0.05], [0.575, 0.575, 0.2])]
+    outside = np.minimum(*parts) >= 0
+    np.testing.assert_allclose(shape.distances(POINTS)[outside], np.minimum(*parts)[outside], atol=1e-12)
+    assert shape.dividing.all()
 
 
 def test_points_on_a_surface_are_uniform_by_area() -> None:
