@@ -242,20 +242,20 @@ class RunPlan:
 def planned_runs(recipe: ZooRecipe) -> list[RunPlan]:
     """Return all runs of a recipe, architecture by architecture, the longest first."""
     runs = []
-    numbered = recipe.data.name in NUMBERED
+    numbers = NUMBERED.get(recipe.data.name)
     for arch in recipe.archs:
         number = 0
         shared = _random_seed(generator(recipe.seed, _hash(arch))) if recipe.init == "shared" else None
         for split in SPLITS:
             members = getattr(recipe.members_of(arch), split)
-            for epochs in spread(recipe.epochs, members):
+            for index, epochs in enumerate(spread(recipe.epochs, members)):
                 random, optimizer = generator(recipe.seed, _hash(arch), number), recipe.optimizer
                 seed = _random_seed(random)
                 rate = _drawn("learning_rate", optimizer.learning_rate, random)
                 decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
                 schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
-                init = seed if numbered and shared is None else shared
-                seed = number if numbered else seed
+                init = seed if numbers and shared is None else shared
+                seed = numbers(split, index, number) if numbers else seed
                 runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety, init))
                 number += 1
     order = list(recipe.archs)

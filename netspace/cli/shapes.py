@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netspace.cli import output
+from netspace.cli.properties import measures, properties
 
 if TYPE_CHECKING:
     from netspace.results import shapes as of_shapes
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def evaluation(figures: of_spaces.Evaluation) -> str:
-    """Return the text of `netspace eval`, with tables of shapes."""
-    return "\n".join([output.evaluation(figures), *_evaluated(figures)])
+    """Return the text of `netspace eval`, with tables of shapes and of what is told of signals."""
+    more = [*measures(figures.measures), *_evaluated(figures), *properties(figures.properties)]
+    return "\n".join([output.evaluation(figures), *more])
 
 
 def _evaluated(figures: of_spaces.Evaluation) -> list[str]:

@@ -18,11 +18,13 @@ from netspace import distributed as ranks
 from netspace.commands.baselines import Baselines
 from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
+from netspace.commands.properties import properties
 from netspace.commands.shapes import ShapeComparison, evaluate_shapes, write_shown
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.metrics import Identity, diversity, identity_of
 from netspace.networks.family import Networks
+from netspace.results.properties import Measured
 from netspace.results.spaces import Evaluation, MemberFigures, SavedEvaluation
 from netspace.run_folder import package_version
 from netspace.space import Space
@@ -128,6 +130,10 @@ def evaluate(
         if task.surfaces:
             of_shapes, shapes = evaluate_shapes(space, target, predicted, latents, task)
             figures |= of_shapes
+        if (told := properties(space, zoo, split, task)) is not None:
+            figures["properties"] = told
+        if measures := _measures(task, target_logits, logits, seeds):
+            figures["measures"] = measures
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, **task.score_field(), versions=versions)
     if ranks.is_main():
@@ -203,6 +209,16 @@ def _identities(
         else:
             found.append(task.identity(predicted, target, truth))
     return found
+
+
+def _measures(task: Task, target: Tensor, predicted: Tensor, seeds: Tensor) -> dict[str, Measured]:
+    """Return further measures of target and predicted networks, of their outputs (M, B, C) on test inputs."""
+    truth = task.targets("test", slice(None), seeds).cpu()
+    measured = [task.measures(outputs, truth) for outputs in (target, predicted)]
+    return {
+        name: Measured(target=float(measured[0][name].mean()), predicted=float(measured[1][name].mean()))
+        for name in measured[0]
+    }
 
 
 def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task) -> dict[str, Any]:

