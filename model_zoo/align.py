@@ -26,15 +26,25 @@ CHUNK = 128  # members aligned at once
 INPUTS = 4  # inputs of noise for which every network must return the same outputs as before
 
 
-def align_zoo(path: Path, out: Path) -> ZooAlignment:
+def align_zoo(path: str | Path, out: str | Path) -> ZooAlignment:
     """Write the zoo at `path` to `out` with the channels of every member permuted to those of a reference.
 
     The reference of an architecture is its best training member on validation images. Order, tables and accuracies stay
     as they are, and so do the networks' functions, which is checked in float64. An architecture whose graph cannot be
     traced is copied unchanged, and the result says why.
 
-    Raises `UsageError` if `out` exists or nothing could be aligned.
+    This is `netspace.align`.
+
+    Raises `UsageError` if `out` exists or nothing could be aligned, `NetspaceError` for a zoo that is not complete.
+
+    >>> from netspace import Zoo, align
+    >>> result = align(zoo, folder / "aligned.h5")  # the path of a zoo file
+    >>> all(each.distance_after < each.distance_before for each in result.archs.values())
+    True
+    >>> Zoo(folder / "aligned.h5").complete
+    True
     """
+    path, out = Path(path), Path(out)
     with zoo_lock(out):
         if out.exists():
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")

@@ -207,7 +207,7 @@ def _write(path: Path, header: Header, arch: str, population: Population) -> int
     new = path.with_name(f".{path.name}.import.h5")
     try:
         write_zoo(new, header, {arch: population})
-        return merge(path, [path, new])["duplicates"]
+        return merge(path, [path, new]).duplicates
     finally:
         new.unlink(missing_ok=True)
 

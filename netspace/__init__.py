@@ -1,7 +1,7 @@
 """netspace: trained neural networks as data.
 
-`Space.load(run)` gives a trained latent space, `Zoo(path)` a file of trained networks. Nothing heavy is imported
-before it is used.
+`Space.load(run)` gives a trained latent space, `Zoo(path)` a file of trained networks, and `align(path, out)` writes the same
+networks with their channels in one order. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_zoo.align import align_zoo as align
     from netspace.space import Space
     from netspace.zoo import Zoo
 
-__all__ = ["Space", "Zoo"]
+__all__ = ["Space", "Zoo", "align"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from netspace.zoo import Zoo
 
         return Zoo
+    if name == "align":
+        from model_zoo.align import align_zoo
+
+        return align_zoo
     raise AttributeError(f"module 'netspace' has no attribute {name!r}")

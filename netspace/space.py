@@ -120,8 +120,8 @@ class Space:
         return choose(subject, {"precision": recipe.precision}, trial, self.device)["precision"]
 
     @property
-    def several(self) -> bool:
-        """Whether latents stand for networks of several architectures."""
+    def multi(self) -> bool:
+        """Whether latents stand for networks of more than one architecture."""
         return len(self.family) > 1
 
     @property
@@ -141,9 +141,9 @@ class Space:
 
     def class_id(self, arch: str | None = None) -> int:
         """The ClassId of an architecture, None for the only one. Raises `UsageError` if there is no such, or no only."""
-        if arch is None and self.several:
+        if arch is None and self.multi:
             raise UsageError(f"this space holds networks of {self.family.names}: name one of them (--arch)")
-        if arch is not None and not self.several and arch != self.family[0].id:
+        if arch is not None and not self.multi and arch != self.family[0].id:
             raise UsageError(
                 f"networks of {arch} were asked for, but this space holds {self.family[0].id} alone: it has no ClassId head "
                 "that tells architectures apart"
@@ -181,11 +181,11 @@ class Space:
         """
         class_id = self.class_id(arch)
         size = self.family[class_id].size
-        if not self.family[class_id].shown:
+        if not self.family[class_id].trained:
             raise UsageError(
                 f"a network of {self.family[class_id].id} was to be encoded, but this space was never shown one: it gives such "
                 "networks (`sample --arch`, `interpolate`), and takes those of "
-                + ", ".join(each.id for each in self.family if each.shown)
+                + ", ".join(each.id for each in self.family if each.trained)
             )
         if preps.shape[1:] != torch.Size(size):
             raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
@@ -338,7 +338,7 @@ class Space:
         for each in self.family:
             if fits(state, each.spec):
                 return each
-        if not self.several:
+        if not self.multi:
             return self.family[0]  # whose flat_parameters says what is wrong
         raise NetspaceError(
             f"this state dict is of none of this space's architectures ({self.family.names}): its {len(state)} tensors have "

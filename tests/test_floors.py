@@ -47,6 +47,7 @@ COMMANDS = [
     "netspace.training.latent_space.train",
     "netspace.zoo.Zoo",
     "netspace.zoo.merge",
+    "model_zoo.align.align_zoo",
     "model_zoo.builder.build",
     "model_zoo.importer.import_members",
     "model_zoo.verify.verify",

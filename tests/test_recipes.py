@@ -60,7 +60,7 @@ def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str
     setting = several.setup_of(case, torch.device("cpu"))
     assert [each.id for each in setting.family] == list(zoo_recipe.archs), "recipes list architectures by size"
     assert setting.family.size == ((88, 10_000) if "paper" in space else (28, zoo_recipe.prep_width))
-    assert {each.id for each in setting.family if not each.shown} == (
+    assert {each.id for each in setting.family if not each.trained} == (
         {"vanillacnn", "resnet8"} if "unseen" in space else set()
     )
     step = Step(setting)

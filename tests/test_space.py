@@ -38,7 +38,7 @@ def preps(tiny_zoo: Path) -> torch.Tensor:
 
 def test_the_package_offers_it(tiny_run: Path) -> None:
     loaded = netspace.Space.load(str(tiny_run))
-    assert (loaded.latent, loaded.several, loaded.family.size, loaded.run) == (64, False, (12, 128), tiny_run)
+    assert (loaded.latent, loaded.multi, loaded.family.size, loaded.run) == (64, False, (12, 128), tiny_run)
     assert loaded.arch_class().id == loaded.arch_class("lenetlike").id == "lenetlike" and len(loaded.family) == 1
     assert loaded.spec.num_parameters == 1477 and loaded.device == torch.device("cpu")
     assert not loaded.model.training and not any(value.requires_grad for value in loaded.model.parameters())

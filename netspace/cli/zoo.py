@@ -180,9 +180,9 @@ def merge(
     with zoo_lock(out):
         if zoos and out.exists():
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
-        counts = merge_zoos(out, zoos)
+        merged = merge_zoos(out, zoos)
     say(
-        describe(out).extended(MergedZoo, duplicates=counts["duplicates"]),
+        describe(out).extended(MergedZoo, duplicates=merged.duplicates),
         json,
         lambda r: f"{zoo_text(r)}\n{r.duplicates} duplicates left out",
     )

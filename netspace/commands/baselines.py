@@ -28,7 +28,7 @@ from netspace.tasks import Task
 from netspace.training.batches import Images
 from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setup import Teacher, shown_rows
+from netspace.training.setup import Teacher, training_rows
 from netspace.training.validation import Comparison, accuracies, compare_outputs, network_outputs, slices
 from netspace.zoo import Zoo
 
@@ -61,7 +61,7 @@ class Baselines:
         arch = space.family[class_id]
         self.space, self.class_id, self.parameters = space, class_id, arch.parameters
         self.group = zoo.group(arch.id)
-        rows = shown_rows(space.recipe, zoo, self.group)[:MAX_BANK].numpy()
+        rows = training_rows(space.recipe, zoo, self.group)[:MAX_BANK].numpy()
         preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
         self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)

@@ -112,7 +112,7 @@ def evaluate(
             **comparison.summary(),
             "identity": Identity.concatenate(identities).summary(),
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
-            if space.several
+            if space.multi
             else None,
             **{name: _mean(each[name] for each in per_class.values()) for name in DIVERSITIES},
             "compression": space.latent / mean_parameters,
@@ -121,7 +121,7 @@ def evaluate(
             "per_class": per_class,
             "baselines": _baselines(space, zoo, parts, target_logits, task) if baselines else {},
         }
-        if space.several:
+        if space.multi:
             figures |= _between_architectures(space, zoo, parts, target, predicted, task, distil)
         else:
             (part,) = parts
@@ -137,7 +137,7 @@ def evaluate(
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, **task.score_field(), versions=versions)
     if ranks.is_main():
-        _save(run, space, result, comparison, parts, target, predicted, shapes)
+        _save(run, result, comparison, parts, target, predicted, shapes)
         if shapes is not None:
             names = [name for part in parts for name in part.names]
             file = run / f"eval-{split}-shapes.safetensors"
@@ -149,7 +149,7 @@ def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
     """Return the members of a split by architecture. Raises `NetspaceError` if there are none."""
     parts = []
     for class_id, arch in enumerate(space.family):
-        if not arch.shown:
+        if not arch.trained:
             continue
         group = zoo.group(arch.id)
         rows = group.rows(split)
@@ -187,7 +187,7 @@ def _per_class(
             "compression": space.latent / arch.parameters,
             **comparison.select(mine.numpy()).summary(),
             "identity": identity.summary(),
-            "classid_accuracy": float(right.sum() / mine.sum()) if space.several else None,
+            "classid_accuracy": float(right.sum() / mine.sum()) if space.multi else None,
             **dict(zip(DIVERSITIES, (distance, zoo_distance, ratio), strict=True)),
         }
     return figures
@@ -260,7 +260,6 @@ def _between_architectures(
 
 def _save(
     run: Path,
-    space: Space,
     result: Evaluation,
     comparison: Comparison,
     parts: list[Part],
@@ -272,8 +271,8 @@ def _save(
     of_shapes = {} if shapes is None else {"iou": shapes.iou.tolist(), "chamfer": shapes.chamfer.tolist()}
     detail = MemberFigures(
         member=[name for part in parts for name in part.names],
-        arch=[space.family[int(class_id)].id for class_id in target.class_ids],
-        arch_predicted=[space.family[int(class_id)].id for class_id in predicted.class_ids],
+        arch=target.archs,
+        arch_predicted=predicted.archs,
         accuracy_target=comparison.accuracy_target.tolist(),
         accuracy_predicted=comparison.accuracy_predicted.tolist(),
         agreement=comparison.agreement.tolist(),

@@ -6,7 +6,8 @@ Axes: S points of a line, M members, P parameters, E latent size.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from netspace.commands.baselines import AUTOMATIC_STEPS, aligned_mixtures, distilled, learnt_part_off
-from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
+from netspace.commands.convert import Named, resolve, target_accuracy, write_network, zoo_of
 from netspace.commands.shapes import MESH, require_shapes, write_line, write_shown_line
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
@@ -31,7 +32,39 @@ from netspace.zoo import ArchGroup, MemberRef, Zoo
 
 MAX_LINES = 8  # over which the figures of one architecture are means
 MAX_PAIRS = 32  # of a smallest and a largest network, between which an architecture is measured
+LINES = {
+    "latent": "latent",
+    "weight": "weights",
+    "aligned": "aligned",
+}  # of `Curves`, by the start of their keys in results
 POINTS = 10  # of the line between architectures, from one ClassId to the next
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Networks along the line between two (S,), by how they were made, and their scores on test inputs (S,).
+
+    They are 'latent', decoded from latents; 'weights', with mixed weights, of two networks of one architecture; and 'aligned',
+    the same with the channels of the first in the order of the last's, of an architecture whose graph can be traced.
+    """
+
+    networks: dict[str, Networks]
+    scores: dict[str, np.ndarray]
+
+
+def along(space: Space, first: Named, last: Named, gamma: Tensor, task: Task) -> Curves:
+    """Decode and mix networks between two at `gamma` (S,), and score them."""
+    networks = {"latent": space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))}
+    if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
+        of_class, ends = partial(Networks.of_class, space.family, first.class_id), torch.stack([first.flat, last.flat])
+        networks["weights"] = of_class(torch.lerp(ends[0], ends[1], gamma[:, None]))
+        nets, mixture = space.family[first.class_id].nets, torch.stack([gamma, 1 - gamma], 1)
+        mixed = aligned_mixtures(nets, ends.flip(0), mixture, task)
+        if mixed is not None:
+            networks["aligned"] = of_class(mixed)
+    one, other = (torch.tensor([each.seed]).expand(len(gamma)) for each in (first, last))
+    score = partial(accuracies_between, task=task, split="test", first=one, second=other, gamma=gamma)
+    return Curves(networks, {name: score(each) for name, each in networks.items()})
 
 
 def lines(
@@ -48,47 +81,33 @@ def lines(
     if len(order) < 4:
         none = ("spearman_latent", "spearman_weights", "linear_r2_latent", "linear_r2_weights")
         return MeanLine(pairs=0, **dict.fromkeys((*none, "end_differences", "end_distances")))
-    best = int(order[-1])
     lower = order[: len(order) // 2]
     starts = lower[np.unique(np.linspace(0, len(lower) - 1, min(MAX_LINES, len(lower))).round().astype(int))]
-    gamma = torch.linspace(0, 1, steps, device=latents.device)[:, None]
-    ids, seeds = target.class_ids[:1].expand(steps), group.seeds(rows)
-    curves: dict[str, list[list[float]]] = {"latent": [], "weights": []}
-    aligned: list[list[float]] = []
-    for start in starts.tolist():
-        points = torch.lerp(latents[start], latents[best], gamma)
-        own, last = (seeds[[row]].expand(steps) for row in (start, best))
-        score = partial(accuracies_between, task=task, split="test", first=own, second=last, gamma=gamma[:, 0])
-        curves["latent"].append(score(space.decode_all(points, ids)).tolist())
-        mixed = torch.lerp(target.preps[start], target.preps[best], gamma[:, :, None])
-        curves["weights"].append(score(Networks(space.family, mixed, ids)).tolist())
-        pair = torch.stack([target.flat(start), target.flat(best)])
-        if (networks := _aligned(space, int(ids[0]), pair, gamma[:, 0], task)) is not None:
-            aligned.append(score(networks).tolist())
-    factors = gamma[:, 0].cpu().numpy()
+    gamma, seeds = torch.linspace(0, 1, steps, device=latents.device), group.seeds(rows)
+
+    def member(row: int) -> Named:
+        return Named(str(rows[row]), int(target.class_ids[row]), latents[row], target.flat(row), int(seeds[row]))
+
+    scores = [along(space, member(start), member(order[-1]), gamma, task).scores for start in starts]
+    latent, weights = (np.array([each[name] for each in scores]) for name in ("latent", "weights"))  # (pairs, S)
+    aligned = [each["aligned"] for each in scores if "aligned" in each]
+    factors = gamma.cpu().numpy()
     measured = {
-        f"{measure.__name__}_{name}": _mean([measure(factors, np.array(curve)) for curve in of_lines])
+        f"{measure.__name__}_{name}": _mean([measure(factors, curve) for curve in of_lines])
         for measure in (spearman, linear_r2)
-        for name, of_lines in curves.items()
+        for name, of_lines in (("latent", latent), ("weights", weights))
     }
-    ends = np.array(curves["latent"])[:, [0, -1]] - np.array(curves["weights"])[:, [0, -1]]  # (pairs, 2)
+    ends = (latent - weights)[:, [0, -1]]  # (pairs, 2)
     return MeanLine(
         pairs=len(starts),
         gamma=factors.tolist(),
         **measured,
         end_differences=ends.mean(0).tolist(),
         end_distances=np.abs(ends).mean(0).tolist(),
-        latent_accuracy=np.mean(curves["latent"], 0).tolist(),
-        weight_accuracy=np.mean(curves["weights"], 0).tolist(),
+        latent_accuracy=latent.mean(0).tolist(),
+        weight_accuracy=weights.mean(0).tolist(),
         aligned_accuracy=np.mean(aligned, 0).tolist() if aligned else None,
     )
-
-
-def _aligned(space: Space, class_id: int, ends: Tensor, gamma: Tensor, task: Task) -> Networks | None:
-    """Return networks on the line (S,) between the weights of two (2, P), the first aligned to the second; None without a graph."""
-    weights = torch.stack([gamma, 1 - gamma], 1)
-    mixed = aligned_mixtures(space.family[class_id].nets, ends.flip(0), weights, task)
-    return None if mixed is None else Networks.of_class(space.family, class_id, mixed)
 
 
 def between(
@@ -114,13 +133,13 @@ def between(
         accuracy = accuracies(networks, task, "test")
         with learnt_part_off(space) as off:
             reference = accuracies(space.decode_all(points), task, "test") if off else None
-        control = None if master is None or arch.shown else distilled(space, arch, master, task)
+        control = None if master is None or arch.trained else distilled(space, arch, master, task)
         own = None
         if arch.id in zoo.archs and len(rows := zoo.group(arch.id).rows("test")):
             own = float(np.mean(zoo.group(arch.id).members["accuracy_test"][rows]))
         figures[arch.id] = Between(
             gamma=space.family.factor(class_id),
-            shown=arch.shown,
+            shown=arch.trained,
             pairs=len(networks),
             classid_accuracy=float((networks.class_ids == class_id).double().mean()),
             accuracy=float(accuracy.mean()),
@@ -137,7 +156,7 @@ def between(
 def _teacher(space: Space, zoo: Zoo, task: Task, distil: bool | None) -> Teacher | None:
     """Return the space's teacher if networks are to be distilled from it."""
     multi, steps = space.recipe.multi, space.recipe.steps
-    unseen = any(not space.family[class_id].shown for class_id in space.family.between)
+    unseen = any(not space.family[class_id].trained for class_id in space.family.between)
     if multi is None or not unseen or not (steps <= AUTOMATIC_STEPS if distil is None else distil):
         return None
     try:
@@ -159,25 +178,29 @@ def line_of_classes(
 
     The two are the best on validation images among the members in `rows`, by ClassId, with `latents` (M, E).
     """
-    last, ends, names, targets = len(space.family) - 1, [], [], []
+    last, ends, targets = len(space.family) - 1, [], []
     for class_id in (0, last):
         group = zoo.group(space.family[class_id].id)
         best = int(np.argmax(group.merit(np.asarray(rows[class_id]))))
-        ends.append(latents[class_id][best])
-        names.append(str(MemberRef(group.id, int(rows[class_id][best]))))
-        targets.append(float(group.members["accuracy_test"][rows[class_id][best]]))
+        row = int(rows[class_id][best])
+        ends.append(Named(str(MemberRef(group.id, row)), class_id, latents[class_id][best], None))
+        targets.append(float(group.members["accuracy_test"][row]))
     gamma = torch.linspace(0, 1, POINTS * last + 1, device=latents[0].device)
-    networks = space.decode_all(torch.lerp(ends[0], ends[1], gamma[:, None]))
-    accuracy = accuracies(networks, task, "test")
+    curves = along(space, ends[0], ends[1], gamma, task)
+    accuracy = curves.scores["latent"].tolist()
     return ClassLine(
-        start=names[0],
-        end=names[1],
-        gamma=[round(float(value), 6) for value in gamma],
-        arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
-        accuracy=accuracy.tolist(),
-        end_differences=(float(accuracy[0]) - targets[0], float(accuracy[-1]) - targets[1]),
+        start=ends[0].name,
+        end=ends[1].name,
+        gamma=_rounded(gamma),
+        arch=curves.networks["latent"].archs,
+        accuracy=accuracy,
+        end_differences=(accuracy[0] - targets[0], accuracy[-1] - targets[1]),
         factors=[space.family.factor(class_id) for class_id in space.family.between],
     )
+
+
+def _rounded(gamma: Tensor) -> list[float]:
+    return [round(float(value), 6) for value in gamma]
 
 
 def _mean(values: list[float]) -> float | None:
@@ -226,50 +249,35 @@ def interpolate(
             check_mesh_path(Path(f"shape.{mesh}"))
         first, last = resolve(start, space, zoo), resolve(end, space, zoo)
     gamma = torch.linspace(0, 1, steps, device=space.device)
-    networks = space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))
-    one, other = (torch.tensor([each.seed]).expand(steps) for each in (first, last))
-    score = partial(accuracies_between, task=task, split="test", first=one, second=other, gamma=gamma)
-    latent = score(networks)
-    direct = aligned = None
-    lines = {"latent": networks}
-    if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
-        mixed = torch.lerp(first.flat, last.flat, gamma[:, None])  # (S, P)
-        lines["weights"] = Networks.of_class(space.family, first.class_id, mixed)
-        direct = score(lines["weights"])
-        line = _aligned(space, first.class_id, torch.stack([first.flat, last.flat]), gamma, task)
-        if line is not None:
-            lines["aligned"], aligned = line, score(line)
-    factors = gamma.cpu().numpy()
+    curves = along(space, first, last, gamma, task)
+    decoded, scores, factors = curves.networks["latent"], curves.scores, gamma.cpu().numpy()
     name = f"{_plain(first.name)}--{_plain(last.name)}"
     files: dict[str, Any] = {}  # a key is absent if nothing is saved
     if save is not None:
         paths = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
-        for index, (path, value, accuracy) in enumerate(zip(paths, factors, latent, strict=True)):
+        for index, (path, value, accuracy) in enumerate(zip(paths, factors, scores["latent"], strict=True)):
             notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{accuracy:.6f}"}
-            arch = space.family[int(networks.class_ids[index])]
-            write_network(path, networks.flat(index), arch, **notes)
+            write_network(path, decoded.flat(index), space.family[int(decoded.class_ids[index])], **notes)
         files["networks"] = [str(path) for path in paths]
     if task.surfaces:
         folder = run / "interpolations" / name
-        files |= write_line(save or folder, lines, gamma, (first.name, last.name), task, mesh or MESH)
-        write_shown_line(folder.with_suffix(".safetensors"), lines, gamma, (first.name, last.name), task)
+        files |= write_line(save or folder, curves.networks, gamma, (first.name, last.name), task, mesh or MESH)
+        write_shown_line(folder.with_suffix(".safetensors"), curves.networks, gamma, (first.name, last.name), task)
     targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),
         start=first.name,
         end=last.name,
-        gamma=[round(float(value), 6) for value in factors],
-        arch=[space.family[int(class_id)].id for class_id in networks.class_ids],
-        latent_accuracy=latent.tolist(),
-        weight_accuracy=None if direct is None else direct.tolist(),
-        aligned_accuracy=None if aligned is None else aligned.tolist(),
-        spearman=_number(spearman(factors, latent)),
-        weight_spearman=None if direct is None else _number(spearman(factors, direct)),
-        linear_r2=_number(linear_r2(factors, latent)),
-        weight_linear_r2=None if direct is None else _number(linear_r2(factors, direct)),
-        end_differences=(
-            None if targets[0] is None else float(latent[0]) - targets[0],
-            None if targets[1] is None else float(latent[-1]) - targets[1],
+        gamma=_rounded(gamma),
+        arch=decoded.archs,
+        **{f"{key}_accuracy": _listed(scores.get(of)) for key, of in LINES.items()},
+        spearman=_measured(spearman, factors, scores["latent"]),
+        weight_spearman=_measured(spearman, factors, scores.get("weights")),
+        linear_r2=_measured(linear_r2, factors, scores["latent"]),
+        weight_linear_r2=_measured(linear_r2, factors, scores.get("weights")),
+        end_differences=tuple(
+            None if target is None else float(scores["latent"][row]) - target
+            for row, target in zip((0, -1), targets, strict=True)
         ),
         **files,
         **task.score_field(),
@@ -282,5 +290,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
-def _number(value: float) -> float | None:
+def _listed(scores: np.ndarray | None) -> list[float] | None:
+    return None if scores is None else scores.tolist()
+
+
+def _measured(measure: Callable[..., float], gamma: np.ndarray, scores: np.ndarray | None) -> float | None:
+    """Return a measure of scores over gamma; None without scores, and where they do not vary."""
+    value = np.nan if scores is None else measure(gamma, scores)
     return None if np.isnan(value) else value

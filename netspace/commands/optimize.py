@@ -246,7 +246,7 @@ def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zo
     word, _, name = text.partition(":")
     if word != NOISE:
         return resolve(text, space, zoo)
-    if space.several and not name and aim is None:
+    if space.multi and not name and aim is None:
         raise UsageError(
             f"this space holds networks of {space.family.names}: say of which the noise is ({NOISE}:{space.family[0].id})"
         )

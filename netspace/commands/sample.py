@@ -24,7 +24,7 @@ from netspace.results.spaces import SampleFigures, Sampling
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
-from netspace.training.setup import shown_rows, task_of
+from netspace.training.setup import task_of, training_rows
 from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo
 
@@ -43,7 +43,7 @@ def known_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     members.
     """
     own = next((each for each in space.family if each.id == arch.id), arch)
-    if own.shown:
+    if own.trained:
         return _trained_latents(space, zoo, own)
     random = generator(0, Stream.SAMPLE_ENDS)
     ends = [_trained_latents(space, zoo, space.family[class_id]) for class_id in (0, len(space.family) - 1)]
@@ -59,15 +59,15 @@ def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
     if arch.id not in zoo.archs:
         return None
     group = zoo.group(arch.id)
-    rows = shown_rows(space.recipe, zoo, group).numpy() if arch.shown else group.rows("train")
+    rows = training_rows(space.recipe, zoo, group).numpy() if arch.trained else group.rows("train")
     return unpack(group.read(rows[:MAX_BANK]).to(space.device), arch.parameters) if len(rows) else None
 
 
 def _trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
-    if not arch.shown or arch.id not in zoo.archs:
+    if not arch.trained or arch.id not in zoo.archs:
         raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
     group = zoo.group(arch.id)
-    rows = shown_rows(space.recipe, zoo, group)[:MAX_BANK]
+    rows = training_rows(space.recipe, zoo, group)[:MAX_BANK]
     return space.encode_preps(group.read(rows.numpy()), arch.id)
 
 
@@ -119,7 +119,7 @@ def sample(
         trained = np.empty(0)
         if kind.id in zoo.archs:
             trained = zoo.group(kind.id).members["accuracy_test"][zoo.group(kind.id).rows("train")]
-        controls = {} if kind.shown else _neighbour(space, zoo, kind, task)
+        controls = {} if kind.trained else _neighbour(space, zoo, kind, task)
     latents = draw(known, count, fit, bandwidth, seed)  # type: ignore[arg-type]
     flat = decoding.decode_flat(latents, kind.id)
     sets = {"sampled": flat, **({} if bank is None else _baselines(flat, bank, kind, seed))}
@@ -131,7 +131,7 @@ def sample(
     figures = {name: _measure(rows, logits[name], near, near_logits, task) for name, rows in sets.items()}
     novelty = None if near_logits is None else 1 - task.agreement(logits["sampled"], near_logits)
     scores = _scores(logits["sampled"], task).tolist()
-    if not kind.shown:
+    if not kind.trained:
         with learnt_part_off(decoding) as off:
             reference = decoding.decode_all(latents, kind.id) if off else None
         if reference is not None:
@@ -145,14 +145,14 @@ def sample(
     result = Sampling(
         run=str(run),
         arch=kind.id,
-        shown=kind.shown,
-        factor=space.factor(kind) if space.several else None,
+        shown=kind.trained,
+        factor=space.factor(kind) if space.multi else None,
         fit=fit,
         count=count,
         seed=seed,
         accuracy=scores,
         novelty=[None] * count if novelty is None else novelty.tolist(),
-        classid_accuracy=(float((space.class_ids(latents) == class_id).double().mean()) if decoding.several else None),
+        classid_accuracy=(float((space.class_ids(latents) == class_id).double().mean()) if decoding.multi else None),
         zoo_accuracy=float(trained.mean()) if len(trained) else None,
         **controls,
         **figures,
@@ -165,16 +165,16 @@ def sample(
 
 def _neighbour(space: Space, zoo: Zoo, arch: ArchClass, task: Task) -> dict[str, Any]:
     """Return what the trained architecture nearest in log(parameters) does: its members, and the average of its best, aligned."""
-    trained = [each for each in space.family if each.shown and each.id in zoo.archs]
+    trained = [each for each in space.family if each.trained and each.id in zoo.archs]
     near = min(trained, key=lambda each: abs(math.log(each.parameters / arch.parameters)))
     group = zoo.group(near.id)
-    rows = shown_rows(space.recipe, zoo, group).numpy()
+    rows = training_rows(space.recipe, zoo, group).numpy()
     best = rows[np.argsort(-group.merit(rows), kind="stable")[:MAX_ALIGNED]]
     flat = unpack(group.read(best).to(space.device), near.parameters)
     average = aligned_mixtures(near.nets, flat, torch.full((1, len(flat)), 1 / len(flat), device=flat.device), task)
     accuracy = None
     if average is not None:
-        networks = Networks.of_class(space.family, space.class_id(near.id if space.several else None), average)
+        networks = Networks.of_class(space.family, space.class_id(near.id if space.multi else None), average)
         accuracy = float(accuracies(networks, task, "test")[0])
     return {
         "neighbour": near.id,

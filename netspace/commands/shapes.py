@@ -173,7 +173,7 @@ def evaluate_shapes(
     """Return the figures of `netspace eval` on the shapes of members (M,), and the comparison by member."""
     compared = compare_shapes(target, {"predicted": predicted, "target": target}, task)
     of_target = compared["target"].summary()
-    lines = None if space.several else shape_lines(space, target, latents, task)
+    lines = None if space.multi else shape_lines(space, target, latents, task)
     shapes = Shapes(
         resolution=RESOLUTION,
         target=Solidity(**{name: of_target[name] for name in ("valid", "single_body", "empty")}),
@@ -199,7 +199,7 @@ def write_shown(
     shown = {"target": target[chosen], "predicted": predicted[chosen]}
     notes = {"members": json.dumps([names[row] for row in rows]), "iou": json.dumps(overlap[rows].round(4).tolist())}
     pairs = pairs_of(len(target))
-    if len(pairs) and not space.several:
+    if len(pairs) and not space.multi:
         gamma = torch.linspace(0, 1, STEPS + 2, device=latents.device)
         shown |= line_networks(space, target[pairs[0]], latents[pairs[0].to(latents.device)], gamma, task)
         first, last = (names[row] for row in pairs[0].tolist())

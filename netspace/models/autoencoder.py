@@ -113,7 +113,7 @@ def build_autoencoder(
     size, spread, statistics = family.size, family.ones(), None
     if examples is not None:
         spread = _stacked([layer_spread(examples[class_id], each.spec, size) for class_id, each in enumerate(family)])
-        trained = {class_id: examples[class_id] for class_id, each in enumerate(family) if each.shown}
+        trained = {class_id: examples[class_id] for class_id, each in enumerate(family) if each.trained}
         near = None if references is None else [references[class_id] for class_id in range(len(family))]
         padded = near and [
             pack(each.flatten()[: arch.parameters], size) for each, arch in zip(near, family, strict=True)

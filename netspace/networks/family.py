@@ -29,33 +29,33 @@ class ArchClass:
     id: str  # as the zoo names it
     nets: NetBatch
     size: tuple[int, int]  # (H, W) of its PReps
-    shown: bool = True  # whether a space saw trained networks of it; False: it was only declared
+    trained: bool = True  # whether the space was trained on networks of it; False: it was only declared
 
     @property
     def spec(self) -> NetSpec:
-        """What its networks are made of."""
+        """The names, shapes and settings of its networks."""
         return self.nets.spec
 
     @property
     def parameters(self) -> int:
-        """P: how many parameters its networks have."""
+        """P, the number of parameters of its networks."""
         return self.nets.spec.num_parameters
 
 
 class Family:
-    """Architectures in the order of their ClassIds, which are places in it."""
+    """Architectures in the order of their ClassIds, which are indices into it."""
 
     def __init__(self, classes: Iterable[ArchClass], rows: int | None = None) -> None:
-        """`rows` is the height of a PRep that holds any of them, where it is to be more than the largest needs.
+        """`rows` is the minimum height of a PRep that holds any of them; by default that of the largest architecture.
 
-        Raises `NetspaceError` for PReps of several widths, `UsageError` for a smallest or largest never shown."""
+        Raises `NetspaceError` for PReps of several widths, `UsageError` for a smallest or largest without trained networks."""
         self.classes = tuple(sorted(classes, key=lambda each: (each.parameters, each.id)))
         self.rows = max(rows or 0, *(each.size[0] for each in self.classes))
         widths = {each.size[1] for each in self.classes}
         if len(widths) != 1:
             raise NetspaceError(f"PReps of one space have one width; those of {self.names} have {sorted(widths)}")
         for each, word in ((self.classes[0], "smallest"), (self.classes[-1], "largest")):
-            if len(self.classes) > 1 and not each.shown:
+            if len(self.classes) > 1 and not each.trained:
                 raise UsageError(
                     f"networks of {each.id}, the {word} architecture, are needed: architectures are ordered between the "
                     f"smallest and the largest ({self.names}), and those between alone may go without"
@@ -81,12 +81,12 @@ class Family:
         return self.rows, self.classes[0].size[1]
 
     def ones(self) -> Tensor:
-        """Ones of the shape of what is known of every element of PReps: (A, H, W), or (H, W) of a single architecture."""
+        """Return ones for every element of PReps: (A, H, W), or (H, W) of a single architecture."""
         return torch.ones(len(self), *self.size) if len(self) > 1 else torch.ones(self.size)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one input of the networks."""
+        """The shape of one input of the networks."""
         return self.classes[0].spec.input_shape
 
     @property
@@ -95,34 +95,34 @@ class Family:
         return range(1, len(self) - 1)
 
     def class_id(self, name: str) -> int:
-        """The ClassId of an architecture. Raises `UsageError` naming those there are."""
-        for place, each in enumerate(self.classes):
+        """Return the ClassId of an architecture. Raises `UsageError`, which lists those of the family."""
+        for class_id, each in enumerate(self.classes):
             if each.id == name:
-                return place
+                return class_id
         raise unknown("architecture", name, [each.id for each in self.classes], "(of this space)")
 
     def factor(self, class_id: int) -> float:
-        """How far from the smallest to the largest architecture a ClassId lies: gamma (NetSpace, Eq. 12).
+        """Return gamma of a ClassId between the smallest architecture (0) and the largest (1) (NetSpace, Eq. 12).
 
         With A architectures, ClassId i lies at i / (A - 1): Eq. 7 read backwards, from the ClassId to its factor.
         """
         return class_id / (len(self) - 1) if len(self) > 1 else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """What decoding needs to know of them, as JSON values."""
+        """Return the architectures as JSON values, from which `from_json` makes the family again."""
         return {
             each.id: {
-                "class_id": place,
+                "class_id": class_id,
                 "spec": json.loads(each.spec.to_json()),
                 "prep": list(each.size),
-                "shown": each.shown,
+                "shown": each.trained,
             }
-            for place, each in enumerate(self.classes)
+            for class_id, each in enumerate(self.classes)
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any], device: torch.device | str, rows: int | None = None) -> Family:
-        """The family that `to_json` told of. Raises `NetspaceError`, `KeyError`, `TypeError` or `ValueError`."""
+    def from_json(cls, record: Mapping[str, Any], device: torch.device | str, rows: int | None = None) -> Family:
+        """Return the family of a record that `to_json` made. Raises `NetspaceError`, `KeyError`, `TypeError` or `ValueError`."""
         classes = [
             ArchClass(
                 name,
@@ -130,14 +130,14 @@ class Family:
                 (int(entry["prep"][0]), int(entry["prep"][1])),
                 bool(entry.get("shown", True)),
             )
-            for name, entry in told.items()
+            for name, entry in record.items()
         ]
         return cls(classes, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Networks of a family's architectures, side by side."""
+    """Networks of the architectures of a family, in one batch."""
 
     family: Family
     preps: Tensor  # (M, H, W), each in the first rows
@@ -147,44 +147,49 @@ class Networks:
         return len(self.preps)
 
     def __getitem__(self, rows: Tensor | slice) -> Networks:
-        """The networks of some rows."""
+        """Return the networks of some rows."""
         return Networks(self.family, self.preps[rows], self.class_ids[rows])
 
-    def flat(self, place: int) -> Tensor:
-        """The parameters (P,) of one network."""
-        return unpack(self.preps[place], self.family[int(self.class_ids[place])].parameters)
+    @property
+    def archs(self) -> list[str]:
+        """The ids of their architectures (M,)."""
+        return [self.family[class_id].id for class_id in self.class_ids.tolist()]
+
+    def flat(self, row: int) -> Tensor:
+        """Return the parameters (P,) of one network."""
+        return unpack(self.preps[row], self.family[int(self.class_ids[row])].parameters)
 
     def each(self, work: Callable[..., Tensor], *others: Tensor) -> Tensor:
-        """work(nets, flat) -> (M_c, ...) of the networks (M_c, P_c) of every class, put together in order (M, ...).
+        """Return `work(nets, flat)`, (M_c, ...) for the networks (M_c, P_c) of each class, in the order of the networks (M, ...).
 
-        `work` is given the rows of `others` (M, ...), too, which lie on the CPU.
+        `work` also gets the rows of `others` (M, ...) that belong to the class; they are on the CPU.
         """
         ids = tuple(self.class_ids.tolist())
         if len(set(ids)) == 1:
             arch = self.family[ids[0]]
             return work(arch.nets, unpack(self.preps, arch.parameters), *others)
         stacks, _ = by_class(ids, self.preps.device)
-        found = torch.cat(
+        outputs = torch.cat(
             [
                 work(
-                    self.family[place].nets,
-                    unpack(self.preps.index_select(0, order), self.family[place].parameters),
+                    self.family[class_id].nets,
+                    unpack(self.preps.index_select(0, order), self.family[class_id].parameters),
                     *(each[order.cpu()] for each in others),
                 )
-                for place, order in stacks
+                for class_id, order in stacks
             ]
         )
-        return found.index_select(0, by_class(ids, found.device)[1])
+        return outputs.index_select(0, by_class(ids, outputs.device)[1])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Networks]) -> Networks:
-        """All networks of several parts of one family, in their order."""
+        """Return the networks of parts of one family, in their order."""
         preps, ids = [part.preps for part in parts], [part.class_ids for part in parts]
         return cls(parts[0].family, torch.cat(preps), torch.cat(ids))
 
     @classmethod
     def of_class(cls, family: Family, class_id: int, flat: Tensor) -> Networks:
-        """Networks (M, P) of one class."""
+        """Return networks with the parameters (M, P) of one class."""
         return cls(family, pack(flat, family.size), torch.full((len(flat),), class_id))
 
 
@@ -192,24 +197,24 @@ class Networks:
 def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
     """Return the rows (M_c,) of each ClassId c that occurs, ascending, and the order (M,) that undoes this; cached."""
     ids = torch.tensor(class_ids, dtype=torch.int64)
-    orders = [(place, (ids == place).nonzero()[:, 0]) for place in sorted(set(class_ids))]
+    orders = [(class_id, (ids == class_id).nonzero()[:, 0]) for class_id in sorted(set(class_ids))]
     back = torch.cat([order for _, order in orders]).argsort()
-    return [(place, order.to(device)) for place, order in orders], back.to(device)
+    return [(class_id, order.to(device)) for class_id, order in orders], back.to(device)
 
 
 def declared(
     name: str, config: archs.ArchConfig, image_shape: tuple[int, ...], classes: int, width: int, device: torch.device
 ) -> ArchClass:
-    """An architecture of which no network was ever trained, for PReps of a `width`."""
+    """Return an architecture without trained networks, for PReps of a `width`."""
     settings = config.settings(image_shape, classes)
     check_identity(config.arch, partial(archs.build, config.arch, **settings), image_shape)
     skeleton = archs.skeleton(config.arch, settings, image_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, image_shape)
     return ArchClass(
-        name, NetBatch(skeleton.to(device), spec), (height(spec.num_parameters, width), width), shown=False
+        name, NetBatch(skeleton.to(device), spec), (height(spec.num_parameters, width), width), trained=False
     )
 
 
 def net_batch(spec: NetSpec, device: torch.device | str) -> NetBatch:
-    """What runs networks of a spec."""
+    """Return a batch that runs networks of a spec."""
     return NetBatch(archs.skeleton(spec.arch, spec.settings, spec.input_shape).to(device), spec)

@@ -42,26 +42,26 @@ PARAMETRISED = re.compile(r"(^|\.)parametrizations\.")
 
 
 def layer_kinds(state: Mapping[str, Tensor], module: nn.Module | None = None) -> dict[str, Kind]:
-    """The kernels of convolutions of 1 or 2 axes and the matrices among named tensors, in their order; all others are left out.
+    """Return the kind of each tensor that is a kernel of a convolution of 1 or 2 axes or a matrix, in their order.
 
     A layer of `module` that is torch's own, or derived from one, decides for its tensors. For layers of unknown classes,
     and without a module, a tensor of 3 or 4 axes is a kernel unless its name or the shape of its layer's bias speaks against it.
     """
     layers = {} if module is None else dict(module.named_modules())
     tied = further_names(state)  # a tensor of several names goes by its first
-    found = {name: _kind(name, state, layers.get(layer_of(name))) for name in state if name not in tied}
-    return {name: kind for name, kind in found.items() if kind is not None}
+    kinds = {name: _kind(name, state, layers.get(layer_of(name))) for name in state if name not in tied}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def further_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The names of tensors that have another name before it in a state dict, and that first name."""
+    """Return the first name of each tensor that has another name before this one in a state dict (tied weights)."""
     first: dict[int, str] = {}
-    found = {name: first.setdefault(id(value), name) for name, value in state.items()}
-    return {name: before for name, before in found.items() if name != before}
+    firsts = {name: first.setdefault(id(value), name) for name, value in state.items()}
+    return {name: before for name, before in firsts.items() if name != before}
 
 
 def layer_of(name: str) -> str:
-    """The module path of the layer that a tensor belongs to; of a parametrised layer, not that of its parametrisation.
+    """Return the module path of the layer that a tensor belongs to; for a parametrised layer, that of the layer itself.
 
     >>> layer_of("features.0.weight"), layer_of("features.0.parametrizations.weight.original1")
     ('features.0', 'features.0')
@@ -89,14 +89,14 @@ def _kind(name: str, state: Mapping[str, Tensor], layer: nn.Module | None) -> Ki
 
 
 def _is_torchs(layer: nn.Module) -> bool:
-    """Whether a layer is torch's own or derived from one, such as LayerNorm; containers say nothing of their tensors."""
+    """Return whether a layer is torch's own or derived from one, such as LayerNorm; containers are not."""
     return any(
         each.__module__.startswith("torch.nn.modules.") and each not in CONTAINERS for each in type(layer).__mro__
     )
 
 
 def _named_as_kernel(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor of 3 or 4 axes is a convolution's kernel by its name and shape alone."""
+    """Return whether a tensor of 3 or 4 axes is a convolution's kernel by its name and shape alone."""
     leaf = name.rpartition(".")[2]
     if OTHER.search(leaf) or NORM.search(layer_of(name).rpartition(".")[2]):
         return False
@@ -122,16 +122,16 @@ class Layer:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is cut into tiles."""
+        """Whether the layer is cut into tiles."""
         return len(self.shape) == 2 or self.tiled
 
     def grid(self, side: int) -> tuple[int, int]:
-        """(F, C): how many filters and channels, or rows and columns of tiles."""
+        """Return (F, C): the numbers of filters and channels, or of rows and columns of tiles."""
         first, second = self.shape[:2]
         return (-(-first // side), -(-second // side)) if self.is_matrix else (first, second)
 
     def window(self, side: int) -> tuple[slice, slice]:
-        """Where a kernel lies in the K x K that is predicted: at the centre; one of one axis in the middle row."""
+        """Return the rows and columns of a kernel in the predicted K x K: the centre, or the middle row for one axis."""
         if self.is_matrix:
             return slice(0, side), slice(0, side)
         sides = (1, *self.shape[2:])[-2:]
@@ -155,34 +155,34 @@ class Kernels:
         pointwise: Pointwise = "centre",
         module: nn.Module | None = None,
     ) -> Kernels:
-        """All convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
+        """Return all convolutions of a state dict; or the weights whose names match a pattern ('layer?.*.conv*', '*.mlp.*').
 
-        What each tensor is comes from `module` where it is given, else from names and shapes (`layer_kinds`). With a `side`,
+        The kind of each tensor comes from `module` where it is given, else from names and shapes (`layer_kinds`). With a `side`,
         larger kernels are left out. Raises `NetspaceError` for weights that are not finite, a network with nothing to
-        represent, and a side that no kernel is believed to have, `UsageError` for a pattern that matches no weight.
+        represent, and a kernel that is too large to be one, `UsageError` for a pattern that matches no weight.
         """
         kinds = layer_kinds(state, module)
-        able = {name: tuple(state[name].shape) for name in kinds}
-        if not able:
+        shapes = {name: tuple(state[name].shape) for name in kinds}
+        if not shapes:
             raise NetspaceError(
                 f"there is nothing to represent: no convolution or matrix among {len(state)} tensors ({_few(list(state))})"
             )
         names = [name for name, kind in kinds.items() if kind == "convolution"]
-        _check_sides(names if module is None and not patterns and side is None else [], able)
+        _check_sides(names if module is None and not patterns and side is None else [], shapes)
         if patterns:
             for pattern in patterns:
-                if not fnmatch.filter(able, pattern):
+                if not fnmatch.filter(shapes, pattern):
                     others = fnmatch.filter(state, pattern)
                     if others:
                         raise UsageError(
                             f"{pattern!r} names {_few(others)}, of shape {tuple(state[others[0]].shape)}, which is neither a "
-                            f"convolution's kernel nor a matrix; there are: {_few(list(able), 40)}"
+                            f"convolution's kernel nor a matrix; there are: {_few(list(shapes), 40)}"
                         )
-                    raise UsageError(f"no weight matches {pattern!r}; there are: {_few(list(able), 40)}")
-            names = [name for name in able if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+                    raise UsageError(f"no weight matches {pattern!r}; there are: {_few(list(shapes), 40)}")
+            names = [name for name in shapes if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
         if not names:
             raise NetspaceError(
-                f"this network has no convolution; name matrices to represent by a pattern, such as {_few(list(able))}"
+                f"this network has no convolution; name matrices to represent by a pattern, such as {_few(list(shapes))}"
             )
         for name in names:
             if not torch.isfinite(state[name].float()).all():
@@ -190,7 +190,7 @@ class Kernels:
         if not any(state[name].float().any() for name in names):
             raise NetspaceError(f"all values of {_few(names)} are 0: there is nothing to represent")
         layers = tuple(
-            Layer(name, able[name], pointwise == "tiles" and len(able[name]) > 2 and prod(able[name][2:]) == 1)
+            Layer(name, shapes[name], pointwise == "tiles" and len(shapes[name]) > 2 and prod(shapes[name][2:]) == 1)
             for name in names
         )
         if side is not None:
@@ -204,16 +204,16 @@ class Kernels:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Kernels of each layer; N is their sum."""
+        """The number of kernels of each layer; N is their sum."""
         return tuple(prod(layer.grid(self.side)) for layer in self.layers)
 
     @property
     def parameters(self) -> int:
-        """Represented values."""
+        """The number of represented values."""
         return sum(prod(layer.shape) for layer in self.layers)
 
     def coordinates(self, normalised: bool = False) -> Tensor:
-        """The integers (l, f, c) of every kernel (NeRN, Eq. 1), float32 (N, 3); normalised: (l / L, f / F_l, c / C_l)."""
+        """Return the integers (l, f, c) of every kernel (NeRN, Eq. 1), float32 (N, 3); normalised: (l / L, f / F_l, c / C_l)."""
         pieces = []
         for index, layer in enumerate(self.layers):
             filters, channels = layer.grid(self.side)
@@ -222,15 +222,15 @@ class Kernels:
         return torch.cat(pieces)
 
     def gather(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The kernels (N, K, K) of a state dict; zeros around smaller ones."""
+        """Return the kernels (N, K, K) of a state dict, with zeros around smaller ones."""
         return torch.cat([self._cut(layer, state[layer.name]) for layer in self.layers])
 
     def mask(self) -> Tensor:
-        """Which values of (N, K, K) are weights, bool."""
+        """Return which values of (N, K, K) are weights, bool."""
         return self.gather({layer.name: torch.ones(layer.shape) for layer in self.layers}).bool()
 
     def scatter(self, kernels: Tensor) -> dict[str, Tensor]:
-        """Kernels (N, K, K) as named weights; gradients flow through, what lies around smaller kernels is left out."""
+        """Return kernels (N, K, K) as named weights; gradients pass through, and values around smaller kernels are dropped."""
         pieces = kernels.split(self.counts)
         return {layer.name: self._put(layer, piece) for layer, piece in zip(self.layers, pieces, strict=True)}
 
@@ -274,26 +274,26 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 
 
 def smoothness_loss(weights: Iterable[Tensor]) -> Tensor:
-    """How far neighbouring kernels of convolutions (F, C, ...) are from each other, summed: a scalar (NeRN, Eq. 6).
+    """Return the sum of distances between neighbouring kernels of convolutions (F, C, ...): a scalar (NeRN, Eq. 6).
 
     Kernel [f, c] is compared with [f + 1, c] and [f, c + 1] for f < F - 1 and c < C - 1, as the equation's bounds have it: a
     layer of one filter or one channel counts nothing. The distance is the cosine's, 1 - cos, or |a - b| for kernels of one
-    value. A kernel of zeros is at distance 1 from any other. Raises `ValueError` where there are no weights.
+    value. A kernel of zeros is at distance 1 from any other. Raises `ValueError` if there are no weights.
 
     >>> import torch
     >>> float(smoothness_loss([torch.tensor([[1.0, 2.0], [4.0, 9.0]]).view(2, 2, 1, 1)]))
     4.0
     """
-    found = []
+    sums = []
     for weight in weights:
         kernels = weight.flatten(2)
         single = kernels.shape[2] == 1
         kernels = kernels if single else F.normalize(kernels, dim=2)
-        here, below, beside = kernels[:-1, :-1], kernels[1:, :-1], kernels[:-1, 1:]
+        here, below, right = kernels[:-1, :-1], kernels[1:, :-1], kernels[:-1, 1:]
         if single:
-            found.append((here - below).abs().sum() + (here - beside).abs().sum())
+            sums.append((here - below).abs().sum() + (here - right).abs().sum())
         else:
-            found.append((1 - (here * below).sum(2)).sum() + (1 - (here * beside).sum(2)).sum())
-    if not found:
+            sums.append((1 - (here * below).sum(2)).sum() + (1 - (here * right).sum(2)).sum())
+    if not sums:
         raise ValueError("smoothness_loss takes the weights of one convolution at least; found none")
-    return torch.stack(found).sum()
+    return torch.stack(sums).sum()

@@ -27,7 +27,13 @@ def report(run: Path) -> ReportFiles:
     True
     """
     from netspace.files import replacing, write_text
-    from netspace.report import figures_compressed, page, pictures, runs, sections
+    from netspace.report import figures_compressed, page, runs, sections
+    from netspace.report.drawing import styled
+    from netspace.report.figures_behaviour import behaviour
+    from netspace.report.figures_latents import latents, preps
+    from netspace.report.figures_lines import lines, optimizations
+    from netspace.report.figures_training import training
+    from netspace.report.shapes import shapes
     from netspace.results.spaces import ReportFiles
 
     folder, more = Path(run), {}
@@ -37,7 +43,11 @@ def report(run: Path) -> ReportFiles:
         html = page.fit_page(fitted, drawn, missing)
     else:
         content = runs.read_run(folder)
-        drawn, missing = pictures.pictures(content), sections.missing(content)
+        with styled():
+            parts = (shapes, behaviour, lines, optimizations, preps, latents, training)
+            drawn, missing = [picture for part in parts for picture in part(content)], sections.missing(content)
+        if content.score:
+            drawn = [picture.worded(content.score.word) for picture in drawn]
         html = page.run_page(content, drawn, missing)
         more = {"splits": list(content.evaluations), "interpolations": list(content.interpolations)}
     files = [folder / "figures" / f"{picture.name}.png" for picture in drawn]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from netspace.report.viewer import Viewer
 
@@ -98,6 +99,17 @@ class Picture:
     marks: Sequence[Dot] = ()  # points of lines
     ends: tuple[str, str] = ("", "")  # the networks that a line joins
     viewer: Viewer | None = None  # of its shapes, which can be turned
+
+    def worded(self, word: Callable[[str], str]) -> Picture:
+        """Return the figure with `word` of what is written in it and shown at its points; the page says the rest."""
+        from matplotlib.text import Text
+
+        for axes in self.figure.axes:
+            own = [each for each in axes.get_children() if isinstance(each, Text)]  # titles and annotations, no names
+            for text in (axes.xaxis.label, axes.yaxis.label, *own):
+                text.set_text(word(text.get_text()))
+        dots, marks = ([replace(dot, text=word(dot.text)) for dot in each] for each in (self.dots, self.marks))
+        return replace(self, alt=word(self.alt), dots=dots, marks=marks)
 
     def png(self) -> bytes:
         """Return the figure on white, the same bytes for the same figure."""
@@ -201,6 +213,48 @@ def logarithmic(axes: Axes, floor: float = 0.0) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+# --- legends ---
+
+
+def handle(label: str, **style: Any) -> Line2D:
+    """Return an entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=plain(label, 36), **style)
+
+
+def ring(label: str, size: float) -> Line2D:
+    """Return an entry of a legend for a ring."""
+    hollow = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3}
+    return handle(label, marker="o", linestyle="", markersize=size, **hollow)
+
+
+def handles_of(styles: Mapping[str, Look], unseen: Sequence[str] = (), dots: bool = False) -> list[Line2D]:
+    """Return a legend's entries for architectures: a line with an open marker, or a dot."""
+    handles = []
+    for name, look in styles.items():
+        style: dict[str, Any] = {"marker": look.marker, "color": look.colour, "markersize": 6}
+        style |= {"linestyle": ""} if dots else {"linewidth": 2, "markerfacecolor": "white"}
+        label = f"{shortened(name, 24)} (unseen)" if name in unseen else shortened(name, 24)
+        handles.append(handle(label, **style))
+    return handles
+
+
+def legend_columns(handles: Sequence[Line2D]) -> int:
+    """Return the number of columns of a legend: fewer if an entry is long."""
+    return 2 if any(len(str(each.get_label())) > 19 for each in handles) else 3
+
+
+def legend_rows(entries: int, handles: Sequence[Line2D] = ()) -> int:
+    """Return the number of rows of a legend."""
+    return -(-entries // legend_columns(handles))
+
+
+def legend_below(figure: Figure, handles: list[Line2D]) -> None:
+    """Put a legend below the panels."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
 
 
 # --- numbers as text ---

@@ -28,7 +28,7 @@ from netspace.report.drawing import (
     plain,
     styled,
 )
-from netspace.report.figures_space import NOT_LOSSES, TITLE_LEGEND
+from netspace.report.figures_training import NOT_LOSSES, TITLE_LEGEND
 from netspace.report.runs import Fitted, floats
 from netspace.results.compressed import Analysis, ChangedNetwork, KernelSamples
 

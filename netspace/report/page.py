@@ -109,8 +109,8 @@ def _page(
     config: str,
     score: Score | None = None,
 ) -> str:
-    """Return the page; with a `score` that is not accuracy, its texts name the score."""
-    from markupsafe import Markup
+    """Return the page; with a `score` that is not accuracy, its own texts name the score."""
+    from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
         return score.word(value) if score and isinstance(value, str) and not isinstance(value, Markup) else value
@@ -123,13 +123,13 @@ def _page(
         (_environment().overlay(finalize=finalize, cache_size=0) if score else _environment())
         .get_template("page.html")
         .render(
-            title=path.resolve().name,
-            run=str(path),
+            title=escape(path.resolve().name),
+            run=escape(path),
             summary=summary,
             tiles=tiles,
             sections=shown,
-            facts={name: MISSING if value is None else value for name, value in facts.items() if value != ""},
-            config=config,
+            facts={name: escape(MISSING if value is None else value) for name, value in facts.items() if value != ""},
+            config=escape(config),
             policy=policy(script),
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup(script),

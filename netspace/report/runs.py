@@ -85,19 +85,32 @@ class Evaluated:
         return self.figures.detail.member
 
     @property
+    def archs(self) -> list[str]:
+        """The architectures' ids by ClassId; evaluations of a single one need not name it."""
+        return self.figures.archs or list(self.figures.per_class)[:1] or [""]
+
+    @property
     def multi(self) -> bool:
         """Whether the space is one of several architectures."""
-        return len(self.figures.archs) > 1
+        return len(self.archs) > 1
 
     @cached_property
     def class_ids(self) -> np.ndarray:
         """ClassIds (M,) of the members."""
-        return np.array([self.figures.archs.index(arch) for arch in self.figures.detail.arch])
+        return self._ids(self.figures.detail.arch)
 
     @cached_property
     def decoded_ids(self) -> np.ndarray:
         """ClassIds (M,) as which the members were decoded."""
-        return np.array([self.figures.archs.index(arch) for arch in self.figures.detail.arch_predicted])
+        return self._ids(self.figures.detail.arch_predicted)
+
+    def _ids(self, names: list[str]) -> np.ndarray:
+        return np.array([self.archs.index(name) if self.multi else 0 for name in names or self.member])
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Accuracies of targets and of predictions, and ClassIds of both, each (M,)."""
+        return self.target, self.predicted, self.class_ids, self.decoded_ids
 
 
 @dataclass(frozen=True)
@@ -138,59 +151,41 @@ class Line:
         ]
 
 
+def _line(figures: MeanLine | Interpolation | ClassLine, accuracy: list[float | None], **more: Any) -> Line:
+    """Return a result's line; curves that do not have a value for each gamma are left out."""
+
+    def curve(name: str) -> np.ndarray | None:
+        values = getattr(figures, name, None) or []
+        return floats(values) if len(values) == len(figures.gamma) else None
+
+    curves: dict[str, Any] = {"weights": curve("weight_accuracy"), "aligned": curve("aligned_accuracy")}
+    gamma, ends = np.array(figures.gamma), figures.end_differences
+    return Line(gamma=gamma, accuracy=floats(accuracy), end_differences=ends, **curves, **more)
+
+
 def mean_line(figures: MeanLine) -> Line | None:
     """Return the mean over the lines of an evaluation; None if it has none."""
-    count, aligned = len(figures.gamma), figures.aligned_accuracy or []
-    if not count or len(figures.latent_accuracy) != count:
+    if not figures.gamma or len(figures.latent_accuracy) != len(figures.gamma):
         return None
-    return Line(
-        start="",
-        end="",
-        gamma=np.array(figures.gamma),
-        accuracy=floats(figures.latent_accuracy),
-        weights=floats(figures.weight_accuracy) if len(figures.weight_accuracy) == count else None,
-        aligned=floats(aligned) if len(aligned) == count else None,
-        spearman=figures.spearman_latent,
-        weight_spearman=figures.spearman_weights,
-        linear_r2=figures.linear_r2_latent,
-        weight_linear_r2=figures.linear_r2_weights,
-        end_differences=figures.end_differences,
-    )
+    ranks = {"spearman": figures.spearman_latent, "weight_spearman": figures.spearman_weights}
+    straight = {"linear_r2": figures.linear_r2_latent, "weight_linear_r2": figures.linear_r2_weights}
+    return _line(figures, figures.latent_accuracy, start="", end="", **ranks, **straight)
 
 
 def chosen_line(name: str, line: Interpolation, order: list[str]) -> Line:
     """Return a line between two chosen networks; `order` are the space's architectures by ClassId."""
     ends = (line.arch[0], line.arch[-1]) if line.arch else ("", "")
     known = len(order) > 2 and ends in ((order[0], order[-1]), (order[-1], order[0]))
-    return Line(
-        start=line.start,
-        end=line.end,
-        gamma=np.array(line.gamma),
-        accuracy=floats(line.latent_accuracy),
-        weights=None if line.weight_accuracy is None else floats(line.weight_accuracy),
-        aligned=None if line.aligned_accuracy is None else floats(line.aligned_accuracy),
-        arch=tuple(line.arch),
-        factors=tuple(factors(order, backwards=ends[0] != order[0])) if known else (),
-        spearman=line.spearman,
-        weight_spearman=line.weight_spearman,
-        linear_r2=line.linear_r2,
-        weight_linear_r2=line.weight_linear_r2,
-        end_differences=line.end_differences,
-        name=name,
-    )
+    on_line = tuple(factors(order, backwards=ends[0] != order[0])) if known else ()
+    measures = {key: getattr(line, key) for key in ("spearman", "weight_spearman", "linear_r2", "weight_linear_r2")}
+    named = {"start": line.start, "end": line.end, "arch": tuple(line.arch), "name": name}
+    return _line(line, line.latent_accuracy, factors=on_line, **named, **measures)
 
 
 def class_line(line: ClassLine, archs: list[str]) -> Line:
     """Return the line of an evaluation from the smallest to the largest architecture."""
-    return Line(
-        start=line.start,
-        end=line.end,
-        gamma=np.array(line.gamma),
-        accuracy=floats(line.accuracy),
-        arch=tuple(line.arch),
-        factors=tuple(zip(line.factors, archs[1:-1], strict=False)),
-        end_differences=line.end_differences,
-    )
+    on_line = tuple(zip(line.factors, archs[1:-1], strict=False))
+    return _line(line, line.accuracy, start=line.start, end=line.end, arch=tuple(line.arch), factors=on_line)
 
 
 def factors(archs: list[str], backwards: bool = False) -> list[tuple[float, str]]:
@@ -233,8 +228,8 @@ class Run:
     @property
     def score(self) -> Score | None:
         """What the accuracies are, where they are none."""
-        scores = [each.figures.score for each in self.evaluations.values()]
-        scores += [each.score for each in self.interpolations.values()]
+        measured = (*self.interpolations.values(), *self.optimizations.values(), *self.samples)
+        scores = [each.score for each in (*(each.figures for each in self.evaluations.values()), *measured)]
         return next((each for each in scores if each), None)
 
     @property

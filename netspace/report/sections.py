@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 
 from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points
-from netspace.report.pictures import MEASURES, better_baselines
+from netspace.report.figures_behaviour import MEASURES, better_baselines
 from netspace.report.runs import Evaluated, Fitted, Run, mean_line
 
 MAX_LISTED = 3  # values or baselines that a sentence lists one by one
@@ -21,10 +21,8 @@ def summary(run: Run) -> str:
     steps = max((int(record["step"]) for record in run.records), default=0)
     planned = finite(run.recipe.get("steps"))
     sentences = []
-    if main is not None and main.multi:
-        sentences += [*_multi_space(run, main), *_multi_behaviour(main), *_between(main), *_baselines(main)]
-    elif main is not None:
-        sentences += [*_space(run, main), *_behaviour(main), *_lines(main), *_baselines(main)]
+    if main is not None:
+        sentences += [*_space(run, main), *_behaviour(main), *_between(main), *_lines(main), *_baselines(main)]
     elif run.archs:
         sentences.append(
             f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet."
@@ -43,11 +41,14 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         return []
     figures, line = main.figures, mean_line(main.figures.interpolation)
     between = [each.accuracy for each in figures.between.values() if each.accuracy is not None]
+    same = [
+        ("same answer as the target", percent(figures.agreement)),
+        ("own target over others as accurate", signed_points(figures.identity.own_minus_peers)),
+    ]
     single = [
         ("R² of predicted accuracy", number(figures.r2)),
         ("mean difference of accuracy", points(figures.mae)),
-        ("same answer as the target", percent(figures.agreement)),
-        ("own target over others as accurate", signed_points(figures.identity.own_minus_peers)),
+        *same,
         ("predicted minus target accuracy", signed_points(figures.bias)),
         ("latent size, of parameters", percent(figures.compression)),
         ("Spearman, latent lines", number(line.spearman if line else None)),
@@ -57,44 +58,52 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("architecture recognised (ClassId)", percent(figures.classid_accuracy)),
         ("accuracy, targets", percent(figures.accuracy_target)),
         ("accuracy, predicted", percent(figures.accuracy_predicted)),
-        ("same answer as the target", percent(figures.agreement)),
-        ("own target over others as accurate", signed_points(figures.identity.own_minus_peers)),
+        *same,
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
         ("latent size, of parameters (mean)", percent(figures.compression)),
     ]
     return [(name, value) for name, value in (multi if main.multi else single) if value != MISSING]
 
 
-def _multi_space(run: Run, main: Evaluated) -> list[str]:
+def _space(run: Run, main: Evaluated) -> list[str]:
+    """Return a sentence on the sizes of networks and latents, and one on architectures not seen in training."""
     latent = finite(main.figures.latent)
     sizes = [each.parameters for each in main.figures.per_class.values() if each.parameters]
-    if latent is None or not sizes:
+    least, most = min(sizes, default=main.figures.parameters), max(sizes, default=main.figures.parameters)
+    if latent is None or not least or not most:
         return []
     kinds = [name for name in run.order if name not in run.unseen]
-    least, most = min(sizes), max(sizes)
     sentence = (
-        f"This space describes trained {joined(kinds) if kinds else 'several architectures'} networks of {count(least)} to "
-        f"{count(most)} parameters by latents of {count(latent)} numbers, {percent(latent / most)} to "
-        f"{percent(latent / least)} of the size."
+        f"This space describes trained {joined(kinds) if kinds else 'neural'} networks of {_range(count(least), count(most))} "
+        f"parameters by latents of {count(latent)} numbers, {_range(percent(latent / most), percent(latent / least))} of the size."
     )
-    if run.unseen:
-        sentence += f" No network of {joined(run.unseen)} was seen in training."
-    return [sentence]
+    return [sentence, *([f"No network of {joined(run.unseen)} was seen in training."] if run.unseen else [])]
 
 
-def _multi_behaviour(main: Evaluated) -> list[str]:
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
+def _behaviour(main: Evaluated) -> list[str]:
+    """Return a sentence on how networks are reconstructed; of several architectures also on how each is recognised."""
     figures, members = main.figures, len(main.member)
     seen = "on which it was trained" if main.split == "train" else "which it was not trained on"
+    networks = f"{count(members)} network{'s' if members != 1 else ''}"
+    opening = f"From latents alone it reconstructed {networks} of the {main.split} split, {seen}: "
+    same = f"prediction and target give the same answer for {percent(figures.agreement)} of the test images"
+    if not main.multi:
+        return [
+            f"{opening}predicted accuracies follow the targets' with R² = {number(figures.r2)} and differ by "
+            f"{points(figures.mae)} on average, and {same}."
+        ]
     correct = int((main.class_ids == main.decoded_ids).sum())
     ranks = sorted(rank for each in figures.per_class.values() if (rank := finite(each.r2)) is not None)
     within = f", within single architectures from {number(ranks[0])} to {number(ranks[-1])}" if len(ranks) > 1 else ""
     return [
-        f"From latents alone it reconstructed {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
-        f"split, {seen}: {count(correct)} of them ({percent(correct / members)}) as their own architecture. "
-        f"Predictions are {percent(figures.accuracy_predicted)} accurate on average, their targets "
-        f"{percent(figures.accuracy_target)}; accuracies differ by {points(figures.mae)} on average, and "
-        f"prediction and target give the same answer for {percent(figures.agreement)} of the test images. R² of "
-        f"predicted accuracies is {number(figures.r2)} over all members{within}."
+        f"{opening}{count(correct)} of them ({percent(correct / members)}) as their own architecture. "
+        f"Predictions score {percent(figures.accuracy_predicted)} on average, their targets "
+        f"{percent(figures.accuracy_target)}; accuracies differ by {points(figures.mae)} on average, and {same}. "
+        f"R² of predicted accuracies is {number(figures.r2)} over all members{within}."
     ]
 
 
@@ -114,7 +123,7 @@ def _between(main: Evaluated) -> list[str]:
         sentences.append(
             f"Between the ends, where Eq. 12 puts {joined(list(networks))}{words} "
             f"{_listed([each.classid_accuracy for each in networks.values()])} of latents are read as such; networks decoded "
-            f"there are {_listed([each.accuracy for each in networks.values()])} accurate{reference}."
+            f"there score {_listed([each.accuracy for each in networks.values()])}{reference}."
         )
     return sentences
 
@@ -126,29 +135,6 @@ def _listed(values: list[float | None]) -> str:
         return texts[0]
     known = [value for value in values if value is not None]
     return joined(texts) if len(values) <= MAX_LISTED else f"{percent(min(known))} to {percent(max(known))}"
-
-
-def _space(run: Run, main: Evaluated) -> list[str]:
-    figures = main.figures
-    latent, parameters = finite(figures.latent), finite(figures.parameters)
-    if latent is None or parameters is None:
-        return []
-    kinds = f"{joined(list(run.archs))} networks" if run.archs else "networks"
-    return [
-        f"This space describes trained {kinds} of {count(parameters)} parameters by latents of {count(latent)} "
-        f"numbers, {percent(latent / parameters)} of the size."
-    ]
-
-
-def _behaviour(main: Evaluated) -> list[str]:
-    figures, members = main.figures, len(main.member)
-    seen = ", on which it was trained" if main.split == "train" else ", which it was not trained on"
-    return [
-        f"From latents alone it reconstructed {count(members)} network{'s' if members != 1 else ''} of the {main.split} "
-        f"split{seen}: predicted accuracies follow the targets' with R² = {number(figures.r2)} and differ by "
-        f"{points(figures.mae)} on average, and prediction and target give the same answer for "
-        f"{percent(figures.agreement)} of the test images."
-    ]
 
 
 def _lines(main: Evaluated) -> list[str]:

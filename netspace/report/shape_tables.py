@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netspace.report.drawing import MISSING, count, number, percent
-from netspace.report.pictures import baseline_names
+from netspace.report.figures_behaviour import baseline_names
 from netspace.report.runs import Run
 from netspace.report.tables import Table
 from netspace.results.shapes import ShapeLines, Solidity

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from netspace.report.strips import LABEL, ROWS, strip
 from netspace.report.viewer import Viewer
 from netspace.results.spaces import SavedEvaluation
 from netspace.surfaces import Surface, read_surfaces
+
+if TYPE_CHECKING:
+    from netspace.report.runs import Run
 
 MAX_COLUMNS = 7  # of a picture in the page
 PAIR = ("target", "predicted")
@@ -120,6 +124,16 @@ def line_picture(name: str, shown: Shown) -> Iterator[Picture]:
         "NetSpace, Fig. 4.",
         viewer=Viewer({PANES[kind]: shapes for kind, shapes in rows.items()}, texts, "γ", len(texts) // 2, shown.view),
     )
+
+
+def shapes(run: Run) -> Iterator[Picture]:
+    """Yield the pictures of evaluated members, and of lines between two: chosen ones, else the evaluations' own."""
+    for split, shown in run.shapes.items():
+        if split in run.evaluations:
+            yield from member_picture(split, shown, run.evaluations[split].figures)
+    lines = run.shape_lines or run.shapes
+    for name, shown in lines.items():
+        yield from line_picture(f"line-{name}", shown)
 
 
 def _side(columns: int) -> float:

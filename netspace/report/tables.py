@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netspace.report.drawing import MISSING, count, finite, number, percent, points, signed_points
-from netspace.report.pictures import BASELINES, baseline_names, taught_by
+from netspace.report.figures_behaviour import BASELINES, baseline_names
+from netspace.report.figures_lines import taught_by
 from netspace.report.runs import Evaluated, Fitted, Run
 from netspace.results.spaces import Baseline, Behaviour, Between, ClassFigures, Measures, Optimization, Sampling
 

@@ -5,6 +5,7 @@ Axes: M members, A architectures, S points of a line.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -127,11 +128,15 @@ class Score(Part):
     higher_is_better: bool
 
     def word(self, text: str) -> str:
-        """Return a text on accuracy on images with the name of this score instead."""
+        """Return a text on accuracy on images as one on this score; names and paths in it stay as they are.
+
+        >>> Score(name="error", higher_is_better=False).word("accuracy on test images, of images/0007")
+        'error on test inputs, of images/0007'
+        """
         words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
-        for before, after in {**words, "images": "inputs"}.items():
-            text = text.replace(before, after)
-        return text
+        words |= {"images": "inputs", "image": "input"}
+        pattern = rf"(?<![\w./:-])({'|'.join(words)})(?![\w/-]|\.\w)"
+        return re.sub(pattern, lambda found: words[found[1]], text)
 
 
 class Evaluation(Behaviour, Result):

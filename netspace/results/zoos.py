@@ -47,6 +47,13 @@ class ZooInfo(Result):
     score: Score | None = None  # what the accuracies are, where they are none
 
 
+class Merge(Part):
+    """What `netspace.zoo.merge` wrote."""
+
+    members: int
+    duplicates: int  # networks that were left out
+
+
 class MergedZoo(ZooInfo):
     """`netspace zoo merge`."""
 

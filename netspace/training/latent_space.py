@@ -76,8 +76,8 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
     records = {"log_with": "tensorboard" if find_spec("tensorboard") else None, "project_dir": str(run)}
     accelerator, device = make_accelerator(pick_device(recipe.device), **records)
     main = accelerator.is_main_process
-    folder = RunFolder.of(SPACE, run, trust_options())
-    with Zoo(zoo_path) as zoo, folder.locked("trained", main):
+    with Zoo(zoo_path) as zoo, RunFolder.of_space(run).locked("trained", main):
+        folder = RunFolder.of(SPACE, run, [*_moved_zoo(run, zoo), *trust_options()])
         accelerator.wait_for_everyone()
         folder.check(recipe, resume, "another recipe", exclude={"device"})
         if folder.begun and folder.origin.zoo_hash != zoo.content_hash:
@@ -97,6 +97,15 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
         Loop(learner, accelerator, folder.metrics, folder.last).run()
         accelerator.end_training()
     return run
+
+
+def _moved_zoo(run: Path, zoo: Zoo) -> list[str]:
+    """Return the option that resumes a run on its zoo where that is no longer at the path that the run recorded."""
+    if not is_run(run):
+        return []
+    origin = RunFolder.of_space(run).origin
+    moved = origin.zoo_hash == zoo.content_hash and origin.zoo != str(zoo.path.resolve())
+    return ["--zoo", str(zoo.path)] if moved else []
 
 
 class SpaceLearner(Learner):
@@ -163,7 +172,10 @@ def _precision(setup: Setup, run: RunFolder, accelerator: Accelerator) -> dict[s
 def _trial(setup: Setup) -> Callable[[dict[str, str]], None]:
     """Return a function that runs a step with few networks, forwards and backwards, in given precisions."""
     recipe = setup.recipe
-    few = min(recipe.networks, TRIAL_NETWORKS * setup.shown) // setup.shown * setup.shown or recipe.networks
+    few = (
+        min(recipe.networks, TRIAL_NETWORKS * setup.num_trained) // setup.num_trained * setup.num_trained
+        or recipe.networks
+    )
     update = {"networks": few, "accumulate": 1, "remember_targets": False}
     small = replace(setup, recipe=recipe.model_copy(update=update))
     return step_trial(lambda precision: partial(Step(small.with_precision(precision)), setup.model, 0), setup.model)
@@ -171,7 +183,7 @@ def _trial(setup: Setup) -> Callable[[dict[str, str]], None]:
 
 def _check_batch(setup: Setup, world_size: int) -> None:
     recipe = setup.recipe
-    classes = setup.shown if recipe.multi and recipe.multi.batches != "members" else 1
+    classes = setup.num_trained if recipe.multi and recipe.multi.batches != "members" else 1
     if recipe.networks % (world_size * recipe.accumulate * classes):
         parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         of_each = f" with as many of each of {classes} classes" if classes > 1 else ""

@@ -1,4 +1,4 @@
-"""What a user writes for a training: the recipe of a space, and that of a fit."""
+"""Recipes of trainings: of a latent space, and of a fit of one network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LossConfig(Settings):
 
 
 class MultiConfig(Settings):
-    """The multi-architecture setting (NetSpace, Sec. III): which networks are shown, and what it adds to the loss."""
+    """The multi-architecture setting (NetSpace, Sec. III): the networks that are trained on, and the terms of the loss."""
 
     counts: dict[str, NonNegativeInt] = Field(
         default_factory=dict
@@ -74,7 +74,7 @@ class SizesConfig(Settings):
 
 
 class SpaceRecipe(Settings):
-    """How a latent space is learnt; the zoo is named beside it."""
+    """The recipe of a latent space; the zoo is an argument of its own."""
 
     bundled: ClassVar[str] = "space"
 
@@ -127,12 +127,10 @@ class SpaceRecipe(Settings):
         if not loss.behaviour + loss.lines + loss.weights + (multi.distillation + multi.interpolation if multi else 0):
             raise ValueError("all terms of the loss are 0")
         if multi and loss.lines:
-            raise ValueError(
-                "loss.lines is for one architecture; between several, multi.interpolation says what is learnt"
-            )
+            raise ValueError("loss.lines is for one architecture; between several, use multi.interpolation")
         if multi and self.noise:
             raise ValueError(
-                "noise is for one architecture: several learn from a teacher, which knows no disturbed networks"
+                "noise is for one architecture: several learn from a teacher, which has no outputs for networks with noise"
             )
         if self.sizes and not (self.decoder.kind == "coordinate" and self.decoder.start == "emitted"):
             raise ValueError("sizes are decoded by decoder.kind coordinate with start: emitted alone")
@@ -141,7 +139,7 @@ class SpaceRecipe(Settings):
         return self
 
 
-Teaches = Callable[[Tensor], Tensor]  # logits (B, C) for inputs (B, ...)
+Teaches = Callable[[Tensor], Tensor]  # a teacher: logits (B, C) for inputs (B, ...)
 
 
 class StageConfig(Settings):
@@ -169,11 +167,11 @@ class StageConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.02, schedule="cosine")
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _has_terms(self) -> Self:
         if not self.reconstruction + self.distillation + self.features:
             raise ValueError("all terms of a stage are 0")
         if self.pool is not None and (self.inputs == "noise" or not self.runs_networks):
-            raise ValueError("a pool is of the task's images: it wants inputs: task, and terms that run the networks")
+            raise ValueError("a pool holds images of the task: it needs inputs: task, and terms that run the networks")
         return self
 
     @property
@@ -183,7 +181,7 @@ class StageConfig(Settings):
 
 
 class FitConfig(Settings):
-    """How a network is represented."""
+    """The recipe of a fit: how a network is represented by a coordinate network."""
 
     bundled: ClassVar[str] = "compress"
 
@@ -206,7 +204,7 @@ class FitConfig(Settings):
 
     @classmethod
     def completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Fits from before `embedding.coordinates` was a setting had normalised ones."""
+        """Return an earlier fit's settings with normalised coordinates, the only ones there were then."""
         predictor = raw.get("predictor")
         if not isinstance(predictor, dict) or not isinstance(predictor.get("embedding"), dict):
             return raw

@@ -1,4 +1,7 @@
-"""What a training is made of: task, architectures, networks, teacher."""
+"""The parts of a training: task, architectures, networks, teacher, model.
+
+Axes: M members (networks), H W of a PRep, P parameters, B inputs, C outputs.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
 from netspace.zoo import ArchGroup, Zoo, teacher_path
 
-AUTO = "auto"  # the teacher that was built beside the zoo
+AUTO = "auto"  # the teacher that was built with the zoo
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """One network, ready to answer."""
+    """A trained network whose outputs others learn from."""
 
     name: str
     nets: NetBatch
@@ -39,51 +42,57 @@ class Teacher:
 
     @property
     def hash(self) -> str:
-        """Of its parameters: the same for the same network."""
+        """The hash of its parameters."""
         return hash_tensors(self.flat.cpu())
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B, C) for normalised images (B, ...)."""
+        """Return outputs (B, C) for normalised inputs (B, ...)."""
         return self.nets(self.flat[None], images)[0]
 
 
 def teacher(text: str, zoo: Zoo, task: Task) -> Teacher:
-    """The teacher that `text` names: 'auto', the one beside `zoo`; a member of `zoo` ('best', 'resnet8/0007'); another
+    """Return the teacher that `text` names: 'auto', the one built with `zoo`; a member of `zoo` ('best', 'resnet8/0007'); another
     zoo's file (its best member); or a network that netspace wrote as safetensors.
 
-    Raises `UsageError` or `NetspaceError` if it is not there or does not do this task.
+    Raises `UsageError` or `NetspaceError` if there is none, or it is of another task, and `UsageError` for a task whose
+    networks have targets of their own.
     """
+    if task.own_targets:
+        raise UsageError(
+            f"{zoo.path} is a zoo of {task.name}, where each network is fitted to targets of its own, so none can teach the "
+            "others: `optimize` and `multi` in a space's recipe learn from a teacher, and are for networks that share one task"
+        )
     if text == AUTO:
-        beside = teacher_path(zoo.path)
-        if not beside.exists():
+        path = teacher_path(zoo.path)
+        if not path.exists():
             raise UsageError(
-                f"{zoo.path} has no teacher beside it ({beside.name} was expected): give its recipe a 'teacher' and build "
+                f"{zoo.path} has no teacher next to it ({path.name} was expected): give its recipe a 'teacher' and build "
                 "it again, which trains the teacher alone, or name one (a zoo member, 'best', a zoo file, a network's file)"
             )
-        text = str(beside)
+        text = str(path)
     path = Path(text)
     if path.suffix == ".h5":
         with Zoo(path) as other:
-            found = _member(other, "best", text)
+            master = _member(other, "best", text)
     elif path.suffix in FILES:
-        found = _file(path)
+        master = _file(path)
     else:
-        found = _member(zoo, text, text)
-    spec = found.nets.spec
+        master = _member(zoo, text, text)
+    spec = master.nets.spec
     if tuple(spec.input_shape) != tuple(task.input_shape):
         raise UsageError(
             f"the teacher {text} takes {task.input_noun} of {tuple(spec.input_shape)}, but {task.name} has {task.input_shape}"
         )
-    found.nets.skeleton.to(task.device)
-    found = Teacher(found.name, found.nets, found.flat.to(task.device))
-    outputs = found(task.inputs("train", slice(1))).shape[-1]
+    master.nets.skeleton.to(task.device)
+    master = Teacher(master.name, master.nets, master.flat.to(task.device))
+    outputs = master(task.inputs("train", slice(1))).shape[-1]
     if outputs != task.num_outputs:
         raise UsageError(
             f"the teacher {text} tells {outputs} {task.output_noun} apart, but {task.name} has {task.num_outputs}: give a teacher "
             "of the same task"
         )
-    return found
+    return master
 
 
 def _member(zoo: Zoo, name: str, text: str) -> Teacher:
@@ -106,14 +115,12 @@ def _file(path: Path) -> Teacher:
 
 
 EXAMPLES = 512  # training members, over all architectures, that set the model's scales
-
-
-FRESH = 16  # untrained networks that do so for an architecture that is never shown
+FRESH = 16  # untrained networks that do so for an architecture of which no network is used in training
 
 
 @dataclass
 class Setup:
-    """What a run is made of, on its device."""
+    """The parts of a run, on its device."""
 
     recipe: SpaceRecipe
     task: Task
@@ -125,24 +132,24 @@ class Setup:
     sizes: tuple[ArchClass, ...] = ()  # other architectures that networks are decoded as in training
 
     def with_precision(self, precision: Mapping[str, str]) -> Setup:
-        """The same with the precisions of the recipe as given."""
+        """Return the setup with these precisions in its recipe."""
         return replace(self, recipe=self.recipe.model_copy(update=dict(precision)))
 
     @property
-    def shown(self) -> int:
-        """How many architectures are shown."""
-        return sum(each.shown for each in self.family)
+    def num_trained(self) -> int:
+        """The number of architectures whose networks are used in training."""
+        return sum(each.trained for each in self.family)
 
 
 def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
-    """Task, networks and a fresh model for a recipe and an open zoo.
+    """Return the task, the networks and a new model for a recipe and an open zoo.
 
     Raises `UsageError` for a zoo of several architectures and a recipe for one, or the other way round.
     """
     task = task_of(zoo, device)
     family = family_of(recipe, zoo, task)
-    groups = [zoo.archs[each.id] if each.shown else None for each in family]
-    rows = [None if group is None else shown_rows(recipe, zoo, group) for group in groups]
+    groups = [zoo.archs[each.id] if each.trained else None for each in family]
+    rows = [None if group is None else training_rows(recipe, zoo, group) for group in groups]
     train = [_source(group, wanted, device) for group, wanted in zip(groups, rows, strict=True)]
     val = [_source(group, None if group is None else torch.from_numpy(group.rows("val")), device) for group in groups]
     if not any(source is not None for source in val):
@@ -178,7 +185,7 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
 
 
 def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
-    """The architectures that a space of `zoo` speaks of.
+    """Return the architectures of a space of `zoo`.
 
     Raises `UsageError` for several architectures without `multi`, for one alone with it, and where `multi` counts one
     that the zoo lacks or declares one that it has.
@@ -198,7 +205,7 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
     for name in multi.declared:
         if name in zoo.archs:
             raise UsageError(
-                f"multi.declared names {name}, of which {zoo.path} has networks: to show none of them say multi.counts.{name}=0"
+                f"multi.declared names {name}, of which {zoo.path} has networks: to train on none of them, set multi.counts.{name}=0"
             )
     classes = [
         ArchClass(group.id, net_batch(group.spec, task.device), group.size, multi.counts.get(group.id, 1) > 0)
@@ -216,8 +223,8 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
     return Family(classes, multi.rows)
 
 
-def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
-    """The rows (M,) of an architecture's training members that are shown. Raises `NetspaceError` for too few."""
+def training_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
+    """Return the rows (M,) of the training members of an architecture that the recipe uses. Raises `NetspaceError` for too few."""
     rows = torch.from_numpy(group.rows("train"))
     if not len(rows):
         raise NetspaceError(f"{zoo.path} has no members of {group.id} in its train split, and training needs some")
@@ -230,7 +237,7 @@ def shown_rows(recipe: SpaceRecipe, zoo: Zoo, group: ArchGroup) -> Tensor:
 
 
 def task_of(zoo: Zoo, device: torch.device | str) -> Task:
-    """The data that a zoo was trained on. Raises `NetspaceError` if what is here is not the same."""
+    """Return the task that a zoo was trained on. Raises `NetspaceError` if the data on this machine are others."""
     task = load(validate(DataConfig, zoo.header.data, str(zoo.path)), device=device)
     if task.split_hash != zoo.header.split_hash:
         raise NetspaceError(
@@ -241,7 +248,7 @@ def task_of(zoo: Zoo, device: torch.device | str) -> Task:
 
 
 def images_of(zoo: Zoo, device: torch.device | str) -> Classification:
-    """The images and labels that a zoo was trained on. Raises as `task_of`, and `UsageError` for another task."""
+    """Return the images and labels that a zoo was trained on. Raises as `task_of`, and `UsageError` for another task."""
     task = task_of(zoo, device)
     if not isinstance(task, Classification):
         raise UsageError(f"{zoo.path} is a zoo of {task.name}: this needs one of networks that classify images")
@@ -253,54 +260,54 @@ def _source(group: ArchGroup | None, rows: Tensor | None, device: torch.device) 
 
 
 def _fresh(arch: ArchClass, seed: int, class_id: int) -> Tensor:
-    """Untrained networks, PReps (M, H, W): all that is known of an architecture never shown."""
-    made = []
+    """Return PReps (M, H, W) of untrained networks of an architecture of which no network is used in training."""
+    preps = []
     with torch.random.fork_rng(devices=[]):
         for number in range(FRESH):
             torch.manual_seed(
                 int(torch.randint(1 << 31, (), generator=generator(seed, Stream.FRESH_NETWORKS, class_id, number)))
             )
             network = archs.skeleton(arch.spec.arch, arch.spec.settings, arch.spec.input_shape)
-            made.append(
+            preps.append(
                 pack(
                     flatten({name: value.detach() for name, value in network.named_parameters()}, arch.spec), arch.size
                 )
             )
-    return torch.stack(made)
+    return torch.stack(preps)
 
 
 @torch.no_grad()
 def validate_members(setup: Setup) -> dict[str, float]:
-    """How well validation members are given back, on validation images; what is least is kept is `error`.
+    """Return how well validation members are reconstructed, on validation inputs; the smallest `error` chooses the checkpoint.
 
     For one architecture that is the mean |difference| of accuracies. For several it is 1 - the mean accuracy of all
     predicted members and of the points of Eq. 12 between smallest and largest members, every network counted alike, as
     NetSpace's authors choose their best epoch.
     """
     task, family, model = setup.task, setup.family, setup.model
-    found: dict[int, Comparison] = {}
+    comparisons: dict[int, Comparison] = {}
     latents: dict[int, Tensor] = {}
-    right: list[bool] = []
+    correct: list[bool] = []
     for class_id, source in enumerate(setup.val):
         if source is None:
             continue
         parts = []
-        for places in torch.arange(len(source)).split(MEMBERS):
-            preps = source.take(places)
+        for rows in torch.arange(len(source)).split(MEMBERS):
+            preps = source.take(rows)
             with autocast(setup.recipe.precision, preps.device):
                 codes = encode(model, preps, class_id)
                 predicted = decode(model, family, codes)
             target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
-            seeds = source.group.seeds(source.rows[places].numpy())
+            seeds = source.group.seeds(source.rows[rows].numpy())
             parts.append(compare(target, predicted, task, "val", seeds))
-            right += (predicted.class_ids == class_id).tolist()
+            correct += (predicted.class_ids == class_id).tolist()
             latents.setdefault(class_id, codes)  # of the first `MEMBERS`: ends of lines
-        found[class_id] = Comparison.concatenate(parts)
-    figures = Comparison.concatenate(list(found.values())).summary()
+        comparisons[class_id] = Comparison.concatenate(parts)
+    figures = Comparison.concatenate(list(comparisons.values())).summary()
     if setup.recipe.multi is None:
         return {**figures, "error": figures["mae"]}
-    scores = [each.accuracy_predicted for each in found.values()]
-    figures["classid"] = float(np.mean(right))
+    scores = [each.accuracy_predicted for each in comparisons.values()]
+    figures["classid"] = float(np.mean(correct))
     if 0 in latents and len(family) - 1 in latents:
         for class_id in family.between:
             points = between_ends(latents, family, class_id)

@@ -26,7 +26,7 @@ from netspace.training.setup import Setup
 
 @dataclass(frozen=True)
 class Batch:
-    """What the terms of a loss see: M networks, the S points between them after these, and what they are to be like.
+    """The inputs of loss terms: M networks, then the S points between them, and the outputs that are their targets.
 
     Tensors that no term of the recipe asks for have no elements.
     """
@@ -63,33 +63,33 @@ class Batch:
 
 
 def classid(batch: Batch, weight: float) -> Tensor:
-    """The ClassId head tells which architecture a latent is of (Eq. 6): a scalar."""
+    """Return the loss of the ClassId head, which reads the architecture from a latent (Eq. 6): a scalar."""
     return weight * losses.class_loss(batch.class_logits[: batch.count], batch.class_ids[: batch.count]).mean()
 
 
 def distillation(batch: Batch, weight: float) -> Tensor:
-    """Decoded networks are as good at the task as the teacher (Eq. 5): a scalar."""
+    """Return the distillation loss of decoded networks from the teacher (Eq. 5): a scalar."""
     multi = batch.recipe.multi
     assert multi is not None
-    found = batch.logits[: batch.count], batch.teacher_logits, batch.labels
-    return weight * batch.task.distillation_loss(*found, multi.temperature, multi.alpha).mean()
+    outputs = batch.logits[: batch.count], batch.teacher_logits, batch.labels
+    return weight * batch.task.distillation_loss(*outputs, multi.temperature, multi.alpha).mean()
 
 
 def interpolation(batch: Batch, weight: float) -> Tensor:
-    """Points between the ends are of the class between them, and as good as the teacher (Eq. 11).
+    """Return the loss of points between the ends: ClassId and distillation from the teacher (Eq. 11).
 
     A scalar: the sum over points, divided by M.
     """
     multi, points = batch.recipe.multi, slice(batch.count, None)
     assert multi is not None
-    found = batch.logits[points], batch.teacher_logits, batch.labels
+    outputs = batch.logits[points], batch.teacher_logits, batch.labels
     values = losses.class_loss(batch.class_logits[points], batch.class_ids[points])
-    values = values + batch.task.distillation_loss(*found, multi.temperature, multi.alpha)
+    values = values + batch.task.distillation_loss(*outputs, multi.temperature, multi.alpha)
     return weight * values.sum() / batch.count
 
 
 def behaviour(batch: Batch, weight: float) -> Tensor:
-    """Decoded networks behave like those that were encoded (Eq. 1): a scalar."""
+    """Return the loss between outputs of decoded and encoded networks (Eq. 1): a scalar."""
     loss = batch.recipe.loss
 
     def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
@@ -100,7 +100,7 @@ def behaviour(batch: Batch, weight: float) -> Tensor:
 
 
 def lines(batch: Batch, weight: float) -> Tensor | None:
-    """Points between two networks behave like a blend of both: a scalar, or None without points."""
+    """Return the loss between outputs of points between two networks and a blend of both; None without points."""
     loss, points = batch.recipe.loss, batch.points
     if not len(points):
         return None
@@ -110,7 +110,7 @@ def lines(batch: Batch, weight: float) -> Tensor | None:
 
 
 def weights(batch: Batch, weight: float) -> Tensor:
-    """Decoded parameters are near those that were encoded, in units of their layer's spread: a scalar."""
+    """Return the distance of decoded from encoded parameters, in units of their layer's spread: a scalar."""
 
     def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
         parameters, height = batch.family[class_id].parameters, preps.shape[1]
@@ -122,7 +122,7 @@ def weights(batch: Batch, weight: float) -> Tensor:
 
 
 def sizes(batch: Batch, weight: float) -> Tensor:
-    """Networks decoded as another architecture behave like those that were encoded (Eq. 1): a scalar."""
+    """Return the loss between outputs of networks decoded as another architecture and encoded ones (Eq. 1): a scalar."""
     loss = batch.recipe.loss
     outputs = batch.sized_logits, batch.sized_targets
     return weight * batch.task.behaviour_loss(*outputs, loss.temperature, loss.relative)
@@ -154,16 +154,16 @@ TERMS: dict[str, Term] = {
 class Step:
     """One training step: encode, decode, run the networks, sum the terms.
 
-    Networks are decoded as the architecture that they are of, and points between as the one that Eq. 7 asks for: the
-    ClassId head learns at the same time, and no step waits for what it says. Networks of one class run stacked.
+    Networks are decoded as their own architecture, and points between as the one that Eq. 7 gives, not as the one that the
+    ClassId head reads: it is trained at the same time. Networks of one class run stacked.
     """
 
     def __init__(self, setup: Setup, rank: int = 0, world_size: int = 1) -> None:
         self.recipe, self.family, self.task, self.teacher = setup.recipe, setup.family, setup.task, setup.teacher
         self.rank, self.world_size = rank, world_size
         recipe, task = self.recipe, self.task
-        found = ((name, term, term.weight(recipe)) for name, term in TERMS.items())
-        self.terms = [(name, term, weight) for name, term, weight in found if weight is not None]
+        weighted = ((name, term, term.weight(recipe)) for name, term in TERMS.items())
+        self.terms = [(name, term, weight) for name, term, weight in weighted if weight is not None]
         self.runs_networks = any(term.logits or term.targets for _, term, _ in self.terms)
         self.sources = {class_id: source for class_id, source in enumerate(setup.train) if source is not None}
         self.batches = ClassBatches(recipe, {class_id: len(source) for class_id, source in self.sources.items()})
@@ -188,19 +188,19 @@ class Step:
     def __call__(self, model: nn.Module, number: int, part: int = 0) -> dict[str, Tensor]:
         """Return the terms of a part of step `number`, for the networks of this process.
 
-        There are `recipe.accumulate` parts; the mean over parts and processes is the whole batch's.
+        There are `recipe.accumulate` parts; the batch's loss is the mean over parts and processes.
         """
         batch = self.batch(model, number, part)
-        found = {name: term.loss(batch, weight) for name, term, weight in self.terms}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: term.loss(batch, weight) for name, term, weight in self.terms}
+        return {name: value for name, value in values.items() if value is not None}
 
     def batch(self, model: nn.Module, number: int, part: int = 0) -> Batch:
-        """Return what the terms of a part of step `number` see."""
+        """Return the inputs of the loss terms for a part of step `number`."""
         recipe, device, nothing = self.recipe, self.task.device, torch.empty(0)
         chosen, spread = self._chosen(number, part), unwrapped(model).spread
         groups = [(class_id, self.sources[class_id].take(members)) for class_id, members in chosen]
         if recipe.noise:
-            groups = [(class_id, self._disturbed(preps, spread, number, part)) for class_id, preps in groups]
+            groups = [(class_id, self._with_noise(preps, spread, number, part)) for class_id, preps in groups]
         for class_id, members in self._chosen(*divmod(number * recipe.accumulate + part + 1, recipe.accumulate)):
             self.sources[class_id].prefetch(members)
         class_ids, ids, points = self._layout(tuple((class_id, len(members)) for class_id, members in chosen))
@@ -268,9 +268,9 @@ class Step:
             return arch.nets(flat.float(), images), target_logits[first : first + len(preps)]
 
     def _layout(self, counts: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Points]:
-        """ClassIds (M + S,) of a batch's networks and points, on the CPU and on the device, and these points.
+        """Return the ClassIds (M + S,) of a batch's networks and points, on the CPU and on the device, and the points.
 
-        Cached by the number of networks of each class, so that balanced batches send nothing.
+        They are cached by the number of networks of each class, so that balanced batches copy nothing to the device.
         """
         if counts not in self._layouts:
             recipe, device = self.recipe, self.task.device
@@ -284,13 +284,13 @@ class Step:
         return self._layouts[counts]
 
     def _gamma(self, count: int, number: int, part: int) -> Tensor:
-        """How far from the first to the second network points lie, (S,): this process's of the whole batch's."""
+        """Return gamma (S,) of this process's points: 0 at the first network, 1 at the second."""
         own = batch_slice(self.recipe, part, self.rank, self.world_size)
         gamma = torch.rand(self.recipe.networks // 2, generator=generator(self.recipe.seed, Stream.LINES, number))
         return send(gamma[own][:count], self.task.device)
 
-    def _disturbed(self, preps: Tensor, spread: Tensor, number: int, part: int) -> Tensor:
-        """PReps (M, H, W) as networks of their own, near those of the zoo: every second one with noise of a random size."""
+    def _with_noise(self, preps: Tensor, spread: Tensor, number: int, part: int) -> Tensor:
+        """Return PReps (M, H, W) of which every second one has noise of a random size."""
         own = batch_slice(self.recipe, part, self.rank, self.world_size)
         count, random = (
             self.recipe.networks,

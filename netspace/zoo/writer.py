@@ -21,6 +21,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.files import locked, replacing
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
+from netspace.results.zoos import Merge
 from netspace.zoo.file import (
     MEMBER,
     SPLITS,
@@ -181,16 +182,16 @@ class Zoo(ZooFile):
             super().__init__(path)
 
 
-def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> dict[str, int]:
+def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> Merge:
     """Merge zoos into one, streamed and atomically; members that are equal to the last bit are stored once.
 
     The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are
     sorted by (run, epochs, seed), so the result does not depend on which was finished first.
 
-    Returns the counts 'members' and 'duplicates'. Raises `NetspaceError` if data sets, specs or PRep sizes differ, or
+    Raises `NetspaceError` if data sets, specs or PRep sizes differ, or
     if `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
 
-    >>> merge(folder / "both.h5", [zoo, zoo])["duplicates"]  # paths of zoo files; the same members twice
+    >>> merge(folder / "both.h5", [zoo, zoo]).duplicates  # paths of zoo files; the same members twice
     36
     """
     if not sources:
@@ -246,7 +247,7 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
         counts = {name: len(entries) for name, entries in rows.items()}
         specs = {name: specs[name] for name in counts}
         write(path, zoos[0].header, specs, sizes, counts, chunks, parts=0 if complete else len(zoos))
-        return {"members": sum(counts.values()), "duplicates": duplicates}
+        return Merge(members=sum(counts.values()), duplicates=duplicates)
 
 
 def _same_data(first: ZooFile, zoo: ZooFile) -> None:

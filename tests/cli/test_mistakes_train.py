@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,17 @@ def test_a_run_is_resumed_by_its_own_settings(cli: Cli, recipes: Path, tiny_zoo:
     refused(cli("train", "--resume", "--out", "run", "--set", "steps=3"), 2, sentence)
     refused(cli(*begun, "--resume", "--set", "steps=3"), 2, sentence)
     refused(cli("train", "space/multi-digits", "--zoo", tiny_zoo, "--resume", "--out", "run"), 2, "another recipe")
+
+
+def test_a_refusal_repeats_where_a_moved_zoo_is(cli: Cli, recipes: Path, zoo_copy: Path) -> None:
+    """The command that it prints works; without --zoo the run looks where the zoo was."""
+    begun = ("train", recipes / "space.yaml", "--out", "run")
+    assert cli(*begun, "--zoo", zoo_copy, "--set", "steps=2").code == 0
+    moved = zoo_copy.rename(zoo_copy.with_name("moved zoo.h5"))
+    command = f"netspace train --resume --out run --zoo '{moved}'"
+    refused(cli(*begun, "--zoo", moved), 2, f"give --resume to go on with it (`{command}`)")
+    assert cli(*shlex.split(command)[1:]).code == 0
+    refused(cli("train", "--resume", "--out", "run"), 1, str(zoo_copy))
 
 
 def test_a_run_of_before_its_changes_were_noted(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:

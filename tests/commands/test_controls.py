@@ -82,5 +82,5 @@ def test_without_a_teacher_the_control_is_left_out_or_refused(unseen: Path, zoo:
     lone.write_bytes(zoo.path.read_bytes())
     assert not teacher_path(lone).exists()
     assert evaluate(unseen, "test", lone).between["vanilla"].accuracy_distilled is None
-    with pytest.raises(UsageError, match="no teacher beside it"):
+    with pytest.raises(UsageError, match="no teacher next to it"):
         evaluate(unseen, "test", lone, distil=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import netspace
 from model_zoo.align import align_zoo
 from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe
@@ -39,6 +40,12 @@ def test_aligned_members_are_the_same_networks_nearer_to_their_reference(multi_z
             others = rows != reference
             assert figures.distance_after == pytest.approx(float(distances[others].mean()), rel=1e-5)
             assert figures.distance_after < figures.distance_before
+
+
+def test_align_is_a_front_door_of_the_package(tiny_zoo: Path, tmp_path: Path) -> None:
+    result = netspace.align(str(tiny_zoo), str(tmp_path / "aligned.h5"))
+    assert result.path == str(tmp_path / "aligned.h5") and list(result.archs) == ["lenetlike"]
+    assert len(netspace.Zoo(result.path)) == len(netspace.Zoo(tiny_zoo))
 
 
 def test_an_existing_file_stays(multi_zoo: Path, tmp_path: Path) -> None:

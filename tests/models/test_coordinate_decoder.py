@@ -128,7 +128,7 @@ def test_an_emitted_reference_has_nothing_of_one_architecture(family: Family) ->
 
 
 def alone(arch: ArchClass) -> Family:
-    return Family([replace(arch, shown=False)])
+    return Family([replace(arch, trained=False)])
 
 
 def test_an_architecture_of_the_family_decodes_alike_by_its_size(family: Family) -> None:

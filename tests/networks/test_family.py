@@ -22,11 +22,11 @@ from netspace.networks.spec import NetSpec
 SHAPE, WIDTH, CPU = (1, 8, 8), 64, torch.device("cpu")
 
 
-def arch_class(name: str, arch: str, width: float, shown: bool = True, columns: int = WIDTH) -> ArchClass:
+def arch_class(name: str, arch: str, width: float, trained: bool = True, columns: int = WIDTH) -> ArchClass:
     kwargs = {"channels": 1, "image_size": 8, "classes": 5, "width": width}
     skeleton = archs.skeleton(arch, kwargs, SHAPE)
     spec = NetSpec.from_module(skeleton, arch, kwargs, SHAPE)
-    return ArchClass(name, NetBatch(skeleton, spec, "loop"), (height(spec.num_parameters, columns), columns), shown)
+    return ArchClass(name, NetBatch(skeleton, spec, "loop"), (height(spec.num_parameters, columns), columns), trained)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def family() -> Family:
         [
             arch_class("large", "resnet8", 0.2),
             arch_class("small", "lenetlike", 0.15),
-            arch_class("medium", "vanillacnn", 0.15, shown=False),
+            arch_class("medium", "vanillacnn", 0.15, trained=False),
         ]
     )
 
@@ -125,15 +125,15 @@ def test_through_json_and_back(family: Family) -> None:
     ]
     back = Family.from_json(dict(reversed(told.items())), CPU)  # the order in the file does not matter
     for one, two in zip(family, back, strict=True):
-        assert (one.id, one.spec, one.size, one.shown) == (two.id, two.spec, two.size, two.shown)
+        assert (one.id, one.spec, one.size, one.trained) == (two.id, two.spec, two.size, two.trained)
     assert back.to_json() == family.to_json() and Family.from_json(told, CPU, 400).size[0] == 400
     del told["medium"]["shown"]  # as once written
-    assert Family.from_json(told, CPU)[1].shown
+    assert Family.from_json(told, CPU)[1].trained
 
 
 def test_a_declared_architecture_is_one_that_the_zoo_could_hold(family: Family) -> None:
     made = declared("new", ArchConfig(arch="vanillacnn", width=0.15), SHAPE, 5, WIDTH, CPU)
-    assert not made.shown and (made.spec, made.size) == (family[1].spec, family[1].size)
+    assert not made.trained and (made.spec, made.size) == (family[1].spec, family[1].size)
 
 
 # ---- networks side by side

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from netspace.report import drawing as numbers
-from netspace.report import figures_space as figures
 from netspace.report.drawing import plain, shortened, styled, to_png
+from netspace.report.figures_behaviour import draw_baselines, draw_members, draw_scatter
+from netspace.report.figures_latents import as_image, draw_preps, principal
+from netspace.report.figures_lines import draw_line
+from netspace.report.figures_training import draw_training
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (12, 300), (3, 2), (5, 1)])
 def test_principal_axes_are_those_of_the_decomposition(shape: tuple[int, int]) -> None:
     latents = np.random.default_rng(0).standard_normal(shape) + 5
-    places, shares = figures.principal(latents)
+    places, shares = principal(latents)
     centred = latents - latents.mean(0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
     slow = (left * values)[:, :2]
@@ -23,20 +26,20 @@ def test_principal_axes_are_those_of_the_decomposition(shape: tuple[int, int]) -
 
 
 def test_principal_axes_of_equal_latents_are_zero() -> None:
-    places, shares = figures.principal(np.ones((4, 3)))
+    places, shares = principal(np.ones((4, 3)))
     assert not places.any() and shares == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("parameters", [1, 2, 7, 100, 4_810])
 def test_an_image_holds_every_parameter_once(parameters: int) -> None:
     flat = np.arange(parameters, dtype=float)
-    image = figures.as_image(flat)
+    image = as_image(flat)
     np.testing.assert_array_equal(image[np.isfinite(image)], flat)
     assert image.shape[0] <= image.shape[1] and image.size - parameters < image.shape[1]
 
 
 def test_odd_data_can_be_drawn() -> None:
-    bad = np.array([np.nan, np.inf, 1.0, 0.0])
+    bad, zeros, half = np.array([np.nan, np.inf, 1.0, 0.0]), np.zeros(2, dtype=int), 2 * [np.full(2, 0.5)]
     records = [
         {"step": 1, "loss": 0.0},
         {"step": 2, "loss": float("nan"), "other": -1.0},
@@ -44,14 +47,14 @@ def test_odd_data_can_be_drawn() -> None:
     ]
     with styled():
         drawn = [
-            figures.preps([("a", bad, "b", np.zeros(4))]),
-            figures.preps([("a", np.full(4, np.nan), "b", np.full(4, np.nan))]),
-            figures.training(records),
-            figures.training([{"step": 1}]),
-            figures.members(np.full(2, 0.5), np.full(2, 0.5)),
-            figures.scatter(np.full(2, 0.5), np.full(2, 0.5), "equal"),
-            figures.interpolation(np.array([0.0, 1.0]), np.array([np.nan, 0.5]), None, "a $ in a title", 0.1),
-            figures.baselines([("space", {}), ("other", {"r2": -9.0, "mae": 0.0, "agreement": None})]),
+            draw_preps([("a", bad, "b", np.zeros(4))]),
+            draw_preps([("a", np.full(4, np.nan), "b", np.full(4, np.nan))]),
+            draw_training(records),
+            draw_training([{"step": 1}]),
+            draw_members(*half, zeros, zeros, ["a"]),
+            draw_scatter(*half, zeros, zeros, ["a"], "equal"),
+            draw_line(np.array([0.0, 1.0]), np.array([np.nan, 0.5]), None, "a $ in a title", 0.1),
+            draw_baselines([("space", {}), ("other", {"r2": -9.0, "mae": 0.0, "agreement": None})]),
         ]
         assert all(to_png(figure).startswith(b"\x89PNG") for figure in drawn)
 

@@ -199,15 +199,32 @@ def test_commands_speak_of_the_score(run: Path, zoo: Path, cli: Callable[..., An
     assert record["score"] == {"name": "closeness", "higher_is_better": True}
 
 
-def test_the_report_speaks_of_the_score(run: Path) -> None:
-    """Its texts do; the axes of its figures still say accuracy."""
+def test_the_report_speaks_of_the_score(run: Path, zoo: Path) -> None:
+    """Its texts, the axes of its figures and the points on them; the settings are as they were written."""
     evaluate(run)
+    interpolate(run, "worst", "best", steps=3)
     page = Path(report(run).report).read_text()
-    words = re.sub(r"<(svg|script|style|pre)\b.*?</\1>|<[^>]*>", "", page, flags=re.DOTALL)
-    assert "closeness" in words and "mean accuracy" not in words
+    settings = page[page.index("<pre>") : page.index("</pre>")]
+    words = re.sub(r"<(script|style|pre)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert ">closeness on test inputs, %</text>" in words and ">target's closeness, %</text>" in words
+    assert 'data-text="γ 0.00; closeness ' in words and "predicted closeness scores from" in words
+    assert not re.search(r"(?<!same_)accura|\bimages?\b", words)
+    assert "images: " in settings and "inputs: " not in settings
 
 
 def test_a_command_for_images_refuses_another_task(zoo: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
     refused = cli("compress", "fit", "mlp/0000", "--zoo", zoo, "--out", tmp_path / "fit")
     assert refused.code == 2
     assert refused.sentence == f"{zoo} is a zoo of curves: this needs one of networks that classify images"
+
+
+def test_descent_on_latents_is_refused_where_networks_share_no_targets(
+    run: Path, zoo: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    """There is nothing that one teacher could teach all of them, or a start could be measured by."""
+    refused = cli("optimize", "--from", "worst", "--run", run, "--zoo", zoo, "--out", tmp_path / "out")
+    assert refused.code == 2 and not (tmp_path / "out").exists()
+    assert refused.sentence == (
+        f"{zoo} is a zoo of curves, where each network is fitted to targets of its own, so none can teach the others: "
+        "`optimize` and `multi` in a space's recipe learn from a teacher, and are for networks that share one task"
+    )

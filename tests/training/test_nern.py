@@ -253,7 +253,7 @@ def test_what_a_pool_cannot_remember_is_told_before_the_start(multi_zoo: Path, m
     with pytest.raises(UsageError, match=r"stage 1 .*folds other axes into that of the images: leave out 'pool'"):
         fit.check_pools(config, original, kernels, cpu)
     for wrong in ({"inputs": "noise"}, {"features": 0.0}):
-        with pytest.raises(ValueError, match="a pool is of the task's images"):
+        with pytest.raises(ValueError, match="a pool holds images of the task"):
             FitConfig.model_validate({"stages": [{**stage, **wrong}]})
 
 

@@ -19,7 +19,7 @@ from netspace.networks.family import Networks
 from netspace.networks.prep import pack, unflatten, unpack
 from netspace.training.optimizers import Average
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.setup import FRESH, Setup, prepare, shown_rows, task_of, validate_members
+from netspace.training.setup import FRESH, Setup, prepare, task_of, training_rows, validate_members
 from netspace.training.validation import accuracies
 from netspace.zoo import Population, Zoo, write_zoo
 
@@ -50,10 +50,10 @@ def told(zoo: Zoo, settings: dict[str, Any], **multi: Any) -> str:
 
 def test_the_family_of_a_zoo(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
     setting = made(zoo, multi_settings)
-    assert [each.id for each in setting.family] == ["lenet", "vanilla", "resnet"] and setting.shown == 3
+    assert [each.id for each in setting.family] == ["lenet", "vanilla", "resnet"] and setting.num_trained == 3
     for class_id, each in enumerate(setting.family):
         group = zoo.group(each.id)
-        assert (each.spec, each.size, each.shown, group.class_id) == (group.spec, group.size, True, class_id)
+        assert (each.spec, each.size, each.trained, group.class_id) == (group.spec, group.size, True, class_id)
     assert [len(source or ()) for source in setting.train] == [6, 5, 6]
     assert [len(source or ()) for source in setting.val] == [2, 1, 2]
     assert setting.model.head is not None and setting.teacher is not None
@@ -61,22 +61,22 @@ def test_the_family_of_a_zoo(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
 
 def test_counts_show_the_first_members(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
     setting = made(zoo, multi_settings, counts={"vanilla": 2, "resnet": 6})
-    assert [len(source or ()) for source in setting.train] == [6, 2, 6] and setting.shown == 3
+    assert [len(source or ()) for source in setting.train] == [6, 2, 6] and setting.num_trained == 3
     group = zoo.group("vanilla")
-    assert shown_rows(setting.recipe, zoo, group).tolist() == group.rows("train")[:2].tolist()
+    assert training_rows(setting.recipe, zoo, group).tolist() == group.rows("train")[:2].tolist()
     source = setting.train[1]
     assert source is not None and torch.equal(source.take(torch.arange(2)), group.read(group.rows("train")[:2]))
 
 
 def test_what_is_not_shown_is_not_read(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
     setting = made(zoo, multi_settings, counts={"vanilla": 0}, declared=DECLARED)
-    assert [(each.id, each.shown) for each in setting.family] == [
+    assert [(each.id, each.trained) for each in setting.family] == [
         ("lenet", True),
         ("vanilla", False),
         ("d", False),
         ("resnet", True),
     ]
-    assert setting.train[1] is setting.train[2] is setting.val[1] is setting.val[2] is None and setting.shown == 2
+    assert setting.train[1] is setting.train[2] is setting.val[1] is setting.val[2] is None and setting.num_trained == 2
 
 
 def test_a_recipe_for_one_and_a_zoo_of_several(zoo: Zoo, space_settings: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def test_one_architecture_and_a_larger_one_that_is_only_declared(
 
 def test_what_the_zoo_has_is_not_declared(zoo: Zoo, multi_settings: dict[str, Any]) -> None:
     assert told(zoo, multi_settings, declared={"vanilla": {"arch": "vanillacnn"}}) == (
-        f"multi.declared names vanilla, of which {zoo.path} has networks: to show none of them say multi.counts.vanilla=0"
+        f"multi.declared names vanilla, of which {zoo.path} has networks: to train on none of them, set multi.counts.vanilla=0"
     )
 
 
@@ -191,7 +191,7 @@ def test_shown_networks_start_near_the_best_of_those_shown(zoo: Zoo, multi_setti
     setting = made(zoo, multi_settings, counts={"resnet": 3})
     for class_id, name in enumerate(("lenet", "vanilla", "resnet")):
         group = zoo.group(name)
-        rows = shown_rows(setting.recipe, zoo, group).numpy()
+        rows = training_rows(setting.recipe, zoo, group).numpy()
         best = rows[group.members["accuracy_val"][rows].argmax()]
         wanted = pack(unpack(group.read([best])[0], group.spec.num_parameters), setting.family.size)
         assert torch.equal(setting.model.decoder.bias[class_id], wanted)

@@ -86,7 +86,7 @@ def test_without_a_teacher_beside_the_zoo_auto_is_refused(zoo: Zoo, task: Classi
     with pytest.raises(UsageError) as refused:
         teacher("auto", zoo, task)
     assert str(refused.value) == (
-        f"{zoo.path} has no teacher beside it (zoo.teacher.h5 was expected): give its recipe a 'teacher' and build it again, "
+        f"{zoo.path} has no teacher next to it (zoo.teacher.h5 was expected): give its recipe a 'teacher' and build it again, "
         "which trains the teacher alone, or name one (a zoo member, 'best', a zoo file, a network's file)"
     )
 

@@ -10,6 +10,7 @@ import pytest
 from zoo_files import LARGE, SMALL, contents, in_parts, population, zoo_at
 
 from netspace.errors import NetspaceError, UsageError
+from netspace.results.zoos import Merge
 from netspace.zoo import MEMBER, Header, Population, Zoo, merge, parts_folder, recover
 
 
@@ -18,7 +19,7 @@ def test_merge_keeps_every_member_once_and_runs_apart(tmp_path: Path) -> None:
     zoo_at(tmp_path / "a.h5", tiny=one)
     zoo_at(tmp_path / "b.h5", tiny=two, large=population(LARGE, count=2))
     told = merge(tmp_path / "out.h5", [tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "a.h5"])
-    assert told == {"members": 14, "duplicates": 6}
+    assert told == Merge(members=14, duplicates=6)
     with Zoo(tmp_path / "out.h5") as zoo:
         group = zoo.group("tiny")
         np.testing.assert_array_equal(group.read(range(12)).numpy(), np.concatenate([one.preps, two.preps]))
@@ -44,7 +45,7 @@ def test_members_that_differ_in_seed_or_last_bit_are_not_duplicates(tmp_path: Pa
     for name, held in (("a", population()), ("b", other_seed), ("c", other_bit)):
         zoo_at(tmp_path / f"{name}.h5", tiny=held)
     told = merge(tmp_path / "out.h5", [tmp_path / f"{name}.h5" for name in "abc"])
-    assert told == {"members": 18, "duplicates": 0}
+    assert told == Merge(members=18, duplicates=0)
 
 
 def test_what_is_not_of_one_kind_is_not_merged(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_members_of_no_split_are_kept_when_diverged(tmp_path: Path) -> None:
     held.preps[:], held.members["status"], held.members["split"] = 0, b"diverged", b""
     held.members["seed"] = held.members["run"] = 5
     told = merge(tmp_path / "out.h5", [zoo_at(tmp_path / "a.h5", tiny=held)])
-    assert told == {"members": 4, "duplicates": 0}
+    assert told == Merge(members=4, duplicates=0)
 
 
 def test_a_diverged_member_that_is_there_already_is_left_out(tmp_path: Path) -> None:
@@ -132,14 +133,14 @@ def test_a_diverged_member_that_is_there_already_is_left_out(tmp_path: Path) -> 
     held.preps[2:], held.members["status"][2:], held.members["split"][2:] = 0, b"diverged", b""
     one = zoo_at(tmp_path / "a.h5", tiny=held)
     told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", tiny=held)])
-    assert told == {"members": 4, "duplicates": 4}
+    assert told == Merge(members=4, duplicates=4)
     for name, value in {"seed": 9, "epochs": 90, "learning_rate": 9.0, "source": b"other"}.items():
         other = Population(held.spec, held.preps, held.members.copy())
         other.members[name][3] = value
         told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", tiny=other)], ordered=True)
-        assert told == {"members": 5, "duplicates": 3}, name
+        assert told == Merge(members=5, duplicates=3), name
     told = merge(tmp_path / "out.h5", [one, zoo_at(tmp_path / "b.h5", other=held)])
-    assert told == {"members": 6, "duplicates": 2}  # of another architecture
+    assert told == Merge(members=6, duplicates=2)  # of another architecture
 
 
 def test_a_diverged_member_of_a_merged_zoo_is_left_out_too(tmp_path: Path) -> None:
@@ -147,6 +148,6 @@ def test_a_diverged_member_of_a_merged_zoo_is_left_out_too(tmp_path: Path) -> No
     first, held = zoo_at(tmp_path / "a.h5", tiny=population(seed=1)), population(count=4)
     held.preps[2:], held.members["status"][2:], held.members["split"][2:] = 0, b"diverged", b""
     second = zoo_at(tmp_path / "b.h5", tiny=held)
-    assert merge(tmp_path / "both.h5", [first, second]) == {"members": 10, "duplicates": 0}
+    assert merge(tmp_path / "both.h5", [first, second]) == Merge(members=10, duplicates=0)
     told = merge(tmp_path / "again.h5", [tmp_path / "both.h5", second, first])
-    assert told == {"members": 10, "duplicates": 10}
+    assert told == Merge(members=10, duplicates=10)
