@@ -32,11 +32,6 @@ from netspace.zoo import ArchGroup, MemberRef, Zoo
 
 MAX_LINES = 8  # over which the figures of one architecture are means
 MAX_PAIRS = 32  # of a smallest and a largest network, between which an architecture is measured
-LINES = {
-    "latent": "latent",
-    "weight": "weights",
-    "aligned": "aligned",
-}  # of `Curves`, by the start of their keys in results
 POINTS = 10  # of the line between architectures, from one ClassId to the next
 
 
@@ -250,12 +245,14 @@ def interpolate(
         first, last = resolve(start, space, zoo), resolve(end, space, zoo)
     gamma = torch.linspace(0, 1, steps, device=space.device)
     curves = along(space, first, last, gamma, task)
-    decoded, scores, factors = curves.networks["latent"], curves.scores, gamma.cpu().numpy()
+    decoded, factors = curves.networks["latent"], gamma.cpu().numpy()
+    latent, weights, aligned = (curves.scores.get(name) for name in ("latent", "weights", "aligned"))
+    assert latent is not None
     name = f"{_plain(first.name)}--{_plain(last.name)}"
     files: dict[str, Any] = {}  # a key is absent if nothing is saved
     if save is not None:
         paths = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
-        for index, (path, value, accuracy) in enumerate(zip(paths, factors, scores["latent"], strict=True)):
+        for index, (path, value, accuracy) in enumerate(zip(paths, factors, latent, strict=True)):
             notes = {"gamma": f"{value:.6f}", "from": first.name, "to": last.name, "accuracy_test": f"{accuracy:.6f}"}
             write_network(path, decoded.flat(index), space.family[int(decoded.class_ids[index])], **notes)
         files["networks"] = [str(path) for path in paths]
@@ -270,14 +267,16 @@ def interpolate(
         end=last.name,
         gamma=_rounded(gamma),
         arch=decoded.archs,
-        **{f"{key}_accuracy": _listed(scores.get(of)) for key, of in LINES.items()},
-        spearman=_measured(spearman, factors, scores["latent"]),
-        weight_spearman=_measured(spearman, factors, scores.get("weights")),
-        linear_r2=_measured(linear_r2, factors, scores["latent"]),
-        weight_linear_r2=_measured(linear_r2, factors, scores.get("weights")),
-        end_differences=tuple(
-            None if target is None else float(scores["latent"][row]) - target
-            for row, target in zip((0, -1), targets, strict=True)
+        latent_accuracy=latent.tolist(),
+        weight_accuracy=None if weights is None else weights.tolist(),
+        aligned_accuracy=None if aligned is None else aligned.tolist(),
+        spearman=_measured(spearman, factors, latent),
+        weight_spearman=_measured(spearman, factors, weights),
+        linear_r2=_measured(linear_r2, factors, latent),
+        weight_linear_r2=_measured(linear_r2, factors, weights),
+        end_differences=(
+            None if targets[0] is None else float(latent[0]) - targets[0],
+            None if targets[1] is None else float(latent[-1]) - targets[1],
         ),
         **files,
         **task.score_field(),
@@ -288,10 +287,6 @@ def interpolate(
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-
-
-def _listed(scores: np.ndarray | None) -> list[float] | None:
-    return None if scores is None else scores.tolist()
 
 
 def _measured(measure: Callable[..., float], gamma: np.ndarray, scores: np.ndarray | None) -> float | None:
