@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.commands.baselines import AUTOMATIC_STEPS, aligned_mixtures, distilled, learnt_part_off
-from netspace.commands.convert import Named, resolve, target_accuracy, write_network, zoo_of
-from netspace.commands.shapes import MESH, require_shapes, write_line, write_shown_line
+from netspace.commands.baselines import AUTOMATIC_STEPS, distilled, learnt_part_off
+from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
+from netspace.commands.shapes import MESH, line_networks, require_shapes, write_line, write_shown_line
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
@@ -35,31 +34,20 @@ MAX_PAIRS = 32  # of a smallest and a largest network, between which an architec
 POINTS = 10  # of the line between architectures, from one ClassId to the next
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Networks along the line between two (S,), by how they were made, and their scores on test inputs (S,).
+def along(
+    space: Space, latents: Tensor, seeds: Tensor, gamma: Tensor, task: Task, ends: Networks | None = None
+) -> tuple[dict[str, Networks], dict[str, np.ndarray]]:
+    """Return networks (S,) along the line between two, by name as `line_networks`, and their scores on test inputs (S,).
 
-    They are 'latent', decoded from latents; 'weights', with mixed weights, of two networks of one architecture; and 'aligned',
-    the same with the channels of the first in the order of the last's, of an architecture whose graph can be traced.
+    The two have `latents` (2, E) and `seeds` (2,). Without `ends`, they themselves, weights are not mixed.
     """
-
-    networks: dict[str, Networks]
-    scores: dict[str, np.ndarray]
-
-
-def along(space: Space, first: Named, last: Named, gamma: Tensor, task: Task) -> Curves:
-    """Decode and mix networks between two at `gamma` (S,), and score them."""
-    networks = {"latent": space.decode_all(torch.lerp(first.latent, last.latent, gamma[:, None]))}
-    if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
-        of_class, ends = partial(Networks.of_class, space.family, first.class_id), torch.stack([first.flat, last.flat])
-        networks["weights"] = of_class(torch.lerp(ends[0], ends[1], gamma[:, None]))
-        nets, mixture = space.family[first.class_id].nets, torch.stack([gamma, 1 - gamma], 1)
-        mixed = aligned_mixtures(nets, ends.flip(0), mixture, task)
-        if mixed is not None:
-            networks["aligned"] = of_class(mixed)
-    one, other = (torch.tensor([each.seed]).expand(len(gamma)) for each in (first, last))
-    score = partial(accuracies_between, task=task, split="test", first=one, second=other, gamma=gamma)
-    return Curves(networks, {name: score(each) for name, each in networks.items()})
+    if ends is None:
+        networks = {"latent": space.decode_all(torch.lerp(latents[0], latents[1], gamma[:, None]))}
+    else:
+        networks = line_networks(space, ends, latents, gamma, task)
+    first, second = (seed.expand(len(gamma)) for seed in seeds)
+    score = partial(accuracies_between, task=task, split="test", first=first, second=second, gamma=gamma)
+    return networks, {name: score(each) for name, each in networks.items()}
 
 
 def lines(
@@ -79,11 +67,8 @@ def lines(
     lower = order[: len(order) // 2]
     starts = lower[np.unique(np.linspace(0, len(lower) - 1, min(MAX_LINES, len(lower))).round().astype(int))]
     gamma, seeds = torch.linspace(0, 1, steps, device=latents.device), group.seeds(rows)
-
-    def member(row: int) -> Named:
-        return Named(str(rows[row]), int(target.class_ids[row]), latents[row], target.flat(row), int(seeds[row]))
-
-    scores = [along(space, member(start), member(order[-1]), gamma, task).scores for start in starts]
+    pairs = torch.tensor([[start, order[-1]] for start in starts])
+    scores = [along(space, latents[pair], seeds[pair], gamma, task, target[pair])[1] for pair in pairs]
     latent, weights = (np.array([each[name] for each in scores]) for name in ("latent", "weights"))  # (pairs, S)
     aligned = [each["aligned"] for each in scores if "aligned" in each]
     factors = gamma.cpu().numpy()
@@ -173,21 +158,21 @@ def line_of_classes(
 
     The two are the best on validation images among the members in `rows`, by ClassId, with `latents` (M, E).
     """
-    last, ends, targets = len(space.family) - 1, [], []
+    last, ends, names, targets = len(space.family) - 1, [], [], []
     for class_id in (0, last):
         group = zoo.group(space.family[class_id].id)
         best = int(np.argmax(group.merit(np.asarray(rows[class_id]))))
-        row = int(rows[class_id][best])
-        ends.append(Named(str(MemberRef(group.id, row)), class_id, latents[class_id][best], None))
-        targets.append(float(group.members["accuracy_test"][row]))
+        ends.append(latents[class_id][best])
+        names.append(str(MemberRef(group.id, int(rows[class_id][best]))))
+        targets.append(float(group.members["accuracy_test"][rows[class_id][best]]))
     gamma = torch.linspace(0, 1, POINTS * last + 1, device=latents[0].device)
-    curves = along(space, ends[0], ends[1], gamma, task)
-    accuracy = curves.scores["latent"].tolist()
+    networks, scores = along(space, torch.stack(ends), torch.full((2,), -1), gamma, task)
+    accuracy = scores["latent"].tolist()
     return ClassLine(
-        start=ends[0].name,
-        end=ends[1].name,
+        start=names[0],
+        end=names[1],
         gamma=_rounded(gamma),
-        arch=curves.networks["latent"].archs,
+        arch=networks["latent"].archs,
         accuracy=accuracy,
         end_differences=(accuracy[0] - targets[0], accuracy[-1] - targets[1]),
         factors=[space.family.factor(class_id) for class_id in space.family.between],
@@ -244,10 +229,13 @@ def interpolate(
             check_mesh_path(Path(f"shape.{mesh}"))
         first, last = resolve(start, space, zoo), resolve(end, space, zoo)
     gamma = torch.linspace(0, 1, steps, device=space.device)
-    curves = along(space, first, last, gamma, task)
-    decoded, factors = curves.networks["latent"], gamma.cpu().numpy()
-    latent, weights, aligned = (curves.scores.get(name) for name in ("latent", "weights", "aligned"))
-    assert latent is not None
+    latents, seeds = torch.stack([first.latent, last.latent]), torch.tensor([first.seed, last.seed])
+    ends = None
+    if first.flat is not None and last.flat is not None and first.class_id == last.class_id:
+        ends = Networks.of_class(space.family, first.class_id, torch.stack([first.flat, last.flat]))
+    networks, scores = along(space, latents, seeds, gamma, task, ends)
+    decoded, factors = networks["latent"], gamma.cpu().numpy()
+    latent, weights, aligned = scores["latent"], scores.get("weights"), scores.get("aligned")
     name = f"{_plain(first.name)}--{_plain(last.name)}"
     files: dict[str, Any] = {}  # a key is absent if nothing is saved
     if save is not None:
@@ -258,8 +246,8 @@ def interpolate(
         files["networks"] = [str(path) for path in paths]
     if task.surfaces:
         folder = run / "interpolations" / name
-        files |= write_line(save or folder, curves.networks, gamma, (first.name, last.name), task, mesh or MESH)
-        write_shown_line(folder.with_suffix(".safetensors"), curves.networks, gamma, (first.name, last.name), task)
+        files |= write_line(save or folder, networks, gamma, (first.name, last.name), task, mesh or MESH)
+        write_shown_line(folder.with_suffix(".safetensors"), networks, gamma, (first.name, last.name), task)
     targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),

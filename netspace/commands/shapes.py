@@ -113,14 +113,12 @@ def _wholeness(shapes: Iterable[Surface]) -> Tensor:
 def line_networks(space: Space, ends: Networks, latents: Tensor, gamma: Tensor, task: Task) -> dict[str, Networks]:
     """Return networks (S,) on the line between two of one architecture, which have `latents` (2, E), at `gamma` (S,).
 
-    `latent` are decoded from the line between latents, `weights` mixed; `aligned` too, the first network's channels in the
+    `latent` are decoded from the line between latents, as the architectures that these stand for, `weights` mixed; `aligned` too, the first network's channels in the
     order of the second's, where its graph can be traced.
     """
     class_id, flat = int(ends.class_ids[0]), torch.stack([ends.flat(0), ends.flat(1)])
     lines = {
-        "latent": space.decode_all(
-            torch.lerp(latents[0], latents[1], gamma[:, None]), ends.class_ids[:1].expand(len(gamma))
-        ),
+        "latent": space.decode_all(torch.lerp(latents[0], latents[1], gamma[:, None])),
         "weights": Networks.of_class(space.family, class_id, torch.lerp(flat[0], flat[1], gamma[:, None])),
     }
     weights = torch.stack([gamma, 1 - gamma], dim=1)
