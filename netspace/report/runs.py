@@ -228,8 +228,9 @@ class Run:
     @property
     def score(self) -> Score | None:
         """What the accuracies are, where they are none."""
-        measured = (*self.interpolations.values(), *self.optimizations.values(), *self.samples)
-        scores = [each.score for each in (*(each.figures for each in self.evaluations.values()), *measured)]
+        scores = [each.figures.score for each in self.evaluations.values()]
+        scores += [each.score for each in self.interpolations.values()]
+        scores += [each.score for each in self.optimizations.values()] + [each.score for each in self.samples]
         return next((each for each in scores if each), None)
 
     @property
