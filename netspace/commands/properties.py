@@ -24,7 +24,7 @@ from netspace.networks.prep import unpack
 from netspace.results.properties import Measure, Properties, Property, Retrieval, Sources
 from netspace.space import Space
 from netspace.tasks import Task
-from netspace.training.setup import shown_rows
+from netspace.training.setup import training_rows
 from netspace.training.validation import network_outputs
 from netspace.zoo import ArchGroup, Zoo
 
@@ -88,7 +88,7 @@ def _told(train: Described, val: Described, test: Described) -> dict[str, Proper
 
 def _have_signals(space: Space, zoo: Zoo, task: Task) -> bool:
     """Return whether training members were fitted to signals that have names."""
-    groups = [zoo.group(arch.id) for arch in space.family if arch.shown]
+    groups = [zoo.group(arch.id) for arch in space.family if arch.trained]
     seeds = [seed for group in groups for seed in group.seeds(group.rows("train")).tolist() if seed >= 0]
     return bool(seeds and task.member_name(seeds[0]))
 
@@ -97,15 +97,15 @@ def _described(space: Space, zoo: Zoo, split: str, task: Task) -> Described | No
     """Describe the members of a split that were fitted to a signal; None if there are none."""
     parts = []
     for class_id, arch in enumerate(space.family):
-        group = zoo.group(arch.id) if arch.shown else None
+        group = zoo.group(arch.id) if arch.trained else None
         if group is not None:
-            rows = shown_rows(space.recipe, zoo, group).numpy() if split == "train" else group.rows(split)
+            rows = training_rows(space.recipe, zoo, group).numpy() if split == "train" else group.rows(split)
             rows = rows[group.seeds(rows).numpy() >= 0][: min(MAX_MEMBERS, MAX_VALUES // arch.parameters)]
             if len(rows):
                 parts.append(_of_arch(space, class_id, group, rows, task))
     if not parts:
         return None
-    sources = [name for name in parts[0].features if name != "weights" or not space.several]  # weights differ in size
+    sources = [name for name in parts[0].features if name != "weights" or not space.multi]  # weights differ in size
     return Described(
         {name: np.concatenate([part.features[name] for part in parts]) for name in sources},
         {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
