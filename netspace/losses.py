@@ -44,6 +44,24 @@ def prediction_loss(
     return divergence.mean().clamp_min(0) * temperature**2
 
 
+def contrastive_loss(
+    predicted: Float[Tensor, "M B C"], target: Float[Tensor, "M B C"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return how hard it is to tell which target network each predicted one is of (InfoNCE, van den Oord et al. 2018).
+
+    The cross-entropy of softmax(s / temperature) with the network's own target, where s are cosines between the outputs of
+    predicted and of target networks, as they differ from the mean of all targets. 0 for one network, which has no others.
+
+    >>> import torch
+    >>> outputs = torch.randn(4, 8, 3)
+    >>> bool(contrastive_loss(outputs, outputs, 0.1) < contrastive_loss(outputs.flip(0), outputs, 0.1))
+    True
+    """
+    mean = target.float().mean(0)
+    ours, theirs = (F.normalize((each.float() - mean).flatten(1), dim=1) for each in (predicted, target))
+    return F.cross_entropy(ours @ theirs.mT / temperature, torch.arange(len(ours), device=ours.device))
+
+
 def distillation_loss(
     predicted: Float[Tensor, "M B C"],
     teacher: Float[Tensor, "B C"],

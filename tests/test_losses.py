@@ -289,3 +289,17 @@ def test_maps_that_are_equal_or_zero_have_no_gradient() -> None:
     loss = feature_loss([first], [torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 0.0]])])
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2 / 3) and first.grad is not None and not first.grad.any()
+
+
+def test_the_contrastive_loss_is_infonce_of_centred_outputs() -> None:
+    """Against loops in float64; it is 0 for one network, and its gradient draws a network to its own target."""
+    torch.manual_seed(0)
+    target, predicted = torch.randn(3, 5, 2), torch.randn(3, 5, 2)
+    mean = target.double().mean(0)
+    ours, theirs = ([(each.double() - mean).flatten() for each in outputs] for outputs in (predicted, target))
+    rows = []
+    for index, own in enumerate(ours):
+        cosines = torch.stack([own @ other / own.norm() / other.norm() for other in theirs]) / 0.2
+        rows.append(torch.logsumexp(cosines, 0) - cosines[index])
+    assert float(losses.contrastive_loss(predicted, target, 0.2)) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-5)
+    assert float(losses.contrastive_loss(predicted[:1], target[:1], 0.2)) == 0

@@ -92,10 +92,11 @@ class Baselines:
         compared = compare_chosen(choice, target_logits, task, seeds)
         noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
         average = self.bank.mean(0, keepdim=True)
-        networks = {"noise": noisy, "average": average.expand(len(seeds), -1) if task.own_inputs else average}
+        networks = {"noise": noisy, "average": average}
         if (aligned := self._aligned_average(task)) is not None:
             networks["aligned_average"] = aligned
         for name, flat in networks.items():
+            flat = flat.expand(len(seeds), -1) if task.own_inputs else flat
             logits = self._test_logits(flat, task, seeds[: len(flat)]).expand_as(target_logits)
             compared[name] = compare_outputs(target_logits, logits, task, "test", seeds)
         return compared, scale
@@ -230,10 +231,8 @@ class Baselines:
 def aligned_mixtures(nets: NetBatch, flat: Tensor, weights: Tensor, task: Task) -> Tensor | None:
     """Align networks (K, P) to the first, mix them by weights (S, K), and reset statistics to those of the sources: (S, P).
 
-    Return None for a graph that cannot be traced, or inputs that are each network's own.
+    Return None for a graph that cannot be traced. Statistics are those on inputs that all networks share.
     """
-    if task.own_inputs:
-        return None
     spec = nets.spec
     inputs = task.inputs("train", slice(STATISTICS_INPUTS))
     try:

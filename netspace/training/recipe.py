@@ -32,6 +32,10 @@ class LossConfig(Settings):
     lines: float = Field(
         0.0, ge=0
     )  # weight of Eq. 1 for points between pairs of networks: their network behaves like a blend of both
+    contrastive: float = Field(
+        0.0, ge=0
+    )  # weight of InfoNCE: outputs of a predicted network are nearer to its own target's than to those of others in the batch
+    contrast: float = Field(0.1, gt=0)  # temperature of InfoNCE
     weights: float = Field(
         0.0, ge=0
     )  # weight of the squared difference of parameters, in units of the standard deviation of their layer
@@ -124,7 +128,7 @@ class SpaceRecipe(Settings):
         if problem := head or back or ENCODERS[self.encoder.kind].refusal(self.latent, self.encoder):
             raise ValueError(problem)
         loss, multi = self.loss, self.multi
-        if not loss.behaviour + loss.lines + loss.weights + (multi.distillation + multi.interpolation if multi else 0):
+        if not loss.behaviour + loss.lines + loss.weights + loss.contrastive + (multi.distillation + multi.interpolation if multi else 0):
             raise ValueError("all terms of the loss are 0")
         if multi and loss.lines:
             raise ValueError("loss.lines is for one architecture; between several, use multi.interpolation")

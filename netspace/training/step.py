@@ -99,6 +99,15 @@ def behaviour(batch: Batch, weight: float) -> Tensor:
     return batch.by_class(of_class)
 
 
+def contrastive(batch: Batch, weight: float) -> Tensor:
+    """Decoded networks behave like those that were encoded rather than like others of their architecture: a scalar."""
+
+    def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
+        return weight * losses.contrastive_loss(batch.logits[rows], batch.target_logits[rows], batch.recipe.loss.contrast)
+
+    return batch.by_class(of_class)
+
+
 def lines(batch: Batch, weight: float) -> Tensor | None:
     """Return the loss between outputs of points between two networks and a blend of both; None without points."""
     loss, points = batch.recipe.loss, batch.points
@@ -145,6 +154,7 @@ TERMS: dict[str, Term] = {
     "behaviour": Term(
         lambda recipe: recipe.loss.behaviour or (0.0 if recipe.loss.lines else None), behaviour, targets=True
     ),
+    "contrastive": Term(lambda recipe: recipe.loss.contrastive or None, contrastive, targets=True),
     "lines": Term(lambda recipe: recipe.loss.lines or None, lines, targets=True),
     "sizes": Term(lambda recipe: recipe.sizes.weight if recipe.sizes else None, sizes, targets=True),
     "weights": Term(lambda recipe: recipe.loss.weights or None, weights, logits=False),

@@ -68,6 +68,20 @@ def test_the_best_validation_is_kept(tiny_run: Path, tiny_zoo: Path) -> None:
     np.testing.assert_allclose(accuracies(target, task, "val"), stored, atol=1e-9)
 
 
+def test_training_ends_at_an_agreement_and_stays_at_its_end(
+    tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = made(space_settings, stop_at=1e-6)
+    run = latent_space.train(recipe, tiny_zoo, tmp_path / "run")
+    records = read_metrics(run / "metrics.jsonl")
+    assert max(record["step"] for record in records) == 10  # the first validation, of 30 steps
+    assert read_torch(run / "checkpoints" / "last.pt")["step"] == 10
+    latent_space.train(recipe, tiny_zoo, run, resume=True)
+    assert read_metrics(run / "metrics.jsonl") == records
+    whole = latent_space.train(made(space_settings, stop_at=1.0), tiny_zoo, tmp_path / "whole")
+    assert read_torch(whole / "checkpoints" / "last.pt")["step"] == 30
+
+
 def test_without_averaging_the_last_weights_are_the_models(
     tiny_zoo: Path, space_settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -1,0 +1,48 @@
+"""`netspace quickstart --shapes`, small: chairs are built, embedded, evaluated, interpolated and reported; members have names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netspace.tasks.chairs import chair
+from netspace.zoo import Zoo
+
+FEW = (
+    "zoo.members={train: 6, val: 2, test: 3}",
+    "zoo.archs.siren.width=0.0625",
+    "zoo.data.points=256",
+    "zoo.epochs={first: 2, last: 2}",
+    "space.steps=4",
+    "space.validate_every=2",
+    "space.networks=2",
+    "space.encoder={kind: probe, probes: 16, hidden: 16}",
+)
+
+
+def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: Path) -> None:
+    run = tmp_path / "chairs"
+    words = [word for each in FEW for word in ("--set", each)]
+    told = json.loads(cli("quickstart", "--shapes", "--small", "--out", str(run), "--json", *words).stdout)
+    figures = told["eval"]
+    assert figures["members"] == 3
+    assert 0 <= figures["agreement"] <= 1
+    assert figures["score"] == {"name": "within", "higher_is_better": True}
+    assert (run / "report.html").stat().st_size > 10_000
+    with Zoo(run / "zoo.h5") as zoo:
+        group = zoo.only()
+        assert group.members["source"].tolist() == [chair(number).name.encode() for number in range(11)]
+        assert group.seeds(np.arange(11)).tolist() == list(range(11))
+        assert str(zoo.find("chair/0008")) == "siren/0008"
+        assert [*group.members["split"]].count(b"test") == 3
+        first, second = group.read([0, 1])
+    assert not torch.equal(first, second)
+    line = json.loads(
+        cli("interpolate", str(run), "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").stdout
+    )
+    assert (line["from"], line["to"]) == ("siren/0008", "siren/0010")
