@@ -49,6 +49,7 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     assert actual["provenance"]["torch"] and actual["provenance"]["machine"]["cores"]
     assert [row["name"].partition(":")[0] for row in actual["rows"]] == [
         "zoo",
+        "shapes",
         "step",
         "multi",
         "decoders",

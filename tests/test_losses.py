@@ -301,5 +301,7 @@ def test_the_contrastive_loss_is_infonce_of_centred_outputs() -> None:
     for index, own in enumerate(ours):
         cosines = torch.stack([own @ other / own.norm() / other.norm() for other in theirs]) / 0.2
         rows.append(torch.logsumexp(cosines, 0) - cosines[index])
-    assert float(losses.contrastive_loss(predicted, target, 0.2)) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-5)
+    assert float(losses.contrastive_loss(predicted, target, 0.2)) == pytest.approx(
+        float(torch.stack(rows).mean()), rel=1e-5
+    )
     assert float(losses.contrastive_loss(predicted[:1], target[:1], 0.2)) == 0

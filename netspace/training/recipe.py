@@ -128,7 +128,13 @@ class SpaceRecipe(Settings):
         if problem := head or back or ENCODERS[self.encoder.kind].refusal(self.latent, self.encoder):
             raise ValueError(problem)
         loss, multi = self.loss, self.multi
-        if not loss.behaviour + loss.lines + loss.weights + loss.contrastive + (multi.distillation + multi.interpolation if multi else 0):
+        if (
+            not loss.behaviour
+            + loss.lines
+            + loss.weights
+            + loss.contrastive
+            + (multi.distillation + multi.interpolation if multi else 0)
+        ):
             raise ValueError("all terms of the loss are 0")
         if multi and loss.lines:
             raise ValueError("loss.lines is for one architecture; between several, use multi.interpolation")

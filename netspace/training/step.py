@@ -103,7 +103,9 @@ def contrastive(batch: Batch, weight: float) -> Tensor:
     """Decoded networks behave like those that were encoded rather than like others of their architecture: a scalar."""
 
     def of_class(class_id: int, preps: Tensor, rows: slice) -> Tensor:
-        return weight * losses.contrastive_loss(batch.logits[rows], batch.target_logits[rows], batch.recipe.loss.contrast)
+        return weight * losses.contrastive_loss(
+            batch.logits[rows], batch.target_logits[rows], batch.recipe.loss.contrast
+        )
 
     return batch.by_class(of_class)
 

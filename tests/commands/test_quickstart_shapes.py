@@ -28,7 +28,7 @@ FEW = (
 def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "chairs"
     words = [word for each in FEW for word in ("--set", each)]
-    told = json.loads(cli("quickstart", "--shapes", "--small", "--out", str(run), "--json", *words).stdout)
+    told = json.loads(cli("quickstart", "--shapes", "--small", "--out", str(run), "--json", *words).out)
     figures = told["eval"]
     assert figures["members"] == 3
     assert 0 <= figures["agreement"] <= 1
@@ -43,6 +43,6 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         first, second = group.read([0, 1])
     assert not torch.equal(first, second)
     line = json.loads(
-        cli("interpolate", str(run), "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").stdout
+        cli("interpolate", str(run), "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").out
     )
     assert (line["from"], line["to"]) == ("siren/0008", "siren/0010")
