@@ -22,7 +22,7 @@ from netspace.tasks.meshes import MAX_BYTES, Array, MeshShape, RefusedMesh, libi
 from netspace.tasks.shapes import FIELDS, samples
 
 SAMPLING = "sampling meshes"
-VERSION = 1  # to be raised when the same files would give other shapes or samples
+VERSION = 2  # to be raised when the same files would give other shapes or samples
 BYTES_A_SECOND = 2e6  # of a mesh that is read and judged, roughly
 POINTS_A_SECOND = 3e4  # whose distances are computed, roughly
 ARRAYS = ("vertices", "faces", "dividing")  # of a `MeshShape`, which are cached

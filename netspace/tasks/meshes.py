@@ -15,6 +15,7 @@ Axes: N points, V vertices, F faces.
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ MAX_BYTES = 256 << 20  # of a file: text takes ten times its size while it is pa
 MAX_VALUES = 32 * MAX_FACES  # that a GLB file may claim to have, in all of its arrays
 MIN_AREA = 1e-14  # of a face, where the longest side of the bounding box is 1
 WINDING_POINTS = 5_000  # at which a mesh is judged
-DIVIDING_POINTS = 40_000  # on its faces, by area and besides their centres, at which it is judged whether they divide
+DIVIDING_POINTS = 40_000  # on all faces, by area, at which it is judged whether those divide whose centre does not
 STEP = 1e-5  # to both sides of these
 AMBIGUOUS = 0.2  # distance of a winding number from the nearest integer, from which it says neither inside nor outside
 MAX_AMBIGUOUS = 0.03  # fraction of points
@@ -227,14 +228,21 @@ def _on_faces(
 
 
 def _dividing(shape: MeshShape) -> Bool[Array, " F"]:
-    """Return which faces have inside on one side and outside on the other at one of many points."""
+    """Return which faces have inside on one side and outside on the other: at their centre, or anywhere else."""
     corners = shape.vertices[shape.faces]
-    points, rows = _on_faces(corners, DIVIDING_POINTS, np.random.RandomState(0))
-    points, rows = np.concatenate([points, corners.mean(1)]), np.concatenate([rows, np.arange(len(corners))])
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / (2 * _areas(corners))[:, None]
-    step = STEP * normals[rows]
-    divided = shape.inside(points + step) != shape.inside(points - step)
-    return np.bincount(rows, weights=divided, minlength=len(corners)) > 0
+    step = STEP * normals
+    centres = corners.mean(1)
+    dividing = shape.inside(centres + step) != shape.inside(centres - step)
+    others = np.flatnonzero(~dividing)
+    if len(others):
+        areas = _areas(corners)
+        count = math.ceil(DIVIDING_POINTS * areas[others].sum() / areas.sum())
+        points, rows = _on_faces(corners[others], count, np.random.RandomState(0))
+        rows = others[rows]
+        divided = shape.inside(points + step[rows]) != shape.inside(points - step[rows])
+        dividing[rows[divided]] = True
+    return dividing
 
 
 def _areas(corners: Float64[Array, "F 3 3"]) -> Float64[Array, " F"]:
