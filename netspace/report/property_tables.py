@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from netspace.report.drawing import count, number, percent
 from netspace.report.runs import Run
 from netspace.report.tables import Table
-from netspace.results.properties import Properties, Sources
+from netspace.results.properties import Measured, Properties, Sources
 
 SOURCES = {"latent": "latent", "weights": "weights", "outputs": "outputs", "signal": "the signal itself"}
 
 
 def property_tables(run: Run) -> list[Table]:
-    """Return the tables of each split whose members hold signals."""
+    """Return the tables of each split: further measures of the task, and what is told of signals."""
     tables = []
     for split, evaluated in run.evaluations.items():
+        if evaluated.figures.measures:
+            tables.append(_measures(split, evaluated.figures.measures))
         figures = evaluated.figures.properties
         if figures is not None:
             tables += [_told(split, figures)] if figures.labels else []
             tables.append(_near(split, figures))
     return tables
+
+
+def _measures(split: str, figures: Mapping[str, Measured]) -> Table:
+    """Return the means of further measures."""
+    rows = [[name, number(each.target, 3), number(each.predicted, 3)] for name, each in figures.items()]
+    return Table(["", "targets", "predicted"], rows, f"Further measures, {split} split; psnr is in decibels.")
 
 
 def _told(split: str, figures: Properties) -> Table:

@@ -216,6 +216,7 @@ def test_the_command_and_the_report_show_what_is_told(
     assert set(payload) == {"measure", "latent", "weights", "outputs", "signal", "constant"}
     page = Path(report(run).report).read_text(encoding="utf-8")
     assert "the nearest has the same class" in page and "told by linear models" in page
+    assert "Further measures, test split" in page
 
 
 def test_more_members_than_pictures_are_refused_before_anything_is_trained(
