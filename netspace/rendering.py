@@ -19,6 +19,7 @@ EXTENT = 1.1  # half the side of the view, in units of the cube [-1, 1]^3
 MAX_FRAGMENTS = 1 << 19  # candidates of faces x pixels at once, so that memory stays bounded
 SHADOW_POINTS = 30_000
 SHADOW = 0.26  # how dark the darkest shadow is
+DENSITY = 0.1  # of a shadow below an area of one unit
 COLOUR = (0.40, 0.58, 0.78)  # red, green, blue of a shape, 0 to 1
 LIGHTS = (((-0.45, 0.65, 0.62), 0.62), ((0.8, 0.15, 0.35), 0.16))  # direction in the view, strength
 AMBIENT = (0.30, 0.14)  # of every side, and more the more it looks up
@@ -165,5 +166,5 @@ def _shadow(shape: Surface, view: View, side: int) -> Float64[np.ndarray, "S S"]
     shown = (column >= 0) & (column < side) & (row >= 0) & (row < side)
     counts = np.bincount((row * side + column)[shown], np.exp(-2.5 * height[shown]), side * side).reshape(side, side)
     blurred = sum(gaussian_filter(counts, side / width) for width in (90, 30))
-    thick = blurred * side**2 / SHADOW_POINTS  # 1 where points lie as densely as if they filled the picture
-    return SHADOW * (1 - np.exp(-0.35 * np.asarray(thick)))
+    thick = np.asarray(blurred) * side**2 / SHADOW_POINTS * shape.areas.sum()  # area above each point of the floor
+    return SHADOW * (1 - np.exp(-DENSITY * thick))

@@ -25,6 +25,7 @@ from netspace.streams import Stream, generator
 
 CHUNK = 1 << 14  # grid points evaluated at once: their coordinates and activations are all that is kept besides values
 MIN_SHARE = 0.01  # of a surface's area, from which on a piece of it counts as a body and not as a speck
+MIN_SIZE = 0.25  # of the area that a shape is expected to have, from which on it counts as a shape at all
 POINTS = 20_000  # sampled on each of two surfaces to measure their distance
 FAR = 1e6  # times the largest value: what lies around the cube, so that surfaces end exactly on its sides
 SUFFIXES = (".glb", ".ply")  # of mesh files that are written
@@ -169,16 +170,20 @@ class Bodies(NamedTuple):
     total: int  # all of them, the smallest speck included
     large: int  # of those with at least a given share of the area
 
-    @property
-    def valid(self) -> bool:
-        """Whether there is one body, apart from specks."""
-        return self.large == 1
+
+def valid(shape: Surface, expected: float = 0.0) -> bool:
+    """Return whether a surface bounds one body, apart from specks, of at least `MIN_SIZE` of the area that was `expected`."""
+    return bodies(shape, expected).large == 1 and float(shape.areas.sum()) >= MIN_SIZE * expected
 
 
-def bodies(shape: Surface, share: float = MIN_SHARE) -> Bodies:
-    """Count the connected pieces of a surface, and those with at least `share` of its area; cavities inside a body do not count."""
+def bodies(shape: Surface, expected: float = 0.0, share: float = MIN_SHARE) -> Bodies:
+    """Count the connected pieces of a surface, and those with at least `share` of its area, or of the area that was `expected`.
+
+    Cavities inside a body do not count.
+    """
     if shape.empty:
         return Bodies(0, 0)
+    expected = max(expected, float(shape.areas.sum()))
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -189,7 +194,7 @@ def bodies(shape: Surface, share: float = MIN_SHARE) -> Bodies:
     piece = piece_of_vertex[shape.faces[:, 0]]
     area, volume = (np.bincount(piece, each, number) for each in (shape.areas, shape.volumes))
     solid = (volume > 0) & (area > 0)
-    return Bodies(int(solid.sum()), int((solid & (area >= share * area.sum())).sum()))
+    return Bodies(int(solid.sum()), int((solid & (area >= share * expected)).sum()))
 
 
 def check_mesh_path(path: Path) -> None:

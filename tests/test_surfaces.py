@@ -21,7 +21,9 @@ from netspace.surfaces import (
     grid_values,
     iou,
     read_surfaces,
+    shapes_extra,
     surface,
+    valid,
     write_mesh,
     write_surfaces,
 )
@@ -159,12 +161,19 @@ def test_points_are_drawn_uniformly_by_area() -> None:
 
 def test_bodies_are_counted_with_and_without_specks() -> None:
     two = torch.minimum(ball(0.3, (-0.5, 0, 0)), ball(0.3, (0.5, 0, 0)))
-    assert bodies(surface(two)) == (2, 2) and not bodies(surface(two)).valid
+    assert bodies(surface(two)) == (2, 2) and not valid(surface(two))
     speck = torch.minimum(ball(0.7), ball(0.06, (0.9, 0.9, 0.9)))
-    counted = bodies(surface(speck))
-    assert counted == (2, 1) and counted.valid
+    assert bodies(surface(speck)) == (2, 1) and valid(surface(speck))
     assert bodies(surface(speck), share=0.0001).large == 2
-    assert bodies(Surface.nothing()) == (0, 0) and not bodies(Surface.nothing()).valid
+    assert bodies(Surface.nothing()) == (0, 0) and not valid(Surface.nothing())
+
+
+def test_what_is_left_of_a_larger_shape_is_no_shape() -> None:
+    """A ball of radius 0.3 in place of one of area A: too small from a quarter of A on, a speck from a hundredth."""
+    shape = surface(ball(0.3))
+    area = float(shape.areas.sum())
+    assert valid(shape, 3.9 * area) and not valid(shape, 4.1 * area)
+    assert bodies(shape, 99 * area) == (1, 1) and bodies(shape, 101 * area) == (1, 0)
 
 
 def test_a_cavity_is_no_body() -> None:
@@ -210,6 +219,12 @@ def test_other_suffixes_and_empty_shapes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetspaceError, match=f"^{re.escape(expected)}$"):
         write_mesh(tmp_path / "chair.ply", Surface.nothing())
     assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_the_error_says_how_to_get_it() -> None:
+    expected = "shapes need netspace_meshes, which is not installed: pip install 'netspace[shapes]'"
+    with pytest.raises(NetspaceError, match=f"^{re.escape(expected)}$"):
+        shapes_extra("netspace_meshes")
 
 
 def test_surfaces_are_kept_to_a_step_of_their_coordinates(tmp_path: Path) -> None:

@@ -362,7 +362,8 @@ def decode(
 ) -> None:
     """Decode a latent to a network: a state dict (safetensors) with batch norm folded into the layers.
 
-    In a space of shapes, a file named .glb or .ply gets the network's surface as a mesh instead. A state dict loads into the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was trained.
+    In a space of shapes, a file named .glb or .ply gets the network's surface as a mesh instead. A state dict loads into
+    the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was trained.
     """
     from netspace.commands.convert import decode as decode_latent
 

@@ -52,7 +52,7 @@ def interpolation(figures: of_spaces.Interpolation) -> str:
     if figures.bodies is None:
         return output.interpolation(figures)
     rows = [
-        [name, *("empty" if count == 0 else count for count in counts)]
+        [name, *counts]
         for name, counts in (
             ("latents", figures.bodies.latent),
             ("weights", figures.bodies.weights),

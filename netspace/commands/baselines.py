@@ -70,10 +70,11 @@ class Baselines:
 
     def compare(
         self, target: Tensor, latents: Tensor, target_logits: Tensor, task: Task, seeds: Tensor
-    ) -> tuple[dict[str, Comparison], float]:
+    ) -> tuple[dict[str, Comparison], float, dict[str, Tensor]]:
         """Compare each baseline with networks (M, P) of `seeds` (M,), which have latents (M, E) and test logits (M, B, C).
 
-        Return comparisons by name, and the scale of the noise that was used:
+        Return comparisons by name, the scale of the noise that was used, and the networks (M, P) of `nearest_answers` and
+        `average`:
 
         - `nearest`, `nearest_latent`: the training network with the nearest weights, or latent;
         - `same_accuracy`: a random one among those whose validation accuracy is nearest (ties: `SAME_ACCURACY`);
@@ -99,7 +100,8 @@ class Baselines:
             flat = flat.expand(len(seeds), -1) if task.own_inputs else flat
             logits = self._test_logits(flat, task, seeds[: len(flat)]).expand_as(target_logits)
             compared[name] = compare_outputs(target_logits, logits, task, "test", seeds)
-        return compared, scale
+        near = self.bank[choice.single["nearest_answers"].to(self.bank.device)]
+        return compared, scale, {"nearest_answers": near, "average": average.expand(len(target), -1)}
 
     def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor) -> Choice:
         """Choose training networks by their outputs for validation inputs, a part of the bank at a time."""

@@ -19,7 +19,7 @@ from netspace.commands.baselines import Baselines
 from netspace.commands.convert import zoo_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.commands.properties import properties
-from netspace.commands.shapes import ShapeComparison, evaluate_shapes, write_shown
+from netspace.commands.shapes import ShapeComparison, evaluate_shapes, shape_name, write_shown
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.metrics import Identity, diversity, identity_of
@@ -101,6 +101,7 @@ def evaluate(
             common = network_outputs(predicted, task, "test"), network_outputs(target, task, "test")
         identities = _identities(parts, target_logits, *common, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
+        of_baselines, stand_ins = _baselines(space, zoo, parts, target_logits, task) if baselines else ({}, {})
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
@@ -119,7 +120,7 @@ def evaluate(
             "latent": space.latent,
             "parameters": round(mean_parameters),  # the mean of several architectures
             "per_class": per_class,
-            "baselines": _baselines(space, zoo, parts, target_logits, task) if baselines else {},
+            "baselines": of_baselines,
         }
         if space.multi:
             figures |= _between_architectures(space, zoo, parts, target, predicted, task, distil)
@@ -128,7 +129,11 @@ def evaluate(
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
         shapes: ShapeComparison | None = None
         if task.surfaces:
-            of_shapes, shapes = evaluate_shapes(space, target, predicted, latents, task)
+            of_shapes, shapes = evaluate_shapes(
+                space, target, predicted, latents, task, stand_ins, lines=split != "train"
+            )
+            for name, of_baseline in of_shapes.pop("baselines").items():
+                figures["baselines"][name] |= of_baseline
             figures |= of_shapes
         if (told := properties(space, zoo, split, task)) is not None:
             figures["properties"] = told
@@ -139,7 +144,11 @@ def evaluate(
     if ranks.is_main():
         _save(run, result, comparison, parts, target, predicted, shapes)
         if shapes is not None:
-            names = [name for part in parts for name in part.names]
+            names = [
+                shape_name(task, seed, name)
+                for part in parts
+                for seed, name in zip(part.seeds.tolist(), part.names, strict=True)
+            ]
             file = run / f"eval-{split}-shapes.safetensors"
             write_shown(file, space, names, target, predicted, latents, shapes.iou, task)
     return result
@@ -221,20 +230,27 @@ def _measures(task: Task, target: Tensor, predicted: Tensor, seeds: Tensor) -> d
     }
 
 
-def _baselines(space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task) -> dict[str, Any]:
-    """Return the figures of each baseline over all members; its networks are of the member's own architecture."""
+def _baselines(
+    space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task
+) -> tuple[dict[str, Any], dict[str, Networks]]:
+    """Return the figures of each baseline over all members, and the networks (M,) of some; they are of the member's own architecture."""
+    networks: dict[str, list[Networks]] = {}
     comparisons: dict[str, list[Comparison]] = {}
     scales = []
     for part, logits in zip(parts, target_logits.split([len(part.rows) for part in parts]), strict=True):
         flat = part.target.preps.flatten(1)[:, : space.family[part.class_id].parameters]
-        compared, scale = Baselines(space, zoo, part.class_id).compare(flat, part.latents, logits, task, part.seeds)
+        of_part = Baselines(space, zoo, part.class_id)
+        compared, scale, chosen = of_part.compare(flat, part.latents, logits, task, part.seeds)
         scales.append(scale)
+        for name, rows in chosen.items():
+            networks.setdefault(name, []).append(Networks.of_class(space.family, part.class_id, rows))
         for name, each in compared.items():
             comparisons.setdefault(name, []).append(each)
     summaries: dict[str, Any] = {name: Comparison.concatenate(each).summary() for name, each in comparisons.items()}
     summaries["noise"]["scale"] = scales[0] if len(scales) == 1 else scales
     whole = {name for name, each in comparisons.items() if len(each) == len(parts)}  # of every architecture
-    return {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
+    figures = {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
+    return figures, {name: Networks.concatenate(each) for name, each in networks.items()}
 
 
 def _between_architectures(
@@ -268,7 +284,7 @@ def _save(
     shapes: ShapeComparison | None,
 ) -> None:
     """Write the figures, those of each member, all latents, and the PReps of a few members of the largest architecture."""
-    of_shapes = {} if shapes is None else {"iou": shapes.iou.tolist(), "chamfer": shapes.chamfer.tolist()}
+    of_shapes = {} if shapes is None else {name: _known(getattr(shapes, name)) for name in ("iou", "chamfer")}
     detail = MemberFigures(
         member=[name for part in parts for name in part.names],
         arch=target.archs,
@@ -287,6 +303,11 @@ def _save(
     latents = torch.cat([part.latents for part in parts])
     tensors = {"latents": latents, "shown": rows, "preps": target.preps[rows], "decoded": predicted.preps[rows]}
     write_tensors(run / f"eval-{result.split}.safetensors", tensors)
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """Return values with None for those that are not known."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _mean(values: Any) -> float:

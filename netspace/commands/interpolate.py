@@ -17,7 +17,7 @@ from torch import Tensor
 
 from netspace.commands.baselines import AUTOMATIC_STEPS, distilled, learnt_part_off
 from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
-from netspace.commands.shapes import MESH, line_networks, require_shapes, write_line, write_shown_line
+from netspace.commands.shapes import MESH, line_networks, require_shapes, shape_name, write_line, write_shown_line
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
@@ -246,8 +246,9 @@ def interpolate(
         files["networks"] = [str(path) for path in paths]
     if task.surfaces:
         folder = run / "interpolations" / name
-        files |= write_line(save or folder, networks, gamma, (first.name, last.name), task, mesh or MESH)
-        write_shown_line(folder.with_suffix(".safetensors"), networks, gamma, (first.name, last.name), task)
+        titles = shape_name(task, first.seed, first.name), shape_name(task, last.seed, last.name)
+        files |= write_line(save or folder, networks, gamma, titles, task, mesh or MESH)
+        write_shown_line(run / "interpolations" / f"{name}.safetensors", networks, gamma, titles, task)
     targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),

@@ -24,6 +24,7 @@ from netspace.hardware import machine, pick_device
 from netspace.precision import matrix_rates
 from netspace.results.spaces import Quickstart
 from netspace.run_folder import RunFolder, is_run
+from netspace.surfaces import shapes_extra
 from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import MemberRef, Zoo
@@ -48,6 +49,9 @@ def quickstart(
     """
     from netspace.report import report
 
+    if shapes:  # which the evaluation at the end needs
+        for module in ("skimage.measure", "trimesh"):
+            shapes_extra(module)
     started = time.monotonic()
     of_zoo, of_space = split_changes(changes)
     recorded = [*(SMALL_SPACE if small else ()), *of_space]  # in the run's provenance

@@ -27,15 +27,17 @@ from netspace.report.strips import ROWS, strip
 from netspace.results.shapes import LineBodies, ShapeLines, Shapes, Solidity
 from netspace.space import Space
 from netspace.streams import Stream, generator
-from netspace.surfaces import Surface, bodies, chamfer, grid_values, iou, surface, write_mesh, write_surfaces
+from netspace.surfaces import Surface, bodies, chamfer, grid_values, iou, surface, valid, write_mesh, write_surfaces
 from netspace.tasks import Task
 from netspace.training.validation import slices
 
 RESOLUTION = 64  # grid points along each side by which shapes are measured, and of meshes
 SHOWN_RESOLUTION = 48  # of the shapes that are kept for the report
+MAX_MEMBERS = 64  # whose shapes are measured
 MAX_SHOWN = 4  # members whose shapes are kept
 MAX_LINES = 10  # between test members
 STEPS = 9  # of a line, its ends left out
+TARGET = "target"
 MESH = "glb"  # the format of meshes unless another is asked for
 PART = 16  # networks whose values on a grid are in memory at once
 
@@ -46,7 +48,7 @@ class ShapeComparison:
 
     iou: np.ndarray  # (M,) of the insides
     chamfer: np.ndarray  # (M,) in units of the cube [-1, 1]^3; NaN where one of the two is empty
-    valid: np.ndarray  # (M,) whether there is one body, apart from specks
+    valid: np.ndarray  # (M,) whether there is one body, apart from specks, of a quarter of the target's area or more
     single_body: np.ndarray  # (M,) whether there is one body and no speck
     empty: np.ndarray  # (M,)
 
@@ -55,6 +57,18 @@ class ShapeComparison:
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         known = {name: each[np.isfinite(each)] for name, each in known.items()}
         return {name: float(each.mean()) if len(each) else None for name, each in known.items()}
+
+    def among(self, rows: np.ndarray, count: int) -> ShapeComparison:
+        """Return the comparison of `count` members, of which this is that of some rows (M,); NaN for others."""
+        spread = [np.full(count, np.nan) for _ in fields(self)]
+        for whole, field in zip(spread, fields(self), strict=True):
+            whole[rows] = getattr(self, field.name)
+        return ShapeComparison(*spread)
+
+
+def shape_name(task: Task, seed: int, name: str) -> str:
+    """Return the name of the shape that a network of a `seed` was fitted to, such as 'chair/0003', else the network's `name`."""
+    return (task.member_name(seed) if seed >= 0 else "") or name
 
 
 def require_shapes(task: Task, what: str) -> None:
@@ -83,38 +97,46 @@ def surfaces_of(networks: Networks, task: Task, resolution: int = RESOLUTION) ->
 def compare_shapes(
     target: Networks, others: Mapping[str, Networks], task: Task, resolution: int = RESOLUTION
 ) -> dict[str, ShapeComparison]:
-    """Compare the shapes of networks (M,) with those of others (M,), by name; processes share the work."""
+    """Compare the shapes of networks (M,) with those of others (M,), by name, and with themselves, as `TARGET`.
+
+    Processes share the work.
+    """
 
     def measures(rows: Tensor) -> Tensor:
         pieces = []
         for part in rows.split(PART):
             truth = values_of(target[part], task, resolution)
             wanted = [surface(values) for values in truth.numpy()]
-            pieces.append(torch.stack([_measures(truth, wanted, each[part]) for each in others.values()], dim=1))
+            same = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(part), 2)
+            compared = [torch.cat([same, _wholeness(wanted, [0.0] * len(wanted))], dim=1)]
+            compared += [_measures(truth, wanted, each[part]) for each in others.values()]
+            pieces.append(torch.stack(compared, dim=1))
         return torch.cat(pieces)
 
     def _measures(truth: Tensor, wanted: list[Surface], networks: Networks) -> Tensor:
         values = values_of(networks, task, resolution)
         shapes = [surface(each) for each in values.numpy()]
-        distances = [chamfer(one, other) for one, other in zip(wanted, shapes, strict=True)]
-        return torch.cat([iou(truth, values)[:, None], torch.tensor(distances)[:, None], _wholeness(shapes)], dim=1)
+        areas = [float(each.areas.sum()) for each in wanted]
+        distances = torch.tensor([chamfer(one, other) for one, other in zip(wanted, shapes, strict=True)])
+        return torch.cat([iou(truth, values)[:, None], distances[:, None], _wholeness(shapes, areas)], dim=1)
 
-    table = distributed_map(measures, torch.arange(len(target))).numpy()  # (M, others, 5)
-    return {name: ShapeComparison(*table[:, index].T) for index, name in enumerate(others)}
+    table = distributed_map(measures, torch.arange(len(target))).numpy()  # (M, 1 + others, 5)
+    return {name: ShapeComparison(*table[:, index].T) for index, name in enumerate([TARGET, *others])}
 
 
-def _wholeness(shapes: Iterable[Surface]) -> Tensor:
-    """Return whether shapes are valid, single bodies, and empty: (M, 3) in float64."""
-    counted = [bodies(each) for each in shapes]
-    rows = [[each.valid, each.total == 1, each.total == 0] for each in counted]
+def _wholeness(shapes: Iterable[Surface], expected: Sequence[float]) -> Tensor:
+    """Return whether shapes (M,) of expected areas are valid, single bodies, and empty: (M, 3) in float64."""
+    rows = [
+        [valid(each, area), bodies(each).total == 1, each.empty] for each, area in zip(shapes, expected, strict=True)
+    ]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
 
 
 def line_networks(space: Space, ends: Networks, latents: Tensor, gamma: Tensor, task: Task) -> dict[str, Networks]:
     """Return networks (S,) on the line between two of one architecture, which have `latents` (2, E), at `gamma` (S,).
 
-    `latent` are decoded from the line between latents, as the architectures that these stand for, `weights` mixed; `aligned` too, the first network's channels in the
-    order of the second's, where its graph can be traced.
+    `latent` are decoded from the line between latents, as the architectures that these stand for, `weights` mixed; `aligned`
+    too, the first network's channels in the order of the second's, where its graph can be traced.
     """
     class_id, flat = int(ends.class_ids[0]), torch.stack([ends.flat(0), ends.flat(1)])
     lines = {
@@ -134,6 +156,11 @@ def pairs_of(count: int) -> Tensor:
     return torch.randperm(count, generator=generator(0, Stream.SHAPE_LINES))[: 2 * lines].view(lines, 2)
 
 
+def smallest_area(ends: Sequence[Surface]) -> float:
+    """Return the area that shapes on a line are expected to have: that of the smaller end."""
+    return min(float(each.areas.sum()) for each in ends)
+
+
 def shape_lines(space: Space, target: Networks, latents: Tensor, task: Task) -> ShapeLines | None:
     """Measure how whole shapes are on lines between members (M,), which have `latents` (M, E); None for fewer than two.
 
@@ -148,7 +175,8 @@ def shape_lines(space: Space, target: Networks, latents: Tensor, task: Task) -> 
         of_lines = []
         for pair in rows:
             lines = line_networks(space, target[pair], latents[pair.to(latents.device)], gamma, task)
-            of_lines.append(torch.stack([_wholeness(surfaces_of(each, task)) for each in lines.values()]))
+            expected = [smallest_area(surfaces_of(target[pair], task))] * STEPS
+            of_lines.append(torch.stack([_wholeness(surfaces_of(each, task), expected) for each in lines.values()]))
         return torch.stack(of_lines)
 
     table = distributed_map(measures, pairs)  # (L, kinds, S, 3)
@@ -166,18 +194,32 @@ def shape_lines(space: Space, target: Networks, latents: Tensor, task: Task) -> 
 
 
 def evaluate_shapes(
-    space: Space, target: Networks, predicted: Networks, latents: Tensor, task: Task
+    space: Space,
+    target: Networks,
+    predicted: Networks,
+    latents: Tensor,
+    task: Task,
+    baselines: Mapping[str, Networks] | None = None,
+    lines: bool = True,
 ) -> tuple[dict[str, Any], ShapeComparison]:
-    """Return the figures of `netspace eval` on the shapes of members (M,), and the comparison by member."""
-    compared = compare_shapes(target, {"predicted": predicted, "target": target}, task)
-    of_target = compared["target"].summary()
-    lines = None if space.multi else shape_lines(space, target, latents, task)
+    """Return the figures of `netspace eval` on the shapes of members (M,), and the comparison by member, NaN where it was not made.
+
+    At most `MAX_MEMBERS` are compared, evenly among all. `baselines` (M,) take the place of predicted networks; their figures
+    are in those of the same name. Without `lines`, those between members are not measured.
+    """
+    rows = torch.linspace(0, len(target) - 1, min(MAX_MEMBERS, len(target))).round().long()
+    others = {"predicted": predicted, **(baselines or {})}
+    compared = compare_shapes(target[rows], {name: each[rows] for name, each in others.items()}, task)
+    of_target = compared[TARGET].summary()
     shapes = Shapes(
+        members=len(rows),
         resolution=RESOLUTION,
         target=Solidity(**{name: of_target[name] for name in ("valid", "single_body", "empty")}),
-        lines=lines,
+        lines=shape_lines(space, target, latents, task) if lines and not space.multi else None,
     )
-    return {**compared["predicted"].summary(), "shapes": shapes}, compared["predicted"]
+    by_baseline = {name: compared[name].summary() for name in baselines or {}}
+    figures = {**compared["predicted"].summary(), "shapes": shapes, "baselines": by_baseline}
+    return figures, compared["predicted"].among(rows.numpy(), len(target))
 
 
 def write_shown(
@@ -191,7 +233,7 @@ def write_shown(
     task: Task,
 ) -> None:
     """Write the surfaces that the report shows: of a few members, from the worst to the best predicted, and of one line."""
-    order = np.argsort(overlap, kind="stable")
+    order = np.argsort(overlap, kind="stable")[: np.isfinite(overlap).sum()]  # NaN comes last
     rows = order[np.unique(np.linspace(0, len(order) - 1, min(MAX_SHOWN, len(order))).round().astype(int))]
     chosen = torch.from_numpy(rows.copy())
     shown = {"target": target[chosen], "predicted": predicted[chosen]}
@@ -238,7 +280,9 @@ def write_line(
     with styled():
         drawn = strip({ROWS[name]: each for name, each in shapes.items()}, captions, View(*task.upright))
         write_bytes(picture, to_png(drawn))
-    counts = {name: [bodies(each).large for each in of_line] for name, of_line in shapes.items()}
+    ends_known = shapes.get("weights", shapes["latent"])  # the networks themselves, if their weights are known
+    expected = smallest_area([ends_known[0], ends_known[-1]])
+    counts = {name: [bodies(each, expected).large for each in of_line] for name, of_line in shapes.items()}
     return {"bodies": LineBodies(**counts), "meshes": [str(file) for file in files], "picture": str(picture)}
 
 

@@ -62,7 +62,14 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
         ("latent size, of parameters (mean)", percent(figures.compression)),
     ]
-    return [(name, value) for name, value in (multi if main.multi else single) if value != MISSING]
+    whole = figures.shapes.lines if figures.shapes else None
+    shapes = [
+        ("overlap with the target (IoU)", number(figures.iou)),
+        ("predictions of one body", percent(figures.valid)),
+        ("shapes of one body, latent lines", percent(whole.latent.valid if whole else None)),
+        ("shapes of one body, weight lines", percent(whole.weights.valid if whole else None)),
+    ]
+    return [(name, value) for name, value in [*shapes, *(multi if main.multi else single)] if value != MISSING]
 
 
 def _space(run: Run, main: Evaluated) -> list[str]:

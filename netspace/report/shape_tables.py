@@ -33,8 +33,8 @@ def shape_tables(run: Run) -> list[Table]:
         caption = (
             f"Shapes, {split} split, from values on a grid of {grid} x {grid} x {grid} points. IoU is intersection over union of "
             "the insides of predictions and their targets; the Chamfer distance is the mean distance from points of one surface to "
-            "the other and back, in a cube of side 2, over shapes that are not empty. One body: pieces under 1 % of a surface's area "
-            "do not count; without specks: there are none."
+            "the other and back, in a cube of side 2, over shapes that are not empty. One body: a shape of at least a quarter "
+            "of its target's area (on lines, of the smaller end's), of which pieces under 1 % do not count; without specks: there are none."
         )
         tables.append(Table(["", "IoU", "Chamfer", *HEAD], rows, caption))
         if figures.shapes.lines is not None:

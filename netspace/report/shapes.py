@@ -88,7 +88,7 @@ def member_picture(split: str, shown: Shown, figures: SavedEvaluation) -> Iterat
         f"shapes-{split}",
         "shapes",
         f"Targets and predictions, {split} split",
-        strip(rows, names, shown.view, _side(len(names))),
+        strip(rows, names, shown.view, _side(len(names)), WIDTH),
         f"Surfaces of {count(len(names))} networks above those of their predictions: {'; '.join(texts)}.",
         "The surfaces where networks are 0, from the worst predicted member (smallest intersection over union of the insides) "
         f"to the best: {'; '.join(texts)}. Means over all members: IoU {number(figures.iou)}, Chamfer distance "
@@ -117,6 +117,7 @@ def line_picture(name: str, shown: Shown) -> Iterator[Picture]:
             [texts[column] for column in columns],
             shown.view,
             _side(len(columns)),
+            WIDTH,
         ),
         f"Surfaces on the line from {shown.start} to {shown.end}; not empty: {joined(counted)}.",
         "Above, networks decoded from interpolated latents; below, networks whose weights were interpolated as they are"

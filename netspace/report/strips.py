@@ -23,17 +23,21 @@ ROWS = {"latent": "latents", "weights": "weights", "aligned": "weights,\naligned
 
 
 def strip(
-    rows: Mapping[str, Sequence[Surface]], captions: Sequence[str], view: View | None = None, inches: float = INCHES
+    rows: Mapping[str, Sequence[Surface]],
+    captions: Sequence[str],
+    view: View | None = None,
+    inches: float = INCHES,
+    least: float = 0.0,
 ) -> Figure:
     """Return a figure of rows of surfaces (S,) by name, with a caption (S,) over each column; cells of empty surfaces are marked.
 
-    `inches` is the side of a cell.
+    `inches` is the side of a cell; the figure is at least `least` inches wide.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     columns, pixels = len(captions), round(inches * DOTS)
-    width, height = columns * inches + LABEL, len(rows) * inches + HEAD
+    width, height = max(columns * inches + LABEL, least), len(rows) * inches + HEAD
     figure = Figure(figsize=(width, height))
     for row, (name, shapes) in enumerate(rows.items()):
         bottom = (len(rows) - 1 - row) * inches / height

@@ -27,7 +27,7 @@ class Measures(Part):
     kl: Number = None  # KL(target || predicted), nats
     iou: Number = None  # of shapes: intersection over union of the insides; this and the next four of shapes alone
     chamfer: Number = None  # distance of surfaces, not squared, in units of the cube [-1, 1]^3; over those not empty
-    valid: Number = None  # fraction of predicted shapes of one body, apart from specks under 1 % of the area
+    valid: Number = None  # fraction of predicted shapes that are valid (`netspace.results.shapes`)
     single_body: Number = None  # fraction of those of one body and no speck
     empty: Number = None  # fraction of those that are empty
 

@@ -17,10 +17,13 @@ from helpers import refused
 from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe
 from netspace import archs
+from netspace.commands import shapes
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.commands.shapes import compare_shapes, pairs_of, write_line
 from netspace.networks.family import Networks
+from netspace.networks.prep import unpack
+from netspace.results.spaces import Evaluation
 from netspace.space import Space
 from netspace.surfaces import read_surfaces, surface
 from netspace.tasks import TASKS, load
@@ -47,6 +50,12 @@ def trained(zoo: Path) -> Path:
     return train(SpaceRecipe.model_validate(balls.SPACE), zoo, zoo.parent / "run")
 
 
+@pytest.fixture(scope="module")
+def figures(trained: Path) -> Evaluation:
+    """Of the test members, which `trained` keeps."""
+    return evaluate(trained)
+
+
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
@@ -59,34 +68,68 @@ def values(network: torch.nn.Module, resolution: int) -> torch.Tensor:
         return network(points)[..., 0]
 
 
-def test_evaluation_measures_shapes(run: Path, zoo: Path) -> None:
+def ball_of(flat: torch.Tensor) -> torch.nn.Module:
+    network = balls.Ball()
+    network.centre.data, network.radius.data = flat[:3], flat[3]
+    return network
+
+
+def test_evaluation_measures_shapes(trained: Path, figures: Evaluation, zoo: Path) -> None:
     """Intersection over union is that of decoded and stored networks, run one by one; the file has it by member."""
-    figures = evaluate(run)
     with Zoo(zoo) as opened:
         group = opened.only()
         rows = group.rows("test")
         preps = group.read(rows)
-    space, expected = Space.load(run), []
+    space, expected = Space.load(trained), []
     for prep in preps:
-        target = balls.Ball()
-        target.centre.data, target.radius.data = prep.flatten()[:3], prep.flatten()[3]
-        one, other = values(target, 64) < 0, values(space.decode(space.encode(prep)), 64) < 0
+        one, other = values(ball_of(prep.flatten()[:4]), 64) < 0, values(space.decode(space.encode(prep)), 64) < 0
         expected.append(float((one & other).sum() / (one | other).sum()))
-    detail = json.loads((run / "eval-test.json").read_text())["detail"]
+    detail = json.loads((trained / "eval-test.json").read_text())["detail"]
     assert detail["iou"] == pytest.approx(expected, abs=1e-6)
     assert figures.iou == pytest.approx(np.mean(expected), abs=1e-6) and 0.1 < figures.iou < 1
     assert figures.chamfer == pytest.approx(np.mean(detail["chamfer"])) and 0 < figures.chamfer < 0.5
     assert (figures.valid, figures.single_body, figures.empty) == (1, 1, 0)
     assert figures.shapes is not None and figures.shapes.resolution == 64
+    assert figures.shapes.members == 6
     assert figures.shapes.target.payload() == {"valid": 1, "single_body": 1, "empty": 0}
 
 
-def test_lines_of_balls_are_balls(run: Path) -> None:
+def test_training_networks_are_measured_in_place_of_predicted_ones(figures: Evaluation, zoo: Path) -> None:
+    """The nearest by its outputs and the mean of all, by the same measure."""
+    with Zoo(zoo) as opened:
+        group = opened.only()
+        members, known = (unpack(group.read(group.rows(split)), 4) for split in ("test", "train"))
+    mean = values(ball_of(known.mean(0)), 64) < 0
+    expected = []
+    for member in members:
+        own = values(ball_of(member), 64) < 0
+        expected.append(float((own & mean).sum() / (own | mean).sum()))
+    assert figures.baselines["average"] and figures.baselines["average"].iou == pytest.approx(
+        np.mean(expected), abs=1e-3
+    )
+    near, average, constant = (figures.baselines[name] for name in ("nearest_answers", "average", "constant"))
+    assert near is not None and average is not None and constant is not None
+    assert near.iou and average.iou and near.iou > average.iou and near.valid == 1 and constant.iou is None
+
+
+def test_at_most_some_members_are_measured(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evenly among all; the others have no figure of their own, and are not shown."""
+    monkeypatch.setattr(shapes, "MAX_MEMBERS", 3)
+    figures = evaluate(run, "train", baselines=False)
+    assert figures.shapes is not None and figures.shapes.members == 3 and figures.shapes.lines is None
+    detail = json.loads((run / "eval-train.json").read_text())["detail"]
+    known = [row for row, value in enumerate(detail["iou"]) if value is not None]
+    assert known == [0, 8, 15] and figures.iou == pytest.approx(np.mean([detail["iou"][row] for row in known]))
+    _, notes = read_surfaces(run / "eval-train-shapes.safetensors")
+    assert sorted(json.loads(notes["members"])) == sorted(detail["member"][row] for row in known)
+
+
+def test_lines_of_balls_are_balls(figures: Evaluation) -> None:
     """Mixed weights of balls are balls: the one kind of network of which that is known."""
-    figures = evaluate(run).shapes
-    assert figures is not None and figures.lines is not None
-    assert (figures.lines.lines, figures.lines.steps) == (3, 9)
-    assert figures.lines.weights.payload() == {"valid": 1, "single_body": 1, "empty": 0, "valid_lines": 3}
+    assert figures.shapes is not None and figures.shapes.lines is not None
+    lines = figures.shapes.lines
+    assert (lines.lines, lines.steps) == (3, 9)
+    assert lines.weights.payload() == {"valid": 1, "single_body": 1, "empty": 0, "valid_lines": 3}
 
 
 def test_pairs_have_no_member_in_common() -> None:
@@ -134,8 +177,8 @@ def test_interpolation_writes_meshes_and_a_picture(run: Path, cli: Callable[...,
     mesh = trimesh.load(told["meshes"][2], force="mesh")
     with torch.no_grad():
         assert network(torch.from_numpy(np.asarray(mesh.vertices, np.float32))).abs().max() < 0.005
-    shapes, notes = read_surfaces(folder.with_suffix(".safetensors"))
-    assert notes["from"] == "ball/0020" and len(shapes) == 15
+    kept, notes = read_surfaces(folder.with_suffix(".safetensors"))
+    assert notes["from"] == "ball/0020" and len(kept) == 15
     table = cli(*words, "--mesh", "ply", "--save", run / "saved").out
     assert "bodies at gamma" in table and str(run / "saved" / "line.png") in table
     assert len(list((run / "saved").glob("*.ply"))) == len(list((run / "saved").glob("*.safetensors"))) == 5

@@ -46,6 +46,7 @@ def test_the_page_shows_shapes(run: Path) -> None:
     frames = [json.loads(text.replace("&#34;", '"')) for text in re.findall(r'data-frames="(.*?)"', html)]
     assert frames[0] == ["lenetlike/0000: IoU 0.80", "lenetlike/0001: IoU 0.95"]
     assert frames[1] == ["γ 0.00", "γ 0.25", "γ 0.50", "γ 0.75", "γ 1.00"]
+    assert "overlap with the target (IoU)0.91" in page.text and "shapes of one body, weight lines11.1 %" in page.text
     for words in ("0.91", "0.43", "97.5 %", "9 of 10", "0 of 10", "64 x 64 x 64", "latents 5 of 5 and weights 2 of 5"):
         assert words in page.text, words
 
