@@ -85,6 +85,29 @@ MULTI: dict[str, Any] = {
     "networks": 6,
 }
 
+CHAIRS_ZOO: dict[str, Any] = {
+    "name": "tiny-chairs",
+    "seed": 5,
+    "data": {"name": "chairs", "points": 1024},
+    "archs": {"siren": {"arch": "siren", "width": 0.0625}},
+    "members": {"train": 8, "val": 2, "test": 2},
+    "init": "shared",
+    "epochs": {"first": 20, "last": 20},
+    "optimizer": {"name": "adam", "learning_rate": 0.005, "schedule": "cosine"},
+    "batch_size": 64,
+    "fused": 12,
+}
+CHAIRS: dict[str, Any] = {
+    **SPACE,
+    "name": "tiny-chairs",
+    "latent": 16,
+    "decoder": {"kind": "linear", "start": "reference", "share": 0.3},
+    "loss": {"behaviour": 1.0},
+    "steps": 60,
+    "validate_every": 30,
+    "log_every": 10,
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
@@ -181,6 +204,30 @@ def multi_run(multi_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from netspace.training.recipe import SpaceRecipe
 
     return train(SpaceRecipe.model_validate(MULTI), multi_zoo, tmp_path_factory.mktemp("runs") / "multi")
+
+
+@pytest.fixture(scope="session")
+def chairs_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of 12 networks of 353 parameters that are chairs."""
+    from model_zoo.builder import build
+    from model_zoo.recipe import ZooRecipe
+
+    return build(ZooRecipe.model_validate(CHAIRS_ZOO), tmp_path_factory.mktemp("chairs") / "zoo.h5", workers=1)
+
+
+@pytest.fixture(scope="session")
+def chairs_run(chairs_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of `chairs_zoo`, trained for 60 steps."""
+    from netspace.training.latent_space import train
+    from netspace.training.recipe import SpaceRecipe
+
+    return train(SpaceRecipe.model_validate(CHAIRS), chairs_zoo, tmp_path_factory.mktemp("runs") / "chairs")
+
+
+@pytest.fixture
+def chairs_copy(chairs_run: Path, tmp_path: Path) -> Path:
+    """`chairs_run`, to be written into."""
+    return Path(shutil.copytree(chairs_run, tmp_path / "runs" / "chairs"))
 
 
 @pytest.fixture(scope="session")

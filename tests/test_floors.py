@@ -32,10 +32,16 @@ MODULES = sorted(
     )
     if not name.endswith("__main__")
 )
-EXAMPLES = {"zoo": "tiny_zoo", "run": "example_run", "compressed": "example_file", "folder": "tmp_path"}
+EXAMPLES = {
+    "zoo": "tiny_zoo",
+    "run": "example_run",
+    "compressed": "example_file",
+    "folder": "tmp_path",
+    "chairs_run": "chairs_copy",
+}
 COMMANDS = [
     *(f"netspace.commands.{name}" for name in (
-        "convert.decode", "convert.encode", "evaluate.evaluate", "interpolate.interpolate", "optimize.optimize",
+        "complete.complete", "convert.decode", "convert.encode", "evaluate.evaluate", "interpolate.interpolate", "optimize.optimize",
         "quickstart.quickstart", "recipes.recipes", "recipes.schema", "sample.sample",
     )),
     *(f"netspace.compression.{name}" for name in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -11,12 +10,14 @@ import typer
 from netspace.cli import compress as compress_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
-from netspace.cli.output import optimization, samples, say, training
+from netspace.cli.optimize import optimize
+from netspace.cli.output import samples, say, training
 from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,
     Device,
     Json,
+    Network,
     RunArgument,
     RunOption,
     SameRun,
@@ -42,7 +43,6 @@ app.add_typer(zoo_commands.data_app, name="data")
 app.add_typer(recipe_commands.app, name="recipes")
 app.add_typer(compress_commands.app, name="compress")
 
-Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 
@@ -178,6 +178,23 @@ def evaluate(
             "as the space was trained. Default: if these are at most 5,000.",
         ),
     ] = None,
+    deepsdf: Annotated[
+        bool,
+        typer.Option(
+            "--deepsdf",
+            help="Of a space of shapes: a baseline that is one network for all shapes, trained for as long as the space was.",
+        ),
+    ] = False,
+    deepsdf_steps: Annotated[
+        int | None, typer.Option(help="Train it for so many steps instead; implies --deepsdf.")
+    ] = None,
+    completion: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a space of shapes: complete shapes from N points on their surfaces, as optimize --points does.",
+        ),
+    ] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -185,9 +202,16 @@ def evaluate(
 ) -> None:
     """Measure how well a space reconstructs networks, compared with baselines."""
     from netspace.commands.evaluate import evaluate as evaluate_run
+    from netspace.config import validate
+    from netspace.training.deepsdf import DeepSdfConfig
 
     trusting(trust_arch)
-    say(evaluate_run(run_folder(run, same_run), split, zoo, pick(device), distil), json, evaluation)
+    auto_decoder = None
+    if deepsdf or deepsdf_steps is not None:
+        auto_decoder = validate(DeepSdfConfig, {"steps": deepsdf_steps}, "--deepsdf-steps")
+    folder = run_folder(run, same_run)
+    result = evaluate_run(folder, split, zoo, pick(device), distil, True, auto_decoder, completion)
+    say(result, json, evaluation)
 
 
 @app.command()
@@ -219,74 +243,7 @@ def interpolate(
     say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device), mesh), json, interpolation)
 
 
-@app.command()
-def optimize(
-    start: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="A",
-            help=f"{Network} Or noise (noise:ARCH). May be repeated. Default with --resume: those of --out, in its own run.",
-        ),
-    ] = None,
-    run: RunOption = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="Decode all starts as this architecture; default: each as its own. With a coordinate decoder any "
-            "architecture."
-        ),
-    ] = None,
-    width: Width = None,
-    depth: Depth = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="The teacher to distil from: a zoo member, best, a zoo file (its best member), or the file of a network. Default "
-            "auto: the teacher of the zoo, else its best member."
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Maximum number of steps; default 500.")] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Adam's learning rate, in units of the standard deviation of the latents; default 0.02."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="The folder to write; default: a folder in optimized/ of the run."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted optimisation with its own settings.")
-    ] = False,
-    set_: Set = None,
-    zoo: ZooOption = None,
-    device: Device = None,
-    trust_arch: Trust = None,
-    json: Json = False,
-) -> None:
-    """Improve networks by gradient descent on their latents alone."""
-    from netspace.commands.optimize import OptimizeConfig
-    from netspace.commands.optimize import optimize as optimize_latents
-    from netspace.config import load, read_back
-    from netspace.errors import UsageError
-    from netspace.run_folder import OPTIMISATION, RunFolder
-
-    trusting(trust_arch)
-    if not start:
-        if resume and out is None:
-            raise UsageError("--out is missing: name the folder of the optimisation to resume, or its --from again")
-        own = RunFolder.of(OPTIMISATION, out or Path()).begun_with(resume, "--from", "the networks to start from")
-        run, zoo = run or Path(str(own.run)), zoo or (Path(own.zoo) if own.zoo else None)
-    folder = run_folder(run)
-    names = (re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in [*(start or ()), *([arch] if arch else [])])
-    where = out or folder / "optimized" / "-".join(names)
-    options = {"starts": start or None, "teacher": teacher, "steps": steps, "learning_rate": lr}
-    options |= {"arch": arch, "width": width, "depth": depth}
-    given = {name: value for name, value in options.items() if value is not None}
-    if resume and (where / "config.yaml").is_file():
-        given = read_back(OptimizeConfig, where / "config.yaml").model_dump(mode="json") | given
-    config = load(OptimizeConfig, given, set_ or [])
-    say(optimize_latents(folder, config, where, resume, zoo, pick(device)), json, optimization)
+app.command()(optimize)
 
 
 @app.command()

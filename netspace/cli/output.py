@@ -278,8 +278,11 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         "noise": "nearest (weights) + noise",
         "average": "average of training networks",
         "aligned_average": "average of the 10 best, aligned",
+        "nearest_function": "nearest by its outputs (MSE)",
+        "mean": "average of training networks",
+        "deepsdf": "DeepSDF: one decoder for all",
     }
-    baselines = figures.baselines
+    baselines = figures.listed_baselines
     entries: list[tuple[str, of_spaces.Measures]] = [("predicted by the space", figures)]
     entries += [(names.get(k, k), v) for k, v in baselines.items() if v]
     rows = [

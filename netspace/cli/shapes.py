@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 def evaluation(figures: of_spaces.Evaluation) -> str:
     """Return the text of `netspace eval`, with tables of shapes and of what is told of signals."""
-    more = [*measures(figures.measures), *_evaluated(figures), *properties(figures.properties)]
+    more = [
+        *measures(figures.measures),
+        *_evaluated(figures),
+        *properties(figures.properties),
+        *_completed(figures.completion),
+    ]
     return "\n".join([output.evaluation(figures), *more])
 
 
@@ -45,6 +50,32 @@ def _evaluated(figures: of_spaces.Evaluation) -> list[str]:
 
 def _whole(figures: of_shapes.Solidity | of_spaces.Measures) -> list[str]:
     return [output.percent(each) for each in (figures.valid, figures.single_body, figures.empty)]
+
+
+def _completed(figures: of_shapes.Completions | None) -> list[str]:
+    if figures is None:
+        return []
+    names = {
+        "completed in the space": figures.iou,
+        "a network fitted to the points from scratch": figures.iou_scratch,
+        "the training network nearest to the points": figures.iou_nearest,
+        "the member, encoded and decoded": figures.iou_predicted,
+        "the member itself": figures.iou_target,
+    }
+    head = [f"{figures.members} shapes from {figures.points} points each", "IoU with the true shape"]
+    return ["", output.table(head, [[name, output.percent(value)] for name, value in names.items()])]
+
+
+def completion(figures: of_shapes.Completion) -> str:
+    """Return the text of `netspace optimize --points`."""
+    lines = [
+        f"a {figures.arch} for {figures.points:,} points, which are {output.number(figures.distance, 4)} from its surface; "
+        f"{output.number(figures.distance_nearest, 4)} from that of the nearest training network",
+        f"the latent: {figures.latent}, the network: {figures.network}",
+    ]
+    if figures.mesh is not None:
+        lines.append(f"a mesh of {figures.bodies} {'body' if figures.bodies == 1 else 'bodies'}: {figures.mesh}")
+    return "\n".join(lines)
 
 
 def interpolation(figures: of_spaces.Interpolation) -> str:

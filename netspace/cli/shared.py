@@ -25,6 +25,7 @@ INTERRUPTED = 130  # the exit code of Ctrl-C in shells
 OBJECT = """a JSON object, such as '{"num_classes": 10}'"""
 PATIENCE = 15.0  # seconds for rank 0 to report an error too: a launcher ends all processes when one has ended
 
+Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Set = Annotated[
     list[str] | None,

@@ -16,19 +16,23 @@ from torch import Tensor
 
 from netspace import distributed as ranks
 from netspace.commands.baselines import Baselines
+from netspace.commands.completions import completions, require_completion
 from netspace.commands.convert import zoo_of
+from netspace.commands.deepsdf import Bank, FittedFields, check_deepsdf, deepsdf
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.commands.properties import properties
-from netspace.commands.shapes import ShapeComparison, evaluate_shapes, shape_name, write_shown
-from netspace.errors import NetspaceError
+from netspace.commands.shapes import Grids, ShapeComparison, evaluate_shapes, shape_name, shape_names, write_shown
+from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
 from netspace.metrics import Identity, diversity, identity_of
 from netspace.networks.family import Networks
 from netspace.results.properties import Measured
+from netspace.results.shapes import SHAPE_NAMES
 from netspace.results.spaces import Evaluation, MemberFigures, SavedEvaluation
 from netspace.run_folder import package_version
 from netspace.space import Space
 from netspace.tasks import Task
+from netspace.training.deepsdf import DeepSdfConfig
 from netspace.training.setup import task_of
 from netspace.training.validation import Comparison, compare_outputs, network_outputs
 from netspace.zoo import ArchGroup, MemberRef, Zoo
@@ -65,6 +69,8 @@ def evaluate(
     device: str = "cpu",
     distil: bool | None = None,
     baselines: bool = True,
+    auto_decoder: DeepSdfConfig | None = None,
+    completion: int | None = None,
 ) -> Evaluation:
     """Return the figures of `netspace eval --json`; write them with those of each member to the run folder.
 
@@ -76,10 +82,13 @@ def evaluate(
         distil: whether networks of architectures not seen in training are distilled from the space's teacher, as a
             control; None: if that takes few steps.
         baselines: whether there are baselines; the nearest training network of a training member is the member itself.
+        auto_decoder: of a space of shapes, the settings of the baseline `deepsdf`; None: leave it out.
+        completion: of a space of shapes of one architecture, complete members from so many points; None: do not.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
 
     Raises:
+        UsageError: `auto_decoder` or `completion` is given, but the networks are no shapes.
         NetspaceError: the run has no space, the zoo is another, or the split has no members.
 
     >>> result = evaluate(run, "test")  # the folder of a run
@@ -91,6 +100,7 @@ def evaluate(
     space.precision = ranks.chosen_by_main(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
+        _check_shapes(space, task, auto_decoder, completion)
         parts = _parts(space, zoo, split)
         latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
         target, predicted = Networks.concatenate([part.target for part in parts]), space.decode_all(latents)
@@ -102,6 +112,11 @@ def evaluate(
         identities = _identities(parts, target_logits, *common, task)
         per_class = _per_class(space, parts, target, predicted, comparison, identities)
         of_baselines, stand_ins = _baselines(space, zoo, parts, target_logits, task) if baselines else ({}, {})
+        if auto_decoder is not None:
+            fields = _deepsdf(space, zoo, parts, task, split, auto_decoder)
+            compared = compare_outputs(target_logits, fields.outputs(task, "test", seeds), task, "test", seeds)
+            sizes = {"parameters": fields.parameters, "steps": fields.steps}
+            of_baselines["deepsdf"], stand_ins["deepsdf"] = {**compared.summary(), **sizes}, fields.grid
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
@@ -110,7 +125,7 @@ def evaluate(
             "precision": space.precision,
             "split": split,
             "members": len(target),
-            **comparison.summary(),
+            **shape_names(comparison.summary(), task),
             "identity": Identity.concatenate(identities).summary(),
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
             if space.multi
@@ -126,6 +141,9 @@ def evaluate(
             figures |= _between_architectures(space, zoo, parts, target, predicted, task, distil)
         else:
             (part,) = parts
+            if completion is not None:
+                arch = space.family[part.class_id]
+                figures["completion"] = completions(space, zoo, task, arch, split, completion)
             figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
         shapes: ShapeComparison | None = None
         if task.surfaces:
@@ -133,7 +151,9 @@ def evaluate(
                 space, target, predicted, latents, task, stand_ins, lines=split != "train"
             )
             for name, of_baseline in of_shapes.pop("baselines").items():
-                figures["baselines"][name] |= of_baseline
+                figures["baselines"][name] = shape_names(figures["baselines"][name] | of_baseline, task)
+            named = {new: figures["baselines"][name] for name, new in SHAPE_NAMES.items() if name in of_baselines}
+            figures["baselines"] |= named
             figures |= of_shapes
         if (told := properties(space, zoo, split, task)) is not None:
             figures["properties"] = told
@@ -152,6 +172,19 @@ def evaluate(
             file = run / f"eval-{split}-shapes.safetensors"
             write_shown(file, space, names, target, predicted, latents, shapes.iou, task)
     return result
+
+
+def _check_shapes(space: Space, task: Task, auto_decoder: DeepSdfConfig | None, completion: int | None) -> None:
+    """Raise `UsageError` for what only spaces of shapes have."""
+    if auto_decoder is not None:
+        check_deepsdf(task)
+    if completion is not None:
+        require_completion(task, completion)
+        if space.multi:
+            raise UsageError(
+                f"--completion {completion} was asked for, but this space holds networks of {space.family.names}: shapes are "
+                "completed in spaces of one architecture"
+            )
 
 
 def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
@@ -232,7 +265,7 @@ def _measures(task: Task, target: Tensor, predicted: Tensor, seeds: Tensor) -> d
 
 def _baselines(
     space: Space, zoo: Zoo, parts: list[Part], target_logits: Tensor, task: Task
-) -> tuple[dict[str, Any], dict[str, Networks]]:
+) -> tuple[dict[str, Any], dict[str, Networks | Grids]]:
     """Return the figures of each baseline over all members, and the networks (M,) of some; they are of the member's own architecture."""
     networks: dict[str, list[Networks]] = {}
     comparisons: dict[str, list[Comparison]] = {}
@@ -251,6 +284,19 @@ def _baselines(
     whole = {name for name, each in comparisons.items() if len(each) == len(parts)}  # of every architecture
     figures = {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
     return figures, {name: Networks.concatenate(each) for name, each in networks.items()}
+
+
+def _deepsdf(space: Space, zoo: Zoo, parts: list[Part], task: Task, split: str, config: DeepSdfConfig) -> FittedFields:
+    """Return the auto-decoder of the networks that the space was trained on, with the latents of the members of a split."""
+    banks = [Baselines(space, zoo, part.class_id) for part in parts]
+    train = [Networks.of_class(space.family, part.class_id, each.bank) for part, each in zip(parts, banks, strict=True)]
+    bank = Bank(
+        train=Networks.concatenate(train),
+        train_seeds=torch.cat([each.seeds for each in banks]),
+        members=Networks.concatenate([part.target for part in parts]),
+        member_seeds=torch.cat([part.seeds for part in parts]),
+    )
+    return deepsdf(space, bank, task, zoo.content_hash, split, config)
 
 
 def _between_architectures(

@@ -6,7 +6,7 @@ Axes: M members, R grid points along each side, S points of a line, E latent siz
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ STEPS = 9  # of a line, its ends left out
 TARGET = "target"
 MESH = "glb"  # the format of meshes unless another is asked for
 PART = 16  # networks whose values on a grid are in memory at once
+
+
+Grids = Callable[[Tensor, int], Tensor]  # rows (M,) of members and a resolution R to values (M, R, R, R)
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,11 @@ def surfaces_of(networks: Networks, task: Task, resolution: int = RESOLUTION) ->
 
 
 def compare_shapes(
-    target: Networks, others: Mapping[str, Networks], task: Task, resolution: int = RESOLUTION
+    target: Networks, others: Mapping[str, Networks | Grids], task: Task, resolution: int = RESOLUTION
 ) -> dict[str, ShapeComparison]:
     """Compare the shapes of networks (M,) with those of others (M,), by name, and with themselves, as `TARGET`.
 
-    Processes share the work.
+    Others are networks, or whatever gives values on a grid. Processes share the work.
     """
 
     def measures(rows: Tensor) -> Tensor:
@@ -109,12 +112,15 @@ def compare_shapes(
             wanted = [surface(values) for values in truth.numpy()]
             same = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(part), 2)
             compared = [torch.cat([same, _wholeness(wanted, [0.0] * len(wanted))], dim=1)]
-            compared += [_measures(truth, wanted, each[part]) for each in others.values()]
+            compared += [_measures(truth, wanted, each, part) for each in others.values()]
             pieces.append(torch.stack(compared, dim=1))
         return torch.cat(pieces)
 
-    def _measures(truth: Tensor, wanted: list[Surface], networks: Networks) -> Tensor:
-        values = values_of(networks, task, resolution)
+    def _measures(truth: Tensor, wanted: list[Surface], other: Networks | Grids, part: Tensor) -> Tensor:
+        if isinstance(other, Networks):
+            values = values_of(other[part], task, resolution)
+        else:
+            values = other(part, resolution)
         shapes = [surface(each) for each in values.numpy()]
         areas = [float(each.areas.sum()) for each in wanted]
         distances = torch.tensor([chamfer(one, other) for one, other in zip(wanted, shapes, strict=True)])
@@ -199,7 +205,7 @@ def evaluate_shapes(
     predicted: Networks,
     latents: Tensor,
     task: Task,
-    baselines: Mapping[str, Networks] | None = None,
+    baselines: Mapping[str, Networks | Grids] | None = None,
     lines: bool = True,
 ) -> tuple[dict[str, Any], ShapeComparison]:
     """Return the figures of `netspace eval` on the shapes of members (M,), and the comparison by member, NaN where it was not made.
@@ -209,7 +215,7 @@ def evaluate_shapes(
     """
     rows = torch.linspace(0, len(target) - 1, min(MAX_MEMBERS, len(target))).round().long()
     others = {"predicted": predicted, **(baselines or {})}
-    compared = compare_shapes(target[rows], {name: each[rows] for name, each in others.items()}, task)
+    compared = compare_shapes(target[rows], {name: _of_rows(each, rows) for name, each in others.items()}, task)
     of_target = compared[TARGET].summary()
     shapes = Shapes(
         members=len(rows),
@@ -220,6 +226,21 @@ def evaluate_shapes(
     by_baseline = {name: compared[name].summary() for name in baselines or {}}
     figures = {**compared["predicted"].summary(), "shapes": shapes, "baselines": by_baseline}
     return figures, compared["predicted"].among(rows.numpy(), len(target))
+
+
+def _of_rows(other: Networks | Grids, rows: Tensor) -> Networks | Grids:
+    """Return what stands for the members in `rows` (N,)."""
+    if isinstance(other, Networks):
+        return other[rows]
+    return lambda part, resolution: other(rows[part], resolution)
+
+
+def shape_names(figures: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return the measures of networks; of shapes also by the names that say what they are there."""
+    if not task.surfaces:
+        return figures
+    names = {"score_target": "accuracy_target", "score_predicted": "accuracy_predicted", "within": "agreement"}
+    return {**figures, **{name: figures[key] for name, key in names.items()}}
 
 
 def write_shown(

@@ -30,11 +30,14 @@ class AutoDecoder(nn.Module):
         self.skip = layers // 2
         seen = latent + inputs
         sizes = [seen, *(hidden + (seen if number == self.skip else 0) for number in range(1, layers))]
-        self.hidden = nn.ModuleList([nn.Linear(size, hidden) for size in sizes])
+        self.hidden = nn.Sequential(*(nn.Linear(size, hidden) for size in sizes))
         self.last = nn.Linear(hidden, outputs)
-        for layer in (*self.hidden, self.last):
+        for layer in self._layers():
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+
+    def _layers(self) -> list[nn.Linear]:
+        return [each for each in (*self.hidden, self.last) if isinstance(each, nn.Linear)]
 
     def elementwise(self) -> list[nn.Parameter]:
         """Return the parameters with a learning rate of their own: the latents."""
@@ -47,7 +50,8 @@ class AutoDecoder(nn.Module):
     def forward(self, latents: Float[Tensor, "M E"], points: Float[Tensor, "*M B D"]) -> Float[Tensor, "M B C"]:
         """Return the fields' values at points (M, B, D) of each shape, or (B, D) of all shapes."""
         values: Tensor | None = None
-        for number, layer in enumerate(self.hidden):
+        *hidden, last = self._layers()
+        for number, layer in enumerate(hidden):
             if number in (0, self.skip):
                 size = 0 if values is None else values.shape[-1]
                 of_values, of_latents, of_points = layer.weight.split([size, latents.shape[1], points.shape[-1]], dim=1)
@@ -55,7 +59,7 @@ class AutoDecoder(nn.Module):
                 values = F.relu(seen if values is None else seen + F.linear(values, of_values))
             else:
                 values = F.relu(layer(values))
-        return self.last(values)
+        return last(values)
 
 
 def count_parameters(latent: int, hidden: int, layers: int = 4, inputs: int = 3, outputs: int = 1) -> int:

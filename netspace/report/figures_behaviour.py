@@ -36,6 +36,7 @@ from netspace.report.drawing import (
     ring,
 )
 from netspace.report.runs import Evaluated, Run
+from netspace.results.shapes import listed
 from netspace.results.spaces import Baseline, Measures
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ BASELINES = {
     "noise": "the nearest in weights plus Gaussian noise",
     "average": "the mean of all training networks' weights",
     "aligned_average": "the mean of the ten best after alignment of channels, with the statistics of its sources",
+    "nearest_function": "the training network with the nearest outputs at shared points (mean squared difference)",
+    "mean": "the mean of all training networks' weights",
+    "deepsdf": "an auto-decoder with as many parameters as the space's decoder, trained as long (DeepSDF)",
 }
 
 
@@ -76,14 +80,15 @@ def behaviour(run: Run) -> Iterator[Picture]:
 
 
 def baseline_names(others: Mapping[str, Baseline | None]) -> list[str]:
-    """Return the baselines of an evaluation in the order of the page, unknown ones last."""
+    """Return the baselines of an evaluation in the order of the page, unknown ones last, each under one name."""
+    others = listed(others)
     return [*(name for name in BASELINES if name in others), *(name for name in others if name not in BASELINES)]
 
 
 def better_baselines(evaluation: Evaluated) -> dict[str, list[str]]:
     """Return the measures (of `MEASURES`) in which each baseline does better than the space; only those that do in some."""
     better: dict[str, list[str]] = {}
-    for name, baseline in evaluation.figures.baselines.items():
+    for name, baseline in evaluation.figures.listed_baselines.items():
         for measure, sign in MEASURES:
             own, value = finite(getattr(evaluation.figures, measure)), finite(getattr(baseline, measure, None))
             if own is not None and value is not None and sign * value > sign * own:

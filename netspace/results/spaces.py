@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from netspace.results import Ends, Number, Numbers, Part, Result, expect
 from netspace.results.properties import Measured, Properties
-from netspace.results.shapes import LineBodies, Shapes
+from netspace.results.shapes import Completions, LineBodies, Shapes, listed
 
 
 class Measures(Part):
@@ -30,12 +30,17 @@ class Measures(Part):
     valid: Number = None  # fraction of predicted shapes that are valid (`netspace.results.shapes`)
     single_body: Number = None  # fraction of those of one body and no speck
     empty: Number = None  # fraction of those that are empty
+    score_target: Number = None  # of shapes: the same as accuracy_target, accuracy_predicted and agreement
+    score_predicted: Number = None
+    within: Number = None  # fraction of points where both give the same: distances to 0.01, or the same side
 
 
 class Baseline(Measures):
     """A baseline compared with the same targets."""
 
     scale: float | list[float] | None = None  # of the noise that is added; a list has one for each architecture
+    parameters: int | None = None  # of a decoder that is shared by all shapes, without their latents
+    steps: int | None = None  # of its training
 
 
 class IdentitySummary(Part):
@@ -160,7 +165,13 @@ class Evaluation(Behaviour, Result):
     shapes: Shapes | None = None  # of spaces of shapes
     properties: Properties | None = None  # of spaces of networks that hold signals
     measures: dict[str, Measured] = Field(default_factory=dict)  # further ones of the task, by name
+    completion: Completions | None = None  # of shapes from points on their surfaces
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def listed_baselines(self) -> dict[str, Baseline | None]:
+        """Baselines, each under one name."""
+        return listed(self.baselines)
 
     @model_validator(mode="after")
     def _confusion_fits(self) -> Self:

@@ -237,7 +237,7 @@ class Loop:
         self._save(done)
         stage = f" of stage {self.index + 1} of {len(self.learner.stages)}" if self.multi_stage else ""
         raise Stopped(
-            f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart, "
+            f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart and eval, "
             "the same command) goes on from there"
         )
 
