@@ -46,7 +46,7 @@ class ShapeLines(Part):
 class Shapes(Part):
     """Figures of a space of shapes."""
 
-    members: int  # measured, evenly among all
+    members: int | None = None  # measured, evenly among all; None in older files: all
     resolution: int  # grid points along each side
     target: Solidity
     lines: ShapeLines | None = None

@@ -27,7 +27,7 @@ def add_shapes(run: Path, lines: bool = True) -> None:
     told |= {"iou": 0.912, "chamfer": 0.0123, **SOLID}
     told["baselines"]["nearest"] |= {"iou": 0.434, "chamfer": 0.0456, **SOLID}
     between = {"latent": {**SOLID, "valid_lines": 9}, "weights": {"valid": 0.111, "empty": 0.8, "valid_lines": 0}}
-    told["shapes"] = {"members": 2, "resolution": 64, "target": SOLID, "lines": {"lines": 10, "steps": 9, **between}}
+    told["shapes"] = {"resolution": 64, "target": SOLID, "lines": {"lines": 10, "steps": 9, **between}}
     file.write_text(json.dumps(told))
     names = [*told["detail"]["member"][:2]]
     shapes = {"target.00": shape(0.5, 0), "target.01": shape(0.6, 1), "predicted.00": shape(0.45, 0.2)}
