@@ -44,6 +44,11 @@ def pixels(page: Page, index: int) -> list[float]:
     return list(page.run(PIXELS.format(canvas=CANVAS, index=index)))
 
 
+def errors(page: Page) -> list[str]:
+    """What the page did wrong; that this file reads canvases often is no error of the page."""
+    return [error for error in page.errors if "Multiple readback operations" not in error]
+
+
 def slide(page: Page, viewer: int, frame: int) -> None:
     page.run(
         f"(() => {{ const slider = document.querySelectorAll('.shapes input')[{viewer}]; slider.value = {frame};"
@@ -61,7 +66,7 @@ def test_shapes_are_drawn_at_every_width(page: Page, file: Path, width: int, sch
         covered, _ = pixels(page, index)
         assert 0.1 < covered < 0.8
     assert page.run(f"[...{CANVAS}].every(each => each.clientWidth >= 120)")
-    assert page.errors == []
+    assert errors(page) == []
 
 
 def test_a_ball_covers_the_circle_that_it_should(page: Page, file: Path) -> None:
@@ -96,7 +101,7 @@ def test_the_mouse_turns(page: Page, file: Path) -> None:
     turned = pixels(page, 1)
     assert turned != before
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)  # no button is down
-    assert pixels(page, 1) == turned and page.errors == []
+    assert pixels(page, 1) == turned and errors(page) == []
 
 
 def test_the_slider_shows_other_shapes(page: Page, file: Path) -> None:
@@ -104,7 +109,7 @@ def test_the_slider_shows_other_shapes(page: Page, file: Path) -> None:
     slide(page, 1, 0)
     start = pixels(page, 3)
     slide(page, 1, 2)
-    assert page.run("document.querySelectorAll('.shapes output')[1].textContent") == "γ 0.50"
     covered, _ = pixels(page, 3)  # empty, which is written
+    assert page.run("document.querySelectorAll('.shapes output')[1].textContent") == "γ 0.50"
     assert 0 < covered < 0.05 < start[0]
-    assert page.errors == []
+    assert errors(page) == []
