@@ -238,10 +238,10 @@ def test_the_digit_of_an_mnist_field_is_told_from_its_latent(tmp_path: Path) -> 
     run = train(load_recipe(SpaceRecipe, "space/mnist-fields"), zoo, tmp_path / "run")
     figures = evaluate(run)
     assert figures.properties is not None and figures.properties.training_members == 4000
-    assert figures.measures["psnr"].target > 30
+    assert figures.measures["psnr"].target > 24
     digit = figures.properties.labels["class"]
     assert digit.constant == pytest.approx(0.1) and digit.signal > 0.85
-    assert digit.latent > 0.8
+    assert digit.latent > 0.7
 
 
 def test_shapes_have_properties_and_no_signal_on_shared_points(tmp_path: Path) -> None:
