@@ -43,6 +43,6 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         first, second = group.read([0, 1])
     assert not torch.equal(first, second)
     line = json.loads(
-        cli("interpolate", str(run), "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").out
+        cli("interpolate", "--run", run, "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").out
     )
     assert (line["from"], line["to"]) == ("siren/0008", "siren/0010")
