@@ -39,8 +39,8 @@ from netspace.training.validation import slices
 from netspace.zoo import Zoo
 
 PRIOR = "completion-prior.json"  # in the run folder
-SCALES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of which the best on validation members is the prior's
-DEFAULT_SCALE = 0.003  # where there are no validation members
+SCALES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of which the best on validation members is the prior's
+DEFAULT_SCALE = 0.03  # where there are no validation members
 VALIDATED = 8  # validation members that it is chosen on
 MAX_POINTS = 4096  # of a cloud: of more, so many are drawn
 AT_ONCE = 1 << 19  # starts x points that are optimised at once, so that memory stays bounded
