@@ -38,6 +38,7 @@ from netspace.training.step import Step
 from netspace.zoo import MEMBER, Header, Population, Zoo, teacher_path, write_zoo
 
 RATE = 1e-3
+SMALL_SIDE, LONGEST_PRODUCT = 512, 10.0  # seconds of one product, over which its rate is not measured
 MIN_MEMBERS = 16  # of a zoo; as many as fill every worker's groups
 CHOICE = 128  # runs that calibration may stack
 ADAM = OptimizerConfig(learning_rate=1e-4)
@@ -300,6 +301,12 @@ class Facts:
 
 
 def _matmul(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Return the operations a second of products of squares: of small ones where large ones take long (bf16 without hardware)."""
+    small = _rate(device, dtype, min(side, SMALL_SIDE))
+    return _rate(device, dtype, side) if 2 * side**3 / small < LONGEST_PRODUCT else small
+
+
+def _rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(4):
