@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import signal
@@ -17,8 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from netspace import archs
 from netspace.io import read_torch
 from netspace.run_folder import read_metrics
+
+# Architectures whose inputs are images; the others are fields.
+IMAGE_ARCHS = [name for name, factory in archs.ARCHS.items() if "image_size" in inspect.signature(factory).parameters]
 
 DRIVER = """
 import os, signal, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import IMAGE_ARCHS
 from torch import nn
 
 from netspace import archs
@@ -41,7 +42,7 @@ def test_a_folded_resnet8_has_a_bias_for_each_batch_norm() -> None:
     assert size(archs.skeleton("resnet8", CIFAR, (3, 32, 32))) == 77_706
 
 
-@pytest.mark.parametrize("name", archs.ARCHS)
+@pytest.mark.parametrize("name", IMAGE_ARCHS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [8, 28, 32, 64])
 def test_every_architecture_takes_every_image(name: str, channels: int, side: int) -> None:
@@ -82,7 +83,7 @@ def test_the_names_of_a_folded_resnet() -> None:
     assert keys[-4:] == ["layer3.0.downsample.0.weight", "layer3.0.downsample.0.bias", "fc.weight", "fc.bias"]
 
 
-@pytest.mark.parametrize("name", archs.ARCHS)
+@pytest.mark.parametrize("name", IMAGE_ARCHS)
 def test_all_activations_are_leaky(name: str) -> None:
     slopes = {m.negative_slope for m in archs.build(name).modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.01}

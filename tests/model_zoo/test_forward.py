@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Convolutions, no_waiting
+from helpers import IMAGE_ARCHS, Convolutions, no_waiting
 from test_trainer import RUNS, States, assert_equal, finish, make, recipe, task
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from model_zoo.forward import Forward, Layout, Precision, Way
 from model_zoo.recipe import RunPlan
 from model_zoo.trainer import Group
 from netspace import archs
-from netspace.archs import ARCHS
 from netspace.networks.batch import stacked_channels_last
 from netspace.tasks import Classification, DataConfig, load
 
@@ -29,7 +28,7 @@ def trained(name: str, runs: list[RunPlan], way: Way, moving: bool = False) -> S
     return finish(Group(task(moving), make(name), runs, recipe(), way))
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", IMAGE_ARCHS)
 def test_fused_members_of_every_architecture_are_those_trained_alone(name: str) -> None:
     """20 steps in float64, on moving images, in the layout that convolutions like."""
     small = partial(archs.build, name, channels=1, image_size=8, classes=3, width=0.125)
