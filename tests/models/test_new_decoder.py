@@ -97,7 +97,7 @@ def test_its_settings_are_checked_and_read_back(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="outer takes an even latent size, not 35"):
         load(SpaceRecipe, {"latent": 35, "encoder": {"kind": "probe"}, "decoder": {"kind": "outer"}})
     with pytest.raises(
-        UsageError, match=r"decoder.kind .* 'conv', 'linear', 'coordinate' or 'outer' \(found: 'inner'\)"
+        UsageError, match=r"decoder.kind .* 'conv', 'linear', 'mlp', 'coordinate' or 'outer' \(found: 'inner'\)"
     ):
         load(SpaceRecipe, {"decoder": {"kind": "inner"}})
 

@@ -178,12 +178,12 @@ def test_noise_makes_networks_near_those_of_the_zoo(tiny_zoo: Path, space_settin
         setting = made(zoo, space_settings, noise=0.5)
         step, odd = step_of(setting), step_of(setting, 1, 2)
         preps = setting.train[0].take(torch.arange(8))
-        disturbed = step._disturbed(preps, setting.model.spread, 3, 0)
-        assert torch.equal(disturbed, step._disturbed(preps, setting.model.spread, 3, 0))
+        disturbed = step._with_noise(preps, setting.model.spread, 3, 0)
+        assert torch.equal(disturbed, step._with_noise(preps, setting.model.spread, 3, 0))
         away = unpack((disturbed - preps) / setting.model.spread, 1477).std(1)
         assert (away[::2] == 0).all() and (away[1::2] > 0).all() and away.max() < 0.55
         assert len(set(away.tolist())) == 5
-        assert torch.equal(odd._disturbed(preps[1::2], setting.model.spread, 3, 0), disturbed[1::2])
+        assert torch.equal(odd._with_noise(preps[1::2], setting.model.spread, 3, 0), disturbed[1::2])
         assert step.targets[0].table is None
         setting.model.zero_grad()
         images, places = step.images.take(0, 16)
