@@ -386,6 +386,11 @@ class Quickstart(Result):
     eval: Evaluation
     interpolate: Interpolation
 
+    @property
+    def score(self) -> Score | None:
+        """How the task judges outputs; None for accuracy."""
+        return self.eval.score
+
 
 class ReportFiles(Result):
     """`netspace report`: what was written, and a sentence for each part that is missing."""

@@ -42,6 +42,9 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         assert [*group.members["split"]].count(b"test") == 3
         first, second = group.read([0, 1])
     assert not torch.equal(first, second)
+    again = cli("quickstart", "--shapes", "--small", "--out", run, *words).out
+    assert "within on the test inputs" in again
+    assert "accuracy" not in again
     line = json.loads(
         cli("interpolate", "--run", run, "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").out
     )
