@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from netspace.results.spaces import Score
+    from netspace.results import Score
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUN_SECTIONS = {

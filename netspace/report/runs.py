@@ -21,8 +21,9 @@ from netspace.errors import NetspaceError, first_line
 from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, without_seal
 from netspace.report.drawing import Dot, number, percent
 from netspace.report.shapes import Shown, read_shown
+from netspace.results import Score
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
-from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation, Score
+from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page

@@ -7,6 +7,7 @@ are neither printed nor written; files of older versions may lack any field that
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -52,6 +53,24 @@ class Result(Part):
     def write(self, path: Path) -> None:
         """Write the fields that were set as JSON, atomically."""
         write_json(path, self.payload())
+
+
+class Score(Part):
+    """How a task judges outputs."""
+
+    name: str
+    higher_is_better: bool
+
+    def word(self, text: str) -> str:
+        """Return a text on accuracy on images as one on this score; names and paths in it stay as they are.
+
+        >>> Score(name="error", higher_is_better=False).word("accuracy on test images, of images/0007")
+        'error on test inputs, of images/0007'
+        """
+        words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
+        words |= {"images": "inputs", "image": "input"}
+        pattern = rf"(?<![\w./:-])({'|'.join(words)})(?![\w/-]|\.\w)"
+        return re.sub(pattern, lambda found: words[found[1]], text)
 
 
 def expect(condition: bool, sentence: str) -> None:

@@ -5,12 +5,11 @@ Axes: M members, A architectures, S points of a line.
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from netspace.results import Ends, Number, Numbers, Part, Result, expect
+from netspace.results import Ends, Number, Numbers, Part, Result, Score, expect
 from netspace.results.properties import Measured, Properties
 from netspace.results.shapes import Completions, LineBodies, Shapes, listed
 
@@ -124,24 +123,6 @@ class ClassLine(Part):
             "a line was expected to have one accuracy and one architecture for each gamma",
         )
         return self
-
-
-class Score(Part):
-    """How a task judges outputs."""
-
-    name: str
-    higher_is_better: bool
-
-    def word(self, text: str) -> str:
-        """Return a text on accuracy on images as one on this score; names and paths in it stay as they are.
-
-        >>> Score(name="error", higher_is_better=False).word("accuracy on test images, of images/0007")
-        'error on test inputs, of images/0007'
-        """
-        words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
-        words |= {"images": "inputs", "image": "input"}
-        pattern = rf"(?<![\w./:-])({'|'.join(words)})(?![\w/-]|\.\w)"
-        return re.sub(pattern, lambda found: words[found[1]], text)
 
 
 class Evaluation(Behaviour, Result):

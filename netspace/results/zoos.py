@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from netspace.results import Number, Part, Result
-from netspace.results.spaces import Score
+from netspace.results import Number, Part, Result, Score
 
 
 class AccuracyRange(Part):

@@ -27,7 +27,8 @@ from netspace.commands.quickstart import held_out_ends
 from netspace.io import hash_tensors, read_json
 from netspace.networks.prep import unpack
 from netspace.report import report
-from netspace.results.spaces import SavedEvaluation, Score
+from netspace.results import Score
+from netspace.results.spaces import SavedEvaluation
 from netspace.run_folder import Provenance, read_metrics
 from netspace.space import Space
 from netspace.tasks import TASKS, load

@@ -22,7 +22,7 @@ from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.losses import weight_loss
 from netspace.report import report
-from netspace.results.spaces import Score
+from netspace.results import Score
 from netspace.results.zoos import Verification
 from netspace.space import Space
 from netspace.streams import generator
