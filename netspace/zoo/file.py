@@ -356,6 +356,13 @@ class ZooFile:
             rows = np.flatnonzero(group.members["source"] == text.encode())
             if len(rows):
                 return MemberRef(group.id, int(rows[0]))
+        kind = text.rpartition("/")[0].encode() + b"/"
+        signals = [
+            source for group in self.archs.values() for source in group.members["source"] if source.startswith(kind)
+        ]
+        if signals:
+            first, last = (each.decode(errors="replace") for each in (min(signals), max(signals)))
+            raise UsageError(f"no network of {text!r} is in {self.path}: its networks are of {first} to {last}")
         return None
 
 

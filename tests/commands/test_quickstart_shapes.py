@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from netspace.errors import UsageError
 from netspace.tasks.chairs import chair
 from netspace.zoo import Zoo
 
@@ -39,6 +41,10 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         assert group.members["source"].tolist() == [chair(number).name.encode() for number in range(11)]
         assert group.seeds(np.arange(11)).tolist() == list(range(11))
         assert str(zoo.find("chair/0008")) == "siren/0008"
+        with pytest.raises(
+            UsageError, match=r"no network of 'chair/0099' is in .*: its networks are of chair/0000 to chair/0010"
+        ):
+            zoo.find("chair/0099")
         assert [*group.members["split"]].count(b"test") == 3
         first, second = group.read([0, 1])
     assert not torch.equal(first, second)
