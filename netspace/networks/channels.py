@@ -2,7 +2,7 @@
 
 The channels of a hidden layer can be permuted if every parameter that reads or writes them is permuted alike. These
 parameters are read from the network's `torch.fx` graph: layers that are added up (residual streams) share a group, and
-a flattened map gives each channel several neighbouring inputs. Channels that reach an operation that may mix them are
+a flattened map gives each channel several neighbouring inputs, or outputs where a linear layer makes a map. Channels that reach an operation that may mix them are
 not permuted. Networks are aligned by these groups (`alignment.py`).
 
 Axes: M members (networks), C channels.
@@ -38,7 +38,7 @@ _JOINING = frozenset(
     ["add", "sub", "mul", "maximum", "minimum", "iadd", "isub", "imul", "add_", "sub_", "mul_", "truediv", "div"]
 )
 _SIZES = frozenset(["size", "dim", "ndim", "numel", "getattr", "getitem"])  # of a value's shape, not of its channels
-_RESHAPING = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze"])
+_RESHAPING = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"])
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class _Axes:
     """Axes of channels, joined if they must be permuted alike (union-find)."""
 
     parent: list[int] = field(default_factory=list)
+    maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # axes that become maps: axis of channels, pixels
     fixed: set[int] = field(default_factory=set)  # axes that must not be permuted
     uses: dict[tuple[str, int], _Channels] = field(default_factory=dict)  # by parameter and its axis
 
@@ -112,16 +113,47 @@ class _Axes:
         else:
             self.uses[name, axis] = channels
 
+    def unflatten(self, segment: _Segment, pixels: int) -> _Segment | None:
+        """Return the channels of a map whose flattened entries, `pixels` of each channel, are a segment; None if they are not."""
+        if segment.repeats % pixels == 0:
+            return _Segment(segment.axis, segment.size, segment.repeats // pixels)
+        if segment.repeats > 1 or segment.size % pixels:
+            return None
+        (channels,) = self.new(segment.size // pixels)
+        known = self.maps.setdefault(segment.axis, (channels.axis, pixels))
+        if known[1] != pixels:
+            return None
+        self.join((channels,), (_Segment(known[0], channels.size),))
+        return channels
+
+    def settle(self) -> dict[int, tuple[int, int]]:
+        """Return the maps by root, with the axes of their channels joined; fix what is divided in several ways."""
+        maps: dict[int, tuple[int, int]] = {}
+        for axis, (channels, pixels) in self.maps.items():
+            known = maps.setdefault(self.root(axis), (channels, pixels))
+            if known[1] == pixels:
+                self.parent[self.root(channels)] = self.root(known[0])
+            else:
+                self.fixed.update((axis, channels, known[0]))
+        return maps
+
     def groups(self) -> tuple[ChannelGroup, ...]:
+        maps = self.settle()
         fixed = {self.root(axis) for axis in self.fixed}
+        for root, (of_map, _) in maps.items():  # maps of maps come later
+            if root in fixed:
+                fixed.add(self.root(of_map))
         uses: dict[int, list[Use]] = defaultdict(list)
         sizes: dict[int, int] = {}
         for (name, axis), channels in self.uses.items():
             start = 0
             for segment in channels:
-                root = self.root(segment.axis)
-                sizes[root] = segment.size
-                uses[root].append(Use(name, axis, start, segment.repeats))
+                root, size, repeats = self.root(segment.axis), segment.size, segment.repeats
+                while root in maps:
+                    of_map, pixels = maps[root]
+                    root, size, repeats = self.root(of_map), size // pixels, repeats * pixels
+                sizes[root] = size
+                uses[root].append(Use(name, axis, start, repeats))
                 start += segment.length
         return tuple(
             ChannelGroup(sizes[root], tuple(of_root))
@@ -135,11 +167,12 @@ def channel_groups(module: nn.Module, example: Tensor, label: str) -> tuple[Chan
 
     `module` is in eval mode, `example` (B, ...) is an input. Raises `NetspaceError` if its forward cannot be traced.
     """
-    graph = trace(module, label, "align the channels of")
+    layers = dict(module.named_modules())
+    affine = [name for name, layer in layers.items() if isinstance(layer, FrozenAffine)]
+    graph = trace(module, label, "align the channels of", leaves=affine)
     shapes = _shapes(module, graph, example)
     axes = _Axes()
     known: dict[fx.Node, _Channels] = {}
-    layers = dict(module.named_modules())
     for node in graph.nodes:
         tensors = [each for each in node.all_input_nodes if each in known]
         before, entering = [known[each] for each in tensors], [shapes[each] for each in tensors]
@@ -218,8 +251,8 @@ def _layer(
         return None
     kind = type(layer).__name__.lower()
     elementwise = {name.replace("_", "") for name in _ELEMENTWISE}
-    if isinstance(layer, nn.Flatten):
-        return _reshaped(before, entering, shape)
+    if isinstance(layer, (nn.Flatten, nn.Unflatten)):
+        return _reshaped(axes, before, entering, shape)
     if type(layer).__module__.startswith("torch.nn.modules") and (
         kind in elementwise or "pool" in kind or "dropout" in kind or "pad2d" in kind or kind.startswith("upsample")
     ):
@@ -243,7 +276,7 @@ def _function(
     if len(before) == 1 and (name in _ELEMENTWISE or name in _POOLING or name in _JOINING):
         return before[0] if entering[0][1] == shape[1] and len(entering[0]) == len(shape) else None
     if len(before) == 1 and name in _RESHAPING:
-        return _reshaped(before[0], entering[0], shape)
+        return _reshaped(axes, before[0], entering[0], shape)
     if len(before) == 1 and name == "mean" and len(shape) >= 2 and shape[:2] == entering[0][:2]:
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         taken = [axis] if isinstance(axis, int) else list(axis) if isinstance(axis, (tuple, list)) else [0]
@@ -259,13 +292,16 @@ def _function(
     return None
 
 
-def _reshaped(before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]) -> _Channels | None:
-    """Return the channels of a reshaped value whose channel axis is kept or flattened with later ones, else None."""
+def _reshaped(axes: _Axes, before: _Channels, entering: tuple[int, ...], shape: tuple[int, ...]) -> _Channels | None:
+    """Return the channels of a reshaped value whose channel axis is kept, flattened with later ones or the other way; else None."""
     if entering[:2] == shape[:2]:
         return before
     if entering[0] == shape[0] and len(shape) == 2 and shape[1] == math.prod(entering[1:]):
         times = math.prod(entering[2:])
         return tuple(_Segment(each.axis, each.size, each.repeats * times) for each in before)
+    if entering[0] == shape[0] and len(entering) == 2 and entering[1] == math.prod(shape[1:]):
+        after = [axes.unflatten(each, math.prod(shape[2:])) for each in before]
+        return None if None in after else tuple(each for each in after if each is not None)
     return None
 
 

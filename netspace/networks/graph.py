@@ -333,8 +333,8 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def trace(module: nn.Module, label: str, purpose: str, *, whole: bool = True) -> fx.Graph:
-    """Return the graph of `module(x)`; arguments after the first keep their defaults.
+def trace(module: nn.Module, label: str, purpose: str, *, whole: bool = True, leaves: Collection[str] = ()) -> fx.Graph:
+    """Return the graph of `module(x)`; arguments after the first keep their defaults, `leaves` are single nodes.
 
     Unless the `whole` is needed, submodules that cannot be traced are single nodes, and the graph of a module whose own
     forward cannot be is empty. Raises `NetspaceError` where the whole has no graph; `purpose` is what the message says
@@ -342,7 +342,7 @@ def trace(module: nn.Module, label: str, purpose: str, *, whole: bool = True) ->
     """
     later = list(inspect.signature(module.forward).parameters.values())[1:]
     settled = {each.name: each.default for each in later if each.default is not each.empty}
-    opaque: set[str] = set()
+    opaque = set(leaves)
     while True:
         tracer = _Tracer(opaque)
         try:

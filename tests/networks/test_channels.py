@@ -15,6 +15,7 @@ from netspace.errors import NetspaceError
 from netspace.networks.alignment import align, check_same_function, reset_statistics
 from netspace.networks.batch import run_one
 from netspace.networks.channels import ChannelGroup, Use, channel_groups, permute
+from netspace.networks.folding import FrozenAffine
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 
@@ -64,6 +65,21 @@ def transposed() -> nn.Module:
     )
 
 
+def unflattened() -> nn.Module:
+    layers = {
+        "one": nn.Linear(64, 12),
+        "two": nn.ConvTranspose2d(3, 4, 2),
+        "affine": FrozenAffine(torch.rand(4), torch.rand(4)),
+    }
+    layers |= {"skip": nn.Linear(12, 2), "head": nn.Linear(36, 2)}
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.one(x.flatten(1)).relu()
+        return self.skip(y) + self.head(torch.tanh(self.affine(self.two(y.view(-1, 3, 2, 2)))).flatten(1))
+
+    return Forward(forward, **layers)
+
+
 def groups_of(module: nn.Module) -> tuple[ChannelGroup, ...]:
     return channel_groups(module.eval(), torch.randn(2, *IMAGE), "mine")
 
@@ -90,7 +106,14 @@ NAMED = {
     name: lambda name=name: archs.skeleton(name, {"channels": 1, "image_size": 8, "width": 0.5}, IMAGE)
     for name in ("lenetlike", "vanillacnn", "resnet8", "resnet20")
 }
-NETWORKS = {"residual": residual, "depthwise": depthwise, "joined": joined, "transposed": transposed, **NAMED}
+NETWORKS = {
+    "residual": residual,
+    "depthwise": depthwise,
+    "joined": joined,
+    "transposed": transposed,
+    "unflattened": unflattened,
+    **NAMED,
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -141,6 +164,29 @@ def test_a_flattened_map_repeats_channels_and_joined_ones_lie_one_after_the_othe
     uses = {(use.name, use.start, use.repeats) for group in groups_of(joined()) for use in group.uses}
     assert ("head.weight", 0, 64) in uses and {("last.weight", 0, 1), ("last.weight", 3, 1)} <= uses
     assert {use.repeats for group in groups_of(depthwise()) for use in group.uses if use.name == "2.weight"} == {2}
+
+
+def test_a_map_made_of_linear_outputs_gives_each_channel_several_of_them() -> None:
+    first, second = groups_of(unflattened())
+    assert {(use.name, use.axis, use.repeats) for use in first.uses} == {
+        *(("one.weight", 0, 4), ("one.bias", 0, 4), ("skip.weight", 1, 4), ("two.weight", 0, 1)),
+    }
+    assert first.size == 3 and second.size == 4
+    assert {use.name for use in second.uses} == {
+        "two.weight",
+        "two.bias",
+        "affine.weight",
+        "affine.bias",
+        "head.weight",
+    }
+
+
+def test_linear_outputs_that_become_maps_of_several_sizes_stay() -> None:
+    module = Forward(
+        lambda self, x: self.two((y := self.one(x.flatten(1))).view(-1, 3, 2, 2)).flatten(1) + self.head(y.unflatten(1, (6, 2)).mean(2)),
+        one=nn.Linear(64, 12), two=nn.Conv2d(3, 1, (1, 2)), head=nn.Linear(6, 2),
+    )  # fmt: skip
+    assert groups_of(module) == ()
 
 
 def test_all_of_resnet20_moves_but_images_and_classes() -> None:
