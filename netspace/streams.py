@@ -49,6 +49,8 @@ class Stream(IntEnum):
     COMPLETION_STARTS = 1033  # random latents
     SCRATCH_NETWORKS = 1039  # initial weights, by number
     SCRATCH_POINTS = 1049  # off surfaces, by step
+    DRAWN_WIDTHS = 1063  # of networks that share weights, by step
+    RANDOM_CHANNELS = 1069  # that are kept, by group
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.networks.channels import ChannelGroup, channel_groups
+from netspace.networks.channels import ChannelGroup, Use, channel_groups
 from netspace.networks.folding import FrozenAffine
 from netspace.networks.graph import batch_norms, listed, run
 
@@ -31,6 +31,7 @@ class Widths:
 
     names: tuple[str, ...]  # of each group: the first layer that writes it, such as 'layer1.0.conv1'
     groups: tuple[ChannelGroup, ...]
+    statistics: tuple[tuple[Use, ...], ...]  # of each group: the parts of batch norms' buffers that belong to it
     example: Tensor = field(repr=False, compare=False)  # (2, ...): inputs to run networks on
     label: str = field(compare=False)  # of the network, in messages
 
@@ -56,15 +57,27 @@ class Widths:
         return tuple(widths.get(name, group.size) for name, group in zip(self.names, self.groups, strict=True))
 
     def shapes(self, parameters: Mapping[str, Tensor], widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each of the network's parameters at widths (G,). Raises `UsageError` for a width below 1."""
-        self._check_all(widths)
+        """Return the shape of each of the network's parameters, or of its whole state, at widths (G,).
+
+        Raises `UsageError` for a width below 1.
+        """
+        self.check(widths)
         shapes = {name: list(value.shape) for name, value in parameters.items()}
-        for group, width in zip(self.groups, widths, strict=True):
-            for use in group.uses:
-                shapes[use.name][use.axis] += (width - group.size) * use.repeats
+        for (name, axis), uses in self.uses().items():
+            if name in shapes:
+                shapes[name][axis] += sum((widths[g] - self.groups[g].size) * use.repeats for g, use in uses)
         return {name: tuple(shape) for name, shape in shapes.items()}
 
-    def _check_all(self, widths: Sequence[int]) -> None:
+    def uses(self) -> dict[tuple[str, int], list[tuple[int, Use]]]:
+        """Return, by name and axis of a parameter or buffer, the numbers of the groups on it, and where they are, in order."""
+        found: dict[tuple[str, int], list[tuple[int, Use]]] = {}
+        for number, (group, statistics) in enumerate(zip(self.groups, self.statistics, strict=True)):
+            for use in (*group.uses, *statistics):
+                found.setdefault((use.name, use.axis), []).append((number, use))
+        return {key: sorted(uses, key=lambda use: use[1].start) for key, uses in found.items()}
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Raise `UsageError` unless there is a width of at least 1 for each group."""
         if len(widths) != len(self.groups):
             raise UsageError(
                 f"{self.label} has {len(self.groups)} groups of channels, but {len(widths)} widths are given"
@@ -103,14 +116,29 @@ def find_widths(module: nn.Module, example: Tensor, label: str) -> Widths:
     for norm in batch_norms(fresh).values():
         norm.reset_running_stats()
         norm.momentum = 0.0  # else the pass that finds shapes would change them
+        if norm.weight is None:  # so that its channels are known
+            norm.weight = nn.Parameter(next(module.parameters()).new_ones(norm.num_features))
     with torch.random.fork_rng(devices=()):
-        groups = channel_groups(fresh, inputs, label)
-    if not groups:
+        found = channel_groups(fresh, inputs, label)
+    if not found:
         raise NetspaceError(
             f"{label} has no group of channels whose width can change: all of them are inputs or outputs, or reach an operation "
             "that may mix them"
         )
-    return Widths(tuple(group.uses[0].name.rpartition(".")[0] for group in groups), groups, inputs, label)
+    groups = tuple(ChannelGroup(each.size, tuple(use for use in each.uses if use.name in names)) for each in found)
+    statistics = tuple(tuple(_statistics(group, module)) for group in found)
+    return Widths(tuple(group.uses[0].name.rpartition(".")[0] for group in groups), groups, statistics, inputs, label)
+
+
+def _statistics(group: ChannelGroup, module: nn.Module) -> Iterator[Use]:
+    """Yield the uses of a group in buffers of batch norms, which are those of the weights."""
+    norms = batch_norms(module)
+    for use in group.uses:
+        layer, _, own = use.name.rpartition(".")
+        if layer in norms and own == "weight":
+            for name, value in norms[layer]._buffers.items():
+                if value is not None and value.dim():
+                    yield replace(use, name=f"{layer}.{name}")
 
 
 def resized(module: nn.Module, info: Widths, widths: Sequence[int], seed: int) -> nn.Module:
@@ -120,10 +148,19 @@ def resized(module: nn.Module, info: Widths, widths: Sequence[int], seed: int) -
     copy is in training mode. Raises `UsageError` for a width below 1, and `NetspaceError` if the module does not run at
     these widths, or its outputs have other shapes then.
     """
-    shapes = info.shapes(dict(module.named_parameters()), widths)
+    shapes = info.shapes(module.state_dict(), widths)
     made = copy.deepcopy(module)
     for path, layer in made.named_modules():
-        _resize(layer, {name: shapes[f"{path}.{name}" if path else name] for name in _changed(layer, path, shapes)})
+        own = {**layer._parameters, **layer._buffers}
+        values = {name: f"{path}.{name}" if path else name for name, value in own.items() if value is not None}
+        _resize(
+            layer,
+            {
+                name: shapes[full]
+                for name, full in values.items()
+                if full in shapes and shapes[full] != tuple(own[name].shape)
+            },
+        )
     _check_forward(module, made, info, widths)
     made.cpu()  # where the same seed gives the same weights on every machine
     with torch.random.fork_rng(devices=()):
@@ -133,21 +170,15 @@ def resized(module: nn.Module, info: Widths, widths: Sequence[int], seed: int) -
     return made.to(_device(module)).train()
 
 
-def _changed(layer: nn.Module, path: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return the names of a layer's own parameters whose shapes change."""
-    own = ((name, f"{path}.{name}" if path else name, value) for name, value in layer._parameters.items())
-    return [name for name, full, value in own if value is not None and shapes[full] != tuple(value.shape)]
-
-
 def _resize(layer: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give a layer parameters of other shapes, and what it says of its channels."""
+    """Give a layer parameters and buffers of other shapes, filled with zeros, and what it says of its channels."""
     if not shapes:
         return
     times = layer.out_channels // layer.in_channels if isinstance(layer, _ConvNd) else 1
     for name, shape in shapes.items():
-        before = layer._parameters[name]
-        assert before is not None
-        setattr(layer, name, nn.Parameter(before.new_zeros(shape), before.requires_grad))
+        before = getattr(layer, name)
+        value = before.detach().new_zeros(shape)
+        setattr(layer, name, nn.Parameter(value, before.requires_grad) if isinstance(before, nn.Parameter) else value)
     if isinstance(layer, _ConvTransposeNd):
         layer.in_channels, layer.out_channels = layer.weight.shape[:2]
     elif isinstance(layer, _ConvNd) and layer.groups > 1:  # depthwise
@@ -160,15 +191,7 @@ def _resize(layer: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)
     elif isinstance(layer, _BatchNorm):
-        _resize_norm(layer, len(layer.weight))
-
-
-def _resize_norm(layer: _BatchNorm, channels: int) -> None:
-    if channels != layer.num_features:
-        layer.num_features = channels
-        for name, value in layer._buffers.items():
-            if value is not None and value.dim():
-                setattr(layer, name, value.new_zeros(channels))
+        ((layer.num_features,),) = set(shapes.values())
 
 
 def _reset(layer: nn.Module) -> None:
@@ -184,7 +207,7 @@ def _check_forward(module: nn.Module, made: nn.Module, info: Widths, widths: Seq
     """Run a resized network, whose layers without parameters are adapted; raise `NetspaceError` if it does not fit."""
     named = zip(info.names, widths, info.full(), strict=True)
     label = f"{info.label} with {listed([f'{name}={width}' for name, width, full in named if width != full]) or 'all widths'}"
-    handles = [each.register_forward_pre_hook(_adapt) for each in made.modules() if isinstance(each, _ADAPTED)]
+    handles = [each.register_forward_pre_hook(_adapt) for each in made.modules() if isinstance(each, nn.Unflatten)]
     try:
         with torch.random.fork_rng(devices=()):
             _compare_outputs(copy.deepcopy(module), made, info, label)
@@ -207,18 +230,30 @@ def _compare_outputs(module: nn.Module, made: nn.Module, info: Widths, label: st
             raise NetspaceError(f"{label} has outputs of other shapes than at its full width")
 
 
-_ADAPTED = (nn.Unflatten, _BatchNorm)
-
-
 def _adapt(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Fit a layer to the channels of its input: an `nn.Unflatten(1, (C, ...))`, or a batch norm without parameters."""
+    """Fit an `nn.Unflatten(1, (C, ...))`, or the groups of a depthwise convolution, to the channels of its input."""
     channels = inputs[0].shape[1]
-    if isinstance(layer, _BatchNorm) and layer.weight is None:
-        _resize_norm(layer, channels)
+    if isinstance(layer, _ConvNd):
+        layer.groups = channels
     if isinstance(layer, nn.Unflatten) and layer.dim == 1:
         size = tuple(layer.unflattened_size)
         if all(isinstance(each, int) and each > 0 for each in size):
             layer.unflattened_size = (channels // math.prod(size[1:]), *size[1:])
+
+
+def flexible(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` whose forward takes parameters of any widths, by `torch.func.functional_call`.
+
+    Its batch norms have no statistics of their own and always use those of the batch.
+    """
+    made = copy.deepcopy(module)
+    for norm in batch_norms(made).values():
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        norm.track_running_stats = False
+    for layer in made.modules():
+        if isinstance(layer, nn.Unflatten) or (isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels):
+            layer.register_forward_pre_hook(_adapt)
+    return made
 
 
 def _device(module: nn.Module) -> torch.device:
