@@ -51,6 +51,9 @@ class Stream(IntEnum):
     SCRATCH_POINTS = 1049  # off surfaces, by step
     DRAWN_WIDTHS = 1063  # of networks that share weights, by step
     RANDOM_CHANNELS = 1069  # that are kept, by group
+    MORPH_TENSORS = 1087  # that get gradients, by stage and step
+    MORPH_DRAWS = 1091  # of disturbed coordinates
+    MORPH_FUNCTION = 1093  # initial weights
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -11,8 +11,9 @@ Axes: G groups, N coordinates, V values of a coordinate (those of a kernel), n c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -154,7 +155,9 @@ class WeightFunction(nn.Module):
         super().__init__()
         self.info, self.config, self.layouts = info, config, layouts(module, info)
 
-    def forward(self, widths: Sequence[int], band: float | None = None, names: set[str] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, widths: Sequence[int], band: float | None = None, names: set[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return the parameters at widths (G,), each the mean over its neighbourhood (Eq. 9).
 
         Args:
@@ -162,23 +165,22 @@ class WeightFunction(nn.Module):
             names: Those to compute with gradients; none: all. The others have none.
         """
         return {
-            each.name: self._with_gradient(each, names, lambda each=each: self.expected(each, widths, band))
+            each.name: self._with_gradient(each, names, partial(self.expected, each, widths, band))
             for each in self.layouts
         }
 
     def noisy(self, widths: Sequence[int], random: torch.Generator, names: set[str] | None = None) -> dict[str, Tensor]:
         """Return the parameters at widths (G,), each at coordinates disturbed by uniform noise (Eq. 9, one draw)."""
         return {
-            each.name: self._with_gradient(each, names, lambda each=each: self.drawn(each, widths, random))
+            each.name: self._with_gradient(each, names, partial(self.drawn, each, widths, random))
             for each in self.layouts
         }
 
-    def _with_gradient(self, layout: Layout, names: set[str] | None, compute) -> Tensor:  # type: ignore[no-untyped-def]
+    def _with_gradient(self, layout: Layout, names: set[str] | None, compute: Callable[[], Tensor]) -> Tensor:
         if names is None or layout.name in names:
-            value: Tensor = compute()
-            return value
+            return compute()
         with torch.no_grad():
-            return torch.as_tensor(compute())
+            return compute()
 
     @torch.no_grad()
     def mean_of_draws(self, widths: Sequence[int], draws: int, random: torch.Generator) -> dict[str, Tensor]:
@@ -376,8 +378,11 @@ class WeightMlps(WeightFunction):
         counts = [sum(axis.sizes(widths)) for axis in layout.axes]
         noise = (2 * torch.rand(4, *counts, generator=random) - 1).to(self.spread) * self.config.noise
         grid = [
-            _positions(axis, widths, 0.0).to(noise).view(*(-1 if each == position else 1 for each in range(len(counts))))
-            + noise[position] * _spacing(axis, widths).to(noise).view(*(-1 if each == position else 1 for each in range(len(counts))))
+            _positions(axis, widths, 0.0)
+            .to(noise)
+            .view(*(-1 if each == position else 1 for each in range(len(counts))))
+            + noise[position]
+            * _spacing(axis, widths).to(noise).view(*(-1 if each == position else 1 for each in range(len(counts))))
             for position, axis in enumerate(layout.axes)
         ]
         sizes = [(count + noise[2 + position]) / SIZE for position, count in enumerate(self._sizes(layout, widths))]
@@ -408,7 +413,7 @@ class WeightMlps(WeightFunction):
         alone = [(0, layout.layer / layout.depth), (3, layout.depth / SIZE), (4, inputs / SIZE), (5, outputs / SIZE)]
         if len(columns) == 1:
             alone.append((1, 0.0))
-        total = first.bias
+        total: Tensor = first.bias
         for column, value in alone:
             total = total + F.linear(self.embedding(self.spread.new_tensor([[value]])), parts[column])[0]
         if self.shared:
