@@ -69,14 +69,14 @@ def candidate(name: str, config: ArchConfig, task: Task, prep_width: int | None,
     With `check`, raise `NetspaceError` unless its networks are their parameters alone and fit the task: networks that
     are to be trained here, or were trained elsewhere. Once is enough.
     """
-    settings = config.settings(task.input_shape, task.num_outputs)
+    settings = config.settings(task.input_shape, task.num_outputs, task.arch_settings)
     module = archs.build(config.arch, **settings)
     example = task.inputs("train", slice(4)).cpu()
     folder = Folder(module, example, name=config.arch, constants=True)
     if check:
         make = partial(archs.build, config.arch, **settings)
         nouns = task.input_noun, task.output_noun
-        check_outputs(config.arch, make, example, task.num_outputs, trained=check == "trained", nouns=nouns)
+        check_outputs(config.arch, make, example, task.output_shape, trained=check == "trained", nouns=nouns)
         check_identity(config.arch, make, task.input_shape)
     skeleton = archs.skeleton(config.arch, settings, task.input_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, task.input_shape)

@@ -1,7 +1,7 @@
 """The equations of the papers, one pure function each.
 
 Axes: M members (networks), B inputs of a batch, C classes, A architectures, N kernels, D values of a kernel or of a
-feature map. A loss is averaged over B and over leading axes, so one network and a batch of M give the same scale.
+feature map, P pixels, E latent size. A loss is averaged over B and over leading axes, so one network and a batch of M give the same scale.
 """
 
 from __future__ import annotations
@@ -107,6 +107,46 @@ def blend(
     spreads = [logits.float().std((-2, -1), keepdim=True).clamp_min(1e-6) for logits in (first, second)]
     mixed = (1 - gamma) * first.float() / spreads[0] + gamma * second.float() / spreads[1]
     return mixed * ((1 - gamma) * spreads[0] + gamma * spreads[1])
+
+
+def evidence_bound(
+    logits: Float[Tensor, "*M B P"],
+    mean: Float[Tensor, "*M B E"],
+    log_variance: Float[Tensor, "*M B E"],
+    pixels: Float[Tensor, "*#M B P"],
+) -> Float[Tensor, "*M B"]:
+    """Return the evidence lower bound of each image, in nats (Kingma and Welling 2014, Eq. 10, with one latent).
+
+    Pixels are Bernoulli: grey values from 0 to 1 are probabilities of white, so the bound is that of images made black and white
+    at random, on average over them.
+
+    >>> import torch
+    >>> zero = torch.zeros(1, 3)
+    >>> round(float(evidence_bound(zero, zero, zero, torch.ones(1, 3)) / 3), 4)  # a coin for each pixel
+    -0.6931
+    """
+    kl = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance).sum(-1)
+    return pixel_log_likelihood(logits, pixels) - kl
+
+
+def pixel_log_likelihood(logits: Float[Tensor, "*M B P"], pixels: Float[Tensor, "*#M B P"]) -> Float[Tensor, "*M B"]:
+    """Return the log-likelihood of each image in nats, its pixels (0 to 1) Bernoulli with these logits."""
+    return -F.binary_cross_entropy_with_logits(logits, pixels.expand_as(logits), reduction="none").sum(-1)
+
+
+def autoencoder_divergence(
+    predicted: tuple[Tensor, Tensor, Tensor], target: tuple[Tensor, Tensor, Tensor]
+) -> Float[Tensor, "*M B"]:
+    """Return how far a variational autoencoder is from another for each image, in nats: KL(target || predicted).
+
+    Both are logits of pixels (*M, B, P), mean and log-variance (*M, B, E); their Bernoulli and Gaussian divergences are added.
+    """
+    (logits, mean, log_variance), (target_logits, target_mean, target_log_variance) = predicted, target
+    pixels = target_logits.sigmoid()
+    of_pixels = pixel_log_likelihood(target_logits, pixels) - pixel_log_likelihood(logits, pixels)
+    squares = target_log_variance.exp() + (target_mean - mean).square()
+    of_latents = 0.5 * (log_variance - target_log_variance + squares / log_variance.exp() - 1).sum(-1)
+    return of_pixels + of_latents
 
 
 def weight_loss(predicted: Float[Tensor, "*S"], target: Float[Tensor, "*S"]) -> Float[Tensor, ""]:

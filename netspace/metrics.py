@@ -1,10 +1,11 @@
 """Measures of networks and of sets of networks, exact over all inputs that are given. Fractions, never per cent.
 
-Axes: M, N networks, B inputs, C classes, P parameters.
+Axes: M, N networks, B inputs, C classes, P parameters; of pixels N inputs of K classes; S latents of an image.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -61,6 +62,45 @@ def within(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"], to
     difference = (first.double() - second.double()).abs()
     known = difference.isfinite().all(-1).all(-1)
     return torch.where(known, (difference < tolerance).double().mean((-2, -1)), torch.nan)
+
+
+def confusion(
+    predicted: Int64[Tensor, "*M N"], labels: Int64[Tensor, "*#M N"], classes: int
+) -> Int64[Tensor, "*M K K"]:
+    """Count pairs of classes: entry [k, l] is the number of inputs of class k that a network says are of class l."""
+    lead = predicted.shape[:-1]
+    pairs = (labels * classes + predicted).reshape(-1, predicted.shape[-1])
+    first = torch.arange(len(pairs), device=pairs.device)[:, None] * classes**2  # of each network
+    counts = torch.bincount((pairs + first).flatten(), minlength=len(pairs) * classes**2)
+    return counts.view(*lead, classes, classes)
+
+
+def mean_iou(confusions: Int64[Tensor, "*M K K"]) -> Float[Tensor, "*M"]:
+    """Return the intersection over union of truth and prediction, averaged over the classes that occur in either."""
+    hits, truth, predicted = _of_classes(confusions)
+    return (hits / (truth + predicted - hits)).nanmean(-1)
+
+
+def macro_f1(confusions: Int64[Tensor, "*M K K"]) -> Float[Tensor, "*M"]:
+    """Return the F1 score, averaged over the classes that occur in truth or prediction."""
+    hits, truth, predicted = _of_classes(confusions)
+    return (2 * hits / (truth + predicted)).nanmean(-1)
+
+
+def _of_classes(confusions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how often each class was right, was true, and was predicted: (*M, K) float64 each."""
+    counts = confusions.double()
+    return counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)
+
+
+def importance_weighted_nll(log_weights: Float[Tensor, "*M S B"]) -> Float[Tensor, "*M"]:
+    """Return -log of the mean weight of S latents of each image, averaged over images, in nats (Burda et al. 2016, Eq. 8).
+
+    A weight is p(image, latent) / q(latent | image), of latents drawn from q. The result is an upper bound of the negative
+    log-likelihood, on average over draws, that falls with S.
+    """
+    samples = log_weights.shape[-2]
+    return -(log_weights.logsumexp(-2) - math.log(samples)).mean(-1)
 
 
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:

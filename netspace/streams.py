@@ -54,6 +54,9 @@ class Stream(IntEnum):
     MORPH_TENSORS = 1087  # that get gradients, by stage and step
     MORPH_DRAWS = 1091  # of disturbed coordinates
     MORPH_FUNCTION = 1093  # initial weights
+    LATENT_NOISE = 1051  # of variational autoencoders, by split
+    IMPORTANCE_NOISE = 1061  # of their likelihoods, by split and sample
+    LATENT_SAMPLES = 1097  # that they generate pictures from, by split
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -22,8 +22,12 @@ from netspace import archs
 from netspace.io import read_torch
 from netspace.run_folder import read_metrics
 
-# Architectures whose inputs are images; the others are fields.
-IMAGE_ARCHS = [name for name, factory in archs.ARCHS.items() if "image_size" in inspect.signature(factory).parameters]
+# Architectures that classify images.
+IMAGE_ARCHS = [
+    name
+    for name, factory in archs.ARCHS.items()
+    if "classes" in inspect.signature(factory).parameters and name != "unet"
+]
 
 DRIVER = """
 import os, signal, sys

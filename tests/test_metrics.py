@@ -10,6 +10,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from scipy import stats
+from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from netspace import metrics
 
@@ -185,3 +186,34 @@ def test_shapes_in_signatures_are_checked() -> None:
     """The tests run with shapes checked: three labels for four inputs do not pass."""
     with pytest.raises(TypeCheckError, match="labels"):
         metrics.accuracy(torch.zeros(2, 4, 5), torch.zeros(3, dtype=torch.int64))
+
+
+def test_confusion_iou_and_f1_are_sklearns_for_each_network() -> None:
+    """Classes that neither truth nor prediction has do not count."""
+    torch.manual_seed(0)
+    labels, predicted = torch.randint(4, (40,)), torch.randint(5, (2, 3, 40))
+    predicted[0, 0].clamp_(max=3)
+    counts = metrics.confusion(predicted, labels, 6)
+    assert counts.shape == (2, 3, 6, 6) and (counts.sum((-2, -1)) == 40).all()
+    for row in range(2):
+        for column in range(3):
+            pair = labels.numpy(), predicted[row, column].numpy()
+            own = counts[row, column]
+            assert np.array_equal(own, confusion_matrix(*pair, labels=range(6)))
+            assert float(metrics.mean_iou(own)) == pytest.approx(jaccard_score(*pair, average="macro"), rel=1e-12)
+            assert float(metrics.macro_f1(own)) == pytest.approx(f1_score(*pair, average="macro"), rel=1e-12)
+    own_labels = torch.stack([labels, labels.flip(0)])[:, None].expand(2, 3, 40)
+    assert torch.equal(metrics.confusion(predicted, own_labels, 6)[0], counts[0])
+    assert not torch.equal(metrics.confusion(predicted, own_labels, 6)[1], counts[1])
+
+
+def test_importance_weights_by_hand() -> None:
+    """A loop over images, in plain numbers; more samples of the same weight change nothing."""
+    torch.manual_seed(0)
+    weights = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = metrics.importance_weighted_nll(weights)
+    for member in range(2):
+        slow = [math.log(sum(math.exp(weights[member, s, b]) for s in range(5)) / 5) for b in range(3)]
+        assert float(found[member]) == pytest.approx(-sum(slow) / 3, rel=1e-12)
+    torch.testing.assert_close(metrics.importance_weighted_nll(weights.repeat(1, 4, 1)), found)
+    assert float(metrics.importance_weighted_nll(weights - 1000)[0]) == pytest.approx(float(found[0]) + 1000)

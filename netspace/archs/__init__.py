@@ -5,7 +5,7 @@ anyone can name a 'module:factory', which is imported only if `trust` was called
 typed it as `--trust-arch`. A recipe or a zoo file that names one imports nothing.
 
 A factory takes keyword arguments and returns an `nn.Module` that maps images (B, channels, H, W) to logits
-(B, classes). It needs no class, no registration and no base class.
+(B, classes), or inputs of another task to its outputs. It needs no class, no registration and no base class.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from netspace.archs.convnets import (
     resnet_of_depth,
     vanillacnn,
 )
+from netspace.archs.dense import conv_vae, unet
 from netspace.archs.fields import fourier_mlp, siren
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
@@ -61,6 +62,8 @@ ARCHS: dict[str, Factory] = {
     "resnet56": resnet56,
     "siren": siren,
     "fourier_mlp": fourier_mlp,
+    "unet": unet,
+    "conv_vae": conv_vae,
 }
 
 
@@ -72,10 +75,12 @@ class ArchConfig(Settings):
     # further keyword arguments of the factory
     kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
-    def settings(self, image_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    def settings(
+        self, image_shape: tuple[int, ...], classes: int, own: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
         """Return the factory's keyword arguments for a task. Raises as `task_settings`."""
         width = {} if self.width is None else {"width": self.width}
-        return task_settings(self.arch, {**self.kwargs, **width}, image_shape, classes)
+        return task_settings(self.arch, {**self.kwargs, **width}, image_shape, classes, own)
 
 
 _TRUSTED: set[str] = set()  # the 'module:factory's that this process may import
@@ -129,25 +134,36 @@ def build(name: str, /, **kwargs: object) -> nn.Module:
 
 
 def task_settings(
-    name: str, given: Mapping[str, object], image_shape: tuple[int, ...], classes: int
+    name: str,
+    given: Mapping[str, object],
+    image_shape: tuple[int, ...],
+    classes: int,
+    own: Mapping[str, int] | None = None,
 ) -> dict[str, object]:
     """Return `given` with `channels`, `image_size` and `classes` of a task, as far as `name` has such settings.
 
-    `image_shape` is (channels, H, W), or another shape for factories of other inputs. Raises as `resolve`, and
-    `UsageError` if `given` contradicts the task, or images that are not square meet an `image_size`.
+    `image_shape` is (channels, H, W), or another shape for factories of other inputs; `own` are further settings that a task
+    decides (`Task.arch_settings`), which go before those of shapes. Raises as `resolve`, and `UsageError` if `given`
+    contradicts the task, or images that are not square meet an `image_size`.
 
     >>> task_settings("vanillacnn", {"width": 0.5}, (1, 28, 28), 10)
     {'width': 0.5, 'channels': 1, 'image_size': 28, 'classes': 10}
     """
     accepted = inspect.signature(resolve(name)).parameters
+    own = own or {}
     task = {"classes": classes}
     if len(image_shape) == 3:
         task = {"channels": image_shape[0], "image_size": image_shape[1], **task}
     elif len(image_shape) == 1:
         task = {"inputs": image_shape[0], "outputs": classes, **task}
     settings = dict(given)
-    settings.update((key, value) for key, value in task.items() if key in accepted and key not in given)
-    _refuse_misfit(name, settings, image_shape, classes)
+    settings.update((key, value) for key, value in {**task, **own}.items() if key in accepted and key not in given)
+    for key, value in own.items():
+        if key in accepted and settings[key] != value:
+            raise UsageError(
+                f"{name} is built with {key}={settings[key]} but the task has {key}={value}: set {key} to fit, or leave it out."
+            )
+    _refuse_misfit(name, {key: value for key, value in settings.items() if key not in own}, image_shape, classes)
     return settings
 
 

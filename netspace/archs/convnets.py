@@ -129,14 +129,14 @@ class BasicBlock(nn.Module):
     def __init__(self, before: int, after: int, stride: int, batch_norm: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=not batch_norm)
-        self.bn1 = _norm(after, batch_norm)
+        self.bn1 = norm(after, batch_norm)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=not batch_norm)
-        self.bn2 = _norm(after, batch_norm)
+        self.bn2 = norm(after, batch_norm)
         self.act = nn.LeakyReLU(SLOPE)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or before != after:
             shortcut = nn.Conv2d(before, after, 1, stride, bias=not batch_norm)
-            self.downsample = nn.Sequential(shortcut, _norm(after, batch_norm))
+            self.downsample = nn.Sequential(shortcut, norm(after, batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, after, H / stride, W / stride), rounded up, of inputs (B, before, H, W)."""
@@ -154,7 +154,7 @@ class ResNet(nn.Module):
         super().__init__()
         stem, *stages = (scaled(each, width) for each in (16, 16, 32, 64))
         self.conv1 = nn.Conv2d(channels, stem, 3, 1, 1, bias=not batch_norm)
-        self.bn1 = _norm(stem, batch_norm)
+        self.bn1 = norm(stem, batch_norm)
         self.act = nn.LeakyReLU(SLOPE)
         self.layer1 = _stage(blocks, stem, stages[0], 1, batch_norm)
         self.layer2 = _stage(blocks, stages[0], stages[1], 2, batch_norm)
@@ -173,7 +173,8 @@ class ResNet(nn.Module):
         return logits
 
 
-def _norm(channels: int, batch_norm: bool) -> nn.Module:
+def norm(channels: int, batch_norm: bool) -> nn.Module:
+    """Return batch norm, or the identity in its place: the names of what follows are the same."""
     return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
 
 

@@ -57,12 +57,12 @@ def check_outputs(
     name: str,
     make: Callable[[], nn.Module],
     inputs: Tensor,
-    outputs: int,
+    outputs: tuple[int, ...],
     *,
     trained: bool,
     nouns: tuple[str, str] = ("images", "classes"),
 ) -> None:
-    """Refuse an architecture that does not map inputs (B, ...) to (B, `outputs`); `nouns` name both in messages.
+    """Refuse an architecture that does not map inputs (B, ...) to (B, *`outputs`); `nouns` name both in messages.
 
     With `trained` the forward pass of training is checked as well.
 
@@ -70,6 +70,8 @@ def check_outputs(
         NetspaceError: the forward pass fails, or does not give one tensor of that shape.
     """
     kind = "logits" if nouns[1] == "classes" else nouns[1]
+    sizes = ", ".join(map(str, outputs))
+    shape = sizes if len(outputs) == 1 else f"({sizes})"
     with torch.random.fork_rng(devices=()):
         module = make()
         for mode in (False, True) if trained else (False,):
@@ -84,12 +86,12 @@ def check_outputs(
             if not isinstance(output, Tensor):
                 count = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
                 raise NetspaceError(
-                    f"{name} gives a {type(output).__name__}{count} {words}, where one tensor of {kind} (B, {outputs}) is "
+                    f"{name} gives a {type(output).__name__}{count} {words}, where one tensor of {kind} (B, {sizes}) is "
                     f"needed: wrap it so that it gives its {kind} alone"
                 )
-            if tuple(output.shape) != (len(inputs), outputs):
+            if tuple(output.shape) != (len(inputs), *outputs):
                 raise NetspaceError(
-                    f"{name} gives outputs of {tuple(output.shape[1:])} {words}, but the task has {outputs} {nouns[1]}: set its "
+                    f"{name} gives outputs of {tuple(output.shape[1:])} {words}, but the task has {shape} {nouns[1]}: set its "
                     f"number of {nouns[1]} to fit, or choose the data it was trained on"
                 )
 

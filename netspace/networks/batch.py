@@ -1,6 +1,7 @@
 """Run one network, or M networks at once, from their flat parameters.
 
-Axes: M members (networks), P parameters, B inputs, C outputs.
+Axes: M members (networks), P parameters, B inputs, C outputs. Outputs with several axes, such as maps of classes, are
+flattened to C values.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TRIAL_MEMBERS = 8  # members that calibration times: seconds even for large netw
 def run_one(skeleton: nn.Module, spec: NetSpec, flat: Float[Tensor, " P"], inputs: Tensor) -> Float[Tensor, "B C"]:
     """Return the outputs of one network for inputs (B, ...)."""
     output: Tensor = functional_call(skeleton, unflatten(flat, spec), (inputs,))  # buffers are the skeleton's
-    return output
+    return output.flatten(1)
 
 
 def run_loop(
@@ -81,7 +82,7 @@ def run_vmap(
     def one(row: Tensor, batch: Tensor) -> Tensor:
         weights = {n: w.bfloat16() if n in bf16_names else w for n, w in unflatten(row, spec).items()}
         output: Tensor = functional_call(skeleton, weights, (batch,))
-        return output
+        return output.flatten(1)
 
     output: Tensor = vmap(one, in_dims=(0, None if shared else 0))(flat, inputs)
     return output

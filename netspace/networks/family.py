@@ -203,10 +203,16 @@ def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tup
 
 
 def declared(
-    name: str, config: archs.ArchConfig, image_shape: tuple[int, ...], classes: int, width: int, device: torch.device
+    name: str,
+    config: archs.ArchConfig,
+    image_shape: tuple[int, ...],
+    classes: int,
+    width: int,
+    device: torch.device,
+    own: Mapping[str, int] | None = None,
 ) -> ArchClass:
-    """Return an architecture without trained networks, for PReps of a `width`."""
-    settings = config.settings(image_shape, classes)
+    """Return an architecture without trained networks, for PReps of a `width`; `own` as for `archs.task_settings`."""
+    settings = config.settings(image_shape, classes, own)
     check_identity(config.arch, partial(archs.build, config.arch, **settings), image_shape)
     skeleton = archs.skeleton(config.arch, settings, image_shape)
     spec = NetSpec.from_module(skeleton, config.arch, settings, image_shape)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +50,10 @@ class DataConfig(Settings):
     # what networks of shapes give: sdf, signed distances (the default); occupancy, logits of being outside
     field: Literal["sdf", "occupancy"] | None = None
     points: int | None = Field(None, ge=64)  # training points of each network of a shape; none: 8,192
-    images: str | None = None  # of 'pictures': the data set of images that networks hold, one each; none: digits
+    # of 'pictures': the data set of images that networks hold, one each; of 'generation': that of images to generate; of
+    # 'segmentation': what is pasted over photographs, digits or emoji; none: digits
+    images: str | None = None
+    latent: int | None = Field(None, ge=1)  # of 'generation': values of a latent, which are its noise too; none: 16
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -72,7 +76,7 @@ class Task(ABC):
     device: torch.device
     split_hash: str  # of the content: equal hashes, equal data; 64 hex digits
     input_shape: tuple[int, ...]  # of one input
-    num_outputs: int  # C
+    num_outputs: int  # C: if an output has several axes, all of its values
 
     score_name: ClassVar[str] = "score"  # in tables
     higher_is_better: ClassVar[bool] = True  # of scores
@@ -82,6 +86,16 @@ class Task(ABC):
     output_noun: ClassVar[str] = "outputs"
     surfaces: ClassVar[bool] = False  # outputs are a field in [-1, 1]^3, below 0 inside of a shape
     upright: tuple[int, int] = (1, 2)  # of shapes: the axes that point up and to their front; 0 is x, 1 y, 2 z
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a network's output for one input; its C values are flattened where M networks are run at once."""
+        return (self.num_outputs,)
+
+    @property
+    def arch_settings(self) -> dict[str, int]:
+        """Settings of architectures that the task decides and that do not follow from shapes, by name."""
+        return {}
 
     @property
     def augments(self) -> bool:
@@ -132,14 +146,39 @@ class Task(ABC):
 
         `targets` and `inputs` (M, N, ...) replace those of the seeds.
         """
+        count, total = 0, torch.zeros(len(seeds), dtype=torch.float64, device=self.device)
+        for outputs, truth in self.outputs_and_targets(networks, split, seeds, limit, targets, inputs):
+            total += self.score(outputs, truth) * outputs.shape[1]
+            count += outputs.shape[1]
+        return total / count
+
+    def outputs_and_targets(
+        self,
+        networks: Callable[[Tensor], Float[Tensor, "M B C"]],
+        split: str,
+        seeds: Int64[Tensor, " M"],
+        limit: int | None = None,
+        targets: Tensor | None = None,
+        inputs: Tensor | None = None,
+        chunk: int = CHUNK,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield outputs of networks and what they should be, of `chunk` inputs at a time; for `evaluate`, with its arguments."""
         count = min(self.size(split), limit or self.size(split))
-        total = torch.zeros(len(seeds), dtype=torch.float64, device=self.device)
-        for start in range(0, count, CHUNK):
-            part = slice(start, min(start + CHUNK, count))
+        for start in range(0, count, chunk):
+            part = slice(start, min(start + chunk, count))
             truth = self.targets(split, part, seeds) if targets is None else targets[:, part].to(self.device)
             batch = self.inputs(split, part, seeds) if inputs is None else inputs[:, part].to(self.device)
-            total += self.score(networks(batch), truth) * (part.stop - start)
-        return total / count
+            yield networks(batch), truth
+
+    def assess(
+        self,
+        networks: Callable[[Tensor], Float[Tensor, "M B C"]],
+        split: str,
+        seeds: Int64[Tensor, " M"],
+        limit: int | None = None,
+    ) -> dict[str, Float[Tensor, " M"]]:
+        """Return the score of networks, by its name, and what else a task measures; arguments as for `evaluate`."""
+        return {self.score_name: self.evaluate(networks, split, seeds, limit)}
 
     def merit(self, score: Any) -> Any:
         """Return the score, or 1 minus it if lower is better: higher is always better."""
@@ -226,6 +265,12 @@ class Task(ABC):
 
     def measures(self, outputs: Float[Tensor, "*M B C"], targets: Tensor) -> dict[str, Float[Tensor, "*M"]]:
         """Return further measures of networks, by name, for targets (B, ...), or (M, B, ...) of each network."""
+        return {}
+
+    def pictures(
+        self, network: Callable[[Tensor], Tensor], split: str, index: Int64[Tensor, " S"]
+    ) -> dict[str, UInt8[np.ndarray, "S h w 3"]]:
+        """Return rows of images by name that show what one network makes of inputs; empty where there is nothing to see."""
         return {}
 
     def votes(self, outputs: Float[Tensor, "*M B C"]) -> Float[Tensor, "*M B C"]:

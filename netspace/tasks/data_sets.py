@@ -10,46 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, unknown
-from netspace.tasks import packaged, readers
+from netspace.tasks import generation, packaged, readers
 from netspace.tasks.base import DataConfig, Task, data_root
 from netspace.tasks.images import Classification, Split, resize, with_channels
 from netspace.tasks.mesh_folder import load_meshes
 from netspace.tasks.pictures import UNRELATED, Pictures, picture_number
+from netspace.tasks.segmentation import load_segmentation
 from netspace.tasks.shapes import load_chairs, refuse_unrelated
-
-
-def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """Return a random order (N,) of which every prefix is stratified, to within an image or two.
-
-    The r-th of the n images of a class (in random order) goes to position (r + 1/2) / n of the whole; ties are broken
-    at random. So any consecutive pieces are stratified, too. The numbers come from `RandomState`, whose stream numpy
-    has promised never to change (NEP 19).
-
-    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
-    >>> labels[stratified_order(labels, seed=0)[:3]].sort().values
-    tensor([0, 0, 1])
-    """
-    array = labels.cpu().numpy()
-    shuffled = np.random.RandomState(seed).permutation(len(array))
-    by_class = shuffled[np.argsort(array[shuffled], kind="stable")]
-    counts = np.bincount(array) if len(array) else np.zeros(1, dtype=np.int64)
-    starts = np.cumsum(counts) - counts
-    label = array[by_class]
-    position = np.empty(len(array))
-    position[by_class] = (np.arange(len(array)) - starts[label] + 0.5) / counts[label]
-    return torch.from_numpy(shuffled[np.argsort(position[shuffled], kind="stable")])
-
-
-def cut(pool: Split, sizes: tuple[int, ...], seed: int) -> tuple[Split, ...]:
-    """Return stratified, disjoint splits of these `sizes`, which together are not larger than the pool."""
-    assert sum(sizes) <= len(pool), (sizes, len(pool))
-    order = stratified_order(pool.labels, seed)
-    ends = np.cumsum(sizes)
-    return tuple(pool.take(order[end - size : end]) for size, end in zip(sizes, ends, strict=True))
-
+from netspace.tasks.splitting import cut
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -94,7 +64,7 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
-    refuse_unrelated(config, ("field", "points", "images"))
+    refuse_unrelated(config, ("field", "points", "images", "latent"))
     if config.classes is not None and config.name != "generated":
         raise UsageError(
             f"data set {config.name!r} has its own classes, but classes={config.classes} was asked for; "
@@ -113,11 +83,23 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
 def load_pictures(config: DataConfig, device: torch.device) -> Task:
     """Return the task of networks that are pictures, of the data set that the setting `images` names. Raises as `load`."""
     refuse_unrelated(config, UNRELATED)
+    return Pictures(_images_of(config, device))
+
+
+def load_generation(config: DataConfig, device: torch.device) -> Task:
+    """Return the task of autoencoders of the images of the data set that the setting `images` names. Raises as `load`."""
+    refuse_unrelated(config, generation.UNRELATED)
+    return generation.Generation(_images_of(config, device), config.latent or generation.LATENT)
+
+
+def _images_of(config: DataConfig, device: torch.device) -> Classification:
+    """Load the images that a setting of another task names. Raises as `load_images`, and `UsageError` for a task's name."""
     if config.images in TASKS:
         raise UsageError(
             f"data.images names a data set of images, and {config.images!r} is another task: {', '.join(DATASETS)}"
         )
-    return Pictures(load_images(config.model_copy(update={"name": config.images or "digits", "images": None}), device))
+    named = {"name": config.images or "digits", "images": None, "latent": None}
+    return load_images(config.model_copy(update=named), device)
 
 
 def _normalised(task: Classification, config: DataConfig) -> Classification:
@@ -286,6 +268,8 @@ TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {
     "chairs": load_chairs,
     "meshes": load_meshes,
     "pictures": load_pictures,
+    "segmentation": load_segmentation,
+    "generation": load_generation,
 }
 
 

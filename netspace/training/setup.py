@@ -178,7 +178,7 @@ def prepare(recipe: SpaceRecipe, zoo: Zoo, device: torch.device) -> Setup:
     master = None if recipe.multi is None else teacher(recipe.multi.teacher, zoo, task)
     others = {} if recipe.sizes is None else recipe.sizes.archs
     sizes = (
-        declared(name, config, task.input_shape, task.num_outputs, family.size[1], device)
+        declared(name, config, task.input_shape, task.num_outputs, family.size[1], device, task.arch_settings)
         for name, config in others.items()
     )
     return Setup(recipe, task, family, model.to(device), train, val, master, tuple(sizes))
@@ -213,7 +213,7 @@ def family_of(recipe: SpaceRecipe, zoo: Zoo, task: Task) -> Family:
     ]
     width = classes[0].size[1]
     classes += [
-        declared(name, config, task.input_shape, task.num_outputs, width, task.device)
+        declared(name, config, task.input_shape, task.num_outputs, width, task.device, task.arch_settings)
         for name, config in multi.declared.items()
     ]
     if len(classes) < 2:

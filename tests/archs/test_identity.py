@@ -31,7 +31,7 @@ SOUND = [
 def test_networks_that_are_their_parameters(make: partial[nn.Module]) -> None:
     before = torch.random.get_rng_state()
     check_identity("net", make, SHAPE)
-    check_outputs("net", make, torch.ones(2, *SHAPE), 10, trained=True)
+    check_outputs("net", make, torch.ones(2, *SHAPE), (10,), trained=True)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -85,15 +85,15 @@ def test_networks_that_are_more_than_their_parameters(make: partial[nn.Module], 
 
 def test_outputs_are_the_logits_of_the_task() -> None:
     images = torch.randn(2, *SHAPE)
-    check_outputs("net", networks.TwoHeads, images, 10, trained=False)
+    check_outputs("net", networks.TwoHeads, images, (10,), trained=False)
     with pytest.raises(
         NetspaceError, match=r"net gives a tuple of 2 in training, where one tensor of logits \(B, 10\)"
     ):
-        check_outputs("net", networks.TwoHeads, images, 10, trained=True)
+        check_outputs("net", networks.TwoHeads, images, (10,), trained=True)
     with pytest.raises(NetspaceError, match=r"net gives outputs of \(10,\) in evaluation, but the task has 4 classes"):
-        check_outputs("net", networks.PostAct, images, 4, trained=False)
+        check_outputs("net", networks.PostAct, images, (4,), trained=False)
     with pytest.raises(NetspaceError, match=r"net does not run in evaluation on images of \(3, 8, 8\): RuntimeError"):
-        check_outputs("net", networks.PostAct, torch.randn(2, 3, 8, 8), 10, trained=False)
+        check_outputs("net", networks.PostAct, torch.randn(2, 3, 8, 8), (10,), trained=False)
 
 
 def test_constants_that_differ_are_named_and_computed_ones_are_not() -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.tasks import Classification, Split
-from netspace.tasks.data_sets import cut, stratified_order
 from netspace.tasks.images import channel_moments, resize, with_channels
+from netspace.tasks.splitting import cut, stratified_order
 
 
 def split(count: int = 6, shape: tuple[int, int, int] = (2, 4, 5), classes: int = 3, seed: int = 0) -> Split:
