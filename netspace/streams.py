@@ -49,6 +49,7 @@ class Stream(IntEnum):
     COMPLETION_STARTS = 1033  # random latents
     SCRATCH_NETWORKS = 1039  # initial weights, by number
     SCRATCH_POINTS = 1049  # off surfaces, by step
+    CHANNEL_ORDERS = 1051  # pieces of paths that are exchanged, by group
     DRAWN_WIDTHS = 1063  # of networks that share weights, by step
     RANDOM_CHANNELS = 1069  # that are kept, by group
     MORPH_TENSORS = 1087  # that get gradients, by stage and step

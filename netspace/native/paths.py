@@ -70,7 +70,7 @@ def _short_paths(groups: np.ndarray) -> np.ndarray:
 
 
 LANES = 16  # the dimensions of points are padded with zeros to a multiple of this
-WIDTHS = np.array([8, 8, 5])  # neighbours tried at each step of a chain of moves
+WIDTHS = np.array([8, 8, 5])  # of points: neighbours tried at each step of a chain of moves
 CARRIED = 3  # most points that one Or-opt move takes along
 END, SIDE, WHERE, TRIED, MET, LOW, HIGH = range(7)  # columns of the table of a chain's steps
 SMALL = 1e-7  # least gain of a move, of points whose values are at most 1
@@ -79,12 +79,13 @@ SMALL = 1e-7  # least gain of a move, of points whose values are at most 1
 class Circle(NamedTuple):
     """A tour through all nodes, its points and their neighbours, and a queue of the nodes that may still gain by a move."""
 
-    points: np.ndarray  # (M, a multiple of LANES) float32
+    points: np.ndarray  # (M, a multiple of LANES) float32, or their distances (M, M, 1)
     near: np.ndarray  # (N, K): the points near each, nearest first
     away: np.ndarray  # (N, K): how far they are
     order: np.ndarray  # (M,): the node at each position
     position: np.ndarray  # (M,): the index of each node in `order`
     longest: int  # nodes that one move may turn around
+    widths: np.ndarray  # neighbours tried at each step of a chain of moves
     waits: np.ndarray  # (M,): whether a node is in the queue
     queue: np.ndarray  # (M,): a ring
     queued: np.ndarray  # (2,): the queue's head and how many are in it
@@ -92,7 +93,12 @@ class Circle(NamedTuple):
 
 @compiled_without_nan
 def distance(points: np.ndarray, a: int, b: int) -> np.float32:
-    """Return the distance of two nodes. All compared distances come from here, so that equal ones are equal to the last bit."""
+    """Return the distance of two nodes. All compared distances come from here, so that equal ones are equal to the last bit.
+
+    `points` are the nodes' coordinates (M, D), or their distances (M, M, 1): which of them is decided when this is compiled.
+    """
+    if points.ndim == 3:
+        return points[a, b, 0]
     last = len(points) - 1
     if a == last or b == last:
         return np.float32(0)
@@ -108,9 +114,18 @@ def distance(points: np.ndarray, a: int, b: int) -> np.float32:
 def improve(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int) -> None:
     """Shorten a path (N,) in place by moves between near points (N, K) until none pays.
 
-    `points` (M, D) has one row more, for the node that joins the ends. The moves of a point are tried when it reaches the head
-    of a queue; the points that a move touches are appended to it (Bentley 1992). Every move shortens the path, so this ends.
+    `points` (M, D) has one row more, for the node that joins the ends.
     """
+    circle = closed(points, near, path, longest, WIDTHS)
+    for node in path:
+        wait(circle, node)
+    settle(circle)
+    opened(circle.order, path)
+
+
+@compiled
+def closed(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int, widths: np.ndarray) -> Circle:
+    """Return the tour along a path (N,), whose ends are joined by one more node. Nothing is in its queue."""
     count = len(near)
     away = np.empty(near.shape, dtype=np.float32)
     for a in range(count):
@@ -121,16 +136,31 @@ def improve(points: np.ndarray, near: np.ndarray, path: np.ndarray, longest: int
         node = path[where] if where < count else count
         order[where], position[node] = node, where
     waits, queue = np.zeros(count + 1, dtype=np.bool_), np.empty(count + 1, dtype=np.int32)
-    circle = Circle(points, near, away, order, position, longest, waits, queue, np.zeros(2, dtype=np.int64))
-    for node in path:
-        _wait(circle, node)
-    steps, won = np.empty((len(WIDTHS) + 1, HIGH + 1), dtype=np.int64), np.empty(len(WIDTHS))
+    return Circle(points, near, away, order, position, longest, widths, waits, queue, np.zeros(2, dtype=np.int64))
+
+
+@compiled
+def opened(order: np.ndarray, path: np.ndarray) -> None:
+    """Write the path (N,) from one end of a tour (M,) to the other, in the tour's direction."""
+    count, end = len(path), 0
+    while order[end] != count:
+        end += 1
+    for where in range(count):
+        path[where] = order[around(end + 1 + where, count + 1)]
+
+
+@compiled
+def settle(circle: Circle) -> None:
+    """Make moves from the nodes in the queue until none pays.
+
+    The moves of a point are tried when it reaches the head of the queue; the points that a move touches are appended to it
+    (Bentley 1992). Every move shortens the tour, so this ends.
+    """
+    steps, won = np.empty((len(circle.widths) + 1, HIGH + 1), dtype=np.int64), np.empty(len(circle.widths))
     while circle.queued[1] > 0:
         a = _next(circle)
         if _chain(circle, a, steps, won) or _carry(circle, a):
-            _wait(circle, a)
-    for where in range(count):
-        path[where] = order[_round(position[count] + 1 + where, count + 1)]
+            wait(circle, a)
 
 
 @compiled
@@ -144,12 +174,12 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
     points, near, away, order, position = circle.points, circle.near, circle.away, circle.order, circle.position
     nodes = len(order)
     for first in (1, -1):
-        fixed = order[_round(position[a] + first, nodes)]
+        fixed = order[around(position[a] + first, nodes)]
         steps[0, END], steps[0, SIDE], steps[0, WHERE], steps[0, TRIED] = a, first, position[a], 0
         won[0], level = distance(points, a, fixed), 0
         while level >= 0:
             end, side, i, tried = steps[level, END], steps[level, SIDE], steps[level, WHERE], steps[level, TRIED]
-            if end == nodes - 1 or tried >= min(WIDTHS[level], near.shape[1]):
+            if end == nodes - 1 or tried >= min(circle.widths[level], near.shape[1]):
                 level -= 1
                 continue
             left = won[level] - away[end, tried]
@@ -159,7 +189,7 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
             met = near[end, tried]
             steps[level, TRIED] = tried + 1
             j = _turned(steps, 0, level, position[met])
-            beyond = _round(j + side, nodes)
+            beyond = around(j + side, nodes)
             if met == fixed or beyond == i:
                 continue
             low, high = min(i, j), max(i, j)
@@ -176,12 +206,12 @@ def _chain(circle: Circle, a: int, steps: np.ndarray, won: np.ndarray) -> bool:
             if left - distance(points, other, fixed) > SMALL:
                 for step in range(level + 1):
                     _exchange(circle, steps[step, END], fixed, steps[step, MET], steps[step + 1, END])
-                    _wait(circle, steps[step, END])
-                    _wait(circle, steps[step, MET])
-                _wait(circle, other)
-                _wait(circle, fixed)
+                    wait(circle, steps[step, END])
+                    wait(circle, steps[step, MET])
+                wait(circle, other)
+                wait(circle, fixed)
                 return True
-            if level + 1 < len(WIDTHS):
+            if level + 1 < len(circle.widths):
                 level += 1
                 steps[level, WHERE] = _turned(steps, level - 1, level, beyond)
                 steps[level, SIDE], steps[level, TRIED] = -1 if i < j else 1, 0
@@ -213,7 +243,7 @@ def _carry(circle: Circle, a: int) -> bool:
     points, order, position = circle.points, circle.order, circle.position
     nodes = len(order)
     for side in (1, -1):
-        after = order[_round(position[a] + side, nodes)]
+        after = order[around(position[a] + side, nodes)]
         gap = np.float64(distance(points, a, after))
         for k in range(circle.near.shape[1]):
             gain = gap - circle.away[a, k]
@@ -224,12 +254,12 @@ def _carry(circle: Circle, a: int) -> bool:
             if min(apart, nodes - apart) + CARRIED > circle.longest:
                 continue
             for way in (1, -1):
-                before, tail = order[_round(position[head] - way, nodes)], head
+                before, tail = order[around(position[head] - way, nodes)], head
                 if before == a:
                     continue
                 gain_there = gain + distance(points, before, head)
                 for count in range(1, CARRIED + 1):
-                    behind = order[_round(position[head] + way * count, nodes)]
+                    behind = order[around(position[head] + way * count, nodes)]
                     if behind == a or tail == after or tail == nodes - 1:
                         break
                     given = np.float64(distance(points, before, behind)) + distance(points, tail, after)
@@ -242,7 +272,7 @@ def _carry(circle: Circle, a: int) -> bool:
                             _exchange(circle, head, before, after, behind)
                             _exchange(circle, a, tail, head, after)
                         for node in (a, after, head, tail, before, behind):
-                            _wait(circle, node)
+                            wait(circle, node)
                         return True
                     tail = behind
     return False
@@ -253,7 +283,7 @@ def _exchange(circle: Circle, a: int, b: int, c: int, d: int) -> None:
     """Make a 2-opt move: edges a - b and c - d, with b on the same side of a as d of c, become a - c and b - d."""
     order, position = circle.order, circle.position
     nodes = len(order)
-    if order[_round(position[a] + 1, nodes)] == b:
+    if order[around(position[a] + 1, nodes)] == b:
         start, end = position[b], position[c]
     else:
         start, end = position[a], position[d]
@@ -261,16 +291,16 @@ def _exchange(circle: Circle, a: int, b: int, c: int, d: int) -> None:
     if count <= 0:
         count += nodes
     if 2 * count > nodes:  # turning the others makes the same circle
-        start, end, count = _round(end + 1, nodes), _round(start - 1, nodes), nodes - count
+        start, end, count = around(end + 1, nodes), around(start - 1, nodes), nodes - count
     for _ in range(count // 2):
         one, two = order[start], order[end]
         order[start], order[end] = two, one
         position[two], position[one] = start, end
-        start, end = _round(start + 1, nodes), _round(end - 1, nodes)
+        start, end = around(start + 1, nodes), around(end - 1, nodes)
 
 
 @compiled
-def _round(where: int, nodes: int) -> int:
+def around(where: int, nodes: int) -> int:
     """Return a position, given modulo one tour."""
     if where >= nodes:
         return where - nodes
@@ -278,18 +308,18 @@ def _round(where: int, nodes: int) -> int:
 
 
 @compiled
-def _wait(circle: Circle, node: int) -> None:
+def wait(circle: Circle, node: int) -> None:
     """Append a node to the queue if it is not in it."""
     if node < len(circle.near) and not circle.waits[node]:
         circle.waits[node] = True
-        circle.queue[_round(circle.queued[0] + circle.queued[1], len(circle.queue))] = node
+        circle.queue[around(circle.queued[0] + circle.queued[1], len(circle.queue))] = node
         circle.queued[1] += 1
 
 
 @compiled
 def _next(circle: Circle) -> int:
     node = circle.queue[circle.queued[0]]
-    circle.queued[0] = _round(circle.queued[0] + 1, len(circle.queue))
+    circle.queued[0] = around(circle.queued[0] + 1, len(circle.queue))
     circle.queued[1] -= 1
     circle.waits[node] = False
     return node

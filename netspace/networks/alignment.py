@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from netspace.errors import NetspaceError
 from netspace.networks.batch import run_one
-from netspace.networks.channels import ChannelGroup, Use, permute
+from netspace.networks.channels import ChannelGroup, Use, channel_values, permute
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 
@@ -36,10 +36,7 @@ def _similarity(
     """Return inner products (M, C, C) of channels of the reference and of each network, over the `uses`."""
     total: Tensor | None = None
     for use in uses:
-        rows = []
-        for tensor in (reference[use.name][None], tensors[use.name]):
-            part = tensor.movedim(use.axis + 1, 1)[:, use.start : use.start + size * use.repeats]
-            rows.append(part.reshape(len(tensor), size, -1))  # (M, C, K)
+        rows = [channel_values(each, use, size) for each in (reference[use.name][None], tensors[use.name])]  # (., C, K)
         product = rows[0] @ rows[1].mT
         total = product if total is None else total + product
     assert total is not None
@@ -119,12 +116,18 @@ def check_same_function(
     exact = copy.deepcopy(skeleton).double()
     for one, other in zip(before, after, strict=True):
         outputs, others = (run_one(exact, spec, each.double(), inputs.double()) for each in (one, other))
+        check_same_outputs([outputs], [others], f"aligned networks of {spec.arch!r} answer")
+
+
+def check_same_outputs(before: Sequence[Tensor], after: Sequence[Tensor], subject: str) -> None:
+    """Raise `NetspaceError`, whose first words are the `subject`, unless outputs in float64 are the same before and after."""
+    for outputs, others in zip(before, after, strict=True):
         largest = float(outputs.abs().max().clamp_min(1e-12))
         difference = float((outputs - others).abs().max())
         if not difference <= TOLERANCE * largest:
             raise NetspaceError(
-                f"aligned networks of {spec.arch!r} answer otherwise than before (largest difference {difference:.1e} of "
-                f"{largest:.1e}): their graph does something with channels that netspace does not see; they are left as they were"
+                f"{subject} otherwise than before (largest difference {difference:.1e} of {largest:.1e}): their graph does "
+                "something with channels that netspace does not see; they are left as they were"
             )
 
 

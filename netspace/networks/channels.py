@@ -5,7 +5,7 @@ parameters are read from the network's `torch.fx` graph: layers that are added u
 a flattened map gives each channel several neighbouring inputs, or outputs where a linear layer makes a map. Channels that reach an operation that may mix them are
 not permuted. Networks are aligned by these groups (`alignment.py`).
 
-Axes: M members (networks), C channels.
+Axes: M members (networks), C channels, K values of a channel in one parameter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -313,6 +313,12 @@ def _index(use: Use, permutations: Tensor, length: int) -> Tensor:
     moved = use.start + (permutations[:, :, None] * use.repeats + offsets).flatten(1)
     index[:, use.start : use.start + size * use.repeats] = moved
     return index
+
+
+def channel_values(tensor: Tensor, use: Use, size: int) -> Float[Tensor, "M C K"]:
+    """Return the values of each of a group's C = `size` channels in a parameter (M, ...): a view or a copy."""
+    part = tensor.movedim(use.axis + 1, 1)[:, use.start : use.start + size * use.repeats]
+    return part.reshape(len(tensor), size, -1)
 
 
 def permute(
