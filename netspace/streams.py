@@ -49,7 +49,6 @@ class Stream(IntEnum):
     COMPLETION_STARTS = 1033  # random latents
     SCRATCH_NETWORKS = 1039  # initial weights, by number
     SCRATCH_POINTS = 1049  # off surfaces, by step
-    CHANNEL_ORDERS = 1051  # pieces of paths that are exchanged, by group
     DRAWN_WIDTHS = 1063  # of networks that share weights, by step
     RANDOM_CHANNELS = 1069  # that are kept, by group
     MORPH_TENSORS = 1087  # that get gradients, by stage and step
@@ -58,6 +57,7 @@ class Stream(IntEnum):
     LATENT_NOISE = 1051  # of variational autoencoders, by split
     IMPORTANCE_NOISE = 1061  # of their likelihoods, by split and sample
     LATENT_SAMPLES = 1097  # that they generate pictures from, by split
+    CHANNEL_ORDERS = 1103  # pieces of paths that are exchanged, by group
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -69,6 +69,9 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
     ways = [row["way"] for row in actual["orders"] if row["kind"] == "in-filter"]
     assert ways == ["greedy, numpy", "greedy, compiled", "ours, one core", "ours", "greedy, compiled", "ours"]
     assert all(row["seconds"] > 0 and row["length"] > 0 and row["under_greedy"] < 1 for row in actual["orders"])
+    variation = {row["way"]: row["variation"] for row in actual["permutation"]}
+    assert 0 < variation["lower bound"] <= variation["ours"] * (1 + 1e-6) <= variation["2.5-opt"] * (1 + 2e-6)
+    assert variation["2.5-opt"] < variation["own order"] and variation["2.5-opt, in Python"] == variation["2.5-opt"]
     assert actual["accuracy"][0]["arch"] == "lenetlike" and len(actual["accuracy"][0]["difference"]) == 2
     assert actual["memory"]["members"] == 4_000 and actual["memory"]["peak_bytes"] < actual["memory"]["zoo_bytes"]
 

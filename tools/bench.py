@@ -1,13 +1,13 @@
 """Measure the speed of netspace on this machine, as a ratio to the plain implementation in `tools/reference.py`.
 
-    python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [shapes] [--device cpu|cuda] [--json] [--quick]
+    python tools/bench.py [zoo] [step] [multi] [decoders] [nern] [orders] [store] [scale] [accuracy] [memory] [shapes] [morph] [--device cpu|cuda] [--json] [--quick]
 
 `zoo` trains members of one architecture, one epoch in each repeat; `step` is NetSpace's training step (forward, backward,
 optimizer) and `multi` the same with several architectures; `decoders` compares the latter with the paper's decoder and with a
 coordinate decoder; `nern` is a step of fitting a coordinate network to a network by NeRN's whole loss; `orders` orders kernels
 (those of `--net`, or random ones) in short paths; `store` reads and writes members; `scale` measures how a zoo's cost grows with
 members, parameters and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo
-far larger than memory; `shapes` fits networks to shapes. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
+far larger than memory; `shapes` fits networks to shapes; `morph` puts a network's channels in smooth orders. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
 up; then the sides take turns (reference, netspace, reference, ...) and the medians count. Operations are counted on the
 reference and credited to both sides: an operation that netspace avoids counts as speed.
 """
@@ -42,6 +42,7 @@ from bench_cases import (
     zoo_cases,
 )
 from bench_decoders import ConvStep, CoordinateStep, decoder_case
+from bench_morph import Permutation, permutation_table
 from bench_multi import MultiCase, ReferenceMultiStep, multi_cases
 from bench_nern import NernCase, OurFit, ReferenceFit, nern_cases
 from bench_orders import Orders, orders_table
@@ -56,7 +57,7 @@ from netspace.precision import bf16_is_fast
 from netspace.run_folder import provenance
 
 S = TypeVar("S", bound=Settings)
-WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory", "shapes")
+WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory", "shapes", "morph")
 
 
 def serve(pipe: Any, kind: type, threads: int, settings: dict[str, Any]) -> None:
@@ -256,6 +257,12 @@ def measure_orders(given: argparse.Namespace, repeats: int) -> list[dict[str, An
     return list(side.facts["rates"])
 
 
+def measure_permutation(quick: bool, repeats: int) -> list[dict[str, Any]]:
+    side = Side(Permutation, 1, 1, device=torch.device("cpu"), quick=quick, repeats=repeats)
+    side.end()
+    return list(side.facts["rates"])
+
+
 def feeding(rows: list[dict[str, Any]]) -> float | None:
     """Return the fraction of the paper's step that reading its members takes; None if one was not measured."""
     steps = [row for row in rows if row["name"].startswith("step: paper")]
@@ -296,6 +303,8 @@ def markdown(result: dict[str, Any]) -> str:
         ]
     if result["orders"]:
         lines += ["", *orders_table(result["orders"])]
+    if result["permutation"]:
+        lines += ["", *permutation_table(result["permutation"])]
     if result["scale"]:
         lines += ["", *scale_table(result["scale"])]
     if result["accuracy"]:
@@ -363,6 +372,7 @@ def main() -> None:
         result["scale"] = [measure_point(point, device, repeats) for point in here]
         ways = {case.arch: way for case, way in zip(zoos, ways_of, strict=False) if given.quick or case.side == 28}
         result["accuracy"] = measure_accuracy(ways, device, given.quick) if "accuracy" in what else []
+        result["permutation"] = measure_permutation(given.quick, repeats) if "morph" in what else []
         result["memory"] = measure_memory(given.quick) if "memory" in what else None
     rates = facts.facts["rates"]
     for row in rows:
