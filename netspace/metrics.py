@@ -103,6 +103,21 @@ def importance_weighted_nll(log_weights: Float[Tensor, "*M S B"]) -> Float[Tenso
     return -(log_weights.logsumexp(-2) - math.log(samples)).mean(-1)
 
 
+def linear_cka(first: Float[Tensor, "B _"], second: Float[Tensor, "B _"]) -> float:
+    """Return the linear centred kernel alignment, 0 to 1, of two representations (B, D) and (B, D') of the same inputs.
+
+    It is |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms, of centred features (Kornblith et al. 2019, Sec. 3), computed from B x B
+    matrices where that is less. Orthogonal maps and scales of features do not change it. NaN for features that do not vary.
+    """
+    x, y = (each.double() - each.double().mean(dim=0) for each in (first, second))
+    if max(x.shape[1], y.shape[1]) > len(x):
+        left, right = x @ x.T, y @ y.T
+        both, norms = float((left * right).sum()), float(left.norm() * right.norm())
+    else:
+        both, norms = float((y.T @ x).square().sum()), float((x.T @ x).norm() * (y.T @ y).norm())
+    return both / norms if norms else float("nan")
+
+
 def r2(predicted: np.ndarray, target: np.ndarray) -> float:
     """Return the coefficient of determination of values (M,): 1 for equality, 0 for the mean of the targets, below for worse.
 

@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from scipy import stats
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
@@ -217,3 +219,50 @@ def test_importance_weights_by_hand() -> None:
         assert float(found[member]) == pytest.approx(-sum(slow) / 3, rel=1e-12)
     torch.testing.assert_close(metrics.importance_weighted_nll(weights.repeat(1, 4, 1)), found)
     assert float(metrics.importance_weighted_nll(weights - 1000)[0]) == pytest.approx(float(found[0]) + 1000)
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def orthogonal(size: int, seed: int = 1) -> torch.Tensor:
+    return torch.linalg.qr(drawn(size, size, seed=seed))[0]
+
+
+def slow_cka(first: np.ndarray, second: np.ndarray) -> float:
+    """HSIC of linear kernels (Kornblith et al. 2019, Eq. 2 and 3)."""
+    count = len(first)
+    centre = np.eye(count) - 1 / count
+
+    def hsic(k: np.ndarray, m: np.ndarray) -> float:
+        return float(np.trace(k @ centre @ m @ centre)) / (count - 1) ** 2
+
+    k, m = first @ first.T, second @ second.T
+    return hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m))
+
+
+@pytest.mark.parametrize(("inputs", "left", "right"), [(30, 4, 7), (6, 20, 9), (8, 3, 12)])
+def test_linear_cka_is_the_alignment_of_linear_kernels(inputs: int, left: int, right: int) -> None:
+    first = drawn(inputs, left) + 2
+    second = first @ drawn(left, right, seed=5) + drawn(inputs, right, seed=6) - 1
+    assert metrics.linear_cka(first, second) == pytest.approx(slow_cka(first.numpy(), second.numpy()), rel=1e-10)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(3, 40), st.integers(2, 12), st.floats(0.01, 100), st.floats(-5, 5))
+def test_linear_cka_does_not_see_rotation_scale_and_shift(inputs: int, size: int, scale: float, shift: float) -> None:
+    first, second = drawn(inputs, size), drawn(inputs, size, seed=9)
+    assert metrics.linear_cka(first, first @ orthogonal(size) * scale + shift) == pytest.approx(1.0)
+    result = metrics.linear_cka(first, second)
+    assert 0 <= result <= 1 and metrics.linear_cka(second, first) == pytest.approx(result)
+    assert metrics.linear_cka(first @ orthogonal(size, seed=4), second * scale + shift) == pytest.approx(
+        result, abs=1e-9
+    )
+
+
+def test_linear_cka_sees_other_maps() -> None:
+    first = drawn(50, 6)
+    stretched = first * torch.tensor([10.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    assert metrics.linear_cka(first, stretched) < 0.6
+    assert metrics.linear_cka(first, first.square()) < 0.5
+    assert math.isnan(metrics.linear_cka(first, torch.ones(50, 3)))

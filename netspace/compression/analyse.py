@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from netspace.archs import ArchConfig
 from netspace.compression.originals import check_same, find_original, save_kernels
-from netspace.metrics import accuracy
+from netspace.metrics import accuracy, linear_cka
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.state_dict import map_tensors, module_logits, run_types
@@ -64,21 +64,6 @@ def scale_small(weight: Tensor, factor: float) -> Tensor:
     leading = ceil(len(values) / 2)
     scaled = torch.cat([values[:leading], factor * values[leading:]])
     return ((left * scaled) @ right).reshape(weight.shape).to(weight.dtype)
-
-
-def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Return the linear centred kernel alignment, 0 to 1, of two representations (B, D) and (B, D') of the same inputs.
-
-    It is |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms, of centred features (Kornblith et al. 2019, Sec. 3), computed from B x B
-    matrices where that is less. Orthogonal maps and scales of features do not change it. NaN for features that do not vary.
-    """
-    x, y = (each.double() - each.double().mean(dim=0) for each in (first, second))
-    if max(x.shape[1], y.shape[1]) > len(x):
-        left, right = x @ x.T, y @ y.T
-        both, norms = float((left * right).sum()), float(left.norm() * right.norm())
-    else:
-        both, norms = float((y.T @ x).square().sum()), float((x.T @ x).norm() * (y.T @ y).norm())
-    return both / norms if norms else float("nan")
 
 
 def analyse(

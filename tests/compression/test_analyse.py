@@ -17,11 +17,11 @@ from netspace.compression.analyse import (
     analyse,
     features,
     fresh,
-    linear_cka,
     singular_ratio,
 )
 from netspace.compression.fit import begin, fit
 from netspace.errors import NetspaceError
+from netspace.metrics import linear_cka
 from netspace.networks.kernels import Kernels, Layer
 from netspace.results.compressed import Analysis
 from netspace.training.recipe import FitConfig
