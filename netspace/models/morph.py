@@ -180,7 +180,7 @@ class WeightFunction(nn.Module):
         if names is None or layout.name in names:
             return compute()
         with torch.no_grad():
-            return compute()
+            return compute().detach()
 
     @torch.no_grad()
     def mean_of_draws(self, widths: Sequence[int], draws: int, random: torch.Generator) -> dict[str, Tensor]:
@@ -408,7 +408,8 @@ class WeightMlps(WeightFunction):
     def _first(self, layout: Layout, columns: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
         """Return what the first layer makes of a grid of coordinates, given their embeddings (n, D) and (m, D): a sum."""
         first = self._mlp(layout).first
-        parts = list(first.weight.split(2 * self.config.frequencies, dim=1))
+        size = 2 * self.config.frequencies
+        parts = first.weight.split([*[size] * 6, *([TENSOR_EMBEDDING] if self.shared else [])], dim=1)
         outputs, inputs = self._sizes(layout, widths)
         alone = [(0, layout.layer / layout.depth), (3, layout.depth / SIZE), (4, inputs / SIZE), (5, outputs / SIZE)]
         if len(columns) == 1:

@@ -25,10 +25,8 @@ from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images
 from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
-from netspace.training.network import network_score
+from netspace.training.network import calibration, network_score
 from netspace.training.optimizers import OptimizerConfig
-
-CALIBRATED = 16  # batches of training inputs that give batch norm its statistics
 
 
 class WidthsConfig(Settings):
@@ -295,9 +293,3 @@ def fill(network: nn.Module, function: WeightFunction, widths: Sequence[int]) ->
     parameters = dict(network.named_parameters())
     for name, value in function(widths).items():
         parameters[name].copy_(value)
-
-
-def calibration(task: Task, seed: int, batch_size: int, batches: int = CALIBRATED) -> list[Tensor]:
-    """Return the training inputs (B, ...) by which batch norm is recalibrated: the first batches of a training."""
-    images = Images(task, seed)
-    return [images.take(number, batch_size)[0] for number in range(min(batches, -(-task.size("train") // batch_size)))]

@@ -21,6 +21,7 @@ from netspace.training.loop import Learner, Loop, Stage, Validation, make_accele
 from netspace.training.optimizers import OptimizerConfig
 
 RECORDS = 20  # of losses in a training
+CALIBRATED = 16  # batches of training inputs that give batch norm its statistics
 
 
 class NetworkConfig(Settings):
@@ -97,6 +98,12 @@ def network_score(module: nn.Module, task: Task, split: str) -> float:
     """Return the score of one network on a split; the network is in evaluation mode then."""
     module.eval()
     return float(task.evaluate(lambda inputs: module(inputs)[None], split, torch.tensor([-1]))[0])
+
+
+def calibration(task: Task, seed: int, batch_size: int, batches: int = CALIBRATED) -> list[Tensor]:
+    """Return the training inputs (B, ...) by which batch norm is recalibrated: the first batches of a training."""
+    images = Images(task, seed)
+    return [images.take(number, batch_size)[0] for number in range(min(batches, -(-task.size("train") // batch_size)))]
 
 
 def train(make: Callable[[int, int], NetworkLearner], task: Task, folder: Path) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,23 +21,15 @@ from netspace.networks.resizing import recalibrate, resampled, with_first_channe
 from netspace.networks.widths import Widths, resized
 from netspace.tasks import Task
 from netspace.training.batches import Images
-from netspace.training.network import NetworkConfig, train_network
+from netspace.training.network import NetworkConfig, calibration, train_network
 from netspace.training.slimmable import SlimmableConfig, train_slimmable
 
-CALIBRATED = 16  # batches of training inputs that give batch norm its statistics
 WidthList = Sequence[Sequence[int]]  # W widths (G,)
-
-
-def calibration(task: Task, config: NetworkConfig, batches: int = CALIBRATED) -> Iterator[Tensor]:
-    """Yield the training inputs (B, ...) by which batch norm is recalibrated: the first batches of a training."""
-    images = Images(task, config.seed)
-    for number in range(min(batches, config.steps(task))):
-        yield images.take(number, config.batch_size)[0]
 
 
 def recalibrated(networks: Sequence[nn.Module], task: Task, config: NetworkConfig) -> list[nn.Module]:
     """Recalibrate the batch norms of networks in place, all on the same inputs, and return the networks."""
-    return [recalibrate(each.to(task.device), calibration(task, config)) for each in networks]
+    return [recalibrate(each.to(task.device), calibration(task, config.seed, config.batch_size)) for each in networks]
 
 
 def individual_networks(

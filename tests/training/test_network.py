@@ -19,7 +19,7 @@ from netspace.networks.widths import Widths, find_widths, resized
 from netspace.run_folder import read_metrics
 from netspace.tasks import Classification, DataConfig, Task, load
 from netspace.training import width_baselines as baselines
-from netspace.training.network import NetworkConfig, NetworkLearner, network_score, train_network
+from netspace.training.network import NetworkConfig, NetworkLearner, calibration, network_score, train_network
 from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.slimmable import Slimmable, SlimmableConfig, SlimmableLearner, train_slimmable
 
@@ -147,7 +147,7 @@ def test_slimmable_networks_work_at_widths_between(info: Widths, task: Task, tmp
     full = train_slimmable(network(), info, task, config, SlimmableConfig(), tmp_path)
     assert full.state_dict().keys() == network().state_dict().keys()
     for widths in ((8, 6), (6, 4), (4, 3)):
-        made = recalibrate(with_first_channels(full, info, widths), baselines.calibration(task, config))
+        made = recalibrate(with_first_channels(full, info, widths), calibration(task, config.seed, config.batch_size))
         assert network_score(made, task, "test") > 0.25
     again = train_slimmable(network(), info, task, config, SlimmableConfig(), tmp_path)
     assert torch.equal(full[0].weight, again[0].weight)
@@ -204,7 +204,7 @@ def test_recalibration_gives_all_of_them_statistics_of_the_same_inputs(
     trained: nn.Module, info: Widths, task: Task
 ) -> None:
     networks = baselines.recalibrated([copy.deepcopy(trained) for _ in range(2)], task, CONFIG)
-    inputs = torch.cat(list(baselines.calibration(task, CONFIG)))
+    inputs = torch.cat(calibration(task, CONFIG.seed, CONFIG.batch_size))
     assert len(inputs) == 8 * 50
     with torch.no_grad():
         mean = trained[0](inputs).mean((0, 2, 3))
