@@ -137,18 +137,18 @@ def scores(function: nn.Module, info: Widths, module: nn.Module, task: Task) -> 
 
 
 def test_all_widths_learn_the_task(task: Task, tmp_path: Path) -> None:
-    stage = {"epochs": 4, "optimizer": {"learning_rate": 0.01, "schedule": "cosine"}}
+    stage = {"epochs": 2, "optimizer": {"learning_rate": 0.02, "schedule": "cosine"}}
     made = learner(task, stages=[stage])
     before = scores(made.function, made.info, made.module, task)
     after = scores(made.run(tmp_path), made.info, made.module, task)
     assert max(before) < 0.4
-    assert min(after) > 0.75  # chance is 0.1
+    assert min(after) > 0.7  # chance is 0.1
 
 
 def test_weights_are_learnt_without_data(tmp_path: Path) -> None:
     muon = OptimizerConfig(name="muon", muon_rate=0.03, learning_rate=0.003, schedule="cosine")
-    stage = MorphStageConfig(learns="weights", steps=80, optimizer=muon)
-    made = learner(None, stages=(stage,), function=FunctionConfig(kind="mlps", hidden=64, frequencies=8))
+    stage = MorphStageConfig(learns="weights", steps=40, optimizer=muon)
+    made = learner(None, stages=(stage,), function=FunctionConfig(kind="mlps", hidden=32, frequencies=4))
 
     def error() -> float:
         with torch.no_grad():
@@ -156,7 +156,7 @@ def test_weights_are_learnt_without_data(tmp_path: Path) -> None:
 
     before = error()
     made.run(tmp_path)
-    assert error() < 0.5 * before
+    assert error() < 0.7 * before
 
 
 def test_a_resumed_training_ends_as_an_undisturbed_one(task: Task, tmp_path: Path) -> None:
