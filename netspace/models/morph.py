@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -142,6 +142,11 @@ def hats(count: int, cells: int, radius: float, band: int | None = None) -> Floa
     return (inner / inner.sum(1, keepdim=True)).float()
 
 
+@lru_cache(maxsize=256)
+def _kept_hats(count: int, cells: int, radius: float, band: int | None, device: torch.device) -> Tensor:
+    return hats(count, cells, radius, band).to(device)
+
+
 def _hat_integral(x: Tensor) -> Tensor:
     """Return the integral of max(0, 1 - |t|) up to x."""
     x = x.clamp(-1, 1)
@@ -215,7 +220,6 @@ class WeightGrid(WeightFunction):
         named = dict(module.named_parameters())
         self.values = nn.ParameterList(nn.Parameter(named[each.name].detach().clone()) for each in self.layouts)
         self.index = {each.name: index for index, each in enumerate(self.layouts)}
-        self._hats: dict[tuple[int, int, float, int | None], Tensor] = {}
 
     def start(self, parameters: Mapping[str, Tensor]) -> None:
         """Begin at the parameters of a network at full width."""
@@ -241,18 +245,12 @@ class WeightGrid(WeightFunction):
             if group is None:
                 parts.append(part)
                 continue
-            rows = self._hat(n, size, None if band is None else max(1, round(band * size)), value)
+            parts_of_band = None if band is None else max(1, round(band * size))
+            rows = _kept_hats(n, size, self.config.noise, parts_of_band, value.device).to(value.dtype)
             channels = part.unflatten(position, (size, repeats)).movedim(position, 0)
             moved = (rows @ channels.flatten(1)).unflatten(1, channels.shape[1:])
             parts.append(moved.movedim(0, position).flatten(position, position + 1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, position)
-
-    def _hat(self, n: int, size: int, band: int | None, like: Tensor) -> Tensor:
-        key = n, size, self.config.noise, band
-        if key not in self._hats:
-            self._hats[key] = hats(n, size, self.config.noise, band)
-        self._hats[key] = self._hats[key].to(like)
-        return self._hats[key]
 
     def drawn(self, layout: Layout, widths: Sequence[int], random: torch.Generator) -> Tensor:
         """Return a parameter at widths (G,), each value interpolated at a position disturbed by noise."""
