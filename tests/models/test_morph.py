@@ -90,6 +90,7 @@ def test_a_grid_begins_at_the_network(name: str) -> None:
         assert torch.equal(weights[key], value)
 
 
+@torch.no_grad()
 def test_a_grid_at_half_width_is_the_mean_of_pairs_and_keeps_sums() -> None:
     module, info, made = function("joined", noise=0.0)
     weights = made(info.named({"down": 3}))
@@ -99,6 +100,7 @@ def test_a_grid_at_half_width_is_the_mean_of_pairs_and_keeps_sums() -> None:
     assert torch.allclose(weights["up.weight"], up.unflatten(0, (3, 2)).mean(1) * 2, atol=1e-6)
 
 
+@torch.no_grad()
 def test_concatenated_channels_are_functions_of_their_own() -> None:
     module, info, made = function("joined", noise=0.0)
     weights = made(info.named({"up": 2}))
@@ -128,6 +130,7 @@ def test_without_noise_a_draw_is_the_expectation(kind: str) -> None:
         assert torch.allclose(drawn[key], value, atol=1e-5), key
 
 
+@torch.no_grad()
 def test_an_mlp_computes_equations_3_and_4() -> None:
     module, info, made = function("resnet8", "mlps", noise=0.0)
     widths = info.at(0.5)
@@ -156,6 +159,7 @@ def test_an_mlp_computes_equations_3_and_4() -> None:
     assert torch.allclose(by_hand.view(3, 3).float(), value[i, j], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
 def test_one_mlp_gives_kernels_their_centre_and_linear_layers_their_mean() -> None:
     _, info, made = function("resnet8", "mlp", noise=0.0)
     full = info.full()
@@ -176,6 +180,7 @@ def test_one_mlp_gives_kernels_their_centre_and_linear_layers_their_mean() -> No
     handle.remove()
 
 
+@torch.no_grad()
 def test_mlps_begin_with_the_mean_and_spread_of_each_tensor() -> None:
     module, info, made = function("resnet8", "mlps")
     weights = made(info.full())
