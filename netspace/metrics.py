@@ -45,6 +45,19 @@ def divergence(predicted: Float[Tensor, "*#M B C"], target: Float[Tensor, "*#M B
     return F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1).mean(-1)
 
 
+def agreements(first: Float[Tensor, "M B C"], second: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
+    """Count the inputs for which both of every pair predict the same class: exact in float32."""
+    one_hot = [F.one_hot(logits.argmax(-1), logits.shape[-1]).float().flatten(1) for logits in (first, second)]
+    return one_hot[0] @ one_hot[1].T
+
+
+def divergences(target: Float[Tensor, "M B C"], predicted: Float[Tensor, "N B C"]) -> Float[Tensor, "M N"]:
+    """Return KL(target || predicted) of every pair in nats, summed over inputs."""
+    votes = target.softmax(-1)
+    entropy = -(votes * target.log_softmax(-1)).sum((1, 2))
+    return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
+
+
 def concordance(first: Float[Tensor, "*#M B C"], second: Float[Tensor, "*#M B C"]) -> Float[Tensor, ...]:
     """Return Lin's concordance of two networks' outputs over inputs and outputs, from 0 to 1 for equality.
 

@@ -268,14 +268,11 @@ class Classification(Task):
 
     def agreements(self, first: Tensor, second: Tensor) -> Tensor:
         """Count the images for which both of a pair predict the same class, (M, N) float32: exact."""
-        one_hot = [F.one_hot(logits.argmax(-1), logits.shape[-1]).float().flatten(1) for logits in (first, second)]
-        return one_hot[0] @ one_hot[1].T
+        return metrics.agreements(first, second)
 
     def divergences(self, target: Tensor, predicted: Tensor) -> Tensor:
         """Return KL(target || predicted) of every pair (M, N), summed over images."""
-        votes = target.softmax(-1)
-        entropy = -(votes * target.log_softmax(-1)).sum((1, 2))
-        return -entropy[:, None] - votes.flatten(1) @ predicted.log_softmax(-1).flatten(1).T
+        return metrics.divergences(target, predicted)
 
     def votes(self, outputs: Tensor) -> Tensor:
         """Return the class probabilities of logits, both (..., B, C)."""

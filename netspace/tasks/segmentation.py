@@ -152,12 +152,15 @@ class Segmentation(Task):
         labels = targets.flatten(-2).expand(logits.shape[:-1])
         return F.cross_entropy(logits.reshape(-1, len(self.classes)), labels.reshape(-1))
 
+    def _rows(self, outputs: Tensor) -> Float[Tensor, "*M R K"]:
+        """Return the logits of all pixels of all images, R = B * Q."""
+        return self.logits(outputs).flatten(-3, -2)
+
     def behaviour_loss(
         self, predicted: Tensor, target: Tensor, temperature: float = 1.0, relative: bool = False
     ) -> Tensor:
         """Return the KL divergence of a pixel at a temperature (NetSpace, Eq. 1): see `netspace.losses.prediction_loss`."""
-        rows, reference = (self.logits(each).flatten(-3, -2) for each in (predicted, target))  # (*M, B * Q, K)
-        return losses.prediction_loss(rows, reference, temperature, relative)
+        return losses.prediction_loss(self._rows(predicted), self._rows(target), temperature, relative)
 
     def blend(self, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:
         """Return target outputs (M, B, C) between two networks': see `netspace.losses.blend`."""
@@ -169,7 +172,20 @@ class Segmentation(Task):
 
     def divergence(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Return KL(target || predicted) of a pixel, in nats."""
-        return metrics.divergence(*(self.logits(each).flatten(-3, -2) for each in (predicted, target)))
+        return metrics.divergence(self._rows(predicted), self._rows(target))
+
+    def agreements(self, first: Tensor, second: Tensor) -> Tensor:
+        """Count the pixels that both of a pair give the same class, (M, N)."""
+        return metrics.agreements(self._rows(first), self._rows(second))
+
+    def divergences(self, target: Tensor, predicted: Tensor) -> Tensor:
+        """Return KL(target || predicted) of every pair (M, N), summed over pixels."""
+        return metrics.divergences(self._rows(target), self._rows(predicted))
+
+    def identity(self, predicted: Tensor, target: Tensor, targets: Tensor) -> metrics.Identity:
+        """Compare networks with their own targets and with other networks of the same mIoU, by agreement on pixels."""
+        pixels = targets.numel()
+        return metrics.identity_of(self.agreements(predicted, target) / pixels, self.score(target, targets))
 
     def votes(self, outputs: Tensor) -> Tensor:
         """Return the class probabilities of pixels, as flat as outputs (*M, B, C)."""

@@ -215,6 +215,21 @@ def test_losses_by_hand() -> None:
     assert float(taught) == pytest.approx(0.3 * 16 * kl(4.0) + 0.7 * slow, rel=1e-5)
 
 
+def test_pairs_of_networks_are_compared_one_by_one() -> None:
+    """Up to one factor for all, and in the direction that is asked for."""
+    task = small()
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 7, task.num_outputs), torch.randn(3, 7, task.num_outputs)
+    agreed, diverged = task.agreements(first, second), task.divergences(first, second)
+    for m in range(2):
+        for n in range(3):
+            one, other = first[m : m + 1], second[n : n + 1]
+            assert float(agreed[m, n]) == pytest.approx(140 * float(task.agreement(one, other)))
+            assert float(diverged[m, n]) == pytest.approx(140 * float(task.divergence(other, one)), rel=1e-4)
+    own = task.identity(first, first, task.targets("test", slice(None))).agreement_own
+    assert own.tolist() == [1.0, 1.0]
+
+
 def test_votes_are_probabilities_and_back() -> None:
     task = small()
     outputs = torch.randn(2, 3, task.num_outputs)
