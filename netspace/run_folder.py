@@ -7,6 +7,7 @@ The run folder of a space holds `config.yaml` (resolved), `provenance.json` (ver
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -32,6 +33,7 @@ RUNS = Path("runs")
 SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
 COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"]}
 S = TypeVar("S", bound=BaseModel)
+MERIT = "val_merit"  # in records of validations of a space: what its checkpoint is chosen by, more is better
 CHECKSUM, PREFIX = (
     "checksum",
     "netspace-crc32:",
@@ -124,6 +126,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 if isinstance(record, dict) and _is_whole(record, sealed) and _has_step(record):
                     records.append({name: value for name, value in record.items() if name != CHECKSUM})
     return records
+
+
+def merit(record: Mapping[str, Any]) -> float:
+    """Return what the checkpoint of a space is chosen by, more is better, from the record of a validation."""
+    value = record.get(MERIT)
+    error = record.get("val_error", record.get("val_mae"))  # of records of older versions
+    if not isinstance(value, int | float):
+        value = -error if isinstance(error, int | float) else -math.inf
+    return float(value) if math.isfinite(value) else -math.inf
 
 
 def _has_step(record: Mapping[str, Any]) -> bool:

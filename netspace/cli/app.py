@@ -141,7 +141,7 @@ def train(
     from netspace.errors import NetspaceError, UsageError
     from netspace.report.drawing import finite
     from netspace.results.spaces import Training
-    from netspace.run_folder import RunFolder, is_run, read_metrics
+    from netspace.run_folder import RunFolder, is_run, merit, read_metrics
     from netspace.training.latent_space import recipe_of
     from netspace.training.latent_space import train as train_space
 
@@ -157,7 +157,7 @@ def train(
     validated = [record for record in read_metrics(run / "metrics.jsonl") if finite(record.get("val_mae")) is not None]
     if not validated:
         raise NetspaceError(f"{run} has no record of a validation: its metrics.jsonl is damaged, its weights are not")
-    best = min(validated, key=lambda record: finite(record.get("val_error", record["val_mae"])) or 0.0)
+    best = max(validated, key=merit)
     say(
         Training(run=str(run), steps=recipe.steps, best=best),
         json,
@@ -195,6 +195,14 @@ def evaluate(
             help="Of a space of shapes: complete shapes from N points on their surfaces, as optimize --points does.",
         ),
     ] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Of a space of shapes: refine the latents by descent on what the networks give, as DeepSDF finds its own, and "
+            "measure what they decode to then.",
+        ),
+    ] = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -210,7 +218,7 @@ def evaluate(
     if deepsdf or deepsdf_steps is not None:
         auto_decoder = validate(DeepSdfConfig, {"steps": deepsdf_steps}, "--deepsdf-steps")
     folder = run_folder(run, same_run)
-    result = evaluate_run(folder, split, zoo, pick(device), distil, True, auto_decoder, completion)
+    result = evaluate_run(folder, split, zoo, pick(device), distil, True, auto_decoder, completion, refine)
     say(result, json, evaluation)
 
 

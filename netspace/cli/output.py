@@ -67,6 +67,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def small(value: float | None) -> str:
+    """Return a number of any size with two digits that count."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:#.2g}"
+
+
 def points(value: float | None, form: str = "+.1f") -> str:
     """Return a difference of fractions in percentage points, without the unit."""
     return "-" if value is None else format(100 * value, form)
@@ -87,6 +92,8 @@ def training(figures: of_spaces.Training) -> str:
             f"{percent(best['val_accuracy_target'])}; ClassId {percent(best['val_classid'])}, agreement "
             f"{percent(best['val_agreement'])}"
         )
+    if best.get("val_merit") == best["val_agreement"]:  # of networks that were each fitted to a signal of its own
+        return text + f"agreement {percent(best['val_agreement'])}"
     return text + (
         f"mean |difference| {100 * best['val_mae']:.1f} points, R2 {number(best['val_r2'])}, agreement "
         f"{percent(best['val_agreement'])}"
@@ -263,113 +270,6 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
     )
 
 
-def evaluation(figures: of_spaces.Evaluation) -> str:
-    """Return the text of `netspace eval`."""
-    head = ["", "accuracy", "R2", "mean |diff|", "bias", "agreement", "KL"]
-    names = {
-        "nearest": "nearest training network (weights)",
-        "nearest_latent": "nearest in the latent space",
-        "same_accuracy": "a random one as accurate",
-        "nearest_answers": "nearest by its answers (KL)",
-        "nearest_agreement": "nearest by its answers (agreement)",
-        "five_nearest": "mean answer of the 5 nearest",
-        "constant": "one network for all",
-        "ensemble": "mean answer of all",
-        "noise": "nearest (weights) + noise",
-        "average": "average of training networks",
-        "aligned_average": "average of the 10 best, aligned",
-        "nearest_function": "nearest by its outputs (MSE)",
-        "mean": "average of training networks",
-        "deepsdf": "DeepSDF: one decoder for all",
-    }
-    baselines = figures.listed_baselines
-    entries: list[tuple[str, of_spaces.Measures]] = [("predicted by the space", figures)]
-    entries += [(names.get(k, k), v) for k, v in baselines.items() if v]
-    rows = [
-        [
-            name,
-            percent(v.accuracy_predicted),
-            number(v.r2),
-            f"{points(v.mae, '.1f')} points",
-            points(v.bias),
-            percent(v.agreement),
-            number(v.kl),
-        ]
-        for name, v in entries
-    ]
-    lines = [
-        f"{figures.members} {figures.split} members of {', '.join(figures.per_class)}, on the test images; "
-        f"targets score {percent(figures.accuracy_target)}",
-        "",
-        table(head, rows),
-        "",
-        *[f"left out, as not every architecture has it: {names.get(k, k)}" for k, v in baselines.items() if not v],
-        f"latent {figures.latent:,} for {figures.parameters:,} parameters ({percent(figures.compression)}); "
-        f"pairwise L2 of predicted networks {number(figures.diversity)}, of the zoo's {number(figures.zoo_diversity)}",
-        _identity(figures.identity),
-    ]
-    if figures.confusion:
-        return "\n".join([*lines, *_architectures(figures)])
-    mean_line = figures.interpolation
-    return "\n".join(
-        [
-            *lines,
-            f"rank correlation of accuracy and position on {mean_line.pairs} lines to the best: "
-            f"{number(mean_line.spearman_latent)} latent, {number(mean_line.spearman_weights)} weights; R2 of a straight line "
-            f"{number(mean_line.linear_r2_latent)} latent, {number(mean_line.linear_r2_weights)} weights"
-            + _ends(mean_line.end_differences),
-        ]
-    )
-
-
-def _identity(identity: of_spaces.IdentitySummary) -> str:
-    """Return whether predicted networks agree with their own targets more than with others as accurate."""
-    if identity.own_minus_peers is None:
-        return "no member has another of its split within a point of its accuracy: identity is not measured"
-    return (
-        f"agreement with the own target {points(identity.own_minus_peers)} points over agreement with others as accurate; "
-        f"overlap of mistakes (Jaccard) {number(identity.jaccard_own)} own, {number(identity.jaccard_peers)} others "
-        f"({identity.members} members; {identity.without_peers} have none within a point)"
-    )
-
-
-def _architectures(figures: of_spaces.Evaluation) -> list[str]:
-    """Return tables of each architecture, and of the points between the smallest and the largest."""
-    head = ["architecture", "class", "parameters", "members", "target", "predicted", "ClassId", "agreement"]
-    rows = [
-        [
-            name,
-            v.class_id,
-            f"{v.parameters:,}",
-            v.members,
-            percent(v.accuracy_target),
-            percent(v.accuracy_predicted),
-            percent(v.classid_accuracy),
-            percent(v.agreement),
-        ]
-        for name, v in figures.per_class.items()
-    ]
-    lines = ["", table(head, rows)]
-    if figures.between:
-        head = ["between the ends", "gamma", "ClassId", "decoded", "trained", "ratio", "scale 0", "distilled", ""]
-        rows = [
-            [
-                name,
-                f"{v.gamma:.3f}",
-                percent(v.classid_accuracy),
-                percent(v.accuracy),
-                percent(v.accuracy_zoo),
-                percent(v.ratio),
-                percent(v.accuracy_scale_zero),
-                percent(v.accuracy_distilled),
-                "" if v.shown else "unseen",
-            ]
-            for name, v in figures.between.items()
-        ]
-        lines += ["", table(head, rows)]
-    return lines
-
-
 def interpolation(figures: of_spaces.Interpolation) -> str:
     """Return the text of `netspace interpolate`."""
     direct = figures.weight_accuracy or [None] * len(figures.gamma)
@@ -380,18 +280,23 @@ def interpolation(figures: of_spaces.Interpolation) -> str:
         [f"{gamma:.2f}", *([arch] if multi else []), percent(latent), percent(weights), percent(moved)]
         for gamma, arch, latent, weights, moved in zip(*columns, strict=True)
     ]
+    measured = [
+        f"rank correlation with gamma: {number(figures.spearman)} latent, {number(figures.weight_spearman)} weights",
+        f"R2 of a straight line: {number(figures.linear_r2)} latent, {number(figures.weight_linear_r2)} weights"
+        + ends(figures.end_differences),
+    ]
+    if figures.score and figures.score.own_targets:  # of networks of which none is better than others
+        measured = [text.removeprefix("; ")] if (text := ends(figures.end_differences)) else []
     return "\n".join(
         [
-            f"from {figures.start} to {figures.end}: accuracy on the test images",
+            f"from {figures.names[0]} to {figures.names[1]}: accuracy on the test images",
             table(["gamma", *(["architecture"] if multi else []), "latent", "weights", "weights, aligned"], rows),
-            f"rank correlation with gamma: {number(figures.spearman)} latent, {number(figures.weight_spearman)} weights",
-            f"R2 of a straight line: {number(figures.linear_r2)} latent, {number(figures.weight_linear_r2)} weights"
-            + _ends(figures.end_differences),
+            *measured,
         ]
     )
 
 
-def _ends(differences: tuple[float | None, float | None] | None) -> str:
+def ends(differences: tuple[float | None, float | None] | None) -> str:
     """Return the differences between decoded ends and their targets."""
     if not differences or any(value is None for value in differences):
         return ""

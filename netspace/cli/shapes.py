@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from netspace.cli import evaluation as of_space
 from netspace.cli import output
+from netspace.cli.evaluation import NAMES, refined_name
 from netspace.cli.properties import measures, properties
 
 if TYPE_CHECKING:
@@ -20,15 +22,16 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         *properties(figures.properties),
         *_completed(figures.completion),
     ]
-    return "\n".join([output.evaluation(figures), *more])
+    return "\n".join([of_space.evaluation(figures), *more])
 
 
 def _evaluated(figures: of_spaces.Evaluation) -> list[str]:
     if figures.shapes is None:
         return []
-    names = {"": figures, **figures.baselines}
+    refined = {refined_name(figures.refined): figures.refined} if figures.refined else {}
+    names = {"predicted by the space": figures, **refined, **figures.listed_baselines}
     rows = [
-        [name or "predicted by the space", output.percent(each.iou), output.number(each.chamfer), *_whole(each)]
+        [NAMES.get(name, name), output.percent(each.iou), output.number(each.chamfer), *_whole(each)]
         for name, each in names.items()
         if each is not None and each.iou is not None
     ]

@@ -21,6 +21,7 @@ from netspace.commands.convert import zoo_of
 from netspace.commands.deepsdf import Bank, FittedFields, check_deepsdf, deepsdf
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.commands.properties import properties
+from netspace.commands.refine import check_refine, refine
 from netspace.commands.shapes import Grids, ShapeComparison, evaluate_shapes, shape_name, shape_names, write_shown
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
@@ -38,6 +39,7 @@ from netspace.training.validation import Comparison, compare_outputs, network_ou
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
 MAX_PREPS = 4  # members whose PReps are written for the report
+REFINED = "refined"
 DIVERSITIES = ("diversity", "zoo_diversity", "diversity_ratio")
 
 
@@ -71,6 +73,7 @@ def evaluate(
     baselines: bool = True,
     auto_decoder: DeepSdfConfig | None = None,
     completion: int | None = None,
+    refined: int | None = None,
 ) -> Evaluation:
     """Return the figures of `netspace eval --json`; write them with those of each member to the run folder.
 
@@ -84,11 +87,12 @@ def evaluate(
         baselines: whether there are baselines; the nearest training network of a training member is the member itself.
         auto_decoder: of a space of shapes, the settings of the baseline `deepsdf`; None: leave it out.
         completion: of a space of shapes of one architecture, complete members from so many points; None: do not.
+        refined: of a space of shapes, measure latents after so many steps of descent, too (`netspace.commands.refine`).
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
 
     Raises:
-        UsageError: `auto_decoder` or `completion` is given, but the networks are no shapes.
+        UsageError: `auto_decoder`, `completion` or `refined` is given, but the networks are no shapes.
         NetspaceError: the run has no space, the zoo is another, or the split has no members.
 
     >>> result = evaluate(run, "test")  # the folder of a run
@@ -100,7 +104,7 @@ def evaluate(
     space.precision = ranks.chosen_by_main(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
-        _check_shapes(space, task, auto_decoder, completion)
+        _check_shapes(space, task, auto_decoder, completion, refined)
         parts = _parts(space, zoo, split)
         latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
         target, predicted = Networks.concatenate([part.target for part in parts]), space.decode_all(latents)
@@ -117,6 +121,11 @@ def evaluate(
             compared = compare_outputs(target_logits, fields.outputs(task, "test", seeds), task, "test", seeds)
             sizes = {"parameters": fields.parameters, "steps": fields.steps}
             of_baselines["deepsdf"], stand_ins["deepsdf"] = {**compared.summary(), **sizes}, fields.grid
+        if refined is not None:
+            config = (auto_decoder or DeepSdfConfig()).model_copy(update={"fit_steps": refined})
+            better = space.decode_all(refine(space, zoo, target, seeds, latents, task, config), target.class_ids)
+            compared = compare_outputs(target_logits, network_outputs(better, task, "test", seeds), task, "test", seeds)
+            of_baselines[REFINED], stand_ins[REFINED] = {**compared.summary(), "steps": refined}, better
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
@@ -155,6 +164,8 @@ def evaluate(
             named = {new: figures["baselines"][name] for name, new in SHAPE_NAMES.items() if name in of_baselines}
             figures["baselines"] |= named
             figures |= of_shapes
+        if refined is not None:
+            figures["refined"] = figures["baselines"].pop(REFINED)  # the space's own, and no baseline
         if (told := properties(space, zoo, split, task)) is not None:
             figures["properties"] = told
         if measures := _measures(task, target_logits, logits, seeds):
@@ -162,20 +173,24 @@ def evaluate(
         versions = {name: package_version(name) for name in ("netspace", "torch")}
         result = Evaluation(**figures, **task.score_field(), versions=versions)
     if ranks.is_main():
-        _save(run, result, comparison, parts, target, predicted, shapes)
+        names = [
+            shape_name(task, seed, name)
+            for part in parts
+            for seed, name in zip(part.seeds.tolist(), part.names, strict=True)
+        ]
+        _save(run, result, comparison, parts, names, target, predicted, shapes)
         if shapes is not None:
-            names = [
-                shape_name(task, seed, name)
-                for part in parts
-                for seed, name in zip(part.seeds.tolist(), part.names, strict=True)
-            ]
             file = run / f"eval-{split}-shapes.safetensors"
             write_shown(file, space, names, target, predicted, latents, shapes.iou, task)
     return result
 
 
-def _check_shapes(space: Space, task: Task, auto_decoder: DeepSdfConfig | None, completion: int | None) -> None:
+def _check_shapes(
+    space: Space, task: Task, auto_decoder: DeepSdfConfig | None, completion: int | None, refined: int | None
+) -> None:
     """Raise `UsageError` for what only spaces of shapes have."""
+    if refined is not None:
+        check_refine(task, refined)
     if auto_decoder is not None:
         check_deepsdf(task)
     if completion is not None:
@@ -325,21 +340,30 @@ def _save(
     result: Evaluation,
     comparison: Comparison,
     parts: list[Part],
+    names: list[str],
     target: Networks,
     predicted: Networks,
     shapes: ShapeComparison | None,
 ) -> None:
-    """Write the figures, those of each member, all latents, and the PReps of a few members of the largest architecture."""
-    of_shapes = {} if shapes is None else {name: _known(getattr(shapes, name)) for name in ("iou", "chamfer")}
+    """Write the figures, those of each member, all latents, and the PReps of a few members of the largest architecture.
+
+    `names` (M,) are those of the signals that members were fitted to, if they were, else the members' own.
+    """
+    more: dict[str, Any] = {}
+    if shapes is not None:
+        more = {name: _known(getattr(shapes, name)) for name in ("iou", "chamfer")}
+    members = [name for part in parts for name in part.names]
+    if names != members:
+        more["signal"] = names
     detail = MemberFigures(
-        member=[name for part in parts for name in part.names],
+        member=members,
         arch=target.archs,
         arch_predicted=predicted.archs,
         accuracy_target=comparison.accuracy_target.tolist(),
         accuracy_predicted=comparison.accuracy_predicted.tolist(),
         agreement=comparison.agreement.tolist(),
         kl=comparison.kl.tolist(),
-        **of_shapes,
+        **more,
     )
     result.extended(SavedEvaluation, detail=detail).write(run / f"eval-{result.split}.json")
     largest = np.flatnonzero(target.class_ids.numpy() == parts[-1].class_id)

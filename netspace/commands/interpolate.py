@@ -237,6 +237,7 @@ def interpolate(
     decoded, factors = networks["latent"], gamma.cpu().numpy()
     latent, weights, aligned = scores["latent"], scores.get("weights"), scores.get("aligned")
     name = f"{_plain(first.name)}--{_plain(last.name)}"
+    titles = shape_name(task, first.seed, first.name), shape_name(task, last.seed, last.name)
     files: dict[str, Any] = {}  # a key is absent if nothing is saved
     if save is not None:
         paths = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
@@ -246,9 +247,10 @@ def interpolate(
         files["networks"] = [str(path) for path in paths]
     if task.surfaces:
         folder = run / "interpolations" / name
-        titles = shape_name(task, first.seed, first.name), shape_name(task, last.seed, last.name)
         files |= write_line(save or folder, networks, gamma, titles, task, mesh or MESH)
         write_shown_line(run / "interpolations" / f"{name}.safetensors", networks, gamma, titles, task)
+    if titles != (first.name, last.name):
+        files["signals"] = titles
     targets = [target_accuracy(space, end, task) for end in (first, last)]
     result = Interpolation(
         run=str(run),

@@ -284,6 +284,15 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.replace("-", MINUS)
 
 
+def small(value: float | None) -> str:
+    """Return a number of any size with two digits that count.
+
+    >>> small(3.84e-05), small(0.1), small(None)
+    ('3.8e−05', '0.10', '–')
+    """
+    return MISSING if value is None or not math.isfinite(value) else f"{value:#.2g}".replace("-", MINUS)
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as per cent.
 

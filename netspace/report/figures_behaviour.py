@@ -37,7 +37,7 @@ from netspace.report.drawing import (
 )
 from netspace.report.runs import Evaluated, Run
 from netspace.results.shapes import listed
-from netspace.results.spaces import Baseline, Measures
+from netspace.results.spaces import Baseline, Evaluation, Measures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,10 +45,11 @@ if TYPE_CHECKING:
 SMALL = {"s": 9, "alpha": 0.5, "linewidths": 0}  # dots of more than `MAX_SINGLE` members
 PAIR = {"s": 34, "linewidths": 1.4, "facecolors": "white"}  # of single predictions
 MEASURES = (("r2", 1), ("mae", -1), ("agreement", 1))  # 1: higher is better, -1: lower is
+SIGNAL_MEASURES = (("agreement", 1), ("iou", 1), ("kl", -1))  # of networks that each were fitted to a signal of its own
 BASELINES = {
     "same_accuracy": "a random training network of the same validation accuracy",
     "nearest_answers": "the training network with the nearest outputs for validation images (KL)",
-    "nearest_agreement": "the training network with the most equal classes for validation images",
+    "nearest_agreement": "the training network that gives the same answer for most validation images",
     "five_nearest": "the mean output of the five nearest by their outputs",
     "constant": "one training network for every member, the best on validation members",
     "ensemble": "the mean output of all training networks",
@@ -63,6 +64,13 @@ BASELINES = {
 }
 
 
+PANELS = (  # of the figure of baselines: a measure, its title, and what is drawn as 1
+    ("r2", "R² (1 is best)", 1.0),
+    ("mae", "mean difference, points (0 is best)", 100.0),
+    ("agreement", "same answer, % of images (100 is best)", 100.0),
+)
+
+
 def behaviour(run: Run) -> Iterator[Picture]:
     """Yield the figures of all evaluations' members, and of the main evaluation's scatter, confusion and baselines."""
     main = run.main
@@ -70,9 +78,11 @@ def behaviour(run: Run) -> Iterator[Picture]:
         return
     others = main.figures.baselines
     odd = (len(run.evaluations) + bool(others)) % 2 == 1  # one more picture fills its row
+    alone = len(run.evaluations) == 1 and not main.figures.of_signals
     for evaluated in run.evaluations.values():
-        yield _members(evaluated, wide=odd and evaluated is main if evaluated.multi else len(run.evaluations) == 1)
-    yield _scatter(main)
+        yield _members(evaluated, wide=odd and evaluated is main if evaluated.multi else alone)
+    if not main.figures.of_signals:  # scores of fitted signals are all but equal
+        yield _scatter(main)
     if main.multi:
         yield _confusion(main)
     if others:
@@ -85,11 +95,16 @@ def baseline_names(others: Mapping[str, Baseline | None]) -> list[str]:
     return [*(name for name in BASELINES if name in others), *(name for name in others if name not in BASELINES)]
 
 
+def measures_of(figures: Evaluation) -> tuple[tuple[str, int], ...]:
+    """Return the measures by which a space is compared with baselines, and whether higher (1) or lower (-1) is better."""
+    return SIGNAL_MEASURES if figures.of_signals else MEASURES
+
+
 def better_baselines(evaluation: Evaluated) -> dict[str, list[str]]:
-    """Return the measures (of `MEASURES`) in which each baseline does better than the space; only those that do in some."""
+    """Return the measures (`measures_of`) in which each baseline does better than the space; only those that do in some."""
     better: dict[str, list[str]] = {}
     for name, baseline in evaluation.figures.listed_baselines.items():
-        for measure, sign in MEASURES:
+        for measure, sign in measures_of(evaluation.figures):
             own, value = finite(getattr(evaluation.figures, measure)), finite(getattr(baseline, measure, None))
             if own is not None and value is not None and sign * value > sign * own:
                 better.setdefault(name, []).append(measure)
@@ -281,22 +296,18 @@ def _confusion(evaluated: Evaluated) -> Picture:
 
 
 def draw_baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
-    """Draw bars of R2, mean absolute difference and agreement; the first row is the space, the others are baselines."""
-    panels = (
-        ("r2", "R² (1 is best)", 1.0),
-        ("mae", "mean difference, points (0 is best)", 100.0),
-        ("agreement", "same answer, % of images (100 is best)", 100.0),
-    )
-    figure, stack = new(2.5 + 0.72 * len(rows), len(panels))
+    """Draw bars of the measures that rows have; the first row is the space, the others are baselines."""
+    panels = [each for each in PANELS if each[0] in rows[0][1]]
+    figure, stack = new((2.5 + 0.72 * len(rows)) * len(panels) / 3, len(panels))
     names = [name for name, _ in rows]
     colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
-    for axes, (key, title, scale) in zip(stack, panels, strict=True):
+    for axes, (key, title, scale) in zip(np.atleast_1d(stack), panels, strict=True):
         values = [np.nan if of_row.get(key) is None else scale * float(of_row[key] or 0.0) for _, of_row in rows]
         drawn = np.maximum(values, WORST_R2) if key == "r2" else np.array(values)
         axes.barh(names, np.nan_to_num(drawn), color=colours, height=0.68)
         axes.axvline(0, color=GREY, linewidth=1)
         for row, (value, end) in enumerate(zip(values, drawn, strict=True)):
-            digits = 3 if key == "r2" else 1
+            digits = 1 if scale > 1 else 3
             text = "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
             text = f"{text} (beyond the axis)" if key == "r2" and value < WORST_R2 else text
             start = 0.0 if np.isnan(end) else max(end, 0.0)
@@ -308,17 +319,25 @@ def draw_baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Fi
             axes.set_xlim(0, 1.18 * max(float(np.nanmax(np.nan_to_num(drawn))), 0.1))
         else:
             low = WORST_R2 if key == "r2" and np.nanmin(np.nan_to_num(drawn)) < 0 else 0.0
-            top = 1.0 if key == "r2" else 100.0
+            top = scale
             axes.set_xlim(1.06 * low, top + 0.16 * (top - low))
         axes.set_title(title)
     return figure
 
 
 def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Picture:
+    """Return the figure of baselines; of networks of signals without R2, which says nothing there."""
+    signals = main.figures.of_signals
+    drawn = [key for key, _ in measures_of(main.figures) if key in {name for name, _, _ in PANELS}]
     rows: list[tuple[str, Measures]] = [("space", main.figures)]
     rows += [(name, each) for name in baseline_names(others) if (each := others[name]) is not None and each.payload()]
-    clean = [(plain(name, 20), {key: finite(getattr(row, key)) for key, _ in MEASURES}) for name, row in rows]
-    values = [f"{name}: R² {number(row.r2)}, {points(row.mae)}" for name, row in rows]
+    clean = [(plain(name, 20), {key: finite(getattr(row, key)) for key in drawn}) for name, row in rows]
+    values = [
+        f"{name}: same answer {percent(row.agreement)}"
+        if signals
+        else f"{name}: R² {number(row.r2)}, {points(row.mae)}"
+        for name, row in rows
+    ]
     own = " All are networks of the target's own architecture." if main.multi else ""
     return Picture(
         f"baselines-{main.split}",

@@ -127,7 +127,7 @@ def lines(run: Run) -> Iterator[Picture]:
         if evaluated.multi and evaluated.figures.line is not None:
             yield _class_line(run, evaluated, class_line(evaluated.figures.line, evaluated.archs))
         line = mean_line(evaluated.figures.interpolation)
-        if line is not None:
+        if line is not None and not evaluated.figures.of_signals:  # of which none is the best
             title = f"Mean over {count(evaluated.figures.interpolation.pairs)} lines of the {evaluated.split} split"
             how = (
                 "Mean accuracy along lines that end in the best member and start in members of the lower half, chosen "
@@ -155,16 +155,20 @@ def _line(run: Run, line: Line, name: str, title: str, how: str, mean: bool = Fa
         low, high = (float(each(line.aligned)) for each in (np.nanmin, np.nanmax))
         spread = f" The accuracies of aligned weights are {percent(low)} to {percent(high)}."
     way = "rise" if run.score is None or run.score.higher_is_better else "fall"
+    organised = f"in an organised space they {way} evenly.{straight}{ends}"
+    correlation = f"; {kind} (Spearman): {ranks}.{straight}"
+    heading = f"Spearman with γ: {ranks}"
+    if run.score and run.score.own_targets:
+        organised = f"between the ends accuracies are those on a mixture of what both were fitted to, which nothing in between has to be.{ends}"
+        correlation, heading = ".", ""
     chance = " The dotted line (chance) is guessing among balanced classes." if run.chance else ""
     return Picture(
         name,
         "lines",
         title,
-        draw_line(line.gamma, line.accuracy, line.weights, f"Spearman with γ: {ranks}", run.chance, line.aligned),
-        f"{title}: decoded networks go from {percent(line.accuracy[0])} to {percent(line.accuracy[-1])}; {kind} "
-        f"(Spearman): {ranks}.{straight}{spread}",
-        f"{how} Orange diamonds are networks decoded from interpolated latents; in an organised space they {way} "
-        f"evenly.{straight}{ends} {direct}NetSpace, Fig. 3 b and d.{chance}",
+        draw_line(line.gamma, line.accuracy, line.weights, heading, run.chance, line.aligned),
+        f"{title}: decoded networks go from {percent(line.accuracy[0])} to {percent(line.accuracy[-1])}{correlation}{spread}",
+        f"{how} Orange diamonds are networks decoded from interpolated latents; {organised} {direct}NetSpace, Fig. 3 b and d.{chance}",
         wide=False,
         marks=line.marks,
         ends=(line.start, line.end),

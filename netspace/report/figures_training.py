@@ -30,6 +30,7 @@ from netspace.report.drawing import (
     series,
 )
 from netspace.report.runs import Run
+from netspace.run_folder import MERIT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def draw_training(records: Records, archs: Sequence[str] = ()) -> Figure:
         panels.append(lambda axes: _losses(axes, records, terms))
     if is_multi(records):
         panels.append(lambda axes: _error(axes, records))
-    elif series(records, "val_mae")[0].size:
+    elif series(records, "val_mae")[0].size and not of_signals(records):
         panels.append(lambda axes: _difference(axes, records))
     if any(series(records, name)[0].size for name, _, _ in FRACTIONS):
         panels.append(lambda axes: _fractions(axes, records))
@@ -76,6 +77,12 @@ def draw_training(records: Records, archs: Sequence[str] = ()) -> Figure:
 def is_multi(records: Records) -> bool:
     """Return whether records are of a space of several architectures, which chooses the checkpoint by its error."""
     return bool(series(records, "val_classid")[0].size and series(records, "val_error")[0].size)
+
+
+def of_signals(records: Records) -> bool:
+    """Return whether records are of a space whose checkpoint is chosen by agreement: of networks that are signals."""
+    (_, merits), (_, agreements) = (series(records, name) for name in (MERIT, "val_agreement"))
+    return bool(merits.size) and np.array_equal(merits, agreements)
 
 
 def _losses(axes: Axes, records: Records, terms: Sequence[str]) -> None:
@@ -127,14 +134,20 @@ def _ring(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
 
 
 def _fractions(axes: Axes, records: Records) -> None:
-    present = []
+    present, signals = [], of_signals(records)
     for name, label, colour in FRACTIONS:
         steps, values = series(records, name)
-        if steps.size:
+        if steps.size and not (signals and name == "val_r2"):
             curve(axes, steps, np.maximum(values, WORST_R2), colour, label)
             present.append(label)
-    axes.set_title("validation: fractions" if "ClassId" in present else "validation: R² and agreement, fractions")
     axes.set_ylim(top=1.05)
+    if signals:
+        steps, values = series(records, MERIT)
+        best = int(values.argmax())
+        axes.plot(steps[best], values[best], "o", color=INK, markersize=7, markerfacecolor="none")
+        axes.set_title("validation: agreement, a fraction")
+        return
+    axes.set_title("validation: fractions" if "ClassId" in present else "validation: R² and agreement, fractions")
     axes.legend(**TITLE_LEGEND)
 
 
@@ -164,11 +177,14 @@ def training(run: Run) -> Iterator[Picture]:
     if not run.records:
         return
     last = max(float(record["step"]) for record in run.records)
-    choice = "the checkpoint with the smallest mean difference of accuracy (circle) is evaluated."
+    choice = "the checkpoint with the smallest mean difference of accuracy (circle) is evaluated. R² below −1 is drawn as −1."
+    if of_signals(run.records):
+        choice = "the checkpoint with the highest agreement (circle) is evaluated."
     if is_multi(run.records):
         choice = (
             "the error is 1 minus the mean accuracy of the networks decoded from members and from the points between the "
-            "ends, and the checkpoint with the smallest (circle) is evaluated. Losses below 0.0001 are not drawn."
+            "ends, and the checkpoint with the smallest (circle) is evaluated. Losses below 0.0001 are not drawn. R² below −1 is "
+            "drawn as −1."
         )
     yield Picture(
         "training",
@@ -177,5 +193,5 @@ def training(run: Run) -> Iterator[Picture]:
         draw_training(run.records, run.order),
         f"Loss terms and validation figures over {count(last)} steps.",
         "Loss terms are those of single batches, times their weights in the sum. Validation compares members of the "
-        f"zoo's validation split with their predictions on validation images; {choice} R² below −1 is drawn as −1.",
+        f"zoo's validation split with their predictions on validation images; {choice}",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netspace.report.drawing import count, number, percent
 from netspace.report.runs import Run
@@ -33,10 +33,11 @@ def _measures(split: str, figures: Mapping[str, Measured]) -> Table:
 
 def _told(split: str, figures: Properties) -> Table:
     """Return how well each property is told from each source."""
+    known = _known(list(figures.labels.values()))
     rows = []
     for name, each in figures.labels.items():
         right = each.measure == "accuracy"
-        values = [getattr(each, source) for source in (*SOURCES, "constant")]
+        values = [getattr(each, source) for source in (*known, "constant")]
         cells = [percent(value) if right else number(value, 3) for value in values]
         rows.append([name, "fraction right" if right else "R²", *cells])
     caption = (
@@ -44,20 +45,23 @@ def _told(split: str, figures: Properties) -> Table:
         f"fitted to {count(figures.training_members)} training members: from the latent, from the weights, from the outputs on "
         "shared inputs, and from the signal itself where networks share their inputs. Constant: the commonest class, or the mean."
     )
-    return Table(["", "measure", *SOURCES.values(), "constant"], rows, caption)
+    return Table(["", "measure", *known.values(), "constant"], rows, caption)
+
+
+def _known(rows: Sequence[Sources]) -> dict[str, str]:
+    """Return the sources that any row has a value of: signals have none where each network has inputs of its own."""
+    return {source: name for source, name in SOURCES.items() if any(getattr(each, source) is not None for each in rows)}
 
 
 def _near(split: str, figures: Properties) -> Table:
     """Return how good the nearest training members are by each source."""
     found = figures.retrieval
-    rows = [[f"among the {found.neighbours} nearest by outputs", *_cells(found.overlap)]]
-    rows += [[f"the nearest has the same {name}", *_cells(each)] for name, each in found.same.items()]
+    known = _known([found.overlap, *found.same.values()])
+    entries = {f"among the {found.neighbours} nearest by outputs": found.overlap}
+    entries |= {f"the nearest has the same {name}": each for name, each in found.same.items()}
+    rows = [[name, *(percent(getattr(each, source)) for source in known)] for name, each in entries.items()]
     caption = (
         f"Retrieval, {split} split: the {found.neighbours} training members whose latents (weights, outputs, signals) are nearest, and "
         f"the fraction of them that are among as many nearest by outputs; by chance it is {percent(found.chance)}."
     )
-    return Table(["", *SOURCES.values()], rows, caption)
-
-
-def _cells(figures: Sources) -> list[str]:
-    return [percent(getattr(figures, source)) for source in SOURCES]
+    return Table(["", *known.values()], rows, caption)

@@ -82,8 +82,8 @@ class Evaluated:
 
     @property
     def member(self) -> list[str]:
-        """The members' names."""
-        return self.figures.detail.member
+        """The members' names: those of their signals, where these are known."""
+        return self.figures.detail.signal or self.figures.detail.member
 
     @property
     def archs(self) -> list[str]:
@@ -179,7 +179,7 @@ def chosen_line(name: str, line: Interpolation, order: list[str]) -> Line:
     known = len(order) > 2 and ends in ((order[0], order[-1]), (order[-1], order[0]))
     on_line = tuple(factors(order, backwards=ends[0] != order[0])) if known else ()
     measures = {key: getattr(line, key) for key in ("spearman", "weight_spearman", "linear_r2", "weight_linear_r2")}
-    named = {"start": line.start, "end": line.end, "arch": tuple(line.arch), "name": name}
+    named = {"start": line.names[0], "end": line.names[1], "arch": tuple(line.arch), "name": name}
     return _line(line, line.latent_accuracy, factors=on_line, **named, **measures)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 
-from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points
-from netspace.report.figures_behaviour import MEASURES, better_baselines
+from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points, small
+from netspace.report.figures_behaviour import better_baselines, measures_of
 from netspace.report.runs import Evaluated, Fitted, Run, mean_line
 
 MAX_LISTED = 3  # values or baselines that a sentence lists one by one
-WORDS = {"r2": "R²", "mae": "the mean difference", "agreement": "agreement"}
+WORDS = {"r2": "R²", "mae": "the mean difference", "agreement": "agreement", "iou": "IoU", "kl": "KL"}
 
 
 def summary(run: Run) -> str:
@@ -62,6 +62,13 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("accuracy, decoded between the ends", percent(sum(between) / len(between) if between else None)),
         ("latent size, of parameters (mean)", percent(figures.compression)),
     ]
+    signals = [
+        ("accuracy, targets", percent(figures.accuracy_target)),
+        ("accuracy, predicted", percent(figures.accuracy_predicted)),
+        *same,
+        ("KL", small(figures.kl)),
+        ("latent size, of parameters", percent(figures.compression)),
+    ]
     whole = figures.shapes.lines if figures.shapes else None
     shapes = [
         ("overlap with the target (IoU)", number(figures.iou)),
@@ -69,7 +76,8 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         ("shapes of one body, latent lines", percent(whole.latent.valid if whole else None)),
         ("shapes of one body, weight lines", percent(whole.weights.valid if whole else None)),
     ]
-    return [(name, value) for name, value in [*shapes, *(multi if main.multi else single)] if value != MISSING]
+    rest = multi if main.multi else signals if figures.of_signals else single
+    return [(name, value) for name, value in [*shapes, *rest] if value != MISSING]
 
 
 def _space(run: Run, main: Evaluated) -> list[str]:
@@ -98,6 +106,12 @@ def _behaviour(main: Evaluated) -> list[str]:
     networks = f"{count(members)} network{'s' if members != 1 else ''}"
     opening = f"From latents alone it reconstructed {networks} of the {main.split} split, {seen}: "
     same = f"prediction and target give the same answer for {percent(figures.agreement)} of the test images"
+    if figures.of_signals and not main.multi:
+        meaning = f" (accuracy: {figures.score.meaning})" if figures.score and figures.score.meaning else ""
+        return [
+            f"{opening}predictions score {percent(figures.accuracy_predicted)} on average, their targets "
+            f"{percent(figures.accuracy_target)}{meaning}; {same}."
+        ]
     if not main.multi:
         return [
             f"{opening}predicted accuracies follow the targets' with R² = {number(figures.r2)} and differ by "
@@ -145,7 +159,7 @@ def _listed(values: list[float | None]) -> str:
 
 
 def _lines(main: Evaluated) -> list[str]:
-    line = mean_line(main.figures.interpolation)
+    line = None if main.figures.of_signals else mean_line(main.figures.interpolation)
     if line is None or (finite(line.spearman) is None and finite(line.weight_spearman) is None):
         return []
     pairs = count(main.figures.interpolation.pairs)
@@ -162,7 +176,8 @@ def _baselines(main: Evaluated) -> list[str]:
         return []
     better = better_baselines(main)
     if not better:
-        return ["No baseline does better in R², mean difference or agreement."]
+        names = [WORDS[measure].removeprefix("the ") for measure, _ in measures_of(main.figures)]
+        return [f"No baseline does better in {', '.join(names[:-1])} or {names[-1]}."]
     if len(better) > MAX_LISTED:
         return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
     sentences = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
@@ -173,7 +188,7 @@ def _baselines(main: Evaluated) -> list[str]:
 def _by_measure(main: Evaluated, better: dict[str, list[str]]) -> list[str]:
     """Return the number of baselines that do better in each measure, and the best of them."""
     others, texts = main.figures.baselines, []
-    for measure, sign in MEASURES:
+    for measure, sign in measures_of(main.figures):
         names = [name for name in better if measure in better[name]]
         if names:
             best = max(names, key=lambda name: sign * float(getattr(others[name], measure)))

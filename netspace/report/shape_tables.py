@@ -21,6 +21,7 @@ def shape_tables(run: Run) -> list[Table]:
             continue
         entries = [
             ("the space", figures),
+            *([("refined", figures.refined)] if figures.refined else []),
             *((name, figures.baselines[name]) for name in baseline_names(figures.baselines)),
         ]
         rows = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from netspace.report.drawing import MISSING, count, finite, number, percent, points, signed_points
+from netspace.report.drawing import MISSING, count, finite, number, percent, points, signed_points, small
 from netspace.report.figures_behaviour import BASELINES, baseline_names
 from netspace.report.figures_lines import taught_by
 from netspace.report.runs import Evaluated, Fitted, Run
@@ -37,13 +37,14 @@ FIGURES: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
     ("identity.jaccard_own", percent, "overlap of mistakes with the own target (Jaccard)"),
     ("identity.jaccard_peers", percent, "the same with others as accurate"),
     ("identity.without_peers", count, "members that have no other within a point of their accuracy, left out of these"),
-    ("kl", lambda value: number(value, 3), "KL divergence from target to prediction, nats"),
+    ("kl", small, "KL divergence from target to prediction, nats"),
     ("classid_accuracy", percent, "architecture recognised (ClassId)"),
     ("diversity", number, "diversity of predictions: mean L2 distance of pairs"),
     ("zoo_diversity", number, "diversity of targets: the same for them"),
     ("diversity_ratio", number, "the former over the latter"),
 )
 HEADS = ["", "R²", "mean difference", "bias", "agreement"]
+SIGNAL_HEADS = ["", "accuracy", "agreement", "KL"]
 NETWORKS = {
     "original": "the original",
     "original_quantised": "the original in {bits} bits",
@@ -58,11 +59,22 @@ def behaviour_tables(run: Run) -> list[Table]:
     if main is None:
         return []
     rows = []
-    for key, form, name in FIGURES:
+    signals, score = main.figures.of_signals, main.figures.score
+    for key, form, title in FIGURES:
+        name = score.word("KL") if score and key == "kl" else title
+        if key == "r2" and signals:
+            continue
         values = [_value(each.figures, key) for each in run.evaluations.values()]
         if any(finite(value) is not None for value in values):
             rows.append([name, *map(form, values)])
     caption = "Figures by split of the zoo. All accuracies are on the task's test images."
+    if score and score.meaning:
+        caption += f" {(score.noun or score.name).capitalize()}: {score.meaning}."
+    if signals:
+        caption += (
+            " Each network was fitted to a signal of its own: accuracies say how well, and those of targets hardly differ, so that "
+            "there is no R² of them."
+        )
     tables = [Table(["", *(f"{split} split" for split in run.evaluations)], rows, caption)]
     if len(main.figures.per_class) > 1:
         tables += _by_architecture(main, main.figures.per_class)
@@ -102,17 +114,26 @@ def _own(figures: Measures) -> list[str]:
     return [number(figures.r2, 3), points(figures.mae), signed_points(figures.bias), percent(figures.agreement)]
 
 
+def _of_signal(figures: Measures) -> list[str]:
+    return [percent(figures.accuracy_predicted), percent(figures.agreement), small(figures.kl)]
+
+
 def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Table:
-    rows = [["the space", *_own(main.figures), "networks decoded from their latents"]]
+    form, heads = (_of_signal, SIGNAL_HEADS) if main.figures.of_signals else (_own, HEADS)
+    rows = [["the space", *form(main.figures), "networks decoded from their latents"]]
+    if refined := main.figures.refined:
+        rows.append(
+            ["refined", *form(refined), f"the same after {count(refined.steps)} steps of descent on the latents"]
+        )
     for name in baseline_names(others):
         baseline = others[name] or Baseline()
         label = name if baseline.payload() else f"{name} (missing)"
-        rows.append([label, *_own(baseline), f"{BASELINES.get(name, MISSING)}{_scale(baseline.scale)}"])
+        rows.append([label, *form(baseline), f"{BASELINES.get(name, MISSING)}{_scale(baseline.scale)}"])
     caption = (
         f"The space and baselines, {main.split} split, for the same targets. Baselines are chosen on validation images; the "
         "figures are of test images."
     )
-    return Table([*HEADS, "network"], rows, caption, glossed=True)
+    return Table([*heads, "network"], rows, caption, glossed=True)
 
 
 def _scale(value: float | list[float] | None) -> str:

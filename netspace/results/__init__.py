@@ -56,19 +56,29 @@ class Result(Part):
 
 
 class Score(Part):
-    """How a task judges outputs."""
+    """How a task judges outputs. What is None is not said by files of older versions."""
 
     name: str
     higher_is_better: bool
+    noun: str | None = None  # what sentences call it; None: its name
+    meaning: str | None = None  # a phrase that says what it is
+    loss: str | None = None  # what the fields `kl` are: the behaviour loss
+    inputs: str | None = None  # what networks are given, such as 'points'
+    own_targets: bool | None = None  # whether each network was fitted to a signal of its own
 
     def word(self, text: str) -> str:
         """Return a text on accuracy on images as one on this score; names and paths in it stay as they are.
 
         >>> Score(name="error", higher_is_better=False).word("accuracy on test images, of images/0007")
         'error on test inputs, of images/0007'
+        >>> Score(name="within", higher_is_better=True, noun="score", inputs="points").word("one as accurate on an image")
+        'one of equal score on a point'
         """
-        words = {"as accurate": f"of the same {self.name}", "accuracies": f"{self.name} scores", "accuracy": self.name}
-        words |= {"images": "inputs", "image": "input"}
+        noun, inputs = self.noun or self.name, self.inputs or "inputs"
+        one = inputs.removesuffix("s")
+        words = {"as accurate as": f"of the same {noun} as", "as accurate": f"of equal {noun}", "accuracy": noun}
+        words |= {"accuracies": "scores" if noun == "score" else f"{noun} scores", "KL": self.loss or "behaviour loss"}
+        words |= {"an image": f"{'an' if one[0] in 'aeiou' else 'a'} {one}", "images": inputs, "image": one}
         pattern = rf"(?<![\w./:-])({'|'.join(words)})(?![\w/-]|\.\w)"
         return re.sub(pattern, lambda found: words[found[1]], text)
 

@@ -147,7 +147,13 @@ class Evaluation(Behaviour, Result):
     properties: Properties | None = None  # of spaces of networks that hold signals
     measures: dict[str, Measured] = Field(default_factory=dict)  # further ones of the task, by name
     completion: Completions | None = None  # of shapes from points on their surfaces
+    refined: Baseline | None = None  # of shapes, the space's after `steps` of descent on the latents of its predictions
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def of_signals(self) -> bool:
+        """Whether each network was fitted to a signal of its own: scores say how well, hardly differ, and have no R2."""
+        return self.score is not None and bool(self.score.own_targets or self.shapes or self.properties)
 
     @property
     def listed_baselines(self) -> dict[str, Baseline | None]:
@@ -170,6 +176,7 @@ class MemberFigures(Part):
     """Figures by member, in the order of the zoo's rows (M,)."""
 
     member: list[str] = Field(min_length=1)
+    signal: list[str] = Field(default_factory=list)  # what each was fitted to, such as 'chair/0003'; empty: not known
     arch: list[str] = Field(default_factory=list)
     arch_predicted: list[str] = Field(default_factory=list)
     accuracy_target: list[FiniteFloat]
@@ -182,7 +189,8 @@ class MemberFigures(Part):
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         same = len(self.member) == len(self.accuracy_target) == len(self.accuracy_predicted)
-        more = {len(self.agreement), len(self.kl), len(self.iou), len(self.chamfer)} <= {0, len(self.member)}
+        others = (self.signal, self.agreement, self.kl, self.iou, self.chamfer)
+        more = {len(each) for each in others} <= {0, len(self.member)}
         expect(same and more, "every member's name and accuracies were expected")
         return self
 
@@ -210,6 +218,7 @@ class Interpolation(Result):
     run: str = ""
     start: str = Field("?", alias="from")
     end: str = Field("?", alias="to")
+    signals: tuple[str, str] | None = None  # what the two were fitted to, such as 'chair/0003'
     gamma: list[float] = Field(min_length=1)
     arch: list[str] = Field(default_factory=list)
     latent_accuracy: Numbers
@@ -225,6 +234,11 @@ class Interpolation(Result):
     bodies: LineBodies | None = None  # of shapes
     meshes: list[str] = Field(default_factory=list)  # files of the shapes on the latent line that are not empty
     picture: str | None = None  # file
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the ends are called: by their signals, where these are known."""
+        return self.signals or (self.start, self.end)
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:

@@ -78,7 +78,10 @@ class Task(ABC):
     input_shape: tuple[int, ...]  # of one input
     num_outputs: int  # C: if an output has several axes, all of its values
 
-    score_name: ClassVar[str] = "score"  # in tables
+    score_name: ClassVar[str] = "score"  # in files and tables
+    score_noun: ClassVar[str] = ""  # in sentences, where the name is none; '': the name
+    score_meaning: ClassVar[str] = ""  # a phrase that says what the score is
+    loss_name: ClassVar[str] = "mean squared difference"  # of `divergence`, in tables
     higher_is_better: ClassVar[bool] = True  # of scores
     own_inputs: ClassVar[bool] = False
     own_targets: ClassVar[bool] = False
@@ -306,7 +309,16 @@ class Task(ABC):
 
     def score_field(self) -> dict[str, Any]:
         """Return the field `score` of a command's result; empty if the fields `accuracy_*` are accuracies."""
-        return {"score": self.score_metadata()} if self.score_metadata() else {}
+        if not self.score_metadata():
+            return {}
+        texts = {
+            "noun": self.score_noun,
+            "meaning": self.score_meaning,
+            "loss": self.loss_name,
+            "inputs": self.input_noun,
+        }
+        said = {name: text for name, text in texts.items() if text}
+        return {"score": {**self.score_metadata(), **said, "own_targets": self.own_targets}}
 
 
 def _mixed(values: Callable[..., Tensor], split: str, first: Tensor, second: Tensor, gamma: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ class Classification(Task):
     """
 
     score_name: ClassVar[str] = "accuracy"
+    loss_name: ClassVar[str] = "KL divergence, nats"
     input_noun: ClassVar[str] = "images"
     output_noun: ClassVar[str] = "classes"
 

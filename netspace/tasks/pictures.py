@@ -55,6 +55,9 @@ class Pictures(Task):
 
     own_targets: ClassVar[bool] = True
     score_name: ClassVar[str] = "within"
+    score_noun: ClassVar[str] = "score"
+    score_meaning: ClassVar[str] = "the fraction of values that are right to 0.05"
+    loss_name: ClassVar[str] = "mean squared difference of values"
     input_noun: ClassVar[str] = "pixels"
     output_noun: ClassVar[str] = "channels"
     input_shape = (2,)

@@ -130,6 +130,9 @@ class SignedDistances(Task):
     own_targets: ClassVar[bool] = True
     surfaces: ClassVar[bool] = True
     score_name: ClassVar[str] = "within"
+    score_noun: ClassVar[str] = "score"
+    score_meaning: ClassVar[str] = "the fraction of points whose distance is right to 0.01"
+    loss_name: ClassVar[str] = "mean squared difference of distances"
     input_noun: ClassVar[str] = "points"
     output_noun: ClassVar[str] = "distances"
     input_shape = (3,)
@@ -248,6 +251,8 @@ class Occupancies(SignedDistances):
     """Networks from points to logits of being outside. Scores are the fraction of points that are on the right side."""
 
     score_name: ClassVar[str] = "right side"
+    score_meaning: ClassVar[str] = "the fraction of points that are on the right side of the surface"
+    loss_name: ClassVar[str] = "mean squared difference of logits"
     output_noun: ClassVar[str] = "occupancies"
 
     def _true(self, samples: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -156,17 +157,39 @@ def fit_latents(model: AutoDecoder, samples: FieldSamples, config: DeepSdfConfig
     All latents at once: Adam from the mean of the training latents, on the absolute difference and the prior.
     """
     known = model.latents.detach()
-    spread = known.std(0).clamp_min(SPREAD)
-    moved = torch.zeros(len(samples), known.shape[1], device=known.device, requires_grad=True)
+    start = known.mean(0).expand(len(samples), -1)
+    return descend(model, start, known.std(0), samples, config)
+
+
+def descend(
+    fields: Callable[[Tensor, Tensor], Tensor],
+    start: Float[Tensor, "M E"],
+    spread: Float[Tensor, " E"],
+    samples: FieldSamples,
+    config: DeepSdfConfig,
+) -> Float[Tensor, "M E"]:
+    """Return latents with which `fields`, which is frozen, gives back the values of shapes: `config.fit_steps` of Adam.
+
+    All latents at once, on the absolute difference and the prior, at the same points for whatever `fields` is.
+
+    Args:
+        fields: from latents (M, E) and points (M, B, D) to values (M, B, C).
+        start: where the descent begins.
+        spread: of latents, by value; the unit of rates.
+        samples: points of the M shapes and the values that are wanted there.
+        config: steps, points, rate, prior and seed.
+    """
+    start, spread = start.detach(), spread.detach().clamp_min(SPREAD)
+    moved = torch.zeros_like(start).requires_grad_()
     optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
-    rows = torch.arange(len(samples), device=known.device)
+    rows = torch.arange(len(samples), device=start.device)
     for number in range(config.fit_steps):
         random = generator(config.seed, Stream.AUTO_DECODED_FIT, number)
         columns = torch.randint(samples.points.shape[1], (len(samples), config.fit_points), generator=random)
-        points, values = samples.take(rows, send(columns, known.device))
-        latents = known.mean(0) + moved * spread
-        loss = (model(latents, points) - values).abs().mean((1, 2)) + config.prior * latents.square().sum(1)
+        points, values = samples.take(rows, send(columns, start.device))
+        latents = start + moved * spread
+        loss = (fields(latents, points) - values).abs().mean((1, 2)) + config.prior * latents.square().sum(1)
         (moved.grad,) = torch.autograd.grad(loss.sum(), moved)  # of nothing else: the decoder is frozen
         optimizer.param_groups[0]["lr"] = config.fit_rate * schedule.factor(number, config.fit_steps)
         optimizer.step()
-    return (known.mean(0) + moved * spread).detach()
+    return (start + moved * spread).detach()

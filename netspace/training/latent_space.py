@@ -20,7 +20,7 @@ from netspace.errors import UsageError
 from netspace.hardware import pick_device
 from netspace.io import write_json
 from netspace.precision import Precision, choose
-from netspace.run_folder import SPACE, RunFolder, is_run, newest_run, provenance
+from netspace.run_folder import MERIT, SPACE, RunFolder, is_run, newest_run, provenance
 from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator, step_trial
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import Setup, prepare, validate_members
@@ -136,7 +136,8 @@ class SpaceLearner(Learner):
         own = self.setup.task.own_targets  # networks that differ in what they do, not in how well
         self.finished = self.recipe.stop_at is not None and figures["agreement"] >= self.recipe.stop_at
         score = figures["agreement"] if own else -figures["error"]
-        return Validation({f"val_{name}": value for name, value in figures.items()}, (score,), note)
+        record = {f"val_{name}": value for name, value in figures.items()}
+        return Validation({**record, MERIT: score}, (score,), note)
 
     def state(self) -> dict[str, Any]:
         """Return whether the training is at its end, though steps are left."""

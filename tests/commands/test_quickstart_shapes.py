@@ -34,7 +34,15 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
     figures = told["eval"]
     assert figures["members"] == 3
     assert 0 <= figures["agreement"] <= 1
-    assert figures["score"] == {"name": "within", "higher_is_better": True}
+    assert figures["score"] == {
+        "name": "within",
+        "higher_is_better": True,
+        "noun": "score",
+        "meaning": "the fraction of points whose distance is right to 0.01",
+        "loss": "mean squared difference of distances",
+        "inputs": "points",
+        "own_targets": True,
+    }
     assert (run / "report.html").stat().st_size > 10_000
     with Zoo(run / "zoo.h5") as zoo:
         group = zoo.only()
@@ -49,9 +57,16 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         first, second = group.read([0, 1])
     assert not torch.equal(first, second)
     again = cli("quickstart", "--shapes", "--small", "--out", run, *words).out
-    assert "within on the test inputs" in again
-    assert "accuracy" not in again
+    assert "score on the test points" in again and "score is the fraction of points whose distance is right" in again
+    assert "mean squared difference of distances" in again and "of equal score" in again
+    assert "IoU" in again and not any(word in again for word in ("accuracy", "R2 of", "KL", "image", "the same within"))
     line = json.loads(
         cli("interpolate", "--run", run, "--from", "chair/0008", "--to", "chair/0010", "--steps", "3", "--json").out
     )
     assert (line["from"], line["to"]) == ("siren/0008", "siren/0010")
+    assert line["signals"] == ["chair/0008", "chair/0010"]
+    assert json.loads((run / "eval-test.json").read_text())["detail"]["signal"] == [
+        f"chair/{8 + row:04d}" for row in range(3)
+    ]
+    page = Path(json.loads(cli("report", run, "--json").out)["report"]).read_text(encoding="utf-8")
+    assert "From chair/0008 to chair/0010" in page and "siren/0" not in page

@@ -113,3 +113,44 @@ def test_tensors_that_are_no_surfaces_are_refused(run: Path) -> None:
     write_tensors(file, {"target.00.faces": torch.zeros(2, 3)})
     with pytest.raises(NetspaceError, match=r"was expected to hold surfaces, but 'target\.00' is none"):
         report(run)
+
+
+SCORE = {"name": "within", "higher_is_better": True, "noun": "score", "inputs": "points", "own_targets": True}
+SCORE |= {"meaning": "the fraction of points that are right", "loss": "mean squared difference of distances"}
+
+
+@pytest.fixture
+def scored(run: Path) -> Path:
+    """`run`, with what its score is and what its members are called."""
+    file = run / "eval-test.json"
+    told = json.loads(file.read_text())
+    told["score"], told["r2"], told["identity"] = SCORE, -731.5, {"own_minus_peers": 0.2}
+    told["kl"] = told["baselines"]["average"]["kl"] = 3.84e-5
+    told["detail"]["signal"] = [f"chair/{number:04d}" for number in range(len(told["detail"]["member"]))]
+    file.write_text(json.dumps(told))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [{**each, "val_merit": each["val_agreement"]} if "val_mae" in each else each for each in records]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_networks_that_each_hold_a_shape_have_no_r2_of_scores(scored: Path) -> None:
+    page = Reader(page_of(scored))
+    assert page.text.count("R²") == 1 and "so that there is no R² of them" in page.text and "731" not in page.text
+    assert "mean squared difference of distances3.8e−05" in page.text and "KL" not in page.text
+    assert "score: the fraction of points that are right" in page.text
+    assert "of the same within" not in page.text and "mean score of targets" in page.text
+    assert "over that with others of equal score" in page.text
+    assert "in an organised space" not in page.text and "Spearman" not in page.text
+    assert "the checkpoint with the highest agreement (circle)" in page.text
+
+
+def test_members_are_called_by_their_shapes(scored: Path) -> None:
+    html = page_of(scored)
+    assert "chair/0001" in html and "lenetlike/0001 ·" not in html
+
+
+def test_texts_are_worded_and_surfaces_are_not(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The letters of numbers may spell a word."""
+    monkeypatch.setattr("netspace.report.viewer._text", lambda numbers: "+KL+image+accuracy")
+    assert page_of(scored).count('data-vertices="+KL+image+accuracy" data-faces="+KL+image+accuracy"') == 2 * 2 + 2 * 5

@@ -39,6 +39,7 @@ from netspace.training.validation import accuracies
 from netspace.zoo import ArchGroup, Zoo
 
 SCORE = {"name": "error", "higher_is_better": False}
+TOLD = {**SCORE, "loss": "mean squared difference", "inputs": "inputs", "own_targets": False}  # in results
 
 
 class Sine(Curves):
@@ -154,7 +155,7 @@ def test_an_optimisation_goes_down(run: Path, group: ArchGroup, tmp_path: Path) 
     settings = {"steps": 60, "validate_every": 10, "learning_rate": 0.05, "alpha": 0.5}
     config = OptimizeConfig.model_validate({"starts": ("worst", "best"), **settings})
     figures = optimize(run, config, tmp_path / "out")
-    assert figures.score == Score(**SCORE)  # type: ignore[arg-type]
+    assert figures.score == Score(**TOLD)  # type: ignore[arg-type]
     assert figures.accuracy_after[0] < figures.accuracy_before[0]
     curve = np.array([record.accuracy_val for record in figures.curve])
     assert figures.best == curve.min(0).argmin()
@@ -173,7 +174,7 @@ def test_several_architectures_are_chosen_by_the_lowest(zoo: Path, multi: Path) 
         both = 18 * record["val_accuracy_predicted"] + 6 * record["val_between_middle"]  # members, and points between
         assert record["val_error"] == pytest.approx(both / 24, abs=1e-6)
     figures = evaluate(multi)
-    assert figures.line is not None and figures.score == Score(**SCORE)  # type: ignore[arg-type]
+    assert figures.line is not None and figures.score == Score(**TOLD)  # type: ignore[arg-type]
     between = figures.between["middle"]
     assert between.accuracy_least is not None and between.accuracy_least > (between.accuracy or 1)
     with Zoo(zoo) as opened:
@@ -192,8 +193,8 @@ def test_commands_and_report_speak_of_errors(one: Path, run: Path, cli: Callable
     best = told["from"][int(np.argmin(np.min([each["accuracy_val"] for each in told["curve"]], 0)))]
     evaluate(run)
     saved = SavedEvaluation.read(run / "eval-test.json")
-    assert saved.score == Score(**SCORE)  # type: ignore[arg-type]
-    assert json.loads((run / "eval-test.json").read_text())["score"] == SCORE
+    assert saved.score == Score(**TOLD)  # type: ignore[arg-type]
+    assert json.loads((run / "eval-test.json").read_text())["score"] == TOLD
     page = Path(report(run).report).read_text()
     words = re.sub(r"<(svg|script|style|pre)\b.*?</\1>|<[^>]*>", "", page, flags=re.DOTALL)
     assert "in an organised space they fall evenly" in words and "they rise evenly" not in words

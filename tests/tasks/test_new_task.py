@@ -32,6 +32,8 @@ from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import Zoo
 
 ARCH = f"{__name__}:mlp"
+TOLD: dict[str, Any] = {"name": "closeness", "higher_is_better": True}  # what results say of the score
+TOLD |= {"loss": "mean squared difference", "inputs": "inputs", "own_targets": True}
 
 
 def mlp(hidden: int = 16) -> nn.Module:
@@ -160,7 +162,7 @@ def test_a_space_of_curves(run: Path, zoo: Path) -> None:
     losses = [record["behaviour"] for record in metrics if "behaviour" in record]
     assert losses[-1] < losses[0]
     figures = evaluate(run)
-    assert figures.score == Score(name="closeness", higher_is_better=True)
+    assert figures.score == Score(**TOLD)
     assert figures.accuracy_target > 0.9
     assert 0 < figures.accuracy_predicted < figures.accuracy_target
     assert figures.kl > 0 and 0 <= figures.agreement <= 1
@@ -196,7 +198,7 @@ def test_commands_speak_of_the_score(run: Path, zoo: Path, cli: Callable[..., An
         table = cli(*arguments, "--zoo", zoo)
         assert table.code == 0 and "closeness" in table.out and "accura" not in table.out and "image" not in table.out
     record = json.loads((run / "eval-test.json").read_text())
-    assert record["score"] == {"name": "closeness", "higher_is_better": True}
+    assert record["score"] == TOLD
 
 
 def test_the_report_speaks_of_the_score(run: Path, zoo: Path) -> None:

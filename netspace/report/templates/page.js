@@ -89,7 +89,8 @@ function showLine(panel, svg, chosen) {
     panel.append(figure.querySelector("svg").cloneNode(true));
   } else {
     const command = document.createElement("code");
-    command.textContent = `netspace interpolate --from ${first} --to ${second} --run ${panel.dataset.run}`;
+    const quoted = [first, second].map((name) => (/[^\w./:-]/.test(name) ? `'${name.replaceAll("'", "'\\''")}'` : name));
+    command.textContent = `netspace interpolate --from ${quoted[0]} --to ${quoted[1]} --run ${panel.dataset.run}`;
     words.append(`No line between ${first} and ${second} was computed: `, command, " makes one.");
   }
 }
