@@ -5,16 +5,19 @@ Axes: G groups, C channels of a group at full width, n at another width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from netspace.errors import UsageError
+from netspace.errors import NetspaceError, UsageError
 from netspace.networks.channels import Use
-from netspace.networks.graph import batch_norms
+from netspace.networks.folding import TOLERANCE
+from netspace.networks.graph import batch_norms, in_float64, run
 from netspace.networks.widths import Widths, resized
 
 Part = Callable[[Tensor, int, Use], Tensor]  # a tensor, the number of a group, where it is: what becomes of that part
@@ -161,3 +164,71 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return module.eval()
+
+
+@torch.no_grad()
+def with_statistics(module: nn.Module, batches: Sequence[Tensor], label: str) -> nn.Module:
+    """Return a copy of `module` that computes the same function, with batch norms that have the statistics of their inputs.
+
+    After `folding.unfold` batch norms only add a bias: nothing is normalised by what they say of their inputs. Here those with
+    weights get the mean m and the variance v of their inputs in evaluation mode, over all `batches` (B, ...) together, and
+
+        weight' = weight sqrt(v + eps) / sqrt(var + eps),  bias' = bias + weight (m - mean) / sqrt(var + eps)
+
+    take back the change, so that training on from here begins at this network. The copy is in evaluation mode.
+
+    Raises:
+        NetspaceError: The copy computes something else, up to rounding: the module uses a batch norm in its own way.
+    """
+    made = copy.deepcopy(module).eval()
+    norms = {
+        path: norm
+        for path, norm in batch_norms(made).items()
+        if norm.running_mean is not None and norm.weight is not None and norm.bias is not None
+    }
+    moments = {path: _Moments(norm.num_features) for path, norm in norms.items()}
+    handles = [norm.register_forward_pre_hook(moments[path]) for path, norm in norms.items()]
+    try:
+        for inputs in batches:
+            run(made, inputs, label)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, norm in norms.items():
+        if moments[path].count:
+            _give_statistics(norm, *moments[path].mean_and_variance())
+    outputs = (run(in_float64(each), batches[0].double(), label) for each in (module, made))
+    for before, after in zip(*outputs, strict=True):
+        if not torch.allclose(before, after, rtol=0.0, atol=TOLERANCE * float(before.abs().max())):
+            raise NetspaceError(
+                f"{label} computes something else once its batch norms have the statistics of their inputs: fold them"
+            )
+    return made
+
+
+class _Moments:
+    """A hook that sums the inputs (B, C, ...) of a batch norm and their squares, by channel, in float64."""
+
+    def __init__(self, channels: int) -> None:
+        self.count, self.sums = 0, torch.zeros(2, channels, dtype=torch.float64)
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].transpose(0, 1).flatten(1).double()
+        self.count += rows.shape[1]
+        self.sums += torch.stack([rows.sum(1), rows.square().sum(1)]).cpu()
+
+    def mean_and_variance(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """Return the mean and the unbiased variance of all inputs."""
+        mean, square = self.sums / self.count
+        return mean, (square - mean.square()).clamp_min(0) * (self.count / max(self.count - 1, 1))
+
+
+def _give_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Change a batch norm's statistics (C,), and its weights so that its function stays."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    before, after = (each.double().cpu() for each in (norm.running_var, variance))
+    scale = norm.weight.double().cpu() / (before + norm.eps).sqrt()
+    norm.bias.copy_(norm.bias.double().cpu() + scale * (mean - norm.running_mean.double().cpu()))
+    norm.weight.copy_(scale * (after + norm.eps).sqrt())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace import archs
-from netspace.errors import UsageError
+from netspace.errors import NetspaceError, UsageError
+from netspace.networks.folding import fold, unfold
+from netspace.networks.graph import batch_norms
 from netspace.networks.resizing import (
     chosen_channels,
     first_channels,
@@ -23,6 +25,7 @@ from netspace.networks.resizing import (
     summed_axes,
     with_channels,
     with_first_channels,
+    with_statistics,
 )
 from netspace.networks.widths import find_widths, flexible, resized
 
@@ -40,9 +43,9 @@ def outputs(module: nn.Module, inputs: Tensor) -> list[Tensor]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
-def close(one: list[Tensor], other: list[Tensor]) -> None:
+def close(one: list[Tensor], other: list[Tensor], tolerance: float = 1e-9) -> None:
     for first, second in zip(one, other, strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -198,3 +201,53 @@ def test_networks_without_batch_norm_are_not_run() -> None:
         raise AssertionError
 
     recalibrate(nn.Linear(2, 2), (fails() for _ in range(1)))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("vae", "mlp")])
+@torch.no_grad()
+def test_norms_take_the_statistics_of_their_inputs_and_the_function_stays(name: str) -> None:
+    """Each norm's inputs, collected plainly, have the mean and variance that it says; outputs stay to rounding."""
+    module, random = trained(NETWORKS[name]()).eval(), torch.Generator().manual_seed(3)
+    batches = [torch.randn(count, *IMAGE.shape[1:], generator=random) for count in (7, 5)]
+    made = with_statistics(module, batches, name)
+    close(outputs(module.double(), batches[0].double()), outputs(made.double(), batches[0].double()), 1e-6)
+    affine = 0
+    for path, norm in batch_norms(made).items():
+        seen: list[Tensor] = []
+        handle = norm.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        for each in batches:
+            made(each.double())
+        handle.remove()
+        rows = torch.cat([each.transpose(0, 1).flatten(1) for each in seen], dim=1)
+        assert norm.running_mean is not None and norm.running_var is not None
+        agrees = torch.allclose(norm.running_mean, rows.mean(1), atol=1e-5)
+        agrees &= torch.allclose(norm.running_var, rows.var(1), rtol=1e-4, atol=1e-5)
+        assert agrees == norm.affine  # without weights it would have to change the function
+        affine += norm.affine
+    assert affine
+
+
+@torch.no_grad()
+def test_an_unfolded_network_normalises_again() -> None:
+    """The network, folded and unfolded, normalises in training by about what it says, as the network did that was trained."""
+    module, random = trained(NETWORKS["resnet8"]()).eval(), torch.Generator().manual_seed(4)
+    inputs = torch.randn(64, *IMAGE.shape[1:], generator=random)
+    folded = dict(fold(module, IMAGE).named_parameters())
+    again = with_statistics(unfold(NETWORKS["resnet8"](), folded, IMAGE), [inputs], "resnet8")
+    torch.testing.assert_close(again(inputs), module(inputs), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again.train()(inputs), module(inputs), rtol=0.05, atol=0.05)
+
+
+def test_a_network_that_reads_its_norms_is_refused() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.norm.running_var is not None
+            value: Tensor = self.norm(x) * self.norm.running_var.sum()
+            return value
+
+    with pytest.raises(NetspaceError, match="reading computes something else once its batch norms"):
+        with_statistics(Reading().eval(), [3 * torch.rand(4, 1, 8, 8)], "reading")
