@@ -1,7 +1,8 @@
 """netspace: trained neural networks as data.
 
 `Space.load(run)` gives a trained latent space, `Zoo(path)` a file of trained networks, and `align(path, out)` writes the same
-networks with their channels in one order. Nothing heavy is imported before it is used.
+networks with their channels in one order. `open_morph(run)` gives networks of any width from what `netspace morph fit` wrote,
+and `load_morphed(path)` one that `netspace morph sample` wrote. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_zoo.align import align_zoo as align
+    from netspace.saved_morph import load_morphed, open_morph
     from netspace.space import Space
     from netspace.zoo import Zoo
 
-__all__ = ["Space", "Zoo", "align"]
+__all__ = ["Space", "Zoo", "align", "load_morphed", "open_morph"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from model_zoo.align import align_zoo
 
         return align_zoo
+    if name in ("load_morphed", "open_morph"):
+        from netspace import saved_morph
+
+        return getattr(saved_morph, name)
     raise AttributeError(f"module 'netspace' has no attribute {name!r}")

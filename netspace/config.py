@@ -130,7 +130,7 @@ def find(source: str | Path, kind: str = "") -> Path:
     """Return the file of a recipe: an existing path, else a bundled recipe, with or without '.yaml'.
 
     Raises:
-        UsageError: there is no such recipe; lists the bundled recipes of `kind` ('zoo', 'space', 'compress', '' for all).
+        UsageError: there is no such recipe; lists the bundled recipes of `kind` ('zoo', 'space', 'compress', 'morph', '' for all).
     """
     path = Path(source)
     if path.is_file():
@@ -151,7 +151,7 @@ def bundled_folder() -> Path:
 
 
 def bundled_names(kind: str = "") -> list[str]:
-    """Return the names of the bundled recipes of a `kind` ('zoo', 'space', 'compress'; '' for all): 'zoo/quickstart'."""
+    """Return the names of the bundled recipes of a `kind` ('zoo', 'space', 'compress', 'morph'; '' for all): 'zoo/quickstart'."""
     folder = bundled_folder()
     names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     return [name for name in names if name.startswith(kind)]

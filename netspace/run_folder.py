@@ -1,7 +1,7 @@
 """A run on disk: its folder, lock, settings, provenance, records of metrics, and weights.
 
 The run folder of a space holds `config.yaml` (resolved), `provenance.json` (versions, seed, zoo hash, commit),
-`metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`. Fits and optimisations have such folders, too.
+`metrics.jsonl`, `checkpoints/`, `figures/` and `report.html`. Fits, optimisations and morphs have such folders, too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from netspace.hardware import machine
 from netspace.io import Record, parse_json, read_json, read_tensors, read_text, write_json, write_tensors, write_yaml
 
 RUNS = Path("runs")
-SPACE, FIT, OPTIMISATION = "space", "fit", "optimisation"  # the kinds of run folders
-COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"]}
+SPACE, FIT, OPTIMISATION, MORPH = "space", "fit", "optimisation", "morph"  # the kinds of run folders
+COMMANDS = {SPACE: ["train"], FIT: ["compress", "fit"], OPTIMISATION: ["optimize"], MORPH: ["morph", "fit"]}
 S = TypeVar("S", bound=BaseModel)
 MERIT = "val_merit"  # in records of validations of a space: what its checkpoint is chosen by, more is better
 CHECKSUM, PREFIX = (
@@ -57,8 +57,8 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
 class Provenance(Record):
     """The entries of a run's `provenance.json` that are read back."""
 
-    kind: str = SPACE  # space, fit or optimisation
-    model: str | None = None  # of a fit: a member of the zoo, or the path of a state-dict file
+    kind: str = SPACE  # space, fit, optimisation or morph
+    model: str | None = None  # of a fit or a morph: a member of the zoo, or the path of a state-dict file
     arch: dict[str, Any] | None = None  # of that file, and the other options for it
     key: str | None = None
     input_shape: tuple[int, ...] | None = None

@@ -9,7 +9,8 @@ Axes: G groups of channels, B inputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +33,12 @@ from netspace.networks.state_dict import folded_metadata
 from netspace.networks.widths import Widths, find_widths, resized
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, Task, load
-from netspace.training.morph import MorphConfig, calibration
+from netspace.training.morph import MorphConfig
+from netspace.training.network import calibration
 
 VERSION = "1"
 NOTE = "netspace_morph"  # of the file, in which all but its tensors lies as JSON
+RESIZED = "netspace_resized"  # of a network of other widths than its architecture builds
 MORPH, NETWORK = "morph.safetensors", "network.safetensors"  # in a run folder
 SPARE_BYTES = 1 << 28  # by which building a morph may exceed four times its weights
 
@@ -52,6 +55,17 @@ class MorphRecord(Record):
     data: dict[str, Any] | None = None
     split_hash: str | None = None  # of the task's data
     precision: dict[str, str] = Field(default_factory=dict)
+
+
+class ResizedRecord(Record):
+    """What the file of a network of other widths says apart from its state."""
+
+    version: str
+    arch: str
+    settings: dict[str, Any]
+    input_shape: tuple[int, ...]
+    keeps_batch_norm: bool
+    widths: dict[str, int]  # of each group of channels, by its name
 
 
 @dataclass(eq=False)
@@ -80,6 +94,11 @@ class SavedMorph:
     def narrowest(self) -> tuple[int, ...]:
         """The narrowest widths (G,) that were trained."""
         return self.info.at(self.config.widths.narrowest)
+
+    @property
+    def stored_parameters(self) -> int:
+        """The number of values of the function."""
+        return sum(value.numel() for value in self.function.state_dict().values())
 
     def is_trained(self, widths: Sequence[int]) -> bool:
         """Return whether widths (G,) are in the range that was trained, group by group."""
@@ -202,13 +221,65 @@ def open_morph(path: str | Path, device: torch.device | str = "cpu") -> SavedMor
         raise NetspaceError(f"{path} is a morph of version {version}; this netspace reads version {VERSION}")
     record = validated(note, MorphRecord, path)
     archs.resolve(record.arch)  # outside the block: an architecture that nobody trusted is no damage
-    try:
+    with _understood(path, "a morph, as `netspace morph fit` writes"):
         return _built(path, tensors, record, device)
+
+
+def write_network(path: Path, network: nn.Module, spec: NetSpec, widths: Mapping[str, int], **metadata: str) -> None:
+    """Write the state dict of a network whose groups of channels have other `widths` than those of `spec`, atomically.
+
+    `metadata` are further entries of the file's metadata.
+    """
+    record = ResizedRecord(
+        version=VERSION,
+        arch=spec.arch,
+        settings=spec.settings,
+        input_shape=spec.input_shape,
+        keeps_batch_norm=bool(batch_norms(network)),
+        widths=dict(widths),
+    )
+    write_tensors(path, network.state_dict(), **{RESIZED: record.model_dump_json()}, **metadata)
+
+
+def load_morphed(path: str | Path) -> nn.Module:
+    """Return the network of a file that `netspace morph sample` wrote, in eval mode.
+
+    Raises:
+        UsageError: It is of an architecture outside netspace that is not trusted (`netspace.archs.trust`).
+        NetspaceError: The file is missing, damaged, of another version, or holds something else.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    if RESIZED not in metadata:
+        raise NetspaceError(f"{path} was expected to be a network that `netspace morph sample` wrote, but is not")
+    record = validated(parse_json(metadata[RESIZED], str(path)), ResizedRecord, path)
+    if record.version != VERSION:
+        raise NetspaceError(f"{path} is a network of version {record.version}; this netspace reads version {VERSION}")
+    archs.resolve(record.arch)
+    with _understood(path, "a network that `netspace morph sample` wrote"):
+        with AllocationLimit(4 * sum(value.nbytes for value in tensors.values()) + 4 * SPARE_BYTES):
+            module = plain_network(record.arch, record.settings, record.input_shape, record.keeps_batch_norm)
+            info = find_widths(module, torch.zeros(1, *record.input_shape), record.arch)
+        widths = info.named(record.widths)
+        if info.shapes(module.state_dict(), widths) != {name: tuple(value.shape) for name, value in tensors.items()}:
+            raise ValueError(
+                "its tensors do not have the widths that it names"
+            )  # before anything of these widths is made
+        network = resized(module, info, widths, 0)
+        network.load_state_dict(tensors)
+        return network.eval()
+
+
+@contextmanager
+def _understood(path: Path, what: str) -> Iterator[None]:
+    """Turn the errors of a block that builds what a file says into one sentence: `path` was expected to be `what`."""
+    try:
+        yield
     except (NetspaceError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if ran_out(error):
             raise
         why = f"it has no {error}" if isinstance(error, KeyError) else first_line(error).rstrip(":")
-        raise NetspaceError(f"{path} was expected to be a morph, as `netspace morph fit` writes: {why}") from None
+        raise NetspaceError(f"{path} was expected to be {what}: {why}") from None
 
 
 def _file(path: Path) -> Path:

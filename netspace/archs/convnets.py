@@ -23,6 +23,7 @@ map has a quarter of the image's side. It is averaged over squares of 8 or a lit
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from functools import partial
@@ -183,6 +184,39 @@ def _stage(blocks: int, before: int, after: int, stride: int, batch_norm: bool) 
     return nn.Sequential(first, *(BasicBlock(after, after, 1, batch_norm) for _ in range(blocks - 1)))
 
 
+def shallower(network: nn.Module, depth: int) -> tuple[ResNet, list[list[int]]]:
+    """Return a copy of a ResNet with fewer blocks, `depth` layers in all, and which blocks of each stage it has.
+
+    Of K blocks instead of L, block k is the one whose relative position l / L is next to k / K, so the first, which may
+    change the shape, stays. Raises `UsageError` for another network, and for a depth that it does not have or exceeds its own.
+
+    >>> shallower(resnet20(), 14)[1]
+    [[0, 2], [0, 2], [0, 2]]
+    """
+    if not isinstance(network, ResNet):
+        raise UsageError(
+            "a depth was asked for, but only networks of the resnet family have blocks to leave out: leave --depth out"
+        )
+    stages = (network.layer1, network.layer2, network.layer3)
+    own, blocks = len(stages[0]), _blocks_of(depth)
+    if blocks > own:
+        raise UsageError(f"the network has {6 * own + 2} layers, and only fewer can be had, not {depth}")
+    chosen = [math.floor(block * own / blocks + 0.5) for block in range(blocks)]
+    made = copy.deepcopy(network)
+    for name in ("layer1", "layer2", "layer3"):
+        stage = made.get_submodule(name)
+        setattr(made, name, nn.Sequential(*(stage.get_submodule(str(block)) for block in chosen)))
+    return made, [chosen] * len(stages)
+
+
+def _blocks_of(depth: int) -> int:
+    """Return the blocks of each stage of a ResNet of `depth` layers. Raises `UsageError` if there is none."""
+    blocks, rest = divmod(depth - 2, 6) if isinstance(depth, int) and not isinstance(depth, bool) else (0, 1)
+    if rest or blocks < 1:
+        raise UsageError(f"resnet needs depth to be 8, 14, 20, 26 and so on (6 for each block, and 2), not {depth!r}.")
+    return blocks
+
+
 def resnet(
     blocks: int,
     /,
@@ -221,11 +255,8 @@ def resnet_of_depth(
     >>> sum(parameter.numel() for parameter in resnet_of_depth(depth=8).parameters())
     78042
     """
-    blocks, rest = divmod(depth - 2, 6) if isinstance(depth, int) and not isinstance(depth, bool) else (0, 1)
-    if rest or blocks < 1:
-        raise UsageError(f"resnet needs depth to be 8, 14, 20, 26 and so on (6 for each block, and 2), not {depth!r}.")
     settings = {"channels": channels, "classes": classes, "image_size": image_size, "width": width}
-    return resnet(blocks, **settings, batch_norm=batch_norm)  # type: ignore[arg-type]
+    return resnet(_blocks_of(depth), **settings, batch_norm=batch_norm)  # type: ignore[arg-type]
 
 
 resnet8 = partial(resnet, 1)

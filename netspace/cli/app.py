@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from netspace.cli import compress as compress_commands
+from netspace.cli import morph as morph_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.optimize import optimize
@@ -42,6 +43,7 @@ app.add_typer(zoo_commands.app, name="zoo")
 app.add_typer(zoo_commands.data_app, name="data")
 app.add_typer(recipe_commands.app, name="recipes")
 app.add_typer(compress_commands.app, name="compress")
+app.add_typer(morph_commands.app, name="morph")
 
 Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 

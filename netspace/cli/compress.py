@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import analysis, compression, fraction, important, normalised, number, percent, say, table
-from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, pick, trusting
+from netspace.cli.shared import (
+    Arch,
+    Device,
+    Json,
+    Key,
+    Kwargs,
+    ModelZoo,
+    Set,
+    Shape,
+    Trust,
+    named_arch,
+    parse_shape,
+    pick,
+    trusting,
+)
 
 if TYPE_CHECKING:
-    from netspace.archs import ArchConfig
     from netspace.compression.originals import Pictures
     from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
 
@@ -79,25 +92,9 @@ Model = Annotated[
     typer.Argument(metavar="MODEL", help="A zoo's member (resnet20/0000, best) or a state-dict file of any network."),
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
-ModelZoo = Annotated[
-    Path | None, typer.Option("--zoo", help="The zoo of the member, or the zoo that defines the task of a file.")
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="The architecture of a state-dict file: a name, or module:factory (with --trust-arch)."
-    ),
-]
-Key = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="The state dict to read from a MODEL checkpoint that has several, such as ema."),
-]
 Images = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Images on which both networks are compared; no labels are needed."),
-]
-Shape = Annotated[
-    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Shape of one input of the network, to draw noise.")
 ]
 Normalise = Annotated[
     str | None,
@@ -108,19 +105,6 @@ Normalise = Annotated[
     ),
 ]
 Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
-
-
-def _arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
-    """Return the architecture of --arch with its --kwargs."""
-    from netspace.archs import ArchConfig
-    from netspace.config import validate
-    from netspace.errors import UsageError
-
-    if name is None:
-        if kwargs is not None:
-            raise UsageError("--kwargs are those of --arch: give --arch too")
-        return None
-    return validate(ArchConfig, {"arch": name, "kwargs": keyword_arguments(kwargs)}, "--kwargs")
 
 
 def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
@@ -169,7 +153,7 @@ def fit(
     from netspace.training.recipe import FitConfig
 
     trusting(trust_arch)
-    of_arch, shape = _arch(arch, kwargs), _shape(input_shape)
+    of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
     if model is None:
         own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
         model, key, shape = str(own.model), key or own.key, shape or own.input_shape
@@ -199,7 +183,7 @@ def evaluate(
     from netspace.compression.fit import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), key), json, compression)
+    say(measure(file, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), key), json, compression)
 
 
 @app.command()
@@ -248,7 +232,7 @@ def analyse(
     from netspace.compression.analyse import analyse as compare
 
     trusting(trust_arch)
-    say(compare(file, model, zoo, _arch(arch, kwargs), key=key), json, analysis)
+    say(compare(file, model, zoo, named_arch(arch, kwargs), key=key), json, analysis)
 
 
 @app.command()
@@ -271,9 +255,9 @@ def correct(
     from netspace.compression.correct import correct as make_up
 
     trusting(trust_arch)
-    shape = _shape(input_shape)
+    shape = parse_shape(input_shape)
     say(
-        make_up(file, out, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), shape, key=key),
+        make_up(file, out, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), shape, key=key),
         json,
         correction,
     )
@@ -300,7 +284,7 @@ def quantise(
 
     trusting(trust_arch)
     say(
-        shrink(file, out, bits, model, zoo, _arch(arch, kwargs), _pictures(images, size, normalise), key),
+        shrink(file, out, bits, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), key),
         json,
         quantised,
     )
@@ -330,21 +314,7 @@ def prune(
 
     trusting(trust_arch)
     fractions, pictures = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)
-    say(cut(file, model, zoo, fractions, _arch(arch, kwargs), pictures, key), json, pruning)
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    """Parse the value of --input-shape."""
-    from netspace.errors import UsageError
-
-    if text is None:
-        return None
-    sides = text.split(",")
-    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(
-            f"--input-shape {text!r} was expected to be whole numbers with commas between, as in 3,224,224"
-        )
-    return tuple(int(side) for side in sides)
+    say(cut(file, model, zoo, fractions, named_arch(arch, kwargs), pictures, key), json, pruning)
 
 
 def _numbers(text: str) -> list[float]:

@@ -44,7 +44,7 @@ def show(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="zoo, space or compress.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="zoo, space, compress or morph.")],
     json: Json = False,
 ) -> None:
     """List every setting of a kind of recipe: name, type, default, unit and reason."""

@@ -11,15 +11,18 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line, printable, ran_out
 
+if TYPE_CHECKING:
+    from netspace.archs import ArchConfig
+
 STOPPED = (
-    "stopped: finished files are kept. The same command resumes a zoo build; with --resume, train, compress fit and optimize resume "
-    "from their last checkpoint; any other command starts again from the beginning"
+    "stopped: finished files are kept. The same command resumes a zoo build; with --resume, train, compress fit, morph fit and "
+    "optimize resume from their last checkpoint; any other command starts again from the beginning"
 )
 INTERRUPTED = 130  # the exit code of Ctrl-C in shells
 OBJECT = """a JSON object, such as '{"num_classes": 10}'"""
@@ -48,6 +51,23 @@ Kwargs = Annotated[
     str | None, typer.Option(metavar="JSON", help="Keyword arguments of --arch's factory, as a JSON object.")
 ]
 
+ModelZoo = Annotated[
+    Path | None, typer.Option("--zoo", help="The zoo of the member, or the zoo that defines the task of a file.")
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The architecture of a state-dict file: a name, or module:factory (with --trust-arch)."
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The state dict to read from a MODEL checkpoint that has several, such as ema."),
+]
+Shape = Annotated[
+    str | None, typer.Option("--input-shape", metavar="C,H,W", help="Shape of one input, where no task says it.")
+]
+
 
 def keyword_arguments(text: str | None) -> dict[str, Any]:
     """Parse the value of --kwargs. Raises `UsageError` if it is not a JSON object."""
@@ -58,6 +78,30 @@ def keyword_arguments(text: str | None) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise UsageError(f"--kwargs was expected to be {OBJECT}, but {text!r} is not one")
     return given
+
+
+def named_arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
+    """Return the architecture of --arch with its --kwargs. Raises `UsageError` for --kwargs alone."""
+    from netspace.archs import ArchConfig
+    from netspace.config import validate
+
+    if name is None:
+        if kwargs is not None:
+            raise UsageError("--kwargs are those of --arch: give --arch too")
+        return None
+    return validate(ArchConfig, {"arch": name, "kwargs": keyword_arguments(kwargs)}, "--kwargs")
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Parse the value of --input-shape. Raises `UsageError` unless it is whole numbers."""
+    if text is None:
+        return None
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--input-shape {text!r} was expected to be whole numbers with commas between, as in 3,224,224"
+        )
+    return tuple(int(side) for side in sides)
 
 
 def run_folder(run: Path | None, same: Path | None = None) -> Path:

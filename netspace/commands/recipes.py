@@ -28,6 +28,7 @@ KINDS = {  # the model that reads the recipes of a folder in configs/
     "zoo": "model_zoo.recipe:ZooRecipe",
     "space": "netspace.training.recipe:SpaceRecipe",
     "compress": "netspace.training.recipe:FitConfig",
+    "morph": "netspace.training.morph:MorphConfig",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 
@@ -36,7 +37,7 @@ def recipes() -> list[Recipe]:
     """Return the bundled recipes.
 
     >>> [recipe.name for recipe in recipes() if recipe.kind == "zoo"][-1]
-    'zoo/resnet20-fashion-smooth'
+    'zoo/resnet8-digits'
     """
     return [
         Recipe.model_validate({"name": name, "kind": name.partition("/")[0], "help": _head(name)})

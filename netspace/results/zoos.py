@@ -119,7 +119,7 @@ class Recipe(Part):
     """One bundled recipe."""
 
     name: str  # as `netspace zoo build`, `train` and `compress fit` take it
-    kind: Literal["zoo", "space", "compress"]
+    kind: Literal["zoo", "space", "compress", "morph"]
     help: str  # the comment at the top of the file
 
 

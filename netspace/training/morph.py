@@ -22,7 +22,7 @@ from netspace.models.morph import FunctionConfig, WeightFunction
 from netspace.networks.resizing import recalibrate
 from netspace.networks.widths import Widths, flexible, resized
 from netspace.streams import Stream, generator
-from netspace.tasks import Task
+from netspace.tasks import DataConfig, Task
 from netspace.training.batches import Images
 from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
 from netspace.training.network import calibration, network_score
@@ -83,6 +83,7 @@ class MorphConfig(Settings):
 
     name: FileName = "morph"
     seed: Seed = 0  # of all random numbers
+    data: DataConfig | None = None  # the task of a network that is no member of a zoo; none: that of the zoo
     start: Literal["network", "nothing"] = "network"  # nothing: fresh weights of the same architecture
     batch_norm: Literal["keep", "fold"] = "keep"  # keep: each width gets statistics of its own after sampling
     order: bool = True  # permute channels, so that neighbours are alike (Eq. 8)

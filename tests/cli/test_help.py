@@ -15,9 +15,10 @@ from model_zoo.recipe import ZooRecipe
 from netspace import archs
 from netspace.cli.app import app
 from netspace.config import load
+from netspace.training.morph import MorphConfig
 from netspace.training.recipe import FitConfig, SpaceRecipe
 
-RECIPES: dict[str, Any] = {"zoo": ZooRecipe, "space": SpaceRecipe, "compress": FitConfig}
+RECIPES: dict[str, Any] = {"zoo": ZooRecipe, "space": SpaceRecipe, "compress": FitConfig, "morph": MorphConfig}
 
 
 def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -39,25 +40,26 @@ def texts(command: click.Command) -> list[str]:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_what_help_names_is_there(words: tuple[str, ...]) -> None:
     for text in texts(COMMANDS[words]):
-        for kind, name in re.findall(r"(?<![\w.-])(zoo|space|compress)/([a-z0-9-]+)", text):
+        for kind, name in re.findall(r"(?<![\w.-])(zoo|space|compress|morph)/([a-z0-9-]+)", text):
             load(RECIPES[kind], f"{kind}/{name}")
         for option in re.findall(r"(?<![\w-])--[a-z-]+", text):
             assert option in OPTIONS, (words, option)
-        for called in re.findall(r"`(?:netspace )?((?:zoo |compress |data )?[a-z]+)`", text):
+        for called in re.findall(r"`(?:netspace )?((?:zoo |compress |morph |data )?[a-z]+)`", text):
             assert tuple(called.split()) in COMMANDS, (words, called)
         for arch in re.findall(r"\b([a-z0-9]+)/\d{4}", text):
             archs.build(arch)
         for kind, change in re.findall(r"\b(zoo|space)\.([a-z_.]+=[\w.]+)", text):
             load(RECIPES[kind], f"{kind}/quickstart", [change])
         for change in re.findall(r"--set ([a-z0-9_.]+=[\w.]+)", text):
-            load(FitConfig, "compress/paper", [change])
+            model, recipe = (MorphConfig, "morph/digits") if words[:1] == ("morph",) else (FitConfig, "compress/paper")
+            load(model, recipe, [change])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/scale.md"])
 def test_what_pages_name_is_there(page: str) -> None:
     """Recipes by their names, and every command of an indented line with its options."""
     text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
-    named = re.findall(r"(?<![\w./-])(zoo|space|compress)/([a-z0-9]+(?:-[a-z0-9]+)*)(?![\w./-])", text)
+    named = re.findall(r"(?<![\w./-])(zoo|space|compress|morph)/([a-z0-9]+(?:-[a-z0-9]+)*)(?![\w./-])", text)
     assert named
     for kind, name in named:
         load(RECIPES[kind], f"{kind}/{name}")
@@ -70,4 +72,4 @@ def test_what_pages_name_is_there(page: str) -> None:
 
 def test_help_shows_recipes_at_all() -> None:
     shown = {name for command in COMMANDS.values() for text in texts(command) for name in re.findall(r"\w+/\w+", text)}
-    assert {"zoo/quickstart", "space/quickstart", "compress/decoupled"} <= shown
+    assert {"zoo/quickstart", "space/quickstart", "compress/decoupled", "morph/digits"} <= shown

@@ -212,7 +212,7 @@ def test_norms_take_the_statistics_of_their_inputs_and_the_function_stays(name: 
     made = with_statistics(module, batches, name)
     close(outputs(module.double(), batches[0].double()), outputs(made.double(), batches[0].double()), 1e-6)
     affine = 0
-    for path, norm in batch_norms(made).items():
+    for norm in batch_norms(made).values():
         seen: list[Tensor] = []
         handle = norm.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         for each in batches:
