@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from netspace import archs
-from netspace.models.morph import QUADRATURE, FunctionConfig, WeightFunction, hats, make_function
+from netspace.models.morph import FunctionConfig, WeightFunction, make_function
+from netspace.models.weight_grid import hats
+from netspace.models.weight_mlps import QUADRATURE
 from netspace.networks.widths import Widths, find_widths
 
 
