@@ -150,11 +150,11 @@ def launch(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def train_and_die(words: list[str], run: Path, at: int) -> None:
-    """A training by the command line that is killed 4 steps after its last checkpoint, which is of step `at`."""
+def train_and_die(words: list[str], last: Path, at: int) -> None:
+    """A training by the command line that is killed 4 steps after its checkpoint `last`, which is of step `at`."""
     done = subprocess.run([sys.executable, "-c", DRIVER, str(at), *words], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert read_torch(run / "checkpoints" / "last.pt")["step"] == at
+    assert read_torch(last)["step"] == at
 
 
 def same_run(run: Path, other: Path) -> None:

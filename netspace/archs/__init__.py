@@ -22,6 +22,7 @@ from torch import nn
 
 from netspace.archs.convnets import (
     lenetlike,
+    morph_lenet,
     resnet8,
     resnet14,
     resnet20,
@@ -60,6 +61,7 @@ ARCHS: dict[str, Factory] = {
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet56": resnet56,
+    "morph_lenet": morph_lenet,
     "siren": siren,
     "fourier_mlp": fourier_mlp,
     "unet": unet,

@@ -1,8 +1,8 @@
-"""LeNetLike, VanillaCNN and ResNets for 8 to 224 pixels (NetSpace, Suppl. III, Fig. 3-4; He et al. 2016, Sec. 4.2).
+"""LeNetLike, VanillaCNN and ResNets for 8 to 224 pixels (NetSpace, Suppl. III, Fig. 3-4; He et al. 2016, Sec. 4.2); NeuMeta's LeNet.
 
 Parameter counts are those of NetSpace, Suppl., Tab. I, on 32x32x3 with 10 classes and on 64x64x3 with 200 classes:
 LeNetLike 62,006 and 79,612; VanillaCNN 68,818 and 112,856; with batch norm ResNet8 78,042 and 128,792, ResNet32 466,906
-and 517,656, ResNet56 855,770 and 906,520. LeakyReLU throughout.
+and 517,656, ResNet56 855,770 and 906,520. LeakyReLU throughout but in `morph_lenet`.
 
 LeNetLike has two or more strided convolutions and three linear layers:
 - below 20 pixels the two convolutions are 3x3, and below 12 the first has stride 1;
@@ -122,6 +122,29 @@ def _vanilla_convolutions(side: int) -> list[tuple[int, int]]:
     if side >= 48:
         return [(8, 2), (16, 2), (32, 2), (64, 2), (64, 2)]
     return [(8, 1 if side < 16 else 2), (8, 1), (32, 2), (64, 1), (64, 2)]
+
+
+def morph_lenet(*, channels: int = 1, classes: int = 10, image_size: int = 28, width: float = 1.0) -> nn.Module:
+    """Build the LeNet of NeuMeta's MNIST for images (B, channels, image_size, image_size) -> logits (B, classes).
+
+    Three convolutions (3x3, 5x5, 5x5) of h, 2 h and 4 h channels with replicated edges, ReLU and average pooling by 2 after
+    each, and one linear layer. `width` scales h, which is 32, the authors' largest. The linear layer reads the mean of the
+    last map; the authors' reads its first pixel. Raises `UsageError` for a setting out of range.
+
+    >>> [sum(parameter.numel() for parameter in morph_lenet(width=width).parameters()) for width in (1, 0.25)]
+    [257802, 16458]
+    """
+    check("morph_lenet", channels, classes, image_size, width)
+    hidden = scaled(32, width)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before = channels
+    for number, (out, kernel) in enumerate(((hidden, 3), (2 * hidden, 5), (4 * hidden, 5)), 1):
+        layers[f"conv{number}"] = nn.Conv2d(before, out, kernel, padding=kernel // 2, padding_mode="replicate")
+        layers[f"act{number}"], layers[f"pool{number}"] = nn.ReLU(), nn.AvgPool2d(2)
+        before = out
+    layers["mean"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers["fc"] = nn.Linear(before, classes)
+    return nn.Sequential(layers)
 
 
 class BasicBlock(nn.Module):

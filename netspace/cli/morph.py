@@ -113,7 +113,7 @@ def fit(
 
     trusting(trust_arch)
     of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
-    if model is None and (of_arch is None or resume):
+    if model is None and of_arch is None:
         own = RunFolder.of(MORPH, out).begun_with(resume, "MODEL", "the network whose weights become a function")
         model, key, shape = own.model, key or own.key, shape or own.input_shape
         zoo = zoo or (Path(own.zoo) if own.zoo else None)

@@ -83,7 +83,7 @@ def test_the_names_of_a_folded_resnet() -> None:
     assert keys[-4:] == ["layer3.0.downsample.0.weight", "layer3.0.downsample.0.bias", "fc.weight", "fc.bias"]
 
 
-@pytest.mark.parametrize("name", IMAGE_ARCHS)
+@pytest.mark.parametrize("name", [name for name in IMAGE_ARCHS if name != "morph_lenet"])
 def test_all_activations_are_leaky(name: str) -> None:
     slopes = {m.negative_slope for m in archs.build(name).modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.01}

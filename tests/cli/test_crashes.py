@@ -130,7 +130,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     cli: Cli, recipes: Path, tiny_zoo: Path, tiny_run: Path, at: int
 ) -> None:
     words = ["train", str(recipes / "space.yaml"), "--zoo", str(tiny_zoo), "--out", "run"]
-    train_and_die(words, Path("run"), at)
+    train_and_die(words, Path("run/checkpoints/last.pt"), at)
     assert cli(*words, "--resume").code == 0
     same_run(Path("run"), tiny_run)
 

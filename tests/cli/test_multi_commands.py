@@ -50,7 +50,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     cli: Cli, recipe: Path, multi_zoo: Path, multi_run: Path
 ) -> None:
     words = ["train", str(recipe), "--zoo", str(multi_zoo), "--out", "run"]
-    train_and_die(words, Path("run"), 13)
+    train_and_die(words, Path("run/checkpoints/last.pt"), 13)
     assert cli(*words, "--resume").code == 0
     same_run(Path("run"), multi_run)
 
