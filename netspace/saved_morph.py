@@ -207,6 +207,11 @@ def open_morph(path: str | Path, device: torch.device | str = "cpu") -> SavedMor
     Raises:
         UsageError: There is none at `path`, or it is of an architecture outside netspace that is not trusted.
         NetspaceError: The file is damaged, no morph, or of another version.
+
+    >>> saved = open_morph(morph_run)  # the folder of a fit
+    >>> network = saved.network(saved.info.at(0.5))  # a torch module with half the channels, in eval mode
+    >>> network(torch.zeros(1, 1, 8, 8)).shape
+    torch.Size([1, 10])
     """
     path = _file(Path(path))
     tensors, metadata = read_tensors(path)
@@ -247,6 +252,12 @@ def load_morphed(path: str | Path) -> nn.Module:
     Raises:
         UsageError: It is of an architecture outside netspace that is not trusted (`netspace.archs.trust`).
         NetspaceError: The file is missing, damaged, of another version, or holds something else.
+
+    >>> from netspace.commands.morph_sample import Size, sample
+    >>> result = sample(morph_run, folder / "net.safetensors", Size(width=0.75))
+    >>> network = load_morphed(folder / "net.safetensors")
+    >>> sum(value.numel() for value in network.parameters()) == result.parameters
+    True
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)

@@ -16,7 +16,9 @@ import pytest
 
 import model_zoo
 import netspace
+from netspace.commands.morph import fit as fit_morph
 from netspace.compression.fit import fit
+from netspace.training.morph import MorphConfig
 from netspace.training.recipe import FitConfig
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,7 @@ EXAMPLES = {
     "compressed": "example_file",
     "folder": "tmp_path",
     "chairs_run": "chairs_copy",
+    "morph_run": "example_morph",
 }
 COMMANDS = [
     *(f"netspace.commands.{name}" for name in (
@@ -49,6 +52,8 @@ COMMANDS = [
         "shrink.prune", "shrink.quantise",
     )),
     "netspace.report.report",
+    "netspace.saved_morph.load_morphed",
+    "netspace.saved_morph.open_morph",
     "netspace.space.Space",
     "netspace.training.latent_space.train",
     "netspace.zoo.Zoo",
@@ -118,6 +123,14 @@ def example_file(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("examples") / "fit"
     fit("best", folder, FitConfig.model_validate({"predictor": {"hidden": 16}, "stages": [{"steps": 2}]}), tiny_zoo)
     return folder / "compressed.safetensors"
+
+
+@pytest.fixture(scope="session")
+def example_morph(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A morph of the best of `tiny_zoo`."""
+    folder = tmp_path_factory.mktemp("examples") / "morph"
+    fit_morph(folder, MorphConfig.model_validate({"stages": [{"steps": 2}], "batch_size": 8}), "best", tiny_zoo)
+    return folder
 
 
 @pytest.mark.parametrize("name", MODULES)

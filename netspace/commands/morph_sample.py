@@ -84,13 +84,9 @@ def sample(
         UsageError: A size or a depth that cannot be had, or a file that exists.
         NetspaceError: As `open_morph`; batch norm needs the task's data, or ONNX packages, that are not on this machine.
 
-    >>> from netspace.commands.morph import fit
-    >>> from netspace.training.morph import MorphConfig
-    >>> config = MorphConfig.model_validate({"stages": [{"steps": 2}], "batch_size": 8})
-    >>> fitted = fit(folder / "sampled", config, "best", zoo)  # the path of a zoo file
-    >>> result = sample(folder / "sampled", folder / "half.safetensors", Size(width=0.5))
-    >>> result.parameters < fitted.full_parameters
-    True
+    >>> result = sample(morph_run, folder / "half.safetensors", Size(width=0.5))  # the folder of a fit
+    >>> result.trained, (folder / "half.safetensors").is_file()
+    (True, True)
     """
     _check(out, draws)
     morph = open_morph(run, device)

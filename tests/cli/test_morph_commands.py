@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import netspace
 from netspace import archs
 from netspace.cli.morph import parse_count, parse_widths
-from netspace.errors import NetspaceWarning, UsageError
+from netspace.errors import UsageError
 from netspace.io import read_json
 from netspace.networks.widths import find_widths
 
@@ -60,9 +61,13 @@ def test_both_tell_json_and_text(cli: Cli, multi_zoo: Path, fitted: dict[str, An
 
 
 def test_a_size_that_was_not_trained_is_a_warning_and_in_the_text(cli: Cli, fitted: dict[str, Any]) -> None:
-    with pytest.warns(NetspaceWarning, match="outside of the range of training, gamma 0 to 0.5"):
+    with warnings.catch_warnings(action="always"):  # printed as one line, by the command itself
         done = cli("morph", "sample", "m", "--widths", "conv1=1", "--depth", "8", "-o", "a.safetensors")
     assert done.code == 0
+    assert done.err.startswith(
+        "warning: the network is outside of the range of training, gamma 0 to 0.5: of the channels, "
+    )
+    assert done.err.count("warning") == 1
     assert "networks of this size were never trained" in done.out and "depth 8: blocks 0 of each stage" in done.out
 
 
