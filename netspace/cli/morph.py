@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netspace.cli.morph_eval import evaluate
 from netspace.cli.output import fraction, number, percent, say, table
 from netspace.cli.shared import (
     Arch,
@@ -31,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Learn the weights of a network as a function of its size: every width from one file (NeuMeta).",
 )
+app.command("eval")(evaluate)
 Morph = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a `morph fit`, or its morph.safetensors.")]
 
 
