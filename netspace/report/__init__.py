@@ -1,4 +1,4 @@
-"""`netspace report`: a run folder, or the folder of a compressed network, as one self-contained HTML page and PNG figures.
+"""`netspace report`: a run folder, or the folder of a compressed network or a morph, as one self-contained HTML page and PNG figures.
 
 Only files of the run folder are read; zoo and data may have moved or be deleted. The same folder gives the same
 page. Importing this is cheap: torch, matplotlib and jinja2 are imported when a report is written.
@@ -17,7 +17,7 @@ def report(run: Path) -> ReportFiles:
     """Write `figures/*.png` and `report.html` into a run folder, each atomically, and return what was written.
 
     `figures` and `report` are paths; `splits` are the evaluated ones; `missing` has one sentence, with the command
-    that helps, for each part that is left out. A compressed network has neither splits nor interpolations.
+    that helps, for each part that is left out. Compressed networks and morphs have neither splits nor interpolations.
 
     Raises:
         NetspaceError: the folder is neither, has no results yet, cannot be written, or has a broken file.
@@ -27,7 +27,7 @@ def report(run: Path) -> ReportFiles:
     True
     """
     from netspace.files import replacing, write_text
-    from netspace.report import figures_compressed, page, runs, sections
+    from netspace.report import figures_compressed, figures_morph, morphs, page, runs, sections
     from netspace.report.drawing import styled
     from netspace.report.figures_behaviour import behaviour
     from netspace.report.figures_latents import latents, preps
@@ -37,7 +37,13 @@ def report(run: Path) -> ReportFiles:
     from netspace.results.spaces import ReportFiles
 
     folder, more = Path(run), {}
-    if runs.is_fit(folder):
+    if morphs.is_morph(folder):
+        morphed = morphs.read_morph(folder)
+        drawn, missing = figures_morph.morph_pictures(morphed), morphs.morph_missing(morphed)
+        if morphed.score:
+            drawn = [picture.worded(morphed.score.word) for picture in drawn]
+        html = page.morph_page(morphed, drawn, missing)
+    elif runs.is_fit(folder):
         fitted = runs.read_fit(folder)
         drawn, missing = figures_compressed.pictures(fitted), sections.fit_missing(fitted)
         html = page.fit_page(fitted, drawn, missing)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netspace.report.drawing import MISSING, Picture
+from netspace.report.morphs import Morphed, morph_summary, morph_tiles, order_tables, width_tables
 from netspace.report.property_tables import property_tables
 from netspace.report.runs import Fitted, Run
 from netspace.report.sections import fit_summary, fit_tiles, summary, tiles
@@ -33,6 +34,12 @@ RUN_SECTIONS = {
     "behaviour": "Do the predicted networks behave like their targets?",
     "lines": "Along lines between networks",
     "preps": "Networks and latents as pictures",
+    "training": "Training",
+}
+MORPH_SECTIONS = {
+    "widths": "Networks of every width",
+    "properties": "How alike networks of different widths are",
+    "pictures": "What they make of inputs",
     "training": "Training",
 }
 FIT_SECTIONS = {
@@ -64,7 +71,7 @@ def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
         "lines": between_tables(run),
     }
     sections = _sections(RUN_SECTIONS, pictures, missing, before, {"lines": search_tables(run)})
-    return _page(run.path, summary(run), tiles(run), sections, _facts(run), run.config, run.score)
+    return _page(run.path, summary(run), tiles(run), sections, _run_facts(run), run.config, run.score)
 
 
 def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> str:
@@ -78,6 +85,14 @@ def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> s
     known = {name: value for name, value in facts.items() if value is not None}
     sections = _sections(FIT_SECTIONS, pictures, missing, before, {})
     return _page(fitted.path, fit_summary(fitted), fit_tiles(fitted), sections, known, fitted.config)
+
+
+def morph_page(run: Morphed, pictures: Sequence[Picture], missing: Missing) -> str:
+    """Return the page of a morph."""
+    before = {"widths": width_tables(run), "training": order_tables(run)}
+    sections = _sections(MORPH_SECTIONS, pictures, missing, before, {})
+    facts = _facts(run.provenance)
+    return _page(run.path, morph_summary(run), morph_tiles(run), sections, facts, run.config, run.score)
 
 
 def policy(script: str) -> str:
@@ -162,9 +177,9 @@ def _code(sentence: str) -> Markup:
     )
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """Return what is needed to make this result again."""
-    rest = dict(run.provenance)
+def _facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is needed to make a result again."""
+    rest = dict(provenance)
     machine = rest.pop("machine", None)
     names = {"command": "command", "seed": "seed", "zoo": "zoo", "zoo_hash": "hash of the zoo", "commit": "commit"}
     facts: dict[str, Any] = {title: rest.pop(name) for name, title in names.items() if name in rest}
@@ -176,6 +191,12 @@ def _facts(run: Run) -> dict[str, Any]:
         facts["machine"] = machine
     facts["versions"] = ", ".join(f"{name} {rest[name]}" for name in VERSIONS if name in rest)
     facts.update((name, value) for name, value in rest.items() if name not in VERSIONS)
+    return facts
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    """Return what is needed to make the results of a run again."""
+    facts = _facts(run.provenance)
     for split, evaluated in run.evaluations.items():
         if evaluated.figures.versions:
             versions = (f"{name} {value}" for name, value in evaluated.figures.versions.items())
