@@ -54,11 +54,13 @@ def test_a_quick_run_reports_every_row(tmp_path: Path) -> None:
         "multi",
         "decoders",
         "nern",
+        *["morph"] * 5,
         "store",
         "store",
     ]
     for row in actual["rows"]:
-        counted = not row["name"].startswith(("store", "decoders"))  # which computes nothing, and has no plain side
+        # which compute nothing, have no plain side, or are not counted
+        counted = not row["name"].startswith(("store", "decoders", "morph: sampling"))
         assert (row["flops"] > 0) is counted and row["unit"] and row["how"]
         for side in ("reference", "netspace"):
             assert len(row[side]["all_seconds"]) == actual["repeats"]
@@ -131,6 +133,25 @@ def test_both_sides_of_a_fit_do_the_same_work(contestants: ModuleType) -> None:
         for one, two in zip(*gradients, strict=True):
             torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
         plain.once()
+
+
+@pytest.mark.parametrize("index", [2, 3, 4])
+def test_both_sides_of_a_morphs_step_do_the_same_work(contestants: ModuleType, index: int) -> None:
+    weights = importlib.import_module("bench_weights")
+    case = weights.weights_cases(quick=True)[index]
+    ours, plain = weights.OurWeights(case, CPU), weights.PlainWeights(case, CPU)
+    assert plain.number == 1 and plain.flops > 0  # its first step was taken to count operations
+    ours.run()
+    for _ in range(2):
+        ours.learner.function.load_state_dict(plain.function.state_dict())
+        expected, actual = plain.loss(), ours.loss()
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+        sides = ((expected, plain.function), (actual, ours.learner.function))
+        gradients = [torch.autograd.grad(loss, list(side.parameters())) for loss, side in sides]
+        for one, two in zip(*gradients, strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+        plain.once()
+        ours.number += 1
 
 
 @pytest.mark.parametrize("way", [Way(1), Way(3)], ids=str)

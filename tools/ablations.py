@@ -4,7 +4,7 @@
     python tools/ablations.py best --zoo resnet20.h5 --out runs/optimizers --group optimizers --steps 1200
     python tools/ablations.py svhn.pth --layers 'features.[12].*' --out runs/optimizers --group optimizers
 
-Every fit has a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
+`morph` as the first word has the ablations of morphing: see `tools/ablations_morph.py`. Every fit has a folder of its own; finished ones are not repeated. Accuracies are of test images, of the checkpoint chosen on
 validation images; of a state-dict file without a zoo there is the relative error alone. Writes `ablations.json` and prints a
 table; for NeRN's, with the orders that the paper reports and whether they hold.
 """
@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import ablations_morph
 
 from netspace.compression.fit import fit
 from netspace.config import validate
@@ -113,6 +116,9 @@ def percent(values: list[float | None]) -> str:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["morph"]:
+        ablations_morph.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("member", help="of the zoo, or a file of a state dict")
     parser.add_argument("--zoo", type=Path)

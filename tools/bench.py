@@ -7,7 +7,8 @@ optimizer) and `multi` the same with several architectures; `decoders` compares 
 coordinate decoder; `nern` is a step of fitting a coordinate network to a network by NeRN's whole loss; `orders` orders kernels
 (those of `--net`, or random ones) in short paths; `store` reads and writes members; `scale` measures how a zoo's cost grows with
 members, parameters and processes; `accuracy` whether networks trained the fast way are as good; `memory` trains a space on a zoo
-far larger than memory; `shapes` fits networks to shapes; `morph` puts a network's channels in smooth orders. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
+far larger than memory; `shapes` fits networks to shapes; `morph` puts a network's channels in smooth orders, samples
+weights at another width, and trains them at several. Each side of a comparison runs in processes of its own, with a peak memory of its own, and is warmed
 up; then the sides take turns (reference, netspace, reference, ...) and the medians count. Operations are counted on the
 reference and credited to both sides: an operation that netspace avoids counts as speed.
 """
@@ -49,6 +50,7 @@ from bench_orders import Orders, orders_table
 from bench_scale import Accuracy, Point, PointZoo, accuracy_table, points, scale_table
 from bench_shapes import ReferenceShapes, ShapesCase, shapes_cases
 from bench_store import BATCH, OurRead, OurWrite, ReferenceRead, ReferenceWrite, StoreCase, train_on_a_huge_zoo
+from bench_weights import OurWeights, PlainWeights, WeightsCase, weights_cases
 
 from model_zoo.forward import Way
 from netspace.config import Settings
@@ -257,6 +259,18 @@ def measure_orders(given: argparse.Namespace, repeats: int) -> list[dict[str, An
     return list(side.facts["rates"])
 
 
+def measure_weights(case: WeightsCase, device: torch.device, repeats: int) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    kinds = {"reference": PlainWeights, "netspace": OurWeights}
+    sides = {key: Side(kind, 1, threads, case=case, device=device) for key, kind in kinds.items()}
+    how = "all weights at gamma 0.5: 50 noisy draws, their expectation"
+    if case.loop is not None:
+        how = f"four networks of a sandwich, batch {case.config.batch_size}, Adam"
+    return compare(
+        str(case), "networks/s" if case.loop is None else "steps/s", case.steps, "float32", how, sides, repeats
+    )
+
+
 def measure_permutation(quick: bool, repeats: int) -> list[dict[str, Any]]:
     side = Side(Permutation, 1, 1, device=torch.device("cpu"), quick=quick, repeats=repeats)
     side.end()
@@ -367,6 +381,8 @@ def main() -> None:
         cases = nern_cases(given.quick) if "nern" in what else []
         for each in cases:
             rows.append(measure_nern(replace(each, config=with_precisions(each.config, device)), device, repeats))
+        weights = weights_cases(given.quick) if "morph" in what else []
+        rows += [measure_weights(each, device, repeats) for each in weights]
         rows += measure_store(device, repeats, given.quick) if "store" in what else []
         here = points(given.quick, os.cpu_count() or 1 if device.type == "cpu" else 1) if "scale" in what else []
         result["scale"] = [measure_point(point, device, repeats) for point in here]
