@@ -46,8 +46,8 @@ def fitted(figures: MorphFit) -> str:
     ]
     lines = [
         f"{figures.file}: {figures.stored_parameters:,} values give {figures.arch} at any width; trained for gamma 0 to "
-        f"{figures.narrowest:g} ({len(figures.groups)} groups of channels)",
-        table(["accuracy on test images", "gamma", "parameters", "accuracy"], rows),
+        f"{figures.narrowest:g} ({len(figures.groups)} groups of channels); accuracy on test images",
+        table(["", "gamma", "parameters", "accuracy"], rows),
     ]
     if variation := figures.total_variation:
         lines.append(

@@ -19,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from zoo_files import LARGE, contents, in_parts, population, zoo_at
 
 from model_zoo.forward import Way
@@ -32,14 +33,19 @@ from netspace.config import load, read_back, to_yaml
 from netspace.io import read_json, read_torch, write_json, write_tensors, write_torch, write_yaml
 from netspace.models.autoencoder import build_autoencoder
 from netspace.models.compressed import Compressed
+from netspace.models.morph import make_function
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import folded_metadata, read_state_dict
+from netspace.networks.widths import find_widths
 from netspace.report.runs import read_run
 from netspace.run_folder import Metrics, RunFolder, provenance, read_metrics
+from netspace.saved_morph import SavedMorph, load_morphed, open_morph, write_network
 from netspace.space import Space
+from netspace.tasks import DataConfig
 from netspace.tasks.readers import decode_one, read_idx
+from netspace.training.morph import MorphConfig
 from netspace.training.recipe import FitConfig, SpaceRecipe
 from netspace.zoo import Zoo
 
@@ -96,6 +102,12 @@ def space(run: Path) -> Any:
     return plain([loaded.model.state_dict(), loaded.recipe.model_dump(), loaded.family.to_json()])
 
 
+def morph(folder: Path) -> Any:
+    held = open_morph(folder)
+    states = held.function.state_dict(), held.module.state_dict()
+    return plain([*states, held.config.model_dump(), repr(held.spec), repr(held.data), held.split_hash, held.precision])
+
+
 def plan(path: Path) -> Any:
     found = Plan.read(path)
     return found and (found.recipe.model_dump(), found.split_hash, {name: str(way) for name, way in found.ways.items()})
@@ -108,6 +120,9 @@ OURS: dict[str, Kind] = {
     "latent": Kind("latent.safetensors", lambda folder: plain(read_state_dict(folder / "latent.safetensors"))),
     "network": Kind("network.safetensors", lambda folder: plain(read_state_dict(folder / "network.safetensors"))),
     "compressed": Kind("compressed.safetensors", lambda folder: compressed(folder / "compressed.safetensors")),
+    "morph": Kind("morph/morph.safetensors", lambda folder: morph(folder / "morph")),
+    "morphed": Kind("morph/network.safetensors", lambda folder: morph(folder / "morph")),
+    "resized": Kind("half.safetensors", lambda folder: plain(load_morphed(folder / "half.safetensors").state_dict())),
     "checkpoint": Kind("run/checkpoints/last.pt", lambda folder: plain(read_torch(folder / "run/checkpoints/last.pt"))),
     "best": Kind("run/checkpoints/best.safetensors", lambda folder: space(folder / "run")),
     "config": Kind(
@@ -145,6 +160,7 @@ def write_samples(folder: Path) -> None:
     write_latent(folder / "latent.safetensors", torch.randn(16), run="run", arch="lenetlike")
     write_tensors(folder / "network.safetensors", state, **folded_metadata(spec))
     begin(state, FitConfig.model_validate({"predictor": {"hidden": 5}}), spec).save(folder / "compressed.safetensors")
+    _write_morph(folder, module, spec)
     _write_run(folder / "run", ArchClass("lenetlike", NetBatch(module, spec), (64, 24), True))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(ZOO))
     (folder / "fit.yaml").write_text(to_yaml(FitConfig()))
@@ -164,6 +180,17 @@ def write_samples(folder: Path) -> None:
             (folder / "old" / name).write_text(json.dumps(read_json(folder / "run" / name, dict[str, Any])))
     (folder / "old" / "config.yaml").write_text(yaml.safe_dump(SPACE))
     _write_old_zoo(folder / "old.h5")
+
+
+def _write_morph(folder: Path, module: nn.Module, spec: NetSpec) -> None:
+    config = MorphConfig(batch_norm="fold")
+    info = find_widths(module, torch.zeros(1, *spec.input_shape), spec.arch)
+    function = make_function(module, info, config.function, 0)
+    saved = SavedMorph(function, module, info, config, spec, DataConfig(name="digits"), "ab" * 32)
+    saved.save(folder / "morph")
+    widths = info.at(0.5)
+    named = dict(zip(info.names, widths, strict=True))
+    write_network(folder / "half.safetensors", saved.network(widths, batches=[]), spec, named)
 
 
 def _write_run(run: Path, arch: ArchClass) -> None:
