@@ -180,7 +180,8 @@ class MorphLearner(Learner):
                 terms.setdefault("distillation", []).append(self.task.behaviour_loss(outputs, teacher))
             if position == 0:
                 teacher = outputs.detach() if self.config.widths.sandwich else None
-                terms |= {name: [value] for name, value in self._weight_terms(weights, widths, number).items()}
+                more = self._weight_terms(weights, widths, number, names)
+                terms |= {name: [value] for name, value in more.items()}
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 
     def choices(self, random: torch.Generator) -> list[tuple[tuple[int, ...], float | None]]:
@@ -208,11 +209,16 @@ class MorphLearner(Learner):
             return self.function.noisy(widths, self._random(number, 1 + position), names)
         return self.function(widths, band, names)
 
-    def _weight_terms(self, weights: Mapping[str, Tensor], widths: Sequence[int], number: int) -> dict[str, Tensor]:
+    def _weight_terms(
+        self, weights: Mapping[str, Tensor], widths: Sequence[int], number: int, names: set[str] | None
+    ) -> dict[str, Tensor]:
+        """Return the terms of the weights of a step's first network; those of the full one are near the network's."""
         loss, terms = self.config.loss, {}
         faded = 1.0 if loss.fade == 1 else max(0.0, 1 - number / (loss.fade * self.steps))
-        if loss.reconstruction and faded and tuple(widths) == self.info.full():
-            terms["reconstruction"] = loss.reconstruction * faded * weight_error(weights, self.target)
+        if loss.reconstruction and faded:
+            full = self.info.full()
+            whole = weights if tuple(widths) == full else self._weights(full, number, None, names)
+            terms["reconstruction"] = loss.reconstruction * faded * weight_error(whole, self.target)
         if loss.regularisation:
             squares = torch.stack([value.square().sum() for value in weights.values()])
             terms["regularisation"] = loss.regularisation * squares.sum()

@@ -110,6 +110,14 @@ def test_reconstruction_fades(task: Task) -> None:
     assert values[1] == pytest.approx(0.6 * values[0], rel=1e-5)
 
 
+def test_reconstruction_is_of_the_full_network_whichever_widths_are_drawn(task: Task) -> None:
+    widths = WidthsConfig(random=1, sandwich=False)
+    made = learner(task, widths=widths, loss=MorphLossConfig(distillation=False, reconstruction=1.0))
+    with torch.no_grad():
+        expected = float(weight_error(made.function(made.info.full()), made.target))
+        assert [terms(made, number)["reconstruction"] for number in range(3)] == pytest.approx([expected] * 3)
+
+
 def test_weight_error_is_a_mean_over_weights_in_units_of_their_tensor() -> None:
     target = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([[0.5]])}
     weights = {"a": torch.tensor([1.5, -2.0]), "b": torch.tensor([[0.0]])}
