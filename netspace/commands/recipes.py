@@ -53,7 +53,7 @@ def recipe(name: str) -> RecipeText:
     """
     name = name.removesuffix(".yaml")
     if name not in bundled_names():
-        raise unknown("bundled recipe", name, bundled_names())
+        raise unknown("bundled recipe", name, bundled_names(), "`netspace recipes` lists them all.")
     path = bundled_folder() / f"{name}.yaml"
     kind = name.partition("/")[0]
     settings = load(model_of(kind), path).model_dump(mode="json")

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from netspace.config import FileName, Seed, Settings
+from netspace.config import Seed, Settings
 from netspace.models.morph import FunctionConfig, WeightFunction
 from netspace.networks.resizing import recalibrate
 from netspace.networks.widths import Widths, flexible, resized
@@ -64,7 +64,7 @@ class MorphStageConfig(Settings):
 
     learns: Literal["weights", "widths"] = "widths"  # weights: those of the network, without data; widths: the task
     epochs: float | None = Field(None, gt=0)  # passes over the training inputs; none: `steps`
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)  # of the optimiser; none: `epochs`
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", learning_rate=0.005, schedule="cosine")
 
     @model_validator(mode="after")
@@ -81,7 +81,6 @@ class MorphConfig(Settings):
 
     bundled: ClassVar[str] = "morph"
 
-    name: FileName = "morph"
     seed: Seed = 0  # of all random numbers
     data: DataConfig | None = None  # the task of a network that is no member of a zoo; none: that of the zoo
     start: Literal["network", "nothing"] = "network"  # nothing: fresh weights of the same architecture
@@ -94,7 +93,7 @@ class MorphConfig(Settings):
     widths: WidthsConfig = WidthsConfig()
     loss: MorphLossConfig = MorphLossConfig()
     tensors: float = Field(1.0, gt=0, le=1)  # fraction of the tensors that get gradients in a step, drawn anew
-    stages: tuple[MorphStageConfig, ...] = Field((MorphStageConfig(epochs=6),), min_length=1)
+    stages: tuple[MorphStageConfig, ...] = Field((MorphStageConfig(epochs=6),), min_length=1)  # one after the other
     batch_size: int = Field(128, ge=2)  # inputs
     log_every: int = Field(50, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps

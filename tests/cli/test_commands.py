@@ -103,7 +103,14 @@ def test_every_out_is_o_too() -> None:
         if "--out" in parameter.opts
     }
     names = ("quickstart", "train", "encode", "decode", "optimize", "zoo build", "zoo merge", "zoo align")
-    names += ("compress fit", "compress reconstruct", "compress quantise", "compress correct")
+    names += (
+        "compress fit",
+        "compress reconstruct",
+        "compress quantise",
+        "compress correct",
+        "morph fit",
+        "morph sample",
+    )
     assert actual == {f"netspace {name}": {"-o", "--out"} for name in names}
 
 

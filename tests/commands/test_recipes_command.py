@@ -68,6 +68,6 @@ def test_the_command(cli: Cli) -> None:
     assert cli("recipes", "schema", "zoo", "--json").json["settings"][0]["name"] == "name"
     assert "archs (group by name; required)" in cli("recipes", "schema", "zoo").out
     Path("mine.yaml").write_text("name: mine")
-    refused(cli("recipes", "show", "mine.yaml"), 2, "unknown bundled recipe 'mine'", "space/quickstart")
+    refused(cli("recipes", "show", "mine.yaml"), 2, "unknown bundled recipe 'mine'", "`netspace recipes` lists")
     refused(cli("recipes", "schema", "spaces"), 2, "unknown kind of recipe 'spaces': did you mean 'space'?")
     assert len(recipes()) == len(bundled_names())
