@@ -297,7 +297,7 @@ def _confusion(evaluated: Evaluated) -> Picture:
 
 def draw_baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
     """Draw bars of the measures that rows have; the first row is the space, the others are baselines."""
-    panels = [each for each in PANELS if each[0] in rows[0][1]]
+    panels = [each for each in PANELS if each[0] in rows[0][1]] or list(PANELS)  # of a space without measures: all
     figure, stack = new((2.5 + 0.72 * len(rows)) * len(panels) / 3, len(panels))
     names = [name for name, _ in rows]
     colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
