@@ -10,6 +10,7 @@ Axes: G groups, N coordinates, V values of a coordinate (those of a kernel), n c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -106,7 +107,7 @@ def _axis(found: list[tuple[int, int, int, int]], length: int) -> Axis:
     return Axis(tuple(segments))
 
 
-class WeightFunction(nn.Module):
+class WeightFunction(nn.Module, ABC):
     """A function from coordinates to the parameters of a network of any widths."""
 
     def __init__(self, module: nn.Module, info: Widths, config: FunctionConfig) -> None:
@@ -149,14 +150,14 @@ class WeightFunction(nn.Module):
                 total[name] = value / draws if name not in total else total[name] + value / draws
         return total
 
+    @abstractmethod
     def expected(self, layout: Layout, widths: Sequence[int], band: float | None = None) -> Tensor:
         """Return a parameter at widths (G,), each value the mean over its neighbourhood."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drawn(self, layout: Layout, widths: Sequence[int], random: torch.Generator) -> Tensor:
         """Return a parameter at widths (G,), each value at a coordinate disturbed by noise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, parameters: Mapping[str, Tensor]) -> None:
         """Begin near the parameters of a network at full width, as far as the function can without training."""
-        raise NotImplementedError
