@@ -11,6 +11,7 @@ from netspace.cli import compress as compress_commands
 from netspace.cli import morph as morph_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
+from netspace.cli.diff import diff
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.shapes import decoding, evaluation, interpolation
@@ -254,6 +255,7 @@ def interpolate(
 
 
 app.command()(optimize)
+app.command()(diff)
 
 
 @app.command()
