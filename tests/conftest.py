@@ -24,6 +24,7 @@ from jaxtyping import install_import_hook
 # zoo training run through (`netspace.networks.prep`, `netspace.tasks.images`) cannot be: a check breaks a graph in two.
 install_import_hook(["netspace.metrics", "netspace.tasks.base"], "beartype.beartype")
 
+MAX_WORKERS = 8  # processes that share the tests; each takes 1 to 2 GB of memory
 ZOO: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
@@ -113,6 +114,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return a process for each available core; none, which is this process alone, where single files or tests are named."""
+    from netspace.process import available_cores
+
+    cores = min(available_cores(), MAX_WORKERS)
+    return 0 if cores == 1 or any(".py" in argument for argument in config.args) else cores
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
@@ -123,10 +132,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Calibrations of the tests stay out of the user's cache; one thread, which is faster for tiny networks."""
+    """Calibrations of a process stay out of the user's cache and out of other processes' choices; compiled code is shared.
+
+    One thread, which is faster for tiny networks.
+    """
     import os
 
-    os.environ["NETSPACE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    from netspace.hardware import cache_folder
+
+    compiled = cache_folder() / "numba"  # named after its sources: compiled once for all processes that tests start
+    compiled.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "numba").symlink_to(compiled, target_is_directory=True)
+    os.environ["NETSPACE_CACHE"] = str(folder)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
 
