@@ -163,10 +163,13 @@ def samples(figures: of_spaces.Sampling) -> str:
 def compression(figures: of_files.Compression) -> str:
     """Return the text of `netspace compress eval`."""
     bits = "" if figures.bits == 32 else f" in {figures.bits} bits"
+    represented = f"{figures.parameters_represented:,} of {figures.parameters_original:,}"
+    what = f"integers for {represented} values"
+    if figures.parameters_predictor is not None:
+        predictor = percent(fraction(figures.parameters_predictor, figures.parameters_represented))
+        what = f"a predictor of {figures.parameters_predictor:,} values{bits} for {represented} ({predictor} of what is represented)"
     lines = [
-        f"{figures.file}: a predictor of {figures.parameters_predictor:,} values{bits} for "
-        f"{figures.parameters_represented:,} of {figures.parameters_original:,} "
-        f"({percent(fraction(figures.parameters_predictor, figures.parameters_represented))} of what is represented)",
+        f"{figures.file}: {what}",
         f"{figures.bytes_file:,} bytes; the original's weights take {figures.bytes_original:,}",
     ]
     if figures.larger:

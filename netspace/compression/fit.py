@@ -28,6 +28,7 @@ from netspace.compression.originals import (
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
+from netspace.models.coded import load_compressed
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.native.orders import arrange, paper_bits
@@ -310,9 +311,8 @@ def evaluate(
     >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
     check_named(model, arch, pictures, key)
-    compressed = Compressed.load(path)
+    compressed = load_compressed(path)
     state = compressed.reconstruct()
-    grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
     reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, pictures, key)
     measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
@@ -326,10 +326,15 @@ def evaluate(
         bytes_original=bytes_of(state),
         bytes_file=path.stat().st_size,
         larger=path.stat().st_size > bytes_of(state),
-        bits=compressed.bits,
-        order=compressed.kind,
-        order_bytes_paper=sum(paper_bits(grid, compressed.kind) for grid in grids) / 8,
+        **(_of_predictor(compressed) if isinstance(compressed, Compressed) else {}),
     )
+
+
+def _of_predictor(compressed: Compressed) -> dict[str, Any]:
+    """Return the figures of a network that a coordinate network represents, and no other."""
+    grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
+    bytes_paper = sum(paper_bits(grid, compressed.kind) for grid in grids) / 8
+    return {"bits": compressed.bits, "order": compressed.kind, "order_bytes_paper": bytes_paper}
 
 
 def reconstruct(path: Path, out: Path) -> Reconstruction:
@@ -348,7 +353,7 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
         raise UsageError(
             f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
         )
-    compressed = Compressed.load(path)
+    compressed = load_compressed(path)
     state = compressed.reconstruct()
     metadata = {} if compressed.spec is None else folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **metadata)

@@ -20,6 +20,7 @@ from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.metrics import accuracy, agreement, cosine, overlap
+from netspace.models.coded import CODED, Coded
 from netspace.models.compressed import NOTE, Compressed
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
@@ -100,7 +101,7 @@ def read_network(
         NetspaceError: the file does not fit `arch`, or holds values that are not finite; as `check_tensors`.
     """
     state = read_state_dict(path, key)
-    if NOTE in state.metadata:
+    if NOTE in state.metadata or CODED in state.metadata:
         raise UsageError(
             f"{path} is a compressed network: give a network, or what `netspace compress reconstruct` makes of it"
         )
@@ -286,7 +287,7 @@ class Reference:
 
     def __init__(
         self,
-        compressed: Compressed,
+        compressed: Compressed | Coded,
         state: Mapping[str, Tensor],
         path: Path,
         model: str,
@@ -298,7 +299,7 @@ class Reference:
         self.files = [] if pictures is None else pictures.files()
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
-        self.model, self.pictures, self.kernels = model, pictures, compressed.kernels
+        self.model, self.pictures, self.represented = model, pictures, compressed.represented
         if pictures is not None:
             if self.original.module is None:
                 raise UsageError(
@@ -314,7 +315,7 @@ class Reference:
         The figures are the relative error of the represented weights; accuracy and agreement on the test images where they
         are known; and `images`, how alike both answer the pictures, where there are any.
         """
-        expected, given = self.kernels.gather(self.original.state), self.kernels.gather(state)
+        expected, given = self.represented(self.original.state), self.represented(state)
         logits = self._test_logits(state)
         return NetworkFigures(
             relative_error=float((given - expected).norm() / expected.norm()),

@@ -20,10 +20,9 @@ from netspace.io import read_tensors, write_tensors
 from netspace.models.coordinate_network import Distinct, Predictor, PredictorConfig
 from netspace.native.orders import KINDS, pack_order, unpack_order
 from netspace.networks.kernels import Kernels, Layer
+from netspace.networks.rounding import clipped
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import map_tensors
-
-SHARES = 40  # clippings that are tried, of a row's largest magnitude
 
 
 def check_bits(bits: int) -> None:
@@ -38,15 +37,8 @@ def quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Raises `UsageError` for bits other than 4 and 8.
     """
     check_bits(bits)
-    rows, top = weight.detach().float(), 2 ** (bits - 1) - 1
-    peak = rows.abs().amax(dim=1)
-    full = torch.where(peak > 0, peak, torch.ones_like(peak)) / top
-    scales, least = full, torch.full_like(full, float("inf"))
-    for share in torch.linspace(1.0, 0.4, SHARES).tolist():  # few, so that memory stays that of the matrix
-        tried = full * share
-        away = ((rows / tried[:, None]).round().clamp(-top, top) * tried[:, None] - rows).square().sum(dim=1)
-        scales, least = torch.where(away < least, tried, scales), torch.minimum(away, least)
-    return (rows / scales[:, None]).round().clamp(-top, top).to(torch.int8), scales
+    codes, scales = clipped(weight.detach().float(), bits)
+    return codes.to(torch.int8), scales
 
 
 def restore(codes: Tensor, scales: Tensor) -> Tensor:
@@ -165,6 +157,10 @@ class Compressed:
         """A state dict with other weights, in the types that it has."""
         typed = {name: value.to(state[name].dtype) for name, value in weights.items()}
         return {**state, **self.with_tied(typed)}
+
+    def represented(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The weights of a state dict that the predictor represents, in the network's order (N, K, K)."""
+        return self.kernels.gather(state)
 
     def targets(self, state: Mapping[str, Tensor]) -> Tensor:
         """What the predictor should say for a state dict's weights, (N, K * K) by coordinate."""
