@@ -12,6 +12,7 @@ from netspace.cli import morph as morph_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.diff import diff
+from netspace.cli.health import health
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.shapes import decoding, evaluation, interpolation
@@ -256,6 +257,7 @@ def interpolate(
 
 app.command()(optimize)
 app.command()(diff)
+app.command()(health)
 
 
 @app.command()
