@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ from netspace.io import Record, read_json
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.models.decoders import CoordinateDecoder
 from netspace.networks.family import ArchClass, Family, Networks, declared
-from netspace.networks.folding import unfold
 from netspace.networks.graph import batch_norms
-from netspace.networks.prep import pack, unflatten, unpack
+from netspace.networks.prep import pack, unpack
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import fits, flat_parameters
+from netspace.networks.state_dict import fits, flat_parameters, module_of, read_state_dict
 from netspace.precision import choose
 from netspace.run_folder import RunFolder, is_run
 from netspace.training.batches import autocast
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.validation import decode, encode
+from netspace.training.validation import MEMBERS, decode, encode
+from netspace.zoo import Member
 
 TRIAL = 16  # latents that are decoded to choose between precisions
+Network = nn.Module | Mapping[str, Tensor] | Tensor | str | Path | Member  # one network, in any form
 SPARE_BYTES = 1 << 28  # by which building a space may exceed four times its weights
 
 
@@ -155,23 +157,60 @@ class Space:
         return self.family[self.class_id(arch)]
 
     def encode(
-        self, network: nn.Module | Mapping[str, Tensor] | Tensor, arch: str | None = None, *, folded: bool = False
+        self, network: Network | Tensor | Iterable[Network], arch: str | None = None, *, folded: bool = False
     ) -> Tensor:
-        """The latent (E,) of one network: a module, its state dict, or its PRep (H, W).
+        """The latent (E,) of one network, or the latents (M, E) of several, without gradients.
+
+        One network is a module, its state dict, the path of its state-dict file, a member of a zoo, or a PRep (H, W); several
+        are a list or another iterable of these, or PReps (M, H, W) of one architecture.
 
         The architecture of a state dict is found by its names and shapes; a PRep's has to be named where there are several.
-        `folded` says that batch norm is folded into a state dict's parameters, where names and shapes do not.
+        `folded` says that batch norm is folded into a state dict's parameters, where names and shapes do not. Raises as
+        `encode_preps` and `recognise`, and as `netspace.networks.state_dict.read_state_dict` for a path.
+
+        >>> space = Space.load(run)
+        >>> space.encode([space.decode(torch.zeros(space.latent))] * 3).shape  # three modules
+        torch.Size([3, 64])
         """
+        if isinstance(network, Tensor) and network.ndim == 3:
+            return self.encode_preps(network, arch)
+        if isinstance(network, Tensor | nn.Module | Mapping | str | Path | Member):
+            return self._encode_several([network], arch, folded)[0]
+        pieces, networks = [torch.zeros(0, self.latent, device=self.device)], iter(network)
+        while piece := list(islice(networks, MEMBERS)):
+            pieces.append(self._encode_several(piece, arch, folded))
+        return torch.cat(pieces)
+
+    def _encode_several(self, networks: Sequence[Network], arch: str | None, folded: bool) -> Tensor:
+        preps = [self._prep(each, arch, folded) for each in networks]
+        for class_id, prep in preps:
+            self._check_size(prep.shape, class_id)
+        ids = torch.tensor([class_id for class_id, _ in preps])
+        latents = torch.empty(len(preps), self.latent, device=self.device)
+        for class_id in ids.unique().tolist():
+            rows = (ids == class_id).nonzero()[:, 0]
+            stack = torch.stack([preps[row][1].to(self.device) for row in rows.tolist()])
+            latents[rows.to(self.device)] = self.encode_preps(stack, self.family[class_id].id)
+        return latents
+
+    def _prep(self, network: Network, arch: str | None, folded: bool) -> tuple[int, Tensor]:
+        """Return the ClassId of a network and its PRep (H, W)."""
         if isinstance(network, Tensor):
-            return self.encode_preps(network[None], arch)[0]
+            return self.class_id(arch), network
+        if isinstance(network, Member):
+            of = next((each for each in self.family if arch in (None, each.id) and each.spec == network.spec), None)
+            if of is None:
+                raise UsageError(
+                    f"{network} ({network.spec.arch}) is of another architecture than this space's ({self.family.names})"
+                )
+            return self.family.class_id(of.id), pack(network.flat(), of.size)
         if isinstance(network, nn.Module):
             folded = folded or not batch_norms(network)
             state: Mapping[str, Tensor] = network.state_dict()
         else:
-            state = network
+            state = network if isinstance(network, Mapping) else read_state_dict(Path(network))
         found = self.recognise(state) if arch is None else self.arch_class(arch)
-        flat = flat_parameters(state, found.spec, folded=folded)
-        return self.encode_preps(pack(flat, found.size)[None], found.id)[0]
+        return self.family.class_id(found.id), pack(flat_parameters(state, found.spec, folded=folded), found.size)
 
     def encode_preps(self, preps: Tensor, arch: str | None = None) -> Tensor:
         """Latents (M, E) of PReps (M, H, W) of one architecture.
@@ -180,19 +219,21 @@ class Space:
         `NetspaceError` for weights that are not finite.
         """
         class_id = self.class_id(arch)
-        size = self.family[class_id].size
         if not self.family[class_id].trained:
             raise UsageError(
                 f"a network of {self.family[class_id].id} was to be encoded, but this space was never shown one: it gives such "
                 "networks (`sample --arch`, `interpolate`), and takes those of "
                 + ", ".join(each.id for each in self.family if each.trained)
             )
-        if preps.shape[1:] != torch.Size(size):
-            raise UsageError(f"PReps of {tuple(preps.shape[1:])} were given; {self.family[class_id].id} has {size}")
+        self._check_size(preps.shape[1:], class_id)
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
         with autocast(self.precision, self.device):
             return encode(self.model, preps.to(self.device), class_id)
+
+    def _check_size(self, shape: torch.Size, class_id: int) -> None:
+        if shape != torch.Size(size := self.family[class_id].size):
+            raise UsageError(f"PReps of {tuple(shape)} were given; {self.family[class_id].id} has {size}")
 
     def class_ids(self, latents: Tensor) -> Tensor:
         """The ClassIds (M,) that latents (M, E) stand for, by the head's largest logit (NetSpace, Suppl. I)."""
@@ -296,14 +337,7 @@ class Space:
             return chosen.decode(latent, batch_norm=batch_norm)
         networks = self.decode_all(latent.reshape(1, -1), arch)
         spec = self.family[int(networks.class_ids[0])].spec
-        state = unflatten(networks.flat(0).cpu(), spec)
-        if batch_norm:
-            with torch.random.fork_rng(devices=()):
-                trained = archs.build(spec.arch, **spec.settings)
-            return unfold(trained, state, torch.zeros(2, *spec.input_shape), name=spec.arch).to(self.device)
-        network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
-        network.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)  # all but buffers
-        return network.to(self.device).eval()
+        return module_of(networks.flat(0), spec, batch_norm=batch_norm).to(self.device)
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
         """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -58,6 +59,39 @@ def test_a_module_its_state_dict_and_its_prep_are_one_network(space: Space, prep
     many = space.encode_preps(preps)
     assert torch.allclose(many, torch.stack([space.encode(prep) for prep in preps]), rtol=1e-5, atol=1e-6)
     assert len(many.unique(dim=0)) == len(preps)
+
+
+def test_several_networks_in_any_form_are_encoded_at_once(
+    space: Space, preps: torch.Tensor, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    states = [unflatten(unpack(prep, 1477), space.spec) for prep in preps]
+    module = archs.build("lenetlike", **space.spec.settings)
+    module.load_state_dict(states[1])
+    save_file({name: value.contiguous() for name, value in states[2].items()}, tmp_path / "net.safetensors")
+    expected = torch.stack([space.encode(prep) for prep in preps])
+
+    def close(actual: torch.Tensor) -> bool:
+        return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+    with Zoo(tiny_zoo) as zoo:
+        mixed = [states[0], module, str(tmp_path / "net.safetensors"), zoo[35]]
+        assert close(space.encode(mixed)) and close(space.encode(iter(mixed))) and close(space.encode(preps))
+        assert close(space.encode(zoo[np.array([0, 7, 30, 35])]))
+    assert torch.allclose(space.encode(tmp_path / "net.safetensors"), expected[2], rtol=1e-5, atol=1e-6)
+    assert space.encode([]).shape == (0, 64)
+    with pytest.raises(UsageError, match=r"PReps of \(12, 136\) were given; lenetlike has \(12, 128\)"):
+        space.encode([preps[0], torch.zeros(12, 136)])
+
+
+def test_a_member_of_another_architecture(space: Space, multi_zoo: Path, multi_run: Path) -> None:
+    with Zoo(multi_zoo) as zoo:
+        with pytest.raises(UsageError, match=r"resnet/0000 \(resnet8\) is of another architecture than this space's"):
+            zoo["resnet/0000"].latent(space)
+        several = Space.load(multi_run)
+        members = [zoo["resnet/0000"], zoo["lenet/0001"], zoo["resnet/0002"]]
+        for latent, member in zip(several.encode(members), members, strict=True):
+            expected = several.encode(member.prep(), member.arch)
+            torch.testing.assert_close(latent, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_permuted_neurons_are_the_same_network_to_the_probe_encoder(space: Space, preps: torch.Tensor) -> None:

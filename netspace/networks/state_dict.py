@@ -20,10 +20,10 @@ from torch.func import functional_call
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.io import read_tensors, read_torch
-from netspace.networks.folding import fold
+from netspace.networks.folding import fold, unfold
 from netspace.networks.graph import batch_norms, listed
 from netspace.networks.kernels import Layer, layer_of
-from netspace.networks.prep import flatten, is_integer, parameter_problem
+from netspace.networks.prep import flatten, is_integer, parameter_problem, unflatten
 from netspace.networks.spec import NetSpec
 from netspace.tasks import Classification
 
@@ -178,6 +178,27 @@ def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool 
     trained.module.load_state_dict({**trained.state, **state})
     network = fold(trained.module, torch.zeros(2, *spec.input_shape), name=spec.arch, constants=True)
     return flatten({name: value.detach().float() for name, value in network.named_parameters()}, spec)
+
+
+def module_of(flat: Float32[Tensor, " P"], spec: NetSpec, *, batch_norm: bool = False) -> nn.Module:
+    """Return the network with flat parameters as a module in eval mode, on the CPU.
+
+    Batch norm is folded: every layer that had one has a bias. With `batch_norm` the network is of the class that was
+    trained, its batch norms the identity but for a bias. Raises as `netspace.archs.skeleton` and
+    `netspace.networks.folding.unfold`, and `NetspaceError` if the architecture makes other parameters than the spec's.
+    """
+    state = unflatten(flat.detach().cpu(), spec)
+    network = archs.skeleton(spec.arch, spec.settings, spec.input_shape)
+    if problem := spec.difference({name: tuple(value.shape) for name, value in network.named_parameters()}):
+        raise NetspaceError(
+            f"{spec.arch} with these settings makes other networks than the one that is stored: {problem}"
+        )
+    if batch_norm:
+        with torch.random.fork_rng(devices=()):
+            trained = archs.build(spec.arch, **spec.settings)
+        return unfold(trained, state, torch.zeros(2, *spec.input_shape), name=spec.arch)
+    network.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)  # all but buffers
+    return network.eval()
 
 
 def fits(state: Mapping[str, Tensor], spec: NetSpec) -> bool:

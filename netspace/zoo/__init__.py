@@ -12,6 +12,7 @@ it is next opened. Which networks to train is in `model_zoo`, what they compute 
 
 from __future__ import annotations
 
+from netspace.zoo.dataset import PRepDataset
 from netspace.zoo.file import (
     MEMBER,
     SPLITS,
@@ -23,6 +24,7 @@ from netspace.zoo.file import (
     parts_folder,
     teacher_path,
 )
+from netspace.zoo.members import Member, Members
 from netspace.zoo.writer import (
     ContentHash,
     Zoo,
@@ -41,7 +43,10 @@ __all__ = [
     "ArchGroup",
     "ContentHash",
     "Header",
+    "Member",
     "MemberRef",
+    "Members",
+    "PRepDataset",
     "Population",
     "Zoo",
     "merge",

@@ -34,6 +34,7 @@ from netspace.zoo.file import (
     hash_table,
     parts_folder,
 )
+from netspace.zoo.members import MemberAccess
 
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process: an import or a merge takes minutes at most
 COMPRESSION = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
@@ -159,7 +160,7 @@ def _set_text(group: h5py.Group, name: str, text: str) -> None:
     group.attrs.create(name, np.bytes_(raw), dtype=h5py.string_dtype("utf-8", len(raw)))
 
 
-class Zoo(ZooFile):
+class Zoo(ZooFile, MemberAccess):
     """A zoo file opened for reading; use it as a context manager.
 
     If a builder was killed, the file is recovered from the finished parts first.
@@ -168,7 +169,17 @@ class Zoo(ZooFile):
     ...     group = opened.only()
     ...     len(group.rows("test")), group.read(group.rows("test")).shape
     (6, torch.Size([6, 12, 128]))
+
+    It is a sequence of its members, as `netspace.zoo.Members` says, and can be pickled: a copy opens the file again.
+
+    >>> with Zoo(zoo) as opened:
+    ...     best = opened.sort("accuracy", descending=True)[0]
+    ...     [len(opened), best.split, opened["best"].arch]
+    [36, 'train', 'lenetlike']
     """
+
+    def __reduce__(self) -> tuple[type[Zoo], tuple[Path]]:
+        return type(self), (self.path.absolute(),)
 
     def __init__(self, path: str | Path) -> None:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
