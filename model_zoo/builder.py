@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -23,9 +23,9 @@ import torch
 
 from model_zoo.align import write_aligned
 from model_zoo.forward import Precision, Way
-from model_zoo.recipe import ZooRecipe, planned_runs
+from model_zoo.recipe import RunPlan, ZooRecipe, planned_runs
 from model_zoo.trainer import Group
-from model_zoo.work import Candidate, Plan, Worker, candidate, candidates
+from model_zoo.work import Candidate, Plan, Worker, candidate, candidates, runs_of
 from netspace import archs
 from netspace.distributed import begin
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError, printable
@@ -37,7 +37,7 @@ from netspace.process import available_cores
 from netspace.progress import progress
 from netspace.streams import generator
 from netspace.tasks import Task, load
-from netspace.zoo import Zoo, merge, parts_folder, teacher_path, zoo_lock
+from netspace.zoo import Shard, Zoo, merge, parts_folder, teacher_path, zoo_lock
 
 FUSED = (8, 32, 128)  # group sizes that calibration tries in addition to 1
 WORKER = (  # a worker's program: it imports our `model_zoo`, even if the current folder has one
@@ -48,14 +48,15 @@ TAIL = 4096  # bytes at the end of a failed worker's log, whose last line is the
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
 
-def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
+def build(recipe: ZooRecipe, path: Path, workers: int | None = None, shard: Shard | None = None) -> Path:
     """Build the zoo of `recipe` at `path` and return the path; continue an interrupted build of the same recipe.
 
     The teacher, if the recipe has one, becomes a zoo of its own next to it (`netspace.zoo.teacher_path`). `workers` is
-    the number of processes on a CPU, by default one for each core.
+    the number of processes on a CPU, by default one for each core. A `shard` is a zoo file in the folder `path`, whose
+    path is returned; it needs and knows none of the others. The first shard builds the teacher.
 
-    Raises `UsageError` if `path` has a zoo of another recipe, or the beginning of one; `NetspaceError` if another
-    builder is at work.
+    Raises `UsageError` if `path` has a zoo of another recipe, or the beginning of one, or if there are more shards than
+    runs; `NetspaceError` if another builder is at work.
 
     >>> recipe = ZooRecipe.model_validate({
     ...     "data": {"name": "digits", "limit": 100}, "archs": {"lenetlike": {"arch": "lenetlike", "width": 0.25}},
@@ -64,41 +65,60 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None) -> Path:
     >>> build(recipe, folder / "zoo.h5", workers=1).name
     'zoo.h5'
     """
-    teacher = recipe.teacher_recipe()
+    file = path if shard is None else _shard_file(recipe, path, shard)
+    teacher = recipe.teacher_recipe() if shard is None or shard.index == 1 else None
+    beside = path.with_name(f"{path.name}.teacher.h5") if shard else teacher_path(path)
     if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
         for config in teacher.archs.values():
             archs.resolve(config.arch)
         planned_runs(teacher)
-        if teacher_path(path).exists() and not parts_folder(teacher_path(path)).exists():
-            _check_recipe(teacher, teacher_path(path))
-    _build(recipe, path, workers)
+        if beside.exists() and not parts_folder(beside).exists():
+            _check_recipe(teacher, beside)
+    _build(recipe, file, workers, shard)
     if teacher is not None:
-        _build(teacher, teacher_path(path), workers)
-    return path
+        _build(teacher, beside, workers)
+    return file
 
 
-def _build(recipe: ZooRecipe, path: Path, workers: int | None) -> None:
+def _shard_file(recipe: ZooRecipe, folder: Path, shard: Shard) -> Path:
+    """Return the path of a shard's file. Raises `UsageError` if the folder is a file, or the recipe cannot be divided so."""
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file, but a shard is written into a folder: choose another --out")
+    if recipe.align:
+        raise UsageError(
+            "a shard of a recipe with align=true was asked for, but only a whole zoo can be aligned: set align=false, and align "
+            "the folder of all shards (`netspace zoo align`)"
+        )
+    if shard.count > (runs := len(planned_runs(recipe))):
+        raise UsageError(
+            f"{shard.count} shards were asked for of a zoo of {runs} training runs: ask for at most {runs}"
+        )
+    return folder / shard.file_name
+
+
+def _build(recipe: ZooRecipe, path: Path, workers: int | None, shard: Shard | None = None) -> None:
     ranks = begin()
     if path.exists() and not parts_folder(path).exists():
         _check_recipe(recipe, path)
         _tidy(path)
         return
     if ranks is not None and ranks.num_processes > 1:
-        _build_ranked(recipe, path, ranks)
+        _build_ranked(recipe, path, ranks, shard)
     else:
         with _lock(path):
             _tidy(path)
-            task, plan = _prepare(recipe, path)
+            task, plan = _prepare(recipe, path, shard)
             _train(plan, path, task, workers)
             _finish(path)
 
 
-def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
+def _prepare(recipe: ZooRecipe, path: Path, shard: Shard | None) -> tuple[Task, Plan]:
     for config in recipe.archs.values():
         archs.resolve(config.arch)  # refuses code that is not trusted
     device = pick_device(recipe.device)
     task = load(recipe.data, device=device)
-    task.prepare(torch.tensor([run.seed for run in planned_runs(recipe)]))
+    runs = runs_of(recipe, shard)
+    task.prepare(torch.tensor([run.seed for run in runs]))
     teacher = recipe.teacher_recipe()  # trained after the zoo; mistakes are reported before
     for name, config in teacher.archs.items() if teacher else ():
         candidate(name, config, task, recipe.prep_width, check="trained")
@@ -110,6 +130,8 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
                 f"{path} was begun with another recipe: {difference}; start it with the recipe it was begun with, "
                 f"or choose another --out (or delete {parts_folder(path)})"
             )
+        if before.shard != shard:
+            raise UsageError(f"{path} was begun as another shard ({before.shard}): delete {parts_folder(path)}")
         if before.split_hash != task.split_hash:
             raise NetspaceError(
                 f"{path} was begun with other data: the images or labels of {task.name} have changed since"
@@ -117,19 +139,20 @@ def _prepare(recipe: ZooRecipe, path: Path) -> tuple[Task, Plan]:
         return task, before
     with _threads(1 if device.type == "cpu" else torch.get_num_threads()):
         chosen = candidates(recipe, task, check="trained")
-        ways = {name: choose_way(each, recipe, task) for name, each in chosen.items()}
-    plan = Plan(recipe, task.split_hash, ways)
+        present = {run.arch for run in runs}
+        ways = {name: choose_way(each, recipe, task, runs) for name, each in chosen.items() if name in present}
+    plan = Plan(recipe, task.split_hash, ways, shard)
     plan.write(path)
     return task, plan
 
 
-def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task) -> Way:
-    """Return how an architecture is trained fastest on this device; it takes seconds, once for each machine.
+def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequence[RunPlan] | None = None) -> Way:
+    """Return how the `planned` runs of an architecture, else all, are trained fastest here; it takes seconds, once.
 
     Each way trains its group for a few steps on real images; the shortest time for an image and member wins. Raises
     `NetspaceError` if a network cannot be trained.
     """
-    runs = [run for run in planned_runs(recipe) if run.arch == chosen.id]
+    runs = [run for run in planned or planned_runs(recipe) if run.arch == chosen.id]
     sizes = [1, *(size for size in FUSED if size <= len(runs))] if recipe.fused is None else [recipe.fused]
     batch = min(recipe.batch_size, task.size("train"))
     plain = recipe.model_copy(update={"compile": False})  # the fastest uncompiled way is taken for compiled ones too
@@ -243,8 +266,8 @@ def _run_workers(plan: Plan, path: Path, count: int, report: Callable[[float], N
         raise NetspaceError(errors[0])
 
 
-def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
-    runs = len(planned_runs(recipe))
+def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any, shard: Shard | None) -> None:
+    runs = len(runs_of(recipe, shard))
     if ranks.num_processes > runs:
         raise UsageError(
             f"{ranks.num_processes} processes were started for a zoo of {runs} training runs: start at most {runs}"
@@ -253,7 +276,7 @@ def _build_ranked(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
     with _lock(path) if main else nullcontext():
         if main:
             _tidy(path)
-            _prepare(recipe, path)
+            _prepare(recipe, path, shard)
         ranks.wait_for_everyone()
         _train_rank(recipe, path, ranks)
         ranks.wait_for_everyone()

@@ -141,6 +141,10 @@ def import_members(
             f"a table of {len(entries)} networks was given for {len(states)} state dicts: one row for each"
         )
     known: NetSpec | None = None
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder of shards, to which nothing is added: import into a zoo file, and join them (`netspace zoo merge`)"
+        )
     if path.exists():
         with Zoo(path) as zoo:
             header = zoo.header

@@ -46,20 +46,23 @@ def verify(path: Path, sample: int = 16, seed: int = 0, device: str = "auto") ->
     with Zoo(path) as zoo:
         if not zoo.complete:
             problems.append("the zoo is not complete: its builder was interrupted; start it again to finish")
-        content = ContentHash()
         with progress("verify", len(zoo), "members") as bar:
-            for group in zoo.archs.values():
-                problems += table_problems(group.id, group.members)
-                content.begin(group.id, group.spec)
-                for start in range(0, len(group), CHUNK):
-                    rows = range(start, min(start + CHUNK, len(group)))
-                    problems += read_problems(group, rows, content)
-                    checked += len(rows)
-                    bar.advance(len(rows))
-        if not problems and content.hexdigest() != zoo.content_hash:
-            problems.append(
-                "the members are not the ones that were written: the content hash of the file does not match"
-            )
+            for file in zoo.files:
+                content, before = ContentHash(), len(problems)
+                for group in file.archs.values():
+                    problems += table_problems(group.id, group.members)
+                    content.begin(group.id, group.spec)
+                    for start in range(0, len(group), CHUNK):
+                        rows = range(start, min(start + CHUNK, len(group)))
+                        problems += read_problems(group, rows, content)
+                        checked += len(rows)
+                        bar.advance(len(rows))
+                if len(problems) == before and not content.matches(file):
+                    problems.append(
+                        "the members are not the ones that were written: the content hash of the file does not match"
+                    )
+                if file is not zoo:
+                    problems[before:] = [f"{file.path.name}: {problem}" for problem in problems[before:]]
         try:
             task = load(validate(DataConfig, zoo.header.data, str(path)), device=pick_device(device))
             if task.split_hash != zoo.header.split_hash:

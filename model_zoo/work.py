@@ -35,7 +35,7 @@ from netspace.networks.folding import Folder
 from netspace.networks.spec import NetSpec
 from netspace.process import keep_freed_memory
 from netspace.tasks import Task, load
-from netspace.zoo import MEMBER, SPLITS, Header, Population, parts_folder, write_zoo
+from netspace.zoo import MEMBER, SPLITS, Header, Population, Shard, parts_folder, write_zoo
 
 MAX_TURNS = (
     4  # runs of a fused group, in multiples of the networks trained at once: finished runs are replaced by others
@@ -92,12 +92,19 @@ def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Ca
     return {name: replace(one, size=(prep.height(one.spec.num_parameters, width), width)) for name, one in each.items()}
 
 
+def runs_of(recipe: ZooRecipe, shard: Shard | None) -> list[RunPlan]:
+    """Return the runs of a recipe, the longest first; of a shard every N-th, which no other shard has."""
+    runs = planned_runs(recipe)
+    return runs if shard is None else runs[shard.index - 1 :: shard.count]
+
+
 class PlanRecord(Record):
     """The content of `plan.json`."""
 
     recipe: dict[str, Any]
     split_hash: str
     ways: dict[str, tuple[PositiveInt, Precision, Layout]]  # of each architecture, the fields of a `Way`
+    shard: tuple[PositiveInt, PositiveInt] | None = None  # index and count
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,13 @@ class Plan:
     recipe: ZooRecipe
     split_hash: str
     ways: dict[str, Way]  # architecture id -> how its groups are trained
+    shard: Shard | None = None  # of a zoo that is built in shards
 
     def groups(self) -> list[list[RunPlan]]:
         """Return all groups: runs of one architecture and of similar length."""
         groups = []
         for name, way in self.ways.items():
-            runs = [run for run in planned_runs(self.recipe) if run.arch == name]
+            runs = [run for run in runs_of(self.recipe, self.shard) if run.arch == name]
             turns = 1 if way.fused == 1 else max(1, min(MAX_TURNS, len(runs) // (way.fused * MIN_GROUPS)))
             size = way.fused * turns
             groups += [runs[start : start + size] for start in range(0, len(runs), size)]
@@ -121,7 +129,13 @@ class Plan:
     def write(self, path: Path) -> None:
         """Write `plan.json` for the zoo at `path`."""
         ways = {name: [way.fused, way.precision, way.layout] for name, way in self.ways.items()}
-        record = {"recipe": self.recipe.model_dump(mode="json"), "split_hash": self.split_hash, "ways": ways}
+        record: dict[str, Any] = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "split_hash": self.split_hash,
+            "ways": ways,
+        }
+        if self.shard is not None:
+            record["shard"] = [self.shard.index, self.shard.count]
         write_json(parts_folder(path) / "plan.json", record)
 
     @classmethod
@@ -136,11 +150,12 @@ class Plan:
         record = read_json(file, PlanRecord)
         ways = {name: Way(*way) for name, way in record.ways.items()}
         recipe = validate(ZooRecipe, record.recipe, str(file))
-        if ways.keys() != recipe.archs.keys():
+        shard = Shard(*record.shard) if record.shard else None
+        if ways.keys() != {run.arch for run in runs_of(recipe, shard)}:
             raise NetspaceError(
                 f"{file} names other architectures than its own recipe: delete {file.parent} to begin anew"
             )
-        return cls(recipe, record.split_hash, ways)
+        return cls(recipe, record.split_hash, ways, shard)
 
     def header(self) -> Header:
         """Return the header of the zoo and of all its parts."""
@@ -222,7 +237,7 @@ class Worker:
         population = Population(chosen.spec, torch.cat(rows).cpu().numpy(), np.concatenate(tables))
         end = "" if group.runs else "-last"
         part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
-        write_zoo(part, self.header, {chosen.id: population})
+        write_zoo(part, self.header, {chosen.id: population}, self.plan.shard)
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
         """Return folded parameters (M, P) and table rows (M,) of a snapshot's members; zeros if they diverged."""

@@ -263,7 +263,9 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
         for name, v in figures.archs.items()
     ]
     splits = ", ".join(f"{count} {name}" for name, count in figures.splits.items())
-    state = "" if figures.complete else "; not complete: start its `netspace zoo build` again to finish"
+    state = f", shard {figures.shard}" if figures.shard else f", {figures.shards} shards" if figures.shards else ""
+    missing = "some shards are missing" if figures.shards else "start its `netspace zoo build` again to finish"
+    state += "" if figures.complete else f"; not complete: {missing}"
     return "\n".join(
         [
             f"{figures.path}: zoo of version {figures.version}, {figures.dataset}, {figures.members} members "

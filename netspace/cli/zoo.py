@@ -13,11 +13,15 @@ from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_argume
 
 if TYPE_CHECKING:
     from netspace.results.zoos import Verification, ZooAlignment, ZooImport, ZooInfo
+    from netspace.zoo import Shard
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect, check and merge zoos of trained networks.")
 data_app = typer.Typer(no_args_is_help=True, help="List and download the image sets.")
 
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5).")]
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5), or a folder of shards.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Of a folder of shards, take those that are there and finished.")
+]
 
 
 @app.command()
@@ -32,6 +36,14 @@ def build(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of processes on a CPU; default: one for each core.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Train one of N parts of the networks, from 1/N to N/N, and write it into the folder --out (default: zoos/NAME). "
+            "Parts are built by themselves, anywhere, and the folder is read as one zoo.",
+        ),
+    ] = None,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
@@ -44,8 +56,19 @@ def build(
     trusting(trust_arch)
     changes = [*(set or []), *([f"device={device}"] if device else [])]
     recipe = load(ZooRecipe, config, changes)
-    path = build_zoo(recipe, out or Path("zoos") / f"{recipe.name}.h5", workers)
+    part = _shard(shard)
+    path = build_zoo(recipe, out or Path("zoos") / (recipe.name if part else f"{recipe.name}.h5"), workers, part)
     say(describe(path), json, zoo_text)
+
+
+def _shard(text: str | None) -> Shard | None:
+    from netspace.errors import UsageError
+    from netspace.zoo import Shard
+
+    try:
+        return None if text is None else Shard.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from None
 
 
 @app.command("import")
@@ -134,9 +157,9 @@ def _imported(result: ZooImport) -> str:
 
 
 @app.command()
-def info(zoo: ZooPath, json: Json = False) -> None:
+def info(zoo: ZooPath, partial: Partial = False, json: Json = False) -> None:
     """Show what a zoo contains."""
-    say(describe(zoo), json, zoo_text)
+    say(describe(zoo, partial), json, zoo_text)
 
 
 @app.command()
@@ -166,9 +189,10 @@ def merge(
         ),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The zoo to write, in place of OUT.")] = None,
+    partial: Partial = False,
     json: Json = False,
 ) -> None:
-    """Merge zoos into a new one; bitwise equal networks are kept once."""
+    """Merge zoos, or folders of shards, into a new one; bitwise equal networks are kept once."""
     from netspace.errors import UsageError
     from netspace.results.zoos import MergedZoo
     from netspace.zoo import merge as merge_zoos
@@ -180,7 +204,7 @@ def merge(
     with zoo_lock(out):
         if zoos and out.exists():
             raise UsageError(f"{out} exists already: choose another name, so that nothing is lost")
-        merged = merge_zoos(out, zoos)
+        merged = merge_zoos(out, zoos, partial=partial)
     say(
         describe(out).extended(MergedZoo, duplicates=merged.duplicates),
         json,
@@ -217,14 +241,14 @@ def _aligned(result: ZooAlignment) -> str:
     return "\n".join(lines)
 
 
-def describe(path: Path) -> ZooInfo:
+def describe(path: Path, partial: bool = False) -> ZooInfo:
     """Return the figures of `netspace zoo info`."""
     import numpy as np
 
     from netspace.results.zoos import AccuracyRange, ArchInfo, ZooInfo
     from netspace.zoo import SPLITS, VERSION, Zoo
 
-    with Zoo(path) as zoo:
+    with Zoo(path, partial) as zoo:
         archs: dict[str, ArchInfo] = {}
         for name, group in zoo.archs.items():
             accuracies = group.members["accuracy_test"]
@@ -247,12 +271,14 @@ def describe(path: Path) -> ZooInfo:
             dataset=zoo.header.dataset,
             members=len(zoo),
             splits=splits,
-            bytes=path.stat().st_size,
+            bytes=zoo.num_bytes,
             archs=archs,
             complete=zoo.complete,
             content_hash=zoo.content_hash,
             versions=dict(zoo.header.versions),
             **({"score": zoo.header.score} if zoo.header.score else {}),
+            **({"shard": str(zoo.shard)} if zoo.shard else {}),
+            **({"shards": len(zoo.files)} if path.is_dir() else {}),
         )
 
 

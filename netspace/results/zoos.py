@@ -44,6 +44,8 @@ class ZooInfo(Result):
     content_hash: str
     versions: dict[str, str]
     score: Score | None = None  # what the accuracies are, where they are none
+    shard: str | None = None  # of a file that is one: '3/10'
+    shards: int | None = None  # of a folder: number of files
 
 
 class Merge(Part):

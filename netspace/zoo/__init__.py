@@ -7,11 +7,13 @@
 Opening never executes anything: no pickle, no import named by the file. A zoo is never changed in place: every writer
 makes a new file and renames it, so no reader sees half a zoo, and a killed writer leaves the old one. Builders commit
 finished members as parts, small zoo files in `<zoo>.parts/`; a zoo whose builder was killed is recovered from them when
-it is next opened. Which networks to train is in `model_zoo`, what they compute in `netspace.networks.batch`.
+it is next opened. A folder of shards, zoo files built apart from each other, is read as one zoo. Which networks to train
+is in `model_zoo`, what they compute in `netspace.networks.batch`.
 """
 
 from __future__ import annotations
 
+from netspace.zoo.checks import ContentHash, prep_problems, table_problems
 from netspace.zoo.dataset import PRepDataset
 from netspace.zoo.file import (
     MEMBER,
@@ -21,20 +23,12 @@ from netspace.zoo.file import (
     Header,
     MemberRef,
     Population,
+    Shard,
     parts_folder,
     teacher_path,
 )
 from netspace.zoo.members import Member, Members
-from netspace.zoo.writer import (
-    ContentHash,
-    Zoo,
-    merge,
-    prep_problems,
-    recover,
-    table_problems,
-    write_zoo,
-    zoo_lock,
-)
+from netspace.zoo.writer import Zoo, merge, recover, write_zoo, zoo_lock
 
 __all__ = [
     "MEMBER",
@@ -48,6 +42,7 @@ __all__ = [
     "Members",
     "PRepDataset",
     "Population",
+    "Shard",
     "Zoo",
     "merge",
     "parts_folder",

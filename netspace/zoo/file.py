@@ -1,8 +1,7 @@
 """The zoo file: its records, where they are stored, and how they are read, without ever running code.
 
-What a file may consist of is checked when it is opened, before any value is read: plain datasets and groups, with
-filters that are part of HDF5, and no link that leads out of the file. Tables are read at once, PReps when they are
-used. Whatever is wrong with a file is a `NetspaceError` in one sentence.
+What a file may consist of is checked when it is opened, before any value is read (`netspace.zoo.storage`). Tables are
+read at once, PReps when they are used. Whatever is wrong with a file is a `NetspaceError` in one sentence.
 
 Axes: M members (networks), H W of a PRep.
 """
@@ -11,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -28,12 +26,11 @@ from netspace.io import parse_json
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.run_folder import package_version
+from netspace.zoo.storage import attribute, inside, number, text
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
-DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
-FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32}
-LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+HASH_BYTES = 32  # of a SHA-256
 
 MEMBER = np.dtype(
     [
@@ -109,80 +106,66 @@ class MemberRef:
         return f"{self.arch}/{self.index:04d}"
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a zoo a file is: shard `index` of `count`, from 1 on; as text '3/10'."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard that a text names. Raises `ValueError` if it names none.
+
+        >>> Shard.parse("3/10")
+        Shard(index=3, count=10)
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ValueError(f"a shard is I/N, from 1/N to N/N, such as 3/10; found {text!r}")
+        return cls(int(index), int(count))
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file in the folder: 'shard-03-of-10.h5'."""
+        return f"shard-{self.index:0{len(str(self.count))}d}-of-{self.count}.h5"
+
+
 def parts_folder(path: Path) -> Path:
     """Return the folder in which the builder of the zoo at `path` commits finished members."""
     return path.with_name(path.name + ".parts")
 
 
 def teacher_path(path: Path) -> Path:
-    """Return the path of the zoo's teacher, a zoo of its own: `zoo.teacher.h5` next to `zoo.h5`."""
+    """Return the path of the zoo's teacher, a zoo of its own: `zoo.teacher.h5` next to `zoo.h5`, or next to the folder `zoo`."""
+    if path.is_dir():
+        return path.resolve().with_name(f"{path.resolve().name}.teacher.h5")
     return path.with_name(f"{path.stem}.teacher{path.suffix}")
 
 
-Object = TypeVar("Object", h5py.Group, h5py.Dataset)
+def hash_preps(preps: np.ndarray) -> np.ndarray:
+    """Return the SHA-256 (M, 32), as bytes, of each PRep of (M, H, W)."""
+    digests = b"".join(hashlib.sha256(np.ascontiguousarray(prep).data).digest() for prep in preps)
+    return np.frombuffer(digests, np.uint8).reshape(len(preps), HASH_BYTES)
 
 
-def inside(parent: h5py.Group, name: str, kind: type[Object], file_bytes: int) -> Object:
-    """Return the group or data set `name` of `parent`. Raises `ValueError` unless it is stored in the file itself."""
-    links, key = parent.id.links, name.encode()  # h5py's own methods would follow a link, and so open other files
-    if not links.exists(key):
-        raise ValueError(f"it has no {name!r}")
-    if (link := links.get_info(key).type) != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"{name!r} is {LINKS.get(link, 'a link')}: a zoo stores everything in the file itself")
-    node = parent[name]
-    if not isinstance(node, kind):
-        raise ValueError(f"{name!r} is a {type(node).__name__.lower()}, not a {kind.__name__.lower()}")
-    if isinstance(node, h5py.Dataset):
-        _check_storage(node, name, file_bytes)
-    return node
+def hash_content(groups: Iterable[ArchGroup]) -> str | None:
+    """Return the SHA-256 of the content of a zoo, from tables alone; None if a group lacks the hashes of its PReps.
 
-
-def _check_storage(dataset: h5py.Dataset, name: str, file_bytes: int) -> None:
-    """Refuse a data set by how it is stored, before its shape is read, which would open the files of a virtual one."""
-    storage = dataset.id.get_create_plist()
-    if storage.get_layout() == h5py.h5d.VIRTUAL or storage.get_external_count():
-        raise ValueError(f"{name!r} lies in other files: a zoo stores everything in the file itself")
-    filters = [storage.get_filter(index)[0] for index in range(storage.get_nfilters())]
-    if not set(filters) <= FILTERS or len(set(filters)) < len(filters):
-        raise ValueError(f"{name!r} is stored by filters that zoos do not have ({filters})")
-    if dataset.dtype.hasobject:
-        raise ValueError(f"{name!r} holds references or texts of any length")
-    claimed, chunks = dataset.size * dataset.dtype.itemsize, 0
-    if storage.get_layout() == h5py.h5d.CHUNKED and claimed:
-        sides = storage.get_chunk()
-        chunks = prod(-(-length // side) for length, side in zip(dataset.shape, sides, strict=True))
-        claimed = max(claimed, prod(sides) * dataset.dtype.itemsize)
-        if chunks > file_bytes or dataset.id.get_num_chunks() != chunks:
-            raise ValueError(f"{name!r} claims {claimed:,} bytes, of which the file does not store all")
-    stored = min(dataset.id.get_storage_size(), file_bytes)
-    if claimed > stored * (DEFLATE if h5py.h5z.FILTER_DEFLATE in filters else 1):
-        raise ValueError(f"{name!r} claims {claimed:,} bytes, more than the {stored:,} that the file stores can hold")
-
-
-def attribute(group: h5py.Group, name: str, file_bytes: int) -> object:
-    """Return the value of an attribute or None. Raises `ValueError` if it claims more bytes than the file has."""
-    if name not in group.attrs:
-        return None
-    size = h5py.h5a.open(group.id, name.encode()).get_storage_size()
-    if size > file_bytes:
-        raise ValueError(f"its {name!r} claims {size:,} bytes, more than the file has")
-    return group.attrs[name]
-
-
-def text(group: h5py.Group, name: str, file_bytes: int) -> str:
-    """Return an attribute's text: of fixed length, or of variable length in older zoos. Raises `ValueError` if there is none."""
-    value = attribute(group, name, file_bytes)
-    if isinstance(value, bytes):
-        return value.decode()
-    if not isinstance(value, str):
-        raise ValueError(f"it has no {name!r}" if value is None else f"its {name!r} is no text")
-    return value
-
-
-def number(group: h5py.Group, name: str, default: int, file_bytes: int) -> int:
-    """Return an attribute's integer, `default` if there is none."""
-    value = attribute(group, name, file_bytes)
-    return default if value is None else int(value)  # type: ignore[call-overload]
+    It covers specs, table rows and the hashes of PReps, in the order of `groups` and of their members: one file and a
+    folder of shards with the same members have the same.
+    """
+    digest = hashlib.sha256()
+    for group in groups:
+        if group.prep_hashes is None:
+            return None
+        digest.update(f"{group.id} {group.spec.to_json()}".encode())
+        table = np.ascontiguousarray(group.members).view(np.uint8).reshape(len(group), MEMBER.itemsize)
+        digest.update(np.concatenate([table, group.prep_hashes], axis=1).tobytes())
+    return digest.hexdigest()
 
 
 def hash_table(members: np.ndarray) -> str:
@@ -205,6 +188,9 @@ class ArchGroup:
             self.preps = inside(group, "preps", h5py.Dataset, file_bytes)
             self.members: np.ndarray = inside(group, "members", h5py.Dataset, file_bytes)[:]
             stored_hash = text(group, "members_hash", file_bytes) if "members_hash" in group.attrs else None
+            self.prep_hashes: np.ndarray | None = None  # uint8 (M, 32); older zoos have none
+            if "prep_hashes" in group:
+                self.prep_hashes = inside(group, "prep_hashes", h5py.Dataset, file_bytes)[:]
         except (KeyError, OSError, RuntimeError, TypeError, ValueError, NetspaceError) as error:
             raise NetspaceError(f"{path}: architecture {name!r} cannot be read: {first_line(error)}") from None
         if self.members.dtype != MEMBER:
@@ -217,6 +203,13 @@ class ArchGroup:
             raise NetspaceError(
                 f"{path}: {name!r} has PReps of shape {self.preps.shape} and type {self.preps.dtype} for "
                 f"{len(self.members)} members"
+            )
+        if self.prep_hashes is not None and (
+            self.prep_hashes.shape != (len(self.members), HASH_BYTES) or self.prep_hashes.dtype != np.uint8
+        ):
+            raise NetspaceError(
+                f"{path}: {name!r} was expected to have a hash of {HASH_BYTES} bytes for each of {len(self.members)} members, but "
+                f"has {self.prep_hashes.shape} of type {self.prep_hashes.dtype}"
             )
         check_size(self.spec.num_parameters, self.size)
 
@@ -252,14 +245,18 @@ class ArchGroup:
         """Return the PReps of rows, in their order. Raises `NetspaceError` if a checksum does not match."""
         out = np.empty((len(rows), *self.size), dtype=np.float32)
         for index, row in enumerate(rows):
-            try:
-                self.preps.read_direct(out, np.s_[int(row)], np.s_[index])
-            except OSError as error:
-                raise NetspaceError(
-                    f"{self._path}: member {MemberRef(self.id, int(row))} is corrupted ({error}); "
-                    "`netspace zoo verify` lists every such member"
-                ) from None
+            self.read_into(out, index, int(row))
         return torch.from_numpy(out)
+
+    def read_into(self, out: np.ndarray, index: int, row: int) -> None:
+        """Write the PRep of a row to `out[index]` of float32 (M, H, W). Raises `NetspaceError` if its checksum does not match."""
+        try:
+            self.preps.read_direct(out, np.s_[row], np.s_[index])
+        except OSError as error:
+            raise NetspaceError(
+                f"{self._path}: member {MemberRef(self.id, row)} is corrupted ({error}); "
+                "`netspace zoo verify` lists every such member"
+            ) from None
 
 
 class ZooFile:
@@ -269,12 +266,14 @@ class ZooFile:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
         self.path = Path(path)
         self.file = _open(self.path)
-        size = self.path.stat().st_size
+        self.num_bytes = size = self.path.stat().st_size
         try:
             self.header = Header.from_json(text(self.file, "header", size))
             self.complete = bool(number(self.file, "complete", 1, size))
             self.parts = number(self.file, "parts", 0, size)  # number of parts that an incomplete zoo was made from
-            self.content_hash = text(self.file, "content_hash", size)
+            # of the file's own bytes in their order, which only reading them all can check
+            self.stored_hash: str | None = text(self.file, "content_hash", size)
+            self.shard = Shard.parse(text(self.file, "shard", size)) if "shard" in self.file.attrs else None
             archs = inside(self.file, "archs", h5py.Group, size)
             names = list(archs)
         except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
@@ -290,6 +289,12 @@ class ZooFile:
         for class_id, group in enumerate(groups):
             group.class_id, group.higher_is_better = class_id, self.header.higher_is_better
             self.archs[group.id] = group
+        self.content_hash = hash_content(groups) or self.stored_hash or ""
+
+    @property
+    def files(self) -> Sequence[ZooFile]:
+        """The zoo files that the members are in: this one."""
+        return (self,)
 
     def __enter__(self) -> Self:
         return self
@@ -367,8 +372,6 @@ class ZooFile:
 
 
 def _open(path: Path) -> h5py.File:
-    if path.is_dir():
-        raise NetspaceError(f"{path} is a folder: give the path of a zoo file, such as {path / 'zoo.h5'}")
     if not path.is_file():
         raise NetspaceError(f"{path} does not exist: build a zoo (`netspace zoo build`) or give the path of one")
     try:

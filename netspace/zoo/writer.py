@@ -1,4 +1,4 @@
-"""Writing zoo files: atomic, streamed member by member, under a lock; merging them; what every member must fulfil.
+"""Writing zoo files: atomic, streamed member by member, under a lock; merging them.
 
 A zoo is merged on request, or recovered from the parts that an interrupted builder left.
 
@@ -22,19 +22,23 @@ from netspace.files import locked, replacing
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.results.zoos import Merge
+from netspace.zoo.checks import ContentHash, prep_problems, table_problems
 from netspace.zoo.file import (
+    HASH_BYTES,
     MEMBER,
-    SPLITS,
     VERSION,
     ArchGroup,
     Header,
-    MemberRef,
     Population,
+    Shard,
     ZooFile,
+    hash_content,
+    hash_preps,
     hash_table,
     parts_folder,
 )
 from netspace.zoo.members import MemberAccess
+from netspace.zoo.shards import join_archs, open_shards
 
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process: an import or a merge takes minutes at most
 COMPRESSION = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
@@ -98,7 +102,7 @@ class Sink(io.FileIO):
             self.check()
 
 
-def write_zoo(path: Path, header: Header, populations: Mapping[str, Population]) -> None:
+def write_zoo(path: Path, header: Header, populations: Mapping[str, Population], shard: Shard | None = None) -> None:
     """Write a zoo file, atomically. Raises `NetspaceError` for values that are not finite."""
     for name, population in populations.items():
         if not np.isfinite(population.preps).all():
@@ -110,7 +114,7 @@ def write_zoo(path: Path, header: Header, populations: Mapping[str, Population])
     specs = {name: population.spec for name, population in populations.items()}
     sizes = {name: population.preps.shape[1:] for name, population in populations.items()}
     counts = {name: len(population.members) for name, population in populations.items()}
-    write(path, header, specs, sizes, counts, chunks)
+    write(path, header, specs, sizes, counts, chunks, shard=shard)
 
 
 def write(
@@ -121,6 +125,7 @@ def write(
     counts: Mapping[str, int],
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
     parts: int = 0,  # number of parts that an incomplete zoo is made from; 0 for a complete one
+    shard: Shard | None = None,
 ) -> None:
     """Write a zoo file, atomically, from streamed members. Raises `NetspaceError` if they do not fit their PReps."""
     content = ContentHash()
@@ -128,6 +133,8 @@ def write(
     with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w", libver="v110") as file:
         file.attrs.update({"netspace_zoo": VERSION, "complete": not parts, "parts": parts})
         _set_text(file, "header", header.to_json())
+        if shard is not None:
+            _set_text(file, "shard", str(shard))
         archs = file.create_group("archs")
         for name in sorted(specs, key=lambda name: (specs[name].num_parameters, name)):
             check_size(specs[name].num_parameters, sizes[name])
@@ -137,16 +144,20 @@ def write(
             storage = {**COMPRESSION, "chunks": (1, *sizes[name])} if counts[name] else {}
             preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **storage)
             table = np.empty(counts[name], dtype=MEMBER)
+            hashes = np.empty((counts[name], HASH_BYTES), np.uint8)
             start = 0
             for values, members in chunks(name):
                 preps[start : start + len(values)] = values
                 table[start : start + len(values)] = members
+                hashes[start : start + len(values)] = hash_preps(values)
                 content.add(values, table[start : start + len(values)])
                 sink.check()
                 start += len(values)
             assert start == counts[name]
             _set_text(group, "members_hash", hash_table(table))
-            group.create_dataset("members", data=table, **({"fletcher32": True, "chunks": True} if len(table) else {}))
+            checked = {"fletcher32": True, "chunks": True} if len(table) else {}
+            group.create_dataset("members", data=table, **checked)
+            group.create_dataset("prep_hashes", data=hashes, **checked)
         _set_text(file, "content_hash", content.hexdigest())
 
 
@@ -161,9 +172,10 @@ def _set_text(group: h5py.Group, name: str, text: str) -> None:
 
 
 class Zoo(ZooFile, MemberAccess):
-    """A zoo file opened for reading; use it as a context manager.
+    """A zoo opened for reading: a file, or a folder of shards, which are read as one; use it as a context manager.
 
-    If a builder was killed, the file is recovered from the finished parts first.
+    If the builder of a file was killed, the file is recovered from the finished parts first. Of a folder, shards that are
+    not there or not finished are refused, unless `partial` says to do without them.
 
     >>> with Zoo(zoo) as opened:  # the path of a zoo file
     ...     group = opened.only()
@@ -178,12 +190,20 @@ class Zoo(ZooFile, MemberAccess):
     [36, 'train', 'lenetlike']
     """
 
-    def __reduce__(self) -> tuple[type[Zoo], tuple[Path]]:
-        return type(self), (self.path.absolute(),)
+    def __reduce__(self) -> tuple[type[Zoo], tuple[Path, bool]]:
+        return type(self), (self.path.absolute(), self._partial)
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
+    def __init__(self, path: str | Path, partial: bool = False) -> None:
+        """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version, and for a folder whose
+        files are no shards of one zoo.
+        """
         path = Path(path)
+        self._shards: list[ZooFile] = []
+        self._partial = partial
+        if path.is_dir():
+            self._shards = open_shards(path, partial)
+            self._join(path)
+            return
         if not path.exists():
             recover(path)
         super().__init__(path)
@@ -192,12 +212,40 @@ class Zoo(ZooFile, MemberAccess):
             recover(path)
             super().__init__(path)
 
+    def _join(self, path: Path) -> None:
+        """Set the attributes of a zoo whose members are in shards."""
+        first = self._shards[0]
+        self.path, self.file, self.header, self.shard = path, first.file, first.header, None
+        self.num_bytes = sum(each.num_bytes for each in self._shards)
+        self.complete = first.shard is None or len(self._shards) == first.shard.count
+        self.parts, self.stored_hash = 0, None
+        try:
+            self.archs = join_archs(self._shards)
+        except NetspaceError:
+            self.close()
+            raise
+        self.content_hash = hash_content(self.archs.values()) or ""
 
-def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False) -> Merge:
+    @property
+    def files(self) -> Sequence[ZooFile]:
+        """The zoo files that the members are in: this one, or its shards."""
+        return self._shards or (self,)
+
+    def close(self) -> None:
+        """Close the file, or all shards."""
+        for shard in self._shards:
+            shard.close()
+        super().close()
+
+
+def merge(
+    path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False, partial: bool = False
+) -> Merge:
     """Merge zoos into one, streamed and atomically; members that are equal to the last bit are stored once.
 
     The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are
-    sorted by (run, epochs, seed), so the result does not depend on which was finished first.
+    sorted by (run, epochs, seed), so the result does not depend on which was finished first; shards of one build always
+    are. Of a folder of shards `partial` takes the finished ones.
 
     Raises `NetspaceError` if data sets, specs or PRep sizes differ, or
     if `netspace zoo verify` would refuse a source; `UsageError` if there are no sources.
@@ -208,7 +256,10 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
     if not sources:
         raise UsageError(f"{path} was to be merged from zoos, but none was given: name at least one zoo file")
     with ExitStack() as opened:
-        zoos: list[ZooFile] = [opened.enter_context(Zoo(source)) for source in sources]
+        zoos: list[ZooFile] = [opened.enter_context(Zoo(source, partial)) for source in sources]
+        shards = {zoo.shard for zoo in zoos}
+        one_build = None not in shards and len({shard.count for shard in shards if shard}) == 1
+        ordered = ordered or one_build
         specs: dict[str, NetSpec] = {}
         sizes: dict[str, tuple[int, int]] = {}
         rows: dict[str, list[tuple[ArchGroup, int]]] = {}
@@ -237,7 +288,7 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
                     seen.add(identity)
                     rows.setdefault(name, []).append((group, row))
                 offsets[id(group)] = 0 if ordered else runs_before
-            if content.hexdigest() != zoo.content_hash:
+            if not content.matches(zoo):
                 _refuse(zoo, ["the members are not the ones that were written: its content hash does not match"])
             if not ordered:
                 runs_before += 1 + max(
@@ -257,7 +308,8 @@ def merge(path: Path, sources: Sequence[Path], *, complete: bool = True, ordered
 
         counts = {name: len(entries) for name, entries in rows.items()}
         specs = {name: specs[name] for name in counts}
-        write(path, zoos[0].header, specs, sizes, counts, chunks, parts=0 if complete else len(zoos))
+        parts, shard = 0 if complete else len(zoos), zoos[0].shard if len(shards) == 1 else None
+        write(path, zoos[0].header, specs, sizes, counts, chunks, parts, shard)
         return Merge(members=sum(counts.values()), duplicates=duplicates)
 
 
@@ -303,56 +355,3 @@ def recover(path: Path) -> None:
         with zoo_lock(path, builder=True):
             if parts := finished_parts(path):  # the builder may have finished meanwhile
                 merge(path, parts, complete=False, ordered=True)
-
-
-def table_problems(arch: str, members: np.ndarray) -> list[str]:
-    """Return what is wrong with a table of members (M,), a sentence each."""
-    problems = []
-    ok = members["status"] == b"ok"
-    for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
-        bad = np.flatnonzero(ok & ~((members[name] >= 0) & (members[name] <= 1)))
-        problems += [f"{MemberRef(arch, int(row))}: {name} is {members[name][row]}, not within 0..1" for row in bad]
-    unknown = np.flatnonzero(~np.isin(members["split"], [*(split.encode() for split in SPLITS), b""]))
-    problems += [f"{MemberRef(arch, int(row))}: split {members['split'][row]!r} is not known" for row in unknown]
-    splits_of: dict[int, set[bytes]] = {}
-    for member in members[ok]:
-        splits_of.setdefault(int(member["run"]), set()).add(bytes(member["split"]))
-    crossing = [run for run, splits in splits_of.items() if len(splits) > 1]
-    if crossing:
-        problems.append(f"{arch}: {len(crossing)} runs have members in several splits (first: run {crossing[0]})")
-    return problems
-
-
-def prep_problems(arch: str, spec: NetSpec, rows: Sequence[int], preps: np.ndarray) -> list[str]:
-    """Return what is wrong with the PReps (M, H, W) of some rows, a sentence each."""
-    flat = preps.reshape(len(preps), preps.shape[1] * preps.shape[2])
-    wrong = {
-        "some of its values are not finite": ~np.isfinite(flat).all(1),
-        "the padding after its last parameter is not zero": (flat[:, spec.num_parameters :] != 0).any(1),
-    }
-    return [
-        f"{MemberRef(arch, rows[index])}: {what}"
-        for what, mask in wrong.items()
-        for index in np.flatnonzero(mask).tolist()
-    ]
-
-
-class ContentHash:
-    """SHA-256 of all architectures and members of a zoo, in the order in which they are stored."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def begin(self, arch: str, spec: NetSpec) -> None:
-        """Include an architecture, before its members."""
-        self._digest.update(f"{arch} {spec.to_json()}".encode())
-
-    def add(self, preps: np.ndarray, members: np.ndarray) -> None:
-        """Include members: PReps (M, H, W) and rows of the table (M,)."""
-        for prep, member in zip(preps, members, strict=True):
-            self._digest.update(member.tobytes())
-            self._digest.update(np.ascontiguousarray(prep).tobytes())
-
-    def hexdigest(self) -> str:
-        """Return the hash of what was included so far."""
-        return self._digest.hexdigest()

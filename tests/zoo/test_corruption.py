@@ -64,8 +64,11 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         Zoo(text)
     with pytest.raises(NetspaceError, match=r"absent\.h5 does not exist: build a zoo \(`netspace zoo build`\) or give"):
         Zoo(tmp_path / "absent.h5")
-    with pytest.raises(NetspaceError, match=r"is a folder: give the path of a zoo file, such as .*zoo\.h5"):
-        Zoo(tmp_path)
+    with pytest.raises(
+        NetspaceError, match=r"folder without finished shards .*: give the path of a zoo file, such as .*zoo\.h5"
+    ):
+        (tmp_path / "empty").mkdir()
+        Zoo(tmp_path / "empty")
     for version, found in [(2, "version 2"), (None, "no zoo at all")]:
         with h5py.File(tmp_path / "other.h5", "w") as file:
             if version is not None:
