@@ -58,6 +58,8 @@ class Stream(IntEnum):
     IMPORTANCE_NOISE = 1061  # of their likelihoods, by split and sample
     LATENT_SAMPLES = 1097  # that they generate pictures from, by split
     CHANNEL_ORDERS = 1103  # pieces of paths that are exchanged, by group
+    PROBE_MEMBERS = 1213  # whose properties are predicted, if there are too many
+    SKETCHES = 1217  # of weights, for search
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -15,6 +15,7 @@ from netspace.cli.diff import diff
 from netspace.cli.health import health
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
+from netspace.cli.probe import probe
 from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,
@@ -258,6 +259,7 @@ def interpolate(
 app.command()(optimize)
 app.command()(diff)
 app.command()(health)
+app.command()(probe)
 
 
 @app.command()

@@ -1,0 +1,131 @@
+"""`netspace probe`: properties that can be predicted are, others are not; splits keep runs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import refused
+from scipy import stats
+from test_health import rewritten
+
+from netspace.commands import probe as probes
+from netspace.commands.collection import opened, sketch
+from netspace.commands.convert import write_network
+from netspace.commands.probe import _split, boosted, interval, probe
+from netspace.networks.spec import NetSpec
+from netspace.space import Space
+from netspace.zoo import Zoo
+
+
+def test_members_of_one_run_are_on_one_side() -> None:
+    runs = np.random.default_rng(0).integers(0, 20, 300)
+    for seed in range(5):
+        sides = _split(runs, seed)
+        assert sorted(np.concatenate(sides).tolist()) == list(range(300))
+        owned = [set(runs[side].tolist()) for side in sides]
+        assert all(owned) and not owned[0] & owned[1] and not owned[0] & owned[2] and not owned[1] & owned[2]
+    assert _split(runs, 0)[2].tolist() != _split(runs, 1)[2].tolist()
+    assert not len(_split(runs, 0, test=0)[2])
+
+
+def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
+    values = np.array([0.5, 0.7, 0.6, 0.9])
+    found = interval(values, 1 / 3)
+    spread = np.sqrt((1 / 4 + 1 / 3) * values.var(ddof=1))
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 3, values.mean(), spread))
+    assert interval(np.array([0.5, np.nan]), 1).mean is None
+
+
+def test_boosting_stops_where_validation_says() -> None:
+    random = np.random.default_rng(0)
+    features = [random.standard_normal((count, 4)) for count in (400, 100, 100)]
+    values = [np.sin(2 * each[:, 0]) + each[:, 1] ** 2 for each in features]
+    predicted = boosted(features, values[0], values[1])
+    assert np.corrcoef(predicted, values[2])[0, 1] > 0.75
+    noise = boosted(features, random.standard_normal(400), random.standard_normal(100))
+    assert noise.std() < 0.7  # few rounds
+
+
+@pytest.fixture(scope="module")
+def telling(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo whose learning rates are the mean of a layer's weights, and whose test accuracies are random."""
+
+    def change(flat: np.ndarray, members: np.ndarray, spec: NetSpec) -> None:
+        members["learning_rate"] = flat[:, spec.offsets[2] : spec.offsets[3]].mean(1) + 1
+        members["accuracy_test"] = np.random.default_rng(0).random(len(flat))
+
+    return rewritten(tiny_zoo, tmp_path_factory.mktemp("telling") / "zoo.h5", change)
+
+
+def test_what_weights_say_is_predicted_and_chance_is_not(telling: Path) -> None:
+    result = probe(telling, "learning_rate", splits=3)
+    found = {(each.source, each.model): each for each in result.probes}
+    known = found["statistics", "ridge"]
+    assert known.kendall.mean is not None and known.kendall.mean > 0.6 and known.r2.mean is not None
+    assert known.kendall_difference is not None and found["statistics", "boosting"].kendall_difference is None
+    assert list(result.left_out) == ["latents"] and result.seen == 0 and result.members == 36
+    chance = probe(telling, "accuracy_test", splits=3)
+    assert all(each.r2.mean is not None and each.r2.mean < 0.3 for each in chance.probes)
+
+
+def test_a_run_has_latents_and_predicts_for_files(tiny_run: Path, tiny_zoo: Path) -> None:
+    space = Space.load(tiny_run)
+    with Zoo(tiny_zoo) as zoo:
+        group, best = zoo.only(), zoo.find("best").index
+        flat = group.read([best]).flatten(1)[0, : group.spec.num_parameters]
+    write_network(Path("net.safetensors"), flat, space.arch_class())
+    result = probe(tiny_run, splits=2, files=["net.safetensors"])
+    assert [(each.source, each.model) for each in result.probes][:2] == [("latents", "ridge"), ("latents", "boosting")]
+    assert result.seen == 24 and not result.left_out and result.predictions is not None
+    (predicted,) = result.predictions
+    assert predicted.best == predicted.all[result.best] and len(predicted.all) == 6
+    assert abs(predicted.best - result.target_mean) < 10 * result.target_std
+    again = probe(tiny_run, splits=2, files=["net.safetensors"])
+    assert again.payload() == result.payload()
+
+
+def test_descriptions_of_several_architectures(multi_zoo: Path) -> None:
+    with opened(multi_zoo, None, "cpu") as members:
+        statistics, answers = members.described("statistics"), members.described("answers")
+        assert len(statistics) == len(answers) == members.count == len(members.table)
+        widths = [7 * len(each.group.spec.names) for each in members.groups]
+        assert statistics.shape[1] == sum(widths) and not statistics[members.arch_ids == 0, widths[0] :].any()
+        picked = np.array([1, members.count - 1])
+        assert members.described("answers", picked) == pytest.approx(answers[picked], abs=1e-6)
+        assert answers.reshape(len(answers), -1, 10).sum(2) == pytest.approx(1, abs=1e-5)
+        assert members.position(members.zoo.find(members.name(3))) == 3
+
+
+def test_sketches_have_the_inner_products_of_what_they_are_of() -> None:
+    values = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
+    values[1] = values[0] + 0.1 * values[1]
+    short = sketch(values)
+    assert float((short[0] - short[1]).norm() / (values[0] - values[1]).norm()) == pytest.approx(1, abs=0.15)
+    error = (short @ short.T - values @ values.T) / 5000
+    assert float(error.abs().mean()) < 0.06 and float(error.mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_the_command_prints_a_table_and_one_object(
+    tiny_run: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "ROUNDS", 3)
+    done = cli("probe", tiny_run, "--splits", "2")
+    assert done.code == 0 and "latents + ridge" in done.out and "Kendall tau" in done.out
+    found = cli("probe", tiny_run, "--splits", "2", "--target", "epochs", "--json").json
+    assert found["target"] == "epochs" and found["splits"] == 2 and "predictions" not in found
+
+
+def test_what_cannot_be_predicted_is_one_sentence(tiny_zoo: Path, multi_zoo: Path, cli: Callable[..., Any]) -> None:
+    refused(cli("probe", tiny_zoo, "--target", "beauty"), 2, "beauty", "accuracy_test")
+    refused(cli("probe", tiny_zoo, "--splits", "1"), 2, "--splits 1")
+    refused(cli("probe", tiny_zoo, "--members", "5"), 2, "5 members of 5 training runs", "at least 8")
+    refused(cli("probe", tiny_zoo, "--target", "learning_rate"), 2, "0.01 for all members")
+    refused(cli("probe", tiny_zoo, "--predict", "gone.pt"), 2, "gone.pt does not exist")
+    refused(cli("probe", tiny_zoo, "--zoo", tiny_zoo), 2, "no run folder")
+    refused(cli("probe", "nowhere"), 1, "nowhere does not exist")
