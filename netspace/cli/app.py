@@ -16,6 +16,7 @@ from netspace.cli.health import health
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.probe import probe
+from netspace.cli.search import search
 from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,
@@ -260,6 +261,7 @@ app.command()(optimize)
 app.command()(diff)
 app.command()(health)
 app.command()(probe)
+app.command()(search)
 
 
 @app.command()
