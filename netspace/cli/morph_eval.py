@@ -47,6 +47,13 @@ def evaluate(
             min=1, help="Epochs of training a baseline; default: the network's own in its zoo, or else the recipe's."
         ),
     ] = None,
+    us_net_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START",
+            help="Where US-Net's training begins: network (the one that the morph was fitted to; default if there is one) or fresh (weights).",
+        ),
+    ] = None,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
@@ -63,7 +70,10 @@ def evaluate(
     trusting(trust_arch)
     rates = GAMMAS if gammas is None else parse_rates(gammas)
     chosen = BASELINES if baselines is None else parse_names(baselines)
-    say(evaluate_morph(run, rates, chosen, seeds=seeds, epochs=epochs, device=pick(device)), json, evaluation)
+    figures = evaluate_morph(
+        run, rates, chosen, seeds=seeds, epochs=epochs, us_net_start=us_net_start, device=pick(device)
+    )
+    say(figures, json, evaluation)
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
@@ -148,4 +158,9 @@ def _seconds(figures: MorphEvaluation) -> list[str]:
     seconds, known = figures.seconds, [each for each in figures.seconds.individual if each is not None]
     parts = {"the morph": seconds.morph, "US-Net": seconds.us_net, f"{len(known)} networks alone": sum(known) or None}
     texts = [f"{value:,.1f} s {name}" for name, value in parts.items() if value is not None]
-    return [f"training took {', '.join(texts)}"] if texts else []
+    starts = {
+        "network": "; US-Net began at the network, and so did the morph",
+        "fresh": "; US-Net began at fresh weights",
+    }
+    begun = "" if figures.us_net_start is None else starts[figures.us_net_start]
+    return [f"training took {', '.join(texts)}{begun}"] if texts else []

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from netspace import distributed as ranks
-from netspace.commands.morph_methods import BASELINES, DRAWS, FOLDER, Methods, network_config
+from netspace.commands.morph_methods import BASELINES, DRAWS, FOLDER, STARTS, Methods, network_config
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.files import locked
 from netspace.io import write_tensors
 from netspace.metrics import linear_cka
 from netspace.networks.widths import count_parameters
-from netspace.results.morph_eval import Baselines, MorphEvaluation, Networks, TrainingSeconds, WidthFigures
-from netspace.saved_morph import open_morph
+from netspace.results.morph_eval import Baselines, MorphEvaluation, Networks, Start, TrainingSeconds, WidthFigures
+from netspace.saved_morph import SavedMorph, open_morph
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.tasks.base import CHUNK
@@ -47,6 +47,7 @@ def evaluate(
     *,
     seeds: int = 1,
     epochs: int | None = None,
+    us_net_start: str | None = None,
     device: str = "cpu",
 ) -> MorphEvaluation:
     """Return the figures of `netspace morph eval --json`; write them to the run folder.
@@ -61,10 +62,13 @@ def evaluate(
         seeds: how many networks of each method are averaged over; for each further one a network is trained, and a morph fitted to it.
         epochs: of training an individual or slimmable network; none: those of the zoo's member that the
             morph was fitted to, or else of the morph's recipe.
+        us_net_start: where the slimmable network's training begins: 'network', the one that the morph was fitted to, or 'fresh'
+            weights; none: the network if there is one.
         device: on which networks are trained and run.
 
     Raises:
-        UsageError: for no gammas, equal ones, or one that is not below 1; an unknown baseline; what is no folder of a morph.
+        UsageError: for no gammas, equal ones, or one that is not below 1; an unknown baseline or start; the start
+            'network' of a morph that was fitted to none; what is no folder of a morph.
         NetspaceError: as `open_morph`, `SavedMorph.task` and `Methods.networks`; another process evaluates the same run.
 
     >>> from netspace.commands.morph import fit
@@ -81,7 +85,7 @@ def evaluate(
             f"{run} is not the whole folder of a `netspace morph fit`: what a morph is compared with starts from the network "
             "next to it, and is kept there"
         )
-    methods = Methods(run, morph, morph.task(device), rates, chosen)
+    methods = Methods(run, morph, morph.task(device), rates, chosen, _start(us_net_start, run, morph))
     busy = f"{run} is being evaluated by another process"
     with locked(run / FOLDER / ".lock", busy) if ranks.is_main() else nullcontext():
         trials = [_trial(methods, epochs, number) for number in range(seeds)]
@@ -107,6 +111,19 @@ def _known(baselines: Iterable[str]) -> tuple[str, ...]:
         if name not in BASELINES:
             raise unknown("baseline", name, BASELINES, "Or none, for the morph alone.")
     return tuple(name for name in BASELINES if name in given)
+
+
+def _start(given: str | None, run: Path, morph: SavedMorph) -> Start:
+    """Return where the slimmable network's training begins."""
+    if given is not None and given not in STARTS:
+        raise unknown("start of the slimmable network", given, STARTS)
+    fitted = morph.config.start == "network"
+    if given == "network" and not fitted:
+        raise UsageError(
+            f"the morph in {run} was fitted to no network, so that a slimmable one cannot begin with its weights: "
+            "choose fresh weights (--us-net-start fresh), or leave the choice out"
+        )
+    return "network" if fitted and given != "fresh" else "fresh"
 
 
 @dataclass(frozen=True)
@@ -252,6 +269,7 @@ def _result(methods: Methods, epochs: int | None, trials: Sequence[Trial]) -> Mo
         **task.score_field(),
         seeds=len(trials),
         training=network_config(methods.run, morph, task, epochs).model_dump(mode="json"),
+        us_net_start=methods.us_net_start if "us_net" in methods.baselines else None,
         draws=DRAWS,
         narrowest=morph.config.widths.narrowest,
         full_parameters=count_parameters(morph.module, morph.info, morph.info.full()),

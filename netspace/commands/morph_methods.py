@@ -26,7 +26,7 @@ from netspace.io import read_json, write_json, write_tensors
 from netspace.networks.pruning import Criterion
 from netspace.networks.state_dict import FILES
 from netspace.networks.widths import Widths, find_widths
-from netspace.results.morph_eval import Baseline, TrainingSeconds
+from netspace.results.morph_eval import Baseline, Start, TrainingSeconds
 from netspace.results.morphs import MorphFit
 from netspace.run_folder import MORPH, RunFolder
 from netspace.saved_morph import SavedMorph, open_morph, plain_network
@@ -39,6 +39,7 @@ from netspace.zoo import Zoo
 
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+STARTS: tuple[Start, ...] = get_args(Start)
 DRAWS = 50  # K of NeuMeta's Eq. 9
 OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon"}  # of zoos, by our names
 FOLDER = "baselines"  # in the run folder: trained networks
@@ -103,6 +104,7 @@ class Methods:
     task: Task
     gammas: tuple[float, ...]
     baselines: tuple[str, ...]
+    us_net_start: Start = "fresh"  # 'network' only where the morph was fitted to one
 
     @cached_property
     def widths(self) -> list[tuple[int, ...]]:
@@ -175,9 +177,11 @@ class Methods:
     def _slimmable(self, config: NetworkConfig) -> tuple[Made, float | None]:
         limits, (indices, widths) = self.morph.config.widths, self._narrower()
         slimmable = SlimmableConfig(narrowest=limits.narrowest, random=limits.random, each_group=limits.each_group)
+        fresh = self.us_net_start == "fresh"
+        start = self.plain if fresh else (self.morph.module, self.morph.info)
         networks, seconds = timed(
-            self._folder(config) / "us-net",
-            lambda folder: others.slimmable_networks(*self.plain, widths, self.task, config, slimmable, folder),
+            self._folder(config) / ("us-net" if fresh else "us-net-from-network"),
+            lambda folder: others.slimmable_networks(*start, widths, self.task, config, slimmable, folder, fresh),
         )
         return self._at(indices, networks), seconds
 

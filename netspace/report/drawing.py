@@ -122,6 +122,7 @@ class Picture:
         stream = io.BytesIO()
         with styled():
             self.figure.savefig(stream, format="svg", transparent=True, dpi=DOTS, metadata={"Date": None})
+        self.figure.set_layout_engine(None)
         text = stream.getvalue().decode("utf-8")
         text = re.sub(
             r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>",
@@ -156,6 +157,7 @@ def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG, the same bytes for the same figure."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DOTS, metadata={"Software": None})
+    figure.set_layout_engine(None)  # axes stay where they are when it is saved again: a layout takes as long as drawing
     return stream.getvalue()
 
 

@@ -56,6 +56,7 @@ LOOKS = {
 MAX_TICKS = 6  # widths that are named on an axis
 MAX_NUMBERS = 6  # widths up to which divergences are written into their cells
 DARK, BRIGHT = "#101418", "#f6f7f8"  # of numbers in cells, which are no colours that follow the page's
+TRAINED = ("morph", "individual", "us_net")  # methods that the larger panel is scaled to
 VALIDATED = ("full width", "half way", "narrowest trained")
 Curve = tuple[str, np.ndarray, np.ndarray, Look]  # name, values (W,), deviations (W,), look; unknown ones are NaN
 
@@ -63,29 +64,35 @@ Curve = tuple[str, np.ndarray, np.ndarray, Look]  # name, values (W,), deviation
 def draw_widths(
     gammas: np.ndarray, parameters: Sequence[int], curves: Sequence[Curve], narrowest: float, near: tuple[float, float]
 ) -> Figure:
-    """Draw accuracies of methods over compression rates (W,), and the part of them within the limits `near` larger.
+    """Draw accuracies of methods over compression rates (W,): large at the widths trained, within the limits `near`, and small at all.
 
-    The range of the morph's training, from 0 to `narrowest`, is shaded.
+    The range of the morph's training, from 0 to `narrowest`, is shaded where other widths are drawn.
     """
-    whole = [values[np.isfinite(values)] for _, values, _, _ in curves]
-    spans = float(np.ptp(np.concatenate(whole))), near[1] - near[0]
-    panels = 2 if spans[1] < 0.6 * spans[0] else 1
-    figure, stack = new(3.4 + 2.6 * panels, panels, sharex=True)
-    for axes in stack:
-        axes.axvspan(0, 100 * narrowest, color=GREY, alpha=0.12, linewidth=0)
+    whole = np.concatenate([values[np.isfinite(values)] for _, values, _, _ in curves])
+    trained, everywhere = (gammas >= 0) & (gammas <= narrowest), np.full(len(gammas), True)
+    if trained.sum() > 1 and near[1] - near[0] < 0.6 * float(np.ptp(whole)):
+        figure, _ = new(8.6, 0)
+        large, small = figure.subplots(2, 1, height_ratios=(2, 1))
+        panels = [
+            (large, trained, "accuracy on test images, %, at trained widths"),
+            (small, everywhere, "at all widths"),
+        ]
+        large.set_ylim(100 * near[0], 100 * near[1])
+    else:
+        figure, small = new(6.0)
+        panels = [(small, everywhere, "accuracy on test images, %")]
+    small.axvspan(0, 100 * narrowest, color=GREY, alpha=0.12, linewidth=0)
+    for axes, drawn, title in panels:
         for name, values, deviations, look in curves:
             style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linewidth": 1.7, "markersize": 6}
             style |= {"markersize": 11, "linewidth": 2.2} if look.marker == "*" else {}
             style |= {"linestyle": (0, (4, 2)), "markerfacecolor": "none"} if look.marker == "P" else {}
-            errors = 100 * deviations if np.isfinite(deviations).any() else None
-            axes.errorbar(100 * gammas, 100 * values, errors, capsize=3, label=plain(name, 40), **style)
-    stack[0].set_title("accuracy on test images, %")
-    if panels == 2:
-        stack[1].set_ylim(100 * near[0], 100 * near[1])
-        stack[1].set_title("the same, larger")
-    _gamma_ticks(stack[-1], gammas, [f"\n{count(each)}" for each in parameters])
-    stack[-1].set_xlabel("γ: channels left out, %, and parameters")
-    handles, labels = stack[0].get_legend_handles_labels()
+            errors = 100 * deviations[drawn] if np.isfinite(deviations).any() else None
+            axes.errorbar(100 * gammas[drawn], 100 * values[drawn], errors, capsize=3, label=plain(name, 40), **style)
+        axes.set_title(title)
+        _gamma_ticks(axes, gammas[drawn], [f"\n{count(each)}" for each in np.asarray(parameters)[drawn]])
+    small.set_xlabel("γ: channels left out, %, and parameters")
+    handles, labels = small.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
     return figure
 
@@ -206,8 +213,9 @@ def _widths(run: Morphed, evaluation: MorphEvaluation) -> Iterator[Picture]:
             curves.append((run.name(method), values, deviations, look))
     if not curves:
         return
-    own = np.concatenate([floats(run.values(each)[0]) for each in ("morph", "individual") if each in run.methods])
-    known = own[np.isfinite(own)]
+    own = np.stack([floats(run.values(each)[0]) for each in TRAINED if each in run.methods])
+    trained = own[:, [each.trained for each in evaluation.widths]]
+    known = trained[np.isfinite(trained)] if np.isfinite(trained).any() else own[np.isfinite(own)]
     margin = max(0.08 * float(np.ptp(known)), 0.005)
     texts = [
         f"γ {number(each.gamma)}: {percent(each.accuracy)}, alone {percent(each.baselines.individual)}"
@@ -226,7 +234,8 @@ def _widths(run: Morphed, evaluation: MorphEvaluation) -> Iterator[Picture]:
         ),
         f"The accuracy on test images of {len(curves)} methods at {len(gammas)} widths; the morph and networks trained alone: "
         f"{'; '.join(texts)}.",
-        f"Networks of exactly the same shapes. The shaded widths are those of the morph's training, γ 0 to {number(evaluation.narrowest)}. "
+        "Networks of exactly the same shapes. The larger panel has the widths that the morph was trained for, and cuts off what is far below "
+        f"networks trained for them. The shaded widths are those of the morph's training, γ 0 to {number(evaluation.narrowest)}. "
         f"{'Bars are standard deviations over seeds. ' if evaluation.seeds > 1 else ''}NeuMeta, Fig. 5.",
     )
 

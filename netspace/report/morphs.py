@@ -33,6 +33,7 @@ METHODS = {  # of the networks that are compared, in the order of the page
     "pruned_random": "pruned (random)",
     "resampled": "weights resampled",
 }
+STARTS = {"network": " from the network", "fresh": " from fresh weights"}  # of US-Net's training
 SHORT = {**METHODS, "individual": "trained alone"}  # where there is little room
 
 
@@ -55,7 +56,8 @@ class Morphed:
 
     def name(self, method: str) -> str:
         """Return what a method is called."""
-        return METHODS[method].format(draws=self.evaluation.draws if self.evaluation else "")
+        start = STARTS.get(self.evaluation.us_net_start or "", "") if self.evaluation and method == "us_net" else ""
+        return METHODS[method].format(draws=self.evaluation.draws if self.evaluation else "") + start
 
     def values(self, method: str) -> tuple[list[float | None], list[float | None]]:
         """Return the accuracies (W,) of a method's networks, and their standard deviations over seeds; None if not known."""
@@ -204,7 +206,7 @@ def width_tables(run: Morphed) -> list[Table]:
         f"{count(finite(evaluation.training.get('epochs')))} epochs; pruned and resampled ones were not trained afterwards. All batch norms were recalibrated on "
         "the same training images. Agreement is the fraction of answers that are those of the network that the morph was fitted to."
     )
-    return [Table(head, rows, caption), *_measures(run, head), *_seconds(evaluation)]
+    return [Table(head, rows, caption), *_measures(run, head), *_seconds(run, evaluation)]
 
 
 def _spread(value: float | None, spread: float | None) -> str:
@@ -227,7 +229,7 @@ def _measures(run: Morphed, head: list[str]) -> list[Table]:
     return tables
 
 
-def _seconds(evaluation: MorphEvaluation) -> list[Table]:
+def _seconds(run: Morphed, evaluation: MorphEvaluation) -> list[Table]:
     """Return a table of how long trainings took."""
     seconds, alone = evaluation.seconds, _alone(evaluation)
     known = [value for value in map(finite, seconds.individual) if value is not None]
@@ -236,7 +238,7 @@ def _seconds(evaluation: MorphEvaluation) -> list[Table]:
         [name, number(value, 1), number(value / alone, 2) if alone else MISSING]
         for name, value in (
             ("the morph, from the network it was fitted to", finite(seconds.morph)),
-            ("US-Net", finite(seconds.us_net)),
+            (run.name("us_net"), finite(seconds.us_net)),
             ("one network of full width alone", alone),
             (f"{len(known)} networks, one for each width", every),
         )

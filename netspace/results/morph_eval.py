@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from netspace.results import Number, Numbers, Part, Result, Score, expect
 
 Baseline = Literal["individual", "us_net", "pruned_l1", "pruned_taylor", "pruned_random", "resampled"]
+Start = Literal["network", "fresh"]  # the trained network that the morph was fitted to, or fresh weights
 
 
 class Baselines(Part):
@@ -64,6 +65,7 @@ class MorphEvaluation(Result):
     score: Score | None = None  # what the accuracies are, if they are none
     seeds: int = 1
     training: dict[str, Any]  # settings by which individual and slimmable networks were trained, with the first seed
+    us_net_start: Start | None = None  # where the slimmable network's training began; left out if it was not compared
     draws: int  # of `sampled_accuracy`
     narrowest: float  # gamma of the narrowest network in the morph's training
     full_parameters: int  # of the network at full width

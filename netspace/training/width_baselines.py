@@ -75,14 +75,15 @@ def slimmable_networks(
     config: NetworkConfig,
     slimmable: SlimmableConfig,
     folder: Path,
+    fresh: bool = True,
 ) -> list[nn.Module]:
-    """Train one set of weights for all widths (US-Net), from fresh ones, and return its networks, recalibrated.
+    """Train one set of weights for all widths (US-Net) and return its networks, recalibrated.
 
-    `module` says what is trained; its weights do not matter. A stopped training goes on from its checkpoint in `folder`.
-    Raises as `resized`, `train_slimmable` and `first_channels`.
+    It begins with `fresh` weights, and those of `module` do not matter; or else with the weights of `module`. A stopped training
+    goes on from its checkpoint in `folder`. Raises as `resized`, `train_slimmable` and `first_channels`.
     """
-    fresh = resized(module, info, info.full(), config.seed)
-    full = train_slimmable(fresh, info, task, config, slimmable, folder / "slimmable")
+    start = resized(module, info, info.full(), config.seed) if fresh else module
+    full = train_slimmable(start, info, task, config, slimmable, folder / "slimmable")
     return recalibrated([with_first_channels(full, info, each) for each in widths], task, config)
 
 

@@ -20,12 +20,14 @@ from netspace.commands.morph_methods import BASELINES, network_config
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import read_tensors
 from netspace.networks.pruning import pruned
+from netspace.networks.resizing import with_first_channels
 from netspace.results.morph_eval import MorphEvaluation
 from netspace.saved_morph import open_morph
 from netspace.tasks import DataConfig, load
 from netspace.training import width_baselines as others
 from netspace.training.morph import MorphConfig
 from netspace.training.network import NetworkConfig, calibration, network_score
+from netspace.training.slimmable import SlimmableConfig, train_slimmable
 from netspace.zoo import Zoo
 
 GAMMAS = (0.0, 0.4, 0.8)
@@ -66,7 +68,8 @@ def test_every_method_is_measured_at_the_same_widths(run: Path, result: MorphEva
     assert first.accuracy == first.baselines.pruned_l1 == first.baselines.resampled  # the network itself, recalibrated
     assert first.accuracy == pytest.approx(result.full_accuracy, abs=0.1) and first.accuracy > 0.7
     assert first.agreement is not None and first.agreement > 0.8
-    assert first.baselines.us_net != first.accuracy and first.baselines.individual != first.accuracy
+    assert first.baselines.individual != first.accuracy
+    assert result.widths[1].baselines.us_net not in (result.widths[1].accuracy, result.widths[1].baselines.resampled)
     assert MorphEvaluation.read(run / "eval.json") == result
 
 
@@ -117,6 +120,22 @@ def test_properties_by_definition(run: Path, result: MorphEvaluation, monkeypatc
             p, q = target.softmax(1), other.softmax(1)
             slow = float((p * (p / q).log()).sum(1).mean())
             assert result.divergence["morph"][row][column] == pytest.approx(slow, rel=1e-4, abs=1e-6)
+
+
+def test_us_net_begins_at_the_network_or_at_fresh_weights(run: Path, result: MorphEvaluation, tmp_path: Path) -> None:
+    morph, task = open_morph(run), load(DATA)
+    config, limits = network_config(run, morph, task, 2), morph.config.widths
+    slimmable = SlimmableConfig(narrowest=limits.narrowest, random=limits.random, each_group=limits.each_group)
+    full = train_slimmable(morph.module, morph.info, task, config, slimmable, tmp_path / "slimmable")
+    narrow = with_first_channels(full, morph.info, morph.info.at(0.4))
+    score = network_score(others.recalibrated([narrow], task, config)[0], task, "test")
+    assert result.us_net_start == "network" and result.widths[1].baselines.us_net == score
+    own = shutil.copytree(run, tmp_path / "own")
+    fresh = evaluate(own, (0.0, 0.4), ["us_net"], epochs=1, us_net_start="fresh")
+    assert fresh.us_net_start == "fresh" and fresh.widths[1].baselines.us_net != score
+    assert evaluate(own, (0.0,), []).us_net_start is None
+    with pytest.raises(UsageError, match="unknown start of the slimmable network 'netwrok': did you mean 'network'"):
+        evaluate(run, us_net_start="netwrok")
 
 
 def test_a_second_evaluation_trains_nothing(run: Path, result: MorphEvaluation) -> None:
@@ -209,8 +228,11 @@ def test_widths_above_the_full_one_have_no_slimmable_or_pruned_network(tmp_path:
 
 def test_a_morph_of_fresh_weights_is_compared_with_trained_networks(tmp_path: Path) -> None:
     write_morph(tmp_path, "resnet8", start="nothing", batch_norm="fold")
-    result = evaluate(tmp_path, (0.0, 0.5), ["pruned_l1", "individual"], epochs=1)
+    result = evaluate(tmp_path, (0.0, 0.5), ["pruned_l1", "individual", "us_net"], epochs=1)
     first = result.widths[0]
+    assert result.us_net_start == "fresh"
+    with pytest.raises(UsageError, match="was fitted to no network, so that a slimmable one cannot begin with its wei"):
+        evaluate(tmp_path, us_net_start="network")
     assert "full_accuracy" not in result.payload() and first.agreement is None
     assert first.baselines.pruned_l1 == pytest.approx(first.baselines.individual)
 
@@ -296,6 +318,7 @@ def test_the_command_prints_a_table_or_one_object(cli: Callable[..., Any], run: 
     assert " ".join(head.split()) == expected
     assert [row.split("  ")[0] for row in rows] == ["0 *", "0.4 *", "0.8"]
     assert f"{100 * (result.widths[0].accuracy or 0):.1f} %" in rows[0] and "s the morph" in lines[-2]
+    assert lines[-2].endswith("US-Net began at the network, and so did the morph")
 
 
 def test_the_command_says_what_is_wrong_with_its_options(cli: Callable[..., Any], run: Path) -> None:

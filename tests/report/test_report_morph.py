@@ -8,12 +8,14 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from netspace.errors import NetspaceError
 from netspace.io import write_json, write_tensors
 from netspace.report import report
+from netspace.report.figures_morph import LOOKS, draw_widths
 from netspace.results.spaces import ReportFiles
 
 PARAMETERS = (272_474, 153_434, 68_554, 17_354)
@@ -50,6 +52,7 @@ EVALUATION: dict[str, Any] = {
     "run": "m",
     "seeds": 1,
     "training": {"epochs": 6},
+    "us_net_start": "network",
     "draws": 50,
     "narrowest": 0.5,
     "full_parameters": 272_474,
@@ -106,6 +109,7 @@ def test_everything_is_shown(tmp_path: Path) -> None:
         "γ 0.75 (unseen)",
         "153,434",
         "pruned (Taylor)",
+        "US-Net from the network",
         "the morph, mean of 50 draws",
         "shaded widths are those of the morph's training, γ 0 to 0.50",
         "greedy: to the nearest channel left",
@@ -115,6 +119,17 @@ def test_everything_is_shown(tmp_path: Path) -> None:
     ):
         assert text and text in html, text
     assert "±" not in html and text_of(report(run)) == html  # the same folder gives the same page
+
+
+def test_the_larger_panel_of_scores_is_of_trained_widths() -> None:
+    gammas, unknown = np.arange(4) / 4, np.full(4, np.nan)
+    good, bad = np.array([0.9, 0.89, 0.88, 0.1]), np.array([0.9, 0.7, 0.3, 0.1])
+    curves = [("good", good, unknown, LOOKS["morph"]), ("bad", bad, unknown, LOOKS["resampled"])]
+    large, small = draw_widths(gammas, PARAMETERS, curves, 0.5, (0.87, 0.91)).axes
+    assert large.get_ylim() == pytest.approx((87, 91)) and small.get_ylim()[0] < 10
+    assert [len(line.get_xdata()) for axes in (large, small) for line in axes.lines] == [3, 3, 4, 4]
+    assert large.get_subplotspec().get_position(large.figure).height > 1.5 * small.get_position().height
+    assert len(draw_widths(gammas, PARAMETERS, curves, 0.2, (0.87, 0.91)).axes) == 1  # one trained width is no line
 
 
 def test_several_seeds_have_their_spread(tmp_path: Path) -> None:
