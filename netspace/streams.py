@@ -60,6 +60,8 @@ class Stream(IntEnum):
     CHANNEL_ORDERS = 1103  # pieces of paths that are exchanged, by group
     PROBE_MEMBERS = 1213  # whose properties are predicted, if there are too many
     SKETCHES = 1217  # of weights, for search
+    BUDGET_INPUTS = 1301  # pictures or noise that a size is looked for with, by part
+    STUDENT = 1303  # initial weights of a smaller network
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

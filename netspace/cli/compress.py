@@ -131,6 +131,48 @@ def fit(
     config: Annotated[
         str | None, typer.Option(help="A recipe: a YAML file, or a bundled one (compress/decoupled).")
     ] = None,
+    bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Find the best network in a file of at most SIZE bytes, as in 100KB (100,000), 2.3MB, 1MiB or 85000: the whole "
+            "file counts.",
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(metavar="R", help="The same with SIZE = the bytes of the original's weights / R."),
+    ] = None,
+    accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="The same with the smallest SIZE at which the accuracy on validation images drops by at most D points.",
+        ),
+    ] = None,
+    way: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With a size, the only way that is tried: rounded, coded, pruned, coordinate or mixed. Default: all.",
+        ),
+    ] = None,
+    rivals: Annotated[
+        bool,
+        typer.Option(
+            "--rivals",
+            help="With a size, add NNCodec, plain rounding, torch's int8 and a distilled student to the table.",
+        ),
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With a size, pictures without labels to train on and to compare answers on, where no task is known.",
+        ),
+    ] = None,
+    size: Size = 224,
+    normalise: Normalise = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue an interrupted fit; what is not given is as it was begun."),
@@ -145,14 +187,22 @@ def fit(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Fit a coordinate network to a trained network's weights."""
+    """Hold a trained network in a small file: in a coordinate network, or, with a size, the best way in so many bytes.
+
+    With --bytes, --ratio or --accuracy-drop every way is tried: weights rounded by rows, entropy-coded, pruned and coded, with
+    a precision of each layer by how much it matters, and in a coordinate network. The best one is trained on. Without a size,
+    a coordinate network is fitted as the recipe says.
+    """
     from netspace.archs import ArchConfig
+    from netspace.cli import budget as of_size
     from netspace.compression.fit import fit as fit_network
+    from netspace.compression.sizes import parse_budget
     from netspace.config import load, resumed
     from netspace.run_folder import FIT, RunFolder
     from netspace.training.recipe import FitConfig
 
     trusting(trust_arch)
+    limits = parse_budget(bytes, ratio, accuracy_drop)
     of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
     if model is None:
         own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
@@ -161,6 +211,21 @@ def fit(
         of_arch = of_arch or (load(ArchConfig, own.arch) if own.arch else None)
     settings = out / "config.yaml"
     begun = resume and config is None and settings.is_file()
+    if limits or (begun and of_size.is_budget(out)):
+        from netspace.compression.budget import fit_budget
+        from netspace.compression.work import BudgetConfig
+
+        _pictures(images, size, normalise)
+        options = of_size.options(way, rivals, images, size, normalise, shape)
+        if limits:
+            chosen = of_size.settings(config, set or [], limits, options)
+        else:
+            chosen = resumed(BudgetConfig, settings, set or [])
+        found = fit_budget(model, out, chosen, zoo, resume, pick(device), of_arch, key)
+        say(found, json, of_size.budget_fit)
+        return
+    named = {"--way": way, "--rivals": rivals or None, "--images": images, "--normalise": normalise}
+    of_size.check_alone([name for name, value in named.items() if value is not None])
     recipe = resumed(FitConfig, settings, set or []) if begun else load(FitConfig, config or {}, set or [])
     say(fit_network(model, out, recipe, zoo, resume, pick(device), of_arch, shape, key), json, compression)
 

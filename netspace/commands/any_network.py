@@ -17,8 +17,9 @@ from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.compression.originals import read_network
 from netspace.errors import NetspaceError, UsageError
+from netspace.models.coded import CODED
+from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import NOTE as COMPRESSED_NOTE
-from netspace.models.compressed import Compressed
 from netspace.networks.folding import fold
 from netspace.networks.graph import batch_norms
 from netspace.networks.prep import unflatten, unpack
@@ -77,7 +78,7 @@ def load_network(text: str, zoo: Zoo | None, arch: ArchConfig | None = None, key
         if (path / MORPH).is_file():
             return _of_morph(text, open_morph(path))
         if (path / COMPRESSED).is_file():
-            return _of_compressed(text, Compressed.load(path / COMPRESSED), arch)
+            return _of_compressed(text, load_any(path / COMPRESSED), arch)
         raise UsageError(f"{text} is a folder without a network: expected {KINDS}")
     if path.suffix in FILES:
         return _of_file(text, path, arch, key)
@@ -102,7 +103,7 @@ def _of_morph(text: str, morph: SavedMorph) -> AnyNetwork:
     return AnyNetwork(text, state, module, spec, morph.spec.input_shape, morph=morph)
 
 
-def _of_compressed(text: str, compressed: Compressed, arch: ArchConfig | None) -> AnyNetwork:
+def _of_compressed(text: str, compressed: AnyCompressed, arch: ArchConfig | None) -> AnyNetwork:
     state, spec = compressed.reconstruct(), compressed.spec
     module = None if spec is None else archs.skeleton(spec.arch, spec.settings, spec.input_shape)
     if module is None and arch is not None:
@@ -121,8 +122,8 @@ def _of_file(text: str, path: Path, arch: ArchConfig | None, key: str | None) ->
             state = read_safetensors(path)
             if MORPH_NOTE in state.metadata:
                 return _of_morph(text, open_morph(path))
-            if COMPRESSED_NOTE in state.metadata:
-                return _of_compressed(text, Compressed.load(path), arch)
+            if COMPRESSED_NOTE in state.metadata or CODED in state.metadata:
+                return _of_compressed(text, load_any(path), arch)
             if RESIZED in state.metadata:
                 module = load_morphed(path)
                 return AnyNetwork(text, module.state_dict(), module)

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from netspace.archs import ArchConfig
 from netspace.compression.originals import check_same, find_original, save_kernels
 from netspace.metrics import accuracy, linear_cka
+from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Layer, layer_of
 from netspace.networks.state_dict import map_tensors, module_logits, run_types
@@ -86,7 +87,7 @@ def analyse(
     >>> (compressed.parent / "analysis.json").is_file()
     True
     """
-    compressed = Compressed.load(path)
+    compressed = load_predictor(path)
     original, _ = find_original(model, zoo_path, arch=arch, key=key)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     check_same(path, state, model, original)

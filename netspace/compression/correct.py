@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from netspace.archs import ArchConfig
 from netspace.compression.originals import Pictures, check_new, check_same, find_original, logits_of
 from netspace.errors import UsageError
+from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import layer_of
+from netspace.networks.rounding import Codes
 from netspace.results.compressed import Correction
 from netspace.streams import Stream, generator
 from netspace.tasks.readers import picture_batches
@@ -128,7 +131,7 @@ def correct(
     if pictures is not None and input_shape is not None:
         raise UsageError("--images and --input-shape both say what is shown: give one of them")
     files = [] if pictures is None else pictures.files()
-    compressed = Compressed.load(path)
+    compressed = load_any(path)
     state = compressed.reconstruct()
     original, _ = find_original(model, zoo_path, arch=arch, key=key)
     check_same(path, state, model, original)
@@ -141,18 +144,39 @@ def correct(
     else:
         inputs, kind = _inputs(original, input_shape, model, seed)
     logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
-    names = [layer.name for layer in compressed.kernels.layers]
+    names = _represented(compressed)
     better = corrected(original.module, original.state, state, names, inputs)
     better = {name: value.to(state[name].dtype) for name, value in better.items()}
-    changed = [name for name in compressed.rest if not torch.equal(better[name], state[name])]
+    rest = [name for name in state if name not in names]
+    changed = [name for name in rest if not torch.equal(better[name], state[name])]
     if not changed:
         raise UsageError(
             f"{model} has neither batch norm nor biases behind what is represented: there is nothing to correct"
         )
-    compressed.rest = {name: better[name] for name in compressed.rest}
-    compressed.save(out)
+    _with_rest(compressed, {name: better[name] for name in rest}).save(out)
     by = {} if pictures is None else pictures.by.figures()
     return Correction(file=str(path), out=str(out), shown=kind, count=len(inputs), **by, corrected=changed)
+
+
+def _represented(compressed: AnyCompressed) -> list[str]:
+    """Return the names of the weights that a file represents by others, or as integers."""
+    if isinstance(compressed, Compressed):
+        return [*compressed.with_tied({layer.name: torch.empty(0) for layer in compressed.kernels.layers})]
+    return [
+        name
+        for name in compressed.names
+        if isinstance(compressed.entries[compressed.tied.get(name, name)].value, Codes)
+    ]
+
+
+def _with_rest(compressed: AnyCompressed, rest: Mapping[str, Tensor]) -> AnyCompressed:
+    """Return the network of a file with other values of tensors that it holds as they are."""
+    if isinstance(compressed, Compressed):
+        return replace(compressed, rest={name: rest[name] for name in compressed.rest})
+    entries = {
+        name: replace(entry, value=rest[name]) if name in rest else entry for name, entry in compressed.entries.items()
+    }
+    return replace(compressed, entries=entries)
 
 
 def _inputs(original: Original, input_shape: tuple[int, ...] | None, model: str, seed: int) -> tuple[Tensor, str]:

@@ -28,7 +28,7 @@ from netspace.compression.originals import (
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
-from netspace.models.coded import load_compressed
+from netspace.models.coded_predictor import load_any, load_predictor
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.native.orders import arrange, paper_bits
@@ -154,14 +154,14 @@ def fit(
         begun = None if folder.last.exists() else time.monotonic()  # the time of a resumed fit is not known
         if first:
             folder.check(config, resume)
-            mark, network = out / "network.json", NetworkMark(hash=_hash(original))
+            mark, network = out / "network.json", NetworkMark(hash=network_hash(original))
             if not folder.begun:
                 network.write(mark)
             elif NetworkMark.read(mark).hash != network.hash:
                 raise UsageError(
                     f"{out} was begun with another network or teacher: resume it with its own (`{folder.command}`), or choose another --out"
                 )
-            folder.begin(config, provenance(config.seed, **_origin(model, zoo_path, arch, input_shape, key)))
+            folder.begin(config, provenance(config.seed, **origin_of(model, zoo_path, arch, input_shape, key)))
         torch.manual_seed(config.seed)
         with accelerator.main_process_first():  # which writes the orders for the others
             compressed = begin(original.state, config, spec, out / "orders.safetensors", kernels)
@@ -187,7 +187,7 @@ def fit(
     return FitResult.read(out / "fit.json")
 
 
-def _origin(
+def origin_of(
     model: str, zoo_path: Path | None, arch: ArchConfig | None, input_shape: tuple[int, ...] | None, key: str | None
 ) -> dict[str, Any]:
     """Return what names the network of a fit, for its provenance."""
@@ -311,7 +311,7 @@ def evaluate(
     >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
     check_named(model, arch, pictures, key)
-    compressed = load_compressed(path)
+    compressed = load_any(path)
     state = compressed.reconstruct()
     reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, pictures, key)
     measured = NetworkFigures() if reference is None else reference.measure(state)
@@ -353,7 +353,7 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
         raise UsageError(
             f"the state dict is written as safetensors, not as {out.suffix}: name it {out.stem}.safetensors"
         )
-    compressed = load_compressed(path)
+    compressed = load_any(path)
     state = compressed.reconstruct()
     metadata = {} if compressed.spec is None else folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **metadata)
@@ -372,7 +372,7 @@ def importance(
 
     >>> result = importance(compressed, "best", zoo, top=3)
     """
-    compressed = Compressed.load(path)
+    compressed = load_predictor(path)
     original, _ = find_original(model, zoo_path, key=key)
     state, rows = compressed.reconstruct(), []
     check_same(path, state, model, original)
@@ -384,7 +384,7 @@ def importance(
     return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
-def _hash(original: Original) -> str:
+def network_hash(original: Original) -> str:
     """Return the hash of a network's weights, and of its teachers'."""
     teachers = [each.hash for _, each in sorted(original.teachers.items()) if isinstance(each, Teacher)]
     return " ".join([hash_tensors(*(original.state[name] for name in sorted(original.state))), *teachers])

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
+from netspace.compression.channels import channel_order
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.coded import CODED, Coded
+from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import NOTE, Compressed
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
@@ -300,6 +302,9 @@ class Reference:
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
         self.model, self.pictures, self.represented = model, pictures, compressed.represented
+        self.expected = self.original.state  # what weights are compared with
+        if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
+            self.expected = channel_order(self.original, compressed.channels, model)
         if pictures is not None:
             if self.original.module is None:
                 raise UsageError(
@@ -315,7 +320,7 @@ class Reference:
         The figures are the relative error of the represented weights; accuracy and agreement on the test images where they
         are known; and `images`, how alike both answer the pictures, where there are any.
         """
-        expected, given = self.represented(self.original.state), self.represented(state)
+        expected, given = self.represented(self.expected), self.represented(state)
         logits = self._test_logits(state)
         return NetworkFigures(
             relative_error=float((given - expected).norm() / expected.norm()),

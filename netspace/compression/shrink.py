@@ -16,6 +16,7 @@ from torch import Tensor
 from netspace.archs import ArchConfig
 from netspace.compression.originals import Pictures, Reference, check_named, check_new
 from netspace.errors import UsageError
+from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import FLOAT, Compressed, bytes_of, check_bits, pack, unpack
 from netspace.progress import progress
 from netspace.results.compressed import (
@@ -58,7 +59,7 @@ def quantise(
     check_bits(bits)
     check_new(out)
     check_named(model, arch, pictures, key)
-    compressed = Compressed.load(path)
+    compressed = load_predictor(path)
     if compressed.bits != FLOAT:
         raise UsageError(f"{path} is quantised to {compressed.bits} bits already: give the file that it was made of")
     before = compressed.reconstruct()
@@ -127,7 +128,7 @@ def prune(
     for share in shares:
         if not 0 <= share < 1:
             raise UsageError(f"a share of {share:g} of the weights was to be pruned: give shares from 0 to below 1")
-    compressed = Compressed.load(path)
+    compressed = load_predictor(path)
     state = compressed.reconstruct()
     reference = Reference(compressed, state, path, model, zoo_path, arch, pictures, key)
     original = reference.original.state

@@ -184,15 +184,22 @@ class Compressed:
         """Writes the file, atomically; what was read quantised is so again."""
         held = {name: value.detach().cpu() for name, value in self.predictor.state_dict().items()}
         held = held if self.bits == FLOAT else pack(held, self.bits)
-        tensors = {f"predictor.{name}": value for name, value in held.items()}
+        write_tensors(path, self.tensors(held), **{NOTE: json.dumps(self.note())})
+
+    def tensors(self, predictor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file, given those of the predictor as it has them."""
+        tensors = {f"predictor.{name}": value for name, value in predictor.items()}
         for place, layer in enumerate(self.kernels.layers):
             packed = pack_order(self.orders[place].numpy(), layer.grid(self.kernels.side), self.kind)
             if len(packed):
                 tensors[f"order.{layer.name}"] = torch.from_numpy(packed)
             if self.norms is not None:
                 tensors[f"norm.{layer.name}"] = self.norms[place]
-        tensors |= {f"rest.{name}": value.detach().cpu().contiguous() for name, value in self.rest.items()}
-        told = {
+        return tensors | {f"rest.{name}": value.detach().cpu().contiguous() for name, value in self.rest.items()}
+
+    def note(self) -> dict[str, Any]:
+        """Return the note of a file, which says what its tensors are."""
+        return {
             "version": VERSION,
             "kind": self.kind,
             "side": self.kernels.side,
@@ -204,7 +211,6 @@ class Compressed:
             "types": {name: str(each).removeprefix("torch.") for name, each in self.types.items()},
             "tied": self.tied,
         }
-        write_tensors(path, tensors, **{NOTE: json.dumps(told)})
 
     @classmethod
     def load(cls, path: Path) -> Compressed:

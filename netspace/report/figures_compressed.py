@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from netspace.report.budgets import size_pictures
 from netspace.report.drawing import (
     GREEN,
     GREY,
@@ -156,6 +157,7 @@ def pictures(fitted: Fitted) -> list[Picture]:
     """Return all figures, in the order of the page."""
     with styled():
         return [
+            *([] if fitted.budget is None else size_pictures(fitted.budget)),
             *_course(fitted),
             *_kernels(fitted.kernels),
             *_layers(fitted.analysis),

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netspace.report.budgets import size_summary, size_tables, size_tiles
 from netspace.report.drawing import MISSING, Picture
 from netspace.report.morphs import Morphed, morph_summary, morph_tiles, order_tables, width_tables
 from netspace.report.property_tables import property_tables
@@ -43,6 +44,7 @@ MORPH_SECTIONS = {
     "training": "Training",
 }
 FIT_SECTIONS = {
+    "sizes": "Accuracy and bytes",
     "course": "The fit",
     "layers": "Layer by layer",
     "smooth": "Smooth weights and generalisation",
@@ -77,6 +79,8 @@ def run_page(run: Run, pictures: Sequence[Picture], missing: Missing) -> str:
 def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> str:
     """Return the page of a compressed network."""
     before = {"smooth": gap_tables(fitted), "smaller": bit_tables(fitted)}
+    if fitted.budget is not None:
+        before["sizes"] = size_tables(fitted.budget)
     facts = {
         "file": fitted.figures.file,
         "SHA-256 of the original's tensors": fitted.network,
@@ -84,7 +88,11 @@ def fit_page(fitted: Fitted, pictures: Sequence[Picture], missing: Missing) -> s
     }
     known = {name: value for name, value in facts.items() if value is not None}
     sections = _sections(FIT_SECTIONS, pictures, missing, before, {})
-    return _page(fitted.path, fit_summary(fitted), fit_tiles(fitted), sections, known, fitted.config)
+    if fitted.budget is None:
+        words, main = fit_summary(fitted), fit_tiles(fitted)
+    else:
+        words, main = size_summary(fitted.budget), size_tiles(fitted.budget)
+    return _page(fitted.path, words, main, sections, known, fitted.config)
 
 
 def morph_page(run: Morphed, pictures: Sequence[Picture], missing: Missing) -> str:

@@ -22,6 +22,7 @@ from netspace.io import Record, read_json, read_tensors, read_text, read_yaml, w
 from netspace.report.drawing import Dot, number, percent
 from netspace.report.shapes import Shown, read_shown
 from netspace.results import Score
+from netspace.results.budget import BudgetFit
 from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
 from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
@@ -279,6 +280,7 @@ class Fitted:
     analysis: Analysis | None
     pruning: Pruning | None
     quantised: dict[int, Quantisation]  # by bits
+    budget: BudgetFit | None = None  # of a fit with a size
 
 
 def is_fit(path: Path) -> bool:
@@ -335,17 +337,24 @@ def read_fit(path: Path) -> Fitted:
     files = {name: path / f"{name}.json" for name in ("kernels", "analysis", "prune")}
     both = {bits: [path / f"quantise-{bits}{end}.json" for end in ("", "-alone")] for bits in (8, 4)}
     quantised = {bits: next((file for file in each if file.is_file()), None) for bits, each in both.items()}
+    figures = BudgetFit.read(path / "fit.json") if is_budget(path / "fit.json") else FitResult.read(path / "fit.json")
     return Fitted(
         path=path,
         config=without_seal(read_text(config)) if config.is_file() else "",
         network=NetworkMark.read(network).hash if network.is_file() else None,
-        figures=FitResult.read(path / "fit.json"),
+        figures=figures,
         losses=[{"stage": 0, **record} for record in read_metrics(path / "metrics.jsonl") if "rate" in record],
         kernels=KernelSamples.read(files["kernels"]) if files["kernels"].is_file() else None,
         analysis=Analysis.read(files["analysis"]) if files["analysis"].is_file() else None,
         pruning=Pruning.read(files["prune"]) if files["prune"].is_file() else None,
         quantised={bits: Quantisation.read(file) for bits, file in quantised.items() if file is not None},
+        budget=figures if isinstance(figures, BudgetFit) else None,
     )
+
+
+def is_budget(file: Path) -> bool:
+    """Return whether a `fit.json` is that of a fit with a size."""
+    return "bytes_budget" in read_json(file, dict[str, Any])
 
 
 def _newest(path: Path, pattern: str) -> list[Path]:

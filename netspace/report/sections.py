@@ -259,6 +259,8 @@ def fit_tiles(fitted: Fitted) -> list[tuple[str, str]]:
 
 def fit_missing(fitted: Fitted) -> list[tuple[str, str]]:
     """Return (section, sentence) for what is missing, with the command that makes it."""
+    if fitted.budget is not None:  # the rest is about predictors
+        return []
     file, sentences = shlex.quote(str(fitted.path / "compressed.safetensors")), []
     analyse = f"`netspace compress analyse {file} MODEL --zoo ZOO`"
     if fitted.analysis is None:

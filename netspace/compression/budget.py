@@ -1,0 +1,389 @@
+"""`netspace compress fit --bytes`: the best network in a number of bytes, whatever way it is held.
+
+Each way is tried with little or no training, the best of them by what there is to choose by is trained whole, and all are
+reported on what chose nothing. Everything that is done is kept in the folder, so that a stopped search goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from netspace.archs import ArchConfig, trust_options
+from netspace.compression.channels import channel_order
+from netspace.compression.coordinate import ORDERS, way_of
+from netspace.compression.fit import network_hash, origin_of
+from netspace.compression.judging import Inputs, Judge, merit
+from netspace.compression.originals import Pictures, find_original, save_kernels
+from netspace.compression.rivals import RIVALS
+from netspace.compression.trained import short_fits, whole_fits
+from netspace.compression.ways import UNTRAINED, Make
+from netspace.compression.work import WAYS, BudgetConfig, CannotFit, Work
+from netspace.errors import NetspaceError, UsageError
+from netspace.files import remove_leftovers, write_bytes
+from netspace.models.coded import Coded
+from netspace.models.coded_predictor import CodedPredictor, load_any
+from netspace.networks.kernels import Kernels
+from netspace.progress import progress
+from netspace.results.budget import BudgetFit, Measured, Tried, WayRow
+from netspace.results.compressed import NetworkMark
+from netspace.run_folder import FIT, RunFolder, provenance
+from netspace.tasks.readers import normalisation
+
+FILE = "compressed.safetensors"
+CANDIDATES = "candidates"  # the folder of what was tried
+CLOSE = 1.03  # ratio of two sizes between which no other is looked for
+SMALLER = 0.8  # of the bytes, at which a trained network is tried too if only the accuracy counts
+MAX_SMALLER = 3  # such trials
+BASIS = {
+    "task": "accuracy on validation images",
+    "pictures": "answers like the original's on pictures",
+    "noise": "answers like the original's on noise",
+    "weights": "relative error of the weights",
+}
+
+
+def fit_budget(
+    model: str,
+    out: Path,
+    config: BudgetConfig,
+    zoo_path: Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    arch: ArchConfig | None = None,
+    key: str | None = None,
+) -> BudgetFit:
+    """Find the best network within a budget; write `compressed.safetensors`, `fit.json` and what was tried to `out`.
+
+    `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Ways are chosen
+    by accuracy on validation images if the task is known; else by answers to pictures or noise like the original's; else by
+    the relative error of the weights. What is reported is measured on test images, or on other pictures or noise.
+
+    Raises:
+        UsageError: before anything is written, for settings and networks that do not go together, a budget too small for
+            every way, and a folder that was begun with others.
+        NetspaceError: no way keeps the accuracy that was asked for; as `find_original` and `Inputs.of`.
+
+    >>> config = BudgetConfig.model_validate({"budget": {"bytes": 4000}, "way": "rounded", "steps": 0, "curve": []})
+    >>> result = fit_budget("best", folder, config, zoo)  # the path of a zoo file
+    >>> result.way, (folder / "compressed.safetensors").stat().st_size <= 4000
+    ('rounded', True)
+    """
+    begun_at = time.monotonic()
+    original, spec = find_original(model, zoo_path, device, arch, key)
+    pictures = None
+    if config.pictures is not None:
+        pictures = Pictures(Path(config.pictures), config.picture_size, normalisation(config.normalise))
+    if original.input_shape is None:
+        original.input_shape = config.input_shape
+    inputs = Inputs.of(original, model, pictures, config.input_shape, config.seed)
+    work = Work(model, original, spec, Judge(original, inputs, model), config, out)
+    search = Search(work)
+    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
+    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
+    with folder.locked("written"):
+        folder.check(config, resume)
+        mark, network = out / "network.json", NetworkMark(hash=network_hash(original))
+        if not folder.begun:
+            search.check()
+            network.write(mark)
+        elif NetworkMark.read(mark).hash != network.hash:
+            raise UsageError(
+                f"{out} was begun with another network: resume it with its own (`{folder.command}`), or choose another --out"
+            )
+        whole = not folder.begun
+        folder.begin(config, provenance(config.seed, **origin_of(model, zoo_path, arch, config.input_shape, key)))
+        remove_leftovers(search.folder)
+        result = search.run()
+        seconds = round(time.monotonic() - begun_at, 1) if whole else None  # the time of a resumed fit is not known
+        result.extended(BudgetFit, seconds=seconds).write(out / "fit.json")
+    return BudgetFit.read(out / "fit.json")
+
+
+class Search:
+    """The ways of one network, tried at sizes; what was done before is read from the folder."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.config = work, work.config
+        self.folder = work.folder / CANDIDATES
+        self.names = WAYS if self.config.way is None else (self.config.way,)
+        self.untrained = {name: make for name, make in UNTRAINED.items() if name in self.names}
+        self.lossless = Coded.of(work.original.state, {}, spec=work.spec)
+        self.channels: dict[str, torch.Tensor] | None = None  # the network with its channels in order
+
+    def check(self) -> None:
+        """Raise `UsageError` for a budget that cannot be met, before anything is written."""
+        limit = self.config.budget.limit(self.work.judge.bytes)
+        if limit is not None:
+            if limit < self.lossless.file_bytes() and limit < (least := self.least()):
+                raise UsageError(
+                    f"no way{self._named()} holds {self.work.model} in {limit:,} bytes: the smallest file has {least:,} bytes, "
+                    "and few weights are left in it; give more bytes"
+                )
+            return
+        if self.work.judge.inputs.kind != "task":
+            raise UsageError(
+                f"--accuracy-drop is about labelled images, and those of {self.work.model} are not known: give the --zoo of its "
+                "task, or --bytes"
+            )
+        if not self.untrained:
+            raise UsageError(
+                f"--accuracy-drop finds a size by ways that need no training, and {self.names[0]} is trained for a size: give "
+                "--bytes"
+            )
+
+    def least(self) -> int:
+        """Return the fewest bytes that one of the ways takes."""
+        makes = [*self.untrained.values(), *([way_of("none")] if "coordinate" in self.names else [])]
+        found = []
+        for make in makes:
+            try:
+                make(self.work, 0, self.folder / "none.safetensors")
+            except CannotFit as refused:
+                found += [] if refused.least is None else [refused.least]
+        return min(found, default=self.lossless.file_bytes())
+
+    def run(self) -> BudgetFit:
+        """Try, choose and train; write the file of the best network, and return the figures of all."""
+        limit, others = self.config.budget.limit(self.work.judge.bytes), list[Tried]()
+        if limit is not None and limit >= self.lossless.file_bytes():
+            return self.report(limit, [self.attempt("lossless", "lossless", _lossless, limit)], [])
+        if limit is None:
+            limit, others = self.accurate()
+        makes: dict[str, tuple[str, Make]] = {name: (name, make) for name, make in self.untrained.items()}
+        if "coordinate" in self.names:
+            makes |= {f"coordinate-{order}": ("coordinate", way_of(order)) for order in ORDERS}
+        makes |= short_fits(self.work, self.names)
+        sizes = [round(limit * factor) for factor in self.config.curve]
+        with progress("ways", len(makes) + 1 + len(self.untrained) * len(sizes), "files") as bar:
+            tried = []
+            for key, (way, make) in makes.items():
+                tried.append(self.attempt(key, way, make, limit, key not in self.untrained))
+                bar.advance(note=_note(tried[-1]))
+            best = max((each for each in tried if each.bytes is not None), key=_merit, default=None)
+            if best is None:
+                whys = "; ".join(f"{each.way}: {each.note}" for each in tried if each.note)
+                raise NetspaceError(f"{self.work.model} cannot be held in {limit:,} bytes: {whys}")
+            tried += self.whole(best, limit)
+            bar.advance(note=_note(tried[-1]))
+            for size in sizes:
+                for name, make in self.untrained.items():
+                    others.append(self.attempt(name, name, make, size))
+                    bar.advance(note=_note(others[-1]))
+        if self.config.budget.accuracy_drop is not None:
+            limit, tried, more = self.smaller(limit, tried)
+            others += more
+        if self.config.rivals:
+            tried += [self.attempt_rival(name, limit) for name in RIVALS]
+        return self.report(limit, tried, others)
+
+    def whole(self, best: Tried, limit: int) -> list[Tried]:
+        """Train the best of what was tried for as long as the settings say."""
+        fits = whole_fits(self.work, self.names, best)
+        return [self.attempt(key, way, make, limit, True) for key, (way, make) in fits.items()]
+
+    def attempt(self, key: str, way: str, make: Make, limit: int, trained: bool = False) -> Tried:
+        """Return what a way makes of the network in `limit` bytes, from the folder if it is there."""
+        record, file = self.folder / f"{key}-{limit}.json", self.folder / f"{key}-{limit}.safetensors"
+        if record.is_file():
+            before = Tried.read(record)
+            if before.bytes is None or file.is_file():
+                return before
+        self.folder.mkdir(parents=True, exist_ok=True)
+        common = {"way": way, "budget": limit, "file": str(file.relative_to(self.work.folder))}
+        try:
+            setting = make(self.work, limit, file)
+        except CannotFit as refused:
+            tried = Tried(**common, note=str(refused))
+        else:
+            tried = Tried(
+                **common, setting=setting, bytes=file.stat().st_size, trained=trained, val=self.measure(file, "val")
+            )
+        tried.write(record)
+        return tried
+
+    def attempt_rival(self, name: str, limit: int) -> Tried:
+        """Return what a rival makes of the network in `limit` bytes, from the folder if it is there."""
+        record, file = self.folder / f"rival-{name}-{limit}.json", self.folder / f"rival-{name}-{limit}.safetensors"
+        if record.is_file():
+            return Tried.read(record)
+        judge = self.work.judge
+        try:
+            made = RIVALS[name](self.work, limit, file)
+        except CannotFit as refused:
+            tried = Tried(way=name, budget=limit, rival=True, note=str(refused))
+        else:
+            val, test = (judge.measure(made.state, part, made.module) for part in ("val", "test"))
+            tried = Tried(
+                way=name,
+                setting=made.setting,
+                budget=limit,
+                bytes=made.size,
+                rival=True,
+                trained=made.trained,
+                val=val,
+                test=test,
+            )
+        tried.write(record)
+        return tried
+
+    def measure(self, file: Path, part: str) -> Measured:
+        """Return the figures of a file on the inputs to choose by ('val'), or on those to report on ('test')."""
+        loaded, reference = load_any(file), None
+        if isinstance(loaded, CodedPredictor) and loaded.channels is not None:
+            if self.channels is None:
+                self.channels = channel_order(self.work.original, loaded.channels, self.work.model)
+            reference = self.channels
+        return self.work.judge.measure(loaded.reconstruct(), "val" if part == "val" else "test", reference=reference)
+
+    def accurate(self) -> tuple[int, list[Tried]]:
+        """Return the smallest size at which a way without training keeps the accuracy on validation images, and all trials.
+
+        Raises `NetspaceError` if there is none.
+        """
+        trials: list[Tried] = []
+
+        def keeps(size: int) -> bool:
+            for name in sorted(self.untrained, key=lambda name: name != "coded"):  # the likeliest one first
+                trials.append(self.attempt(name, name, self.untrained[name], size))
+                if self.kept(trials[-1]):
+                    return True
+            return False
+
+        low, high = self.least(), self.lossless.file_bytes() - 1
+        if not keeps(high):
+            best = max(trials, key=_merit)
+            raise NetspaceError(
+                f"no way{self._named()} keeps the accuracy of {self.work.model} within {self.config.budget.accuracy_drop:g} points: "
+                f"the best has {_percent(best.val.accuracy)} in {best.bytes or 0:,} bytes on validation images, the original "
+                f"{_percent(self.accuracy())}; allow a larger drop"
+            )
+        with progress("size", 1, "searches") as bar:
+            while high / low > CLOSE:
+                middle = round((low * high) ** 0.5)
+                low, high = (low, middle) if keeps(middle) else (middle, high)
+                bar.advance(0, f"at most {high:,} bytes")
+        return high, trials
+
+    def smaller(self, limit: int, tried: list[Tried]) -> tuple[int, list[Tried], list[Tried]]:
+        """Return a smaller size at which a trained network keeps the accuracy, what was tried at it, and the rest."""
+        others: list[Tried] = []
+        best = max((each for each in tried if each.bytes is not None), key=_merit)
+        for _ in range(MAX_SMALLER):
+            size = round(limit * SMALLER)
+            trained = [each for each in self.whole(best, size) if self.kept(each)]
+            if not trained:
+                break
+            others, limit, tried = [*others, *tried], size, trained
+        return limit, tried, others
+
+    def accuracy(self) -> float:
+        """Return the original's accuracy on validation images."""
+        return self.work.judge.measure(self.work.original.state).accuracy or 0.0
+
+    def kept(self, tried: Tried) -> bool:
+        """Return whether a network's accuracy on validation images is within the drop that is allowed."""
+        drop, accuracy = self.config.budget.accuracy_drop or 0.0, tried.val.accuracy
+        return accuracy is not None and accuracy >= self.accuracy() - drop / 100 - 1e-9
+
+    def report(self, limit: int, tried: list[Tried], others: list[Tried]) -> BudgetFit:
+        """Write the file of the best network, and return all figures."""
+        work = self.work
+        rows = [each if each.rival or each.bytes is None else self._reported(each) for each in tried]
+        own = [each for each in rows if not each.rival and each.bytes is not None]
+        best = max(own, key=_merit)
+        assert best.bytes is not None and best.file is not None and best.test is not None
+        path = work.folder / FILE
+        write_bytes(path, (work.folder / best.file).read_bytes())
+        loaded = load_any(path)
+        if any(value.dim() == 4 for value in work.original.state.values()):
+            moved = isinstance(loaded, CodedPredictor) and loaded.channels is not None
+            reference = self.channels if moved and self.channels is not None else work.original.state
+            save_kernels(
+                work.folder,
+                Kernels.of(work.original.state, module=work.original.module),
+                reference,
+                loaded.reconstruct(),
+            )
+        others = [each for each in others if each.bytes is not None and each.budget != limit]
+        return BudgetFit(
+            file=str(path),
+            way=best.way,
+            why=self._why(best, own),
+            inputs=work.judge.inputs.kind,
+            bytes_budget=limit,
+            bytes_original=work.judge.bytes,
+            bytes_file=best.bytes,
+            larger=best.bytes > work.judge.bytes,
+            accuracy_original=work.judge.measure(work.original.state, "test").accuracy,
+            accuracy_reconstructed=best.test.accuracy,
+            agreement=best.test.agreement,
+            relative_error=best.test.relative_error,
+            accuracy_original_val=work.judge.measure(work.original.state).accuracy,
+            **loaded.sizes(),
+            table=[_row(each, each is best) for each in rows],
+            sizes=[_row(each, False) for each in others],
+        )
+
+    def _reported(self, tried: Tried) -> Tried:
+        """Return a trial with its figures on what is there to report on."""
+        if tried.test is not None or tried.file is None:
+            return tried
+        path = self.work.folder / tried.file
+        whole = tried.extended(Tried, test=self.measure(path, "test"))
+        whole.write(path.with_suffix(".json"))
+        return whole
+
+    def _why(self, best: Tried, own: list[Tried]) -> str:
+        if best.way == "lossless":
+            return f"the network fits as it is: every weight is kept, in {best.bytes or 0:,} bytes"
+        second = max((each for each in own if each.way != best.way), key=_merit, default=None)
+        kind = self.work.judge.inputs.kind
+        ahead = "" if second is None else f", {second.way} {_decisive(second, kind)}"
+        return f"{best.way} is best by {BASIS[kind]}: {_decisive(best, kind)}{ahead}"
+
+    def _named(self) -> str:
+        return "" if self.config.way is None else f" ({self.config.way})"
+
+
+def _lossless(work: Work, limit: int, path: Path) -> str:
+    """Write the network as it is."""
+    Coded.of(work.original.state, {}, spec=work.spec).save(path)
+    return "every weight as it is"
+
+
+def _merit(tried: Tried) -> tuple[float, float, float]:
+    return merit(tried.val)
+
+
+def _decisive(tried: Tried, kind: str) -> str:
+    value = tried.val.accuracy if kind == "task" else tried.val.agreement
+    return f"{tried.val.relative_error or 0:.4f}" if kind == "weights" else _percent(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _note(tried: Tried) -> str:
+    return f"{tried.way} in {tried.bytes:,} bytes" if tried.bytes is not None else f"{tried.way} cannot"
+
+
+def _row(tried: Tried, chosen: bool) -> WayRow:
+    test = tried.test or Measured()
+    return WayRow(
+        way=tried.way,
+        bytes=tried.bytes,
+        accuracy=test.accuracy,
+        agreement=test.agreement,
+        relative_error=test.relative_error if tried.test else tried.val.relative_error,
+        accuracy_val=tried.val.accuracy,
+        agreement_val=tried.val.agreement,
+        setting=tried.setting,
+        trained=tried.trained,
+        rival=tried.rival,
+        chosen=chosen,
+        note=tried.note,
+    )

@@ -1,0 +1,187 @@
+"""What other networks are judged by when one is chosen: accuracy, answers like the original's, and errors of the weights.
+
+One half of what is known chooses, the other half is reported: validation and test images of a task, or pictures and noise
+in parts. Axes: B inputs, C outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from netspace.compression.originals import Pictures, logits_of
+from netspace.errors import NetspaceError, UsageError
+from netspace.metrics import accuracy, agreement, divergence
+from netspace.models.compressed import bytes_of
+from netspace.networks.state_dict import run_types
+from netspace.results.budget import Measured
+from netspace.streams import Stream, generator
+from netspace.tasks.readers import picture_batches
+from netspace.training.fit import Original
+
+Kind = Literal["task", "pictures", "noise", "weights"]
+Part = Literal["train", "val", "test"]
+MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
+MAX_PICTURES = 2048  # they are in memory
+NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
+BATCH = 256  # inputs at once
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is run on, where no task is known: (B, ...) each to learn from, to choose by and to report on."""
+
+    kind: Kind
+    train: Tensor | None = None
+    val: Tensor | None = None
+    test: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, original: Original, model: str, pictures: Pictures | None, shape: tuple[int, ...] | None, seed: int = 0
+    ) -> Inputs:
+        """Return the task's, else pictures, else noise U[-1, 1] of a shape, else none.
+
+        Half of the pictures are there to learn from, a quarter to choose by and a quarter to report on, drawn by the seed.
+
+        Raises:
+            UsageError: both pictures and a shape are given, or one of them for a network whose task or module decides.
+            NetspaceError: the network cannot be run on them.
+        """
+        if pictures is not None and shape is not None:
+            raise UsageError("--images and --input-shape both say what the network is run on: give one of them")
+        if original.task is not None and original.module is not None:
+            if pictures is not None:
+                raise UsageError(
+                    f"the task of {model} is known, whose images decide: leave --images out, or --zoo to do without its data"
+                )
+            return cls("task")
+        if original.module is None:
+            if pictures is not None or shape is not None:
+                option = "--input-shape" if pictures is None else "--images"
+                raise UsageError(
+                    f"{option} is about running the network, and of {model} only the weights are known: give --arch"
+                )
+            return cls("weights")
+        if pictures is not None:
+            parts = cls("pictures", *_split_pictures(pictures, seed))
+        elif shape is not None:
+            drawn = [
+                2 * torch.rand((count, *shape), generator=generator(seed, Stream.BUDGET_INPUTS, number)) - 1
+                for number, count in enumerate(NOISE.values())
+            ]
+            parts = cls("noise", *drawn)
+        else:
+            return cls("weights")
+        assert parts.val is not None
+        logits_of(original.module, parts.val[:1], model)
+        return parts
+
+    def part(self, name: Part) -> Tensor | None:
+        """Return the inputs (B, ...) of a part."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+def _split_pictures(pictures: Pictures, seed: int) -> list[Tensor]:
+    files = pictures.files()
+    if len(files) < MIN_PICTURES:
+        raise UsageError(
+            f"{pictures.folder} has {len(files)} pictures, and a fit learns from some, chooses by some and reports on the "
+            f"rest: give {MIN_PICTURES} or more"
+        )
+    order = torch.randperm(len(files), generator=generator(seed, Stream.BUDGET_INPUTS))[:MAX_PICTURES].tolist()
+    quarter = max(1, len(order) // 4)
+    parts = order[2 * quarter :], order[:quarter], order[quarter : 2 * quarter]
+    return [
+        torch.cat(list(picture_batches([files[index] for index in sorted(part)], pictures.size, by=pictures.by)))
+        for part in parts
+    ]
+
+
+class Judge:
+    """Measures state dicts by the original, on what is there to choose by ('val') or to report on ('test')."""
+
+    def __init__(self, original: Original, inputs: Inputs, model: str) -> None:
+        """Raises `NetspaceError` if the network's answers are no logits."""
+        self.original, self.inputs, self.model = original, inputs, model
+        self.module = None if original.module is None else copy.deepcopy(original.module).eval()
+        self.represented = [
+            name for name, value in original.state.items() if value.is_floating_point() and value.dim() > 1
+        ]
+        self.bytes = bytes_of(original.state)
+        self.logits: dict[Part, Tensor] = {}
+
+    @property
+    def runs(self) -> bool:
+        """Whether networks are run."""
+        return self.inputs.kind != "weights"
+
+    def measure(
+        self,
+        state: Mapping[str, Tensor],
+        part: Part = "val",
+        module: nn.Module | None = None,
+        reference: Mapping[str, Tensor] | None = None,
+    ) -> Measured:
+        """Return the figures of a network with a state dict.
+
+        Its weights are compared with those of `reference`, by default the original. A network of another shape has a
+        `module` of its own, and its weights are not compared.
+        """
+        error = None if module is not None else self._relative_error(state, reference or self.original.state)
+        if not self.runs:
+            return Measured(relative_error=error)
+        if part not in self.logits:
+            self.logits[part] = self._run(self.original.state, part, self.module)
+        expected, logits = self.logits[part], self._run(state, part, module or self.module)
+        task = self.original.task
+        labels = None if self.inputs.kind != "task" or task is None else task.split(part).labels
+        return Measured(
+            accuracy=None if labels is None else float(accuracy(logits, labels)),
+            agreement=float(agreement(expected, logits)),
+            divergence=float(divergence(logits, expected)),
+            relative_error=error,
+        )
+
+    def _relative_error(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+        """Return the norm of the difference over the norm, of all weights with more than one axis."""
+        apart = whole = 0.0
+        for name in self.represented:
+            value = reference[name].float()
+            apart += float((state[name].float() - value).square().sum())
+            whole += float(value.square().sum())
+        return (apart / whole) ** 0.5 if whole else 0.0
+
+    @torch.no_grad()
+    def _run(self, state: Mapping[str, Tensor], part: Part, module: nn.Module | None) -> Tensor:
+        assert module is not None
+        typed = run_types(state, module)
+        logits = [functional_call(module, typed, (batch,)) for batch in self._batches(part)]
+        if not all(isinstance(each, Tensor) and each.dim() == 2 for each in logits):
+            raise NetspaceError(
+                f"{self.model} was expected to answer with logits (B, C): leave out its inputs, so that weights are compared"
+            )
+        return torch.cat(logits).float()
+
+    def _batches(self, part: Part) -> Iterator[Tensor]:
+        task = self.original.task
+        if self.inputs.kind == "task":
+            assert task is not None
+            yield from (task.normalise(pixels) for pixels, _ in task.batches(part, 2 * BATCH))
+        else:
+            inputs = self.inputs.part(part)
+            assert inputs is not None
+            yield from inputs.split(BATCH)
+
+
+def merit(figures: Measured) -> tuple[float, float, float]:
+    """Return what networks of one size are chosen by, more is better: accuracy, answers alike, small differences."""
+    far = figures.divergence if figures.divergence is not None else figures.relative_error
+    known = [-1.0 if value is None else value for value in (figures.accuracy, figures.agreement)]
+    return known[0], known[1], -(1e9 if far is None or far != far else far)

@@ -1,0 +1,141 @@
+"""The ways of `compress fit` to hold a network's own weights in a number of bytes, without training: rounded, coded, pruned, mixed.
+
+Each finds what just fits and writes the file. Axes: R rows (filters), C columns of a weight as a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from netspace.compression.correct import corrected
+from netspace.compression.shrink import pruned as without_smallest
+from netspace.compression.work import CannotFit, Work, short_types
+from netspace.models.coded import Coded, Way
+from netspace.networks.rounding import BITS, Codes, round_rows, round_step
+
+SEARCH = 16  # files that are made at most to find the steps that fit
+NEAR, FINE = 0.995, 1e-3  # of the budget, and of the logarithm of steps, at which the search ends
+GUESS = -1.0  # the first logarithm
+SLACK = 64  # bytes that are left for corrected batch norms and biases, which code less well
+RANGE = (-12.0, 4.0)  # of the logarithm to base 2 of steps, in units of the weights' root mean square
+PRUNED = (0.3, 0.5, 0.7)  # of the weights, the smallest first, that are set to zero
+
+
+def rounded(work: Work, limit: int, path: Path) -> str:
+    """Round each row to as many bits, 2 to 8, as fit, with a step of its own; values are packed."""
+    smallest = 0
+    for bits in reversed(BITS):
+        made = _container(work, {name: round_rows(value, bits) for name, value in work.matrices().items()}, "rounded")
+        if (smallest := made.file_bytes()) <= limit:
+            return saved(_corrected(work, made, limit), f"{bits} bits", path)
+    raise CannotFit(f"rounding to {BITS[0]} bits takes {smallest:,} bytes", smallest)
+
+
+def coded(work: Work, limit: int, path: Path) -> str:
+    """Round all weights to one step, in units of each layer's root mean square, and code them by their entropy."""
+    steps = {name: _root_mean_square(value) for name, value in work.matrices().items()}
+    return saved(*_fitting(work, work.matrices(), steps, limit), path)
+
+
+def mixed(work: Work, limit: int, path: Path) -> str:
+    """As `coded`, with steps by how much the network's answers change with each layer: small ones where they do most."""
+    return saved(*_fitting(work, work.matrices(), sensitive_steps(work), limit), path)
+
+
+def pruned(work: Work, limit: int, path: Path) -> str:
+    """As `coded`, with the smallest weights set to zero first, in units of each layer's root mean square."""
+    scales = {name: _root_mean_square(value) for name, value in work.matrices().items()}
+    units = {name: value.float() / scales[name] for name, value in work.matrices().items()}
+    best: tuple[tuple[float, ...], Coded, str] | None = None
+    for fraction in PRUNED:
+        sparse = {name: value * scales[name] for name, value in without_smallest(units, fraction).items()}
+        container, setting = _fitting(work, sparse, scales, limit)
+        score = work.score(container.reconstruct())
+        if best is None or score > best[0]:
+            best = score, container, f"{100 * fraction:.0f} % zero, {setting}"
+    assert best is not None
+    return saved(best[1], best[2], path)
+
+
+Make = Callable[[Work, int, Path], str]
+UNTRAINED: Mapping[str, Make] = {"rounded": rounded, "coded": coded, "pruned": pruned, "mixed": mixed}
+
+
+def saved(container: Coded, setting: str, path: Path) -> str:
+    """Write a file, and return how it was made, in words."""
+    container.save(path)
+    return setting
+
+
+def sensitive_steps(work: Work) -> dict[str, float]:
+    """Return the steps of `mixed`, up to one factor."""
+    return {name: _root_mean_square(value) for name, value in work.matrices().items()}
+
+
+def _container(work: Work, codes: Mapping[str, Codes], way: Way, state: Mapping[str, Tensor] | None = None) -> Coded:
+    """Return a file of codes, with all other tensors of a state, by default the original's, in 16 bits where these do."""
+    state = work.original.state if state is None else state
+    ways: dict[str, Way] = {**short_types(state), **dict.fromkeys(codes, way)}
+    return Coded.of(state, codes, ways, work.spec)
+
+
+def _fitting(work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int) -> tuple[Coded, str]:
+    """Return weights rounded to the smallest steps that fit, and how in words. Raises `CannotFit`."""
+
+    def made(log_step: float) -> Coded:
+        codes = {name: round_step(value, 2**log_step * units[name]) for name, value in weights.items()}
+        return _container(work, codes, "coded")
+
+    best, log_step = finest(made, limit - SLACK if work.judge.runs and limit > SLACK else limit)
+    return _corrected(work, best, limit), f"step {2**log_step:.3g}"
+
+
+def _corrected(work: Work, container: Coded, limit: int) -> Coded:
+    """Return a file whose batch norms and biases make up for the errors of the weights, if it fits and is better."""
+    original, state = work.original, container.reconstruct()
+    inputs = work.correction_inputs()
+    if inputs is None or original.module is None:
+        return container
+    codes = {name: each.value for name, each in container.entries.items() if isinstance(each.value, Codes)}
+    way: Way = next((each.way for each in container.entries.values() if isinstance(each.value, Codes)), "coded")
+    better = corrected(original.module, original.state, state, list(codes), inputs)
+    changed = {name: better[name].to(value.dtype) if name not in codes else value for name, value in state.items()}
+    tried = _container(work, codes, way, {name: changed[container.tied.get(name, name)] for name in state})
+    if tried.file_bytes() > limit or work.score(tried.reconstruct()) <= work.score(state):
+        return container
+    return tried
+
+
+def finest(make: Callable[[float], Coded], limit: int) -> tuple[Coded, float]:
+    """Return the largest file of at most `limit` bytes, and the logarithm to base 2 of its steps.
+
+    `make` returns the file at a logarithm in `RANGE`; a bit less of each value is about as many bytes less everywhere, so that
+    few files are made. Raises `CannotFit` if none is small enough.
+    """
+    low, high = RANGE
+    best = make(high)
+    above, below = None, best.file_bytes()  # bytes at the steps `low`, which are not known yet, and `high`
+    if below > limit:
+        raise CannotFit(f"even without any weight left the file takes {below:,} bytes", below)
+    middle = GUESS
+    for _ in range(SEARCH):
+        tried = make(middle)
+        size = tried.file_bytes()
+        if size <= limit:
+            high, below, best = middle, size, tried
+        else:
+            low, above = middle, size
+        if below >= NEAR * limit or high - low < FINE:
+            break
+        slope = 0.5 if above is None else (limit * (1 + NEAR) / 2 - below) / (above - below)
+        middle = high - (high - low) * min(max(slope, 0.05), 0.95)
+    return best, high
+
+
+def _root_mean_square(weight: Tensor) -> float:
+    value = float(weight.detach().float().square().mean().sqrt())
+    return value if value > 0 and math.isfinite(value) else 1.0

@@ -1,0 +1,132 @@
+"""What the ways of `compress fit` share: the network and its judge, the settings, the folder; what a way returns.
+
+Axes: B inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from netspace.compression.correct import MAX_INPUTS
+from netspace.compression.judging import Judge, merit
+from netspace.config import Seed, Settings
+from netspace.errors import unknown
+from netspace.networks.spec import NetSpec
+from netspace.streams import Stream, generator
+from netspace.training.fit import Original
+
+WAYS = ("rounded", "coded", "pruned", "coordinate", "mixed")
+
+
+class Size(Settings):
+    """How small the file is to be: one of the three."""
+
+    bytes: int | None = Field(None, ge=1)  # of the file
+    ratio: float | None = Field(None, gt=1)  # bytes of the original's weights over bytes of the file
+    accuracy_drop: float | None = Field(None, ge=0, le=100)  # percentage points on validation images
+
+    def limit(self, original: int) -> int | None:
+        """Return the most bytes that the file of a network of `original` bytes may have; None if accuracy decides."""
+        return int(original / self.ratio) if self.ratio is not None else self.bytes
+
+
+class BudgetConfig(Settings):
+    """How the best network in a number of bytes is looked for."""
+
+    seed: Seed = 0  # of all random numbers
+    budget: Size = Size()
+    way: str | None = None  # the only way that is tried; none: all of them
+    rivals: bool = False  # whether other codecs, plain rounding and a smaller student are in the table too
+    pictures: str | None = None  # folder of pictures without labels
+    picture_size: int = Field(224, ge=1)  # pixels
+    normalise: str = "imagenet"  # of the pictures
+    input_shape: tuple[int, ...] | None = None  # of one input of noise
+    short_steps: int = Field(60, ge=0)  # of the training with which each way is tried; 0: none
+    steps: int = Field(1500, ge=0)  # of the training of the best way; 0: none
+    predictor_steps: int = Field(300, ge=1)  # with which each order of a coordinate network is tried
+    predictor_whole: int = Field(6000, ge=1)  # of its training, if it is the best
+    images: int = Field(128, ge=1)  # inputs of a batch
+    curve: tuple[float, ...] = (
+        0.5,
+        0.71,
+        1.41,
+        2.0,
+    )  # other sizes that ways without training are measured at, in budgets
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.way is not None and self.way not in WAYS:
+            raise ValueError(str(unknown("way", self.way, WAYS)))
+        return self
+
+
+class CannotFit(Exception):
+    """A way cannot be as small as asked, or cannot be gone at all: one sentence, and the fewest bytes if they are known."""
+
+    def __init__(self, why: str, least: int | None = None) -> None:
+        super().__init__(why)
+        self.least = least
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a rival made of the network, whose file is not one of netspace's."""
+
+    setting: str  # in words
+    state: dict[str, Tensor]
+    size: int  # bytes of the file
+    module: nn.Module | None = None  # that runs the state, if the original's does not
+    trained: bool = False
+
+
+@dataclass
+class Work:
+    """One search: the network, its judge, the settings and the folder."""
+
+    model: str
+    original: Original
+    spec: NetSpec | None
+    judge: Judge
+    config: BudgetConfig
+    folder: Path
+    cache: dict[str, object] = field(default_factory=dict)  # of what several sizes share
+
+    @property
+    def student_steps(self) -> int:
+        """The steps that a student is trained for: as many as the whole fit."""
+        return max(self.config.steps, 1)
+
+    def score(self, state: Mapping[str, Tensor]) -> tuple[float, float, float]:
+        """Return how good a network is on what there is to choose by, more is better."""
+        return merit(self.judge.measure(state))
+
+    def correction_inputs(self) -> Tensor | None:
+        """Return inputs (B, ...) to correct batch norms and biases by; None if networks are not run."""
+        task, inputs = self.original.task, self.judge.inputs
+        if inputs.kind == "task" and task is not None:
+            random = generator(self.config.seed, Stream.CORRECTION_IMAGES)
+            chosen = torch.randperm(len(task.train), generator=random)[:MAX_INPUTS]
+            return task.normalise(task.train.take(chosen).images)
+        return None if inputs.train is None else inputs.train[:MAX_INPUTS]
+
+    def matrices(self) -> Mapping[str, Tensor]:
+        """Return the weights with more than one axis: what is coded."""
+        return {name: self.original.state[name] for name in self.judge.represented}
+
+
+def short_types(state: Mapping[str, Tensor]) -> dict[str, Literal["half"]]:
+    """Return the names of tensors that 16 bits hold to within a thousandth of each value."""
+    names: dict[str, Literal["half"]] = {}
+    for name, value in state.items():
+        if value.is_floating_point() and value.element_size() > 2 and value.numel():
+            short = value.half().to(value.dtype)
+            if bool(((short - value).abs() <= 1e-3 * value.abs()).all()) and bool(torch.isfinite(short).all()):
+                names[name] = "half"
+    return names
