@@ -253,7 +253,8 @@ def sketch(values: Tensor) -> Tensor:
 
     Each value is added to one random entry with a random sign (Charikar, Chen and Farach-Colton, 2002).
     """
-    random = generator(0, Stream.SKETCHES, values.shape[1])
-    entries = torch.randint(SKETCH, (values.shape[1],), generator=random).to(values.device)
-    signs = (2 * torch.randint(2, (values.shape[1],), generator=random) - 1).to(values)
+    count = values.shape[1]
+    random = generator(0, Stream.SKETCHES, count)
+    entries = torch.randint(SKETCH, (count,), generator=random).to(values.device)
+    signs = (2 * torch.randint(2, (count,), generator=random) - 1).to(values)
     return torch.zeros(len(values), SKETCH, device=values.device).index_add_(1, entries, values.float() * signs)
