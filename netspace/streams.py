@@ -57,6 +57,7 @@ class Stream(IntEnum):
     LATENT_NOISE = 1051  # of variational autoencoders, by split
     IMPORTANCE_NOISE = 1061  # of their likelihoods, by split and sample
     LATENT_SAMPLES = 1097  # that they generate pictures from, by split
+    SENSITIVITY = 1109  # signs of outputs
     CHANNEL_ORDERS = 1103  # pieces of paths that are exchanged, by group
     PROBE_MEMBERS = 1213  # whose properties are predicted, if there are too many
     SKETCHES = 1217  # of weights, for search

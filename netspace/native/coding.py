@@ -20,17 +20,20 @@ import numpy as np
 from netspace.errors import NetspaceError
 from netspace.native import compiled
 
-INPUTS = 8  # contexts of a decision
+INPUTS = 12  # contexts of a decision
 CONTEXTS = 1024  # values of a context at most
 NODES = 64  # decisions that are told apart in a context
 LENGTHS = 16  # bit lengths with a decision of their own
+POSITIONS = 25  # in a kernel that are told apart
+FIRST_WEIGHT = 65536 * 11 // 100  # of an input of a mixer, of 65536
 SIGN = LENGTHS + 46  # the decision of the sign
 ONE = 1 << 22  # probability 1 of a context's prediction
-LIMIT = 255  # observations after which a context adapts no slower
+LIMIT = 1023  # observations after which a context adapts no slower
 RELEARNT = 24  # observations that count at most when a further matrix begins
 UNIT = 256  # of mean magnitudes
-PRIOR = 3  # observations that the mean of all counts as, in the mean of a row or column
+PRIOR = 6  # observations that the mean of all counts as, in the mean of a row or column
 MAX_MAGNITUDE = 1 << 20  # in means
+MAX_MEAN = (1 << 28) - 1  # in units of 1 / UNIT
 HALF_RANGE = 3071  # of the logistic domain, in units of 1/256
 BYTES_OF_FLUSH = 4
 BYTES_OF_VALUE = 128  # at most: 65 decisions of 12 bits
@@ -59,7 +62,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     logs = [0] + [
         (each.bit_length() - 1) * 4 + (((each << 2) >> (each.bit_length() - 1)) & 3) for each in range(1, 4096)
     ]
-    rates = [65536 * 2 // (2 * count + 3) for count in range(LIMIT + 1)]
+    rates = [65536 // (count + 2) for count in range(LIMIT + 1)]
     return (
         np.array(stretch, dtype=np.int64),
         np.clip(np.array(squash, dtype=np.int64), 16, 65536 - 16),
@@ -134,6 +137,12 @@ def _size(value: Any) -> Any:
 
 
 @compiled
+def _sign(value: int) -> int:
+    """Return 0, 1 or 2 for a value that is zero, positive or negative."""
+    return (value > 0) + 2 * (value < 0)
+
+
+@compiled
 def _node(length: int, prefix: int) -> int:
     """Return the number of the decision about the next bit of a magnitude, after `prefix` (1 and the bits so far, up to 3)."""
     if length == 2:
@@ -161,13 +170,15 @@ def _run(
     Returns the number of bytes written, -1 if `data` is too short for them; or the number of bytes that were shifted in.
     """
     chances = np.full(INPUTS * CONTEXTS * NODES, ONE // 2, dtype=np.int32)
-    counts = np.zeros(INPUTS * CONTEXTS * NODES, dtype=np.uint8)
-    weights = np.full((NODES, INPUTS), 65536 * 3 // 10, dtype=np.int64)
+    counts = np.zeros(INPUTS * CONTEXTS * NODES, dtype=np.int16)
+    weights = np.full((NODES, INPUTS), FIRST_WEIGHT, dtype=np.int64)
+    by_position = np.full((NODES * POSITIONS, INPUTS), FIRST_WEIGHT, dtype=np.int64)
     seen = np.zeros(NODES, dtype=np.int64)  # decisions of each kind so far
     bases = np.empty(INPUTS, dtype=np.int64)
     signs = np.empty(INPUTS, dtype=np.int64)
     slots = np.empty(INPUTS, dtype=np.int64)
     inputs = np.empty(INPUTS, dtype=np.int64)
+    dot, second, positioned = 0, 0, 0
     low, high, code, used = 0, (1 << 32) - 1, 0, 0
     if not encoding:
         for index in range(4):
@@ -189,12 +200,14 @@ def _run(
         of_position = np.zeros(period, dtype=np.int64)
         total = 0
         for row in range(rows):
-            of_row = 0
+            of_row, of_kernel, kernel_sum = 0, 0, 0
             for column in range(columns):
                 here = first + row * columns + column
                 if encoding and used + BYTES_OF_VALUE > size:
                     return -1
                 channel, position = column // period, column % period
+                if position == 0:
+                    of_kernel, kernel_sum = 0, 0
                 # The mean magnitudes so far, in units of 1 / UNIT, and what they let expect together.
                 mean = (total * UNIT + UNIT) // (row * columns + column + 2) + 1
                 prior = PRIOR * mean
@@ -203,24 +216,36 @@ def _run(
                 channel_mean = (of_channel[channel] * UNIT + prior) // (row * period + position + PRIOR)
                 passed = row * (columns // period) + channel
                 position_mean = (of_position[position] * UNIT + prior) // (passed + PRIOR)
-                joint = min(row_mean * channel_mean // mean * position_mean // mean, (1 << 28) - 1)
+                joint = min(min(row_mean * channel_mean // mean, MAX_MEAN) * position_mean // mean, MAX_MEAN)
+                crossing = min(row_mean * column_mean // mean, MAX_MEAN)
+                # The neighbours: in the row, in the rows of the kernel, in the channel before and in the row above.
                 left = values[here - 1] if column > 0 else 0
                 before = values[here - 2] if column > 1 else 0
+                inside = left if position % side > 0 else 0
                 above = values[here - side] if position >= side else 0
+                corner = values[here - side - 1] if position >= side and position % side > 0 else 0
+                back = values[here - period] if column >= period else 0
                 over = values[here - columns] if row > 0 else 0
-                left_size, before_size = _size(left), _size(before)
-                above_size, over_size = _size(above), _size(over)
-                near = (2 * left_size + before_size + above_size + over_size) * UNIT // 5
-                row_log, channel_log = _log(row_mean, logs), _log(channel_mean, logs)
-                joint_log, near_log = _log(joint, logs), _log(near, logs)
+                near = (2 * _size(left) + _size(before) + _size(above) + _size(over)) * UNIT // 5
+                around = (2 * _size(inside) + 2 * _size(above) + _size(corner)) * UNIT // 5
+                row_log, channel_log, joint_log = _log(row_mean, logs), _log(channel_mean, logs), _log(joint, logs)
+                where = min(position, POSITIONS - 1)
                 bases[0] = 0
                 bases[1] = row_log
                 bases[2] = _log(column_mean, logs)
                 bases[3] = joint_log
                 bases[4] = (row_log >> 2) * 32 + (channel_log >> 2)
-                bases[5] = min(left_size, 7) * 64 + min(before_size, 7) * 8 + min(above_size, 7)
-                bases[6] = (joint_log >> 1) * 16 + (near_log >> 2) % 16
+                bases[5] = min(_size(left), 7) * 64 + min(_size(before), 7) * 8 + min(_size(above), 7)
+                bases[6] = (joint_log >> 1) * 16 + (_log(near, logs) >> 2) % 16
                 bases[7] = min(position, 15) * 64 + (channel_log >> 1)
+                bases[8] = _log(crossing, logs)
+                bases[9] = (
+                    (_log(of_kernel * UNIT // max(position, 1), logs) >> 1) * 16
+                    + min(position, 1)
+                    + (joint_log >> 2) % 8 * 2
+                )
+                bases[10] = where * 40 + (_log(around, logs) >> 1)
+                bases[11] = where * 40 + (row_log >> 1)
                 for index in range(INPUTS):
                     bases[index] = (index * CONTEXTS + min(bases[index], CONTEXTS - 1)) * NODES
                 actual: Any = np.int64(values[here]) if encoding else 0
@@ -245,21 +270,17 @@ def _run(
                         node = 0 if raw else _node(decoded_length, prefix)
                     if stage == 1:
                         signs[0] = 0
-                        signs[1] = 1 + (left > 0) + 2 * (left < 0)
-                        signs[2] = 4 + (above > 0) + 2 * (above < 0)
-                        signs[3] = 7 + (over > 0) + 2 * (over < 0)
-                        signs[4] = (
-                            10
-                            + ((left > 0) + 2 * (left < 0)) * 9
-                            + ((above > 0) + 2 * (above < 0)) * 3
-                            + (before > 0)
-                            + 2 * (before < 0)
-                        )
-                        signs[5] = min(position, 15)
+                        signs[1] = _sign(left)
+                        signs[2] = _sign(above)
+                        signs[3] = _sign(over)
+                        signs[4] = _sign(left) * 9 + _sign(above) * 3 + _sign(before)
+                        signs[5] = where
                         signs[6] = min(decoded_length, 7)
-                        signs[7] = (
-                            min(position, 15) * 9 + ((left > 0) + 2 * (left < 0)) * 3 + (above > 0) + 2 * (above < 0)
-                        )
+                        signs[7] = where * 9 + _sign(left) * 3 + _sign(above)
+                        signs[8] = _sign(before)
+                        signs[9] = _sign(kernel_sum)
+                        signs[10] = where * 27 + _sign(inside) * 9 + _sign(above) * 3 + _sign(corner)
+                        signs[11] = where * 9 + _sign(back) * 3 + _sign(over)
                         for index in range(INPUTS):
                             slots[index] = (index * CONTEXTS + signs[index]) * NODES + SIGN
                     else:
@@ -267,12 +288,15 @@ def _run(
                             slots[index] = bases[index] + node
                     chance = 32768  # of a 1, of 65536
                     if not raw:
-                        dot = 0
+                        dot, second = 0, 0
+                        positioned = node * POSITIONS + where
                         for index in range(INPUTS):
                             inputs[index] = stretch[chances[slots[index]] >> 10]
                             dot += inputs[index] * weights[node, index]
+                            second += inputs[index] * by_position[positioned, index]
                         dot = max(-HALF_RANGE, min(HALF_RANGE, dot >> 16))
-                        chance = squash[dot + HALF_RANGE]
+                        second = max(-HALF_RANGE, min(HALF_RANGE, second >> 16))
+                        chance = squash[((dot + second) >> 1) + HALF_RANGE]
                     # The arithmetic coder: a 1 has the lower part of the range.
                     span = high - low
                     middle = low + (span >> 16) * chance + (((span & 65535) * chance) >> 16)
@@ -291,11 +315,13 @@ def _run(
                         low = (low << 8) & 0xFFFFFFFF
                         high = ((high << 8) & 0xFFFFFFFF) | 255
                     if not raw:
-                        error = (bit << 16) - chance
-                        rate = 2 + 12 * 64 // (64 + seen[node])
+                        error = (bit << 16) - squash[dot + HALF_RANGE]
+                        second_error = (bit << 16) - squash[second + HALF_RANGE]
+                        rate = 120 + 800 * 100 // (100 + seen[node])
                         seen[node] += 1
                         for index in range(INPUTS):
-                            weights[node, index] += (inputs[index] * error * rate + (1 << 19)) >> 20
+                            weights[node, index] += (inputs[index] * error * rate + (1 << 23)) >> 24
+                            by_position[positioned, index] += (inputs[index] * second_error * rate + (1 << 22)) >> 23
                             slot = slots[index]
                             count = counts[slot]
                             chances[slot] += (((bit << 22) - chances[slot]) * rates[count]) >> 16
@@ -329,6 +355,8 @@ def _run(
                     magnitude = abs(decoded)
                 magnitude = min(magnitude, MAX_MAGNITUDE)
                 of_row += magnitude
+                of_kernel += magnitude
+                kernel_sum += int(values[here])
                 of_column[column] += magnitude
                 of_channel[channel] += magnitude
                 of_position[position] += magnitude

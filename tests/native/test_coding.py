@@ -12,7 +12,7 @@ from netspace.errors import NetspaceError
 from netspace.native.coding import decode, decode_all, encode, encode_all
 
 ANY = st.one_of(st.integers(-3, 3), st.integers(-(2**31), 2**31 - 1), st.just(0))
-STORED = bytes.fromhex("9b0f38e747e3fb39e7134a3cc9fe0abee04b8e9b3277c890")
+STORED = bytes.fromhex("acdd862c1db453bb7fcaae79ffcfa5a32b64f3008f0f52")
 VALUES = [[0, 1, -1, 2, 0, 0], [7, -30, 1000, 0, 0, -(2**31)], [2**31 - 1, 3, 3, 3, -3, -4]]
 
 
@@ -70,13 +70,13 @@ def test_bytes_are_the_same_on_every_machine() -> None:
 @pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
 def test_values_without_structure_take_their_entropy(scale: float) -> None:
     values = laplace(96, 1152, scale)
-    assert 0.99 < len(encode(values, 9)) / entropy_bytes(values) < 1.02
+    assert 0.99 < len(encode(values, 9)) / entropy_bytes(values) < 1.01
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
 def test_scales_of_rows_and_channels_are_learnt(scale: float) -> None:
     values = laplace(64, 576, scale, 0.7)
-    assert len(encode(values, 9)) < 0.97 * entropy_bytes(values)
+    assert len(encode(values, 9)) < 0.95 * entropy_bytes(values)
 
 
 def test_other_bytes_are_told_or_give_integers_of_the_shape() -> None:

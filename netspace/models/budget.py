@@ -1,0 +1,161 @@
+"""The steps at which a network's rounded and entropy-coded weights take a given number of bytes.
+
+Each layer's step is proportional to 1 / sqrt(its mean sensitivity), so that every weight moves the outputs by the same amount (reverse
+water-filling); the common factor is found on the true size of the file. Weights are rounded to what costs least in error and bits
+together, and may be pruned first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netspace.errors import UsageError
+from netspace.models.coded import Coded
+from netspace.networks.rounding import Codes, round_cheaply, round_step
+from netspace.networks.spec import NetSpec
+
+RATE_WEIGHT = 0.0  # of a bit, in units of the layer's mean sensitivity * step ** 2
+LEVELS = 255  # of a vector's range, at least
+CLOSE = 0.004  # of the budget, that may be left unused
+MAX_TRIALS = 16  # of the common factor
+SMALLEST = 1e-9  # sensitivity of a layer, in units of the largest
+RANGE = 40.0  # natural logarithms between the smallest and the largest factor that is tried
+
+
+def relative_steps(state: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the step of each floating-point tensor up to a common factor: 1 / sqrt(mean sensitivity), the least sensitive's being finite."""
+    means = {
+        name: float(sensitivities[name].double().mean())
+        for name, value in state.items()
+        if value.is_floating_point() and value.numel() and name in sensitivities
+    }
+    largest = max(means.values(), default=0.0)
+    if not (largest > 0 and math.isfinite(largest)):
+        raise UsageError("steps were asked for, but no tensor has a positive, finite sensitivity: give other inputs")
+    return {name: 1 / math.sqrt(max(mean, SMALLEST * largest)) for name, mean in means.items()}
+
+
+def round_state(
+    state: Mapping[str, Tensor],
+    sensitivities: Mapping[str, Tensor],
+    steps: Mapping[str, float],
+    rate_weight: float = RATE_WEIGHT,
+    pruned: float = 0.0,
+) -> dict[str, Codes]:
+    """Return the codes of the tensors of `steps`; a vector's step is at most its range over 255.
+
+    Args:
+        rate_weight: what a bit may cost, in units of mean sensitivity * step ** 2; 0 rounds to the nearest.
+        pruned: the fraction of the weights of all tensors that are no vectors which are set to zero first, by the
+            smallest weight ** 2 * sensitivity.
+    """
+    threshold = _threshold(state, sensitivities, steps, pruned)
+    codes = {}
+    for name, step in steps.items():
+        value = state[name].detach()
+        if value.dim() < 2:
+            spread = float(value.max() - value.min()) if value.numel() else 0.0
+            codes[name] = round_step(value, min(step, spread / LEVELS) if spread > 0 else max(step, 1e-12))
+            continue
+        if pruned > 0:
+            value = torch.where(_importance(value, sensitivities[name]) < threshold, torch.zeros_like(value), value)
+        codes[name] = (
+            round_cheaply(value, step, sensitivities[name], rate_weight) if rate_weight > 0 else round_step(value, step)
+        )
+    return codes
+
+
+def distortion(state: Mapping[str, Tensor], codes: Mapping[str, Codes], sensitivities: Mapping[str, Tensor]) -> float:
+    """Return the sum of sensitivity * error ** 2: about the mean squared change of the outputs, summed over outputs."""
+    total = 0.0
+    for name, each in codes.items():
+        error = each.restore(state[name].shape).double() - state[name].double()
+        total += float((sensitivities[name].double() * error.square()).sum())
+    return total
+
+
+def code_in(
+    budget: int,
+    state: Mapping[str, Tensor],
+    sensitivities: Mapping[str, Tensor],
+    rate_weight: float = RATE_WEIGHT,
+    pruned: float = 0.0,
+    spec: NetSpec | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Coded:
+    """Return the network in a file of at most `budget` bytes, which it uses but for 0.4 %, if more steps can use them.
+
+    Tensors without sensitivities, and those that are no floating-point numbers, are stored as they are.
+
+    Raises `UsageError` if the smallest file is larger than the budget.
+    """
+    relative = relative_steps(state, sensitivities)
+
+    def trial(logarithm: float) -> tuple[Coded, int]:
+        steps = {name: step * math.exp(logarithm) for name, step in relative.items()}
+        coded = Coded.of(state, round_state(state, sensitivities, steps, rate_weight, pruned), spec=spec, notes=notes)
+        return coded, coded.file_bytes()
+
+    return _largest_within(trial, budget, _start(state, relative))
+
+
+def _importance(value: Tensor, sensitivity: Tensor) -> Tensor:
+    return value.double().square() * sensitivity.double()
+
+
+def _threshold(
+    state: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor], steps: Mapping[str, float], pruned: float
+) -> float:
+    """Return the importance below which the fraction `pruned` of the weights of matrices and kernels is."""
+    if not 0 <= pruned < 1:
+        raise UsageError(f"a fraction of {pruned} of the weights was to be pruned, but it is at least 0 and below 1")
+    matrices = [name for name in steps if state[name].dim() > 1]
+    if pruned == 0 or not matrices:
+        return 0.0
+    every = torch.cat([_importance(state[name].detach(), sensitivities[name]).flatten() for name in matrices])
+    return float(every.kthvalue(max(1, math.ceil(pruned * len(every)))).values)
+
+
+def _start(state: Mapping[str, Tensor], relative: Mapping[str, float]) -> float:
+    """Return the logarithm of the factor at which the typical step is the typical weight."""
+    logarithms, counts = 0.0, 0
+    for name, step in relative.items():
+        power = float(state[name].detach().double().square().mean())
+        if state[name].dim() > 1 and power > 0:
+            logarithms += state[name].numel() * (math.log(power) / 2 - math.log(step))
+            counts += state[name].numel()
+    return logarithms / max(1, counts)
+
+
+def _largest_within(trial: Callable[[float], tuple[Coded, int]], budget: int, start: float) -> Coded:
+    """Return the largest file within a budget; `trial` gives a file and its bytes, fewer for larger logarithms of steps."""
+    best, (coded, size) = None, trial(start)
+    low, high = (start, None) if size > budget else (None, start)  # too large a file, and one that fits
+    over, under, width = size, size, 0.7
+    for _ in range(MAX_TRIALS):
+        if size <= budget and (best is None or size > best[1]):
+            best = coded, size
+        if best is not None and best[1] >= (1 - CLOSE) * budget:
+            break
+        if low is None or high is None:  # no bracket yet: the sizes of small files hardly change
+            logarithm = start - width if low is None else start + width
+            width *= 2
+            if width > RANGE:
+                break
+        else:  # a file's size falls about linearly with the logarithm; a part of the middle keeps both ends moving
+            slope = (over - budget + CLOSE / 2 * budget) / max(1, over - under)
+            logarithm = low + (high - low) * min(0.9, max(0.1, slope))
+        coded, size = trial(logarithm)
+        if size > budget:
+            low, over = logarithm, size
+        else:
+            high, under = logarithm, size
+    if best is None:
+        raise UsageError(
+            f"a file of at most {budget:,} bytes was asked for, but the smallest of this network takes {size:,}: give more"
+        )
+    return best[0]
