@@ -242,12 +242,12 @@ def _splits(entries: Sequence[Entry], runs: Sequence[int], seed: int, empty: Seq
     """Return the split of each network: its run's in the table, or one drawn for the run, `empty` splits first."""
     given = {run: entry.split for run, entry in zip(runs, entries, strict=True) if entry.split}
     free = [run for run in range(max(runs) + 1) if run not in given]
-    drawn = _drawn(len(free), seed, [name for name in empty if name not in given.values()])
+    drawn = drawn_splits(len(free), seed, [name for name in empty if name not in given.values()])
     chosen = {**given, **dict(zip(free, drawn, strict=True))}
     return [chosen[run] for run in runs]
 
 
-def _drawn(count: int, seed: int, empty: Sequence[str]) -> list[str]:
+def drawn_splits(count: int, seed: int, empty: Sequence[str]) -> list[str]:
     """Draw splits for `count` runs in the proportions of `FRACTIONS`; of few runs, `empty` splits get one each."""
     bounds = np.cumsum([FRACTIONS[name] for name in SPLITS])
     drawn = [SPLITS[int(np.searchsorted(bounds, (index + 0.5) / count))] for index in range(count)]

@@ -125,7 +125,7 @@ def accuracy_problems(group: ArchGroup, task: Task, sample: int, seed: int) -> t
         tolerance = TOLERANCE_IMAGES / task.size(split) + 1e-9
         for row, value in zip(rows, values, strict=True):
             stored = float(group.members[f"accuracy_{split}"][row])
-            if not abs(stored - value) <= tolerance:
+            if not np.isnan(stored) and not abs(stored - value) <= tolerance:
                 member = MemberRef(group.id, int(row))
                 problems.append(f"{member}: {task.score_name} on {split} is stored as {stored:.4f}, but is {value:.4f}")
     return len(rows), problems

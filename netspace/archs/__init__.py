@@ -29,6 +29,7 @@ from netspace.archs.convnets import (
     resnet32,
     resnet56,
     resnet_of_depth,
+    small_cnn,
     vanillacnn,
 )
 from netspace.archs.dense import conv_vae, unet
@@ -62,6 +63,7 @@ ARCHS: dict[str, Factory] = {
     "resnet32": resnet32,
     "resnet56": resnet56,
     "morph_lenet": morph_lenet,
+    "small_cnn": small_cnn,
     "siren": siren,
     "fourier_mlp": fourier_mlp,
     "unet": unet,

@@ -97,6 +97,46 @@ def _lenet_convolutions(side: int) -> list[tuple[int, int, int, int]]:
     return [*halvings, (8 if halvings else 6, 5, 2, 0), (16, 5, 2, 0)]
 
 
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}  # of the Small CNN Zoo
+
+
+def small_cnn(
+    *,
+    channels: int = 1,
+    classes: int = 10,
+    image_size: int = 28,
+    width: float = 1.0,
+    activation: str = "relu",
+    padding: int = 0,
+) -> nn.Module:
+    """Build the network of the Small CNN Zoo (Unterthiner et al. 2020): images (B, channels, H, W) -> logits (B, classes).
+
+    Three 3x3 convolutions of 16 channels and stride 2, the mean over the map, a linear layer. `width` scales the channels.
+    Raises `UsageError` for a setting out of range.
+
+    >>> sum(parameter.numel() for parameter in small_cnn().parameters())
+    4970
+    """
+    check("small_cnn", channels, classes, image_size, width)
+    if activation not in ACTIVATIONS or padding not in (0, 1):
+        raise UsageError(
+            f"small_cnn needs activation to be one of {', '.join(ACTIVATIONS)} and padding 0 or 1, not {activation!r} and {padding!r}."
+        )
+    if not padding and image_size < 15:
+        raise UsageError(
+            f"small_cnn without padding takes images of at least 15 pixels, not image_size={image_size!r}."
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before, out = channels, scaled(16, width)
+    for number in (1, 2, 3):
+        layers[f"conv{number}"] = nn.Conv2d(before, out, 3, 2, padding)
+        layers[f"act{number}"] = ACTIVATIONS[activation]()
+        before = out
+    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers["fc"] = nn.Linear(out, classes)
+    return nn.Sequential(layers)
+
+
 def vanillacnn(*, channels: int = 3, classes: int = 10, image_size: int = 32, width: float = 1.0) -> nn.Module:
     """Build VanillaCNN for images (B, channels, image_size, image_size) -> logits (B, classes).
 

@@ -86,6 +86,16 @@ def import_(
             "training run have the same run, so that they stay in one split; each FILE counts as a run of its own.",
         ),
     ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE is a zoo of another program: small-cnn, fit-a-nef, hsg or hub; default: found from what is there."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Of a zoo of another program, networks with this value alone."),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="The data set of a new zoo.")] = None,
     set: Annotated[
         list[str] | None,
@@ -128,6 +138,25 @@ def import_(
     given = (
         None if data is None and not set else load(ImportSettings, {"data": {"name": data} if data else {}}, set or [])
     )
+    if files and (format or any(each.is_dir() or each.suffix in (".h5", ".hdf5", ".h5py") for each in files)):
+        from model_zoo.foreign_import import ForeignImport, import_foreign
+
+        if len(files) > 1:
+            raise UsageError(f"{len(files)} zoos of other programs were given: import each into a zoo of its own")
+        chosen = ForeignImport(
+            source=files[0],
+            arch=arch,
+            format=format,
+            data=ImportSettings().data if given is None else given.data,
+            width=width,
+            kwargs=keyword_arguments(kwargs),
+            only=_conditions(only),
+            split=split,
+            prep_width=prep_width,
+            folded=folded,
+        )
+        say(import_foreign(zoo, chosen), json, _imported)
+        return
     entries = None if table is None else read_table(table)
     paths = list(files or []) if entries is None else [entry.file for entry in entries]
     states = {str(path): read_state_dict(path, key) for path in paths}
@@ -144,6 +173,14 @@ def import_(
         table=entries,
     )
     say(result, json, _imported)
+
+
+def _conditions(texts: list[str] | None) -> dict[str, str]:
+    from netspace.errors import UsageError
+
+    if wrong := next((text for text in texts or [] if "=" not in text), None):
+        raise UsageError(f"--only takes COLUMN=VALUE, such as config.activation=relu; found {wrong!r}")
+    return dict(text.split("=", 1) for text in texts or [])
 
 
 def _imported(result: ZooImport) -> str:

@@ -73,6 +73,8 @@ class ZooImport(Result):
     mean: list[float] = Field(default_factory=list)  # of each channel, by which images were standardised
     std: list[float] = Field(default_factory=list)
     accuracy_test: dict[str, Number]  # by file
+    format: str | None = None  # of a zoo of another program
+    diverged: int | None = None  # networks of it with values that are not finite
 
 
 class Verification(Result):

@@ -19,7 +19,8 @@ def table_problems(arch: str, members: np.ndarray) -> list[str]:
     problems = []
     ok = members["status"] == b"ok"
     for name in ("accuracy_train", "accuracy_val", "accuracy_test"):
-        bad = np.flatnonzero(ok & ~((members[name] >= 0) & (members[name] <= 1)))
+        known = ok & ~np.isnan(members[name])  # NaN: not known, of networks that were imported
+        bad = np.flatnonzero(known & ~((members[name] >= 0) & (members[name] <= 1)))
         problems += [f"{MemberRef(arch, int(row))}: {name} is {members[name][row]}, not within 0..1" for row in bad]
     unknown = np.flatnonzero(~np.isin(members["split"], [*(split.encode() for split in SPLITS), b""]))
     problems += [f"{MemberRef(arch, int(row))}: split {members['split'][row]!r} is not known" for row in unknown]
