@@ -107,24 +107,23 @@ def small_cnn(
     image_size: int = 28,
     width: float = 1.0,
     activation: str = "relu",
-    padding: int = 0,
+    padding: int | None = None,
 ) -> nn.Module:
     """Build the network of the Small CNN Zoo (Unterthiner et al. 2020): images (B, channels, H, W) -> logits (B, classes).
 
-    Three 3x3 convolutions of 16 channels and stride 2, the mean over the map, a linear layer. `width` scales the channels.
+    Three 3x3 convolutions of 16 channels and stride 2, the mean over the map, a linear layer. `width` scales the channels. `padding` is 0, and 1 below 15 pixels, if it is not given.
     Raises `UsageError` for a setting out of range.
 
     >>> sum(parameter.numel() for parameter in small_cnn().parameters())
     4970
     """
     check("small_cnn", channels, classes, image_size, width)
-    if activation not in ACTIVATIONS or padding not in (0, 1):
+    smallest = 15 if padding == 0 else SMALLEST
+    padding = int(image_size < 15) if padding is None else padding
+    if activation not in ACTIVATIONS or padding not in (0, 1) or image_size < smallest:
         raise UsageError(
-            f"small_cnn needs activation to be one of {', '.join(ACTIVATIONS)} and padding 0 or 1, not {activation!r} and {padding!r}."
-        )
-    if not padding and image_size < 15:
-        raise UsageError(
-            f"small_cnn without padding takes images of at least 15 pixels, not image_size={image_size!r}."
+            f"small_cnn needs activation to be one of {', '.join(ACTIVATIONS)}, and padding 0 (from 15 pixels on) or 1, not "
+            f"{activation!r} and {padding!r} for image_size={image_size!r}."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before, out = channels, scaled(16, width)

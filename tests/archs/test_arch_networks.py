@@ -83,7 +83,7 @@ def test_the_names_of_a_folded_resnet() -> None:
     assert keys[-4:] == ["layer3.0.downsample.0.weight", "layer3.0.downsample.0.bias", "fc.weight", "fc.bias"]
 
 
-@pytest.mark.parametrize("name", [name for name in IMAGE_ARCHS if name != "morph_lenet"])
+@pytest.mark.parametrize("name", [name for name in IMAGE_ARCHS if name not in ("morph_lenet", "small_cnn")])
 def test_all_activations_are_leaky(name: str) -> None:
     slopes = {m.negative_slope for m in archs.build(name).modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.01}
@@ -131,3 +131,12 @@ def test_a_resnet_by_its_depth_is_the_named_one() -> None:
 def test_a_depth_that_no_resnet_has_is_refused(depth: object) -> None:
     with pytest.raises(UsageError, match=r"^resnet needs depth to be 8, 14, 20, 26 and so on"):
         archs.build("resnet", depth=depth)
+
+
+def test_the_small_cnn_is_that_of_its_zoo() -> None:
+    """3 convolutions of 16 channels and a linear layer: 4,970 parameters."""
+    net = archs.build("small_cnn", activation="tanh")
+    assert size(net) == 160 + 2 * 2320 + 170 and sum(isinstance(m, nn.Tanh) for m in net.modules()) == 3
+    for settings in ({"activation": "gelu"}, {"padding": 2}, {"padding": 0, "image_size": 14}):
+        with pytest.raises(UsageError, match="small_cnn needs activation to be one of relu, tanh, and padding 0"):
+            archs.build("small_cnn", **settings)
