@@ -246,6 +246,18 @@ def line_of(archs: tuple[str, ...], name: str, start: str, end: str) -> dict[str
 
 
 @pytest.fixture
+def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but not saved, which takes the most time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda _, held, **how: held.write(b"<svg></svg>" if how.get("format") == "svg" else b"\x89PNG"),
+    )
+
+
+@pytest.fixture
 def make_several(tmp_path: Path) -> MakeRun:
     """Makes a run folder of several architectures: `make_several(archs, unseen, splits, members)`."""
 

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from netspace.report import report
 from netspace.results.spaces import ReportFiles
@@ -190,6 +191,7 @@ def test_figures_follow_the_colours_of_the_page(make_run: MakeRun) -> None:
     assert not re.findall(r'<g id="', drawings)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_the_map_names_every_network_and_lines_name_their_ends(make_run: MakeRun) -> None:
     html = Path(report(make_run(lines=2, members=5)).report).read_text(encoding="utf-8")
     names = re.findall(r'<circle class="dot"[^>]* data-name="([^"]*)" data-text="([^"]*)"', html)

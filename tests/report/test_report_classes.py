@@ -39,18 +39,6 @@ def names(told: ReportFiles) -> set[str]:
     return {Path(str(name)).name for name in told.figures}
 
 
-@pytest.fixture
-def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn but not saved, which takes the most time."""
-    from matplotlib.figure import Figure
-
-    monkeypatch.setattr(
-        Figure,
-        "savefig",
-        lambda _, held, **how: held.write(b"<svg></svg>" if how.get("format") == "svg" else b"\x89PNG"),
-    )
-
-
 def test_a_run_of_several_architectures_is_shown(make_several: MakeRun) -> None:
     result = report(make_several(unseen=("vanillacnn",)))
     assert names(result) == {

@@ -113,6 +113,7 @@ def test_a_full_folder_gives_page_and_figures(folder: Path) -> None:
     assert (folder / "report.html").read_bytes() == first
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_what_is_missing_is_told_with_its_command(folder: Path) -> None:
     for name in ("analysis", "prune", "quantise-4"):
         (folder / f"{name}.json").unlink()
@@ -138,6 +139,7 @@ def test_a_folder_of_weights_alone(folder: Path) -> None:
     assert "accuracy, original" not in text and "Predictor: 0.100 at 0 %" in text and not re.search(r"\bnan\b", text)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
     nothing = [None] * 3
     change(folder / "analysis.json", cka={"reconstructed": nothing, "random": nothing})
@@ -145,6 +147,7 @@ def test_features_that_do_not_vary_leave_a_gap(folder: Path) -> None:
     assert "Linear CKA with the original of – or more" in text
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the course, and of the terms of the loss, where they were recorded."""
     from netspace.report import figures_compressed
@@ -204,6 +207,7 @@ def test_kernels_lie_side_by_side_on_one_scale() -> None:
         assert np.isfinite(shown).sum() == one.size
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_folder_from_before_kernels_were_kept(folder: Path) -> None:
     (folder / "kernels.json").unlink()
     result = report(folder)

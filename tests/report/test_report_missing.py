@@ -25,6 +25,7 @@ def names(told: ReportFiles) -> set[str]:
     return {Path(str(name)).name for name in told.figures}
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_run_only_trained_tells_the_commands_that_go_on(make_run: MakeRun) -> None:
     run = make_run(splits=(), lines=0)
     result = report(run)
@@ -36,6 +37,7 @@ def test_a_run_only_trained_tells_the_commands_that_go_on(make_run: MakeRun) -> 
     assert "has not been evaluated yet" in page and "dl class" not in page
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_unfinished_training_is_said(make_run: MakeRun) -> None:
     run = make_run(lines=0)
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -52,6 +54,7 @@ def test_an_evaluation_without_records_or_tensors_is_shown(make_run: MakeRun) ->
     assert any("metrics.jsonl" in sentence for sentence in result.missing)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_tensors_of_another_evaluation_are_left_out(make_run: MakeRun) -> None:
     run = make_run()
     stored = load_file(run / "eval-test.safetensors")
@@ -72,6 +75,7 @@ def test_numbers_that_are_not_there_read_as_dashes(make_run: MakeRun) -> None:
     assert "baselines-test.png" in names(result)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_few_members_and_no_lines(make_run: MakeRun) -> None:
     run = make_run(members=1, lines=0)
     change(run / "eval-test.json", interpolation={"pairs": 0, "spearman_latent": None, "spearman_weights": None})
@@ -81,6 +85,7 @@ def test_few_members_and_no_lines(make_run: MakeRun) -> None:
     assert "1 network of the test split" in Path(result.report).read_text()
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
     run = make_run(lines=1)
     (file,) = (run / "interpolations").iterdir()
@@ -90,11 +95,13 @@ def test_a_line_from_a_latent_file_has_no_weights(make_run: MakeRun) -> None:
     assert "Spearman): latents –" in page and "Blue squares" not in page and "ligned weights" not in page
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_only_the_newest_lines_are_shown(make_run: MakeRun) -> None:
     result = report(make_run(lines=8))
     assert result.interpolations == [f"lenetlike-{number:04d}--lenetlike-0099" for number in range(6)]
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_better_baselines_are_said(make_run: MakeRun) -> None:
     run = make_run()
     stored = json.loads((run / "eval-test.json").read_text())
@@ -150,6 +157,7 @@ def test_a_run_without_anything_is_refused(make_run: MakeRun) -> None:
         report(make_run(splits=(), lines=0, records=False))
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_folder_that_cannot_be_written_is_said(make_run: MakeRun) -> None:
     run = make_run()
     (run / "figures").write_text("in the way")
@@ -157,6 +165,7 @@ def test_a_folder_that_cannot_be_written_is_said(make_run: MakeRun) -> None:
         report(run)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_optimisations_are_shown(make_run: MakeRun) -> None:
     result = report(make_run(climbs=2))
     assert "optimized-climb-0.png" in names(result) and "optimized-climb-1.png" in names(result)

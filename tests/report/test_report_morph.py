@@ -132,6 +132,7 @@ def test_the_larger_panel_of_scores_is_of_trained_widths() -> None:
     assert len(draw_widths(gammas, PARAMETERS, curves, 0.2, (0.87, 0.91)).axes) == 1  # one trained width is no line
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_several_seeds_have_their_spread(tmp_path: Path) -> None:
     several = [
         {**each, "accuracy_std": 0.004, "baselines_std": dict.fromkeys(METHODS, 0.0123)}

@@ -51,6 +51,7 @@ def test_the_page_shows_shapes(run: Path) -> None:
         assert words in page.text, words
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_the_only_scripts_are_those_of_the_policy(run: Path, make_run: MakeRun) -> None:
     """That of the shapes is there only where there are shapes."""
     html = page_of(run)
@@ -59,6 +60,7 @@ def test_the_only_scripts_are_those_of_the_policy(run: Path, make_run: MakeRun) 
     assert "shapeOf" not in page_of(make_run(name="plain"))
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_shape_is_stored_as_it_is(run: Path) -> None:
     expected = shape(0.5, 0)
     vertices, faces = re.findall(r'data-vertices="(.*?)" data-faces="(.*?)"', page_of(run))[0]
@@ -73,6 +75,7 @@ def test_more_vertices_than_16_bits_tell_apart() -> None:
     assert text.wide and np.frombuffer(b64decode(text.faces), "<u4").tolist() == [0, 1, MAX_NARROW]
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_chosen_lines_are_shown_in_place_of_the_evaluations(run: Path) -> None:
     notes = {"from": "chair/0003", "to": "<b>chair</b>", "gamma": json.dumps([0, 0.25, 0.5, 0.75, 1])}
     (run / "interpolations").mkdir()
@@ -82,6 +85,7 @@ def test_chosen_lines_are_shown_in_place_of_the_evaluations(run: Path) -> None:
     assert html.count("<canvas") == 4
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_run_without_lines_of_shapes(make_run: MakeRun) -> None:
     run = make_run(lines=0)
     add_shapes(run, lines=False)
@@ -145,11 +149,13 @@ def test_networks_that_each_hold_a_shape_have_no_r2_of_scores(scored: Path) -> N
     assert "the checkpoint with the highest agreement (circle)" in page.text
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_members_are_called_by_their_shapes(scored: Path) -> None:
     html = page_of(scored)
     assert "chair/0001" in html and "lenetlike/0001 ·" not in html
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_texts_are_worded_and_surfaces_are_not(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The letters of numbers may spell a word."""
     monkeypatch.setattr("netspace.report.viewer._text", lambda numbers: "+KL+image+accuracy")
