@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netspace.errors import UsageError
-from netspace.models.budget import code_in, distortion, relative_steps, round_state
+from netspace.models.budget import code_in, distortion, relative_steps, round_state, steps_for_budget
 from netspace.models.coded import Coded
 from netspace.networks.rounding import Codes, round_cheaply, round_step
 
@@ -78,7 +78,7 @@ def test_equal_bytes_have_less_error_by_sensitivity(network: tuple[State, State]
     state, sensitivities = network
     alike = {name: torch.ones_like(value) for name, value in sensitivities.items()}
     plain, nearest, chosen = (
-        distortion(state, codes_of(code_in(3000, state, by, rate_weight=weight)), sensitivities)
+        distortion(state, codes_of(code_in(3000, state, by, rate_weight=weight, unbiased=False)), sensitivities)
         for by, weight in ((alike, 0.0), (sensitivities, 0.0), (sensitivities, 0.1))
     )
     assert chosen < 0.95 * nearest < 0.8 * plain
@@ -107,3 +107,33 @@ def test_cheap_values_are_near_ones_nearer_to_zero() -> None:
     assert bool((cheap.abs() <= nearest.abs()).all()) and bool((cheap * nearest >= 0).all())
     ratio = (weight.flatten(1) / 0.7).abs()
     assert float((ratio - cheap.abs())[moved].min()) > 0.5  # none was cheap and near at once
+
+
+def test_layers_do_not_shrink(network: tuple[State, State]) -> None:
+    state, sensitivities = network
+    steps = {name: 0.1 * step for name, step in relative_steps(state, sensitivities).items()}
+    for unbiased in (False, True):
+        codes = round_state(state, sensitivities, steps, 0, unbiased=unbiased)
+        weight, rounded = state["a.weight"].double(), codes["a.weight"].restore(state["a.weight"].shape).double()
+        ratio = float((weight * rounded).sum() / weight.square().sum())
+        assert ratio == pytest.approx(1, abs=1e-6) if unbiased else ratio < 0.97
+
+
+def test_corrected_vectors_are_stored_within_the_budget(network: tuple[State, State]) -> None:
+    state, sensitivities = network
+    calls = []
+
+    def correct(rounded: State) -> State:
+        calls.append(rounded)
+        return {**rounded, "a.bias": rounded["a.bias"] * 2.5}
+
+    coded = code_in(3000, state, sensitivities, correct=correct)
+    assert 0.98 * 3000 <= coded.file_bytes() <= 3000
+    stored = coded.reconstruct()
+    torch.testing.assert_close(stored["a.bias"], calls[-1]["a.bias"] * 2.5, rtol=0, atol=0.02)
+    assert torch.equal(stored["b.weight"], calls[-1]["b.weight"])
+
+
+def test_steps_are_those_of_the_file(network: tuple[State, State]) -> None:
+    steps = steps_for_budget(*network, 3000)
+    assert steps == {name: float(each.steps) for name, each in codes_of(code_in(3000, *network)).items()}
