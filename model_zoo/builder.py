@@ -27,6 +27,7 @@ from model_zoo.recipe import RunPlan, ZooRecipe, planned_runs
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate, candidates, runs_of
 from netspace import archs
+from netspace.config import validate
 from netspace.distributed import begin
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError, printable
 from netspace.files import locked, remove_leftovers
@@ -94,6 +95,22 @@ def _shard_file(recipe: ZooRecipe, folder: Path, shard: Shard) -> Path:
             f"{shard.count} shards were asked for of a zoo of {runs} training runs: ask for at most {runs}"
         )
     return folder / shard.file_name
+
+
+def begun(path: Path) -> tuple[ZooRecipe, Shard | None]:
+    """Return the recipe of a zoo whose build, or whose teacher's, was interrupted, and which shard of it `path` is.
+
+    Raises `UsageError` if there is none at `path`, or nothing of it is left to build, and `NetspaceError` for a damaged one.
+    """
+    if (plan := Plan.read(path)) is not None:
+        return plan.recipe, plan.shard
+    if path.exists() and parts_folder(teacher_path(path)).exists():
+        with Zoo(path) as zoo:
+            return validate(ZooRecipe, zoo.header.recipe, str(path)), None
+    what = "is complete" if path.exists() else "does not exist, and no members of it are finished"
+    raise UsageError(
+        f"{path} {what}: there is nothing to resume (`netspace zoo build RECIPE --out {path}` begins a zoo)"
+    )
 
 
 def _build(recipe: ZooRecipe, path: Path, workers: int | None, shard: Shard | None = None) -> None:

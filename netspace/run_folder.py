@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from netspace.config import changed, read_back, to_yaml
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.files import locked, remove_leftovers, write_text
 from netspace.hardware import machine
 from netspace.io import Record, parse_json, read_json, read_tensors, read_text, write_json, write_tensors, write_yaml
@@ -163,6 +163,27 @@ def is_run(path: Path) -> bool:
     with suppress(NetspaceError):
         return RunFolder.of_space(path).origin.kind == SPACE
     return True
+
+
+def kind_to_resume(path: Path) -> str:
+    """Return the kind of a run folder, which says the command that began it.
+
+    Raises:
+        UsageError: `path` is no run folder, or one that an earlier version began, which did not record its kind.
+    """
+    if not (path / "config.yaml").is_file():
+        raise UsageError(
+            f"{path} has nothing to resume: a run folder was expected, with the config.yaml that train, compress fit, morph fit and "
+            "optimize write when they begin"
+        )
+    if not (path / "provenance.json").is_file():
+        raise UsageError(
+            f"{path} was begun by an earlier version of netspace, which did not record its command: give that again with --resume"
+        )
+    kind = RunFolder.of_space(path).origin.kind
+    if kind not in COMMANDS:
+        raise unknown("kind of run", kind, COMMANDS, f"(in {path / 'provenance.json'})")
+    return kind
 
 
 def newest_run(root: Path = RUNS) -> Path:

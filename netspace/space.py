@@ -1,10 +1,6 @@
 """`Space`: a trained latent space of networks, loaded from its run folder and ready to use.
 
 Axes: M networks, P parameters, H W of a PRep, E latent size.
-
-    space = Space.load("runs/quickstart")
-    z = space.encode(network)          # a module, a state dict, or a PRep -> (E,)
-    network = space.decode(z)          # a ready-to-use torch module, of the architecture that z stands for
 """
 
 from __future__ import annotations
@@ -15,26 +11,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netspace import archs
-from netspace.config import read_back
-from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line
-from netspace.hardware import AllocationLimit
-from netspace.io import Record, read_json
-from netspace.models.autoencoder import AutoEncoder, build_autoencoder
+from netspace.errors import NetspaceError, NetspaceWarning, UsageError
+from netspace.models.autoencoder import AutoEncoder
 from netspace.models.decoders import CoordinateDecoder
+from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family, Networks, declared
 from netspace.networks.graph import batch_norms
 from netspace.networks.prep import pack, unpack
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters, module_of, read_state_dict
 from netspace.precision import choose
-from netspace.run_folder import RunFolder, is_run
+from netspace.pretrained import StoredSpace
 from netspace.training.batches import autocast
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import MEMBERS, decode, encode
@@ -42,16 +36,9 @@ from netspace.zoo import Member
 
 TRIAL = 16  # latents that are decoded to choose between precisions
 Network = nn.Module | Mapping[str, Tensor] | Tensor | str | Path | Member  # one network, in any form
-SPARE_BYTES = 1 << 28  # by which building a space may exceed four times its weights
 
 
-class SpaceRecord(Record):
-    """What `space.json` in a run folder holds."""
-
-    archs: dict[str, Any]  # as `Family.to_json` gives them
-
-
-class Space:
+class Space(StoredSpace):
     """Encoder, decoder, ClassId head and the specs of the networks they speak of.
 
     >>> space = Space.load(run)  # the folder of a run
@@ -67,46 +54,24 @@ class Space:
         self.model = model.eval().requires_grad_(False)
         self.recipe, self.family = recipe, family
         self.run: Path | None = None
+        self.evaluation = None
 
-    @classmethod
-    def load(cls, run: str | Path, device: str | torch.device = "cpu") -> Space:
-        """The space that a run folder holds. Raises `NetspaceError` if it holds none, or is broken."""
-        run = Path(run)
-        if not is_run(run):
-            raise NetspaceError(
-                f"{run} is not a run folder (config.yaml and provenance.json were expected in it, written by `netspace train`)"
-            )
-        recipe = read_back(SpaceRecipe, run / "config.yaml")
-        weights = RunFolder.of_space(run).load_best()
-        limit = 4 * sum(value.nbytes for value in weights.values()) + SPARE_BYTES
-        try:
-            record = read_json(run / "space.json", SpaceRecord)
-            with AllocationLimit(limit):
-                family = Family.from_json(record.archs, device, recipe.multi.rows if recipe.multi else None)
-        except UsageError:  # of an architecture that nobody trusted, which says what to do
-            raise
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RuntimeError,
-            NetspaceError,
-        ) as error:
-            raise NetspaceError(
-                f"{run} does not say which networks its space holds (space.json): {first_line(error)}"
-            ) from None
-        try:
-            with AllocationLimit(limit):
-                model = build_autoencoder(recipe.latent, recipe.encoder, recipe.decoder, family)
-            model.load_state_dict(weights)
-        except (RuntimeError, TypeError, ValueError, ArithmeticError, NetspaceError) as error:
-            why = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
-            raise NetspaceError(f"the weights in {run} do not fit its settings: {why}") from None
-        space = cls(model.to(device), recipe, family)
-        space.run = run
-        return space
+    def __repr__(self) -> str:
+        networks = ", ".join(f"{each.id} ({each.parameters:,} parameters)" for each in self.family)
+        weights = sum(value.numel() for value in self.model.parameters())
+        origin = "" if self.run is None else f", of {str(self.run)!r}"
+        return (
+            f"Space({networks} <-> {self.latent} numbers; encoder {self.recipe.encoder.kind}, decoder "
+            f"{self.recipe.decoder.kind}, {weights:,} weights on {self.device}{origin})"
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the space to a device, in place, and return it."""
+        self.model.to(device)
+        for each in self.family:
+            each.nets.to(device)
+        self.__dict__.pop("precision", None)  # which is chosen for a device
+        return self
 
     @cached_property
     def precision(self) -> str:
@@ -313,31 +278,78 @@ class Space:
 
     def decode(
         self,
-        latent: Tensor,
+        latent: Tensor | str | Path | Sequence[Tensor | str | Path],
         arch: str | None = None,
         *,
         width: float | None = None,
         depth: int | None = None,
         batch_norm: bool = False,
-    ) -> nn.Module:
+    ) -> Any:
         """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
+
+        A latent is a tensor, or the path of a file such as `netspace encode` writes. Latents (M, E), or a list of latents,
+        give a list of M networks.
 
         An `arch` that is none of this space's, or one at another `width` or `depth`, is decoded as `resized` says.
         Batch norm is folded: every layer that had one has a bias. With `batch_norm` the network is of the class that was
         trained, its batch norms the identity but for a bias. Raises `UsageError` for a latent that requires a gradient,
         which a module's parameters do not pass on: `decode_flat` does.
         """
-        if latent.requires_grad and torch.is_grad_enabled():
+        one = isinstance(latent, str | Path) or (isinstance(latent, Tensor) and latent.ndim == 1)
+        given: Any = [latent] if one else latent
+        latents = [each if isinstance(each, Tensor) else self._read_latent(Path(each)) for each in given]
+        if torch.is_grad_enabled() and any(each.requires_grad for each in latents):
             raise UsageError(
                 "a latent that requires a gradient was to be decoded to a module, whose parameters would cut the gradient: use "
-                "Space.decode_flat with torch.func.functional_call, or decode latent.detach()"
+                "Space.functional, or Space.decode_flat with torch.func.functional_call, or decode latent.detach()"
             )
         chosen = self.select(arch, width, depth)
-        if chosen is not self:
-            return chosen.decode(latent, batch_norm=batch_norm)
-        networks = self.decode_all(latent.reshape(1, -1), arch)
-        spec = self.family[int(networks.class_ids[0])].spec
-        return module_of(networks.flat(0), spec, batch_norm=batch_norm).to(self.device)
+        if not latents:
+            return []
+        networks = chosen.decode_all(torch.stack(latents), arch if chosen is self else None)
+        modules = [
+            module_of(networks.flat(row), chosen.family[class_id].spec, batch_norm=batch_norm).to(self.device)
+            for row, class_id in enumerate(networks.class_ids.tolist())
+        ]
+        return modules[0] if one else modules
+
+    def _read_latent(self, path: Path) -> Tensor:
+        """Return the latent (E,) of a file. Raises `NetspaceError` if it holds none of this space's size."""
+        state = read_state_dict(path)
+        if (latent := state.get("latent")) is None or latent.numel() != self.latent:
+            raise NetspaceError(
+                f"{path} was expected to hold a latent of {self.latent} numbers, such as `netspace encode` writes"
+            )
+        return latent.flatten().float()
+
+    def functional(
+        self, latents: Tensor, inputs: Tensor, arch: str | Tensor | None = None, *, shared: bool = True
+    ) -> Tensor:
+        """The outputs of the networks that latents stand for, with gradients of latents and inputs.
+
+        Args:
+            latents: One latent (E,), or (M, E).
+            inputs: (B, ...), normalised as the networks were trained; with `shared=False` (M, B, ...), for each its own.
+            arch: The architecture to decode to, or ClassIds (M,); none: those that the latents stand for.
+            shared: Whether all networks get the same inputs.
+
+        Returns:
+            Outputs (B, C) of one latent, (M, B, C) of several.
+
+        >>> space = Space.load(run)
+        >>> z = torch.zeros(space.latent, requires_grad=True)
+        >>> outputs = space.functional(z, torch.zeros(5, 1, 8, 8))
+        >>> outputs.shape, torch.autograd.grad(outputs.sum(), z)[0].shape
+        (torch.Size([5, 10]), torch.Size([64]))
+        """
+        networks = self.decode_all(latents.reshape(-1, latents.shape[-1]), arch)
+        inputs = inputs.to(self.device)
+
+        def run(nets: NetBatch, flat: Tensor, *rows: Tensor) -> Tensor:
+            return nets(flat, inputs if shared else inputs[rows[0].to(inputs.device)], shared=shared)
+
+        outputs = networks.each(run, torch.arange(len(networks)))
+        return outputs[0] if latents.ndim == 1 else outputs
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
         """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients

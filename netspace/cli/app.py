@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from netspace.cli import compress as compress_commands
+from netspace.cli import members as member_commands
 from netspace.cli import morph as morph_commands
 from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
@@ -17,6 +18,7 @@ from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.probe import probe
 from netspace.cli.search import search
+from netspace.cli.resume import resume
 from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,
@@ -39,10 +41,12 @@ from netspace.process import import_model_zoo, keep_freed_memory, settle_threads
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Trained neural networks as data: build zoos, learn their latent space, get networks back.",
 )
+zoo_commands.app.command("list")(member_commands.list_)
+zoo_commands.app.command("export")(member_commands.export)
 app.add_typer(zoo_commands.app, name="zoo")
 app.add_typer(zoo_commands.data_app, name="data")
 app.add_typer(recipe_commands.app, name="recipes")
@@ -54,9 +58,9 @@ Output = Annotated[Path, typer.Option("-o", "--out", help="The file to write.")]
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
+        from netspace import __version__
 
-        print(version("netspace"))
+        print(__version__)
         raise typer.Exit
 
 
@@ -258,6 +262,7 @@ def interpolate(
 
 
 app.command()(optimize)
+app.command()(resume)
 app.command()(diff)
 app.command()(health)
 app.command()(probe)

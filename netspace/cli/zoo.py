@@ -71,6 +71,18 @@ def _shard(text: str | None) -> Shard | None:
         raise UsageError(f"--shard: {error}") from None
 
 
+def resume_build(zoo: Path, trust_arch: list[str] | None, device: str | None, json: bool) -> None:
+    """Build a zoo to its end, by the recipe that its finished members name."""
+    from model_zoo.builder import begun
+    from model_zoo.builder import build as build_zoo
+
+    trusting(trust_arch)
+    recipe, shard = begun(zoo)
+    if device:
+        recipe = recipe.model_copy(update={"device": device})
+    say(describe(build_zoo(recipe, zoo if shard is None else zoo.parent, shard=shard)), json, zoo_text)
+
+
 @app.command("import")
 def import_(
     zoo: ZooPath,

@@ -88,7 +88,9 @@ def sample(
     >>> result.trained, (folder / "half.safetensors").is_file()
     (True, True)
     """
-    _check(out, draws)
+    check_network_file(out)
+    if draws is not None and draws < 1:
+        raise UsageError(f"--draws is the number of noisy draws whose mean is taken, at least 1; found {draws}")
     morph = open_morph(run, device)
     gamma, module, info, spec = size.gamma_of(morph), morph.module, morph.info, morph.spec
     widths = info.named(size.widths or {}) if gamma is None else info.at(gamma)
@@ -126,8 +128,13 @@ def sample(
     )
 
 
-def _check(out: Path, draws: int | None) -> None:
-    """Refuse what cannot be written, before anything is read."""
+def check_network_file(out: Path) -> None:
+    """Refuse a file to which no network can be written, before anything is read.
+
+    Raises:
+        UsageError: its suffix is none of `SUFFIXES`, or it exists.
+        NetspaceError: the packages that write ONNX are missing.
+    """
     if out.suffix not in SUFFIXES:
         raise UsageError(
             f"{out} was expected to end with {' or '.join(SUFFIXES)}: name the format of the network by it"
@@ -139,8 +146,6 @@ def _check(out: Path, draws: int | None) -> None:
             f"{out} needs {' and '.join(missing)}, which torch writes ONNX with and which this machine lacks: "
             "`pip install 'netspace[onnx]'`, or write a .safetensors file"
         )
-    if draws is not None and draws < 1:
-        raise UsageError(f"--draws is the number of noisy draws whose mean is taken, at least 1; found {draws}")
 
 
 def _task(morph: SavedMorph) -> Task | None:

@@ -113,6 +113,10 @@ class NetBatch:
         self._chosen: dict[tuple[object, ...], str] = {}
         self._convolutions: frozenset[str] | None = None
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the skeleton, whose buffers the networks use, to a device."""
+        self.skeleton.to(device)
+
     def __call__(self, flat: Float[Tensor, "M P"], inputs: Tensor, *, shared: bool = True) -> Float[Tensor, "M B C"]:
         """Return the outputs of networks for inputs (B, ...) of all or, with `shared=False`, (M, B, ...) of each.
 

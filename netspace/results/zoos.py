@@ -77,6 +77,29 @@ class ZooImport(Result):
     diverged: int | None = None  # networks of it with values that are not finite
 
 
+class MemberList(Result):
+    """`netspace zoo list`."""
+
+    path: str
+    count: int  # members that meet the condition; those that are listed may be fewer
+    columns: list[str]
+    members: list[dict[str, Any]]  # by column
+
+
+class MemberFile(Result):
+    """`netspace zoo export`."""
+
+    zoo: str
+    member: str
+    arch: str
+    settings: dict[str, Any]
+    parameters: int
+    input_shape: list[int]  # of one input
+    batch_norm: bool  # whether the network has batch norm, as the class that was trained; else it is folded
+    accuracy_test: Number
+    file: str
+
+
 class Verification(Result):
     """`netspace zoo verify`."""
 
