@@ -17,8 +17,8 @@ from netspace.cli.health import health
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.probe import probe
-from netspace.cli.search import search
 from netspace.cli.resume import resume
+from netspace.cli.search import search
 from netspace.cli.shapes import decoding, evaluation, interpolation
 from netspace.cli.shared import (
     Depth,

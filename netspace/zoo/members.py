@@ -47,8 +47,8 @@ class Member:
     >>> from netspace.zoo import Zoo
     >>> with Zoo(zoo) as opened:  # the path of a zoo file
     ...     member = opened["lenetlike/0003"]
-    ...     member.module().training, member.epochs, member.split
-    (False, 2, 'train')
+    ...     member.module().training, member.split
+    (False, 'train')
     """
 
     seed: int  # of the initialisation and the data order
