@@ -181,7 +181,7 @@ class Search:
 
     def whole(self, best: Tried, limit: int) -> list[Tried]:
         """Train the best of what was tried for as long as the settings say."""
-        fits = whole_fits(self.work, self.names, best)
+        fits = whole_fits(self.work, best)
         return [self.attempt(key, way, make, limit, True) for key, (way, make) in fits.items()]
 
     def attempt(self, key: str, way: str, make: Make, limit: int, trained: bool = False) -> Tried:

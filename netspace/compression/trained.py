@@ -3,23 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from netspace.compression.coordinate import ORDERS, way_of
-from netspace.compression.ways import Make
-from netspace.compression.work import Work
+from netspace.compression.ways import UNTRAINED, Make, best_pruned, container_of, finest, plan
+from netspace.compression.work import CannotFit, Work
+from netspace.models.coded import Coded, Way
+from netspace.networks.rounding import BITS, Codes, round_rows, round_step
 from netspace.results.budget import Tried
+from netspace.training.coded import CodedConfig, Start, train_coded
 
 Makes = dict[str, tuple[str, Make]]  # by the name of a file: the name of the way, and what makes it
+FIRST = {False: 1.15, True: 1.6}  # budgets that the file has when a short, or whole, training begins
 
 
 def short_fits(work: Work, names: Sequence[str]) -> Makes:
     """Return the ways that are trained a little, to be compared with the others."""
-    return {}
+    if not work.judge.runs or not work.config.short_steps:
+        return {}
+    return {f"{name}-short": (name, _trained(name, False)) for name in UNTRAINED if name in names}
 
 
-def whole_fits(work: Work, names: Sequence[str], best: Tried) -> Makes:
+def whole_fits(work: Work, best: Tried) -> Makes:
     """Return what is trained whole, given the best of what was tried."""
     if best.way == "coordinate":
         order = next(order for order in ORDERS if best.setting.startswith(f"{order},"))
         return {f"coordinate-{order}-whole": ("coordinate", way_of(order, whole=True))}
-    return {}
+    if not work.judge.runs or not work.config.steps:
+        return {}
+    return {f"{best.way}-whole": (best.way, _trained(best.way, True))}
+
+
+def _trained(way: str, whole: bool) -> Make:
+    """Return a way that trains integers to fit, from the network's own weights."""
+
+    def make(work: Work, limit: int, path: Path) -> str:
+        codes, setting = first_codes(work, way, limit, FIRST[whole])
+        kind: Way = "rounded" if way == "rounded" else "coded"
+        start = Start(
+            work.original,
+            codes,
+            limit,
+            lambda codes, state: container_of(work, codes, kind, state),
+            work.score,
+            work.judge.inputs.train,
+        )
+        config = CodedConfig(
+            steps=work.config.steps if whole else work.config.short_steps,
+            images=work.config.images,
+            learnt_steps="rows" if way == "rounded" else "each",
+            bits=int(setting.split()[0]) if way == "rounded" else None,
+            sparse=way == "pruned",
+            precision=work.config.precision,
+            seed=work.config.seed,
+        )
+        made = train_coded(start, config, path.with_suffix(""))
+        if (size := made.file_bytes()) > limit:
+            raise CannotFit(f"trained it takes {size:,} bytes", size)
+        made.save(path)
+        return setting
+
+    return make
+
+
+def first_codes(work: Work, way: str, limit: int, factor: float) -> tuple[dict[str, Codes], str]:
+    """Return the integers that training begins with, and what they are in words.
+
+    Their file has about `factor` times the bytes of the `limit`; that of rounded ones, whose size does not change, fits.
+    """
+    if way == "rounded":
+        for bits in reversed(BITS):
+            codes = {name: round_rows(value, bits) for name, value in work.matrices().items()}
+            if (size := container_of(work, codes, "rounded").file_bytes()) <= limit:
+                return codes, f"{bits} bits"
+        raise CannotFit(f"rounding to {BITS[0]} bits takes {size:,} bytes", size)
+    fraction = best_pruned(work, limit)[2] if way == "pruned" else 0.0
+    weights, units = plan(work, way, fraction)
+
+    def rounded(log_step: float) -> dict[str, Codes]:
+        return {name: round_step(value, 2**log_step * units[name]) for name, value in weights.items()}
+
+    def file(log_step: float) -> Coded:
+        return container_of(work, rounded(log_step), "coded")
+
+    codes = rounded(finest(file, round(factor * limit))[1])
+    return codes, f"{100 * fraction:.0f} % zero at least" if fraction else "learnt steps"

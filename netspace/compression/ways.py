@@ -29,7 +29,7 @@ def rounded(work: Work, limit: int, path: Path) -> str:
     """Round each row to as many bits, 2 to 8, as fit, with a step of its own; values are packed."""
     smallest = 0
     for bits in reversed(BITS):
-        made = _container(work, {name: round_rows(value, bits) for name, value in work.matrices().items()}, "rounded")
+        made = container_of(work, {name: round_rows(value, bits) for name, value in work.matrices().items()}, "rounded")
         if (smallest := made.file_bytes()) <= limit:
             return saved(_corrected(work, made, limit), f"{bits} bits", path)
     raise CannotFit(f"rounding to {BITS[0]} bits takes {smallest:,} bytes", smallest)
@@ -37,28 +37,18 @@ def rounded(work: Work, limit: int, path: Path) -> str:
 
 def coded(work: Work, limit: int, path: Path) -> str:
     """Round all weights to one step, in units of each layer's root mean square, and code them by their entropy."""
-    steps = {name: _root_mean_square(value) for name, value in work.matrices().items()}
-    return saved(*_fitting(work, work.matrices(), steps, limit), path)
+    return saved(*fitting(work, *plan(work, "coded"), limit), path)
 
 
 def mixed(work: Work, limit: int, path: Path) -> str:
     """As `coded`, with steps by how much the network's answers change with each layer: small ones where they do most."""
-    return saved(*_fitting(work, work.matrices(), sensitive_steps(work), limit), path)
+    return saved(*fitting(work, *plan(work, "mixed"), limit), path)
 
 
 def pruned(work: Work, limit: int, path: Path) -> str:
     """As `coded`, with the smallest weights set to zero first, in units of each layer's root mean square."""
-    scales = {name: _root_mean_square(value) for name, value in work.matrices().items()}
-    units = {name: value.float() / scales[name] for name, value in work.matrices().items()}
-    best: tuple[tuple[float, ...], Coded, str] | None = None
-    for fraction in PRUNED:
-        sparse = {name: value * scales[name] for name, value in without_smallest(units, fraction).items()}
-        container, setting = _fitting(work, sparse, scales, limit)
-        score = work.score(container.reconstruct())
-        if best is None or score > best[0]:
-            best = score, container, f"{100 * fraction:.0f} % zero, {setting}"
-    assert best is not None
-    return saved(best[1], best[2], path)
+    container, setting, fraction = best_pruned(work, limit)
+    return saved(container, f"{100 * fraction:.0f} % zero, {setting}", path)
 
 
 Make = Callable[[Work, int, Path], str]
@@ -71,24 +61,46 @@ def saved(container: Coded, setting: str, path: Path) -> str:
     return setting
 
 
-def sensitive_steps(work: Work) -> dict[str, float]:
+def plan(work: Work, way: str, fraction: float = 0.0) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the weights that a way codes, and their steps up to one factor; `fraction` of the weights are zero."""
+    weights = dict(work.matrices())
+    units = {name: _root_mean_square(value) for name, value in weights.items()}
+    if fraction:
+        scaled = {name: value.float() / units[name] for name, value in weights.items()}
+        weights = {name: value * units[name] for name, value in without_smallest(scaled, fraction).items()}
+    return weights, sensitive_steps(work, units) if way == "mixed" else units
+
+
+def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
     """Return the steps of `mixed`, up to one factor."""
-    return {name: _root_mean_square(value) for name, value in work.matrices().items()}
+    return dict(units)
 
 
-def _container(work: Work, codes: Mapping[str, Codes], way: Way, state: Mapping[str, Tensor] | None = None) -> Coded:
+def best_pruned(work: Work, limit: int) -> tuple[Coded, str, float]:
+    """Return the best file of pruned and coded weights, how it was made, and which fraction of the weights is zero."""
+    best: tuple[tuple[float, ...], Coded, str, float] | None = None
+    for fraction in PRUNED:
+        container, setting = fitting(work, *plan(work, "pruned", fraction), limit)
+        score = work.score(container.reconstruct())
+        if best is None or score > best[0]:
+            best = score, container, setting, fraction
+    assert best is not None
+    return best[1:]
+
+
+def container_of(work: Work, codes: Mapping[str, Codes], way: Way, state: Mapping[str, Tensor] | None = None) -> Coded:
     """Return a file of codes, with all other tensors of a state, by default the original's, in 16 bits where these do."""
     state = work.original.state if state is None else state
     ways: dict[str, Way] = {**short_types(state), **dict.fromkeys(codes, way)}
     return Coded.of(state, codes, ways, work.spec)
 
 
-def _fitting(work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int) -> tuple[Coded, str]:
+def fitting(work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int) -> tuple[Coded, str]:
     """Return weights rounded to the smallest steps that fit, and how in words. Raises `CannotFit`."""
 
     def made(log_step: float) -> Coded:
         codes = {name: round_step(value, 2**log_step * units[name]) for name, value in weights.items()}
-        return _container(work, codes, "coded")
+        return container_of(work, codes, "coded")
 
     best, log_step = finest(made, limit - SLACK if work.judge.runs and limit > SLACK else limit)
     return _corrected(work, best, limit), f"step {2**log_step:.3g}"
@@ -104,7 +116,7 @@ def _corrected(work: Work, container: Coded, limit: int) -> Coded:
     way: Way = next((each.way for each in container.entries.values() if isinstance(each.value, Codes)), "coded")
     better = corrected(original.module, original.state, state, list(codes), inputs)
     changed = {name: better[name].to(value.dtype) if name not in codes else value for name, value in state.items()}
-    tried = _container(work, codes, way, {name: changed[container.tied.get(name, name)] for name in state})
+    tried = container_of(work, codes, way, {name: changed[container.tied.get(name, name)] for name in state})
     if tried.file_bytes() > limit or work.score(tried.reconstruct()) <= work.score(state):
         return container
     return tried

@@ -19,6 +19,7 @@ from netspace.compression.judging import Judge, merit
 from netspace.config import Seed, Settings
 from netspace.errors import unknown
 from netspace.networks.spec import NetSpec
+from netspace.precision import Precision
 from netspace.streams import Stream, generator
 from netspace.training.fit import Original
 
@@ -48,11 +49,12 @@ class BudgetConfig(Settings):
     picture_size: int = Field(224, ge=1)  # pixels
     normalise: str = "imagenet"  # of the pictures
     input_shape: tuple[int, ...] | None = None  # of one input of noise
-    short_steps: int = Field(60, ge=0)  # of the training with which each way is tried; 0: none
-    steps: int = Field(1500, ge=0)  # of the training of the best way; 0: none
+    short_steps: int = Field(40, ge=0)  # of the training with which each way is tried; 0: none
+    steps: int = Field(1000, ge=0)  # of the training of the best way; 0: none
     predictor_steps: int = Field(300, ge=1)  # with which each order of a coordinate network is tried
     predictor_whole: int = Field(6000, ge=1)  # of its training, if it is the best
     images: int = Field(128, ge=1)  # inputs of a batch
+    precision: Precision = "auto"  # in which networks are trained; auto: the faster one on this machine
     curve: tuple[float, ...] = (
         0.5,
         0.71,
