@@ -78,19 +78,27 @@ def budget_fit(figures: BudgetFit) -> str:
     """Return the text of `netspace compress fit` with a size."""
     task = figures.inputs == "task"
     runs = figures.inputs != "weights"
-    head = ["", "bytes", "how", *(["accuracy"] if task else []), *(["same answer"] if runs else []), "relative error"]
+    head = [
+        "",
+        "bytes",
+        "how",
+        "steps",
+        *(["accuracy"] if task else []),
+        *(["same answer"] if runs else []),
+        "relative error",
+    ]
     rows = []
     for row in figures.table:
         measured = [*([percent(row.accuracy)] if task else []), *([percent(row.agreement)] if runs else [])]
         size = "-" if row.bytes is None else f"{row.bytes:,}"
-        rows.append([_name(row), size, row.setting or "-", *measured, number(row.relative_error)])
+        rows.append([_name(row), size, row.setting or "-", row.steps or "-", *measured, number(row.relative_error)])
     basis = f"; measured {ANSWERS[figures.inputs]}" if runs else ""
     original = f"the original has {percent(figures.accuracy_original)}; " if task else ""
     notes = [f"{row.way}: {row.note}" for row in figures.table if row.note]
     return "\n".join(
         [
             table(head, rows),
-            f"{original}* taken, by validation; + trained; ~ rival{basis}",
+            f"{original}* taken, by validation; ~ rival; steps are those of training{basis}",
             *notes,
             f"{figures.file}: {figures.bytes_file:,} bytes of {figures.bytes_budget:,}, the original's weights take "
             f"{figures.bytes_original:,}; {figures.why}",
@@ -99,4 +107,4 @@ def budget_fit(figures: BudgetFit) -> str:
 
 
 def _name(row: WayRow) -> str:
-    return f"{'*' if row.chosen else '~' if row.rival else ' '} {row.way}{' +' if row.trained else ''}"
+    return f"{'*' if row.chosen else '~' if row.rival else ' '} {row.way}"

@@ -165,7 +165,7 @@ def student(work: Work, limit: int, path: Path) -> Made:
         small.reconstruct(),
         size=path.stat().st_size,
         module=fold(trained, example, name=label),
-        trained=True,
+        steps=work.student_steps,
     )
 
 

@@ -6,32 +6,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from netspace.compression.coordinate import ORDERS, way_of
-from netspace.compression.ways import UNTRAINED, Make, best_pruned, container_of, finest, plan
+from netspace.compression.ways import UNTRAINED, Candidate, Make, best_pruned, container_of, finest, plan
 from netspace.compression.work import CannotFit, Work
 from netspace.models.coded import Coded, Way
 from netspace.networks.rounding import BITS, Codes, round_rows, round_step
 from netspace.results.budget import Tried
 from netspace.training.coded import CodedConfig, Start, train_coded
 
-Makes = dict[str, tuple[str, Make]]  # by the name of a file: the name of the way, and what makes it
+Candidates = dict[str, Candidate]  # by the names of their files
 FIRST = {False: 1.15, True: 1.6}  # budgets that the file has when a short, or whole, training begins
 
 
-def short_fits(work: Work, names: Sequence[str]) -> Makes:
+def short_fits(work: Work, names: Sequence[str]) -> Candidates:
     """Return the ways that are trained a little, to be compared with the others."""
     if not work.judge.runs or not work.config.short_steps:
         return {}
-    return {f"{name}-short": (name, _trained(name, False)) for name in UNTRAINED if name in names}
+    steps = work.config.short_steps
+    return {f"{name}-short": Candidate(name, _trained(name, False), steps) for name in UNTRAINED if name in names}
 
 
-def whole_fits(work: Work, best: Tried) -> Makes:
+def whole_fits(work: Work, best: Tried) -> Candidates:
     """Return what is trained whole, given the best of what was tried."""
     if best.way == "coordinate":
         order = next(order for order in ORDERS if best.setting.startswith(f"{order},"))
-        return {f"coordinate-{order}-whole": ("coordinate", way_of(order, whole=True))}
+        made = Candidate("coordinate", way_of(order, whole=True), work.config.predictor_whole)
+        return {f"coordinate-{order}-whole": made}
     if not work.judge.runs or not work.config.steps:
         return {}
-    return {f"{best.way}-whole": (best.way, _trained(best.way, True))}
+    return {f"{best.way}-whole": Candidate(best.way, _trained(best.way, True), work.config.steps)}
+
+
+def predictors(work: Work) -> Candidates:
+    """Return the coordinate networks that are fitted a little, one for each order."""
+    steps = work.config.predictor_steps
+    return {f"coordinate-{order}": Candidate("coordinate", way_of(order), steps) for order in ORDERS}
 
 
 def _trained(way: str, whole: bool) -> Make:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from netspace.compression.correct import corrected
 from netspace.compression.shrink import pruned as without_smallest
 from netspace.compression.work import CannotFit, Work, short_types
+from netspace.models.budget import relative_steps
 from netspace.models.coded import Coded, Way
 from netspace.networks.rounding import BITS, Codes, round_rows, round_step
+from netspace.networks.sensitivity import sensitivities
 
 SEARCH = 16  # files that are made at most to find the steps that fit
 NEAR, FINE = 0.995, 1e-3  # of the budget, and of the logarithm of steps, at which the search ends
@@ -52,6 +55,17 @@ def pruned(work: Work, limit: int, path: Path) -> str:
 
 
 Make = Callable[[Work, int, Path], str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to try: a way, what makes its file, and the steps that it is trained for."""
+
+    way: str
+    make: Make
+    steps: int = 0
+
+
 UNTRAINED: Mapping[str, Make] = {"rounded": rounded, "coded": coded, "pruned": pruned, "mixed": mixed}
 
 
@@ -72,8 +86,19 @@ def plan(work: Work, way: str, fraction: float = 0.0) -> tuple[dict[str, Tensor]
 
 
 def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
-    """Return the steps of `mixed`, up to one factor."""
-    return dict(units)
+    """Return the steps of `mixed`, up to one factor: by how much answers move with each weight of a layer.
+
+    Where no network is run, errors count relative to their layer, as in `coded`.
+    """
+    module, inputs = work.original.module, work.correction_inputs()
+    if module is None or inputs is None:
+        return dict(units)
+    if (known := work.cache.get("steps")) is None:
+        found = sensitivities(module, work.original.state, inputs, "probabilities", seed=work.config.seed)
+        steps = relative_steps(work.original.state, found)
+        typical = math.exp(sum(math.log(units[name] / steps[name]) for name in units) / len(units))
+        known = work.cache["steps"] = {name: typical * steps[name] for name in units}
+    return {name: known[name] for name in units}
 
 
 def best_pruned(work: Work, limit: int) -> tuple[Coded, str, float]:

@@ -85,7 +85,7 @@ class Made:
     state: dict[str, Tensor]
     size: int  # bytes of the file
     module: nn.Module | None = None  # that runs the state, if the original's does not
-    trained: bool = False
+    steps: int = 0  # of its training
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Work:
     judge: Judge
     config: BudgetConfig
     folder: Path
-    cache: dict[str, object] = field(default_factory=dict)  # of what several sizes share
+    cache: dict[str, dict[str, float]] = field(default_factory=dict)  # of what several sizes share
 
     @property
     def student_steps(self) -> int:

@@ -44,7 +44,8 @@ def sensitivities(
         UsageError: the module's outputs do not depend on its weights in a differentiable way, or are no logits.
     """
     typed = map_tensors(run_types(state, module), Tensor.detach)
-    weights = {id(value): value for value in typed.values() if value.is_floating_point()}
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}  # statistics are not differentiable
+    weights = {id(value): value for name, value in typed.items() if value.is_floating_point() and name not in buffers}
     totals = {key: torch.zeros_like(value, dtype=torch.float32) for key, value in weights.items()}
     random = generator(seed, Stream.SENSITIVITY)
     training = module.training

@@ -176,7 +176,7 @@ def size_tables(figures: BudgetFit) -> list[Table]:
         [
             f"{row.way}{' (taken)' if row.chosen else ' (rival)' if row.rival else ''}",
             count(row.bytes),
-            row.note or row.setting + (", trained" if row.trained else ""),
+            (row.setting or MISSING) + (f", {count(row.steps)} steps" if row.steps else ""),
             percent(row.accuracy, 2),
             percent(row.agreement),
             number(row.relative_error, 3),
@@ -187,16 +187,19 @@ def size_tables(figures: BudgetFit) -> list[Table]:
     last = "accuracy, validation" if figures.inputs == "task" else "same answer, to choose by"
     caption = (
         f"At most {count(figures.bytes_budget)} bytes, where the original's weights take {count(figures.bytes_original)}. "
-        "Accuracy and answers are those on test images, or on other inputs than those that a way was chosen by."
+        "Accuracy and answers are those on test images, or on other inputs than those that a way was chosen by. Of each way "
+        "the best trial has a row."
     )
+    notes = "; ".join(f"{row.way}: {row.note}" for row in figures.table if row.note)
+    caption += f" {notes[:1].upper()}{notes[1:]}." if notes else ""
     return [Table(["", "bytes", "how", "accuracy", "same answer", "relative error", last], rows, caption)]
 
 
 def size_summary(figures: BudgetFit) -> str:
     """Return the summary of a fit with a size."""
     sentences = [
-        f"The file has {count(figures.bytes_file)} bytes, {_ratio(figures)} less than the {count(figures.bytes_original)} of "
-        f"the original's weights, and at most {count(figures.bytes_budget)} were allowed; {figures.why}."
+        f"The file has {count(figures.bytes_file)} bytes, and at most {count(figures.bytes_budget)} were allowed; the original's "
+        f"weights take {count(figures.bytes_original)}, {_ratio(figures)} times as many. {figures.why[:1].upper()}{figures.why[1:]}."
     ]
     if figures.accuracy_reconstructed is not None:
         sentences.append(
@@ -211,7 +214,7 @@ def size_tiles(figures: BudgetFit) -> list[tuple[str, str]]:
     entries = [
         ("way", figures.way),
         ("bytes of the file", count(figures.bytes_file)),
-        ("smaller than the original's weights", _ratio(figures)),
+        ("original's bytes, over the file's", _ratio(figures)),
         ("accuracy, original", percent(figures.accuracy_original, 2)),
         ("accuracy, from the file", percent(figures.accuracy_reconstructed, 2)),
         ("same answer as the original", percent(figures.agreement)),
@@ -222,4 +225,4 @@ def size_tiles(figures: BudgetFit) -> list[tuple[str, str]]:
 
 def _ratio(figures: BudgetFit) -> str:
     whole, part = figures.bytes_original, figures.bytes_file
-    return f"{number(whole / part, 1)} times" if whole and part else MISSING
+    return number(whole / part, 1) if whole and part else MISSING

@@ -25,7 +25,7 @@ class Tried(Result):
     budget: int | None = None  # bytes
     bytes: int | None = None  # of its file; None: it cannot be so small
     rival: bool = False
-    trained: bool = False  # rather than rounded or pruned alone
+    steps: int = 0  # of its training; 0: rounded or pruned alone
     file: str | None = None  # inside the folder
     note: str | None = None  # why there are no figures
     val: Measured = Measured()
@@ -43,7 +43,7 @@ class WayRow(Part):
     accuracy_val: Number = None
     agreement_val: Number = None
     setting: str = ""
-    trained: bool = False
+    steps: int = 0
     rival: bool = False
     chosen: bool = False
     note: str | None = None
@@ -57,5 +57,7 @@ class BudgetFit(FitResult):
     bytes_budget: int | None = None
     inputs: str = "weights"  # what networks were compared on: task, pictures, noise; weights: none
     accuracy_original_val: Number = None  # on validation images
-    table: list[WayRow] = Field(default_factory=list)
-    sizes: list[WayRow] = Field(default_factory=list)  # other sizes, by validation alone
+    table: list[WayRow] = Field(default_factory=list)  # the best of each way, and rivals
+    sizes: list[WayRow] = Field(
+        default_factory=list
+    )  # all else that was tried, also at other sizes; by validation alone

@@ -11,7 +11,7 @@ import torch
 from budgets import NET_ARCH, net, net_file, settings
 from PIL import Image
 
-from netspace.compression import budget, ways
+from netspace.compression import search, ways
 from netspace.compression.budget import fit_budget
 from netspace.compression.fit import evaluate, reconstruct
 from netspace.compression.judging import merit
@@ -40,9 +40,10 @@ def test_all_ways_are_in_the_table(fitted: tuple[Path, BudgetFit]) -> None:
     assert (chosen.way, chosen.bytes, chosen.accuracy) == (result.way, result.bytes_file, result.accuracy_reconstructed)
     possible = [row for row in result.table if row.bytes is not None]
     assert chosen.accuracy_val == max(row.accuracy_val for row in possible if row.accuracy_val is not None)
-    assert result.why.startswith(f"{result.way} is best by accuracy on validation images: ")
-    assert {row.way for row in result.sizes} <= set(ways.UNTRAINED) and result.sizes
-    assert all(row.bytes is not None and row.bytes <= 0.8 * SIZE for row in result.sizes)
+    assert result.why.startswith(result.way) and " is best by accuracy on validation images: " in result.why
+    small = [row for row in result.sizes if row.bytes is not None and row.bytes <= 0.8 * SIZE]
+    assert {row.way for row in small} <= set(ways.UNTRAINED) and small and not any(row.steps for row in small)
+    assert {row.steps for row in result.sizes if row.way == "coded"} | {chosen.steps} >= {0, 2}  # tried short, too
     assert json.loads((out / "fit.json").read_text())["table"] == result.payload()["table"]
 
 
@@ -74,14 +75,14 @@ def test_a_stopped_search_goes_on(
 
     whole = dict(ways.UNTRAINED)
     config = settings(SIZE, curve=(0.8,))
-    monkeypatch.setattr(budget, "UNTRAINED", {k: counted(k, make, k == "pruned") for k, make in whole.items()})
+    monkeypatch.setattr(search, "UNTRAINED", {k: counted(k, make, k == "pruned") for k, make in whole.items()})
     with pytest.raises(KeyboardInterrupt):
         fit_budget(MEMBER, tmp_path / "c", config, multi_zoo)
     assert calls == ["rounded", "coded", "pruned"]
     with pytest.raises(UsageError, match=r"give --resume to go on with it"):
         fit_budget(MEMBER, tmp_path / "c", config, multi_zoo)
     calls.clear()
-    monkeypatch.setattr(budget, "UNTRAINED", {k: counted(k, make, False) for k, make in whole.items()})
+    monkeypatch.setattr(search, "UNTRAINED", {k: counted(k, make, False) for k, make in whole.items()})
     result = fit_budget(MEMBER, tmp_path / "c", config, multi_zoo, resume=True)
     assert calls == ["pruned", "mixed", *whole]  # and all of them at the other size
     assert result.table == fitted[1].table and result.seconds is None
@@ -101,7 +102,7 @@ def test_the_smallest_size_that_keeps_the_accuracy(multi_zoo: Path, tmp_path: Pa
     ]
     assert len(lost) >= 2
     assert all(each.val.accuracy is None or each.val.accuracy < result.accuracy_original_val - 0.02 for each in lost)
-    assert max(each.budget or 0 for each in lost) * budget.CLOSE >= (result.bytes_budget or 0)
+    assert max(each.budget or 0 for each in lost) * search.CLOSE >= (result.bytes_budget or 0)
 
 
 def test_without_data_the_weights_decide(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_mistakes(multi_zoo: Path, tmp_path: Path) -> None:
 
 
 def test_a_drop_that_no_way_keeps(multi_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "UNTRAINED", {"rounded": ways.UNTRAINED["rounded"]})
+    monkeypatch.setattr(search, "UNTRAINED", {"rounded": ways.UNTRAINED["rounded"]})
     monkeypatch.setattr(ways, "BITS", range(2, 3))
     config = settings(None, budget={"accuracy_drop": 0.0})
     with pytest.raises(NetspaceError, match=r"no way keeps the accuracy of best:resnet within 0 points: the best has"):
