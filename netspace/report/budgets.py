@@ -57,16 +57,31 @@ BASES = {
     "weights": ("relative error of the weights", "the relative error of the weights"),
 }
 Series = tuple[str, np.ndarray, np.ndarray, Look]  # name, bytes (P,), values (P,), look
+EDGE: dict[str, Any] = {
+    "markersize": 9,
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.2,
+    "linestyle": "",
+}  # of trained ones
 
 
-def draw_sizes(curves: Sequence[Series], chosen: tuple[float, float], level: float | None, label: str) -> Figure:
+def draw_sizes(
+    curves: Sequence[Series],
+    trained: Sequence[Series],
+    chosen: tuple[float, float],
+    level: float | None,
+    label: str,
+) -> Figure:
     """Draw values of ways over the bytes of their files, a ring around the one that was `chosen` (bytes, value).
 
-    `level` is the original's value.
+    Files without training are joined by lines; `trained` ones are larger and have an edge. `level` is the original's value.
     """
+    names = {name: look for name, _, _, look in [*curves, *trained]}
     handles = [
-        handle(name, color=look.colour, marker=look.marker, linewidth=1.7, markersize=6) for name, _, _, look in curves
+        handle(name, color=look.colour, marker=look.marker, linewidth=1.7, markersize=6) for name, look in names.items()
     ]
+    if trained:
+        handles.append(handle("trained", color=GREY, marker="o", **EDGE))
     style: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgecolor": INK}
     handles.append(handle("taken", marker="o", linestyle="", **{**style, "markersize": 11}))
     if level is not None:
@@ -76,6 +91,8 @@ def draw_sizes(curves: Sequence[Series], chosen: tuple[float, float], level: flo
         axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
     for _, sizes, values, look in curves:
         axes.plot(sizes, values, color=look.colour, marker=look.marker, linewidth=1.7, markersize=6)
+    for _, sizes, values, look in trained:
+        axes.plot(sizes, values, color=look.colour, marker=look.marker, **EDGE)
     axes.plot(*chosen, marker="o", markeredgewidth=1.5, linestyle="", **style)
     axes.set(title=label, xlabel="bytes of the file (log scale)")
     _byte_ticks(axes)
@@ -114,17 +131,9 @@ def size_pictures(figures: BudgetFit) -> list[Picture]:
 
 def _sizes(figures: BudgetFit) -> Iterator[Picture]:
     value = _value(figures.inputs)
-    curves: list[Series] = []
     rows = [row for row in [*figures.table, *figures.sizes] if row.bytes and value(row) is not None]
-    for name in dict.fromkeys(row.way for row in rows):
-        best: dict[int, float] = {}
-        for row in rows:
-            if row.way == name and row.bytes is not None:
-                found = value(row) or 0.0
-                better = min if figures.inputs == "weights" else max
-                best[row.bytes] = better(found, best.get(row.bytes, found))
-        sizes = sorted(best)
-        curves.append((name, np.array(sizes), np.array([best[size] for size in sizes]), LOOKS.get(name, OTHER)))
+    curves = _series([row for row in rows if not row.steps], value)
+    trained = _series([row for row in figures.table if row.steps and row in rows], value)
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None or chosen.bytes is None:
         return
@@ -133,19 +142,29 @@ def _sizes(figures: BudgetFit) -> Iterator[Picture]:
     level = (None if original is None else 100 * original) if figures.inputs == "task" else None
     texts = [
         f"{name}: {', '.join(f'{_text(figures.inputs, each)} in {count(size)}' for size, each in _ends(sizes, values))}"
-        for name, sizes, values, _ in curves
+        for name, sizes, values, _ in [*curves, *((f"{each[0]}, trained", *each[1:]) for each in trained)]
     ]
     yield Picture(
         "sizes",
         "sizes",
         "Which way is best in how many bytes",
-        draw_sizes(curves, (chosen.bytes, value(chosen) or 0.0), level, label),
+        draw_sizes(curves, trained, (chosen.bytes, value(chosen) or 0.0), level, label),
         f"{label.capitalize()} against bytes of the file. {'; '.join(texts)}.",
-        f"Each point is a file, and the ring is the one that was taken, by {noun}. Ways at other sizes than the one that was "
-        "asked for are not trained. "
+        f"Each point is a file, and the ring is the one that was taken, by {noun}. What is joined by lines was not "
+        "trained. "
         + (f"Rivals, of the same bytes: {', '.join(_rivals(figures))}." if _rivals(figures) else "")
         + f" {plain('; '.join(texts), 400)}.",
     )
+
+
+def _series(rows: Sequence[WayRow], value: Callable[[WayRow], float | None]) -> list[Series]:
+    """Return the points of each way, by bytes."""
+    found = []
+    for name in dict.fromkeys(row.way for row in rows):
+        points = sorted((row.bytes or 0, value(row) or 0.0) for row in rows if row.way == name)
+        sizes, values = (np.array(column) for column in zip(*points, strict=True))
+        found.append((name, sizes, values, LOOKS.get(name, OTHER)))
+    return found
 
 
 def _rivals(figures: BudgetFit) -> list[str]:
