@@ -14,6 +14,7 @@ from netspace.cli import recipes as recipe_commands
 from netspace.cli import zoo as zoo_commands
 from netspace.cli.diff import diff
 from netspace.cli.health import health
+from netspace.cli.open import open_command
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.probe import probe
@@ -267,6 +268,7 @@ app.command()(diff)
 app.command()(health)
 app.command()(probe)
 app.command()(search)
+app.command("open")(open_command)
 
 
 @app.command()
