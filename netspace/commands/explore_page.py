@@ -6,7 +6,6 @@ in one thread, and their results are sent to the page as they arrive. Axes: M me
 
 from __future__ import annotations
 
-import errno
 import html
 import socket
 import webbrowser
@@ -35,30 +34,29 @@ def start_server(explorer: Explorer, port: int) -> Server:
     from bokeh.application.handlers import FunctionHandler
     from bokeh.server.server import Server
 
-    port = port or _free_port()
+    port = _free_port(port)
     work = ThreadPoolExecutor(1, thread_name_prefix="explore")
     application = Application(FunctionHandler(lambda document: Page(explorer, document, work).fill()))
-    try:
-        server = Server(
-            {"/": application},
-            address=ADDRESS,
-            port=port,
-            allow_websocket_origin=[f"{name}:{port}" for name in (ADDRESS, "localhost")],  # no page of another site
-        )
-    except OSError as error:
-        work.shutdown()
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise UsageError(
-                f"port {port} of {ADDRESS} cannot be used ({error.strerror}): give another --port, or 0"
-            ) from None
-        raise
+    server = Server(
+        {"/": application},
+        address=ADDRESS,
+        port=port,
+        allow_websocket_origin=[f"{name}:{port}" for name in (ADDRESS, "localhost")],  # no page of another site
+    )
     server.start()
     return server
 
 
-def _free_port() -> int:
+def _free_port(port: int) -> int:
+    """Return the port, or for 0 any free one. Raises `UsageError` if it is in use."""
     with socket.socket() as free:
-        free.bind((ADDRESS, 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: one that was just closed is free
+        try:
+            free.bind((ADDRESS, port))
+        except OSError as error:
+            raise UsageError(
+                f"port {port} of {ADDRESS} cannot be used ({error.strerror}): give another --port, or 0 for any free one"
+            ) from None
         return int(free.getsockname()[1])
 
 
