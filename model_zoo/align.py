@@ -69,7 +69,9 @@ def write_aligned(path: Path, out: Path) -> ZooAlignment:
 
             specs = {name: group.spec for name, group in zoo.archs.items()}
             sizes = {name: group.size for name, group in zoo.archs.items()}
-            write(out, zoo.header, specs, sizes, {name: len(group) for name, group in zoo.archs.items()}, chunks)
+            counts = {name: len(group) for name, group in zoo.archs.items()}
+            columns = {name: group.columns for name, group in zoo.archs.items()}
+            write(out, zoo.header, specs, sizes, counts, chunks, columns=columns)
     return ZooAlignment(path=str(out), archs={name: each.figures() for name, each in aligned.items()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from model_zoo.recipe import ArchConfig
 from model_zoo.work import Candidate, candidate, member_scores
 from netspace.config import Seed, Settings, validate
-from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.errors import NetspaceError, UsageError
 from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.spec import NetSpec
@@ -24,19 +25,23 @@ from netspace.results.zoos import ZooImport
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
+from netspace.zoo.columns import NAME, parse_column
+from netspace.zoo.members import ALIASES, DERIVED
 
+LEARNING_RATE = "learning_rate"  # of the zoo's columns the one that a table may give, besides `COLUMNS`
 COLUMNS = ("file", "run", "seed", "epochs", "split")
 FRACTIONS = {"train": 0.75, "val": 0.125, "test": 0.125}  # of runs whose split is drawn
 
 
 class Entry(Settings):
-    """A network of the table; all but the file may be left out."""
+    """A network of the table; all but the file may be left out. What else the table says of it is kept in `own`."""
 
     file: Path  # relative to the table's folder
     run: str = ""  # label of the training; empty: a training of its own
     seed: Seed = 0
     epochs: int = Field(0, ge=0, lt=2**31)  # 0 if not known
     split: Literal["train", "val", "test", ""] = ""  # empty: the run's, or drawn
+    own: dict[str, str] = Field(default_factory=dict)  # column -> text
 
     @field_validator("run", "split", mode="before")
     @classmethod
@@ -45,10 +50,10 @@ class Entry(Settings):
 
 
 def read_table(path: Path) -> list[Entry]:
-    """Read a CSV file with the column file and any of run, seed, epochs and split.
+    """Read a CSV file with the column file, any of run, seed, epochs and split, and columns of its own, which are kept.
 
-    Raises `UsageError` if the table is missing or empty, has other columns or invalid values, or names a file twice or
-    a run in several splits; `NetspaceError` if it does not parse.
+    Raises `UsageError` if the table is missing or empty, has columns twice or of unfit names, invalid values, or names a
+    file twice or a run in several splits; `NetspaceError` if it does not parse.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a CSV file with the columns {', '.join(COLUMNS)}")
@@ -60,9 +65,11 @@ def read_table(path: Path) -> list[Entry]:
             rows = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise NetspaceError(f"{path} was expected to be a CSV file, but does not parse: {error}") from None
-    for name in columns:
-        if name not in COLUMNS:
-            raise unknown(f"column of {path}", name, COLUMNS)
+    own = [name for name in columns if name not in COLUMNS]
+    for name in own:
+        _check_column(path, name)
+    if repeated := next((name for name in columns if columns.count(name) > 1), None):
+        raise UsageError(f"{path} has two columns {repeated!r}: leave one of them out")
     if "file" not in columns or not rows:
         raise UsageError(
             f"{path} was expected to name networks in a column 'file', but {'has none' if rows else 'is empty'}"
@@ -71,7 +78,8 @@ def read_table(path: Path) -> list[Entry]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UsageError(f"line {number} of {path} was expected to have {len(columns)} values, one for each column")
-        given = {name: value for name, value in row.items() if value.strip()}
+        given: dict[str, Any] = {name: value for name, value in row.items() if value.strip() and name in COLUMNS}
+        given["own"] = {name: row[name].strip() for name in own}
         entries.append(validate(Entry, given, f"line {number} of {path}"))
     files = [entry.file for entry in entries]
     if twice := next((file for file in files if files.count(file) > 1), None):
@@ -84,6 +92,17 @@ def read_table(path: Path) -> list[Entry]:
                 "training belong in one split"
             )
     return [entry.model_copy(update={"file": path.parent / entry.file}) for entry in entries]
+
+
+def _check_column(path: Path, name: str) -> None:
+    """Raise `UsageError` for a column that cannot be kept, or whose name is nearly one of `COLUMNS`."""
+    if near := get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.8):
+        raise UsageError(f"unknown column of {path} {name!r}: did you mean {near[0]!r}? Rename it to keep it as it is")
+    if not NAME.fullmatch(name) or name in {*(MEMBER.names or ()), *DERIVED, *ALIASES} - {LEARNING_RATE}:
+        raise UsageError(
+            f"a column of {path} is called {name!r}, but a column to be kept has a name of letters, digits and _ that the zoo's "
+            f"own columns do not have ({', '.join(MEMBER.names or ())}): rename it, or leave it out"
+        )
 
 
 class ImportSettings(Settings):
@@ -182,14 +201,17 @@ def import_members(
     members = np.zeros(len(flat), dtype=MEMBER)
     for index, (name, entry) in enumerate(zip(states, entries, strict=True)):
         row = members[index]
-        row["run"], row["learning_rate"], row["status"] = runs[index], np.nan, b"ok"
+        row["run"], row["status"] = runs[index], b"ok"
         row["seed"], row["epochs"], row["source"] = entry.seed, entry.epochs, name.encode()[-160:]
         for part, values in accuracies.items():
             row[f"accuracy_{part}"] = values[index]
+    names = dict.fromkeys(name for entry in entries for name in entry.own)
+    columns = {name: parse_column([entry.own.get(name, "") for entry in entries]) for name in names}
+    members[LEARNING_RATE] = _learning_rates(columns.pop(LEARNING_RATE, None), len(flat))
     with zoo_lock(path):
         splits = [split] * len(flat) if split else _splits(entries, runs, seed, _empty_splits(path, chosen.id))
         members["split"] = [each.encode() for each in splits]
-        population = Population(chosen.spec, prep.pack(flat, chosen.size).numpy(), members)
+        population = Population(chosen.spec, prep.pack(flat, chosen.size).numpy(), members, columns)
         duplicates = _write(path, header, chosen.id, population)
     return ZooImport(
         path=str(path),
@@ -201,6 +223,13 @@ def import_members(
         **task.normalisation(),
         accuracy_test=dict(zip(states, accuracies["test"].tolist(), strict=True)),
     )
+
+
+def _learning_rates(given: np.ndarray | None, count: int) -> np.ndarray:
+    """Return learning rates (M,), NaN where none is known. Raises `UsageError` for texts."""
+    if given is not None and given.dtype != np.float64:
+        raise UsageError("the learning rates of a table were expected to be numbers, but one is a text")
+    return np.full(count, np.nan) if given is None else given
 
 
 def _write(path: Path, header: Header, arch: str, population: Population) -> int:

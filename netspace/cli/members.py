@@ -82,7 +82,7 @@ def export(
     A state dict loads into the module that `netspace.archs.skeleton` makes; with --batch-norm, into the class that was
     trained.
     """
-    from netspace.commands.members import export as export_member
+    from netspace.commands.export import export as export_member
 
     trusting(trust_arch)
     say(export_member(zoo, member, out, batch_norm), json, _exported)

@@ -94,7 +94,7 @@ def import_(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="A table in place of FILEs, with the column file and any of run, seed, epochs and split. Checkpoints of one "
+            help="A table in place of FILEs, with the column file, any of run, seed, epochs and split, and columns of your own, which are kept. Checkpoints of one "
             "training run have the same run, so that they stay in one split; each FILE counts as a run of its own.",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`netspace zoo list` and `netspace zoo export`: the table of a zoo's members, and one of them as a file.
+"""`netspace zoo list`: the table of a zoo's members.
 
 Axes: M members (networks).
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from netspace.commands.morph_sample import check_network_file, write_onnx
 from netspace.errors import UsageError
-from netspace.io import write_tensors
-from netspace.networks.state_dict import folded_metadata
-from netspace.results.zoos import MemberFile, MemberList
-from netspace.zoo import Zoo
+from netspace.results.zoos import MemberList
+from netspace.zoo import MEMBER, Zoo
+from netspace.zoo.members import DERIVED
 
 ALL = "all"  # in place of the names of columns
 COLUMNS = ("member", "split", "run", "seed", "epochs", "accuracy_train", "accuracy_val", "accuracy_test")
@@ -34,7 +32,7 @@ def list_members(
         sort: The column by which members are sorted; none: by architecture and row.
         descending: Largest first.
         where: A condition on columns, as `netspace.zoo.Members.filter` takes it.
-        columns: The columns to return, or `ALL`; none: `COLUMNS`.
+        columns: The columns to return, or `ALL`; none: `COLUMNS`, and those that only this zoo has.
         limit: The number of members to return at most; none: all.
 
     Raises:
@@ -52,48 +50,10 @@ def list_members(
         if sort is not None:
             chosen = chosen.sort(sort, descending)
         count = len(chosen)
-        table = chosen[:limit].table(None if columns == [ALL] else columns or COLUMNS)
+        known = zoo.members.columns
+        own = [name for name in known if name not in (*DERIVED, *(MEMBER.names or ()))]
+        table = chosen[:limit].table(known if columns == [ALL] else columns or [*COLUMNS, *own])
     rows = zip(*(values.tolist() for values in table.values()), strict=True)
     return MemberList(
         path=str(path), count=count, columns=list(table), members=[dict(zip(table, row, strict=True)) for row in rows]
-    )
-
-
-def export(path: Path, member: str, out: Path, batch_norm: bool = False) -> MemberFile:
-    """Write a member of a zoo to the file `out`, which must not exist: a state dict (safetensors), or ONNX.
-
-    Args:
-        path: The zoo.
-        member: As `Zoo.find` takes it: 'resnet8/0007', 'best', 'worst:resnet8'.
-        out: The file; its suffix says the format.
-        batch_norm: Keep batch norm, as the identity but for a bias, so that the state dict loads into the class that was
-            trained. Else it is folded into the layers, as the zoo stores it.
-
-    Raises:
-        UsageError: no such member, another suffix, or a file that exists.
-        NetspaceError: the member diverged, its architecture makes other networks, or packages for ONNX are missing.
-
-    >>> export(zoo, "best", folder / "net.safetensors").parameters
-    1477
-    """
-    check_network_file(out)
-    with Zoo(path) as zoo:
-        found = zoo[member]
-        module = found.module(batch_norm=batch_norm)
-        spec = found.spec
-    if out.suffix == ".onnx":
-        write_onnx(out, module, spec.input_shape)
-    else:
-        state = {name: value.detach().contiguous() for name, value in module.state_dict().items()}
-        write_tensors(out, state, **folded_metadata(spec, folded=not batch_norm), zoo=str(path), member=str(found))
-    return MemberFile(
-        zoo=str(path),
-        member=str(found),
-        arch=spec.arch,
-        settings=spec.settings,
-        parameters=spec.num_parameters,
-        input_shape=list(spec.input_shape),
-        batch_norm=batch_norm,
-        accuracy_test=found.accuracy,
-        file=str(out),
     )

@@ -26,6 +26,7 @@ from netspace.io import parse_json
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.run_folder import package_version
+from netspace.zoo.columns import Columns, read_columns
 from netspace.zoo.storage import attribute, inside, number, text
 
 VERSION = 1
@@ -93,6 +94,7 @@ class Population:
     spec: NetSpec
     preps: np.ndarray  # float32 (M, H, W)
     members: np.ndarray  # MEMBER (M,)
+    columns: Columns = field(default_factory=dict)  # further ones of this zoo
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class ArchGroup:
             self.spec = NetSpec.from_json(text(group, "spec", file_bytes))
             self.preps = inside(group, "preps", h5py.Dataset, file_bytes)
             self.members: np.ndarray = inside(group, "members", h5py.Dataset, file_bytes)[:]
+            self.columns = read_columns(group, len(self.members), file_bytes)  # those that only this zoo has
             stored_hash = text(group, "members_hash", file_bytes) if "members_hash" in group.attrs else None
             self.prep_hashes: np.ndarray | None = None  # uint8 (M, 32); older zoos have none
             if "prep_hashes" in group:

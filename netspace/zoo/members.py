@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import module_of
+from netspace.zoo.columns import joined
 from netspace.zoo.dataset import PRepDataset
 from netspace.zoo.file import MEMBER, ArchGroup, MemberRef, ZooFile
 from netspace.zoo.query import matches
@@ -84,7 +84,7 @@ class Member:
     @property
     def row(self) -> dict[str, Any]:
         """Its row of the table: every column by name."""
-        return {name: _scalar(self.group.members[name][self.index]) for name in self.group.members.dtype.names or ()}
+        return {name: _scalar(_values(self.group, name)[self.index]) for name in _columns(self.group)}
 
     def __str__(self) -> str:
         return str(self.ref)
@@ -100,9 +100,9 @@ class Member:
         if name in ("group", "index"):  # of a copy that is not filled yet
             raise AttributeError(name)
         column = ALIASES.get(name, name)
-        if column not in (self.group.members.dtype.names or ()):
+        if column not in _columns(self.group):
             raise AttributeError(f"a member has no column or attribute {name!r}; its columns are {', '.join(self.row)}")
-        return _scalar(self.group.members[column][self.index])
+        return _scalar(_values(self.group, column)[self.index])
 
     def prep(self) -> Float32[Tensor, "H W"]:
         """Return its parameters as a PRep, read from the file. Raises `NetspaceError` if it is corrupted."""
@@ -133,6 +133,8 @@ class Member:
             UsageError: its architecture is code outside netspace that was not trusted.
             NetspaceError: it diverged in training, is corrupted, or its architecture makes other parameters today.
         """
+        from netspace.networks.state_dict import module_of  # tables are listed without what builds networks
+
         return module_of(self.flat(), self.spec, batch_norm=batch_norm)
 
     def latent(self, space: LatentSpace) -> Float[Tensor, " E"]:
@@ -191,8 +193,9 @@ class Members(Sequence[Member]):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of all columns: the member's name, its architecture, and those of the table."""
-        return (*DERIVED, *(MEMBER.names or ()))
+        """Names of all columns: the member's name, its architecture, those of the table, and those that only this zoo has."""
+        own = dict.fromkeys(name for group in self.zoo.archs.values() for name in group.columns)
+        return (*DERIVED, *(MEMBER.names or ()), *own)
 
     @property
     def names(self) -> list[str]:
@@ -213,8 +216,11 @@ class Members(Sequence[Member]):
             values = [group.id if name == "arch" else group.spec.num_parameters for group in groups]
             return np.array(values or [""])[self.class_ids]
         starts = np.cumsum([0, *(len(group) for group in groups)])[:-1]
-        tables = [group.members[name] for group in groups]
-        whole = np.concatenate(tables) if tables else np.zeros(0)
+        counts = [len(group) for group in groups]
+        if name in (MEMBER.names or ()):
+            whole = np.concatenate([group.members[name] for group in groups]) if groups else np.zeros(0)
+        else:
+            whole = joined([group.columns for group in groups], counts)[name]
         found: np.ndarray = whole[starts[self.class_ids] + self.rows] if len(self) else whole[:0]
         return np.char.decode(found, errors="replace") if found.dtype.kind == "S" else found
 
@@ -348,6 +354,15 @@ class MemberAccess:
     def dataset(self, target: str | None = None) -> PRepDataset:
         """As `Members.dataset`."""
         return self.members.dataset(target)
+
+
+def _columns(group: ArchGroup) -> tuple[str, ...]:
+    return (*(MEMBER.names or ()), *group.columns)
+
+
+def _values(group: ArchGroup, column: str) -> np.ndarray:
+    values: np.ndarray = group.columns[column] if column in group.columns else group.members[column]
+    return values
 
 
 def _scalar(value: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from netspace.config import changed
 from netspace.errors import NetspaceError
+from netspace.zoo.columns import joined
 from netspace.zoo.file import ArchGroup, ZooFile
 
 ORDER = ("run", "epochs", "seed")  # of members of a zoo that is built in one piece
@@ -37,6 +38,8 @@ class ShardedGroup(ArchGroup):
         self.prep_hashes = np.concatenate([group.prep_hashes for group in groups if group.prep_hashes is not None])[
             order
         ]
+        columns = joined([group.columns for group in groups], [len(group) for group in groups])
+        self.columns = {name: values[order] for name, values in columns.items()}
         self._size = first.size
         self._groups = list(groups)
         starts = np.cumsum([0, *(len(group) for group in groups)])

@@ -23,6 +23,7 @@ from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.results.zoos import Merge
 from netspace.zoo.checks import ContentHash, prep_problems, table_problems
+from netspace.zoo.columns import Columns, joined, write_columns
 from netspace.zoo.file import (
     HASH_BYTES,
     MEMBER,
@@ -114,7 +115,8 @@ def write_zoo(path: Path, header: Header, populations: Mapping[str, Population],
     specs = {name: population.spec for name, population in populations.items()}
     sizes = {name: population.preps.shape[1:] for name, population in populations.items()}
     counts = {name: len(population.members) for name, population in populations.items()}
-    write(path, header, specs, sizes, counts, chunks, shard=shard)
+    columns = {name: population.columns for name, population in populations.items()}
+    write(path, header, specs, sizes, counts, chunks, shard=shard, columns=columns)
 
 
 def write(
@@ -126,6 +128,7 @@ def write(
     chunks: Any,  # architecture id -> iterator of (preps (m, H, W), members (m,)), `counts` members in all
     parts: int = 0,  # number of parts that an incomplete zoo is made from; 0 for a complete one
     shard: Shard | None = None,
+    columns: Mapping[str, Columns] | None = None,  # of each architecture, that only this zoo has
 ) -> None:
     """Write a zoo file, atomically, from streamed members. Raises `NetspaceError` if they do not fit their PReps."""
     content = ContentHash()
@@ -158,6 +161,7 @@ def write(
             checked = {"fletcher32": True, "chunks": True} if len(table) else {}
             group.create_dataset("members", data=table, **checked)
             group.create_dataset("prep_hashes", data=hashes, **checked)
+            write_columns(group, (columns or {}).get(name, {}))
         _set_text(file, "content_hash", content.hexdigest())
 
 
@@ -309,8 +313,18 @@ def merge(
         counts = {name: len(entries) for name, entries in rows.items()}
         specs = {name: specs[name] for name in counts}
         parts, shard = 0 if complete else len(zoos), zoos[0].shard if len(shards) == 1 else None
-        write(path, zoos[0].header, specs, sizes, counts, chunks, parts, shard)
+        columns = {name: _columns_of(entries) for name, entries in rows.items()}
+        write(path, zoos[0].header, specs, sizes, counts, chunks, parts, shard, columns)
         return Merge(members=sum(counts.values()), duplicates=duplicates)
+
+
+def _columns_of(entries: Sequence[tuple[ArchGroup, int]]) -> Columns:
+    """Return the zoos' own columns of members, each a group and a row of it."""
+    groups = list({id(group): group for group, _ in entries}.values())
+    whole = joined([group.columns for group in groups], [len(group) for group in groups])
+    starts = dict(zip(map(id, groups), np.cumsum([0, *map(len, groups)]).tolist(), strict=False))
+    order = np.array([starts[id(group)] + row for group, row in entries], dtype=np.int64)
+    return {name: values[order] for name, values in whole.items()}
 
 
 def _same_data(first: ZooFile, zoo: ZooFile) -> None:
