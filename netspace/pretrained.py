@@ -320,7 +320,8 @@ def _measured(figures: Evaluation | None) -> str:
         return "-" if value is None or value != value else form.format(value)
 
     lines = [
-        f"Measured by `netspace eval` on {figures.members or '?'} {figures.split} networks that training never saw, with test inputs:",
+        f"Measured by `netspace eval` on {figures.members or '?'} {figures.split} networks that training never saw, with test inputs. The "
+        "rows below the first are baselines: lookups among the training networks, averages, noise.",
         "",
         row("", list(columns)),
         "|---" * (len(columns) + 1) + "|",
@@ -330,6 +331,9 @@ def _measured(figures: Evaluation | None) -> str:
         if each is not None:
             values = (each.accuracy_target, each.accuracy_predicted, each.r2, each.mae, each.bias, each.agreement)
             lines.append(
-                row(name, [text(value, form) for value, (_, form) in zip(values, columns.values(), strict=True)])
+                row(
+                    name.replace("_", " "),
+                    [text(value, form) for value, (_, form) in zip(values, columns.values(), strict=True)],
+                )
             )
     return "\n".join(lines)
