@@ -59,6 +59,7 @@ from netspace.precision import bf16_is_fast
 from netspace.run_folder import provenance
 
 S = TypeVar("S", bound=Settings)
+SIDES = {"cuda": 4096, "cpu": 1024}  # of the square matrices that a machine's rate is measured with
 WHAT = ("zoo", "step", "multi", "decoders", "nern", "orders", "store", "scale", "accuracy", "memory", "shapes", "morph")
 
 
@@ -347,7 +348,7 @@ def main() -> None:
     if wrong:
         parser.error(f"{wrong[0]!r} is not a benchmark: choose among {', '.join(WHAT)}")
     what, device = given.what or list(WHAT), pick_device(given.device)
-    repeats = given.repeats or (1 if given.quick else 5)
+    repeats = given.repeats or (1 if given.quick else 3 if what == ["morph"] else 5)
     result: dict[str, Any] = {
         "device": device.type,
         "quick": given.quick,
@@ -360,7 +361,8 @@ def main() -> None:
         zoos = zoo_cases(given.quick) if {"zoo", "accuracy"} & {*what} else []
         shapes = shapes_cases(given.quick) if "shapes" in what else []
         threads = torch.get_num_threads()
-        facts = Side(Facts, 1, threads, cases=[*zoos, *shapes], device=device, side=512 if given.quick else 4096)
+        square = SIDES[device.type] // (2 if given.quick else 1)
+        facts = Side(Facts, 1, threads, cases=[*zoos, *shapes], device=device, side=square)
         facts.end()
         rows = []
         ways_of = facts.facts["ways"]
