@@ -322,16 +322,18 @@ def evaluate(
         agreement=measured.agreement,
         images=measured.images,
         relative_error=measured.relative_error,
-        **compressed.sizes(),
+        **{"parameters_predictor": None, **compressed.sizes()},
         bytes_original=bytes_of(state),
         bytes_file=path.stat().st_size,
         larger=path.stat().st_size > bytes_of(state),
-        **(_of_predictor(compressed) if isinstance(compressed, Compressed) else {}),
+        **_of_predictor(compressed),
     )
 
 
-def _of_predictor(compressed: Compressed) -> dict[str, Any]:
-    """Return the figures of a network that a coordinate network represents, and no other."""
+def _of_predictor(compressed: Any) -> dict[str, Any]:
+    """Return the figures of a network that a coordinate network represents; of others, None for each."""
+    if not isinstance(compressed, Compressed):
+        return dict.fromkeys(("bits", "order", "order_bytes_paper"))
     grids = [layer.grid(compressed.kernels.side) for layer in compressed.kernels.layers]
     bytes_paper = sum(paper_bits(grid, compressed.kind) for grid in grids) / 8
     return {"bits": compressed.bits, "order": compressed.kind, "order_bytes_paper": bytes_paper}

@@ -1,8 +1,8 @@
 """The steps at which a network's rounded and entropy-coded weights take a given number of bytes.
 
-Each layer's step is proportional to 1 / sqrt(its mean sensitivity), so that every weight moves the outputs by the same amount (reverse
-water-filling); the common factor is found on the true size of the file. Weights are rounded to what costs least in error and bits
-together, and may be pruned first."""
+Each layer's step is chosen by its sensitivity and its weights, up to a common factor, which is found on the true size of the file. Weights
+may be rounded to what costs least in error and bits together, or pruned first; neither is the default, since networks answered less
+alike at equal bytes (docs/log.md)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from netspace.networks.rounding import Codes, round_cheaply, round_step
 from netspace.networks.spec import NetSpec
 
 RATE_WEIGHT = 0.0  # of a bit, in units of the layer's mean sensitivity * step ** 2
+POWER = 0.5  # of sensitivities; by measurement, of 0 (relative errors) to 1
 MAX_CORRECTIONS = 4  # until a corrected file is within the budget
 MAX_GAIN = 2.0  # of a step after rounding
 LEVELS = 255  # of a vector's range, at least
@@ -38,17 +39,30 @@ class Trial:
     logarithm: float
 
 
-def relative_steps(state: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the step of each floating-point tensor up to a common factor: 1 / sqrt(mean sensitivity), the least sensitive's being finite."""
-    means = {
-        name: float(sensitivities[name].double().mean())
+def relative_steps(
+    state: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor], power: float = POWER
+) -> dict[str, float]:
+    """Return the step of each floating-point tensor up to a common factor: (S ** power / V ** (1 - power)) ** -0.5.
+
+    S is the tensor's mean sensitivity and V the mean square of its weights. With `power` 1 small errors of all weights move
+    the outputs alike (reverse water-filling); with 0 all tensors have the same relative error.
+
+    Raises `UsageError` if no tensor has a positive, finite sensitivity.
+    """
+    named = {
+        name: value.detach().double()
         for name, value in state.items()
         if value.is_floating_point() and value.numel() and name in sensitivities
     }
+    means = {name: float(sensitivities[name].double().mean()) for name in named}
     largest = max(means.values(), default=0.0)
     if not (largest > 0 and math.isfinite(largest)):
         raise UsageError("steps were asked for, but no tensor has a positive, finite sensitivity: give other inputs")
-    return {name: 1 / math.sqrt(max(mean, SMALLEST * largest)) for name, mean in means.items()}
+    steps = {}
+    for name, value in named.items():
+        square = float(value.square().mean()) or 1.0
+        steps[name] = (max(means[name], SMALLEST * largest) ** power / square ** (1 - power)) ** -0.5
+    return steps
 
 
 def round_state(
@@ -109,6 +123,7 @@ def code_in(
     rate_weight: float = RATE_WEIGHT,
     pruned: float = 0.0,
     unbiased: bool = True,
+    power: float = POWER,
     correct: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None = None,
     spec: NetSpec | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -121,10 +136,11 @@ def code_in(
         correct: returns a better state dict for one that is rounded; its vectors (biases, batch norm) are stored in place of
             the network's own, as `netspace.compression.correct.corrected` makes them.
         rate_weight, pruned, unbiased: as `round_state`.
+        power: as `relative_steps`.
 
     Raises `UsageError` if the smallest file is larger than the budget.
     """
-    relative = relative_steps(state, sensitivities)
+    relative = relative_steps(state, sensitivities, power)
 
     def trial(logarithm: float) -> Trial:
         steps = {name: step * math.exp(logarithm) for name, step in relative.items()}
