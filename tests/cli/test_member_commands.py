@@ -176,7 +176,9 @@ def test_every_command_has_a_short_option_for_help(cli: Cli) -> None:
     assert cli("--version").out.strip() == netspace.__version__
 
 
-def test_completion_scripts_are_shown() -> None:
-    done = CliRunner().invoke(app, ["--show-completion", "bash"])
+def test_completion_scripts_are_shown(cli: Cli) -> None:
     assert "--install-completion" in CliRunner().invoke(app, ["-h"]).output
-    assert done.exit_code == 0 or "bash" in done.output
+    script = cli("--show-completion", "bash")
+    assert (
+        script.code == 0 and "_netspace_completion" in script.out and "_NETSPACE_COMPLETE=complete_bash" in script.out
+    )
