@@ -23,7 +23,10 @@ def health(
     ] = 128,
     z: Annotated[
         float,
-        typer.Option("--z", help="Robust standard deviations from which the log of a layer's norm is an outlier."),
+        typer.Option(
+            "--z",
+            help="Robust standard deviations of its log, and at least a factor of 2, from which a layer's norm is an outlier.",
+        ),
     ] = 6.0,
     tolerance: Annotated[
         float, typer.Option(help="Relative distance up to which the weights of two members are nearly equal.")

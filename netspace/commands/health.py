@@ -6,6 +6,7 @@ Axes: M members, P parameters, L layers, B inputs, U units.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,7 @@ CHUNK = 256  # members at once
 CHUNK_VALUES = 1 << 25  # parameters of them, so that memory stays bounded
 INPUTS = 128  # on which dead units are counted
 Z = 6.0  # robust standard deviations of log norms from which a member is an outlier
+FACTOR = 2.0  # by which a norm differs from the median at least, to be an outlier: longer training alone is no damage
 TOLERANCE = 0.01  # relative distance up to which two members are nearly equal
 COLUMNS = ("member", "layer", "norm", "stable_rank", "tail_exponent", "dead")  # of the table
 
@@ -105,7 +107,7 @@ def health(
     """Measure the members of a zoo by layer, and find those that look damaged or copied.
 
     A member is suspect if it diverged or has values that are not finite, if a layer is zero or all its units are dead, or if the
-    log of a layer's norm is `z` robust standard deviations from the median of its architecture. Two members are copies if
+    log of a layer's norm is `z` robust standard deviations from the median of its architecture, and a factor of `FACTOR`. Two members are copies if
     their weights differ by at most `tolerance` of their norm, as they are or with their channels permuted; snapshots of one
     run are copies only if they are equal. Units are dead whose activation is the same for all of `inputs` validation inputs
     (0: they are not counted). `output` is a CSV file for the figures of all members and layers.
@@ -263,7 +265,7 @@ def _suspects(figures: _Figures, z: float) -> list[Suspect]:
     rows = figures.all_rows[figures.sound]
     if len(rows):
         norms = torch.cat(figures.norms)
-        scores = robust_z(norms.log())
+        scores = robust_z(norms.log(), floor=math.log(FACTOR) / z)
         medians = norms.median(0).values
         for index, layer in enumerate(figures.layers):
             note(rows[(norms[:, index] == 0).numpy()], f"{layer} is zero")

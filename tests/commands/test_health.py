@@ -158,6 +158,16 @@ def test_several_architectures_and_signals_of_their_own(multi_zoo: Path, chairs_
     assert health(chairs_zoo, inputs=16).archs["siren"].layers[0].dead is not None
 
 
+def test_norms_that_differ_little_are_no_damage(tiny_zoo: Path, tmp_path: Path) -> None:
+    def grow(flat: np.ndarray, members: np.ndarray, spec: NetSpec) -> None:
+        flat[1:] = flat[0] * (1 + 0.001 * np.random.default_rng(0).standard_normal((len(flat) - 1, 1)))
+        flat[5] *= 1.5
+        flat[6] *= 2.5
+
+    found = health(rewritten(tiny_zoo, tmp_path / "zoo.h5", grow), inputs=0)
+    assert [each.member for each in found.suspects] == [name(6)]
+
+
 def test_limits_that_make_no_sense_are_refused(tiny_zoo: Path, cli: Callable[..., Any]) -> None:
     refused(cli("health", tiny_zoo, "--inputs", "-1"), 2, "--inputs", "-1")
     refused(cli("health", tiny_zoo, "--z", "0"), 2, "--z", "0")
