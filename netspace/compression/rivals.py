@@ -63,7 +63,7 @@ def nncodec(work: Work, limit: int, path: Path) -> Made:
         tried = coded(middle)
         low, high, data = (low, middle, tried) if len(tried) <= limit else (middle, high, data)
     with _quiet():
-        decoded = codec.decode(data)
+        decoded = codec.decode(bytearray(data))  # of bytes it takes for a path
     state = {
         name: torch.from_numpy(np.asarray(decoded[name])).view(value.shape).to(value.dtype)
         for name, value in whole.items()

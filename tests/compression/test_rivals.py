@@ -67,7 +67,8 @@ def test_nncodec_is_searched_for_the_budget(work: Work, tmp_path: Path, monkeypa
         tried.append(settings["qp"])
         return bytearray(1000 - 10 * settings["qp"])
 
-    def decode(data: bytes) -> dict[str, np.ndarray]:
+    def decode(data: bytearray) -> dict[str, np.ndarray]:
+        assert isinstance(data, bytearray) and len(data) == 1_230
         return {name: np.float32(value.numpy()) for name, value in work.original.state.items()}
 
     package = ModuleType("nncodec")
