@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from netspace.cli import compress as compress_commands
+from netspace.cli import data as data_commands
 from netspace.cli import members as member_commands
 from netspace.cli import morph as morph_commands
 from netspace.cli import recipes as recipe_commands
@@ -49,7 +50,7 @@ app = typer.Typer(
 zoo_commands.app.command("list")(member_commands.list_)
 zoo_commands.app.command("export")(member_commands.export)
 app.add_typer(zoo_commands.app, name="zoo")
-app.add_typer(zoo_commands.data_app, name="data")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(recipe_commands.app, name="recipes")
 app.add_typer(compress_commands.app, name="compress")
 app.add_typer(morph_commands.app, name="morph")

@@ -1,4 +1,4 @@
-"""`netspace zoo ...`: build, import, info, verify, merge, align; and `netspace data ...`."""
+"""`netspace zoo ...`: build, import, info, verify, merge, align."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from netspace.cli.output import zoo as zoo_text
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 
 if TYPE_CHECKING:
+    from model_zoo.recipe import ZooRecipe
     from netspace.results.zoos import Verification, ZooAlignment, ZooImport, ZooInfo
     from netspace.zoo import Shard
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect, check and merge zoos of trained networks.")
-data_app = typer.Typer(no_args_is_help=True, help="List and download the image sets.")
 
 ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5), or a folder of shards.")]
 Partial = Annotated[
@@ -44,6 +44,28 @@ def build(
             "Parts are built by themselves, anywhere, and the folder is read as one zoo.",
         ),
     ] = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Number of shards that --ray or --slurm deals out.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Build shards in the folder --out on a cluster of Ray: its address, auto, or local to start one here. All "
+            'machines see the folder. Needs pip install "netspace[ray]".',
+        ),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help='Build shards as a job array by submitit: slurm, local or debug. Needs pip install "netspace[slurm]".',
+        ),
+    ] = None,
+    slurm_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600."
+        ),
+    ] = None,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,
@@ -57,6 +79,9 @@ def build(
     changes = [*(set or []), *([f"device={device}"] if device else [])]
     recipe = load(ZooRecipe, config, changes)
     part = _shard(shard)
+    if ray or slurm:
+        say(describe(_on_cluster(recipe, out, shard, shards, ray, slurm, slurm_set)), json, zoo_text)
+        return
     path = build_zoo(recipe, out or Path("zoos") / (recipe.name if part else f"{recipe.name}.h5"), workers, part)
     say(describe(path), json, zoo_text)
 
@@ -81,6 +106,31 @@ def resume_build(zoo: Path, trust_arch: list[str] | None, device: str | None, js
     if device:
         recipe = recipe.model_copy(update={"device": device})
     say(describe(build_zoo(recipe, zoo if shard is None else zoo.parent, shard=shard)), json, zoo_text)
+
+
+def _on_cluster(
+    recipe: ZooRecipe,
+    out: Path | None,
+    shard: str | None,
+    shards: int | None,
+    ray: str | None,
+    slurm: str | None,
+    slurm_set: list[str] | None,
+) -> Path:
+    from model_zoo.cluster import build_by_ray, build_by_slurm
+    from netspace.errors import UsageError
+
+    folder = out or Path("zoos") / recipe.name
+    if shard or (ray and slurm):
+        raise UsageError("--shard, --ray and --slurm are three ways to build shards: give one of them")
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file, but shards are written into a folder: choose another --out")
+    if ray:
+        return build_by_ray(recipe, folder, ray, shards)
+    if shards is None:
+        raise UsageError("--slurm builds a number of shards: give it as --shards")
+    parameters = {key: int(value) if value.isdecimal() else value for key, value in _conditions(slurm_set).items()}
+    return build_by_slurm(recipe, folder, str(slurm), shards, parameters)
 
 
 @app.command("import")
@@ -191,7 +241,7 @@ def _conditions(texts: list[str] | None) -> dict[str, str]:
     from netspace.errors import UsageError
 
     if wrong := next((text for text in texts or [] if "=" not in text), None):
-        raise UsageError(f"--only takes COLUMN=VALUE, such as config.activation=relu; found {wrong!r}")
+        raise UsageError(f"NAME=VALUE was expected, such as config.activation=relu; found {wrong!r}")
     return dict(text.split("=", 1) for text in texts or [])
 
 
@@ -337,43 +387,3 @@ def _verified(result: Verification) -> str:
         return f"{result.path} is sound: {counts}"
     listed = "\n".join(f"- {problem}" for problem in result.problems)
     return f"{result.path} has {len(result.problems)} problems ({counts}):\n{listed}"
-
-
-@data_app.command("list")
-def data_list(json: Json = False) -> None:
-    """List the image sets."""
-    from netspace.results.zoos import DataList
-    from netspace.tasks import DATASETS
-
-    say(
-        DataList(data={name: each.help for name, each in DATASETS.items()}),
-        json,
-        lambda r: "\n".join(f"{name:14} {text}" for name, text in r.data.items()),
-    )
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An image set, such as fashion-mnist or cifar10.")],
-    root: Annotated[
-        Path | None, typer.Option(help="The folder to write to; default: NETSPACE_DATA, else ~/.cache/netspace/data.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Download an image set from its official source and verify its checksum."""
-    from netspace.results.zoos import DataFiles
-    from netspace.tasks import DataConfig, fetch, load_images
-
-    path = fetch(name, root)
-    task = load_images(DataConfig(name=name, root=root))
-    result = DataFiles(
-        name=name,
-        path=str(path),
-        images={split: len(task.split(split)) for split in ("train", "val", "test")},
-        split_hash=task.split_hash,
-    )
-    say(
-        result,
-        json,
-        lambda r: f"{r.name} lies in {r.path}: " + ", ".join(f"{n:,} {s}" for s, n in r.images.items()),
-    )
