@@ -89,6 +89,12 @@ def test_files_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Pytest imports them by their names alone, and collects nothing if two are the same."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_open_with_their_contract(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
