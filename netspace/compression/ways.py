@@ -15,10 +15,9 @@ from torch import Tensor
 from netspace.compression.correct import corrected
 from netspace.compression.shrink import pruned as without_smallest
 from netspace.compression.work import CannotFit, Work, short_types
-from netspace.models.budget import relative_steps
 from netspace.models.coded import Coded, Way
-from netspace.networks.rounding import BITS, Codes, round_rows, round_step
-from netspace.networks.sensitivity import sensitivities
+from netspace.networks.rounding import BITS, Codes, round_rows, round_step, unbiased
+from netspace.networks.sensitivity import relative_steps, sensitivities
 
 SEARCH = 16  # files that are made at most to find the steps that fit
 NEAR, FINE = 0.995, 1e-3  # of the budget, and of the logarithm of steps, at which the search ends
@@ -124,7 +123,7 @@ def fitting(work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float
     """Return weights rounded to the smallest steps that fit, and how in words. Raises `CannotFit`."""
 
     def made(log_step: float) -> Coded:
-        codes = {name: round_step(value, 2**log_step * units[name]) for name, value in weights.items()}
+        codes = {name: unbiased(round_step(value, 2**log_step * units[name]), value) for name, value in weights.items()}
         return container_of(work, codes, "coded")
 
     best, log_step = finest(made, limit - SLACK if work.judge.runs and limit > SLACK else limit)

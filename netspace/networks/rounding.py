@@ -16,9 +16,7 @@ from netspace.errors import NetspaceError, UsageError
 
 CLIPPINGS = 40  # that are tried, of a row's largest magnitude
 BITS = range(2, 9)  # of codes of `round_rows`
-CLASSES = 12  # of scales, half a power of two each
-TAIL = 20  # the magnitude from which all cost alike
-ROUNDS = 3  # of choosing values and counting their frequencies
+MAX_GAIN = 2.0  # of a step after rounding
 LARGEST = 2**31 - 1  # of a code
 
 
@@ -93,59 +91,14 @@ def round_step(weight: Tensor, step: float) -> Codes:
     return Codes(values.to(torch.int32), exact)
 
 
-def round_cheaply(weight: Tensor, step: float, sensitivity: Tensor, rate_weight: float) -> Codes:
-    """Round a tensor to multiples of one step so that error and bits together cost least (rate-distortion optimisation).
+def unbiased(codes: Codes, weight: Tensor) -> Codes:
+    """Return codes whose steps are multiplied by (w, w) / (w, q) of the weights w and the rounded ones q, at most by `MAX_GAIN`.
 
-    Each weight becomes the nearest multiple, the next one towards zero, or zero, whichever has the least sensitivity * error ** 2 +
-    rate_weight * (mean sensitivity) * step ** 2 * bits. The bits of a value are those of its frequency among weights in rows and
-    columns of a like scale, as an adaptive coder finds them.
-
-    Args:
-        weight: of any shape.
-        step: in units of the weights.
-        sensitivity: of each weight, in the tensor's shape.
-        rate_weight: the cost of a bit; that of an error of one step in a weight of mean sensitivity is 1.
-
-    Raises:
-        UsageError, NetspaceError: as `round_step`.
+    Coarse rounding shrinks a layer: all its errors point to zero, which outputs notice more than independent ones.
     """
-    nearest = round_step(weight, step)
-    mean = float(sensitivity.double().mean()) if sensitivity.numel() else 0.0
-    if not mean > 0:
-        return nearest
-    exact = as_rows(weight) / nearest.steps
-    cost = as_rows(sensitivity) / mean
-    sizes, classes = nearest.values.abs().long(), _classes(exact, kernel_positions(weight.shape))
-    magnitude = exact.abs()
-    chosen = sizes
-    for _ in range(ROUNDS):
-        bits = _code_lengths(chosen, classes)
-        best, chosen = torch.full_like(magnitude, float("inf")), sizes
-        for candidate in (sizes, (sizes - 1).clamp_min(0), torch.zeros_like(sizes)):
-            total = cost * (magnitude - candidate).square()
-            total += rate_weight * bits[classes, candidate.clamp_max(TAIL)]
-            chosen, best = torch.where(total < best, candidate, chosen), torch.minimum(total, best)
-    return Codes((chosen * exact.sign()).to(torch.int32), nearest.steps)
-
-
-def _classes(rows: Tensor, period: int) -> Tensor:
-    """Return for each value of a matrix (R, C) the class of its scale, by the mean magnitudes of its row and channel."""
-    sizes = rows.abs()
-    mean = sizes.mean().clamp_min(1e-12)
-    of_channel = sizes.mean(dim=0).view(-1, period).mean(dim=1).repeat_interleave(period)
-    scale = (sizes.mean(dim=1)[:, None] * of_channel / mean**2).clamp_min(1e-12).log2()
-    return (2 * scale + CLASSES // 2).round().long().clamp(0, CLASSES - 1)
-
-
-def _code_lengths(sizes: Tensor, classes: Tensor) -> Tensor:
-    """Return the bits of magnitudes 0 to TAIL in each class (CLASSES, TAIL + 1), the sign with them, by their frequencies."""
-    counts = torch.bincount((classes * (TAIL + 1) + sizes.clamp_max(TAIL)).flatten(), minlength=CLASSES * (TAIL + 1))
-    table = counts.view(CLASSES, TAIL + 1).double()
-    every = table.sum(dim=0) + 0.1
-    table += 10 * every / every.sum()  # so that rare classes have the frequencies of all
-    bits = -(table / table.sum(dim=1, keepdim=True)).log2()
-    bits[:, 1:] += 1
-    return bits.float()
+    exact, rounded = weight.detach().double().flatten(), codes.restore(weight.shape).double().flatten()
+    power, common = float(exact @ exact), float(exact @ rounded)
+    return Codes(codes.values, codes.steps * min(MAX_GAIN, power / common)) if common > 0 else codes
 
 
 def _finite(rows: Tensor) -> Tensor:

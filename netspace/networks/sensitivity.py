@@ -6,6 +6,7 @@ the weights change the outputs, squared and summed, by the sum of sensitivity * 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -19,6 +20,8 @@ from netspace.streams import Stream, generator
 
 DRAWS = 8  # of random signs
 BATCH = 64  # inputs of one backward pass
+POWER = 0.5  # of sensitivities in steps; by measurement, of 0 (relative errors) to 1
+SMALLEST = 1e-9  # sensitivity of a layer, in units of the largest
 Of = Literal["outputs", "probabilities"]
 
 
@@ -70,17 +73,30 @@ def sensitivities(
     return {name: totals[id(value)] * scale for name, value in typed.items() if id(value) in totals}
 
 
-def relative_sensitivities(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return sensitivities for which errors count relative to their layer: 1 over the mean square of the tensor.
+def relative_steps(
+    state: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor], power: float = POWER
+) -> dict[str, float]:
+    """Return the step of each floating-point tensor up to a common factor: (S ** power / V ** (1 - power)) ** -0.5.
 
-    They stand in where no module or no input is known. Tensors of zeros have sensitivity 0.
+    S is the tensor's mean sensitivity and V the mean square of its weights. With `power` 1 small errors of all weights move
+    the outputs alike (reverse water-filling); with 0 all tensors have the same relative error.
+
+    Raises `UsageError` if no tensor has a positive, finite sensitivity.
     """
-    found = {}
-    for name, value in state.items():
-        if value.is_floating_point():
-            power = float(value.detach().double().square().mean()) if value.numel() else 0.0
-            found[name] = torch.full(value.shape, 1 / power if power > 0 else 0.0)
-    return found
+    named = {
+        name: value.detach().double()
+        for name, value in state.items()
+        if value.is_floating_point() and value.numel() and name in sensitivities
+    }
+    means = {name: float(sensitivities[name].double().mean()) for name in named}
+    largest = max(means.values(), default=0.0)
+    if not (largest > 0 and math.isfinite(largest)):
+        raise UsageError("steps were asked for, but no tensor has a positive, finite sensitivity: give other inputs")
+    steps = {}
+    for name, value in named.items():
+        square = float(value.square().mean()) or 1.0
+        steps[name] = (max(means[name], SMALLEST * largest) ** power / square ** (1 - power)) ** -0.5
+    return steps
 
 
 def _projection(outputs: object, of: Of, random: torch.Generator) -> Tensor:

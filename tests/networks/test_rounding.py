@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.networks.rounding import Codes, as_rows, kernel_positions, round_rows, round_step
+from netspace.networks.rounding import Codes, as_rows, kernel_positions, round_rows, round_step, unbiased
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -80,3 +80,17 @@ def test_mistakes_are_told() -> None:
 
 def test_positions_of_kernels() -> None:
     assert [kernel_positions(shape) for shape in ((4, 3, 5, 5), (4, 3, 7), (4, 3), (4,), ())] == [25, 7, 1, 1, 1]
+
+
+def test_coarse_steps_grow_until_a_layer_does_not_shrink() -> None:
+    weight = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    coarse = round_step(weight, 2.5)
+
+    def projection(codes: Codes) -> float:
+        exact = weight.double()
+        return float((exact * codes.restore(weight.shape).double()).sum() / exact.square().sum())
+
+    assert projection(coarse) < 0.95 and abs(projection(unbiased(coarse, weight)) - 1) < 1e-6
+    assert torch.equal(unbiased(coarse, weight).values, coarse.values)
+    empty = round_step(torch.zeros(3, 2), 1.0)
+    assert torch.equal(unbiased(empty, torch.zeros(3, 2)).steps, empty.steps)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from netspace.errors import UsageError
-from netspace.networks.sensitivity import relative_sensitivities, sensitivities
+from netspace.networks.sensitivity import relative_steps, sensitivities
 
 
 def network(outputs: int) -> nn.Module:
@@ -62,11 +62,6 @@ def test_tied_weights_have_one_sensitivity_and_several_outputs_all_count() -> No
     assert float(found["a.weight"]) == pytest.approx(13, abs=4)  # 2 ** 2 + 3 ** 2
 
 
-def test_relative_sensitivities_are_one_over_the_mean_square() -> None:
-    found = relative_sensitivities({"a": torch.tensor([[1.0, 3.0]]), "zero": torch.zeros(2), "n": torch.tensor(3)})
-    assert found["a"].tolist() == [[pytest.approx(0.2)] * 2] and found["zero"].tolist() == [0, 0] and "n" not in found
-
-
 def test_mistakes_are_told() -> None:
     module = network(2)
     with pytest.raises(UsageError, match="no output of Sequential moves with a weight"):
@@ -80,3 +75,26 @@ def test_mistakes_are_told() -> None:
         sensitivities(Integers(2, 2), Integers(2, 2).state_dict(), torch.ones(1, 2))
     with pytest.raises(UsageError, match=r"the network gives no logits \(B, C\)"):
         sensitivities(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1).state_dict(), torch.ones(1, 1, 2, 2), "probabilities")
+
+
+def test_steps_are_by_sensitivity_or_by_the_size_of_weights() -> None:
+    torch.manual_seed(0)
+    state = {
+        "a": torch.randn(8, 4, 3, 3),
+        "b": 0.3 * torch.randn(5, 6),
+        "count": torch.tensor(7),
+        "dead": torch.ones(2),
+    }
+    found = {name: torch.rand(value.shape) for name, value in state.items() if name != "count"} | {
+        "dead": torch.zeros(2)
+    }
+    even, steps = relative_steps(state, found, power=0), relative_steps(state, found, power=1)
+    sizes = [float(state[name].square().mean().sqrt()) for name in ("a", "b")]
+    assert even["a"] / even["b"] == pytest.approx(sizes[0] / sizes[1], rel=1e-5)
+    ratio = float(found["b"].mean() / found["a"].mean()) ** 0.5
+    assert steps["a"] / steps["b"] == pytest.approx(ratio, rel=1e-5)
+    half = relative_steps(state, found)
+    assert half["a"] == pytest.approx((even["a"] * steps["a"]) ** 0.5, rel=1e-5)
+    assert steps["dead"] < float("inf") and "count" not in steps
+    with pytest.raises(UsageError, match="no tensor has a positive, finite sensitivity"):
+        relative_steps(state, {name: each * 0 for name, each in found.items()})
