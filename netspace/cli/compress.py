@@ -221,7 +221,7 @@ def fit(
             chosen = of_size.settings(config, set or [], limits, options)
         else:
             chosen = resumed(BudgetConfig, settings, set or [])
-        found = fit_budget(model, out, chosen, zoo, resume, pick(device), of_arch, key)
+        found = fit_budget(model, out, chosen, zoo, resume, device or "cpu", of_arch, key)
         say(found, json, of_size.budget_fit)
         return
     named = {"--way": way, "--rivals": rivals or None, "--images": images, "--normalise": normalise}

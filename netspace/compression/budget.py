@@ -50,6 +50,8 @@ def fit_budget(
     ('rounded', True)
     """
     begun_at = time.monotonic()
+    if device != "cpu":
+        raise UsageError(f"a fit with a size runs on the CPU alone, not on {device}: leave --device out")
     original, spec = find_original(model, zoo_path, device, arch, key)
     pictures = None
     if config.pictures is not None:
