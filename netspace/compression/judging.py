@@ -22,6 +22,7 @@ from netspace.models.compressed import bytes_of
 from netspace.networks.state_dict import run_types
 from netspace.results.budget import Measured
 from netspace.streams import Stream, generator
+from netspace.tasks.images import Split
 from netspace.tasks.readers import picture_batches
 from netspace.training.fit import Original
 
@@ -31,6 +32,7 @@ MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
 MAX_PICTURES = 2048  # they are in memory
 NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
 BATCH = 256  # inputs at once
+MAX_CHOOSING = 4096  # validation images at most that networks are chosen by, drawn once
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Judge:
             self.logits[part] = self._run(self.original.state, part, self.module)
         expected, logits = self.logits[part], self._run(state, part, module or self.module)
         task = self.original.task
-        labels = None if self.inputs.kind != "task" or task is None else task.split(part).labels
+        labels = None if self.inputs.kind != "task" or task is None else self._images(part).labels
         return Measured(
             accuracy=None if labels is None else float(accuracy(logits, labels)),
             agreement=float(agreement(expected, logits)),
@@ -169,11 +171,21 @@ class Judge:
             )
         return torch.cat(logits).float()
 
+    def _images(self, part: Part) -> Split:
+        """Return the images of a part of the task; of many validation images those that choose."""
+        task = self.original.task
+        assert task is not None
+        images = task.split(part)
+        if part != "val" or len(images) <= MAX_CHOOSING:
+            return images
+        drawn = torch.randperm(len(images), generator=generator(0, Stream.BUDGET_INPUTS, len(NOISE)))
+        return images.take(drawn[:MAX_CHOOSING].sort().values)
+
     def _batches(self, part: Part) -> Iterator[Tensor]:
         task = self.original.task
         if self.inputs.kind == "task":
             assert task is not None
-            yield from (task.normalise(pixels) for pixels, _ in task.batches(part, 2 * BATCH))
+            yield from (task.normalise(pixels) for pixels, _ in task.batches(self._images(part), 2 * BATCH))
         else:
             inputs = self.inputs.part(part)
             assert inputs is not None

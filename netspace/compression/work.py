@@ -50,17 +50,12 @@ class BudgetConfig(Settings):
     normalise: str = "imagenet"  # of the pictures
     input_shape: tuple[int, ...] | None = None  # of one input of noise
     short_steps: int = Field(40, ge=0)  # of the training with which each way is tried; 0: none
-    steps: int = Field(1000, ge=0)  # of the training of the best way; 0: none
-    predictor_steps: int = Field(300, ge=1)  # with which each order of a coordinate network is tried
+    steps: int = Field(800, ge=0)  # of the training of the best way; 0: none
+    predictor_steps: int = Field(150, ge=1)  # with which each order of a coordinate network is tried
     predictor_whole: int = Field(6000, ge=1)  # of its training, if it is the best
     images: int = Field(128, ge=1)  # inputs of a batch
     precision: Precision = "auto"  # in which networks are trained; auto: the faster one on this machine
-    curve: tuple[float, ...] = (
-        0.5,
-        0.71,
-        1.41,
-        2.0,
-    )  # other sizes that ways without training are measured at, in budgets
+    curve: tuple[float, ...] = (0.5, 2.0)  # other sizes that ways without training are measured at, in budgets
 
     @model_validator(mode="after")
     def _known(self) -> Self:
