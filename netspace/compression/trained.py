@@ -15,6 +15,7 @@ from netspace.training.coded import CodedConfig, Start, train_coded
 
 Candidates = dict[str, Candidate]  # by the names of their files
 FIRST = {False: 1.15, True: 1.6}  # budgets that the file has when a short, or whole, training begins
+FIRST_BITS = 4  # of a weight, that the file has at least when a whole training begins
 
 
 def short_fits(work: Work, names: Sequence[str]) -> Candidates:
@@ -46,7 +47,9 @@ def _trained(way: str, whole: bool) -> Make:
     """Return a way that trains integers to fit, from the network's own weights."""
 
     def make(work: Work, limit: int, path: Path) -> str:
-        codes, setting = first_codes(work, way, limit, FIRST[whole])
+        values = sum(value.numel() for value in work.matrices().values())
+        first = max(round(FIRST[whole] * limit), FIRST_BITS * values // 8 if whole else 0)
+        codes, setting = first_codes(work, way, limit, first)
         kind: Way = "rounded" if way == "rounded" else "coded"
         start = Start(
             work.original,
@@ -74,10 +77,10 @@ def _trained(way: str, whole: bool) -> Make:
     return make
 
 
-def first_codes(work: Work, way: str, limit: int, factor: float) -> tuple[dict[str, Codes], str]:
+def first_codes(work: Work, way: str, limit: int, first: int) -> tuple[dict[str, Codes], str]:
     """Return the integers that training begins with, and what they are in words.
 
-    Their file has about `factor` times the bytes of the `limit`; that of rounded ones, whose size does not change, fits.
+    Their file has about `first` bytes; that of rounded ones, whose size does not change, has at most `limit`.
     """
     if way == "rounded":
         for bits in reversed(BITS):
@@ -94,5 +97,5 @@ def first_codes(work: Work, way: str, limit: int, factor: float) -> tuple[dict[s
     def file(log_step: float) -> Coded:
         return container_of(work, rounded(log_step), "coded")
 
-    codes = rounded(finest(file, round(factor * limit))[1])
+    codes = rounded(finest(file, first)[1])
     return codes, f"{100 * fraction:.0f} % zero at least" if fraction else "learnt steps"
