@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netspace.commands.explore import COLUMNS, Explorer, LinePoint
+from netspace.commands.explore_map import MapPlot
 from netspace.errors import NetspaceError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from bokeh.server.server import Server
 
 ADDRESS = "127.0.0.1"  # nobody else can connect
-MAX_NAMES = 10  # architectures or splits that have a colour of their own
-SMALL, LARGE = 3, 6  # diameters of dots in pixels: of tens of thousands, of few
 
 
 def start_server(explorer: Explorer, port: int) -> Server:
@@ -73,19 +72,15 @@ class Page:
 
     def __init__(self, explorer: Explorer, document: Document, work: ThreadPoolExecutor) -> None:
         from bokeh.models import Button as BokehButton
-        from bokeh.models import ColumnDataSource, Div, LinearColorMapper, RangeSlider, Select, Toggle
+        from bokeh.models import ColumnDataSource, Div, RangeSlider, Select, Toggle
 
         self.explorer, self.document, self.work = explorer, document, work
-        self.rows = np.arange(explorer.members.count)  # positions of the members that are on the map
+        count = explorer.members.count
+        self.map = MapPlot(explorer.map, document, f"{count:,} members by {explorer.by}, {explorer.kind}")
         self.picked: int | None = None
         self.ends: dict[str, int | None] = {"A": None, "B": None}
         self.request = 0  # number of the newest line: points of older ones are dropped
-        self.dots = ColumnDataSource({"x": [], "y": [], "c": []})
-        self.marks = ColumnDataSource({"x": [], "y": [], "label": []})
-        self.path = ColumnDataSource({"x": [], "y": []})
-        self.point = ColumnDataSource({"x": [], "y": []})
         self.line = ColumnDataSource({"gamma": [], "latent": [], "weights": []})
-        self.mapper = LinearColorMapper("Viridis256")
         known = [name for name in COLUMNS if len(np.unique(self._column(name)[np.isfinite(self._column(name))])) > 1]
         names = known or [COLUMNS[0]]
         self.colour = Select(title="colour", value=names[0], options=names)
@@ -111,7 +106,9 @@ class Page:
         self.colour.on_change("value", lambda attr, old, new: self._show_rows())
         self.filter.on_change("value", lambda attr, old, new: self._filter_by())
         self.range.on_change("value_throttled", lambda attr, old, new: self._show_rows())
-        self.dots.selected.on_change("indices", self._picked)
+        self.map.on_tap(self._clicked)
+        if self.explorer.can_decode:
+            self.map.on_double_tap(self._move)
         for name in ("A", "B"):
             self.buttons[name].on_click(partial(self._take, name))
         self.buttons["line"].on_click(self._draw_line)
@@ -126,35 +123,8 @@ class Page:
             self.state,
             width=430,
         )
-        self.document.add_root(row(self._map_figure(), panel, sizing_mode="stretch_width"))
+        self.document.add_root(row(self.map.plot, panel, sizing_mode="stretch_width"))
         self.document.title = f"{self.explorer.members.path.name} - netspace"
-
-    def _map_figure(self) -> Any:
-        from bokeh.events import DoubleTap, Tap
-        from bokeh.models import ColorBar
-        from bokeh.plotting import figure
-
-        count = self.explorer.members.count
-        plot = figure(
-            name="map", height=720, sizing_mode="stretch_width", output_backend="webgl", lod_threshold=None,
-            tools="pan,wheel_zoom,box_zoom,tap,reset,save", active_scroll="wheel_zoom",
-            title=f"{count:,} members by {self.explorer.by}, {self.explorer.kind}",
-        )  # fmt: skip
-        plot.scatter(
-            "x", "y", source=self.dots, size=SMALL if count > 10_000 else LARGE, line_color=None, fill_alpha=0.75,
-            fill_color={"field": "c", "transform": self.mapper}, nonselection_fill_alpha=0.75, name="dots",
-        )  # fmt: skip
-        plot.line("x", "y", source=self.path, color="#D55E00", line_width=1.5)
-        plot.scatter("x", "y", source=self.marks, size=13, fill_color=None, line_color="#222222", line_width=2)
-        plot.text("x", "y", text="label", source=self.marks, x_offset=8, y_offset=-6, text_font_size="13px")
-        plot.scatter(
-            "x", "y", source=self.point, size=15, marker="star", color="#D55E00", line_color="#222222", name="point"
-        )
-        plot.add_layout(ColorBar(color_mapper=self.mapper), "right")
-        if self.explorer.can_decode:
-            plot.on_event(DoubleTap, lambda event: self._move(float(event.x), float(event.y)))
-            plot.on_event(Tap, lambda event: self._move(float(event.x), float(event.y)) if self.moving.active else None)
-        return plot
 
     def _line_figure(self) -> Any:
         from bokeh.models import Range1d
@@ -189,27 +159,13 @@ class Page:
         values, (low, high) = self._column(self.filter.value), self.range.value
         whole = low <= self.range.start and high >= self.range.end
         kept = np.ones(len(values), bool) if whole else (values >= low) & (values <= high)
-        self.rows = np.flatnonzero(kept)
+        rows = np.flatnonzero(kept)
         colours = self._column(self.colour.value)
         known = colours[np.isfinite(colours)]
         names = self.explorer.names(self.colour.value)
-        if 0 < len(names) <= MAX_NAMES:
-            from bokeh.palettes import Category10
-
-            self.mapper.update(palette=list(Category10[10])[: len(names)], low=-0.5, high=len(names) - 0.5)
-        else:
-            from bokeh.palettes import Viridis256
-
-            low_c, high_c = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-            self.mapper.update(palette=list(Viridis256), low=low_c, high=high_c)
-        self.dots.selected.indices = []
-        points = self.explorer.map[self.rows]
-        self.dots.data = {
-            "x": points[:, 0].copy(),
-            "y": points[:, 1].copy(),
-            "c": colours[self.rows].astype(np.float32),
-        }
-        shown = f"{len(self.rows):,} of {self.explorer.members.count:,} members"
+        low_c, high_c = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        self.map.show(rows, colours[rows], names, low_c, high_c)
+        shown = f"{len(rows):,} of {self.explorer.members.count:,} members"
         legend = ", ".join(f"{index}: {html.escape(name)}" for index, name in enumerate(names))
         self.count.text = f"{shown}{f'; colours are {legend}' if legend else ''}"
 
@@ -218,16 +174,17 @@ class Page:
         named = {**{f"{end}": position for end, position in self.ends.items()}, "": self.picked}
         chosen = [(label, position) for label, position in named.items() if position is not None]
         points = self.explorer.map[[position for _, position in chosen]] if chosen else np.empty((0, 2))
-        self.marks.data = {"x": points[:, 0], "y": points[:, 1], "label": [label for label, _ in chosen]}
+        self.map.marks.data = {"x": points[:, 0], "y": points[:, 1], "label": [label for label, _ in chosen]}
         run = self.explorer.map[self.explorer.lineage(self.picked)] if self.picked is not None else np.empty((0, 2))
-        self.path.data = {"x": run[:, 0], "y": run[:, 1]}
+        self.map.path.data = {"x": run[:, 0], "y": run[:, 1]}
 
-    def _picked(self, attr: str, old: Any, new: list[int]) -> None:
-        if not new:
-            return
-        self.picked = int(self.rows[new[0]])
-        self.figures.text = member_html(self.explorer, self.picked)
-        self._mark()
+    def _clicked(self, member: int | None, x: float, y: float) -> None:
+        if member is not None:
+            self.picked = member
+            self.figures.text = member_html(self.explorer, member)
+            self._mark()
+        if self.moving.active and self.explorer.can_decode:
+            self._move(x, y)
 
     # --- lines and points ---
 
@@ -265,7 +222,7 @@ class Page:
             self.state.text = f"gamma {point.gamma:.1f}"
 
     def _move(self, x: float, y: float) -> None:
-        self.point.data = {"x": [x], "y": [y]}
+        self.map.star.data = {"x": [x], "y": [y]}
         self.state.text = "decoding ..."
         self.work.submit(self._compute, partial(self._compute_moved, x, y))
 

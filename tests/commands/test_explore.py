@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers import refused
 
+from netspace.commands import explore_map
 from netspace.commands import open_page as pages
 from netspace.commands.collection import opened
 from netspace.commands.convert import resolve
@@ -212,6 +213,29 @@ def test_a_filter_leaves_members_out(page: Page, explorer: Explorer) -> None:
     kept = int((accuracy >= middle).sum())
     assert 0 < kept < 36
     value_of(page, f"{model('count')}.text == '{kept} of 36 members'")
+
+
+def test_a_large_map_is_an_image_until_few_members_are_visible(
+    page: Page, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explore_map, "MAX_GLYPHS", 4)
+    page.call("Page.navigate", url=page.run("location.href"))
+    image, dots = (
+        f"{model('map')}.renderers.find((each) => each.name == '{name}').data_source.data" for name in ("image", "dots")
+    )
+    value_of(page, f"typeof Bokeh != 'undefined' && Bokeh.documents.length && {image}.image.length == 1")
+    assert page.run(f"Array.from({dots}.x).length") == 0
+    value_of(page, VIEW.replace("NAME", '"map"').replace("WHERE", "box.width > 100"))
+    own = explorer.map[5]
+    at = f"[box.x + view.frame.x_scale.compute({own[0]}), box.y + view.frame.y_scale.compute({own[1]})]"
+    click(page, where(page, "map", at))
+    value_of(page, f"{model('figures')}.text.includes('lenetlike/0005')")
+    page.run(
+        f"""(() => {{ const map = {model("map")}; for (const [range, middle] of [[map.x_range, {own[0]}], [map.y_range, {own[1]}]])
+        {{ const half = (range.end - range.start) / 2000; range.setv({{start: middle - half, end: middle + half}}); }} }})()"""
+    )
+    value_of(page, f"{image}.image.length == 0 && Array.from({dots}.x).some((x) => Math.abs(x - {own[0]}) < 1e-5)")
+    assert not [each for each in page.errors if '"level": "error"' in each or "exceptionThrown" in each]
 
 
 def test_what_stands_in_the_way_is_one_sentence(
