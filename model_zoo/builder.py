@@ -23,7 +23,7 @@ import torch
 
 from model_zoo.align import write_aligned
 from model_zoo.forward import Precision, Way
-from model_zoo.recipe import RunPlan, ZooRecipe, planned_runs
+from model_zoo.recipe import RunPlan, ZooRecipe, num_runs, planned_runs
 from model_zoo.trainer import Group
 from model_zoo.work import Candidate, Plan, Worker, candidate, candidates, runs_of
 from netspace import archs
@@ -90,10 +90,11 @@ def _shard_file(recipe: ZooRecipe, folder: Path, shard: Shard) -> Path:
             "a shard of a recipe with align=true was asked for, but only a whole zoo can be aligned: set align=false, and align "
             "the folder of all shards (`netspace zoo align`)"
         )
-    if shard.count > (runs := len(planned_runs(recipe))):
+    if shard.count > (runs := num_runs(recipe)):
         raise UsageError(
             f"{shard.count} shards were asked for of a zoo of {runs} training runs: ask for at most {runs}"
         )
+    planned_runs(recipe, shard)  # mistakes in the recipe are reported before anything is written
     return folder / shard.file_name
 
 

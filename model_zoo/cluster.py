@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo.builder import build
-from model_zoo.recipe import ZooRecipe, planned_runs
+from model_zoo.recipe import ZooRecipe, num_runs
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.progress import progress
@@ -32,7 +32,7 @@ def build_shard(settings: Mapping[str, Any], folder: str, shard: str, trusted: S
 
 def _tasks(recipe: ZooRecipe, folder: Path, count: int) -> list[tuple[dict[str, Any], str, str, list[str]]]:
     """Return the arguments of `build_shard` of all shards."""
-    if count > (runs := len(planned_runs(recipe))):
+    if count > (runs := num_runs(recipe)):
         raise UsageError(f"{count} shards were asked for of a zoo of {runs} training runs: ask for at most {runs}")
     for config in recipe.archs.values():
         archs.resolve(config.arch)  # refuses code that is not trusted before anything is started
@@ -62,7 +62,7 @@ def build_by_ray(recipe: ZooRecipe, folder: Path, address: str, count: int | Non
     try:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0)) if recipe.device != "cpu" else 0
-        runs = len(planned_runs(recipe))
+        runs = num_runs(recipe)
         tasks = _tasks(recipe, folder, count or min(runs, SHARDS_EACH * (gpus or int(resources.get("CPU", 1)))))
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)(build_shard)
         pending = [task.remote(*arguments) for arguments in tasks]

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from netspace.errors import UsageError
 from netspace.networks.prep import WIDTH_STEP
 from netspace.streams import Stream, generator
 from netspace.tasks import NUMBERED, DataConfig
-from netspace.zoo import SPLITS
+from netspace.zoo import SPLITS, Shard
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -239,27 +240,50 @@ class RunPlan:
         return self.seed if self.init is None else self.init
 
 
-def planned_runs(recipe: ZooRecipe) -> list[RunPlan]:
-    """Return all runs of a recipe, architecture by architecture, the longest first."""
-    runs = []
-    numbers = NUMBERED.get(recipe.data.name)
-    for arch in recipe.archs:
-        number = 0
-        shared = _random_seed(generator(recipe.seed, _hash(arch))) if recipe.init == "shared" else None
-        for split in SPLITS:
-            members = getattr(recipe.members_of(arch), split)
-            for index, epochs in enumerate(spread(recipe.epochs, members)):
-                random, optimizer = generator(recipe.seed, _hash(arch), number), recipe.optimizer
-                seed = _random_seed(random)
-                rate = _drawn("learning_rate", optimizer.learning_rate, random)
-                decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
-                schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
-                init = seed if numbers and shared is None else shared
-                seed = numbers(split, index, number) if numbers else seed
-                runs.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety, init))
-                number += 1
-    order = list(recipe.archs)
-    return sorted(runs, key=lambda run: (order.index(run.arch), -run.epochs[-1], run.run))
+def num_runs(recipe: ZooRecipe) -> int:
+    """Return the number of runs of a recipe."""
+    members = [getattr(recipe.members_of(arch), split) for arch in recipe.archs for split in SPLITS]
+    return sum(-(-count // recipe.epochs.snapshots) for count in members)
+
+
+def planned_runs(recipe: ZooRecipe, shard: Shard | None = None) -> list[RunPlan]:
+    """Return all runs of a recipe, architecture by architecture, the longest first; of a shard every N-th of these.
+
+    The last few plans are cached. Raises `UsageError` for ranges that numbers cannot be drawn from.
+    """
+    return list(_planned(recipe.model_dump_json(exclude={"device"}), shard))
+
+
+@lru_cache(maxsize=4)
+def _planned(settings: str, shard: Shard | None) -> tuple[RunPlan, ...]:
+    """Return the runs of a recipe, given as JSON; numbers are drawn for the runs of the shard alone."""
+    recipe = ZooRecipe.model_validate_json(settings)
+    runs = [run for arch in recipe.archs for run in _ordered_runs(recipe, arch)]
+    hashes = {arch: _hash(arch) for arch in recipe.archs}
+    shared = {
+        arch: _random_seed(generator(recipe.seed, hashes[arch])) if recipe.init == "shared" else None
+        for arch in recipe.archs
+    }
+    numbers, optimizer = NUMBERED.get(recipe.data.name), recipe.optimizer
+    plans = []
+    for arch, number, split, index, epochs in runs if shard is None else runs[shard.index - 1 :: shard.count]:
+        random = generator(recipe.seed, hashes[arch], number)
+        seed = _random_seed(random)
+        rate = _drawn("learning_rate", optimizer.learning_rate, random)
+        decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
+        schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
+        init = seed if numbers and shared[arch] is None else shared[arch]
+        seed = numbers(split, index, number) if numbers else seed
+        plans.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety, init))
+    return tuple(plans)
+
+
+def _ordered_runs(recipe: ZooRecipe, arch: str) -> list[tuple[str, int, str, int, tuple[int, ...]]]:
+    """Return the runs of an architecture, the longest first: (arch, number, split, index in the split, epochs)."""
+    members = recipe.members_of(arch)
+    runs = [(split, *run) for split in SPLITS for run in enumerate(spread(recipe.epochs, getattr(members, split)))]
+    ordered = sorted(enumerate(runs), key=lambda run: (-run[1][2][-1], run[0]))
+    return [(arch, number, split, index, epochs) for number, (split, index, epochs) in ordered]
 
 
 def _random_seed(random: torch.Generator) -> int:

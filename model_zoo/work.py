@@ -94,8 +94,7 @@ def candidates(recipe: ZooRecipe, task: Task, check: Check = "") -> dict[str, Ca
 
 def runs_of(recipe: ZooRecipe, shard: Shard | None) -> list[RunPlan]:
     """Return the runs of a recipe, the longest first; of a shard every N-th, which no other shard has."""
-    runs = planned_runs(recipe)
-    return runs if shard is None else runs[shard.index - 1 :: shard.count]
+    return planned_runs(recipe, shard)
 
 
 class PlanRecord(Record):

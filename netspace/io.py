@@ -15,15 +15,16 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from torch import Tensor
 
 from netspace.errors import NetspaceError, first_line, ran_out
 from netspace.files import replacing, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor  # torch is imported by functions that use it: text and tables are read without
 
 HASH = "netspace_hash"  # the key of the hash in JSON objects and in the metadata of safetensors
 SEALED = "netspace_sealed"  # the first entry of JSON objects with a hash, so that a lost last entry is noticed
@@ -215,6 +216,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_torch(path: Path, value: Any) -> None:
     """Write tensors and plain values by `torch.save`, atomically; their hash is the comment of its zip file."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(value, buffer)
     content = buffer.getbuffer()
@@ -227,6 +230,8 @@ def write_torch(path: Path, value: Any) -> None:
 
 def read_torch(path: Path) -> Any:
     """Read tensors and plain values of a torch file, whoever wrote it. Raises `NetspaceError` for anything else."""
+    import torch
+
     try:
         if not _is_sealed(path):
             raise NetspaceError(_changed(path, "the comment of its zip file"))
@@ -311,13 +316,15 @@ def _is_sealed(path: Path) -> bool:
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield all dense tensors in nested values."""
+    import torch
+
     waiting, seen = [value], set[int]()
     while waiting:
         node = waiting.pop()
         if id(node) in seen:  # a list may hold itself
             continue
         seen.add(id(node))
-        if isinstance(node, Tensor):
+        if isinstance(node, torch.Tensor):
             if node.layout == torch.strided:
                 yield node
         elif isinstance(node, Mapping):
@@ -332,6 +339,8 @@ def _hash_json(value: Mapping[str, Any]) -> str:
 
 def hash_named(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return the SHA-256 of named tensors and metadata: names, types, shapes and bytes."""
+    import torch
+
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -359,6 +368,8 @@ def _changed(path: Path, where: str) -> str:
 
 def hash_tensors(*tensors: Tensor) -> str:
     """Return the SHA-256 of tensors' shapes, types and bytes, in order."""
+    import torch
+
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())

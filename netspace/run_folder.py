@@ -16,18 +16,20 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from netspace.config import changed, read_back, to_yaml
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.files import locked, remove_leftovers, write_text
-from netspace.hardware import machine
 from netspace.io import Record, parse_json, read_json, read_tensors, read_text, write_json, write_tensors, write_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUNS = Path("runs")
 SPACE, FIT, OPTIMISATION, MORPH = "space", "fit", "optimisation", "morph"  # the kinds of run folders
@@ -42,6 +44,8 @@ CHECKSUM, PREFIX = (
 
 def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
     """Return versions, machine, command and commit: what is needed to make a result again."""
+    from netspace.hardware import machine  # imports torch, which the version of a package does not need
+
     return {
         "netspace": package_version("netspace"),
         "python": platform.python_version(),
@@ -72,6 +76,7 @@ class Provenance(Record):
     precision: dict[str, str] = Field(default_factory=dict)  # of models and networks, chosen when the run began
 
 
+@cache
 def package_version(name: str) -> str:
     """Return the installed version of a package, '?' if it is not installed."""
     try:

@@ -8,13 +8,16 @@ batch (M, P) use the same code, differentiably and without copies if there is no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Shaped
-from torch import Tensor
 
 from netspace.errors import NetspaceError
 from netspace.networks.spec import NetSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor  # imported by functions that compute: sizes are checked without
 
 HEIGHT_STEP = 4
 WIDTH_STEP = 8
@@ -61,6 +64,8 @@ def check_size(parameters: int, size: tuple[int, int]) -> None:
 
 def pack(flat: Shaped[Tensor, "*M P"], size: tuple[int, int]) -> Shaped[Tensor, "*M H W"]:
     """Return flat parameters as PReps, zeros after the last parameter. Raises `NetspaceError` if they do not fit."""
+    import torch
+
     check_size(flat.shape[-1], size)
     rows, width = size
     padded = torch.nn.functional.pad(flat, (0, rows * width - flat.shape[-1]))
@@ -79,6 +84,8 @@ def parameter_problem(value: Tensor) -> str:
     A parameter is a dense tensor of real floating-point numbers: complex, integer, boolean, quantised, sparse and meta
     tensors would lose something in float32.
     """
+    import torch
+
     if value.is_meta:
         return "has no values (it lies on the meta device)"
     if value.is_quantized:
@@ -90,6 +97,8 @@ def parameter_problem(value: Tensor) -> str:
 
 def is_integer(value: Tensor) -> bool:
     """Return whether a tensor (...) is dense and holds integers or booleans, such as index tables and counters."""
+    import torch
+
     dense = not (value.is_meta or value.is_quantized or value.is_nested) and value.layout == torch.strided
     return dense and not (value.is_complex() or value.is_floating_point())
 
@@ -103,6 +112,8 @@ def flatten(state: Mapping[str, Tensor], spec: NetSpec) -> Shaped[Tensor, "*M P"
 
     Raises `NetspaceError` if a name is missing or unknown, a shape differs, or a value is not finite.
     """
+    import torch
+
     lead = state[spec.names[0]].dim() - len(spec.shapes[0]) if spec.names[0] in state else 0
     if lead >= 0:
         problem = spec.difference({name: tuple(value.shape[lead:]) for name, value in state.items()})

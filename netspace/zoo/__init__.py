@@ -13,8 +13,9 @@ is in `model_zoo`, what they compute in `netspace.networks.batch`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from netspace.zoo.checks import ContentHash, prep_problems, table_problems
-from netspace.zoo.dataset import PRepDataset
 from netspace.zoo.file import (
     MEMBER,
     SPLITS,
@@ -29,6 +30,9 @@ from netspace.zoo.file import (
 )
 from netspace.zoo.members import Member, Members
 from netspace.zoo.writer import Zoo, merge, recover, write_zoo, zoo_lock
+
+if TYPE_CHECKING:
+    from netspace.zoo.dataset import PRepDataset
 
 __all__ = [
     "MEMBER",
@@ -53,3 +57,12 @@ __all__ = [
     "write_zoo",
     "zoo_lock",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is used, so that tables are read without."""
+    if name == "PRepDataset":
+        from netspace.zoo.dataset import PRepDataset
+
+        return PRepDataset
+    raise AttributeError(f"module 'netspace.zoo' has no attribute {name!r}")

@@ -13,13 +13,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, first_line, unknown
 from netspace.io import parse_json
@@ -28,6 +26,9 @@ from netspace.networks.spec import NetSpec
 from netspace.run_folder import package_version
 from netspace.zoo.columns import Columns, read_columns
 from netspace.zoo.storage import attribute, inside, number, text
+
+if TYPE_CHECKING:
+    from torch import Tensor  # imported by methods that return tensors: tables are read without
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -242,10 +243,14 @@ class ArchGroup:
 
     def seeds(self, rows: np.ndarray) -> Int64[Tensor, " M"]:
         """Return the seeds of the runs of rows, which identify networks to their task."""
+        import torch
+
         return torch.from_numpy(self.members["seed"][rows].astype(np.int64))
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Float32[Tensor, "M H W"]:
         """Return the PReps of rows, in their order. Raises `NetspaceError` if a checksum does not match."""
+        import torch
+
         out = np.empty((len(rows), *self.size), dtype=np.float32)
         for index, row in enumerate(rows):
             self.read_into(out, index, int(row))

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.prep import unflatten, unpack
 from netspace.networks.spec import NetSpec
 from netspace.zoo.columns import joined
-from netspace.zoo.dataset import PRepDataset
 from netspace.zoo.file import MEMBER, ArchGroup, MemberRef, ZooFile
 from netspace.zoo.query import matches
 
 if TYPE_CHECKING:
     import pandas
+    from torch import Tensor, nn
+
+    from netspace.zoo.dataset import PRepDataset
 
 ALIASES = {"accuracy": "accuracy_test"}  # further names of columns
 DERIVED = ("member", "arch", "parameters")  # columns that are not in the table of an architecture
@@ -304,6 +305,8 @@ class Members(Sequence[Member]):
         targets = None if target is None else self.column(target)
         if targets is not None and targets.dtype.kind not in "fiu":
             raise UsageError(f"the target of a data set is a column of numbers, but {target!r} holds texts")
+        from netspace.zoo.dataset import PRepDataset  # tables are read without torch
+
         return PRepDataset(self.zoo, self.class_ids, self.rows, targets)
 
 

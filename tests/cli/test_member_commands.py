@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +184,17 @@ def test_completion_scripts_are_shown(cli: Cli) -> None:
     assert (
         script.code == 0 and "_netspace_completion" in script.out and "_NETSPACE_COMPLETE=complete_bash" in script.out
     )
+
+
+def test_a_zoo_is_listed_without_torch(multi_zoo: Path) -> None:
+    code = (
+        "import sys\n"
+        "from netspace.cli.app import main\n"
+        "sys.argv = ['netspace', 'zoo', 'list', sys.argv[1], '--sort', 'accuracy', '--json']\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "sys.exit('torch is imported' if 'torch' in sys.modules else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(multi_zoo)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["count"] > 3
