@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["NETSPACE_CACHE"] = str(folder)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_trust() -> Iterator[None]:
+    """What the tests of a file trust is not trusted by other files, which the same process may run after them."""
+    from netspace import archs
+
+    before = set(archs._TRUSTED)
+    yield
+    archs._TRUSTED.intersection_update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -200,7 +200,8 @@ def test_gradients_pass_through_flat_parameters_and_not_silently_through_a_modul
     space = Space.load(tiny_run)
     latent = torch.randn(1, space.latent, dtype=torch.float64).float().requires_grad_()
     with pytest.raises(
-        UsageError, match=r"^a latent that requires a gradient .* use Space\.decode_flat with torch\.func"
+        UsageError,
+        match=r"^a latent that requires a gradient .* use Space\.functional, or Space\.decode_flat with torch\.func",
     ):
         space.decode(latent[0])
     images = torch.randn(4, 1, 8, 8)

@@ -126,12 +126,12 @@ def small_cnn(
             f"{activation!r} and {padding!r} for image_size={image_size!r}."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    before, out = channels, scaled(16, width)
+    before, out, side = channels, scaled(16, width), image_size
     for number in (1, 2, 3):
         layers[f"conv{number}"] = nn.Conv2d(before, out, 3, 2, padding)
         layers[f"act{number}"] = ACTIVATIONS[activation]()
-        before = out
-    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        before, side = out, (side + 2 * padding - 3) // 2 + 1
+    layers["pool"], layers["flatten"] = nn.AvgPool2d(side), nn.Flatten()
     layers["fc"] = nn.Linear(out, classes)
     return nn.Sequential(layers)
 

@@ -103,6 +103,7 @@ def test_every_out_is_o_too() -> None:
         if "--out" in parameter.opts
     }
     names = ("quickstart", "train", "encode", "decode", "optimize", "zoo build", "zoo merge", "zoo align")
+    names += ("zoo export", "diff", "health")
     names += (
         "compress fit",
         "compress reconstruct",
