@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from netspace.native import feature_distances
+from netspace.networks.outputs import squared_errors
 
 CACHE_VALUES = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
 
@@ -42,6 +43,20 @@ def prediction_loss(
     log_t = F.log_softmax(target / scale, dim=-1)
     divergence = F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1)
     return divergence.mean().clamp_min(0) * temperature**2
+
+
+def output_loss(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Return the squared relative error of outputs of any shape, |p - t|^2 / |t|^2, as a mean over tensors.
+
+    Where a target is zero, its error is the squared distance itself. Raises `NetspaceError` for tensors of other shapes.
+
+    >>> import torch
+    >>> target = [torch.ones(2, 3), torch.ones(4)]
+    >>> float(output_loss([2 * target[0], target[1]], target))
+    0.5
+    """
+    apart, whole = squared_errors(predicted, target).unbind(1)
+    return (apart / torch.where(whole > 0, whole, 1.0)).mean()
 
 
 def contrastive_loss(

@@ -39,6 +39,7 @@ def options(
     size: int,
     normalise: str | None,
     shape: tuple[int, ...] | None,
+    output: str | None = None,
 ) -> dict[str, Any]:
     """Return the options of the command as settings; None: not given."""
     return {
@@ -48,6 +49,7 @@ def options(
         "picture_size": size if images is not None else None,
         "normalise": normalise,
         "input_shape": shape,
+        "output": output,
     }
 
 
@@ -78,18 +80,20 @@ def budget_fit(figures: BudgetFit) -> str:
     """Return the text of `netspace compress fit` with a size."""
     task = figures.inputs == "task"
     runs = figures.inputs != "weights"
+    values = figures.output_error is not None  # of outputs are compared, not answers
     head = [
         "",
         "bytes",
         "how",
         "steps",
         *(["accuracy"] if task else []),
-        *(["same answer"] if runs else []),
+        *([f"error of {figures.output or 'outputs'}" if values else "same answer"] if runs else []),
         "relative error",
     ]
     rows = []
     for row in figures.table:
-        measured = [*([percent(row.accuracy)] if task else []), *([percent(row.agreement)] if runs else [])]
+        alike = number(row.output_error) if values else percent(row.agreement)
+        measured = [*([percent(row.accuracy)] if task else []), *([alike] if runs else [])]
         size = "-" if row.bytes is None else f"{row.bytes:,}"
         rows.append([_name(row), size, row.setting or "-", row.steps or "-", *measured, number(row.relative_error)])
     basis = f"; measured {ANSWERS[figures.inputs]}" if runs else ""

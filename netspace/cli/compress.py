@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import analysis, compression, fraction, important, normalised, number, percent, say, table
+from netspace.cli.output import analysis, compression, important, normalised, say
 from netspace.cli.shared import (
     Arch,
     Device,
@@ -23,10 +23,11 @@ from netspace.cli.shared import (
     pick,
     trusting,
 )
+from netspace.cli.shrink import pruning, quantised
 
 if TYPE_CHECKING:
     from netspace.compression.originals import Pictures
-    from netspace.results.compressed import Correction, PrunedNetwork, Pruning, Quantisation
+    from netspace.results.compressed import Correction
 
 
 def correction(figures: Correction) -> str:
@@ -36,52 +37,6 @@ def correction(figures: Correction) -> str:
         f"{figures.out}: {len(figures.corrected)} tensors of batch norms and biases corrected by "
         f"{figures.count} inputs ({figures.shown}{by}); compare it by `netspace compress eval` on others"
     )
-
-
-def quantised(figures: Quantisation) -> str:
-    """Return the text of `netspace compress quantise`."""
-    bits = figures.bits
-    names = {
-        "original": "the original",
-        "original_quantised": f"the original in {bits} bits",
-        "reconstructed": "reconstructed",
-        "quantised": f"reconstructed, predictor in {bits} bits",
-    }
-    images = next(iter(figures.networks.values())).images
-    rows = []
-    for key, each in figures.networks.items():
-        measured = [number(each.relative_error), percent(each.accuracy), percent(each.agreement)]
-        if images:
-            measured.append(percent(each.images.agreement if each.images else None))
-        rows.append([names[key], f"{each.bytes:,}", percent(fraction(each.bytes, figures.bytes_original)), *measured])
-    head = ["", "bytes", "of the original's", "relative error", "accuracy", "same answer"]
-    head += ["on images"] if images else []
-    return "\n".join(
-        [
-            table(head, rows),
-            *([f"the images are {normalised(images)}"] if images else []),
-            f"{figures.out}: quantising moves the weights by {percent(figures.relative_change)} of their norm",
-        ]
-    )
-
-
-def pruning(figures: Pruning) -> str:
-    """Return the text of `netspace compress prune`."""
-    images = figures.predictor[0].images
-
-    def cells(row: PrunedNetwork) -> list[str]:
-        last = percent(row.images.agreement if row.images else row.accuracy)
-        return [f"{row.weights:,}", number(row.relative_error), last]
-
-    pairs = zip(figures.predictor, figures.original, strict=True)
-    rows = [[percent(one.share), *cells(one), *cells(two)] for one, two in pairs]
-    last = "same answer" if images else "accuracy"
-    head = ["pruned", "predictor's weights", "relative error", last]
-    head += ["original's weights", "relative error", last]
-    where = "accuracy on the test images"
-    if images:
-        where = f"answers as the original's on the images, which are {normalised(images)}"
-    return table(head, rows) + f"\nsmallest magnitudes first; {where}"
 
 
 app = typer.Typer(
@@ -102,6 +57,14 @@ Normalise = Annotated[
         metavar="HOW",
         help="Normalisation of the images: imagenet (its mean and standard deviation, the default), none (0 to 1), 0-255, or "
         "MEAN/STD as in 0.5,0.5,0.5/0.25.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|INDEX",
+        help="With a size, which of a network's outputs is compared, as in 0, boxes or out.0. Default: all, by the relative error of "
+        "their values; one of (B, C) is taken for logits, unless --set compare=outputs.",
     ),
 ]
 Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
@@ -173,6 +136,7 @@ def fit(
     ] = None,
     size: Size = 224,
     normalise: Normalise = None,
+    output: Output = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue an interrupted fit; what is not given is as it was begun."),
@@ -216,15 +180,15 @@ def fit(
         from netspace.compression.work import BudgetConfig
 
         _pictures(images, size, normalise)
-        options = of_size.options(way, rivals, images, size, normalise, shape)
+        options = of_size.options(way, rivals, images, size, normalise, shape, output)
         if limits:
             chosen = of_size.settings(config, set or [], limits, options)
         else:
             chosen = resumed(BudgetConfig, settings, set or [])
-        found = fit_budget(model, out, chosen, zoo, resume, device or "cpu", of_arch, key)
+        found = fit_budget(model, out, chosen, zoo, resume, pick(device or "cpu"), of_arch, key)
         say(found, json, of_size.budget_fit)
         return
-    named = {"--way": way, "--rivals": rivals or None, "--images": images, "--normalise": normalise}
+    named = {"--way": way, "--rivals": rivals or None, "--images": images, "--normalise": normalise, "--output": output}
     of_size.check_alone([name for name, value in named.items() if value is not None])
     recipe = resumed(FitConfig, settings, set or []) if begun else load(FitConfig, config or {}, set or [])
     say(fit_network(model, out, recipe, zoo, resume, pick(device), of_arch, shape, key), json, compression)

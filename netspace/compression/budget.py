@@ -37,12 +37,13 @@ def fit_budget(
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Ways are chosen
     by accuracy on validation images if the task is known; else by answers to pictures or noise like the original's; else by
-    the relative error of the weights. What is reported is measured on test images, or on other pictures or noise.
+    the relative error of the weights. Networks that do not classify are compared by the relative error of their outputs, or of the
+    one that the settings name. Files are made on the CPU, networks are run on the device. What is reported is measured on test images, or on other pictures or noise.
 
     Raises:
         UsageError: before anything is written, for settings and networks that do not go together, a budget too small for
             every way, and a folder that was begun with others.
-        NetspaceError: no way keeps the accuracy that was asked for; as `find_original` and `Inputs.of`.
+        NetspaceError: no way keeps the accuracy that was asked for; as `find_original` and `Judge`.
 
     >>> config = BudgetConfig.model_validate({"budget": {"bytes": 4000}, "way": "rounded", "steps": 0, "curve": []})
     >>> result = fit_budget("best", folder, config, zoo)  # the path of a zoo file
@@ -50,8 +51,6 @@ def fit_budget(
     ('rounded', True)
     """
     begun_at = time.monotonic()
-    if device != "cpu":
-        raise UsageError(f"a fit with a size runs on the CPU alone, not on {device}: leave --device out")
     original, spec = find_original(model, zoo_path, device, arch, key)
     pictures = None
     if config.pictures is not None:
@@ -59,7 +58,8 @@ def fit_budget(
     if original.input_shape is None:
         original.input_shape = config.input_shape
     inputs = Inputs.of(original, model, pictures, config.input_shape, config.seed)
-    work = Work(model, original, spec, Judge(original, inputs, model), config, out)
+    judge = Judge(original, inputs, model, config.output, config.compare, device)
+    work = Work(model, original, spec, judge, config, out)
     search = Search(work)
     zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
     folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])

@@ -5,6 +5,7 @@ Axes: N kernels, R rows of a matrix.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,7 +55,9 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
         kernels = Kernels.of(original.state, patterns, module=original.module)
     except NetspaceError as error:
         raise CannotFit(str(error)) from None
-    permuted = replace(original, state=reference)
+    permuted = replace(original, state=reference, module=None, task=None)
+    if work.judge.outputs.logits and work.judge.outputs.bare:  # which it can be distilled from
+        permuted = replace(permuted, module=copy.deepcopy(original.module), task=original.task)
     fit_config = _config(work, order, 1, whole)
     torch.manual_seed(config.seed)
     smallest = begin(reference, fit_config, work.spec, path.parent / f"orders-{order}.safetensors", kernels)
@@ -67,10 +70,11 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
     fit_config = _config(work, order, hidden, whole)
     torch.manual_seed(config.seed)
     compressed = begin(reference, fit_config, work.spec, path.parent / f"orders-{order}.safetensors", kernels)
-    accelerator, device = make_accelerator(torch.device("cpu"))
+    accelerator, device = make_accelerator(torch.device(work.judge.device))
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     Fit(fit_config, compressed, permuted, accelerator, device).run(folder)
+    compressed.predictor.cpu()
 
     def make(log_step: float) -> Coded:
         return _coded(compressed, 2**log_step, order, config.seed)
@@ -97,7 +101,7 @@ def _config(work: Work, order: Order, hidden: int, whole: bool) -> FitConfig:
     muon = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.03, schedule="cosine")
     stages = [StageConfig(steps=steps, kernels=KERNELS, optimizer=muon)]
     kind = work.judge.inputs.kind
-    if whole and kind in ("task", "noise"):
+    if whole and kind in ("task", "noise") and work.judge.outputs.logits and work.judge.outputs.bare:
         stages.append(
             StageConfig(
                 steps=max(1, steps // DISTILLED),
@@ -147,6 +151,4 @@ def _coded(compressed: Compressed, factor: float, order: Order, seed: int) -> Co
 
 def _copy(compressed: Compressed) -> Compressed:
     """Return a compressed network whose predictor can be changed."""
-    import copy
-
     return replace(compressed, predictor=copy.deepcopy(compressed.predictor))

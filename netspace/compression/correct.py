@@ -43,7 +43,7 @@ def corrected(
     Layer by layer, inputs of batch norms and outputs of `layers` get the means, and batch norms the variances, that they have in
     the `original`. `module` runs both states in eval mode and is not changed. A layer that is called several times is not corrected.
     """
-    first, second = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
+    first, second = (copy.deepcopy(module).to(inputs.device).eval() for _ in range(2))
     first.load_state_dict(original, strict=False)  # a zoo's member lacks the buffers that its architecture makes
     second.load_state_dict(state, strict=False)
     owners = {layer_of(name) for name in layers}
@@ -91,7 +91,7 @@ def corrected(
 
                 hooks.callback(part.register_forward_hook(correct_bias).remove)
         second(inputs)
-    return {name: value.clone() for name, value in second.state_dict().items() if name in state}
+    return {name: value.cpu().clone() for name, value in second.state_dict().items() if name in state}
 
 
 def _channel_axis(part: nn.Module) -> int:

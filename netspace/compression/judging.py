@@ -1,4 +1,4 @@
-"""What other networks are judged by when one is chosen: accuracy, answers like the original's, and errors of the weights.
+"""What other networks are judged by when one is chosen: accuracy, answers or outputs like the original's, errors of the weights.
 
 One half of what is known chooses, the other half is reported: validation and test images of a task, or pictures and noise
 in parts. Axes: B inputs, C outputs.
@@ -7,7 +7,7 @@ in parts. Axes: B inputs, C outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from netspace.compression.originals import Pictures, logits_of
-from netspace.errors import NetspaceError, UsageError
+from netspace.compression.originals import Pictures, run_module
+from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, divergence
 from netspace.models.compressed import bytes_of
-from netspace.networks.state_dict import run_types
+from netspace.networks.outputs import Compare, Outputs, squared_errors
+from netspace.networks.state_dict import map_tensors, run_types
 from netspace.results.budget import Measured
 from netspace.streams import Stream, generator
 from netspace.tasks.images import Split
@@ -32,6 +33,8 @@ MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
 MAX_PICTURES = 2048  # they are in memory
 NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
 BATCH = 256  # inputs at once
+BATCH_VALUES = 1 << 22  # of a batch of inputs, by which it is smaller for large inputs
+MAX_OUTPUTS = 1 << 29  # bytes of the original's outputs that are kept
 MAX_CHOOSING = 4096  # validation images at most that networks are chosen by, drawn once
 
 
@@ -54,7 +57,6 @@ class Inputs:
 
         Raises:
             UsageError: both pictures and a shape are given, or one of them for a network whose task or module decides.
-            NetspaceError: the network cannot be run on them.
         """
         if pictures is not None and shape is not None:
             raise UsageError("--images and --input-shape both say what the network is run on: give one of them")
@@ -72,18 +74,14 @@ class Inputs:
                 )
             return cls("weights")
         if pictures is not None:
-            parts = cls("pictures", *_split_pictures(pictures, seed))
-        elif shape is not None:
+            return cls("pictures", *_split_pictures(pictures, seed))
+        if shape is not None:
             drawn = [
                 2 * torch.rand((count, *shape), generator=generator(seed, Stream.BUDGET_INPUTS, number)) - 1
                 for number, count in enumerate(NOISE.values())
             ]
-            parts = cls("noise", *drawn)
-        else:
-            return cls("weights")
-        assert parts.val is not None
-        logits_of(original.module, parts.val[:1], model)
-        return parts
+            return cls("noise", *drawn)
+        return cls("weights")
 
     def part(self, name: Part) -> Tensor | None:
         """Return the inputs (B, ...) of a part."""
@@ -109,15 +107,51 @@ def _split_pictures(pictures: Pictures, seed: int) -> list[Tensor]:
 class Judge:
     """Measures state dicts by the original, on what is there to choose by ('val') or to report on ('test')."""
 
-    def __init__(self, original: Original, inputs: Inputs, model: str) -> None:
-        """Raises `NetspaceError` if the network's answers are no logits."""
-        self.original, self.inputs, self.model = original, inputs, model
-        self.module = None if original.module is None else copy.deepcopy(original.module).eval()
+    def __init__(
+        self,
+        original: Original,
+        inputs: Inputs,
+        model: str,
+        output: str | None = None,
+        compare: Compare = "auto",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take the network, and which of its outputs (a path or an index; None: all) is compared, and how.
+
+        Networks are run on the device; state dicts come from the CPU.
+
+        Raises:
+            UsageError: an output is picked, and nothing is known to run the network on; as `Outputs.of`.
+            NetspaceError: the network cannot be run on the inputs, or labels are known and it gives no logits.
+        """
+        self.original, self.inputs, self.model, self.device = original, inputs, model, torch.device(device)
+        self.module = None if original.module is None else copy.deepcopy(original.module).eval().to(self.device)
         self.represented = [
             name for name, value in original.state.items() if value.is_floating_point() and value.dim() > 1
         ]
         self.bytes = bytes_of(original.state)
         self.logits: dict[Part, Tensor] = {}
+        self.expected: dict[Part, list[list[Tensor]]] = {}  # the original's outputs by batches, if they are small
+        self.outputs = self._outputs(output, compare)
+
+    def _outputs(self, output: str | None, compare: Compare) -> Outputs:
+        """Return what is compared of the network, by what it gives for one input."""
+        if not self.runs or self.module is None:
+            if output is not None or compare != "auto":
+                raise UsageError(
+                    f"--output is about running the network, and nothing is known to run {self.model} on: give --images or "
+                    "--input-shape, with --arch"
+                )
+            return Outputs()
+        labelled = self.inputs.kind == "task"
+        if labelled and compare == "outputs":
+            raise UsageError(
+                f"compare=outputs does without labels, and those of {self.model} are known: leave it out, or --zoo"
+            )
+        self.module.load_state_dict(run_types(self.original.state, self.module), strict=False)
+        example = next(self._batches("val"))[:1]
+        given = run_module(self.module, example, self.model)
+        return Outputs.of(given, self.model, output, "answers" if labelled else compare)
 
     @property
     def runs(self) -> bool:
@@ -139,11 +173,13 @@ class Judge:
         error = None if module is not None else self._relative_error(state, reference or self.original.state)
         if not self.runs:
             return Measured(relative_error=error)
+        if not self.outputs.logits:
+            return Measured(output_error=self._output_error(state, part, module), relative_error=error)
         if part not in self.logits:
             self.logits[part] = self._run(self.original.state, part, self.module)
         expected, logits = self.logits[part], self._run(state, part, module or self.module)
         task = self.original.task
-        labels = None if self.inputs.kind != "task" or task is None else self._images(part).labels
+        labels = None if self.inputs.kind != "task" or task is None else self._images(part).labels.cpu()
         return Measured(
             accuracy=None if labels is None else float(accuracy(logits, labels)),
             agreement=float(agreement(expected, logits)),
@@ -162,14 +198,39 @@ class Judge:
 
     @torch.no_grad()
     def _run(self, state: Mapping[str, Tensor], part: Part, module: nn.Module | None) -> Tensor:
+        return torch.cat([logits.float().cpu() for (logits,) in self._read(state, part, module)])
+
+    def _read(self, state: Mapping[str, Tensor], part: Part, module: nn.Module | None) -> Iterator[list[Tensor]]:
+        """Yield the compared outputs of a network for each batch of a part."""
         assert module is not None
-        typed = run_types(state, module)
-        logits = [functional_call(module, typed, (batch,)) for batch in self._batches(part)]
-        if not all(isinstance(each, Tensor) and each.dim() == 2 for each in logits):
-            raise NetspaceError(
-                f"{self.model} was expected to answer with logits (B, C): leave out its inputs, so that weights are compared"
-            )
-        return torch.cat(logits).float()
+        module = module.to(self.device)
+        typed = map_tensors(run_types(state, module), lambda value: value.to(self.device))
+        outputs = self.outputs if module is self.module else Outputs()  # a student gives logits alone
+        for batch in self._batches(part):
+            yield outputs.read(functional_call(module, typed, (batch,)))
+
+    @torch.no_grad()
+    def _output_error(self, state: Mapping[str, Tensor], part: Part, module: nn.Module | None) -> float:
+        """Return the norm of the difference of outputs over the norm of the original's, as a mean over tensors."""
+        if part not in self.expected:
+            self.expected[part] = self._kept_outputs(part)
+        expected: Iterable[list[Tensor]]
+        expected = self.expected[part] or self._read(self.original.state, part, self.module)
+        totals = torch.zeros(())
+        for theirs, mine in zip(expected, self._read(state, part, module or self.module), strict=True):
+            totals = totals + squared_errors(mine, theirs).double().cpu()
+        apart, whole = totals.unbind(1)
+        return float((apart / torch.where(whole > 0, whole, 1.0)).sqrt().mean())
+
+    def _kept_outputs(self, part: Part) -> list[list[Tensor]]:
+        """Return the original's outputs for each batch, or nothing if they are too large to be kept."""
+        kept, size = list[list[Tensor]](), 0
+        for tensors in self._read(self.original.state, part, self.module):
+            kept.append(tensors)
+            size += sum(each.numel() * each.element_size() for each in tensors)
+            if size > MAX_OUTPUTS:
+                return []
+        return kept
 
     def _images(self, part: Part) -> Split:
         """Return the images of a part of the task; of many validation images those that choose."""
@@ -189,11 +250,16 @@ class Judge:
         else:
             inputs = self.inputs.part(part)
             assert inputs is not None
-            yield from inputs.split(BATCH)
+            yield from (batch.to(self.device) for batch in inputs.split(_batch_size(inputs)))
+
+
+def _batch_size(inputs: Tensor) -> int:
+    return max(1, min(BATCH, BATCH_VALUES // max(1, inputs[0].numel())))
 
 
 def merit(figures: Measured) -> tuple[float, float, float]:
-    """Return what networks of one size are chosen by, more is better: accuracy, answers alike, small differences."""
-    far = figures.divergence if figures.divergence is not None else figures.relative_error
+    """Return what networks of one size are chosen by, more is better: accuracy, answers alike, small differences (negative)."""
+    fars = (figures.divergence, figures.output_error, figures.relative_error)
+    far = next((each for each in fars if each is not None), None)
     known = [-1.0 if value is None else value for value in (figures.accuracy, figures.agreement)]
     return known[0], known[1], -(1e9 if far is None or far != far else far)

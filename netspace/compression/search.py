@@ -265,6 +265,8 @@ class Search:
             accuracy_reconstructed=best.test.accuracy,
             agreement=best.test.agreement,
             relative_error=best.test.relative_error,
+            output=work.config.output,
+            output_error=best.test.output_error,
             accuracy_original_val=work.judge.measure(work.original.state).accuracy,
             **loaded.sizes(),
             table=[_row(each, each is best) for each in rows],
@@ -285,8 +287,9 @@ class Search:
             return f"the network fits as it is: every weight is kept, in {best.bytes or 0:,} bytes"
         second = max((each for each in own if each.way != best.way), key=_merit, default=None)
         kind = self.work.judge.inputs.kind
+        basis = BASIS[kind] if best.val.output_error is None else f"relative error of outputs on {kind}"
         ahead = "" if second is None else f"; the next, {second.way}{_trained(second)}, {_decisive(second, kind)}"
-        return f"{best.way}{_trained(best)} is best by {BASIS[kind]}: {_decisive(best, kind)}{ahead}"
+        return f"{best.way}{_trained(best)} is best by {basis}: {_decisive(best, kind)}{ahead}"
 
     def _named(self) -> str:
         return "" if self.config.way is None else f" ({self.config.way})"
@@ -317,6 +320,8 @@ def _trained(tried: Tried) -> str:
 
 
 def _decisive(tried: Tried, kind: str) -> str:
+    if tried.val.output_error is not None:
+        return f"{tried.val.output_error:.4g}"
     value = tried.val.accuracy if kind == "task" else tried.val.agreement
     return f"{tried.val.relative_error or 0:.4f}" if kind == "weights" else _percent(value)
 
@@ -339,6 +344,8 @@ def _row(tried: Tried, chosen: bool) -> WayRow:
         relative_error=test.relative_error if tried.test else tried.val.relative_error,
         accuracy_val=tried.val.accuracy,
         agreement_val=tried.val.agreement,
+        output_error=test.output_error,
+        output_error_val=tried.val.output_error,
         setting=tried.setting,
         steps=tried.steps,
         rival=tried.rival,

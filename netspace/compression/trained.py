@@ -10,6 +10,7 @@ from netspace.compression.ways import UNTRAINED, Candidate, Make, best_pruned, c
 from netspace.compression.work import CannotFit, Work
 from netspace.models.coded import Coded, Way
 from netspace.networks.rounding import BITS, Codes, round_rows, round_step
+from netspace.precision import Precision
 from netspace.results.budget import Tried
 from netspace.training.coded import CodedConfig, Start, train_coded
 
@@ -58,6 +59,7 @@ def _trained(way: str, whole: bool) -> Make:
             lambda codes, state: container_of(work, codes, kind, state),
             work.score,
             work.judge.inputs.train,
+            work.judge.outputs,
         )
         config = CodedConfig(
             steps=work.config.steps if whole else work.config.short_steps,
@@ -65,16 +67,22 @@ def _trained(way: str, whole: bool) -> Make:
             learnt_steps="rows" if way == "rounded" else "each",
             bits=int(setting.split()[0]) if way == "rounded" else None,
             sparse=way == "pruned",
-            precision=work.config.precision,
+            precision=_precision(work),
             seed=work.config.seed,
         )
-        made = train_coded(start, config, path.with_suffix(""))
+        made = train_coded(start, config, path.with_suffix(""), work.judge.device)
         if (size := made.file_bytes()) > limit:
             raise CannotFit(f"trained it takes {size:,} bytes", size)
         made.save(path)
         return setting
 
     return make
+
+
+def _precision(work: Work) -> Precision:
+    """Return the precision of a training; relative errors of values are often smaller than what 16 bits resolve."""
+    chosen = work.config.precision
+    return "float32" if chosen == "auto" and not work.judge.outputs.logits else chosen
 
 
 def first_codes(work: Work, way: str, limit: int, first: int) -> tuple[dict[str, Codes], str]:

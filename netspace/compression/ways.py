@@ -17,7 +17,8 @@ from netspace.compression.shrink import pruned as without_smallest
 from netspace.compression.work import CannotFit, Work, short_types
 from netspace.models.coded import Coded, Way
 from netspace.networks.rounding import BITS, Codes, round_rows, round_step, unbiased
-from netspace.networks.sensitivity import relative_steps, sensitivities
+from netspace.networks.sensitivity import Of, relative_steps, sensitivities
+from netspace.networks.state_dict import map_tensors
 
 SEARCH = 16  # files that are made at most to find the steps that fit
 NEAR, FINE = 0.995, 1e-3  # of the budget, and of the logarithm of steps, at which the search ends
@@ -89,11 +90,13 @@ def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
 
     Where no network is run, errors count relative to their layer, as in `coded`.
     """
-    module, inputs = work.original.module, work.correction_inputs()
-    if module is None or inputs is None:
+    judge, inputs = work.judge, work.correction_inputs()
+    if judge.module is None or inputs is None:
         return dict(units)
     if (known := work.cache.get("steps")) is None:
-        found = sensitivities(module, work.original.state, inputs, "probabilities", seed=work.config.seed)
+        state = map_tensors(work.original.state, lambda value: value.to(judge.device))
+        of: Of = "probabilities" if judge.outputs.logits else "outputs"
+        found = sensitivities(judge.module, state, inputs, of, seed=work.config.seed, read=judge.outputs.scaled)
         steps = relative_steps(work.original.state, found)
         typical = math.exp(sum(math.log(units[name] / steps[name]) for name in units) / len(units))
         known = work.cache["steps"] = {name: typical * steps[name] for name in units}

@@ -18,6 +18,7 @@ from netspace.compression.correct import MAX_INPUTS
 from netspace.compression.judging import Judge, merit
 from netspace.config import Seed, Settings
 from netspace.errors import unknown
+from netspace.networks.outputs import Compare
 from netspace.networks.spec import NetSpec
 from netspace.precision import Precision
 from netspace.streams import Stream, generator
@@ -49,6 +50,10 @@ class BudgetConfig(Settings):
     picture_size: int = Field(224, ge=1)  # pixels
     normalise: str = "imagenet"  # of the pictures
     input_shape: tuple[int, ...] | None = None  # of one input of noise
+    output: str | None = None  # which of several outputs is compared, by its path or index; none: all
+    compare: Compare = (
+        "auto"  # answers of logits, or values of outputs; auto: answers where one output (B, C) is compared
+    )
     short_steps: int = Field(40, ge=0)  # of the training with which each way is tried; 0: none
     steps: int = Field(800, ge=0)  # of the training of the best way; 0: none
     predictor_steps: int = Field(150, ge=1)  # with which each order of a coordinate network is tried
@@ -111,7 +116,7 @@ class Work:
             random = generator(self.config.seed, Stream.CORRECTION_IMAGES)
             chosen = torch.randperm(len(task.train), generator=random)[:MAX_INPUTS]
             return task.normalise(task.train.take(chosen).images)
-        return None if inputs.train is None else inputs.train[:MAX_INPUTS]
+        return None if inputs.train is None else inputs.train[:MAX_INPUTS].to(self.judge.device)
 
     def matrices(self) -> Mapping[str, Tensor]:
         """Return the weights with more than one axis: what is coded."""

@@ -56,7 +56,7 @@ class RoundedWeights(nn.Module):
         )
         begun = [(codes[name].steps / self.units[name]).log() for name in codes]
         fixed = [as_rows(state[name]).abs().amax() / self.units[name] / VECTOR_LEVELS for name in vectors]
-        fixed = [step if float(step) > 0 else torch.ones(()) for step in fixed]
+        fixed = [step if float(step) > 0 else torch.ones_like(step) for step in fixed]
         learnt = [torch.zeros(1)] if steps == "shared" else begun
         self.log_steps = nn.ParameterList([nn.Parameter(each.clone()) for each in learnt])
         self.register_buffer("fixed_steps", torch.stack(fixed) if fixed else torch.empty(0), persistent=False)

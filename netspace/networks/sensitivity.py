@@ -7,7 +7,7 @@ the weights change the outputs, squared and summed, by the sum of sensitivity * 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -32,6 +32,7 @@ def sensitivities(
     of: Of = "outputs",
     draws: int = DRAWS,
     seed: int = 0,
+    read: Callable[[object], object] = lambda outputs: outputs,
 ) -> dict[str, Tensor]:
     """Return the sensitivity of each weight of a module with a state dict, by name and in the shape of its tensor.
 
@@ -42,6 +43,7 @@ def sensitivities(
     Args:
         of: 'outputs', or 'probabilities' of logits (B, C): the change is then twice the Kullback-Leibler divergence, and the
             sensitivities the diagonal of the Fisher matrix.
+        read: takes from what the module gives the outputs that count.
 
     Raises:
         UsageError: the module's outputs do not depend on its weights in a differentiable way, or are no logits.
@@ -58,7 +60,7 @@ def sensitivities(
             value.requires_grad_()
         for _ in range(draws):
             for batch in inputs.split(BATCH):
-                projection = _projection(functional_call(module, typed, (batch,)), of, random)
+                projection = _projection(read(functional_call(module, typed, (batch,))), of, random)
                 gradients = torch.autograd.grad(projection, list(weights.values()), allow_unused=True)
                 for total, gradient in zip(totals.values(), gradients, strict=True):
                     if gradient is not None:
@@ -102,6 +104,8 @@ def relative_steps(
 def _projection(outputs: object, of: Of, random: torch.Generator) -> Tensor:
     """Return the sum of all outputs with random signs, weighted for probabilities by what they move. Raises `UsageError`."""
     if of == "probabilities":
+        if isinstance(outputs, list) and len(outputs) == 1:
+            (outputs,) = outputs
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise UsageError("sensitivities of probabilities were asked for, but the network gives no logits (B, C)")
         chances = outputs.detach().float().softmax(dim=1)

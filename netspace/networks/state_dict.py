@@ -284,8 +284,8 @@ def run_types(state: Mapping[str, Tensor], module: nn.Module | None) -> dict[str
 
 def run_with_maps(
     module: nn.Module, state: dict[str, Tensor], inputs: Tensor, layers: Sequence[Layer]
-) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits (B, C) of a module with a state dict for inputs (B, ...), and the outputs of the layers."""
+) -> tuple[Any, list[Tensor]]:
+    """Return what a module with a state dict gives for inputs (B, ...), such as logits (B, C), and the outputs of the layers."""
     maps: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -294,8 +294,8 @@ def run_with_maps(
     with ExitStack() as hooks:
         for layer in layers:
             hooks.callback(module.get_submodule(layer_of(layer.name)).register_forward_hook(record).remove)
-        logits: Tensor = functional_call(module, state, (inputs,))
-    return logits, maps
+        outputs = functional_call(module, state, (inputs,))
+    return outputs, maps
 
 
 @torch.no_grad()

@@ -55,6 +55,7 @@ BASES = {
     "pictures": ("same answers as the original, %", "answers like the original's on pictures"),
     "noise": ("same answers as the original, %", "answers like the original's on noise"),
     "weights": ("relative error of the weights", "the relative error of the weights"),
+    "outputs": ("relative error of outputs", "the relative error of outputs"),
 }
 Series = tuple[str, np.ndarray, np.ndarray, Look]  # name, bytes (P,), values (P,), look
 EDGE: dict[str, Any] = {
@@ -130,18 +131,19 @@ def size_pictures(figures: BudgetFit) -> list[Picture]:
 
 
 def _sizes(figures: BudgetFit) -> Iterator[Picture]:
-    value = _value(figures.inputs)
+    basis = "outputs" if figures.output_error is not None else figures.inputs
+    value = _value(basis)
     rows = [row for row in [*figures.table, *figures.sizes] if row.bytes and value(row) is not None]
     curves = _series([row for row in rows if not row.steps], value)
     trained = _series([row for row in figures.table if row.steps and row in rows], value)
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None or chosen.bytes is None:
         return
-    label, noun = BASES.get(figures.inputs, BASES["weights"])
+    label, noun = BASES.get(basis, BASES["weights"])
     original = figures.accuracy_original_val
     level = (None if original is None else 100 * original) if figures.inputs == "task" else None
     texts = [
-        f"{name}: {', '.join(f'{_text(figures.inputs, each)} in {count(size)}' for size, each in _ends(sizes, values))}"
+        f"{name}: {', '.join(f'{_text(basis, each)} in {count(size)}' for size, each in _ends(sizes, values))}"
         for name, sizes, values, _ in [*curves, *((f"{each[0]}, trained", *each[1:]) for each in trained)]
     ]
     yield Picture(
@@ -177,13 +179,15 @@ def _ends(sizes: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _text(inputs: str, value: float) -> str:
-    return number(value, 3) if inputs == "weights" else f"{number(value, 1)} %"
+    return number(value, 3) if inputs in ("weights", "outputs") else f"{number(value, 1)} %"
 
 
 def _value(inputs: str) -> Callable[[WayRow], float | None]:
     """Return what rows are drawn and were chosen by, in the units of the picture."""
     if inputs == "task":
         return lambda row: None if row.accuracy_val is None else 100 * row.accuracy_val
+    if inputs == "outputs":
+        return lambda row: row.output_error_val
     if inputs in ("pictures", "noise"):
         return lambda row: None if row.agreement_val is None else 100 * row.agreement_val
     return lambda row: row.relative_error
@@ -191,19 +195,21 @@ def _value(inputs: str) -> Callable[[WayRow], float | None]:
 
 def size_tables(figures: BudgetFit) -> list[Table]:
     """Return the table of all that was tried at the size that was asked for."""
+    task, values = figures.inputs == "task", figures.output_error is not None
     rows = [
         [
             f"{row.way}{' (taken)' if row.chosen else ' (rival)' if row.rival else ''}",
             count(row.bytes),
             (row.setting or MISSING) + (f", {count(row.steps)} steps" if row.steps else ""),
             percent(row.accuracy, 2),
-            percent(row.agreement),
+            number(row.output_error, 3) if values else percent(row.agreement),
             number(row.relative_error, 3),
-            percent(row.accuracy_val if figures.inputs == "task" else row.agreement_val, 2),
+            number(row.output_error_val, 3) if values else percent(row.accuracy_val if task else row.agreement_val, 2),
         ]
         for row in figures.table
     ]
-    last = "accuracy, validation" if figures.inputs == "task" else "same answer, to choose by"
+    alike = f"error of {figures.output or 'outputs'}" if values else "same answer"
+    last = "accuracy, validation" if task else f"{alike}, to choose by"
     caption = (
         f"At most {count(figures.bytes_budget)} bytes, where the original's weights take {count(figures.bytes_original)}. "
         "Accuracy and answers are those on test images, or on other inputs than those that a way was chosen by. Of each way "
@@ -211,7 +217,7 @@ def size_tables(figures: BudgetFit) -> list[Table]:
     )
     notes = "; ".join(f"{row.way}: {row.note}" for row in figures.table if row.note)
     caption += f" {notes[:1].upper()}{notes[1:]}." if notes else ""
-    return [Table(["", "bytes", "how", "accuracy", "same answer", "relative error", last], rows, caption)]
+    return [Table(["", "bytes", "how", "accuracy", alike, "relative error", last], rows, caption)]
 
 
 def size_summary(figures: BudgetFit) -> str:
@@ -237,6 +243,7 @@ def size_tiles(figures: BudgetFit) -> list[tuple[str, str]]:
         ("accuracy, original", percent(figures.accuracy_original, 2)),
         ("accuracy, from the file", percent(figures.accuracy_reconstructed, 2)),
         ("same answer as the original", percent(figures.agreement)),
+        ("relative error of outputs", number(figures.output_error, 3)),
         ("relative error of the weights", number(figures.relative_error, 3)),
     ]
     return [(name, value) for name, value in entries if value != MISSING]

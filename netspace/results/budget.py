@@ -14,6 +14,7 @@ class Measured(Part):
     accuracy: Number = None
     agreement: Number = None
     divergence: Number = None  # KL from the original's answers, nats
+    output_error: Number = None  # relative, a mean over outputs; None: answers are compared
     relative_error: Number = None  # of the weights; None: not comparable
 
 
@@ -42,6 +43,8 @@ class WayRow(Part):
     relative_error: Number = None
     accuracy_val: Number = None
     agreement_val: Number = None
+    output_error: Number = None
+    output_error_val: Number = None
     setting: str = ""
     steps: int = 0
     rival: bool = False
@@ -56,6 +59,8 @@ class BudgetFit(FitResult):
     why: str = ""
     bytes_budget: int | None = None
     inputs: str = "weights"  # what networks were compared on: task, pictures, noise; weights: none
+    output: str | None = None  # the one that was picked
+    output_error: Number = None  # where outputs are not compared as answers
     accuracy_original_val: Number = None  # on validation images
     table: list[WayRow] = Field(default_factory=list)  # the best of each way, and rivals
     sizes: list[WayRow] = Field(

@@ -1,6 +1,7 @@
 """Training a network's integers so that their file fits a number of bytes and the network still answers alike.
 
-The loss is distillation from the original, the task's own where labels are known, and a price of each byte. The price is
+The loss is distillation from the original (of outputs that are no logits: their squared relative error), the task's own where labels
+are known, and a price of each byte. The price is
 controlled: it rises while the integers take more bytes than they should at that step, and falls while they take fewer. So the
 size goes down to the budget over the first part of the steps and stays there, and which weights become zero, and how coarse each
 tensor is, is learnt (entropy-constrained quantisation: Oktay et al. 2020; steps as in Esser et al. 2020).
@@ -9,9 +10,10 @@ Axes: B inputs, C outputs.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from netspace.hardware import send
 from netspace.models.coded import Coded
 from netspace.models.rounded_weights import RoundedWeights, Steps
 from netspace.networks.kernels import Kernels, further_names
+from netspace.networks.outputs import Outputs
 from netspace.networks.rounding import Codes
 from netspace.networks.state_dict import map_tensors, run_types, run_with_maps
 from netspace.precision import Precision, choose
 from netspace.streams import Stream
-from netspace.training.batches import Images, RowCache, Shuffle, autocast
+from netspace.training.batches import CACHE_BYTES, Images, RowCache, Shuffle, autocast
 from netspace.training.fit import Original
 from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator, step_trial
 from netspace.training.optimizers import OptimizerConfig
@@ -73,6 +76,7 @@ class Start:
     container: Callable[[Mapping[str, Codes], Mapping[str, Tensor]], Coded]  # the file of codes and a state dict
     score: Callable[[Mapping[str, Tensor]], tuple[float, ...]]  # of a state dict, by which the best one is chosen
     inputs: Tensor | None = None  # (N, ...) to learn from where there is no task
+    outputs: Outputs = field(default_factory=Outputs)  # what is learnt of the original
 
 
 class CodedLearner(Learner):
@@ -86,7 +90,7 @@ class CodedLearner(Learner):
         original = start.original
         assert original.module is not None
         self.start, self.config, self.device = start, config, torch.device(device)
-        self.module = original.module.to(self.device).eval()
+        self.module = copy.deepcopy(original.module).to(self.device).eval()
         self.state_dict = map_tensors(run_types(original.state, self.module), lambda value: value.to(self.device))
         self.tied = further_names(original.state)
         self.model = RoundedWeights(
@@ -103,7 +107,8 @@ class CodedLearner(Learner):
         self.shuffle = None if start.inputs is None else Shuffle(len(start.inputs), config.seed, Stream.INPUTS)
         fixed = self.images is None or self.images.fixed is not None
         count = len(task.train) if task is not None else len(start.inputs if start.inputs is not None else [])
-        self.cache = RowCache(count) if fixed and not config.features else None
+        self.cache = RowCache(count) if fixed and not config.features else None  # of few and small outputs
+        self.count = count
         self.stages = [Stage(config.steps, config.optimizer)]
         self.log_every, self.validate_every = max(config.steps // 20, 1), max(config.steps // 5, 1)
         self.log_price, self.best, self.step = math.log(FIRST_PRICE), dict[str, Tensor](), 0
@@ -147,10 +152,14 @@ class CodedLearner(Learner):
         state, size, penalty = model()
         state = {**state, **{name: state[first] for name, first in self.tied.items()}}
         with autocast(self.config.precision, self.device):
-            logits, own_maps = run_with_maps(self.module, state, inputs, self.layers)
-        terms = {"distillation": losses.prediction_loss(logits, target, self.config.temperature)}
-        if labels is not None and self.config.labels:
-            terms["labels"] = self.config.labels * F.cross_entropy(logits.float(), labels)
+            given, own_maps = run_with_maps(self.module, state, inputs, self.layers)
+        outputs = self.start.outputs.read(given)
+        if self.start.outputs.logits:
+            terms = {"distillation": losses.prediction_loss(outputs[0], target[0], self.config.temperature)}
+            if labels is not None and self.config.labels:
+                terms["labels"] = self.config.labels * F.cross_entropy(outputs[0].float(), labels)
+        else:
+            terms = {"distillation": losses.output_loss(outputs, target)}
         if self.layers:
             terms["features"] = losses.feature_loss(own_maps, maps, self.config.features)
         if self.config.bits is None:
@@ -177,17 +186,26 @@ class CodedLearner(Learner):
         return self._fast(send(self.start.inputs[index], self.device)), None, index
 
     @torch.no_grad()
-    def targets(self, inputs: Tensor, index: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Return the original's logits (B, C), and its feature maps if they are to be learnt."""
+    def targets(self, inputs: Tensor, index: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the original's outputs, such as logits (B, C), and its feature maps if they are to be learnt."""
 
-        def compute() -> tuple[Tensor, list[Tensor]]:
-            logits, maps = run_with_maps(self.module, self.state_dict, inputs, self.layers)
-            return logits.float(), maps
+        def compute() -> tuple[list[Tensor], list[Tensor]]:
+            given, maps = run_with_maps(self.module, self.state_dict, inputs, self.layers)
+            return [each.float() for each in self.start.outputs.read(given)], maps
 
         if index is None or self.cache is None:
             return compute()
-        (table,), rows = self.cache.take(index, lambda: [compute()[0]])
-        return table[rows], []
+        first = None if self.cache.tables else compute()
+        if first is not None and not self._cacheable(first[0], len(inputs)):
+            self.cache = None
+            return first
+        tables, rows = self.cache.take(index, lambda: (first or compute())[0])
+        return [table[rows] for table in tables], []
+
+    def _cacheable(self, outputs: list[Tensor], count: int) -> bool:
+        """Return whether outputs have a row for each of `count` inputs, and those of all inputs fit in memory."""
+        rows = all(each.dim() and len(each) == count for each in outputs)
+        return rows and 4 * sum(each[0].numel() for each in outputs) * self.count <= CACHE_BYTES
 
     def validate(self) -> Validation:
         """Measure the size and, once it may fit, the score."""
@@ -198,7 +216,9 @@ class CodedLearner(Learner):
         if not fits:
             return Validation({"bytes": size}, (0.0, -float(size)), f"{size:,} bytes")
         score = self.start.score(made.reconstruct())
-        return Validation({"bytes": size, "score": score[0]}, (1.0, *score), f"{size:,} bytes")
+        return Validation(
+            {"bytes": size, "score": score[0 if self.start.outputs.logits else -1]}, (1.0, *score), f"{size:,} bytes"
+        )
 
     def save_best(self, weights: dict[str, Tensor]) -> None:
         """Keep the weights; checkpoints have them."""
