@@ -43,6 +43,8 @@ RAMP = 0.6  # of the steps, after which the size is that of the budget
 INTEGRAL, PROPORTIONAL = 0.15, 4.0  # of the controller, in logarithms of the price and of the size
 FIRST_PRICE = 0.06  # of the whole budget, in units of the loss
 PRICES = 1e-4, 1e2  # between which the integral stays
+OUTPUT_WEIGHT = 0.03  # of the logarithm of errors of outputs, whose scale then does not matter beside the price of bytes
+LEAST_ERROR = 1e-12  # squared and relative, which counts as none
 TRIMS = 20  # files that are made to find how many of the smallest integers have to go
 TRIAL_INPUTS = 32  # of a batch with which the precision is timed
 
@@ -159,7 +161,8 @@ class CodedLearner(Learner):
             if labels is not None and self.config.labels:
                 terms["labels"] = self.config.labels * F.cross_entropy(outputs[0].float(), labels)
         else:
-            terms = {"distillation": losses.output_loss(outputs, target)}
+            error = losses.output_loss(outputs, target)
+            terms = {"distillation": OUTPUT_WEIGHT * (error + LEAST_ERROR).log()}
         if self.layers:
             terms["features"] = losses.feature_loss(own_maps, maps, self.config.features)
         if self.config.bits is None:
