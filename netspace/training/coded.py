@@ -43,7 +43,9 @@ RAMP = 0.6  # of the steps, after which the size is that of the budget
 INTEGRAL, PROPORTIONAL = 0.15, 4.0  # of the controller, in logarithms of the price and of the size
 FIRST_PRICE = 0.06  # of the whole budget, in units of the loss
 PRICES = 1e-4, 1e2  # between which the integral stays
-OUTPUT_WEIGHT = 0.03  # of the logarithm of errors of outputs, whose scale then does not matter beside the price of bytes
+OUTPUT_WEIGHT = (
+    0.03  # of the logarithm of errors of outputs, whose scale then does not matter beside the price of bytes
+)
 LEAST_ERROR = 1e-12  # squared and relative, which counts as none
 TRIMS = 20  # files that are made to find how many of the smallest integers have to go
 TRIAL_INPUTS = 32  # of a batch with which the precision is timed

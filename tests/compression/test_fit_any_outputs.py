@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 
 from netspace import archs
 from netspace.archs import ArchConfig
-from netspace.cli import app
+from netspace.cli.app import app
 from netspace.compression.budget import fit_budget
 from netspace.compression.fit import reconstruct
 from netspace.compression.judging import Inputs, Judge
@@ -126,7 +128,7 @@ def test_training_lowers_the_error_of_outputs(tmp_path: Path) -> None:
     assert row.output_error_val < 0.9 * plain.output_error_val
 
 
-def test_the_command_and_the_report(tmp_path: Path) -> None:
+def test_the_command_and_the_report(cli: Callable[..., Any], tmp_path: Path) -> None:
     model, folder = saved(ArchConfig(arch=SUPER), tmp_path), tmp_path / "pictures"
     folder.mkdir()
     random = torch.Generator().manual_seed(0)
@@ -155,8 +157,8 @@ def test_the_command_and_the_report(tmp_path: Path) -> None:
     figures = BudgetFit.model_validate(json.loads(done.stdout))
     assert figures.table[0].output_error == figures.output_error is not None
     assert "relative error of outputs" in Path(report(tmp_path / "d").report).read_text()
-    done = CliRunner().invoke(app, [*given, "-o", str(tmp_path / "e"), "--output", "boxes"])
-    assert done.exit_code == 2 and "unknown output 'boxes'" in done.output and not (tmp_path / "e").exists()
+    refused = cli(*given, "-o", tmp_path / "e", "--output", "boxes")
+    assert refused.code == 2 and "unknown output 'boxes'" in refused.sentence and not (tmp_path / "e").exists()
 
 
 def test_mistakes(multi_zoo: Path, tmp_path: Path) -> None:
