@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from netspace.networks.spec import NetSpec
-from netspace.zoo.file import SPLITS, MemberRef, ZooFile
+from netspace.zoo.file import HASH_BYTES, SPLITS, MemberRef, ZooFile
 
 
 def table_problems(arch: str, members: np.ndarray) -> list[str]:
@@ -45,6 +45,12 @@ def prep_problems(arch: str, spec: NetSpec, rows: Sequence[int], preps: np.ndarr
         for what, mask in wrong.items()
         for index in np.flatnonzero(mask).tolist()
     ]
+
+
+def hash_preps(preps: np.ndarray) -> np.ndarray:
+    """Return the SHA-256 (M, 32), as bytes, of each PRep of (M, H, W)."""
+    digests = b"".join(hashlib.sha256(np.ascontiguousarray(prep).data).digest() for prep in preps)
+    return np.frombuffer(digests, np.uint8).reshape(len(preps), HASH_BYTES)
 
 
 class ContentHash:

@@ -149,12 +149,6 @@ def teacher_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.teacher{path.suffix}")
 
 
-def hash_preps(preps: np.ndarray) -> np.ndarray:
-    """Return the SHA-256 (M, 32), as bytes, of each PRep of (M, H, W)."""
-    digests = b"".join(hashlib.sha256(np.ascontiguousarray(prep).data).digest() for prep in preps)
-    return np.frombuffer(digests, np.uint8).reshape(len(preps), HASH_BYTES)
-
-
 def hash_content(groups: Iterable[ArchGroup]) -> str | None:
     """Return the SHA-256 of the content of a zoo, from tables alone; None if a group lacks the hashes of its PReps.
 

@@ -22,7 +22,7 @@ from netspace.files import locked, replacing
 from netspace.networks.prep import check_size
 from netspace.networks.spec import NetSpec
 from netspace.results.zoos import Merge
-from netspace.zoo.checks import ContentHash, prep_problems, table_problems
+from netspace.zoo.checks import ContentHash, hash_preps, prep_problems, table_problems
 from netspace.zoo.columns import Columns, joined, write_columns
 from netspace.zoo.file import (
     HASH_BYTES,
@@ -34,7 +34,6 @@ from netspace.zoo.file import (
     Shard,
     ZooFile,
     hash_content,
-    hash_preps,
     hash_table,
     parts_folder,
 )
