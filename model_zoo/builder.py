@@ -68,16 +68,16 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None, shard: Shar
     """
     file = path if shard is None else _shard_file(recipe, path, shard)
     teacher = recipe.teacher_recipe() if shard is None or shard.index == 1 else None
-    beside = path.with_name(f"{path.name}.teacher.h5") if shard else teacher_path(path)
+    teacher_file = path.with_name(f"{path.name}.teacher.h5") if shard else teacher_path(path)
     if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
         for config in teacher.archs.values():
             archs.resolve(config.arch)
         planned_runs(teacher)
-        if beside.exists() and not parts_folder(beside).exists():
-            _check_recipe(teacher, beside)
+        if teacher_file.exists() and not parts_folder(teacher_file).exists():
+            _check_recipe(teacher, teacher_file)
     _build(recipe, file, workers, shard)
     if teacher is not None:
-        _build(teacher, beside, workers)
+        _build(teacher, teacher_file, workers)
     return file
 
 

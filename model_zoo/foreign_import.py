@@ -48,7 +48,7 @@ class ForeignImport:
     seed: int = 0  # of drawn splits
 
 
-def import_foreign(path: Path, wanted: ForeignImport) -> ZooImport:
+def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     """Write the networks of another program's zoo to a new zoo at `path`, with memory for some of them.
 
     Accuracies that the source has are taken over; if it has none, networks are evaluated here, unless each of them has
@@ -60,10 +60,10 @@ def import_foreign(path: Path, wanted: ForeignImport) -> ZooImport:
     """
     if path.exists():
         raise UsageError(f"{path} exists already: import into a new zoo, and join both by `netspace zoo merge`")
-    if wanted.split is not None and wanted.split not in SPLITS:
-        raise UsageError(f"split {wanted.split!r} was asked for; there are: {', '.join(SPLITS)}")
-    zoo = open_foreign(wanted.source, wanted.format)
-    rows = zoo.select(wanted.only or {})
+    if settings.split is not None and settings.split not in SPLITS:
+        raise UsageError(f"split {settings.split!r} was asked for; there are: {', '.join(SPLITS)}")
+    zoo = open_foreign(settings.source, settings.format)
+    rows = zoo.select(settings.only or {})
     for column in (ACTIVATION, "architecture"):
         values = sorted({str(zoo.facts[column][row]) for row in rows}) if column in zoo.facts else []
         if len(values) > 1:
@@ -71,15 +71,15 @@ def import_foreign(path: Path, wanted: ForeignImport) -> ZooImport:
                 f"{zoo.path} holds networks of several kinds ({column} is {', '.join(values[:5])}), which are no one architecture: "
                 f"choose one by --only {column}={values[0]}"
             )
-    task = load(wanted.data)
-    config = ArchConfig(arch=wanted.arch, width=wanted.width, kwargs=dict(wanted.kwargs or {}))
-    name = wanted.arch.replace("/", "-")
-    chosen = candidate(name, config, task, wanted.prep_width, check="imported")
-    flats = _matrix(zoo, rows, chosen.spec) if zoo.rows else _states(zoo, rows, chosen, wanted.folded)
-    members = _table(zoo, rows, wanted)
+    task = load(settings.data)
+    config = ArchConfig(arch=settings.arch, width=settings.width, kwargs=dict(settings.kwargs or {}))
+    name = settings.arch.replace("/", "-")
+    chosen = candidate(name, config, task, settings.prep_width, check="imported")
+    flats = _matrix(zoo, rows, chosen.spec) if zoo.rows else _states(zoo, rows, chosen, settings.folded)
+    members = _table(zoo, rows, settings)
     evaluate = not any(key in zoo.facts for key in SCORES) and not task.own_targets
     recipe = {"name": "import", "archs": {name: config.model_dump(mode="json", exclude_defaults=True)}}
-    header = Header(wanted.data.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
+    header = Header(settings.data.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     with zoo_lock(path), progress("import", len(rows), "networks") as bar:
 
         def chunks(_: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -143,7 +143,7 @@ def _states(zoo: ForeignZoo, rows: np.ndarray, chosen: Candidate, folded: bool) 
         yield torch.stack(flats).numpy()
 
 
-def _table(zoo: ForeignZoo, rows: np.ndarray, wanted: ForeignImport) -> np.ndarray:
+def _table(zoo: ForeignZoo, rows: np.ndarray, settings: ForeignImport) -> np.ndarray:
     """Return the table rows (M,) from what the source says of its networks."""
     members = np.zeros(len(rows), MEMBER)
     _, runs = np.unique(np.array([str(zoo.facts["run"][row]) for row in rows]), return_inverse=True)
@@ -160,8 +160,8 @@ def _table(zoo: ForeignZoo, rows: np.ndarray, wanted: ForeignImport) -> np.ndarr
             raise NetspaceError(
                 f"{column} of network {int(rows[bad[0]])} of {zoo.path} is {members[column][bad[0]]}, not within 0..1"
             )
-    splits = drawn_splits(int(members["run"].max()) + 1, wanted.seed, list(SPLITS))
-    members["split"] = np.array(splits, "S5")[members["run"]] if wanted.split is None else wanted.split.encode()
+    splits = drawn_splits(int(members["run"].max()) + 1, settings.seed, list(SPLITS))
+    members["split"] = np.array(splits, "S5")[members["run"]] if settings.split is None else settings.split.encode()
     labels = [f"{zoo.facts['run'][row]}" for row in rows]
     members["source"] = [f"{zoo.path.name}/{label}".encode()[-160:] for label in labels]
     return members

@@ -11,14 +11,18 @@ from netspace.cli.output import analysis, compression, important, normalised, sa
 from netspace.cli.shared import (
     Arch,
     Device,
+    Images,
     Json,
     Key,
     Kwargs,
     ModelZoo,
+    Normalise,
     Set,
     Shape,
+    Size,
     Trust,
     named_arch,
+    parse_pictures,
     parse_shape,
     pick,
     trusting,
@@ -26,7 +30,6 @@ from netspace.cli.shared import (
 from netspace.cli.shrink import pruning, quantised
 
 if TYPE_CHECKING:
-    from netspace.compression.originals import Pictures
     from netspace.results.compressed import Correction
 
 
@@ -47,18 +50,6 @@ Model = Annotated[
     typer.Argument(metavar="MODEL", help="A zoo's member (resnet20/0000, best) or a state-dict file of any network."),
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A compressed network, as `compress fit` writes.")]
-Images = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Images on which both networks are compared; no labels are needed."),
-]
-Normalise = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOW",
-        help="Normalisation of the images: imagenet (its mean and standard deviation, the default), none (0 to 1), 0-255, or "
-        "MEAN/STD as in 0.5,0.5,0.5/0.25.",
-    ),
-]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -67,18 +58,6 @@ Output = Annotated[
         "their values; one of (B, C) is taken for logits, unless --set compare=outputs.",
     ),
 ]
-Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
-
-
-def _pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
-    from netspace.compression.originals import Pictures
-    from netspace.errors import UsageError
-    from netspace.tasks.readers import IMAGENET, normalisation
-
-    by = IMAGENET if normalise is None else normalisation(normalise)
-    if images is None and normalise is not None:
-        raise UsageError("--normalise is about the pictures of --images: give --images too")
-    return None if images is None else Pictures(images, size, by)
 
 
 @app.command()
@@ -154,8 +133,8 @@ def fit(
     """Hold a trained network in a small file: in a coordinate network, or, with a size, the best way in so many bytes.
 
     With --bytes, --ratio or --accuracy-drop every way is tried: weights rounded by rows, entropy-coded, pruned and coded, with
-    a precision of each layer by how much it matters, and in a coordinate network. The best one is trained on. Without a size,
-    a coordinate network is fitted as the recipe says.
+    a precision of each layer by how much it matters, and in a coordinate network. The best one is trained on; networks
+    then run on the CPU unless --device names another. Without a size, a coordinate network is fitted as the recipe says.
     """
     from netspace.archs import ArchConfig
     from netspace.cli import budget as of_size
@@ -179,7 +158,7 @@ def fit(
         from netspace.compression.budget import fit_budget
         from netspace.compression.work import BudgetConfig
 
-        _pictures(images, size, normalise)
+        parse_pictures(images, size, normalise)
         options = of_size.options(way, rivals, images, size, normalise, shape, output)
         if limits:
             chosen = of_size.settings(config, set or [], limits, options)
@@ -212,7 +191,11 @@ def evaluate(
     from netspace.compression.fit import evaluate as measure
 
     trusting(trust_arch)
-    say(measure(file, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), key), json, compression)
+    say(
+        measure(file, model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), key),
+        json,
+        compression,
+    )
 
 
 @app.command()
@@ -286,7 +269,9 @@ def correct(
     trusting(trust_arch)
     shape = parse_shape(input_shape)
     say(
-        make_up(file, out, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), shape, key=key),
+        make_up(
+            file, out, model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), shape, key=key
+        ),
         json,
         correction,
     )
@@ -313,7 +298,7 @@ def quantise(
 
     trusting(trust_arch)
     say(
-        shrink(file, out, bits, model, zoo, named_arch(arch, kwargs), _pictures(images, size, normalise), key),
+        shrink(file, out, bits, model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), key),
         json,
         quantised,
     )
@@ -342,7 +327,7 @@ def prune(
     from netspace.compression.shrink import prune as cut
 
     trusting(trust_arch)
-    fractions, pictures = SHARES if shares is None else _numbers(shares), _pictures(images, size, normalise)
+    fractions, pictures = SHARES if shares is None else _numbers(shares), parse_pictures(images, size, normalise)
     say(cut(file, model, zoo, fractions, named_arch(arch, kwargs), pictures, key), json, pruning)
 
 

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.compress import Images, Normalise, Size, _pictures
 from netspace.cli.output import number, percent, points, say, small, table
 from netspace.cli.shared import (
     Arch,
     Device,
+    Images,
     Json,
     Key,
     Kwargs,
     ModelZoo,
+    Normalise,
     Shape,
+    Size,
     Trust,
     named_arch,
+    parse_pictures,
     parse_shape,
     pick,
     trusting,
@@ -62,7 +65,7 @@ def diff(
     from netspace.commands.diff import diff as compare
 
     trusting(trust_arch)
-    pictures, shape = _pictures(images, size, normalise), parse_shape(input_shape)
+    pictures, shape = parse_pictures(images, size, normalise), parse_shape(input_shape)
     result = compare(first, second, zoo, named_arch(arch, kwargs), key, pictures, shape, out, pick(device))
     say(result, json, difference)
 

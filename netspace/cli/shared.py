@@ -19,6 +19,7 @@ from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_li
 
 if TYPE_CHECKING:
     from netspace.archs import ArchConfig
+    from netspace.compression.originals import Pictures
 
 STOPPED = (
     "stopped: finished files are kept. The same command resumes a zoo build; with --resume, train, compress fit, morph fit and "
@@ -203,3 +204,30 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Ignore a full disk in a background writer (TensorBoard's): the command itself reports it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
+
+
+Images = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Images on which both networks are compared; no labels are needed."),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Normalisation of the images: imagenet (its mean and standard deviation, the default), none (0 to 1), 0-255, or "
+        "MEAN/STD as in 0.5,0.5,0.5/0.25.",
+    ),
+]
+Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
+
+
+def parse_pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:
+    """Return the pictures of `--images`; None if there are none. Raises `UsageError` for options that do not go together."""
+    from netspace.compression.originals import Pictures
+    from netspace.errors import UsageError
+    from netspace.tasks.readers import IMAGENET, normalisation
+
+    by = IMAGENET if normalise is None else normalisation(normalise)
+    if images is None and normalise is not None:
+        raise UsageError("--normalise is about the pictures of --images: give --images too")
+    return None if images is None else Pictures(images, size, by)

@@ -43,9 +43,7 @@ RAMP = 0.6  # of the steps, after which the size is that of the budget
 INTEGRAL, PROPORTIONAL = 0.15, 4.0  # of the controller, in logarithms of the price and of the size
 FIRST_PRICE = 0.06  # of the whole budget, in units of the loss
 PRICES = 1e-4, 1e2  # between which the integral stays
-OUTPUT_WEIGHT = (
-    0.03  # of the logarithm of errors of outputs, whose scale then does not matter beside the price of bytes
-)
+OUTPUT_WEIGHT = 0.03  # of the logarithm of errors of outputs, so that their scale does not decide what bytes are worth
 LEAST_ERROR = 1e-12  # squared and relative, which counts as none
 TRIMS = 20  # files that are made to find how many of the smallest integers have to go
 TRIAL_INPUTS = 32  # of a batch with which the precision is timed
@@ -115,7 +113,7 @@ class CodedLearner(Learner):
         self.count = count
         self.stages = [Stage(config.steps, config.optimizer)]
         self.log_every, self.validate_every = max(config.steps // 20, 1), max(config.steps // 5, 1)
-        self.log_price, self.best, self.step = math.log(FIRST_PRICE), dict[str, Tensor](), 0
+        self.log_price, self.best = math.log(FIRST_PRICE), dict[str, Tensor]()
         self.offset = 0.0  # bytes of the file beyond those that are expected of its integers
         with torch.no_grad():
             self.first_size = float(self.model()[1])
@@ -149,7 +147,6 @@ class CodedLearner(Learner):
 
     def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
         """Return distillation, the task's loss and the price of the bytes."""
-        self.step = number
         inputs, labels, index = self.batch(number)
         with autocast(self.config.precision, self.device):
             target, maps = self.targets(inputs, index)
