@@ -40,6 +40,7 @@ RECIPES = [
     ("paper-tiny-imagenet-multi", "paper-tiny-imagenet-multi"),
     ("paper-tiny-imagenet-unseen", "paper-tiny-imagenet-multi"),
 ]
+SLOW = {"paper-cifar10-unseen", "paper-tiny-imagenet-multi"}  # 4 GB and half a minute each; their like are in the others
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ def several(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("bench_multi")
 
 
-@pytest.mark.parametrize(("space", "zoo"), RECIPES)
+@pytest.mark.parametrize(
+    ("space", "zoo"), [pytest.param(*each, marks=[pytest.mark.slow] * (each[0] in SLOW)) for each in RECIPES]
+)
 def test_a_recipe_takes_its_first_step(several: ModuleType, space: str, zoo: str) -> None:
     recipe, zoo_recipe = load(SpaceRecipe, f"space/{space}"), load(ZooRecipe, f"zoo/{zoo}")
     data = SHAPES[zoo.removesuffix("-multi")]

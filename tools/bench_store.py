@@ -129,7 +129,7 @@ def huge_zoo(path: Path, members: int, case: StoreCase) -> Path:
     table["split"][-16:] = b"val"
     with h5py.File(path, "r+", libver="v110") as file:
         group = file["archs/bench"]
-        del group["preps"], group["members"], group.attrs["members_hash"]
+        del group["preps"], group["members"], group["prep_hashes"], group.attrs["members_hash"]
         chunks = (1, *case.size())
         same = group.create_dataset("preps", (members, *case.size()), "f4", chunks=chunks, compression="gzip")
         packed = zlib.compress(np.full(chunks, 0.01, "f4").tobytes(), 9)

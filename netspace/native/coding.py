@@ -122,7 +122,8 @@ def _periods(periods: Sequence[int], count: int) -> np.ndarray:
 
 @compiled
 def _log(value: int, logs: np.ndarray) -> int:
-    """Return four times the logarithm to base 2, rounded down, of a mean below 2 ** 28."""
+    """Return four times the logarithm to base 2, rounded down, of a mean; `MAX_MEAN` stands for larger ones."""
+    value = min(value, MAX_MEAN)
     if value < 4096:
         return logs[value]
     if value < 1 << 20:
@@ -179,10 +180,11 @@ def _run(
     slots = np.empty(INPUTS, dtype=np.int64)
     inputs = np.empty(INPUTS, dtype=np.int64)
     dot, second, positioned = 0, 0, 0
-    low, high, code, used = 0, (1 << 32) - 1, 0, 0
+    low, high, used = 0, (1 << 32) - 1, 0
+    code: Any = 0
     if not encoding:
         for index in range(4):
-            code = (code << 8) | (data[index] if index < size else 0)
+            code = (code << 8) | (np.int64(data[index]) if index < size else 0)
         used = 4
     first = 0
     for matrix in range(len(shapes)):
@@ -310,7 +312,7 @@ def _run(
                         if encoding:
                             data[used] = high >> 24
                         else:
-                            code = ((code << 8) & 0xFFFFFFFF) | (data[used] if used < size else 0)
+                            code = ((code << 8) & 0xFFFFFFFF) | (np.int64(data[used]) if used < size else 0)
                         used += 1
                         low = (low << 8) & 0xFFFFFFFF
                         high = ((high << 8) & 0xFFFFFFFF) | 255

@@ -14,6 +14,7 @@ import typer
 from model_zoo.recipe import ZooRecipe
 from netspace import archs
 from netspace.cli.app import app
+from netspace.compression.work import BudgetConfig
 from netspace.config import load
 from netspace.training.morph import MorphConfig
 from netspace.training.recipe import FitConfig, SpaceRecipe
@@ -50,9 +51,13 @@ def test_what_help_names_is_there(words: tuple[str, ...]) -> None:
             archs.build(arch)
         for kind, change in re.findall(r"\b(zoo|space)\.([a-z_.]+=[\w.]+)", text):
             load(RECIPES[kind], f"{kind}/quickstart", [change])
-        for change in re.findall(r"--set ([a-z0-9_.]+=[\w.]+)", text):
-            model, recipe = (MorphConfig, "morph/digits") if words[:1] == ("morph",) else (FitConfig, "compress/paper")
-            load(model, recipe, [change])
+        for change in re.findall(r"--set ([a-z0-9_.]+=[\w.]*\w)", text):
+            if words[:1] == ("morph",):
+                load(MorphConfig, "morph/digits", [change])
+            elif change.partition("=")[0] in FitConfig.model_fields:
+                load(FitConfig, "compress/paper", [change])
+            else:
+                load(BudgetConfig, {"budget": {"bytes": 4000}}, [change])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/scale.md"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shellingham
 import torch
 from helpers import refused
 from safetensors.torch import load_file
@@ -178,7 +179,8 @@ def test_every_command_has_a_short_option_for_help(cli: Cli) -> None:
     assert cli("--version").out.strip() == netspace.__version__
 
 
-def test_completion_scripts_are_shown(cli: Cli) -> None:
+def test_completion_scripts_are_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shellingham, "detect_shell", lambda: ("bash", "/bin/bash"))  # where no shell started the tests
     assert "--install-completion" in CliRunner().invoke(app, ["-h"]).output
     script = cli("--show-completion", "bash")
     assert (

@@ -176,7 +176,7 @@ def page(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             value_of(tab, "typeof Bokeh != 'undefined' && Bokeh.documents.length && !!Bokeh.index.roots.length")
             yield tab
     finally:
-        started[0].io_loop.add_callback(started[0].io_loop.stop)
+        started[0].io_loop.add_callback(lambda: (started[0].stop(), started[0].io_loop.stop()))
         thread.join(30)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,6 +64,22 @@ def test_nothing_takes_no_bytes(shape: tuple[int, int]) -> None:
 
 def test_zeros_take_hardly_any() -> None:
     assert len(encode(np.zeros((300, 300), np.int32))) < 20
+
+
+def test_loops_stay_inside_their_tables() -> None:
+    """Interpreted, an index past the end of an array is an error; compiled, it reads whatever lies there."""
+    values = [np.array(VALUES, np.int32), np.full((3, 7), 2**31 - 1, np.int32), np.full((2, 9), -(2**31), np.int32)]
+    code = (
+        "import numpy as np\nfrom netspace.native.coding import decode_all, encode_all\n"
+        f"values = [np.array(each, np.int32) for each in {[each.tolist() for each in values]}]\n"
+        "data = encode_all(values, [3, 1, 9])\n"
+        "back = decode_all(data, [each.shape for each in values], [3, 1, 9])\n"
+        "assert all(map(np.array_equal, back, values))\nprint(data.hex())"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert bytes.fromhex(done.stdout) == encode_all(values, [3, 1, 9])
 
 
 def test_bytes_are_the_same_on_every_machine() -> None:
