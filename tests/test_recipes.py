@@ -40,7 +40,10 @@ RECIPES = [
     ("paper-tiny-imagenet-multi", "paper-tiny-imagenet-multi"),
     ("paper-tiny-imagenet-unseen", "paper-tiny-imagenet-multi"),
 ]
-SLOW = {"paper-cifar10-unseen", "paper-tiny-imagenet-multi"}  # 4 GB and half a minute each; their like are in the others
+SLOW = {
+    "paper-cifar10-unseen",
+    "paper-tiny-imagenet-multi",
+}  # 4 GB and half a minute each; their like are in the others
 
 
 @pytest.fixture
