@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,9 @@ MAX_TURNS = (
     4  # runs of a fused group, in multiples of the networks trained at once: finished runs are replaced by others
 )
 MIN_GROUPS = 8  # number of groups of an architecture below which groups do not grow so, for the workers to share
-COMMIT_EVERY = 1.0  # seconds between commits of finished members
+COMMIT_EVERY = 5.0  # seconds between commits of finished members
+LAST = "-last"  # ends the name of a part with the last member of a group, or with several groups
+PART = re.compile(rf"part-(\d+)(?:-to-(\d+)-by-(\d+)|-\d+){LAST}\.h5")
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
 TRAIN_IMAGES = 10_000  # maximum number of training images that accuracy_train is measured on
 
@@ -171,6 +174,8 @@ class Worker:
         self.header = replace(plan.header(), score=self.task.score_metadata())
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
+        self.uncommitted: list[tuple[int, str, Population]] = []  # small finished groups: number, architecture, members
+        self.committed, self.step = time.monotonic(), 1  # when such were; and every how-manieth group is this worker's
         self.forwards: dict[str, Forward] = {}  # by architecture, used by its groups one after another
         self.widths: dict[
             str, int
@@ -178,15 +183,25 @@ class Worker:
 
     def run(self, rank: int, world_size: int, report: Callable[[int], None]) -> None:
         """Train every `world_size`-th group from `rank` on; call `report` with the number of images trained on."""
-        for number, runs in list(enumerate(self.plan.groups()))[rank::world_size]:
-            self.group(number, runs, report)
+        done, self.step = finished_groups(self.path), world_size
+        try:
+            for number, runs in list(enumerate(self.plan.groups()))[rank::world_size]:
+                if number in done:
+                    report(sum(run.epochs[-1] for run in runs) * self.task.size("train"))
+                else:
+                    self.group(number, runs, report)
+                    self._commit_small()
+        except (KeyboardInterrupt, NetspaceError):
+            self._commit_small(now=True)
+            raise
+        self._commit_small(now=True)
 
     def group(self, number: int, runs: Sequence[RunPlan], report: Callable[[int], None]) -> None:
-        """Train one group to its end, from its checkpoint if there is one. Do nothing if it is finished."""
+        """Train one group to its end, from its checkpoint if there is one.
+
+        Members of one that ends soon are left to be committed together with other groups.
+        """
         images = self.task.size("train")
-        if finished(self.path, number):
-            report(sum(run.epochs[-1] for run in runs) * images)
-            return
         chosen = self.candidates[runs[0].arch]
         way = self.plan.ways[runs[0].arch]
         known = self.widths.get(chosen.id), self.forwards.get(chosen.id)
@@ -199,23 +214,28 @@ class Worker:
                 group.load(state)
             report(group.epochs_done * images)
         waiting: list[Snapshot] = []
+        whole = not checkpoint.exists()  # whether nothing of it is on disk
         committed = saved = time.monotonic()
         for seen, snapshot in group.epochs():
             self._note_width(chosen.id, way, group.width)
             if snapshot is not None:
                 waiting.append(snapshot)
             now = time.monotonic()
+            if waiting and not group.runs and whole and now - committed <= COMMIT_EVERY:
+                self.uncommitted.append((number, chosen.id, self._population(chosen, waiting)))
+                waiting = []
             if waiting and (now - committed > COMMIT_EVERY or not group.runs):
                 report(0)  # ends this process if the builder is gone: another may have begun
                 self._commit(number, group, chosen, waiting)
-                waiting, committed = [], now
+                waiting, committed, whole = [], now, False
             if group.runs and now - saved > CHECKPOINT_EVERY:
                 if waiting:  # members that a checkpoint counts as done are on disk before it
                     self._commit(number, group, chosen, waiting)
                     waiting, committed = [], now
                 report(0)  # as above
                 write_torch(checkpoint, group.state())
-                saved = now
+                saved, whole = now, False
+            self._commit_small()
             report(seen)
         checkpoint.unlink(missing_ok=True)
 
@@ -228,15 +248,35 @@ class Worker:
             )
 
     def _commit(self, number: int, group: Group, chosen: Candidate, snapshots: list[Snapshot]) -> None:
+        end = "" if group.runs else LAST
+        part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
+        write_zoo(part, self.header, {chosen.id: self._population(chosen, snapshots)}, self.plan.shard)
+
+    def _commit_small(self, now: bool = False) -> None:
+        """Commit the groups that wait for it, if it is time."""
+        if not self.uncommitted or not (now or time.monotonic() - self.committed > COMMIT_EVERY):
+            return
+        first, last = self.uncommitted[0][0], self.uncommitted[-1][0]
+        by_arch: dict[str, list[Population]] = {}
+        for _, name, population in self.uncommitted:
+            by_arch.setdefault(name, []).append(population)
+        joined = {
+            name: Population(
+                each[0].spec, np.concatenate([one.preps for one in each]), np.concatenate([one.members for one in each])
+            )
+            for name, each in by_arch.items()
+        }
+        part = parts_folder(self.path) / f"part-{first:05d}-to-{last:05d}-by-{self.step}{LAST}.h5"
+        write_zoo(part, self.header, joined, self.plan.shard)
+        self.uncommitted, self.committed = [], time.monotonic()
+
+    def _population(self, chosen: Candidate, snapshots: Sequence[Snapshot]) -> Population:
         rows, tables = [], []
         for snapshot in snapshots:
             flat, table = self._members(chosen, snapshot)
             rows.append(prep.pack(flat, chosen.size))
             tables.append(table)
-        population = Population(chosen.spec, torch.cat(rows).cpu().numpy(), np.concatenate(tables))
-        end = "" if group.runs else "-last"
-        part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
-        write_zoo(part, self.header, {chosen.id: population}, self.plan.shard)
+        return Population(chosen.spec, torch.cat(rows).cpu().numpy(), np.concatenate(tables))
 
     def _members(self, chosen: Candidate, snapshot: Snapshot) -> tuple[Tensor, np.ndarray]:
         """Return folded parameters (M, P) and table rows (M,) of a snapshot's members; zeros if they diverged."""
@@ -276,9 +316,14 @@ def member_scores(nets: NetBatch, flat: Tensor, task: Task, seeds: Tensor) -> di
     }
 
 
-def finished(path: Path, number: int) -> bool:
-    """Return whether group `number` of the zoo at `path` has committed its last member."""
-    return any(parts_folder(path).glob(f"part-{number:05d}-*-last.h5"))
+def finished_groups(path: Path) -> set[int]:
+    """Return the numbers of the groups of the zoo at `path` that have committed their last member."""
+    done: set[int] = set()
+    for file in parts_folder(path).glob(f"part-*{LAST}.h5"):
+        if found := PART.fullmatch(file.name):
+            first, last, step = (int(each) if each else 0 for each in found.groups())
+            done.update(range(first, last + 1, step) if step else [first])
+    return done
 
 
 def main(arguments: list[str]) -> int:
