@@ -60,14 +60,25 @@ class Way:
         return f"{self.fused} at once, {self.precision}" + (f", {self.layout}" if self.layout != "plain" else "")
 
 
+def smooth_layers(module: nn.Module, kernels: float, linear: float) -> list[tuple[float, list[str]]]:
+    """Return the weights of smoothness terms in the loss that are not 0, and the names of the parameters that each counts.
+
+    `kernels` is the weight of the term of convolutions, `linear` that of the matrices of `nn.Linear`; a term without layers is left out.
+    """
+    linears = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    matrices = [name for name, value in module.named_parameters() if id(value) in linears]
+    convolutions = [name for name, value in module.named_parameters() if value.ndim > 2]
+    return [(weight, names) for weight, names in ((kernels, convolutions), (linear, matrices)) if weight and names]
+
+
 class Forward:
     """Computes losses and gradients of networks of one architecture. Groups may share one, with its compiled passes."""
 
     def __init__(self, module: nn.Module, recipe: ZooRecipe, way: Way, task: Task) -> None:
         self.module, self.way, self.task, self.device = module.requires_grad_(False), way, task, task.device
         self.spec = NetSpec.from_module(module, "training", {}, task.input_shape)
-        self.smoothness, self.compiled = recipe.smoothness, recipe.compile
-        self.kernels = [name for name, value in module.named_parameters() if value.ndim > 2]
+        self.compiled = recipe.compile
+        self.smooth = smooth_layers(module, recipe.smoothness, recipe.smoothness_linear)
         self.autocast = way.precision == "bf16"
         self.bf16_names = bf16_convolutions(module) if self.autocast and way.fused > 1 else frozenset[str]()
         stacked: Callable[..., tuple[Tensor, dict[str, Tensor]]] = vmap(self._loss, randomness="different")
@@ -119,9 +130,10 @@ class Forward:
         cast = {name: value.bfloat16() if name in self.bf16_names else value for name, value in weights.items()}
         logits = functional_call(self.module, {**cast, **buffers}, (images,))
         loss = self.task.training_loss(logits.float() if self.autocast else logits, labels)
-        if self.smoothness and self.kernels:
+        if self.smooth:
             with torch.autocast(self.device.type, enabled=False):
-                loss = loss + self.smoothness * smoothness_loss(weights[name] for name in self.kernels)
+                for weight, names in self.smooth:
+                    loss = loss + weight * smoothness_loss(weights[name] for name in names)
         return loss, buffers
 
 

@@ -151,7 +151,10 @@ class ZooRecipe(Settings):
     # initial weights: independent, each run's own; shared, the same for all runs of an architecture
     init: Literal["independent", "shared"] = "independent"
     align: bool = False  # permute the channels of all members to those of their architecture's best (`zoo align`)
-    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)  # weight of the smoothness term in the loss (NeRN, Eq. 6)
+    # weight of the smoothness term of convolutions in the loss (NeRN, Eq. 6)
+    smoothness: float = Field(0.0, ge=0, allow_inf_nan=False)
+    # the same of linear layers, whose kernels are single values, as those of 1x1 convolutions: |difference|, not 1 - cosine
+    smoothness_linear: float = Field(0.0, ge=0, allow_inf_nan=False)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
     prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
     # networks trained at once as one stack; none: the number that calibration finds fastest
@@ -198,6 +201,7 @@ class ZooRecipe(Settings):
                 "variety": None,
                 "align": False,
                 "smoothness": 0.0,
+                "smoothness_linear": 0.0,
                 "fused": None,
             }
         )
@@ -211,7 +215,8 @@ class ZooRecipe(Settings):
 
     def science(self) -> dict[str, Any]:
         """Return the settings that decide the networks, without the device and the teacher of spaces."""
-        newer = {name for name in ("smoothness", "variety", "align") if not getattr(self, name)}  # not in older zoos
+        added = ("smoothness", "smoothness_linear", "variety", "align")
+        newer = {name for name in added if not getattr(self, name)}  # not in older zoos
         newer |= {"init"} if self.init == "independent" else set()
         dumped = self.model_dump(mode="json", exclude={"device", "teacher", *newer})
         if self.optimizer.name != "muon":

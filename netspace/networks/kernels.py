@@ -274,11 +274,12 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 
 
 def smoothness_loss(weights: Iterable[Tensor]) -> Tensor:
-    """Return the sum of distances between neighbouring kernels of convolutions (F, C, ...): a scalar (NeRN, Eq. 6).
+    """Return the sum of distances between neighbouring kernels of layers (F, C, ...): a scalar (NeRN, Eq. 6).
 
     Kernel [f, c] is compared with [f + 1, c] and [f, c + 1] for f < F - 1 and c < C - 1, as the equation's bounds have it: a
     layer of one filter or one channel counts nothing. The distance is the cosine's, 1 - cos, or |a - b| for kernels of one
-    value. A kernel of zeros is at distance 1 from any other. Raises `ValueError` if there are no weights.
+    value. A kernel of zeros is at distance 1 from any other. A matrix (F, C) of a linear layer is a 1x1 convolution. Raises
+    `ValueError` if there are no weights.
 
     >>> import torch
     >>> float(smoothness_loss([torch.tensor([[1.0, 2.0], [4.0, 9.0]]).view(2, 2, 1, 1)]))
@@ -286,7 +287,7 @@ def smoothness_loss(weights: Iterable[Tensor]) -> Tensor:
     """
     sums = []
     for weight in weights:
-        kernels = weight.flatten(2)
+        kernels = weight[:, :, None].flatten(2)
         single = kernels.shape[2] == 1
         kernels = kernels if single else F.normalize(kernels, dim=2)
         here, below, right = kernels[:-1, :-1], kernels[1:, :-1], kernels[:-1, 1:]
@@ -295,5 +296,5 @@ def smoothness_loss(weights: Iterable[Tensor]) -> Tensor:
         else:
             sums.append((1 - (here * below).sum(2)).sum() + (1 - (here * right).sum(2)).sum())
     if not sums:
-        raise ValueError("smoothness_loss takes the weights of one convolution at least; found none")
+        raise ValueError("smoothness_loss takes the weights of one layer at least; found none")
     return torch.stack(sums).sum()

@@ -9,7 +9,7 @@ import torch
 
 from netspace.networks.kernels import smoothness_loss
 
-CONVOLUTIONS = [(3, 4, 3, 3), (2, 1, 5, 5), (1, 3, 3, 3), (4, 3, 1, 1), (3, 2, 5), (2, 3, 2, 2, 2)]
+CONVOLUTIONS = [(3, 4, 3, 3), (2, 1, 5, 5), (1, 3, 3, 3), (4, 3, 1, 1), (3, 2, 5), (2, 3, 2, 2, 2), (5, 4), (1, 6)]
 
 
 def slow_smoothness(weight: torch.Tensor) -> float:
@@ -60,6 +60,14 @@ def test_smoothness_loss_counts_directions_not_sizes_except_of_single_values() -
     assert float(smoothness_loss([3 * single])) == pytest.approx(3 * float(smoothness_loss([single])), rel=1e-12)
 
 
+def test_a_matrix_is_a_convolution_of_one_pixel() -> None:
+    matrix = weights()[6]
+    assert float(smoothness_loss([matrix])) == float(smoothness_loss([matrix[:, :, None, None]])) > 0
+    ramp = torch.arange(5.0, dtype=torch.float64)[:, None] + torch.zeros(4, dtype=torch.float64)
+    assert float(smoothness_loss([ramp])) == 4 * 3  # between rows alone, of all columns but the last
+    assert float(smoothness_loss([ramp[[0, 2, 1, 3, 4]]])) == (2 + 1 + 2 + 1) * 3  # in another order
+
+
 def test_kernels_of_zeros_have_a_finite_gradient() -> None:
     weight = weights()[0]
     weight[0, 0] = 0
@@ -70,5 +78,5 @@ def test_kernels_of_zeros_have_a_finite_gradient() -> None:
 
 
 def test_smoothness_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="one convolution at least; found none"):
+    with pytest.raises(ValueError, match="one layer at least; found none"):
         smoothness_loss([])
