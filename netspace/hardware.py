@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import tracemalloc
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from netspace.errors import NetspaceError
 
@@ -97,3 +100,59 @@ class AllocationLimit(TorchDispatchMode):
                     f"they claim tensors of more than {self.limit:,} bytes, which the weights do not have"
                 )
         return func(*args, **options)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Count the bytes of tensors and arrays that are made inside the block and alive at once; `peak` is the most.
+
+    These are torch's tensors on any device and the memory of numpy and Python, which `tracemalloc` traces. What existed before does not
+    count, nor a file that is mapped, nor the scratch memory inside of one operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.alive = 0  # bytes; `alive` are those of tensors
+        self._start = 0  # bytes that Python has at the start
+        self._own = False  # whether tracing is begun here
+
+    def __enter__(self) -> PeakMemory:
+        self._own = not tracemalloc.is_tracing()
+        if self._own:
+            tracemalloc.start()
+        self._start = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._record()
+        super().__exit__(*error)
+        if self._own:
+            tracemalloc.stop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count the memory of its outputs that is not that of its inputs."""
+        self._record()  # numpy's peak since the last operation goes with the tensors of then
+        given = {id(each) for each in _storages((args, kwargs))}
+        outputs = func(*args, **(kwargs or {}))
+        for storage in {id(each): each for each in _storages(outputs)}.values():
+            if id(storage) not in given:
+                size = storage.nbytes()
+                self.alive += size
+                weakref.finalize(storage, self._free, size)
+        self._record()
+        return outputs
+
+    def _free(self, size: int) -> None:
+        self.alive -= size
+
+    def _record(self) -> None:
+        self.peak = max(self.peak, self.alive + tracemalloc.get_traced_memory()[1] - self._start)
+        tracemalloc.reset_peak()
+
+
+def _storages(value: Any) -> list[torch.UntypedStorage]:
+    """Return the memory of all tensors inside of nested lists and dictionaries."""
+    return [each.untyped_storage() for each in tree_leaves(value) if isinstance(each, Tensor)]

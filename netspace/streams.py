@@ -63,6 +63,8 @@ class Stream(IntEnum):
     SKETCHES = 1217  # of weights, for search
     BUDGET_INPUTS = 1301  # pictures or noise that a size is looked for with, by part
     STUDENT = 1303  # initial weights of a smaller network
+    MEASURED_INPUTS = 1307  # noise on which an inference is timed
+    TRANSFER = 1319  # initial weights of networks and of last layers, by seed
 
 
 def generator(seed: int, *stream: int, device: str | torch.device = "cpu") -> torch.Generator:

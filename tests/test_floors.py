@@ -49,7 +49,7 @@ COMMANDS = [
     )),
     *(f"netspace.compression.{name}" for name in (
         "analyse.analyse", "correct.correct", "fit.evaluate", "fit.fit", "fit.importance", "fit.reconstruct",
-        "shrink.prune", "shrink.quantise",
+        "rebuild.rebuild_cost", "seeds.fit_seeds", "shrink.prune", "shrink.quantise", "transfer.transfer",
     )),
     "netspace.report.report",
     "netspace.saved_morph.load_morphed",

@@ -53,6 +53,18 @@ def options(
     }
 
 
+def check_seeds(seeds: int | None, sized: bool, model: str | None) -> None:
+    """Raise `UsageError` for several seeds of a fit with a size, or of a network that is not named."""
+    from netspace.errors import UsageError
+
+    if seeds is not None and sized:
+        raise UsageError(
+            "--seeds is about fits without a size: leave --bytes, --ratio and --accuracy-drop out, or --seeds"
+        )
+    if seeds is not None and model is None:
+        raise UsageError("fits from several seeds are of one network: name it as MODEL, with --resume too")
+
+
 def check_alone(given: Sequence[str]) -> None:
     """Raise `UsageError` for options that only a fit with a size has."""
     from netspace.errors import UsageError

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import analysis, compression, important, normalised, say
+from netspace.cli.rebuilding import evaluated
+from netspace.cli.seeds import seeded
 from netspace.cli.shared import (
     Arch,
     Device,
@@ -28,6 +30,7 @@ from netspace.cli.shared import (
     trusting,
 )
 from netspace.cli.shrink import pruning, quantised
+from netspace.cli.transfer import transfer
 
 if TYPE_CHECKING:
     from netspace.results.compressed import Correction
@@ -116,6 +119,10 @@ def fit(
     size: Size = 224,
     normalise: Normalise = None,
     output: Output = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Without a size, fit from so many seeds, and print means and deviations, by round."),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue an interrupted fit; what is not given is as it was begun."),
@@ -139,6 +146,7 @@ def fit(
     from netspace.archs import ArchConfig
     from netspace.cli import budget as of_size
     from netspace.compression.fit import fit as fit_network
+    from netspace.compression.seeds import fit_seeds
     from netspace.compression.sizes import parse_budget
     from netspace.config import load, resumed
     from netspace.run_folder import FIT, RunFolder
@@ -146,6 +154,7 @@ def fit(
 
     trusting(trust_arch)
     limits = parse_budget(bytes, ratio, accuracy_drop)
+    of_size.check_seeds(seeds, bool(limits), model)
     of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
     if model is None:
         own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
@@ -159,9 +168,9 @@ def fit(
         from netspace.compression.work import BudgetConfig
 
         parse_pictures(images, size, normalise)
-        options = of_size.options(way, rivals, images, size, normalise, shape, output)
+        given = of_size.options(way, rivals, images, size, normalise, shape, output)
         if limits:
-            chosen = of_size.settings(config, set or [], limits, options)
+            chosen = of_size.settings(config, set or [], limits, given)
         else:
             chosen = resumed(BudgetConfig, settings, set or [])
         found = fit_budget(model, out, chosen, zoo, resume, pick(device or "cpu"), of_arch, key)
@@ -170,7 +179,11 @@ def fit(
     named = {"--way": way, "--rivals": rivals or None, "--images": images, "--normalise": normalise, "--output": output}
     of_size.check_alone([name for name, value in named.items() if value is not None])
     recipe = resumed(FitConfig, settings, set or []) if begun else load(FitConfig, config or {}, set or [])
-    say(fit_network(model, out, recipe, zoo, resume, pick(device), of_arch, shape, key), json, compression)
+    options = zoo, resume, pick(device), of_arch, shape, key
+    if seeds is not None:
+        say(fit_seeds(model, out, recipe, seeds, *options), json, seeded)
+    else:
+        say(fit_network(model, out, recipe, *options), json, compression)
 
 
 @app.command("eval")
@@ -185,17 +198,30 @@ def evaluate(
     images: Images = None,
     size: Size = 224,
     normalise: Normalise = None,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Measure what computing all weights from the file costs, next to one inference: time, multiply-adds, memory.",
+        ),
+    ] = False,
+    input_shape: Shape = None,
     json: Json = False,
 ) -> None:
     """Measure a compressed network: its size, and its accuracy, agreement and error compared with the original."""
     from netspace.compression.fit import evaluate as measure
+    from netspace.compression.rebuild import rebuild_cost
+    from netspace.errors import UsageError
 
     trusting(trust_arch)
-    say(
-        measure(file, model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), key),
-        json,
-        compression,
-    )
+    shape = parse_shape(input_shape)
+    if shape is not None and not rebuild:
+        raise UsageError("--input-shape is about the inference that --rebuild measures: give --rebuild too")
+    of = model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), key
+    figures = measure(file, *of)
+    if rebuild:
+        figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, shape))
+    say(figures, json, evaluated)
 
 
 @app.command()
@@ -329,6 +355,9 @@ def prune(
     trusting(trust_arch)
     fractions, pictures = SHARES if shares is None else _numbers(shares), parse_pictures(images, size, normalise)
     say(cut(file, model, zoo, fractions, named_arch(arch, kwargs), pictures, key), json, pruning)
+
+
+app.command()(transfer)
 
 
 def _numbers(text: str) -> list[float]:

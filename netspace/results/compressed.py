@@ -42,6 +42,29 @@ class NetworkFigures(Part):
     images: ImageComparison | None = None
 
 
+class WorkCost(Part):
+    """What a computation costs."""
+
+    seconds: float  # the median of several runs
+    multiply_adds: int  # of matrix products and convolutions, as executed
+    peak_bytes: int  # of tensors and arrays that it makes, the most at once
+
+
+class InferenceCost(WorkCost):
+    """One inference of a batch; its memory is beside that of the weights."""
+
+    batch: int
+
+
+class RebuildCost(Part):
+    """The cost of computing all weights from a file, and of inferences of the rebuilt network."""
+
+    runs: int
+    threads: int
+    rebuild: WorkCost  # reading the file, and computing all weights
+    inference: list[InferenceCost] = Field(default_factory=list)  # empty where no architecture is known
+
+
 class Compression(Sizes, Result):
     """`netspace compress eval`."""
 
@@ -58,6 +81,7 @@ class Compression(Sizes, Result):
     bits: int | None = None
     order: str | None = None
     order_bytes_paper: Number = None
+    rebuild: RebuildCost | None = None  # with --rebuild
 
 
 class FitRecord(Part):

@@ -237,8 +237,8 @@ class Loop:
         self._save(done)
         stage = f" of stage {self.index + 1} of {len(self.learner.stages)}" if self.multi_stage else ""
         raise Stopped(
-            f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart and eval, "
-            "the same command) goes on from there"
+            f"stopped after step {done} of {self.stage.steps}{stage}, which is saved in {self.last}: --resume (for quickstart, eval and "
+            "transfer, the same command) goes on from there"
         )
 
     def _gradients(self, number: int) -> dict[str, Tensor]:
