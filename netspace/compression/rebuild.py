@@ -110,8 +110,9 @@ def _runner(
     key: str | None,
 ) -> tuple[nn.Module | None, tuple[int, ...] | None, int]:
     """Return the module that runs a compressed network, the shape of its inputs, and how many are evaluated at once."""
-    shape, batch = (None, PICTURES) if pictures is None else ((3, pictures.size, pictures.size), PICTURES)
+    shape: tuple[int, ...] | None = None if pictures is None else (3, pictures.size, pictures.size)
     module: nn.Module | None = None
+    batch = PICTURES
     if model is not None:
         original, _ = find_original(model, zoo_path, arch=arch, key=key)
         module = original.module

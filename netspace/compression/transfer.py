@@ -179,7 +179,9 @@ def last_layer(module: nn.Module, inputs: Tensor, model: str) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    if called and module.get_submodule(called[-1]).weight.shape[0] == classes:
+    layer = module.get_submodule(called[-1]) if called else None
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else getattr(layer, "out_channels", 0)
+    if outputs == classes:
         return called[-1]
     raise UsageError(
         f"the last layer of {model} was expected to be a linear layer or a convolution inside of it, with {classes} outputs as the network "
