@@ -22,7 +22,7 @@ from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import NOTE as COMPRESSED_NOTE
 from netspace.networks.folding import fold
 from netspace.networks.graph import batch_norms
-from netspace.networks.prep import unflatten, unpack
+from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, fits, flat_parameters, read_safetensors, read_state_dict
 from netspace.saved_morph import MORPH, RESIZED, SavedMorph, load_morphed, open_morph
@@ -71,7 +71,7 @@ def load_network(text: str, zoo: Zoo | None, arch: ArchConfig | None = None, key
 
     Raises:
         UsageError: There is no such network, or a member was named without a zoo.
-        NetspaceError: Its file is damaged, or does not fit `arch`.
+        NetspaceError: Its file is damaged, or does not fit `arch`; or the member diverged in training.
     """
     path = Path(text)
     if path.is_dir():
@@ -84,10 +84,8 @@ def load_network(text: str, zoo: Zoo | None, arch: ArchConfig | None = None, key
         return _of_file(text, path, arch, key)
     if zoo is None:
         raise UsageError(f"{text!r} names no file; expected {KINDS}")
-    member = zoo.find(text)
-    group = zoo.group(member.arch)
-    flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-    return of_flat(str(member), flat, group.spec, int(group.members["seed"][member.index]))
+    member = zoo[text]
+    return of_flat(str(member), member.flat(), member.spec, int(member.seed))
 
 
 def of_flat(name: str, flat: Tensor, spec: NetSpec, seed: int = -1) -> AnyNetwork:

@@ -16,7 +16,7 @@ from netspace.commands.shapes import require_shapes, surfaces_of
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors
 from netspace.networks.family import ArchClass, Networks
-from netspace.networks.prep import pack, unflatten, unpack
+from netspace.networks.prep import pack, unflatten
 from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
 from netspace.results.spaces import Decoding, Encoding
 from netspace.run_folder import RunFolder
@@ -59,7 +59,7 @@ def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
 
     Raises:
         UsageError: it names no network, or a member without a zoo or of another architecture than the space's.
-        NetspaceError: its file is broken, or of a network that is not the space's.
+        NetspaceError: its file is broken, or of a network that is not the space's; or the member diverged in training.
     """
     path = Path(text)
     if path.suffix in FILES and (path.is_file() or "/" not in text):
@@ -72,14 +72,12 @@ def resolve(text: str, space: Space, zoo: Zoo | None) -> Named:
         return Named(text, space.class_id(arch.id), space.encode(pack(flat, arch.size), arch.id), flat)
     if zoo is None:
         raise UsageError(f"{text!r} names a zoo member, but no zoo is at hand: give --zoo")
-    member = zoo.find(text)
+    member = zoo[text]
     if member.arch not in [each.id for each in space.family]:
         raise UsageError(f"{member} is of another architecture than this space's ({space.family.names})")
-    group = zoo.group(member.arch)
-    prep = group.read([member.index])[0].to(space.device)
-    class_id = space.class_id(member.arch)
-    flat = unpack(prep, space.family[class_id].parameters)
-    return Named(str(member), class_id, space.encode(prep, member.arch), flat, int(group.members["seed"][member.index]))
+    flat = member.flat().to(space.device)
+    latent = space.encode(pack(flat, member.group.size), member.arch)
+    return Named(str(member), space.class_id(member.arch), latent, flat, int(member.seed))
 
 
 def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:

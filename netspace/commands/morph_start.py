@@ -19,7 +19,7 @@ from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError
 from netspace.networks.folding import fold, unfold
 from netspace.networks.graph import batch_norms
-from netspace.networks.prep import unflatten, unpack
+from netspace.networks.prep import unflatten
 from netspace.networks.resizing import with_statistics
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, without_prefix
@@ -163,10 +163,8 @@ def _of_member(
             f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file ({', '.join(FILES)})"
         )
     with Zoo(zoo_path) as zoo:
-        member = zoo.find(model)
-        group = zoo.group(member.arch)
-        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        return _of_folded(config, unflatten(flat, group.spec), group.spec, task, data)
+        member = zoo[model]
+        return _of_folded(config, unflatten(member.flat(), member.spec), member.spec, task, data)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import NOTE, Compressed
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
-from netspace.networks.prep import unflatten, unpack
+from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import (
     FILES,
@@ -83,10 +83,8 @@ def find_original(
             f"{model!r} names a zoo's member, but no zoo is at hand: give --zoo, or a state-dict file ({', '.join(FILES)})"
         )
     with Zoo(zoo_path) as zoo:
-        member = zoo.find(model)
-        group = zoo.group(member.arch)
-        flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-        spec, task = group.spec, images_of(zoo, device)
+        member = zoo[model]
+        flat, spec, task = member.flat(), member.spec, images_of(zoo, device)
     named = {name: value.clone() for name, value in unflatten(flat, spec).items()}
     return Original(named, archs.skeleton(spec.arch, spec.settings, spec.input_shape), task, spec.input_shape), spec
 

@@ -20,7 +20,7 @@ from netspace.io import hash_tensors
 from netspace.models.autoencoder import AutoEncoder, build_autoencoder
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family, Networks, declared, net_batch
-from netspace.networks.prep import flatten, pack, unpack
+from netspace.networks.prep import flatten, pack
 from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, read_state_dict
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification, DataConfig, Task, load
@@ -96,10 +96,8 @@ def teacher(text: str, zoo: Zoo, task: Task) -> Teacher:
 
 
 def _member(zoo: Zoo, name: str, text: str) -> Teacher:
-    member = zoo.find(name)
-    group = zoo.group(member.arch)
-    flat = unpack(group.read([member.index]), group.spec.num_parameters)[0]
-    return Teacher(text if name == text else f"{text}:{member}", net_batch(group.spec, "cpu"), flat)
+    member = zoo[name]
+    return Teacher(text if name == text else f"{text}:{member}", net_batch(member.spec, "cpu"), member.flat())
 
 
 def _file(path: Path) -> Teacher:

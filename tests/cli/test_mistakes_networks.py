@@ -18,8 +18,12 @@ from helpers import refused
 from safetensors.torch import save_file
 
 from netspace import archs
+from netspace.commands.convert import resolve
+from netspace.errors import NetspaceError
 from netspace.io import read_json
 from netspace.networks.spec import NetSpec
+from netspace.space import Space
+from netspace.training.setup import task_of, teacher
 from netspace.zoo import Population, Zoo, write_zoo
 
 Cli = Callable[..., Any]
@@ -98,6 +102,26 @@ def test_a_latent_that_does_not_fit(cli: Cli, run_copy: Path) -> None:
     refused(cli(*decode, "name.safetensors"), 1, "latent", "z")
     refused(cli(*decode, "gone.safetensors"), 2, "gone.safetensors")
     assert not Path("net.safetensors").exists()
+
+
+def test_a_member_that_diverged_has_no_weights(cli: Cli, tiny_zoo: Path, run_copy: Path) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        group = zoo.only()
+        preps, members = group.read(range(len(group))).numpy(), group.members.copy()
+        preps[2] = 0
+        members["status"][2], members["split"][2] = b"diverged", b""
+        write_zoo(Path("zoo.h5"), zoo.header, {group.id: Population(group.spec, preps, members)})
+    name, words = "lenetlike/0002", ("lenetlike/0002", "diverged", "no weights")
+    shutil.copy("zoo.h5", tiny := Path("moved.h5"))
+    refused(cli("diff", name, "best", "--zoo", tiny), 1, *words)
+    refused(cli("zoo", "export", tiny, name, "-o", "net.safetensors"), 1, *words)
+    refused(cli("compress", "fit", name, "--zoo", tiny, "-o", "small"), 1, *words)
+    refused(cli("morph", "fit", name, "--zoo", tiny, "--recipe", "morph/digits", "-o", "morph"), 1, *words)
+    with Zoo(tiny) as zoo:
+        with pytest.raises(NetspaceError, match="diverged"):
+            resolve(name, Space.load(run_copy), zoo)
+        with pytest.raises(NetspaceError, match="diverged"):
+            teacher(name, zoo, task_of(zoo, "cpu"))
 
 
 # ---- code that a zoo names
