@@ -32,6 +32,7 @@ MAX_AXES = 64  # principal axes that boosting gets of more features than that, e
 TEST, VALIDATION = 0.25, 0.2  # fractions of runs; validation is of the rest
 ROUNDS = 100  # of boosting, at most: validation chooses how many
 MIN_RUNS = 8
+MAX_SEED = 1 << 32  # of scikit-learn's random states, exclusive; a split has a seed of its own
 
 
 def probe(
@@ -51,7 +52,7 @@ def probe(
     which models fitted to all members predict the column.
 
     Raises:
-        UsageError: The target is no column of numbers, there are too few runs or splits, or a file is no network.
+        UsageError: The target is no column of numbers, the seed is out of range, there are too few runs or splits, or a file is no network.
         NetspaceError: The run or zoo cannot be read.
 
     >>> result = probe(run, splits=2)
@@ -60,6 +61,8 @@ def probe(
     """
     if splits < 2:
         raise UsageError(f"an interval needs at least 2 splits, found --splits {splits}")
+    if not 0 <= seed <= MAX_SEED - splits:
+        raise UsageError(f"--seed was expected to be 0 to {MAX_SEED - splits:,} for {splits:,} splits, found {seed}")
     with opened(path, zoo_path, device) as members:
         values = members.column(target)
         positions = _chosen(values, max_members, seed)

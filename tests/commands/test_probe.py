@@ -124,6 +124,8 @@ def test_the_command_prints_a_table_and_one_object(
 def test_what_cannot_be_predicted_is_one_sentence(tiny_zoo: Path, multi_zoo: Path, cli: Callable[..., Any]) -> None:
     refused(cli("probe", tiny_zoo, "--target", "beauty"), 2, "beauty", "accuracy_test")
     refused(cli("probe", tiny_zoo, "--splits", "1"), 2, "--splits 1")
+    refused(cli("probe", tiny_zoo, "--seed", "-1"), 2, "--seed", "-1")
+    refused(cli("probe", tiny_zoo, "--seed", 1 << 70), 2, "--seed", "4,294,967,286")
     refused(cli("probe", tiny_zoo, "--members", "5"), 2, "5 members of 5 training runs", "at least 8")
     refused(cli("probe", tiny_zoo, "--target", "learning_rate"), 2, "0.01 for all members")
     refused(cli("probe", tiny_zoo, "--predict", "gone.pt"), 2, "gone.pt does not exist")
