@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import number, percent, say, small, table
+from netspace.cli.output import counted, number, percent, say, small, table
 from netspace.cli.shared import Device, Json, Trust, pick, trusting
 
 if TYPE_CHECKING:
@@ -48,20 +48,24 @@ def health(
 
 def text(figures: Health) -> str:
     """Return the text of `netspace health`."""
-    lines = [f"{figures.path}: {figures.members:,} members; figures are medians, and the least and largest in brackets"]
+    lines = [
+        f"{figures.path}: {counted(figures.members, 'member')}; figures are medians, and the least and largest in brackets"
+    ]
     for name, arch in figures.archs.items():
         lines += ["", *_arch(name, arch)]
     if figures.inputs:
         lines.append(f"a unit is dead if its activation is the same for all of {figures.inputs} validation inputs")
     lines.append("")
     if figures.suspects:
-        lines.append(f"{len(figures.suspects):,} members look damaged:")
+        lines.append(
+            f"{counted(len(figures.suspects), 'member')} that {'looks' if len(figures.suspects) == 1 else 'look'} damaged:"
+        )
         lines += [f"  {each.member}: {'; '.join(each.problems)}" for each in figures.suspects[:MAX_ROWS]]
         lines += _more(len(figures.suspects))
     else:
         lines.append("no member looks damaged")
     if figures.copies:
-        lines.append(f"{len(figures.copies):,} pairs of members are copies:")
+        lines.append(f"{counted(len(figures.copies), 'pair')} of members that are copies:")
         rows = [
             [each.first, each.second, each.relation, small(each.distance), "yes" if each.same_run else "no"]
             for each in figures.copies[:MAX_ROWS]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from netspace.cli.output import say
+from netspace.cli.output import counted, say
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 
@@ -32,7 +32,9 @@ def open_command(
     trusting(trust_arch)
     open_page(
         path,
-        lambda result: say(result, json, lambda r: f"{r.members:,} members by {r.by}: {r.url} (Ctrl-C ends it)"),
+        lambda result: say(
+            result, json, lambda r: f"{counted(r.members, 'member')} by {r.by}: {r.url} (Ctrl-C ends it)"
+        ),
         port,
         browser,
         map_kind,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netspace.results import zoos as of_zoos
 
 R = TypeVar("R", bound="Result")
+LARGE = 1e6  # from which numbers are printed with an exponent
 
 
 def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
@@ -64,12 +65,19 @@ def percent(value: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with `digits` decimals."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < LARGE else f"{value:.2e}"
 
 
 def small(value: float | None) -> str:
     """Return a number of any size with two digits that count."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:#.2g}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:#.2g}".rstrip(".")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: '1 member', '1,200 members'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def points(value: float | None, form: str = "+.1f") -> str:
@@ -268,7 +276,7 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
     state += "" if figures.complete else f"; not complete: {missing}"
     return "\n".join(
         [
-            f"{figures.path}: zoo of version {figures.version}, {figures.dataset}, {figures.members} members "
+            f"{figures.path}: zoo of version {figures.version}, {figures.dataset}, {counted(figures.members, 'member')} "
             f"({splits}), {figures.bytes / 1e6:,.1f} MB{state}",
             table(["architecture", "class", "members", "parameters", "PRep", "worst", "median", "best"], rows),
         ]

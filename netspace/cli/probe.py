@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import number, say, small, table
+from netspace.cli.output import counted, number, say, small, table
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def text(figures: Probing) -> str:
     ]
     head = ["", "features", "R2", "Kendall tau", "tau minus statistics + boosting"]
     lines = [
-        f"{figures.target} of {figures.members:,} members ({figures.runs:,} training runs), {small(figures.target_mean)} "
+        f"{figures.target} of {counted(figures.members, 'member')} ({counted(figures.runs, 'training run')}), {small(figures.target_mean)} "
         f"+- {small(figures.target_std)}; means and 95 % intervals over {figures.splits} splits by runs (* highest tau)",
         "",
         table(head, rows),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import percent, say, small, table
+from netspace.cli.output import counted, percent, say, small, table
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def text(figures: Search) -> str:
         subject = f"{figures.target} = {figures.value:g}"
     else:
         subject = f"{figures.like} by {figures.by}"
-    first = f"the {len(rows)} of {figures.members:,} members nearest to {subject}"
+    if not rows:
+        return f"{figures.path} has no other member that {subject} could be compared with"
+    first = f"the {len(rows)} of {counted(figures.members, 'member')} nearest to {subject}"
     lines = [first, "", table(["member", "distance", "accuracy", "epochs", "run", "split", "source"], rows)]
     how = "built now" if figures.built else "read"
     index = f"; the index {figures.index} was {how}" if figures.index else ""

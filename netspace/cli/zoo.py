@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netspace.cli.output import say
+from netspace.cli.output import counted, number, say
 from netspace.cli.output import zoo as zoo_text
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 
@@ -251,7 +251,7 @@ def _imported(result: ZooImport) -> str:
     by = f"; images were standardised by mean {means} and standard deviation {stds}" if result.mean else ""
     return (
         f"{result.imported} imported into {result.path} as {result.arch} ({splits}; trainings: {result.runs}), "
-        f"{result.duplicates} were there already{by}"
+        f"{result.duplicates} {'was' if result.duplicates == 1 else 'were'} there already{by}"
     )
 
 
@@ -307,7 +307,7 @@ def merge(
     say(
         describe(out).extended(MergedZoo, duplicates=merged.duplicates),
         json,
-        lambda r: f"{zoo_text(r)}\n{r.duplicates} duplicates left out",
+        lambda r: f"{zoo_text(r)}\n{counted(r.duplicates, 'duplicate')} left out",
     )
 
 
@@ -334,8 +334,8 @@ def _aligned(result: ZooAlignment) -> str:
             lines.append(f"{name}: {figures.reference} is alone")
         else:
             lines.append(
-                f"{name}: to {figures.reference} over {figures.groups} groups of channels; mean distance "
-                f"{figures.distance_before:.3f} before, {figures.distance_after:.3f} after"
+                f"{name}: to {figures.reference} over {counted(figures.groups, 'group')} of channels; mean distance "
+                f"{number(figures.distance_before)} before, {number(figures.distance_after)} after"
             )
     return "\n".join(lines)
 
@@ -382,8 +382,8 @@ def describe(path: Path, partial: bool = False) -> ZooInfo:
 
 
 def _verified(result: Verification) -> str:
-    counts = f"{result.checked} members checked, {result.re_evaluated} evaluated again"
+    counts = f"{counted(result.checked, 'member')} checked, {result.re_evaluated} evaluated again"
     if result.ok:
         return f"{result.path} is sound: {counts}"
     listed = "\n".join(f"- {problem}" for problem in result.problems)
-    return f"{result.path} has {len(result.problems)} problems ({counts}):\n{listed}"
+    return f"{result.path} has {counted(len(result.problems), 'problem')} ({counts}):\n{listed}"

@@ -25,7 +25,7 @@ WAYS = ("latents", "answers", "weights")
 VERSION = 1  # of index files: another version has another name
 CANDIDATES = 512  # members near by sketches of weights, whose exact distances are computed
 ROWS = 1 << 14  # members whose distances are computed at once
-EPSILON = 1e-12
+MIN_SQUARE = 1e-30  # squared distances below this are computed again in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,10 @@ class Index:
         out = np.empty(len(values), np.float32)
         for first in range(0, len(values), ROWS):
             part = values[first : first + ROWS] - query
-            out[first : first + ROWS] = np.sqrt(np.einsum("mf,mf->m", part, part))
+            squares = np.einsum("mf,mf->m", part, part)
+            out[first : first + ROWS] = np.sqrt(squares)
+            extreme = np.flatnonzero(~(np.isfinite(squares) & (squares > MIN_SQUARE)))  # beyond float32, or lost below
+            out[first + extreme] = np.linalg.norm(part[extreme].astype(np.float64), axis=1)
         return out
 
 

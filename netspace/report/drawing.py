@@ -292,7 +292,7 @@ def small(value: float | None) -> str:
     >>> small(3.84e-05), small(0.1), small(None)
     ('3.8e−05', '0.10', '–')
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{value:#.2g}".replace("-", MINUS)
+    return MISSING if value is None or not math.isfinite(value) else f"{value:#.2g}".rstrip(".").replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

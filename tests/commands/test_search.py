@@ -15,9 +15,9 @@ from helpers import refused
 from netspace.commands import search as searches
 from netspace.commands.collection import opened
 from netspace.commands.convert import write_network
-from netspace.commands.search import parse_target, search
+from netspace.commands.search import Index, parse_target, search
 from netspace.space import Space
-from netspace.zoo import Zoo
+from netspace.zoo import Population, Zoo, write_zoo
 
 
 def slow(values: torch.Tensor, query: int, count: int) -> list[int]:
@@ -111,6 +111,32 @@ def test_the_command_prints_a_table_and_one_object(run_copy: Path, cli: Callable
     assert done.code == 0 and "built now" in done.out and done.out.count("lenetlike/") == 4
     found = cli("search", run_copy, "--target", "accuracy=0.9", "--json").json
     assert len(found["matches"]) == 10 and found["value"] == 0.9 and "like" not in found
+
+
+def test_distances_beyond_float32_squares_are_found(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    values[1] *= 1e25
+    values[2] = values[0] + np.float32(0)
+    values[3] = values[0] * 1e-25
+    values[4] = 0
+    for query in (values[0], values[1], np.zeros(7, np.float32)):
+        expected = [
+            float(np.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(row, query, strict=True)))) for row in values
+        ]
+        assert Index(tmp_path, values, False).distances(query).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_only_member_has_no_neighbours(tiny_zoo: Path, cli: Callable[..., Any]) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        group = zoo.only()
+        one = Population(group.spec, group.read([0]).numpy(), group.members[:1].copy())
+        write_zoo(Path("one.h5"), zoo.header, {group.id: one})
+    done = cli("search", "one.h5", "--like", "lenetlike/0000")
+    assert (
+        done.code == 0
+        and done.out == "one.h5 has no other member that lenetlike/0000 by answers could be compared with\n"
+    )
+    assert ", 1 member (" in cli("zoo", "info", "one.h5").out and ": 1 member;" in cli("health", "one.h5").out
 
 
 def test_what_cannot_be_searched_is_one_sentence(tiny_zoo: Path, cli: Callable[..., Any]) -> None:
