@@ -75,7 +75,7 @@ def diff(
 
     Raises:
         UsageError: A name names no network, the two have nothing in common that could be compared, or `output` is no PNG.
-        NetspaceError: A file is damaged, or a network cannot be run.
+        NetspaceError: A file is damaged, a member diverged in training, or a network cannot be run.
 
     >>> result = diff("best", "worst", zoo, output=folder / "diff.png")
     >>> result.answers.agreement < 1 and result.aligned <= result.distance
@@ -108,7 +108,7 @@ def diff(
         second=other.name,
         parameters_first=one.parameters,
         parameters_second=other.parameters,
-        folded=any(before.state is not after.state for before, after in zip(loaded, (one, other), strict=True)),
+        folded=any(before.state.keys() != after.state.keys() for before, after in zip(loaded, (one, other), strict=True)),
         layers=differences(layers, None if aligned is None else common_layers(one.state, aligned).second),
         unmatched=layers.unmatched,
         **_total(layers.first, layers.second, ("distance", "relative")),

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import refused
+from morphs import write_morph
 from torch import Tensor, nn
 
+import netspace
 from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.commands.diff import diff
+from netspace.commands.morph_sample import Size, sample
 from netspace.compression.fit import fit
 from netspace.io import write_tensors
 from netspace.networks.prep import unflatten, unpack
@@ -157,6 +160,44 @@ def test_networks_with_signals_of_their_own(chairs_zoo: Path) -> None:
     with Zoo(chairs_zoo) as zoo:
         assert result.answers.score_first == pytest.approx(zoo.group("siren").members["accuracy_test"][0], abs=1e-6)
     assert result.score is not None and result.score.name != "accuracy"
+
+
+def test_a_network_and_its_morphed_self(tmp_path: Path) -> None:
+    morph = write_morph(tmp_path / "morph", "vanillacnn", epochs=1)
+    full, narrow = Path("full.safetensors"), Path("narrow.safetensors")
+    sample(tmp_path / "morph", full, Size(width=1.0))
+    sample(tmp_path / "morph", narrow, Size(width=0.6))
+    folder = str(tmp_path / "morph")
+    same = diff(folder, str(full))
+    assert same.distance == same.aligned == 0 and same.answers is not None and same.answers.changed == 0
+    module = morph.network(morph.info.full())
+    trained = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    with torch.no_grad():
+        for value in module.parameters():
+            value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    torch.save(module.state_dict(), "moved.pt")
+    moved = diff(folder, "moved.pt")
+    names = [name for name, value in trained.items() if value.is_floating_point()]
+    first, second = (
+        torch.cat([state[name].double().flatten() for name in names]) for state in (trained, module.state_dict())
+    )
+    assert moved.distance == pytest.approx(float((second - first).norm()), rel=1e-6)
+    task = morph.task("cpu")
+    inputs, labels = task.inputs("test", slice(None)), task.test.labels  # type: ignore[attr-defined]
+    answers = [
+        netspace.load_morphed(full).eval()(inputs).argmax(-1),
+        netspace.load_morphed(narrow).eval()(inputs).argmax(-1),
+    ]
+    result = diff(folder, str(narrow))
+    assert result.answers is not None and result.aligned is None and result.unmatched
+    assert result.answers.changed == int((answers[0] != answers[1]).sum())
+    assert result.answers.score_second == pytest.approx(float((answers[1] == labels).double().mean()))
+
+
+def test_batch_norm_is_said_to_be_folded_only_where_there_was_one(tmp_path: Path) -> None:
+    write_morph(tmp_path / "morph", "vanillacnn")
+    sample(tmp_path / "morph", Path("net.safetensors"), Size(width=1.0))
+    assert not diff(str(tmp_path / "morph"), "net.safetensors").folded
 
 
 def test_the_command_prints_tables_and_one_object(tiny_zoo: Path, cli: Callable[..., Any]) -> None:
