@@ -334,7 +334,7 @@ def _aligned(result: ZooAlignment) -> str:
             lines.append(f"{name}: {figures.reference} is alone")
         else:
             lines.append(
-                f"{name}: to {figures.reference} over {counted(figures.groups, 'group')} of channels; mean distance "
+                f"{name}: to {figures.reference} over {counted(figures.groups or 0, 'group')} of channels; mean distance "
                 f"{number(figures.distance_before)} before, {number(figures.distance_after)} after"
             )
     return "\n".join(lines)
