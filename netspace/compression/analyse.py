@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace.archs import ArchConfig
+from netspace.compression.activations import activation_maps
 from netspace.compression.originals import check_same, find_original, save_kernels
 from netspace.metrics import accuracy, linear_cka
 from netspace.models.coded_predictor import load_predictor
@@ -75,7 +76,7 @@ def analyse(
     seed: int = 0,
     key: str | None = None,
 ) -> Analysis:
-    """Return the figures of `netspace compress analyse --json`; write analysis.json and kernels.json next to the file.
+    """Return the figures of `netspace compress analyse --json`; write analysis.json, kernels.json and activations.json next to it.
 
     If only the weights are known (no architecture or no data), there are singular values alone, and the rest is None.
 
@@ -100,7 +101,11 @@ def analyse(
         gaps = {key: generalisation(module, each, few) for key, each in _both(original.state, state)}
         figures["generalisation"] = Generalisation(training_images=len(few.train), **gaps)
         images = task.test.images[_drawn(len(task.test), MAX_TEST_IMAGES, seed)]
-        figures["cka"] = alignment(module, original.state, state, task.normalise(images), layers, seed)
+        inputs = task.normalise(images)
+        figures["cka"] = alignment(module, original.state, state, inputs, layers, seed)
+        maps = activation_maps(module, original.state, state, inputs, layers)
+        if maps is not None:
+            maps.write(path.parent / "activations.json")
     save_kernels(path.parent, compressed.kernels, original.state, state)
     ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(original.state, state)})
     names = [layer.name for layer in layers]

@@ -32,7 +32,7 @@ from netspace.models.coded_predictor import load_any, load_predictor
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.native.orders import arrange, paper_bits
-from netspace.networks.kernels import Kernels, Layer, further_names
+from netspace.networks.kernels import Kernels, Layer, filter_errors, further_names
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, folded_metadata
 from netspace.precision import Concrete
@@ -379,8 +379,7 @@ def importance(
     state, rows = compressed.reconstruct(), []
     check_same(path, state, model, original)
     for layer in compressed.kernels.layers:
-        before, after = (each[layer.name].float().flatten(1) for each in (original.state, state))
-        errors = ((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).tolist()
+        errors = filter_errors(original.state[layer.name], state[layer.name]).tolist()
         rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
     filters = sorted(rows, key=lambda row: row.relative_error)
     return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)

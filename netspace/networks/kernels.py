@@ -269,6 +269,12 @@ def _check_sides(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) ->
             )
 
 
+def filter_errors(original: Tensor, other: Tensor) -> Tensor:
+    """Return the relative error of each filter of weights (F, ...), float32 (F,)."""
+    before, after = original.float().flatten(1), other.float().flatten(1)
+    return (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)
+
+
 def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 

@@ -29,6 +29,7 @@ from netspace.report.drawing import (
     plain,
     styled,
 )
+from netspace.report.figures_nern import activation_pictures, embedding_pictures
 from netspace.report.figures_training import NOT_LOSSES, TITLE_LEGEND
 from netspace.report.runs import Fitted, floats
 from netspace.results.compressed import Analysis, ChangedNetwork, KernelSamples
@@ -160,6 +161,8 @@ def pictures(fitted: Fitted) -> list[Picture]:
             *([] if fitted.budget is None else size_pictures(fitted.budget)),
             *_course(fitted),
             *_kernels(fitted.kernels),
+            *activation_pictures(fitted.activations),
+            *embedding_pictures(fitted.config),
             *_layers(fitted.analysis),
             *_changed(fitted.analysis),
             *_pruning(fitted),

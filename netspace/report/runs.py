@@ -23,7 +23,15 @@ from netspace.report.drawing import Dot, number, percent
 from netspace.report.shapes import Shown, read_shown
 from netspace.results import Score
 from netspace.results.budget import BudgetFit
-from netspace.results.compressed import Analysis, FitResult, KernelSamples, NetworkMark, Pruning, Quantisation
+from netspace.results.compressed import (
+    ActivationMaps,
+    Analysis,
+    FitResult,
+    KernelSamples,
+    NetworkMark,
+    Pruning,
+    Quantisation,
+)
 from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
@@ -277,6 +285,7 @@ class Fitted:
     figures: FitResult
     losses: list[dict[str, Any]]  # the records of metrics.jsonl with terms of the loss
     kernels: KernelSamples | None
+    activations: ActivationMaps | None
     analysis: Analysis | None
     pruning: Pruning | None
     quantised: dict[int, Quantisation]  # by bits
@@ -334,7 +343,7 @@ def read_fit(path: Path) -> Fitted:
         raise NetspaceError(
             f"{path} holds no results to report: its fit is not done; go on with it (`{folder.command}`)"
         )
-    files = {name: path / f"{name}.json" for name in ("kernels", "analysis", "prune")}
+    files = {name: path / f"{name}.json" for name in ("kernels", "activations", "analysis", "prune")}
     both = {bits: [path / f"quantise-{bits}{end}.json" for end in ("", "-alone")] for bits in (8, 4)}
     quantised = {bits: next((file for file in each if file.is_file()), None) for bits, each in both.items()}
     figures = BudgetFit.read(path / "fit.json") if is_budget(path / "fit.json") else FitResult.read(path / "fit.json")
@@ -345,6 +354,7 @@ def read_fit(path: Path) -> Fitted:
         figures=figures,
         losses=[{"stage": 0, **record} for record in read_metrics(path / "metrics.jsonl") if "rate" in record],
         kernels=KernelSamples.read(files["kernels"]) if files["kernels"].is_file() else None,
+        activations=ActivationMaps.read(files["activations"]) if files["activations"].is_file() else None,
         analysis=Analysis.read(files["analysis"]) if files["analysis"].is_file() else None,
         pruning=Pruning.read(files["prune"]) if files["prune"].is_file() else None,
         quantised={bits: Quantisation.read(file) for bits, file in quantised.items() if file is not None},

@@ -130,6 +130,33 @@ class KernelSamples(Result):
         return self
 
 
+class FilterMaps(Part):
+    """Filters of a layer (K,), their relative errors, and the original's mean activations of each (K, h, w)."""
+
+    filters: list[int] = Field(min_length=1)
+    relative_errors: list[float]
+    maps: list[list[list[float]]]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        shapes = {(len(each), *map(len, each)) for each in self.maps}
+        sides = {len(set(shape[1:])) for shape in shapes}
+        same = len(self.filters) == len(self.relative_errors) == len(self.maps) and len(shapes) == 1 and sides == {1}
+        expect(same and 0 not in next(iter(shapes)), "an error and a map of one shape for each filter were expected")
+        return self
+
+
+class ActivationMaps(Result):
+    """`activations.json`: what the filters of a layer do that are reconstructed best and worst."""
+
+    command: ClassVar[str] = "compress analyse"
+    layer: str
+    count: int  # of the layer's filters
+    images: int
+    best: FilterMaps
+    worst: FilterMaps  # the worst one first
+
+
 class ByLayer(Part):
     """A value for each layer (L,) of the original and the reconstructed network."""
 

@@ -23,7 +23,7 @@ from netspace.compression.fit import begin, fit
 from netspace.errors import NetspaceError
 from netspace.metrics import linear_cka
 from netspace.networks.kernels import Kernels, Layer
-from netspace.results.compressed import Analysis
+from netspace.results.compressed import ActivationMaps, Analysis
 from netspace.training.recipe import FitConfig
 
 MEMBER = "resnet/0000"
@@ -42,6 +42,8 @@ def test_a_member_is_analysed(multi_zoo: Path, tmp_path: Path) -> None:
     result = analyse(file, MEMBER, multi_zoo)
     assert Analysis.read(tmp_path / "c" / "analysis.json") == result
     assert result == analyse(file, MEMBER, multi_zoo)  # what is drawn is drawn by the seed
+    maps = ActivationMaps.read(tmp_path / "c" / "activations.json")
+    assert maps.images == 500 and maps.layer in result.layers and not {*maps.best.filters} & {*maps.worst.filters}
     ratios = result.singular_ratio
     assert len(result.layers) == len(ratios.original) == len(ratios.reconstructed) == len(result.cka.random)
     assert all(0.5 <= value <= 1 for each in (ratios.original, ratios.reconstructed) for value in each)

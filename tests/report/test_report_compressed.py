@@ -55,6 +55,13 @@ KERNELS: dict[str, Any] = {
     "original": (np.arange(64 * 9).reshape(64, 3, 3) / 576).tolist(),
     "reconstructed": (np.arange(64 * 9).reshape(64, 3, 3) / 576 + 0.25).tolist(),
 }
+ACTIVATIONS: dict[str, Any] = {
+    "layer": "layer2.conv.weight",
+    "count": 16,
+    "images": 500,
+    "best": {"filters": [3, 1], "relative_errors": [0.1, 0.2], "maps": np.full((2, 4, 5), 2.0).tolist()},
+    "worst": {"filters": [7, 2], "relative_errors": [0.9, 0.7], "maps": np.full((2, 4, 5), 0.5).tolist()},
+}
 ANALYSIS["generalisation"]["original"] = {**GAP, "gap_accuracy": 0.03}
 QUANTISED = {
     "bytes_original": 1000,
@@ -175,6 +182,39 @@ def test_stages_follow_one_another(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert seen[5].keys() == {"reconstruction", "features"}
     np.testing.assert_array_equal(seen[5]["reconstruction"], [0.5, 0.25])
     np.testing.assert_array_equal(seen[5]["features"], [np.nan, 4.0])
+
+
+def test_activations_of_best_and_worst_filters_and_embeddings_are_drawn(folder: Path) -> None:
+    (folder / "activations.json").write_text(json.dumps(ACTIVATIONS))
+    embedding = {"coordinates": "normalised", "base": 1.6, "count": 16}
+    (folder / "config.yaml").write_text(json.dumps({"predictor": {"embedding": embedding}}))
+    result = report(folder)
+    assert [Path(name).stem for name in result.figures][1:4] == ["kernels", "activations", "embeddings"]
+    page = read(result)
+    for text in (
+        "Activations of the filters of layer2.conv.weight by their errors",
+        "over 500 test images and over the 2 of 16 filters",
+        "smallest (on average 0.150) and the largest (0.800) relative error: 2.000 where the error is smallest and 0.500",
+        "Similarity of embeddings of channels",
+    ):
+        assert text in page.text, text
+    change(folder / "activations.json", best={**ACTIVATIONS["best"], "filters": [3]})
+    with pytest.raises(NetspaceError, match="a map of one shape for each filter"):
+        report(folder)
+
+
+def test_similarities_of_embeddings_are_those_of_the_equation() -> None:
+    from netspace.models.coordinate_network import EmbeddingConfig
+    from netspace.report.figures_nern import similarities
+
+    for coordinates, base, count in (("raw", 0.76, 40), ("raw", 1.25, 12), ("normalised", 1.6, 16)):
+        scale = 64 if coordinates == "normalised" else 1
+        expected = [
+            np.mean([np.cos(np.pi * base**power * (channel - 31) / scale) for power in range(count)])
+            for channel in range(64)
+        ]
+        config = EmbeddingConfig.model_validate({"coordinates": coordinates, "base": base, "count": count})
+        np.testing.assert_allclose(similarities(config), expected, atol=2e-3)
 
 
 def test_many_layers(folder: Path) -> None:
