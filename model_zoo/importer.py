@@ -16,7 +16,7 @@ from torch import Tensor
 from model_zoo.recipe import ArchConfig
 from model_zoo.work import Candidate, candidate, member_scores
 from netspace.config import Seed, Settings, validate
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, absent
 from netspace.networks import prep
 from netspace.networks.batch import NetBatch
 from netspace.networks.spec import NetSpec
@@ -56,7 +56,7 @@ def read_table(path: Path) -> list[Entry]:
     file twice or a run in several splits; `NetspaceError` if it does not parse.
     """
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a CSV file with the columns {', '.join(COLUMNS)}")
+        raise UsageError(f"{absent(path)}: give a CSV file with the columns {', '.join(COLUMNS)}")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -65,6 +65,9 @@ def read_table(path: Path) -> list[Entry]:
             rows = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise NetspaceError(f"{path} was expected to be a CSV file, but does not parse: {error}") from None
+    if len(columns) == 1 and (separator := next((each for each in ";\t" if each in columns[0]), None)):
+        name = "tabs" if separator == "\t" else "semicolons"
+        raise UsageError(f"{path} has {name} between its columns, but commas were expected: save it as CSV with commas")
     own = [name for name in columns if name not in COLUMNS]
     for name in own:
         _check_column(path, name)

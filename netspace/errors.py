@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 MAX_CHOICES = 24  # that an error lists
 NO_MEMORY = (
@@ -54,6 +55,15 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
     more = f" and {len(names) - MAX_CHOICES} more" if len(names) > MAX_CHOICES else ""
     there = f" There are: {', '.join(names[:MAX_CHOICES])}{more}." if names else " There are none."
     return UsageError(f"unknown {kind} {str(name)!r}:{ask}{there}{' ' + hint if hint else ''}")
+
+
+def absent(path: Path) -> str:
+    """Return what stands at the path where a file was expected: that it is a folder, or that it does not exist.
+
+    >>> absent(Path("nowhere/net.safetensors"))
+    'nowhere/net.safetensors does not exist'
+    """
+    return f"{path} is a folder, not a file" if path.is_dir() else f"{path} does not exist"
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netspace.commands.shapes import require_shapes, surfaces_of
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import NetspaceError, UsageError, absent
 from netspace.io import write_tensors
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unflatten
@@ -97,7 +97,7 @@ def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
 def read_latent(path: Path, space: Space) -> Tensor:
     """Return the latent (E,) of a file. Raises `UsageError` if it does not exist, `NetspaceError` if it is no latent file."""
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a latent file, such as `netspace encode -o` writes")
+        raise UsageError(f"{absent(path)}: give a latent file, such as `netspace encode -o` writes")
     state = read_safetensors(path)
     if set(state) != {LATENT}:
         raise NetspaceError(

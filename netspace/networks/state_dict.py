@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace import archs
-from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.errors import NetspaceError, UsageError, absent, unknown
 from netspace.io import read_tensors, read_torch
 from netspace.networks.folding import fold, unfold
 from netspace.networks.graph import batch_norms, listed
@@ -238,7 +238,7 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
     `key`.
     """
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a state-dict file (.safetensors, .pt or .pth)")
+        raise UsageError(f"{absent(path)}: give a state-dict file (.safetensors, .pt or .pth)")
     if path.suffix == ".safetensors":
         if key is not None:
             raise UsageError(f"{path} is a safetensors file, which holds one state dict: leave the key {key!r} out")

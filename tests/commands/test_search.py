@@ -148,3 +148,5 @@ def test_what_cannot_be_searched_is_one_sentence(tiny_zoo: Path, cli: Callable[.
     refused(cli("search", tiny_zoo, "--like", "best", "--by", "name"), 2, "name", "answers")
     refused(cli("search", tiny_zoo, "--like", "best", "--count", "0"), 2, "--count", "0")
     refused(cli("search", tiny_zoo, "--like", "gone.pt"), 2, "gone.pt does not exist")
+    Path("net.pt").mkdir()
+    refused(cli("search", tiny_zoo, "--like", "net.pt"), 2, "net.pt is a folder, not a file")

@@ -129,6 +129,8 @@ def test_a_table_keeps_checkpoints_of_one_training_in_one_split(cli: Cli, tmp_pa
         ("file,run\na.pt\n", r"line 2 of .* was expected to have 2 values"),
         ("file,run\na.pt,r,3\n", r"line 2 of .* was expected to have 2 values"),
         ("file\na.pt\na.pt\n", r"names a\.pt twice"),
+        ("file;seed\na.pt;3\n", r"has semicolons between its columns, but commas were expected"),
+        ("file\tseed\na.pt\t3\n", r"has tabs between its columns, but commas were expected"),
         ('file\n"a.pt\n', r"was expected to be a CSV file, but does not parse"),
     ],
 )
