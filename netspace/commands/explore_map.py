@@ -53,7 +53,7 @@ class MapPlot:
         self.path = ColumnDataSource({"x": [], "y": []})
         self.star = ColumnDataSource({"x": [], "y": []})
         self.plot: Any = figure(
-            name="map", height=720, sizing_mode="stretch_width", lod_threshold=None, title=title,
+            name="map", height=720, sizing_mode="stretch_width", min_width=340, lod_threshold=None, title=title,
             x_range=Range1d(0, 1), y_range=Range1d(0, 1),
             tools="pan,wheel_zoom,box_zoom,reset,save", active_scroll="wheel_zoom",
         )  # fmt: skip

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment
 
 from netspace.commands.explore import COLUMNS, Explorer, LinePoint
 from netspace.commands.explore_map import MapPlot
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from bokeh.document import Document
     from bokeh.server.server import Server
 
+TEMPLATE = """{% extends base %}
+{% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}"""
+PANEL_WIDTHS = (300, 430)  # pixels
 ADDRESS = "127.0.0.1"  # nobody else can connect
 
 
@@ -121,9 +125,16 @@ class Page:
             *([self.moving] if self.explorer.can_decode else []),
             self._line_figure(),
             self.state,
-            width=430,
+            sizing_mode="stretch_width",
+            min_width=PANEL_WIDTHS[0],
+            max_width=PANEL_WIDTHS[1],
         )
-        self.document.add_root(row(self.map.plot, panel, sizing_mode="stretch_width"))
+        self.document.template = Environment(autoescape=True).from_string(TEMPLATE)
+        self.document.add_root(
+            row(
+                self.map.plot, panel, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}
+            )  # a phone has one column
+        )
         self.document.title = f"{self.explorer.members.path.name} - netspace"
 
     def _line_figure(self) -> Any:
@@ -131,7 +142,12 @@ class Page:
         from bokeh.plotting import figure
 
         plot = figure(
-            name="line", height=230, width=420, tools="", x_range=Range1d(-0.03, 1.03), title="line from A to B"
+            name="line",
+            height=230,
+            sizing_mode="stretch_width",
+            tools="",
+            x_range=Range1d(-0.03, 1.03),
+            title="line from A to B",
         )
         for name, colour in (("latent", "#D55E00"), ("weights", "#0072B2")):
             plot.line("gamma", name, source=self.line, color=colour, legend_label=name)

@@ -204,6 +204,18 @@ def test_the_page_in_a_browser(page: Page, explorer: Explorer) -> None:
     assert not [each for each in page.errors if '"level": "error"' in each or "exceptionThrown" in each]
 
 
+def test_the_page_has_one_column_on_a_phone(page: Page) -> None:
+    size = {"height": 950, "deviceScaleFactor": 1}
+    left = [VIEW.replace("NAME", f'"{name}"').replace("WHERE", "box.left") for name in ("map", "line")]
+    try:
+        page.call("Emulation.setDeviceMetricsOverride", width=390, mobile=True, **size)
+        value_of(page, "window.innerWidth == 390 && document.documentElement.scrollWidth == 390")
+        value_of(page, f"{left[1]} < 60")
+    finally:
+        page.call("Emulation.setDeviceMetricsOverride", width=1280, mobile=False, **size)
+    value_of(page, f"{left[1]} > {left[0]} + 400")
+
+
 def test_a_filter_leaves_members_out(page: Page, explorer: Explorer) -> None:
     script = """(() => { const found = [...Bokeh.documents[0]._all_models.values()].find((each) => each.type == 'RangeSlider');
       const middle = (found.start + found.end) / 2; found.value = [middle, found.end]; found.value_throttled = found.value;
