@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.commands.convert import zoo_of
+from netspace.commands.convert import LATENT, zoo_of
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import net_batch
@@ -149,7 +149,7 @@ class Collection:
             )
 
     def one(self, text: str) -> One:
-        """Return the network that `text` names: a member, a state-dict file, or with a space a latent file.
+        """Return the network that `text` names: a member, or a state-dict file.
 
         Raises:
             UsageError: It names no network.
@@ -167,6 +167,8 @@ class Collection:
             if fits(state, group.group.spec):
                 flat = flat_parameters(state, group.group.spec)[None].to(self.device)
                 return One(text, group, self._arch_id(group), flat, None)
+        if set(state) == {LATENT}:
+            raise NetspaceError(f"{text} holds a latent, not a network: `netspace decode` makes a network of it")
         names = ", ".join(each.id for each in self.groups)
         raise NetspaceError(
             f"{text} was expected to be a network of {names}, whose names or shapes its tensors do not have"

@@ -43,9 +43,19 @@ class Named:
 
 
 def zoo_of(run: Path, given: Path | None = None) -> Zoo:
-    """Open the zoo that a run was trained on: `given`, or the path in the run's provenance. Raises `NetspaceError` for another."""
-    origin = RunFolder.of_space(run).origin
-    zoo = Zoo(given or RunFolder.of_space(run).zoo)
+    """Open the zoo that a run was trained on: `given`, or the path in the run's provenance.
+
+    Raises `NetspaceError` for another, and if there is none.
+    """
+    origin, path = RunFolder.of_space(run).origin, RunFolder.of_space(run).zoo
+    try:
+        zoo = Zoo(given or path)
+    except NetspaceError:
+        if given is None and not path.exists():
+            raise NetspaceError(
+                f"{path}, the zoo that {run} was trained on, does not exist: if it has moved, name it with --zoo"
+            ) from None
+        raise
     if zoo.content_hash != origin.zoo_hash:
         zoo.close()
         raise NetspaceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from helpers import refused
 
 from netspace.commands import search as searches
 from netspace.commands.collection import opened
-from netspace.commands.convert import write_network
+from netspace.commands.convert import write_latent, write_network
 from netspace.commands.search import Index, parse_target, search
+from netspace.io import read_json
 from netspace.space import Space
 from netspace.zoo import Population, Zoo, write_zoo
 
@@ -124,6 +126,15 @@ def test_distances_beyond_float32_squares_are_found(tmp_path: Path) -> None:
             float(np.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(row, query, strict=True)))) for row in values
         ]
         assert Index(tmp_path, values, False).distances(query).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_latent_file_and_a_zoo_that_has_moved_are_named(run_copy: Path, cli: Callable[..., Any]) -> None:
+    write_latent(Path("z.safetensors"), torch.zeros(64))
+    refused(cli("search", run_copy, "--like", "z.safetensors"), 1, "holds a latent", "netspace decode")
+    provenance = read_json(run_copy / "provenance.json", dict[str, Any])
+    (run_copy / "provenance.json").write_text(json.dumps({**provenance, "zoo": "/nowhere/zoo.h5"}))
+    refused(cli("search", run_copy, "--like", "best"), 1, "/nowhere/zoo.h5", "if it has moved", "--zoo")
+    assert cli("search", run_copy, "--like", "best", "--zoo", provenance["zoo"]).code == 0
 
 
 def test_the_only_member_has_no_neighbours(tiny_zoo: Path, cli: Callable[..., Any]) -> None:
