@@ -166,7 +166,8 @@ class Space(StoredSpace):
             of = next((each for each in self.family if arch in (None, each.id) and each.spec == network.spec), None)
             if of is None:
                 raise UsageError(
-                    f"{network} ({network.spec.arch}) is of another architecture than this space's ({self.family.names})"
+                    f"{network} ({network.spec.arch}) is of another architecture than this space's ({self.family.names}): its "
+                    f"settings are {network.spec.settings}, the space's {[each.spec.settings for each in self.family]}"
                 )
             return self.family.class_id(of.id), pack(network.flat(), of.size)
         if isinstance(network, nn.Module):
