@@ -29,7 +29,7 @@ from netspace.cli.shared import (
     pick,
     trusting,
 )
-from netspace.cli.shrink import pruning, quantised
+from netspace.cli.shrink import Compared, Noise, OutputOfEval, pruning, quantised, shown
 from netspace.cli.transfer import transfer
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def fit(
         bool,
         typer.Option(
             "--rivals",
-            help="With a size, add NNCodec, plain rounding, torch's int8 and a distilled student to the table.",
+            help="With a size, add NNCodec, plain rounding, torch's int8, torchao and a distilled student to the table.",
         ),
     ] = False,
     images: Annotated[
@@ -205,22 +205,25 @@ def evaluate(
             help="Measure what computing all weights from the file costs, next to one inference: time, multiply-adds, memory.",
         ),
     ] = False,
-    input_shape: Shape = None,
+    input_shape: Noise = None,
+    output: OutputOfEval = None,
+    compare: Compared = "auto",
     json: Json = False,
 ) -> None:
-    """Measure a compressed network: its size, and its accuracy, agreement and error compared with the original."""
+    """Measure a compressed network: its size, and its accuracy, answers or outputs compared with the original's.
+
+    On --images, or noise of an --input-shape, no labels are needed: classifiers are compared by their answers, other networks
+    (detectors, segmenters, super-resolution) by the relative error of each output.
+    """
     from netspace.compression.fit import evaluate as measure
     from netspace.compression.rebuild import rebuild_cost
-    from netspace.errors import UsageError
 
     trusting(trust_arch)
-    shape = parse_shape(input_shape)
-    if shape is not None and not rebuild:
-        raise UsageError("--input-shape is about the inference that --rebuild measures: give --rebuild too")
-    of = model, zoo, named_arch(arch, kwargs), parse_pictures(images, size, normalise), key
-    figures = measure(file, *of)
+    shape, pictures = parse_shape(input_shape), parse_pictures(images, size, normalise)
+    of, made = (model, zoo, named_arch(arch, kwargs)), shown(pictures, None if rebuild else shape, output, compare)
+    figures = measure(file, *of, made, key)
     if rebuild:
-        figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, shape))
+        figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, pictures, key, shape))
     say(figures, json, evaluated)
 
 

@@ -193,12 +193,23 @@ def compression(figures: of_files.Compression) -> str:
             f"same answer {percent(figures.agreement)}"
         )
     if figures.images is not None:
-        lines.append(
-            f"on {figures.images.count} images ({normalised(figures.images)}) same answer {percent(figures.images.agreement)}, "
-            f"of the 5 likeliest in common {percent(figures.images.overlap_top5)}, "
-            f"cosine of the logits {number(figures.images.cosine)}"
-        )
+        lines.append(f"on {figures.images.count} images ({normalised(figures.images)}) {alike(figures.images)}")
+    if figures.noise is not None:
+        sides = " x ".join(str(side) for side in figures.noise.input_shape)
+        lines.append(f"on {figures.noise.count} inputs of noise of {sides} {alike(figures.noise)}")
     return "\n".join(lines)
+
+
+def alike(figures: of_files.OutputComparison) -> str:
+    """Return how alike two networks are on inputs without labels, in words."""
+    if figures.output_error is None:
+        return (
+            f"same answer {percent(figures.agreement)}, of the 5 likeliest in common {percent(figures.overlap_top5)}, "
+            f"cosine of the logits {number(figures.cosine)}"
+        )
+    of = f"relative error of {figures.output or 'the outputs'} {number(figures.output_error, 4)}"
+    each = ", ".join(f"{name} {number(value, 4)}" for name, value in figures.output_errors.items())
+    return of if len(figures.output_errors) < 2 else f"{of} ({each})"
 
 
 def normalised(figures: of_files.ImageComparison | of_files.Correction) -> str:

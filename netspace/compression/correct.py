@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netspace.archs import ArchConfig
-from netspace.compression.originals import Pictures, check_new, check_same, find_original, logits_of
+from netspace.compression.originals import Pictures, check_new, check_same, find_original, run_module
 from netspace.errors import UsageError
 from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import Compressed
@@ -143,7 +143,7 @@ def correct(
         inputs, kind = torch.cat(list(picture_batches(chosen, pictures.size, by=pictures.by))), "images"
     else:
         inputs, kind = _inputs(original, input_shape, model, seed)
-    logits_of(original.module, inputs[:1], model)  # a sentence for what does not fit
+    run_module(original.module, inputs[:1], model)  # a sentence for what does not fit
     names = _represented(compressed)
     better = corrected(original.module, original.state, state, names, inputs)
     better = {name: value.to(state[name].dtype) for name, value in better.items()}

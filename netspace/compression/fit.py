@@ -16,15 +16,13 @@ from torch import Tensor
 
 from netspace.archs import ArchConfig, trust_options
 from netspace.compression.originals import (
-    Pictures,
-    Reference,
-    check_named,
     check_new,
     check_same,
     find_original,
     run_module,
     save_kernels,
 )
+from netspace.compression.reference import Reference, Shown, check_named
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
@@ -297,12 +295,13 @@ def evaluate(
     model: str | None = None,
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
-    pictures: Pictures | None = None,
+    shown: Shown = Shown(),
     key: str | None = None,
 ) -> Compression:
     """Return the figures of `netspace compress eval --json`; accuracies if the network and its data are known.
 
-    With `pictures`, the outputs of the original and the reconstructed network for them are compared: no labels are needed.
+    On what is `shown`, pictures or noise, the outputs of the original and the reconstructed network are compared: no labels are
+    needed, and outputs that are no logits are compared by the relative error of their values.
 
     Raises:
         UsageError: the original is described but not named as `model`, or cannot be found; as `Reference`.
@@ -310,10 +309,10 @@ def evaluate(
 
     >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
-    check_named(model, arch, pictures, key)
+    check_named(model, arch, shown, key)
     compressed = load_any(path)
     state = compressed.reconstruct()
-    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, pictures, key)
+    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, shown, key)
     measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
         file=str(path),
@@ -321,6 +320,7 @@ def evaluate(
         accuracy_reconstructed=measured.accuracy,
         agreement=measured.agreement,
         images=measured.images,
+        noise=measured.noise,
         relative_error=measured.relative_error,
         **{"parameters_predictor": None, **compressed.sizes()},
         bytes_original=bytes_of(state),

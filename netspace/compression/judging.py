@@ -19,7 +19,7 @@ from netspace.compression.originals import Pictures, run_module
 from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, divergence
 from netspace.models.compressed import bytes_of
-from netspace.networks.outputs import Compare, Outputs, squared_errors
+from netspace.networks.outputs import Compare, Outputs, relative_errors
 from netspace.networks.state_dict import map_tensors, run_types
 from netspace.results.budget import Measured
 from netspace.streams import Stream, generator
@@ -29,6 +29,7 @@ from netspace.training.fit import Original
 
 Kind = Literal["task", "pictures", "noise", "weights"]
 Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
 MAX_PICTURES = 2048  # they are in memory
 NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
@@ -76,16 +77,18 @@ class Inputs:
         if pictures is not None:
             return cls("pictures", *_split_pictures(pictures, seed))
         if shape is not None:
-            drawn = [
-                2 * torch.rand((count, *shape), generator=generator(seed, Stream.BUDGET_INPUTS, number)) - 1
-                for number, count in enumerate(NOISE.values())
-            ]
-            return cls("noise", *drawn)
+            return cls("noise", *(noise(shape, part, seed) for part in PARTS))
         return cls("weights")
 
     def part(self, name: Part) -> Tensor | None:
         """Return the inputs (B, ...) of a part."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+def noise(shape: tuple[int, ...], part: Part, seed: int = 0) -> Tensor:
+    """Return the noise U[-1, 1] of a part, (B, *shape); the parts of one seed are drawn apart."""
+    random = generator(seed, Stream.BUDGET_INPUTS, PARTS.index(part))
+    return 2 * torch.rand((NOISE[part], *shape), generator=random) - 1
 
 
 def _split_pictures(pictures: Pictures, seed: int) -> list[Tensor]:
@@ -216,11 +219,7 @@ class Judge:
             self.expected[part] = self._kept_outputs(part)
         expected: Iterable[list[Tensor]]
         expected = self.expected[part] or self._read(self.original.state, part, self.module)
-        totals = torch.zeros(())
-        for theirs, mine in zip(expected, self._read(state, part, module or self.module), strict=True):
-            totals = totals + squared_errors(mine, theirs).double().cpu()
-        apart, whole = totals.unbind(1)
-        return float((apart / torch.where(whole > 0, whole, 1.0)).sqrt().mean())
+        return float(relative_errors(expected, self._read(state, part, module or self.module)).mean())
 
     def _kept_outputs(self, part: Part) -> list[list[Tensor]]:
         """Return the original's outputs for each batch, or nothing if they are too large to be kept."""
@@ -239,7 +238,7 @@ class Judge:
         images = task.split(part)
         if part != "val" or len(images) <= MAX_CHOOSING:
             return images
-        drawn = torch.randperm(len(images), generator=generator(0, Stream.BUDGET_INPUTS, len(NOISE)))
+        drawn = torch.randperm(len(images), generator=generator(0, Stream.BUDGET_INPUTS, len(PARTS)))
         return images.take(drawn[:MAX_CHOOSING].sort().values)
 
     def _batches(self, part: Part) -> Iterator[Tensor]:
@@ -250,10 +249,11 @@ class Judge:
         else:
             inputs = self.inputs.part(part)
             assert inputs is not None
-            yield from (batch.to(self.device) for batch in inputs.split(_batch_size(inputs)))
+            yield from (batch.to(self.device) for batch in inputs.split(batch_size(inputs)))
 
 
-def _batch_size(inputs: Tensor) -> int:
+def batch_size(inputs: Tensor) -> int:
+    """Return how many of the inputs (B, ...) are run at once."""
     return max(1, min(BATCH, BATCH_VALUES // max(1, inputs[0].numel())))
 
 

@@ -1,4 +1,4 @@
-"""The network that a compression is compared with: how it is read, what runs it, and how other networks are measured by it.
+"""The network that a compression is compared with: how it is read, and what runs it.
 
 A state-dict file of any kind is taken as it is: prefixes of wrappers and types stay, and names of one tensor get the very
 same tensor. Axes: B images, C outputs.
@@ -6,7 +6,6 @@ same tensor. Axes: B images, C outputs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,9 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
-from netspace.compression.channels import channel_order
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
-from netspace.metrics import accuracy, agreement, cosine, overlap
-from netspace.models.coded import CODED, Coded
-from netspace.models.coded_predictor import CodedPredictor
-from netspace.models.compressed import NOTE, Compressed
+from netspace.models.coded import CODED
+from netspace.models.compressed import NOTE
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
 from netspace.networks.prep import unflatten
@@ -33,12 +29,11 @@ from netspace.networks.state_dict import (
     StateDict,
     check_tensors,
     metadata_spec,
-    module_logits,
     read_state_dict,
     without_prefix,
 )
-from netspace.results.compressed import ImageComparison, KernelSamples, NetworkFigures
-from netspace.tasks.readers import IMAGENET, Normalisation, picture_batches, picture_files
+from netspace.results.compressed import KernelSamples
+from netspace.tasks.readers import IMAGENET, Normalisation, picture_files
 from netspace.training.fit import Original
 from netspace.training.setup import images_of
 from netspace.zoo import Zoo
@@ -269,90 +264,6 @@ class Pictures:
     def files(self) -> list[Path]:
         """Return the files, as `netspace.tasks.readers.picture_files`."""
         return picture_files(self.folder)
-
-
-def check_named(model: str | None, arch: ArchConfig | None, pictures: Pictures | None, key: str | None = None) -> None:
-    """Raise `UsageError` if an original is described that was not named."""
-    if model is None and any(each is not None for each in (arch, pictures, key)):
-        raise UsageError("--arch, --key and --images are about the original beside the file: name it as MODEL")
-
-
-class Reference:
-    """The original of a compressed file, and measures of other networks by it; `accuracy` is its own.
-
-    Raises:
-        UsageError: there are pictures, but no module is known that runs the network.
-        NetspaceError: the file is of another network, or the network cannot be run on the pictures; as `Pictures.files`.
-    """
-
-    def __init__(
-        self,
-        compressed: Compressed | Coded,
-        state: Mapping[str, Tensor],
-        path: Path,
-        model: str,
-        zoo: Path | None,
-        arch: ArchConfig | None = None,
-        pictures: Pictures | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.files = [] if pictures is None else pictures.files()
-        self.original, _ = find_original(model, zoo, arch=arch, key=key)
-        check_same(path, state, model, self.original)
-        self.model, self.pictures, self.represented = model, pictures, compressed.represented
-        self.expected = self.original.state  # what weights are compared with
-        if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
-            self.expected = channel_order(self.original, compressed.channels, model)
-        if pictures is not None:
-            if self.original.module is None:
-                raise UsageError(
-                    f"images are shown to the network, and of {model} only the weights are known: give --arch"
-                )
-            self.picture_logits = self._picture_logits(self.original.state, pictures)
-        self.logits = self._test_logits(self.original.state)
-        self.accuracy = self._accuracy(self.logits)
-
-    def measure(self, state: dict[str, Tensor]) -> NetworkFigures:
-        """Measure the network with a state dict by the original.
-
-        The figures are the relative error of the represented weights; accuracy and agreement on the test images where they
-        are known; and `images`, how alike both answer the pictures, where there are any.
-        """
-        expected, given = self.represented(self.expected), self.represented(state)
-        logits = self._test_logits(state)
-        return NetworkFigures(
-            relative_error=float((given - expected).norm() / expected.norm()),
-            accuracy=self._accuracy(logits),
-            agreement=None if logits is None or self.logits is None else float(agreement(self.logits, logits)),
-            **({} if self.pictures is None else {"images": self._compare_images(state, self.pictures)}),
-        )
-
-    def _compare_images(self, state: Mapping[str, Tensor], pictures: Pictures) -> ImageComparison:
-        logits = self._picture_logits(state, pictures)
-        return ImageComparison(
-            count=len(self.files),
-            size=pictures.size,
-            **pictures.by.figures(),
-            agreement=float(agreement(self.picture_logits, logits)),
-            overlap_top5=float(overlap(self.picture_logits, logits)),
-            cosine=float(cosine(self.picture_logits, logits)),
-        )
-
-    @torch.no_grad()
-    def _picture_logits(self, state: Mapping[str, Tensor], pictures: Pictures) -> Tensor:
-        module = copy.deepcopy(self.original.module)
-        assert module is not None
-        module.load_state_dict(state, strict=False)  # all but buffers that the architecture makes
-        batches = picture_batches(self.files, pictures.size, by=pictures.by)
-        return torch.cat([logits_of(module, batch, self.model) for batch in batches])
-
-    def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:
-        module, task = self.original.module, self.original.task
-        return None if module is None or task is None else module_logits(module, state, task, "test")
-
-    def _accuracy(self, logits: Tensor | None) -> float | None:
-        task = self.original.task
-        return None if logits is None or task is None else float(accuracy(logits, task.test.labels))
 
 
 def save_kernels(

@@ -10,8 +10,10 @@ import copy
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,10 @@ from netspace.compression.work import CannotFit, Made, Work, short_types
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.models.coded import Coded, Way
+from netspace.models.coded_bytes import pack as packed_bits
 from netspace.models.compressed import bytes_of, pack, unpack
 from netspace.networks.folding import fold
+from netspace.networks.kernels import further_names
 from netspace.networks.rounding import round_rows
 from netspace.networks.widths import find_widths, resized
 from netspace.streams import Stream, generator
@@ -33,6 +37,7 @@ from netspace.training.optimizers import OptimizerConfig
 from netspace.training.student import train_student, widest
 
 QP = range(-75, 21)  # of NNCodec: finer to coarser
+GROUP = 32  # weights that share a scale of torchao's int4
 State = dict[str, Tensor]
 
 
@@ -96,8 +101,6 @@ def torch_int8(work: Work, limit: int, path: Path) -> Made:
     """Quantise to int8 with torch's dynamic quantisation, which holds linear layers alone."""
     if work.original.module is None:
         raise CannotFit("torch's int8 needs the module of the network, and only its weights are known")
-    import warnings
-
     module = copy.deepcopy(work.original.module).cpu()
     module.load_state_dict(work.original.state, strict=False)
     with warnings.catch_warnings(action="ignore"):  # that it will move to another package
@@ -111,6 +114,60 @@ def torch_int8(work: Work, limit: int, path: Path) -> Made:
     if size > limit:
         raise CannotFit(f"torch's int8 holds linear layers alone, convolutions stay in 32 bits: {size:,} bytes", size)
     return Made("linear layers", {**work.original.state, **weights}, size=size)
+
+
+def torchao(work: Work, limit: int, path: Path) -> Made:
+    """Quantise linear and convolution layers with torchao, weights alone: to int8, or to int4 if that is too large.
+
+    There is a scale for each row, of kernels for each row and position; of int4 in linear layers for each group of 32 weights,
+    where rows are made of such. The file has torchao's own integers and scales, int4 packed (torchao keeps a byte for each on a
+    CPU), and all else as it is.
+    """
+    if work.original.module is None:
+        raise CannotFit("torchao needs the module of the network, and only its weights are known")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from torchao.quantization import IntxWeightOnlyConfig, quantize_
+            from torchao.quantization.granularity import PerAxis, PerGroup
+    except ImportError:
+        raise CannotFit('torchao is not installed: pip install "netspace[torchao]"') from None
+    tied = further_names(work.original.state)
+    own = work.original.state.keys() - tied.keys()
+    layers = {
+        f"{name}.weight": part
+        for name, part in work.original.module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and f"{name}.weight" in own
+    }
+    grouped = {name for name, part in layers.items() if isinstance(part, nn.Linear) and part.in_features % GROUP == 0}
+    plans: dict[int, list[tuple[Any, set[str]]]]
+    plans = {8: [(PerAxis(0), {*layers})], 4: [(PerAxis(0), {*layers} - grouped), (PerGroup(GROUP), grouped)]}
+    for bits in (8, 4):
+        module = copy.deepcopy(work.original.module).cpu().float()
+        module.load_state_dict(work.original.state, strict=False)
+        with warnings.catch_warnings(action="ignore"):
+            for granularity, names in plans[bits]:
+                config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity)
+                quantize_(module, config, lambda part, name, names=names: f"{name}.weight" in names)
+        weights: dict[str, Any] = {name: module.get_parameter(name) for name in layers}
+        write_tensors(path, _torchao_parts(weights, work.original.state, bits))
+        if (size := path.stat().st_size) <= limit:
+            state = {
+                name: value.dequantize().detach().to(work.original.state[name].dtype) for name, value in weights.items()
+            }
+            whole = {**work.original.state, **state}
+            return Made(f"int{bits}", {name: whole[tied.get(name, name)] for name in whole}, size=size)
+    raise CannotFit(f"torchao's int4 takes {size:,} bytes", size)
+
+
+def _torchao_parts(weights: Mapping[str, Any], state: State, bits: int) -> State:
+    """Return what a file of a network with torchao's weights holds: packed integers and scales, and all else as it is."""
+    tied = further_names(state)
+    parts = {name: value for name, value in state.items() if name not in weights and name not in tied}
+    for name, value in weights.items():
+        packed = packed_bits(value.qdata.detach(), bits)
+        parts[f"{name}.values"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+        parts[f"{name}.scales"] = value.scale.detach().contiguous()
+    return parts
 
 
 def student(work: Work, limit: int, path: Path) -> Made:
@@ -177,5 +234,6 @@ RIVALS: Mapping[str, Rival] = {
     "nncodec": nncodec,
     "rounding": rounding,
     "torch-int8": torch_int8,
+    "torchao": torchao,
     "student": student,
 }

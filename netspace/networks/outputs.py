@@ -5,7 +5,7 @@ Axes: B inputs, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
@@ -79,15 +79,19 @@ class Outputs:
 
     def read(self, outputs: object) -> list[Tensor]:
         """Return the tensors that are compared. Raises `UsageError` if no output has the name."""
+        return list(self.named(outputs).values())
+
+    def named(self, outputs: object) -> dict[str, Tensor]:
+        """Return the tensors that are compared by their paths. Raises `UsageError` if no output has the name."""
         named = output_tensors(outputs)
         if self.name is None:
-            return list(named.values())
+            return named
         if self.name in named:
-            return [named[self.name]]
-        if inner := [value for path, value in named.items() if path.startswith(f"{self.name}.")]:
+            return {self.name: named[self.name]}
+        if inner := {path: value for path, value in named.items() if path.startswith(f"{self.name}.")}:
             return inner
         if self.name.isdecimal() and int(self.name) < len(named):
-            return [list(named.values())[int(self.name)]]
+            return dict([list(named.items())[int(self.name)]])
         if list(named) == [""]:
             raise unknown("output", self.name, ["0"], "The network gives one tensor.")
         raise unknown("output", self.name, named)
@@ -132,3 +136,19 @@ def squared_errors(predicted: Sequence[Tensor], target: Sequence[Tensor]) -> Ten
         known = theirs.isfinite()
         rows.append(torch.stack([torch.where(known, each, 0.0).square().sum() for each in (mine - theirs, theirs)]))
     return torch.stack(rows)
+
+
+def relative_errors(expected: Iterable[Sequence[Tensor]], given: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Return for each output tensor the norm of the differences over the norm of what is expected, float64 (tensors,).
+
+    Both give the tensors of one batch after the other; norms are over all batches. Raises as `squared_errors`.
+
+    >>> import torch
+    >>> relative_errors([[torch.tensor([3.0])], [torch.tensor([4.0])]], [[torch.tensor([3.0])], [torch.tensor([3.0])]])
+    tensor([0.2000], dtype=torch.float64)
+    """
+    totals = torch.zeros(())
+    for theirs, mine in zip(expected, given, strict=True):
+        totals = totals + squared_errors(mine, theirs).double().cpu()
+    apart, whole = totals.unbind(1)
+    return (apart / torch.where(whole > 0, whole, 1.0)).sqrt()

@@ -47,6 +47,7 @@ LOOKS = {
     "nncodec": Look(TARGET, "X"),
     "rounding": Look(INK, "P"),
     "torch-int8": Look(INK, "h"),
+    "torchao": Look(INK, "*"),
     "student": Look("#882255", "p"),
 }
 OTHER = Look(GREY, "d")

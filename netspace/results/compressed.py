@@ -20,17 +20,33 @@ class Sizes(Part):
     parameters_predictor: int | None = None
 
 
-class ImageComparison(Part):
-    """The outputs of two networks for images without labels, compared."""
+class OutputComparison(Part):
+    """What two networks give for the same inputs without labels, compared: answers of logits, or errors of values."""
 
-    count: int
+    count: int  # of inputs
+    output: str | None = None  # the one that was picked
+    agreement: Number = None
+    overlap_top5: Number = None
+    cosine: Number = None
+    output_error: Number = None  # relative, a mean over outputs; None: answers are compared
+    output_errors: dict[str, Number] = Field(
+        default_factory=dict
+    )  # of each output, where there are several or named ones
+
+
+class ImageComparison(OutputComparison):
+    """Outputs for images, compared."""
+
     size: int
     normalise: str
     mean: list[float]
     std: list[float]
-    agreement: float
-    overlap_top5: float
-    cosine: float
+
+
+class NoiseComparison(OutputComparison):
+    """Outputs for noise U[-1, 1], compared."""
+
+    input_shape: list[int]
 
 
 class NetworkFigures(Part):
@@ -40,6 +56,7 @@ class NetworkFigures(Part):
     accuracy: Number = None
     agreement: Number = None
     images: ImageComparison | None = None
+    noise: NoiseComparison | None = None
 
 
 class WorkCost(Part):
@@ -74,6 +91,7 @@ class Compression(Sizes, Result):
     accuracy_reconstructed: Number = None
     agreement: Number = None
     images: ImageComparison | None = None
+    noise: NoiseComparison | None = None
     relative_error: Number = None
     bytes_original: int | None = None
     bytes_file: int | None = None

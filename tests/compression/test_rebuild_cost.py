@@ -143,7 +143,7 @@ def test_what_is_not_known_is_told(cli: Cli, tmp_path: Path) -> None:
         in cli("compress", "eval", tmp_path / "c.safetensors", "--rebuild").out
     )
     mistake = cli("compress", "eval", tmp_path / "c.safetensors", "--input-shape", "2,5,5")
-    assert mistake.code == 2 and "give --rebuild too" in mistake.sentence
+    assert mistake.code == 2 and "name it as MODEL" in mistake.sentence
 
 
 def test_the_shape_of_a_file_s_inputs_is_asked_for(tmp_path: Path) -> None:

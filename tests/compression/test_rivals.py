@@ -1,8 +1,9 @@
-"""Rivals of the ways at the same bytes: plain rounding, torch's int8, a distilled student, and NNCodec by a stand-in."""
+"""Rivals of the ways at the same bytes: plain rounding, torch's int8, a distilled student; NNCodec and torchao by stand-ins."""
 
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from budgets import NET_ARCH, net_file, settings
+from safetensors.torch import load_file
 from torch import nn
 
 from netspace.compression.budget import fit_budget
@@ -83,8 +85,92 @@ def test_nncodec_is_searched_for_the_budget(work: Work, tmp_path: Path, monkeypa
         RIVALS["nncodec"](work, 700, tmp_path / "n")
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a package with the parts of torchao that are used in its place."""
+
+    def quantize(module: nn.Module, config: SimpleNamespace, filter_fn: Any) -> None:
+        bits = {torch.int8: 8, torch.int4: 4}[config.weight_dtype]
+        for name, part in module.named_modules():
+            if filter_fn(part, name):
+                weight = part.weight.detach()
+                assert isinstance(weight, torch.Tensor)
+                last = weight.movedim(1, -1)  # of a kernel each position has a scale of its own, as in torchao
+                rows = last.reshape(-1, config.granularity or last.shape[-1])
+                scale = rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+                made = nn.Parameter(weight, requires_grad=False)
+                integers = (rows / scale).round()
+                made.qdata = integers.to(torch.int8).view(last.shape).movedim(-1, 1)
+                made.scale = scale.view(*last.shape[:-1], -1)
+                whole = (integers * scale).view(last.shape).movedim(-1, 1)
+                made.dequantize = lambda whole=whole: whole
+                part.weight = made
+
+    package, parts, granularity = (
+        ModuleType(f"torchao{end}") for end in ("", ".quantization", ".quantization.granularity")
+    )
+    parts.IntxWeightOnlyConfig, parts.quantize_ = SimpleNamespace, quantize  # type: ignore[attr-defined]
+    granularity.PerAxis, granularity.PerGroup = (lambda axis: axis), (lambda size: size)  # type: ignore[attr-defined]
+    for each in (package, parts, granularity):
+        monkeypatch.setitem(sys.modules, each.__name__, each)
+
+
+TORCHAO = pytest.param(True, marks=pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed"))
+
+
+@pytest.mark.parametrize("real", [False, TORCHAO])
+def test_torchao_holds_linear_and_convolution_layers(
+    real: bool, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not real:
+        stand_in(monkeypatch)
+    rival, path = RIVALS["torchao"], tmp_path / "a.safetensors"
+    rest = 4 * sum(value.numel() for value in work.original.state.values() if value.dim() < 2)
+    for limit, bits, worst in ((9_000, 8, 0.01), (5_000, 4, 0.2)):
+        made = rival(work, limit, path)
+        assert made.setting == f"int{bits}" and made.size == path.stat().st_size <= limit
+        stored = load_file(path)
+        for name, value in work.matrices().items():
+            groups = value.shape[1] // 32 if bits == 4 and value.dim() == 2 else 1
+            scales = len(value) * value[0, 0].numel() * groups
+            assert (
+                stored[f"{name}.scales"].numel() == scales
+                and stored[f"{name}.values"].numel() == value.numel() * bits // 8
+            )
+            assert made.state[name].dtype == value.dtype and made.state[name].shape == value.shape
+            assert 0 < float((made.state[name] - value).norm() / value.norm()) < worst
+        values = sum(value.numel() * bits // 8 for value in work.matrices().values())
+        scales = sum(value.numel() for name, value in stored.items() if name.endswith(".scales"))
+        assert 0 < made.size - (values + 4 * scales + rest) < 1_200  # names and shapes
+        assert not torch.equal(work.original.state["0.weight"], made.state["0.weight"])
+        assert torch.equal(work.original.state["1.running_mean"], made.state["1.running_mean"])
+    with pytest.raises(CannotFit, match=r"torchao's int4 takes [\d,]+ bytes"):
+        rival(work, 2_000, path)
+
+
+def test_torchao_stores_tied_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False))
+    module[2].weight = module[0].weight
+    original = Original(dict(module.state_dict(keep_vars=True)), module)
+    original.state = {name: original.state["0.weight"].detach() for name in original.state}
+    weight = original.state["0.weight"]
+    assert original.state["2.weight"] is weight
+    made = RIVALS["torchao"](searching(original, tmp_path), 3_000, tmp_path / "a.safetensors")
+    assert list(load_file(tmp_path / "a.safetensors")) == ["0.weight.scales", "0.weight.values"]
+    assert made.setting == "int8" and made.state["0.weight"] is made.state["2.weight"] is not weight
+
+
+def test_torchao_that_is_not_installed(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(CannotFit, match=r'torchao is not installed: pip install "netspace\[torchao\]"'):
+        RIVALS["torchao"](work, 9_000, tmp_path / "a")
+
+
 def test_rivals_are_in_the_table_of_a_task(multi_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nncodec", None)
+    for name in ("nncodec", "torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
     config = settings(2_600, rivals=True, way="coded", steps=4, short_steps=0)
     result = fit_budget("best:resnet", tmp_path / "c", config, multi_zoo)
     rivals = {row.way: row for row in result.table if row.rival}

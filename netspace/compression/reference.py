@@ -1,0 +1,189 @@
+"""The original beside a compressed file, and measures of other networks by it.
+
+Networks are compared on the test images of a known task, and on pictures without labels or noise: as classifiers, or by the
+relative error of whatever they give. Axes: B inputs, C outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from netspace.archs import ArchConfig
+from netspace.compression.channels import channel_order
+from netspace.compression.judging import batch_size, noise
+from netspace.compression.originals import Pictures, check_same, find_original, run_module
+from netspace.errors import UsageError
+from netspace.metrics import accuracy, agreement, cosine, overlap
+from netspace.models.coded import Coded
+from netspace.models.coded_predictor import CodedPredictor
+from netspace.models.compressed import Compressed
+from netspace.networks.outputs import Compare, Outputs, relative_errors
+from netspace.networks.state_dict import module_logits, run_types
+from netspace.results.compressed import ImageComparison, NetworkFigures, NoiseComparison, OutputComparison
+from netspace.tasks.readers import picture_batches
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What both networks are run on besides a task's images, and which of their outputs are compared."""
+
+    pictures: Pictures | None = None
+    input_shape: tuple[int, ...] | None = None  # of one input of noise U[-1, 1]
+    output: str | None = None  # a path or an index; None: all
+    compare: Compare = "auto"
+
+    def check(self) -> None:
+        """Raise `UsageError` for options that do not go together."""
+        if self.pictures is not None and self.input_shape is not None:
+            raise UsageError("--images and --input-shape both say what the networks are run on: give one of them")
+        if not self.any and (self.output is not None or self.compare != "auto"):
+            raise UsageError(
+                "--output and --compare are about what the networks give for --images or --input-shape: give one of these too"
+            )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to run networks on."""
+        return self.pictures is not None or self.input_shape is not None
+
+
+def check_named(model: str | None, arch: ArchConfig | None, shown: Shown, key: str | None = None) -> None:
+    """Raise `UsageError` if an original is described that was not named."""
+    if model is None and (arch is not None or key is not None or shown.any):
+        raise UsageError(
+            "--arch, --key, --images and --input-shape are about the original beside the file: name it as MODEL"
+        )
+
+
+class Reference:
+    """The original of a compressed file, and measures of other networks by it; `accuracy` is its own.
+
+    Raises:
+        UsageError: there is something to run networks on, but no module is known that runs them; as `Outputs.of`.
+        NetspaceError: the file is of another network, or the network cannot be run on the inputs; as `Pictures.files`.
+    """
+
+    def __init__(
+        self,
+        compressed: Compressed | Coded,
+        state: Mapping[str, Tensor],
+        path: Path,
+        model: str,
+        zoo: Path | None,
+        arch: ArchConfig | None = None,
+        shown: Shown = Shown(),
+        key: str | None = None,
+    ) -> None:
+        shown.check()
+        self.files = [] if shown.pictures is None else shown.pictures.files()
+        self.original, _ = find_original(model, zoo, arch=arch, key=key)
+        check_same(path, state, model, self.original)
+        self.model, self.shown, self.represented = model, shown, compressed.represented
+        self.expected = self.original.state  # what weights are compared with
+        if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
+            self.expected = channel_order(self.original, compressed.channels, model)
+        if shown.any:
+            self.outputs = self._outputs()
+            self.shown_logits = self._logits(self.original.state) if self.outputs.logits else None
+        self.logits = self._test_logits(self.original.state)
+        self.accuracy = self._accuracy(self.logits)
+
+    def measure(self, state: dict[str, Tensor]) -> NetworkFigures:
+        """Measure the network with a state dict by the original.
+
+        The figures are the relative error of the represented weights; accuracy and agreement on the test images where they
+        are known; and `images` or `noise`, how alike the outputs of both are for these, where there are any.
+        """
+        expected, given = self.represented(self.expected), self.represented(state)
+        logits = self._test_logits(state)
+        return NetworkFigures(
+            relative_error=float((given - expected).norm() / expected.norm()),
+            accuracy=self._accuracy(logits),
+            agreement=None if logits is None or self.logits is None else float(agreement(self.logits, logits)),
+            **self._compared(state),
+        )
+
+    def _outputs(self) -> Outputs:
+        """Return what is compared of the network, by what it gives for one input."""
+        module = self.original.module
+        if module is None:
+            what = "images are" if self.shown.pictures is not None else "noise is"
+            raise UsageError(
+                f"{what} shown to the network, and of {self.model} only the weights are known: give --arch"
+            )
+        module = copy.deepcopy(module).eval()
+        module.load_state_dict(run_types(self.original.state, module), strict=False)
+        given = run_module(module, next(self._batches())[:1], self.model)
+        return Outputs.of(given, self.model, self.shown.output, self.shown.compare)
+
+    def _compared(self, state: Mapping[str, Tensor]) -> dict[str, OutputComparison]:
+        """Return how alike both networks are on what is shown, under the name of its kind."""
+        shown = self.shown
+        if not shown.any:
+            return {}
+        figures = self._figures(state)
+        if shown.pictures is None:
+            inputs = noise(shown.input_shape or (), "test")
+            return {"noise": NoiseComparison(count=len(inputs), input_shape=list(inputs.shape[1:]), **figures)}
+        size, by = shown.pictures.size, shown.pictures.by
+        return {"images": ImageComparison(count=len(self.files), size=size, **by.figures(), **figures)}
+
+    def _figures(self, state: Mapping[str, Tensor]) -> dict[str, object]:
+        """Return the figures of a network's outputs: of answers, or errors of values by the names of outputs."""
+        if self.shown_logits is not None:
+            logits = self._logits(state)
+            return {
+                "output": self.shown.output,
+                "agreement": float(agreement(self.shown_logits, logits)),
+                "overlap_top5": float(overlap(self.shown_logits, logits)),
+                "cosine": float(cosine(self.shown_logits, logits)),
+            }
+        theirs, mine = self._run(self.original.state), self._run(state)
+        names: list[str] = []
+        errors = relative_errors(_values(theirs, names), (list(each.values()) for each in mine))
+        by_name = dict(zip(names, errors.tolist(), strict=True))
+        outputs = {} if list(by_name) == [""] else by_name
+        return {"output": self.shown.output, "output_error": float(errors.mean()), "output_errors": outputs}
+
+    def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([next(iter(each.values())).float() for each in self._run(state)])
+
+    def _run(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the compared outputs of a network by name, for each batch of what is shown."""
+        module = self.original.module
+        assert module is not None
+        typed = run_types(state, module)
+        for batch in self._batches():
+            with torch.no_grad():  # not around the yield, where it would be the caller's too
+                named = self.outputs.named(functional_call(module, typed, (batch,)))
+            yield named
+
+    def _batches(self) -> Iterator[Tensor]:
+        shown = self.shown
+        if shown.pictures is not None:
+            yield from picture_batches(self.files, shown.pictures.size, by=shown.pictures.by)
+        else:
+            inputs = noise(shown.input_shape or (), "test")
+            yield from inputs.split(batch_size(inputs))
+
+    def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:
+        module, task = self.original.module, self.original.task
+        return None if module is None or task is None else module_logits(module, state, task, "test")
+
+    def _accuracy(self, logits: Tensor | None) -> float | None:
+        task = self.original.task
+        return None if logits is None or task is None else float(accuracy(logits, task.test.labels))
+
+
+def _values(batches: Iterator[dict[str, Tensor]], names: list[str]) -> Iterator[list[Tensor]]:
+    """Yield the tensors of each batch, and put their names into `names`."""
+    for each in batches:
+        names[:] = each
+        yield list(each.values())
