@@ -66,6 +66,7 @@ class MapPlot:
         self.plot.scatter("x", "y", source=self.marks, size=13, fill_color=None, line_color="#222222", line_width=2)
         self.plot.text("x", "y", text="label", source=self.marks, x_offset=8, y_offset=-6, text_font_size="13px")
         self.plot.scatter("x", "y", source=self.star, size=15, marker="star", color="#D55E00", line_color="#222222")
+        self.plot.toolbar.logo = None
         self.plot.add_layout(ColorBar(color_mapper=self.mapper), "right")
         for side in (self.plot.x_range, self.plot.y_range):
             for end in ("start", "end"):

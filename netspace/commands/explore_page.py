@@ -152,6 +152,7 @@ class Page:
         for name, colour in (("latent", "#D55E00"), ("weights", "#0072B2")):
             plot.line("gamma", name, source=self.line, color=colour, legend_label=name)
             plot.scatter("gamma", name, source=self.line, color=colour, size=6)
+        plot.toolbar.logo = None
         plot.legend.location, plot.legend.orientation = "bottom_center", "horizontal"
         plot.yaxis.axis_label = f"{self.explorer.score_name}, test"
         return plot
