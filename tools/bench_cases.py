@@ -181,6 +181,7 @@ def setup_of(case: Any, device: torch.device) -> Setup:
         flat = 0.05 * torch.randn(members, arch.parameters, generator=generator(case.recipe.seed))
         table = np.zeros(members, dtype=MEMBER)
         table["split"] = [b"train"] * (members - 1) + [b"val"]
+        table["status"] = b"ok"
         return Population(arch.spec, pack(flat, arch.size).numpy(), table)
 
     with tempfile.TemporaryDirectory() as folder:

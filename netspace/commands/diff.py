@@ -137,12 +137,15 @@ def _task(zoo: Zoo | None, networks: list[AnyNetwork], device: str) -> Task | No
 
 
 def common_layers(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Layers:
-    """Return the layers that two state dicts have in common, by names and shapes, in the first one's order."""
+    """Return the layers that two state dicts have in common, by names and shapes, in the first one's order.
+
+    A bias that only one of them has is compared with zeros.
+    """
     by_layer = [_by_layer(state) for state in (first, second)]
     common: dict[str, tuple[Tensor, Tensor]] = {}
     unmatched = []
     for layer in dict.fromkeys([*by_layer[0], *by_layer[1]]):
-        both = [each.get(layer) for each in by_layer]
+        both = _with_biases([each.get(layer) for each in by_layer])
         shapes = [None if each is None else {name: tuple(value.shape) for name, value in each.items()} for each in both]
         if both[0] is not None and both[1] is not None and shapes[0] == shapes[1]:
             names = list(both[0])
@@ -153,6 +156,17 @@ def common_layers(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> 
     return Layers(
         {name: pair[0] for name, pair in common.items()}, {name: pair[1] for name, pair in common.items()}, unmatched
     )
+
+
+def _with_biases(both: list[dict[str, Tensor] | None]) -> list[dict[str, Tensor] | None]:
+    """Return the tensors of a layer in two networks, with zeros for a bias that one of them lacks."""
+    one, other = both
+    if one is None or other is None:
+        return both
+    return [
+        {**{name: torch.zeros_like(value) for name, value in twin.items() if name.endswith("bias")}, **each}
+        for each, twin in ((one, other), (other, one))
+    ]
 
 
 def _by_layer(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

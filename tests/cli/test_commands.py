@@ -109,6 +109,7 @@ def test_every_out_is_o_too() -> None:
         "compress reconstruct",
         "compress quantise",
         "compress correct",
+        "compress transfer",
         "morph fit",
         "morph sample",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import netspace
 from netspace import archs
 from netspace.archs import ArchConfig
-from netspace.commands.diff import diff
+from netspace.commands.diff import common_layers, diff, differences
 from netspace.commands.morph_sample import Size, sample
 from netspace.compression.fit import fit
 from netspace.io import write_tensors
@@ -192,6 +193,16 @@ def test_a_network_and_its_morphed_self(tmp_path: Path) -> None:
     assert result.answers is not None and result.aligned is None and result.unmatched
     assert result.answers.changed == int((answers[0] != answers[1]).sum())
     assert result.answers.score_second == pytest.approx(float((answers[1] == labels).double().mean()))
+
+
+def test_a_bias_of_one_network_alone_is_compared_with_zeros() -> None:
+    weight, bias = torch.randn(3, 2), torch.tensor([3.0, 0.0, -4.0])
+    for first, second in permutations(({"a.weight": weight, "a.bias": bias}, {"a.weight": weight + 1}), 2):
+        layers = common_layers(first, second)
+        assert not layers.unmatched and layers.first["a"].numel() == layers.second["a"].numel() == 9
+        (row,) = differences(layers, None)
+        assert row.distance == pytest.approx((6 + 25) ** 0.5)
+    assert common_layers({"a.weight": weight}, {"a.weight": weight.T}).unmatched[0].layer == "a"
 
 
 def test_batch_norm_is_said_to_be_folded_only_where_there_was_one(tmp_path: Path) -> None:
