@@ -186,8 +186,10 @@ def test_the_page_in_a_browser(page: Page, explorer: Explorer) -> None:
     assert page.run(f"{elsewhere}.length") == 0  # nothing comes from a network
     value_of(page, VIEW.replace("NAME", '"map"').replace("WHERE", "box.width > 100"))
     for end, index in (("A", 1), ("B", 20)):
+        before = json.dumps(page.run(f"{model('figures')}.text"))
         click(page, where(page, "map", DOT.replace("INDEX", str(index))))
-        value_of(page, f"{model('figures')}.text.includes('nearest by latents')")
+        value_of(page, f"{model('figures')}.text != {before} && {model('figures')}.text.includes('nearest by latents')")
+        time.sleep(0.5)  # the buttons below move with the text
         click(page, where(page, end))
         value_of(page, f"{model('state')}.text.includes('{end}: lenetlike/')")
     click(page, where(page, "draw"))
