@@ -17,7 +17,7 @@ from netspace.commands.map_image import Colours, Window, image_of, palette_of
 if TYPE_CHECKING:
     from bokeh.document import Document
 
-MAX_GLYPHS = 2_000  # visible points that a browser without a GPU draws 30 times a second; more are an image
+MAX_GLYPHS = 2_000  # visible points that are glyphs; more are an image
 COVER = 3.0  # width and height of what is drawn at once, in those of the visible range
 EDGE = 1.4  # another image is drawn when this many times the visible range is no longer covered
 HYSTERESIS = 1.25  # glyphs stay until there are this many times MAX_GLYPHS, so that dragging does not alternate
