@@ -29,7 +29,7 @@ from netspace.cli.shared import (
     pick,
     trusting,
 )
-from netspace.cli.shrink import Compared, Noise, OutputOfEval, pruning, quantised, shown
+from netspace.cli.shrink import Compared, Noise, OutputOfEval, pruning, quantised, unlabelled
 from netspace.cli.transfer import transfer
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def evaluate(
 
     trusting(trust_arch)
     shape, pictures = parse_shape(input_shape), parse_pictures(images, size, normalise)
-    of, made = (model, zoo, named_arch(arch, kwargs)), shown(pictures, None if rebuild else shape, output, compare)
+    of, made = (model, zoo, named_arch(arch, kwargs)), unlabelled(pictures, None if rebuild else shape, output, compare)
     figures = measure(file, *of, made, key)
     if rebuild:
         figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, pictures, key, shape))

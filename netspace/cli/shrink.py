@@ -10,7 +10,7 @@ from netspace.cli.output import fraction, normalised, number, percent, table
 
 if TYPE_CHECKING:
     from netspace.compression.originals import Pictures
-    from netspace.compression.reference import Shown
+    from netspace.compression.reference import Unlabelled
     from netspace.networks.outputs import Compare
     from netspace.results.compressed import OutputComparison, PrunedNetwork, Pruning, Quantisation
 
@@ -41,15 +41,17 @@ Compared = Annotated[
 ]
 
 
-def shown(pictures: Pictures | None, shape: tuple[int, ...] | None, output: str | None, compare: str) -> Shown:
+def unlabelled(
+    pictures: Pictures | None, shape: tuple[int, ...] | None, output: str | None, compare: str
+) -> Unlabelled:
     """Return what networks are compared on, by the options. Raises `UsageError` for options that do not go together."""
-    from netspace.compression.reference import Shown
+    from netspace.compression.reference import Unlabelled
     from netspace.errors import unknown
 
     known: dict[str, Compare] = {"auto": "auto", "answers": "answers", "outputs": "outputs"}
     if compare not in known:
         raise unknown("comparison", compare, known)
-    made = Shown(pictures, shape, output, known[compare])
+    made = Unlabelled(pictures, shape, output, known[compare])
     made.check()
     return made
 

@@ -22,7 +22,7 @@ from netspace.compression.originals import (
     run_module,
     save_kernels,
 )
-from netspace.compression.reference import Reference, Shown, check_named
+from netspace.compression.reference import Reference, Unlabelled, check_named
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
@@ -295,12 +295,12 @@ def evaluate(
     model: str | None = None,
     zoo_path: Path | None = None,
     arch: ArchConfig | None = None,
-    shown: Shown = Shown(),
+    unlabelled: Unlabelled = Unlabelled(),
     key: str | None = None,
 ) -> Compression:
     """Return the figures of `netspace compress eval --json`; accuracies if the network and its data are known.
 
-    On what is `shown`, pictures or noise, the outputs of the original and the reconstructed network are compared: no labels are
+    On `unlabelled` inputs, pictures or noise, the outputs of the original and the reconstructed network are compared: no labels are
     needed, and outputs that are no logits are compared by the relative error of their values.
 
     Raises:
@@ -309,10 +309,10 @@ def evaluate(
 
     >>> result = evaluate(compressed, "best", zoo)  # the path of a compressed network
     """
-    check_named(model, arch, shown, key)
+    check_named(model, arch, unlabelled, key)
     compressed = load_any(path)
     state = compressed.reconstruct()
-    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, shown, key)
+    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, unlabelled, key)
     measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
         file=str(path),

@@ -31,7 +31,7 @@ from netspace.tasks.readers import picture_batches
 
 
 @dataclass(frozen=True)
-class Shown:
+class Unlabelled:
     """What both networks are run on besides a task's images, and which of their outputs are compared."""
 
     pictures: Pictures | None = None
@@ -54,9 +54,9 @@ class Shown:
         return self.pictures is not None or self.input_shape is not None
 
 
-def check_named(model: str | None, arch: ArchConfig | None, shown: Shown, key: str | None = None) -> None:
+def check_named(model: str | None, arch: ArchConfig | None, unlabelled: Unlabelled, key: str | None = None) -> None:
     """Raise `UsageError` if an original is described that was not named."""
-    if model is None and (arch is not None or key is not None or shown.any):
+    if model is None and (arch is not None or key is not None or unlabelled.any):
         raise UsageError(
             "--arch, --key, --images and --input-shape are about the original beside the file: name it as MODEL"
         )
@@ -78,18 +78,18 @@ class Reference:
         model: str,
         zoo: Path | None,
         arch: ArchConfig | None = None,
-        shown: Shown = Shown(),
+        unlabelled: Unlabelled = Unlabelled(),
         key: str | None = None,
     ) -> None:
-        shown.check()
-        self.files = [] if shown.pictures is None else shown.pictures.files()
+        unlabelled.check()
+        self.files = [] if unlabelled.pictures is None else unlabelled.pictures.files()
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
-        self.model, self.shown, self.represented = model, shown, compressed.represented
+        self.model, self.unlabelled, self.represented = model, unlabelled, compressed.represented
         self.expected = self.original.state  # what weights are compared with
         if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
             self.expected = channel_order(self.original, compressed.channels, model)
-        if shown.any:
+        if unlabelled.any:
             self.outputs = self._outputs()
             self.shown_logits = self._logits(self.original.state) if self.outputs.logits else None
         self.logits = self._test_logits(self.original.state)
@@ -114,25 +114,25 @@ class Reference:
         """Return what is compared of the network, by what it gives for one input."""
         module = self.original.module
         if module is None:
-            what = "images are" if self.shown.pictures is not None else "noise is"
+            what = "images are" if self.unlabelled.pictures is not None else "noise is"
             raise UsageError(
-                f"{what} shown to the network, and of {self.model} only the weights are known: give --arch"
+                f"{what} given to the network, and of {self.model} only the weights are known: give --arch"
             )
         module = copy.deepcopy(module).eval()
         module.load_state_dict(run_types(self.original.state, module), strict=False)
         given = run_module(module, next(self._batches())[:1], self.model)
-        return Outputs.of(given, self.model, self.shown.output, self.shown.compare)
+        return Outputs.of(given, self.model, self.unlabelled.output, self.unlabelled.compare)
 
     def _compared(self, state: Mapping[str, Tensor]) -> dict[str, OutputComparison]:
-        """Return how alike both networks are on what is shown, under the name of its kind."""
-        shown = self.shown
-        if not shown.any:
+        """Return how alike both networks are on inputs without labels, under the name of their kind."""
+        unlabelled = self.unlabelled
+        if not unlabelled.any:
             return {}
         figures = self._figures(state)
-        if shown.pictures is None:
-            inputs = noise(shown.input_shape or (), "test")
+        if unlabelled.pictures is None:
+            inputs = noise(unlabelled.input_shape or (), "test")
             return {"noise": NoiseComparison(count=len(inputs), input_shape=list(inputs.shape[1:]), **figures)}
-        size, by = shown.pictures.size, shown.pictures.by
+        size, by = unlabelled.pictures.size, unlabelled.pictures.by
         return {"images": ImageComparison(count=len(self.files), size=size, **by.figures(), **figures)}
 
     def _figures(self, state: Mapping[str, Tensor]) -> dict[str, object]:
@@ -140,7 +140,7 @@ class Reference:
         if self.shown_logits is not None:
             logits = self._logits(state)
             return {
-                "output": self.shown.output,
+                "output": self.unlabelled.output,
                 "agreement": float(agreement(self.shown_logits, logits)),
                 "overlap_top5": float(overlap(self.shown_logits, logits)),
                 "cosine": float(cosine(self.shown_logits, logits)),
@@ -150,13 +150,13 @@ class Reference:
         errors = relative_errors(_values(theirs, names), (list(each.values()) for each in mine))
         by_name = dict(zip(names, errors.tolist(), strict=True))
         outputs = {} if list(by_name) == [""] else by_name
-        return {"output": self.shown.output, "output_error": float(errors.mean()), "output_errors": outputs}
+        return {"output": self.unlabelled.output, "output_error": float(errors.mean()), "output_errors": outputs}
 
     def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([next(iter(each.values())).float() for each in self._run(state)])
 
     def _run(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Yield the compared outputs of a network by name, for each batch of what is shown."""
+        """Yield the compared outputs of a network by name, for each batch of inputs without labels."""
         module = self.original.module
         assert module is not None
         typed = run_types(state, module)
@@ -166,11 +166,11 @@ class Reference:
             yield named
 
     def _batches(self) -> Iterator[Tensor]:
-        shown = self.shown
-        if shown.pictures is not None:
-            yield from picture_batches(self.files, shown.pictures.size, by=shown.pictures.by)
+        unlabelled = self.unlabelled
+        if unlabelled.pictures is not None:
+            yield from picture_batches(self.files, unlabelled.pictures.size, by=unlabelled.pictures.by)
         else:
-            inputs = noise(shown.input_shape or (), "test")
+            inputs = noise(unlabelled.input_shape or (), "test")
             yield from inputs.split(batch_size(inputs))
 
     def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netspace.archs import ArchConfig
 from netspace.compression.originals import Pictures, check_new
-from netspace.compression.reference import Reference, Shown, check_named
+from netspace.compression.reference import Reference, Unlabelled, check_named
 from netspace.errors import UsageError
 from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import FLOAT, Compressed, bytes_of, check_bits, pack, unpack
@@ -59,13 +59,13 @@ def quantise(
     """
     check_bits(bits)
     check_new(out)
-    shown = Shown(pictures)
-    check_named(model, arch, shown, key)
+    unlabelled = Unlabelled(pictures)
+    check_named(model, arch, unlabelled, key)
     compressed = load_predictor(path)
     if compressed.bits != FLOAT:
         raise UsageError(f"{path} is quantised to {compressed.bits} bits already: give the file that it was made of")
     before = compressed.reconstruct()
-    reference = None if model is None else Reference(compressed, before, path, model, zoo_path, arch, shown, key)
+    reference = None if model is None else Reference(compressed, before, path, model, zoo_path, arch, unlabelled, key)
     replace(compressed, bits=bits).save(out)
     after = Compressed.load(out).reconstruct()
     exact, rounded = (compressed.kernels.gather(state) for state in (before, after))
@@ -132,7 +132,7 @@ def prune(
             raise UsageError(f"a share of {share:g} of the weights was to be pruned: give shares from 0 to below 1")
     compressed = load_predictor(path)
     state = compressed.reconstruct()
-    reference = Reference(compressed, state, path, model, zoo_path, arch, Shown(pictures), key)
+    reference = Reference(compressed, state, path, model, zoo_path, arch, Unlabelled(pictures), key)
     original = reference.original.state
     whole = deepcopy(compressed.predictor.state_dict())
     matrices = {name: value for name, value in whole.items() if value.dim() == 2}

@@ -21,7 +21,7 @@ from netspace.compression.budget import fit_budget
 from netspace.compression.fit import evaluate
 from netspace.compression.judging import noise
 from netspace.compression.originals import Pictures
-from netspace.compression.reference import Shown
+from netspace.compression.reference import Unlabelled
 from netspace.errors import NetspaceError, UsageError
 from netspace.models.coded import Coded
 from netspace.networks.outputs import output_tensors
@@ -92,11 +92,11 @@ def test_outputs_are_compared_by_their_errors(kind: str, tmp_path: Path, monkeyp
     model, file, states = written(HEADS, tmp_path)
     if kind == "pictures":
         folder = pictures(tmp_path)
-        shown, inputs = Shown(Pictures(folder, 9)), torch.cat(list(picture_batches(picture_files(folder), 9)))
+        unlabelled, inputs = Unlabelled(Pictures(folder, 9)), torch.cat(list(picture_batches(picture_files(folder), 9)))
     else:
         monkeypatch.setattr("netspace.compression.judging.BATCH", 7)  # batches of several sizes
-        shown, inputs = Shown(input_shape=SHAPE), noise(SHAPE, "test")
-    figures = evaluate(file, model, arch=HEADS, shown=shown)
+        unlabelled, inputs = Unlabelled(input_shape=SHAPE), noise(SHAPE, "test")
+    figures = evaluate(file, model, arch=HEADS, unlabelled=unlabelled)
     assert torch.is_grad_enabled()
     found = figures.images if kind == "pictures" else figures.noise
     expected = errors_by_hand(HEADS, states, inputs)
@@ -107,7 +107,7 @@ def test_outputs_are_compared_by_their_errors(kind: str, tmp_path: Path, monkeyp
     assert (figures.noise is None, figures.images is None) == (kind == "pictures", kind == "noise")
     if kind == "pictures":
         assert figures.images is not None and figures.images.normalise == IMAGENET.figures()["normalise"]
-    one = evaluate(file, model, arch=HEADS, shown=Shown(shown.pictures, shown.input_shape, "1"))
+    one = evaluate(file, model, arch=HEADS, unlabelled=Unlabelled(unlabelled.pictures, unlabelled.input_shape, "1"))
     picked = one.images or one.noise
     assert picked is not None and picked.output == "1"
     assert picked.output_error == pytest.approx(expected["found.1"], rel=1e-4)
@@ -117,7 +117,7 @@ def test_the_original_itself_has_no_error(tmp_path: Path) -> None:
     model, _, states = written(HEADS, tmp_path)
     exact = {name: value.float() for name, value in states[0].items()}
     Coded.of(exact, {}).save(tmp_path / "same.safetensors")
-    figures = evaluate(tmp_path / "same.safetensors", model, arch=HEADS, shown=Shown(input_shape=SHAPE))
+    figures = evaluate(tmp_path / "same.safetensors", model, arch=HEADS, unlabelled=Unlabelled(input_shape=SHAPE))
     assert figures.noise is not None and figures.noise.output_error == 0.0 and figures.bytes_file is not None
 
 
@@ -127,10 +127,10 @@ def test_classifiers_are_compared_by_answers_on_noise_too(tmp_path: Path) -> Non
     with torch.no_grad():
         one, two = (functional_call(module, state, (inputs.double(),)) for state in states)
     same = float((one.argmax(1) == two.argmax(1)).double().mean())
-    found = evaluate(file, model, arch=CLASSES, shown=Shown(input_shape=SHAPE)).noise
+    found = evaluate(file, model, arch=CLASSES, unlabelled=Unlabelled(input_shape=SHAPE)).noise
     assert found is not None and 0 < same < 1 and found.agreement == pytest.approx(same) and found.output_error is None
-    shown = Shown(input_shape=SHAPE, compare="outputs")
-    found = evaluate(file, model, arch=CLASSES, shown=shown).noise
+    unlabelled = Unlabelled(input_shape=SHAPE, compare="outputs")
+    found = evaluate(file, model, arch=CLASSES, unlabelled=unlabelled).noise
     assert found is not None and found.agreement is None and found.output_errors == {}
     assert found.output_error == pytest.approx(errors_by_hand(CLASSES, states, inputs)[""], rel=1e-4)
 
@@ -138,7 +138,9 @@ def test_classifiers_are_compared_by_answers_on_noise_too(tmp_path: Path) -> Non
 def test_a_fit_is_evaluated_as_it_reports(tmp_path: Path) -> None:
     model, _, _ = written(HEADS, tmp_path)
     result = fit_budget(model, tmp_path / "c", settings(1_100, input_shape=SHAPE, way="coded", steps=0), arch=HEADS)
-    figures = evaluate(tmp_path / "c/compressed.safetensors", model, arch=HEADS, shown=Shown(input_shape=SHAPE))
+    figures = evaluate(
+        tmp_path / "c/compressed.safetensors", model, arch=HEADS, unlabelled=Unlabelled(input_shape=SHAPE)
+    )
     assert figures.noise is not None and result.output_error is not None and result.output_error > 0
     assert figures.noise.output_error == pytest.approx(result.output_error)
 
@@ -174,9 +176,9 @@ def test_the_commands(cli: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_mistakes(tmp_path: Path) -> None:
     model, file, _ = written(HEADS, tmp_path)
-    with pytest.raises(UsageError, match=r"noise is shown to the network, and of .* only the weights are known"):
-        evaluate(file, model, shown=Shown(input_shape=SHAPE))
+    with pytest.raises(UsageError, match=r"noise is given to the network, and of .* only the weights are known"):
+        evaluate(file, model, unlabelled=Unlabelled(input_shape=SHAPE))
     with pytest.raises(NetspaceError, match=r"cannot be run on images of 4 x 9 x 9: .* --input-shape"):
-        evaluate(file, model, arch=HEADS, shown=Shown(input_shape=(4, 9, 9)))
+        evaluate(file, model, arch=HEADS, unlabelled=Unlabelled(input_shape=(4, 9, 9)))
     with pytest.raises(NetspaceError, match=r"was expected to answer with logits \(B, C\), but gave found"):
-        evaluate(file, model, arch=HEADS, shown=Shown(input_shape=SHAPE, compare="answers"))
+        evaluate(file, model, arch=HEADS, unlabelled=Unlabelled(input_shape=SHAPE, compare="answers"))
