@@ -110,6 +110,13 @@ CHAIRS: dict[str, Any] = {
 }
 
 
+def pytest_configure() -> None:
+    """Import `model_zoo`, not the folder tests/model_zoo, which is found first where netspace is installed in place."""
+    from netspace.process import import_model_zoo
+
+    import_model_zoo()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 

@@ -316,7 +316,7 @@ def _merit(tried: Tried) -> tuple[float, float, float]:
 
 
 def _trained(tried: Tried) -> str:
-    return f", trained for {tried.steps:,} steps," if tried.steps else ""
+    return f" (trained for {tried.steps:,} steps)" if tried.steps else ""
 
 
 def _decisive(tried: Tried, kind: str) -> str:
