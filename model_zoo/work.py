@@ -175,7 +175,10 @@ class Worker:
         self.candidates = candidates(recipe, self.task)
         self.nets = {name: NetBatch(each.skeleton, each.spec) for name, each in self.candidates.items()}
         self.uncommitted: list[tuple[int, str, Population]] = []  # small finished groups: number, architecture, members
-        self.committed, self.step = time.monotonic(), 1  # when such were; and every how-manieth group is this worker's
+        self.committed, self.step = (
+            time.monotonic(),
+            1,
+        )  # the time of the last such commit; the worker has every step-th group
         self.forwards: dict[str, Forward] = {}  # by architecture, used by its groups one after another
         self.widths: dict[
             str, int

@@ -93,4 +93,9 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    return Spread(values=known, mean=statistics.fmean(known), std=statistics.stdev(known) if len(known) > 1 else None)
+    return Spread(values=known, mean=statistics.fmean(known), std=deviation(known))
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -22,6 +22,7 @@ from netspace import archs
 from netspace.archs import ArchConfig
 from netspace.compression.analyse import fresh
 from netspace.compression.originals import check_same, find_original, logits_of
+from netspace.compression.seeds import deviation
 from netspace.config import Seed, Settings
 from netspace.errors import UsageError
 from netspace.files import locked
@@ -301,7 +302,7 @@ def _row(start: Start, tuned: Tuned, trials: Sequence[Sequence[Trial]], rates: S
         accuracy_val=[trial.accuracy_val for trial in trials[best]],
         accuracy_test=test,
         mean=statistics.fmean(test),
-        std=_spread(test),
+        std=deviation(test),
     )
 
 
@@ -315,11 +316,6 @@ def _compared(rows: Sequence[TransferRow]) -> list[TransferRow]:
             continue
         pairs = zip(row.accuracy_test, originals[row.tuned].accuracy_test, strict=True)
         differences = [one - other for one, other in pairs]
-        more = {"difference": statistics.fmean(differences), "difference_std": _spread(differences)}
+        more = {"difference": statistics.fmean(differences), "difference_std": deviation(differences)}
         compared.append(row.extended(TransferRow, **more))
     return compared
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample; None for a single value."""
-    return statistics.stdev(values) if len(values) > 1 else None
