@@ -180,9 +180,10 @@ def reconstruction_loss(
     The paper divides the norm by the number of weights; the authors' code, as this, takes the root of the mean. With
     `weights`, the kernels are a sample of those of a network with so many weights. The value is then the sample's, and
     the gradient is multiplied by the sample's fraction of the weights: other weights do not depend on what was drawn.
+    Kernels without any weight have no error.
     """
     squares = ((predicted.float() - target.float()) * mask).square().sum()
-    error = (squares / mask.sum() + 1e-20).sqrt()
+    error = (squares / mask.sum().clamp_min(1) + 1e-20).sqrt()
     return error if weights is None else torch.lerp(error.detach(), error, mask.sum() / weights)
 
 

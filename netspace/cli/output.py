@@ -180,6 +180,11 @@ def compression(figures: of_files.Compression) -> str:
         f"{figures.file}: {what}",
         f"{figures.bytes_file:,} bytes; the original's weights take {figures.bytes_original:,}",
     ]
+    if figures.zeros:
+        share = percent(fraction(figures.zeros, figures.parameters_represented))
+        lines.append(
+            f"{figures.zeros:,} of the represented values ({share}) are kept zero by a mask of {figures.bytes_zeros:,} bytes"
+        )
     if figures.larger:
         lines.append(
             f"the file is LARGER than the network's weights ({number(fraction(figures.bytes_file, figures.bytes_original), 1)} times as many bytes): "

@@ -36,6 +36,7 @@ BITS = 6.0  # of a predictor's weight, for which it is sized; its entropy-coded 
 MIN_HIDDEN = 4
 KERNELS = 4096  # coordinates of a step
 DISTILLED = 30  # of so many steps of reconstruction, one of distillation
+MAX_ZEROS = 0.5  # of the bytes, that the mask of a pruned network's zeros may take; else its zeros are not kept
 
 
 def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = False) -> str:
@@ -61,13 +62,15 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
     fit_config = _config(work, order, 1, whole)
     torch.manual_seed(config.seed)
     smallest = begin(reference, fit_config, work.spec, path.parent / f"orders-{order}.safetensors", kernels)
+    zeros = 0 < len(smallest.packed_zeros) <= MAX_ZEROS * limit
+    smallest = smallest if zeros else replace(smallest, zeros={})
     fixed = _coded(smallest, 2.0**4, order, config.seed).file_bytes()
     hidden = _widest(fit_config.predictor, kernels.side**2, limit - fixed)
     if hidden < MIN_HIDDEN:
         values = parameter_count(_predictor(MIN_HIDDEN), kernels.side**2)
         least = fixed + math.ceil(values * BITS / 8)
         raise CannotFit(f"a predictor of width {MIN_HIDDEN} with all that it needs takes {least:,} bytes", least)
-    fit_config = _config(work, order, hidden, whole)
+    fit_config = _config(work, order, hidden, whole).model_copy(update={"zeros": zeros})
     torch.manual_seed(config.seed)
     compressed = begin(reference, fit_config, work.spec, path.parent / f"orders-{order}.safetensors", kernels)
     accelerator, device = make_accelerator(torch.device(work.judge.device))
@@ -81,7 +84,7 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
 
     _, log_step = finest(make, limit)
     _predictor_file(compressed, 2**log_step, order, config.seed).save(path)
-    return f"{order}, width {hidden}"
+    return f"{order}, width {hidden}{', zeros kept' if zeros else ''}"
 
 
 def way_of(order: Order, whole: bool = False) -> Callable[[Work, int, Path], str]:

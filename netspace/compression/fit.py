@@ -29,6 +29,7 @@ from netspace.io import hash_tensors, read_json, read_tensors, write_json, write
 from netspace.models.coded_predictor import load_any, load_predictor
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
+from netspace.models.kept_zeros import find_zeros
 from netspace.native.orders import arrange, paper_bits
 from netspace.networks.kernels import Kernels, Layer, filter_errors, further_names
 from netspace.networks.spec import NetSpec
@@ -64,6 +65,7 @@ def larger(compressed: Compressed, state: dict[str, Tensor]) -> str | None:
     values = parameter_count(compressed.predictor.config, kernels.side**2)
     orders = sum(paper_bits(layer.grid(kernels.side), compressed.kind) for layer in kernels.layers) / 8
     expected = values * FLOAT // 8 + round(orders) + bytes_of(compressed.rest)
+    expected += len(compressed.packed_zeros)
     expected += sum(norm.numel() * norm.element_size() for norm in compressed.norms or ())
     if expected <= original:
         return None
@@ -261,7 +263,10 @@ def begin(
     rest = {name: value for name, value in state.items() if name not in names and name not in tied}
     types = {name: state[name].dtype for name in names if state[name].dtype != torch.float32}
     predictor = Predictor(config.predictor, kernels.side**2)
-    return Compressed(kernels, predictor, orders, config.order, norms, rest, tuple(state), spec, types=types, tied=tied)
+    zeros = find_zeros(state, kernels.layers) if config.zeros else {}
+    return Compressed(
+        kernels, predictor, orders, config.order, norms, rest, tuple(state), spec, types=types, tied=tied, zeros=zeros
+    )
 
 
 def _orders(values: Tensor, kernels: Kernels, kind: str, cache: Path | None) -> list[Tensor]:

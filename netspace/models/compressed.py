@@ -18,6 +18,7 @@ from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.io import read_tensors, write_tensors
 from netspace.models.coordinate_network import Distinct, Predictor, PredictorConfig
+from netspace.models.kept_zeros import pack_zeros, unpack_zeros
 from netspace.native.orders import KINDS, pack_order, unpack_order
 from netspace.networks.kernels import Kernels, Layer
 from netspace.networks.rounding import clipped
@@ -85,7 +86,10 @@ def unpack(packed: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> di
     return found
 
 
-VERSION = "3"
+VERSION = "4"
+
+
+WITHOUT_ZEROS = "3"  # the version of files in which no layer's zeros are kept: they have been like this before 4
 
 
 NOTE = "netspace_compressed"  # of the file, in which the rest lies as JSON
@@ -97,7 +101,8 @@ FLOAT = 32  # bits of a weight that is not quantised
 MAX_RATIO = 10_000  # values that one byte of a file stands for at most: whole zoos of networks do not come near
 
 
-READABLE = ("1", "2", VERSION)  # 1: before 1x1 convolutions could be tiled; 2: coordinates were always normalised
+# 1: before 1x1 convolutions could be tiled; 2: coordinates were always normalised; 3: zeros were not kept
+READABLE = ("1", "2", WITHOUT_ZEROS, VERSION)
 
 
 TYPES = {
@@ -127,6 +132,14 @@ class Compressed:
     bits: int = FLOAT  # of the predictor's weights in the file; 8 or 4: quantised
     types: dict[str, torch.dtype] = field(default_factory=dict)  # of represented tensors that are not float32
     tied: dict[str, str] = field(default_factory=dict)  # further names of tensors, and the first name of each
+    zeros: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # of pruned layers: which values are zero, bool in their shape
+
+    @cached_property
+    def packed_zeros(self) -> Tensor:
+        """The zeros of all layers as the file has them, uint8 (bytes,)."""
+        return pack_zeros(self.zeros)
 
     @cached_property
     def places(self) -> Tensor:
@@ -144,10 +157,22 @@ class Compressed:
         return torch.cat(pieces)[:, None, None]
 
     def weights(self, values: Tensor) -> dict[str, Tensor]:
-        """The represented weights, float32, from predicted values (N, K * K) by coordinate; gradients flow through."""
+        """The represented weights, float32, from predicted values (N, K * K) by coordinate; gradients flow through.
+
+        Zeros that are kept are zero whatever is predicted, and pass no gradient.
+        """
         places = self.places.to(values.device)
         kernels = torch.empty_like(values).index_copy(0, places, values).view(-1, self.kernels.side, self.kernels.side)
-        return self.with_tied(self.kernels.scatter(kernels * self.scales.to(values.device)))
+        weights = self.kernels.scatter(kernels * self.scales.to(values.device))
+        for name, zeros in self.zeros.items():
+            weights[name] = weights[name].masked_fill(zeros.to(values.device), 0.0)
+        return self.with_tied(weights)
+
+    def mask(self) -> Tensor:
+        """Which predicted values are weights that are not kept as zeros, bool (N, K * K) by coordinate."""
+        kept = {layer.name: torch.ones(layer.shape) for layer in self.kernels.layers}
+        kept |= {name: (~zeros).float() for name, zeros in self.zeros.items()}
+        return self.kernels.gather(kept).bool()[self.places].flatten(1)
 
     def with_tied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named tensors, and each of them under its further names too."""
@@ -195,12 +220,15 @@ class Compressed:
                 tensors[f"order.{layer.name}"] = torch.from_numpy(packed)
             if self.norms is not None:
                 tensors[f"norm.{layer.name}"] = self.norms[place]
+        if self.zeros:
+            tensors["zeros"] = self.packed_zeros
         return tensors | {f"rest.{name}": value.detach().cpu().contiguous() for name, value in self.rest.items()}
 
     def note(self) -> dict[str, Any]:
         """Return the note of a file, which says what its tensors are."""
+        zeros = {"zeros": list(self.zeros)} if self.zeros else {}
         return {
-            "version": VERSION,
+            "version": VERSION if self.zeros else WITHOUT_ZEROS,
             "kind": self.kind,
             "side": self.kernels.side,
             "layers": [[layer.name, list(layer.shape), layer.tiled] for layer in self.kernels.layers],
@@ -210,6 +238,7 @@ class Compressed:
             "spec": None if self.spec is None else self.spec.to_json(),
             "types": {name: str(each).removeprefix("torch.") for name, each in self.types.items()},
             "tied": self.tied,
+            **zeros,
         }
 
     @classmethod
@@ -289,16 +318,28 @@ class Compressed:
             int(told.get("bits", FLOAT)),
             types,
             tied,
+            _zeros(tensors, told, kernels),
         )
 
     def sizes(self) -> dict[str, int]:
-        """How many values the network has, how many of them are represented, and how many the predictor has."""
+        """How many values the network has, how many of them are represented, how many the predictor has, and kept zeros."""
         represented = self.kernels.parameters
         return {
             "parameters_original": represented + sum(prod(value.shape) for value in self.rest.values()),
             "parameters_represented": represented,
             "parameters_predictor": sum(value.numel() for value in self.predictor.parameters()),
+            "zeros": sum(int(value.sum()) for value in self.zeros.values()),
+            "bytes_zeros": len(self.packed_zeros),
         }
+
+
+def _zeros(tensors: Mapping[str, Tensor], told: Mapping[str, Any], kernels: Kernels) -> dict[str, Tensor]:
+    """Return which values are zero in layers whose zeros are kept. Raises `KeyError` and `ValueError`."""
+    names = [str(name) for name in told.get("zeros", ())]
+    layers = {layer.name: layer for layer in kernels.layers}
+    if len(set(names)) != len(names) or not layers.keys() >= set(names):
+        raise ValueError("it keeps the zeros of a layer twice, or of one that it does not represent")
+    return unpack_zeros(tensors["zeros"], [layers[name] for name in names]) if names else {}
 
 
 def _check_claims(config: PredictorConfig, kernels: Kernels, tensors: Mapping[str, Tensor]) -> None:

@@ -147,11 +147,16 @@ class Predictor(nn.Module):
             nn.init.zeros_(linear.bias)
 
     @torch.no_grad()
-    def match(self, coordinates: Tensor | Distinct, targets: Tensor) -> None:
-        """Scales the last layer so that what is first predicted has the targets' (N, D) mean and variance (NeRN, App. B)."""
+    def match(self, coordinates: Tensor | Distinct, targets: Tensor, mask: Tensor | None = None) -> None:
+        """Scales the last layer so that what is first predicted has the targets' (N, D) mean and variance (NeRN, App. B).
+
+        With a `mask` (N, D), bool, only values where it is set count.
+        """
         last = self.linears[-1]
         assert isinstance(last, nn.Linear)
         predicted = self(coordinates)
+        if mask is not None:
+            predicted, targets = predicted[mask], targets[mask]
         if targets.numel() > 1:
             factor = targets.std() / predicted.std().clamp_min(1e-12)
         else:  # a single value has no spread: it is the bias

@@ -18,6 +18,8 @@ class Sizes(Part):
     parameters_original: int | None = None
     parameters_represented: int | None = None
     parameters_predictor: int | None = None
+    zeros: int | None = None  # represented values that a mask in the file of a coordinate network keeps exactly zero
+    bytes_zeros: int | None = None  # of that mask
 
 
 class OutputComparison(Part):

@@ -63,8 +63,11 @@ class NernStep:
         self.coordinates = compressed.coordinates(device)
         self.kernels = compressed.targets(original.state).to(device)  # (N, K * K), of the network itself
         self.target = self.kernels  # what is fitted: the network's kernels, or the result of the round before
-        self.mask = compressed.kernels.mask()[compressed.places].flatten(1).float().to(device)
-        self.num_weights = compressed.kernels.parameters  # over which Eq. 3 is a mean
+        kept = compressed.mask()
+        self.mask = kept.float().to(device)  # (N, K * K): 1 for weights, without the zeros that the file keeps
+        self.num_weights = int(kept.sum())  # over which Eq. 3 is a mean
+        self.with_weights = kept.any(dim=1).nonzero().flatten()  # the kernels that have any
+        self.matched = kept.to(device) if compressed.zeros else None  # the values whose spread first predictions have
         self.state = map_tensors(run_types(original.state, original.module), lambda value: value.to(device))
         self.fast_state = map_tensors(self.state, lambda value: self._fast(value) if value.dim() == 4 else value)
         if original.module is not None:
@@ -75,7 +78,7 @@ class NernStep:
         self.teacher_and_pool: tuple[str | None, int | None] | None = None  # of the cached teacher logits
         self.pool: int | None = None  # of the cached maps
         self.norm = (self.target * self.mask).norm(dim=1).cpu()
-        self.predictor.match(self.coordinates, self.target)
+        self.predictor.match(self.coordinates, self.target, self.matched)
 
     def reset_predictor(self, number: int) -> None:
         """Give the predictor new initial weights, which are the same for the same `number`."""
@@ -83,7 +86,7 @@ class NernStep:
             torch.manual_seed(generator(self.config.seed, Stream.FIT_PREDICTOR, number).initial_seed())
             fresh = Predictor(self.predictor.config, self.target.shape[1])
         self.predictor.load_state_dict(fresh.state_dict())
-        self.predictor.match(self.coordinates, self.target)
+        self.predictor.match(self.coordinates, self.target, self.matched)
 
     def begin(self, stage: StageConfig, number: int) -> None:
         """Prepare the steps of a stage, given its number among all stages and rounds."""
@@ -146,7 +149,7 @@ class NernStep:
         if by_norm and bool(self.norm.any()):
             drawn = torch.multinomial(self.norm, stage.kernels, replacement=True, generator=random)
         else:
-            drawn = torch.randperm(count, generator=random)[: stage.kernels]
+            drawn = self.with_weights[torch.randperm(len(self.with_weights), generator=random)[: stage.kernels]]
         return send(drawn, self.device)
 
     def all(self) -> Tensor:

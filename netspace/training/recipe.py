@@ -203,6 +203,7 @@ class FitConfig(Settings):
     )  # K, side of the kernels; larger convolutions are left out; none: that of the largest, 3 if there are only matrices
     order: Literal["none", "in-filter", "cross-filter"] = "cross-filter"  # of the kernels of a layer (NeRN, Sec. 3.3)
     norms: bool = True  # fit filters in units of their norm, which is stored separately: as many values as the scale of a batch norm
+    zeros: bool = True  # keep the exact zeros of layers where a tenth of the values are zero, as pruning leaves them, by a mask in the file
     predictor: PredictorConfig = PredictorConfig()
     stages: tuple[StageConfig, ...] = Field((StageConfig(),), min_length=1)  # one after the other
     validate_every: int = Field(500, ge=1)  # steps

@@ -67,7 +67,7 @@ def test_files_that_are_cut_or_something_else(cli: Cli, fitted: Path, network: d
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": "9"}, "a compressed network of version 9; this reads 1, 2 and 3"),
+        ({"version": "9"}, "a compressed network of version 9; this reads 1, 2, 3 and 4"),
         ({"version": None}, "it has no 'version'"),
         ({"layers": []}, "it has no layers"),
         ({"kind": "random"}, "'random' is no order of kernels"),

@@ -126,8 +126,8 @@ def test_files_of_version_1_are_read(tmp_path: Path) -> None:
     old = {**result, "version": "1", "layers": [layer[:2] for layer in result["layers"]]}
     write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps(old))
     assert Compressed.load(path).kernels == compressed.kernels
-    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**result, "version": "4"}))
-    with pytest.raises(NetspaceError, match="of version 4; this reads 1, 2 and 3"):
+    write_tensors(path, read_safetensors(path), netspace_compressed=json.dumps({**result, "version": "5"}))
+    with pytest.raises(NetspaceError, match="of version 5; this reads 1, 2, 3 and 4"):
         Compressed.load(path)
 
 
