@@ -44,7 +44,7 @@ class Stream(IntEnum):
     AUTO_DECODER = 1009  # initial weights
     AUTO_DECODED_SHAPES = 1013  # order of its training shapes
     AUTO_DECODED_POINTS = 1019  # of theirs, by step
-    AUTO_DECODED_FIT = 1021  # points of other shapes, by step
+    AUTO_DECODED_FIT = 1021  # inputs on which latents are found by descent, by step
     COMPLETION_POINTS = 1031  # on surfaces, by shape
     COMPLETION_STARTS = 1033  # random latents
     SCRATCH_NETWORKS = 1039  # initial weights, by number

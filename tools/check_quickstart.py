@@ -70,6 +70,20 @@ def targets(story: Mapping[str, Any]) -> list[Target]:
         Target("Spearman of the drawn line, latents", line["spearman"], "at least", 0.95),
         Target("Spearman of the drawn line, weights", line["weight_spearman"], "below", 0.95),
     ]
+    if refined := figures.get("refined"):  # the latents after some steps of descent
+        bias, own = refined.get("bias"), refined.get("identity", {}).get("own_minus_peers")
+        mean = (refined.get("interpolation") or {}).get("spearman_latent")
+        rows += [
+            Target("refined: R2 of accuracy", refined["r2"], "at least", 0.95),
+            Target("refined: absolute bias", None if bias is None else abs(bias), "at most", 0.01, "points"),
+            Target("refined: agreement", refined["agreement"], "at least", 0.90, "%"),
+            Target("refined: own target over peers'", own, "at least", 0.10, "points"),
+            Target("refined: Spearman of the lines' mean", mean, "at least", 0.95),
+        ]
+        if control := figures["baselines"].get("distilled"):
+            rows.append(
+                Target("refined: agreement, over weights", refined["agreement"], "above", control["agreement"], "%")
+            )
     for name in BY_ANSWERS:
         if baseline := figures["baselines"].get(name):  # else it was not measured
             rows.append(Target(f"agreement, over {name}", figures["agreement"], "above", baseline["agreement"], "%"))

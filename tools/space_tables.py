@@ -13,6 +13,7 @@ NAMES = {
     "five_nearest": "mean answer of the 5 nearest",
     "constant": "one training network for all",
     "ensemble": "mean answer of all training networks",
+    "distilled": "nearest by answers (KL), weights trained on the target's answers for as many steps",
     "nearest": "nearest training network (weights)",
     "nearest_latent": "nearest training network (latent)",
     "noise": "nearest (weights) + noise",
@@ -52,11 +53,11 @@ COLUMNS = (
 
 
 def best_baseline(figures: Mapping[str, Any], column: Column) -> tuple[str, float] | None:
-    """Return name and value of the best baseline of a column; None if none has the figure."""
+    """Return name and value of the best baseline of a column, without those that are trained as latents are refined; or None."""
     known = {
         name: each[column.key]
         for name, each in figures["baselines"].items()
-        if each and each.get(column.key) is not None
+        if name != "distilled" and each and each.get(column.key) is not None
     }
     return min(known.items(), key=lambda item: column.cost(item[1])) if known else None
 
@@ -73,7 +74,10 @@ def tables(evaluations: Mapping[str, Mapping[str, Any]], notes: Mapping[str, str
     head = "| | accuracy | " + " | ".join(column.name for column in COLUMNS) + " |\n" + "|---" * 7 + "|"
     for name, figures in evaluations.items():
         others = figures["baselines"]
-        rows = [("the space", figures), *((called, others[key]) for key, called in NAMES.items() if key in others)]
+        rows = [("the space", figures)]
+        if refined := figures.get("refined"):
+            rows.append((f"the space, latents refined by {refined['steps']} steps", refined))
+        rows = [*rows, *((called, others[key]) for key, called in NAMES.items() if key in others)]
         body = "\n".join(_row(what, values) for what, values in rows)
         parts.append(f"**{name}**: {_facts(figures)}{notes.get(name, '')}\n\n{head}\n{body}\n\n{_verdict(figures)}")
     return "\n\n".join(parts)
@@ -159,6 +163,13 @@ def short_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(
             "| best baseline of each column | " + " | ".join(_best(figures, column) for column in columns) + " |"
         )
+        if refined := figures.get("refined"):
+            steps, control = refined["steps"], figures["baselines"].get("distilled")
+            own = " | ".join(f"**{_cell(refined, column)}**" for column in columns)
+            rows.append(f"| the same, latents refined by {steps} steps on the networks' answers | {own} |")
+            if control:
+                others = " | ".join(_against(control, refined, column) for column in columns)
+                rows.append(f"| the nearest training network by answers, its weights trained for as many | {others} |")
     head = "| | " + " | ".join(column.name for column in columns) + " |\n" + "|---" * (len(columns) + 1) + "|"
     lost = any(beaten(figures, column) for figures in evaluations.values() for column in columns)
     note = "\n\nA baseline that does better than the space is marked 'better'." if lost else ""
@@ -170,6 +181,12 @@ def _best(figures: Mapping[str, Any], column: Column) -> str:
     if best is None:
         return "-"
     return f"{column.text(best[1])} ({NAMES.get(best[0], best[0])}){', better' if beaten(figures, column) else ''}"
+
+
+def _against(control: Mapping[str, Any], own: Mapping[str, Any], column: Column) -> str:
+    """Return a figure of a control, marked if it is better than the space's own."""
+    better = column.cost(control[column.key]) < column.cost(own[column.key])
+    return column.text(control[column.key]) + (", better" if better else "")
 
 
 def fashion_aims(figures: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from netspace.cli.shared import (
     Device,
     Json,
     Network,
+    Refine,
     RunArgument,
     RunOption,
     SameRun,
@@ -207,14 +208,7 @@ def evaluate(
             help="Of a space of shapes: complete shapes from N points on their surfaces, as optimize --points does.",
         ),
     ] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option(
-            metavar="STEPS",
-            help="Of a space of shapes: refine the latents by descent on what the networks give, as DeepSDF finds its own, and "
-            "measure what they decode to then.",
-        ),
-    ] = None,
+    refine: Refine = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -248,6 +242,7 @@ def interpolate(
         str | None,
         typer.Option(metavar="glb|ply", help="In a space of shapes: the format of the meshes; default glb."),
     ] = None,
+    refine: Refine = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
@@ -260,7 +255,8 @@ def interpolate(
     from netspace.commands.interpolate import interpolate as interpolate_run
 
     trusting(trust_arch)
-    say(interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device), mesh), json, interpolation)
+    result = interpolate_run(run_folder(run), start, end, steps, save, zoo, pick(device), mesh, refine)
+    say(result, json, interpolation)
 
 
 app.command()(optimize)
@@ -309,16 +305,17 @@ def encode(
     network: Annotated[str, typer.Argument(metavar="A", help=Network)],
     out: Output,
     run: RunOption = None,
+    refine: Refine = None,
     zoo: ZooOption = None,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,
 ) -> None:
     """Write the latent of a network as a safetensors file."""
-    from netspace.commands.convert import encode as encode_network
+    from netspace.commands.encode import encode as encode_network
 
     trusting(trust_arch)
-    result = encode_network(run_folder(run), network, out, zoo, pick(device))
+    result = encode_network(run_folder(run), network, out, zoo, pick(device), refine)
     say(result, json, lambda r: f"{r.network} ({r.arch}) is {r.latent} numbers in {r.file}")
 
 

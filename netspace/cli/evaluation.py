@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from netspace.cli.output import ends, number, percent, points, small, table
 
 if TYPE_CHECKING:
+    from netspace.results import lines as of_lines
     from netspace.results import spaces as of_spaces
 
 NAMES = {  # of baselines
@@ -23,6 +24,7 @@ NAMES = {  # of baselines
     "aligned_average": "average of the 10 best, aligned",
     "nearest_function": "nearest by its outputs (MSE)",
     "mean": "average of training networks",
+    "distilled": "nearest (KL), weights refined likewise",
     "deepsdf": "DeepSDF: one decoder for all",
 }
 
@@ -64,19 +66,27 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         return "\n".join([*lines, *_architectures(figures)])
     if signals:  # of which none is better than others
         return "\n".join(lines)
-    mean_line = figures.interpolation
-    return "\n".join(
-        [
-            *lines,
-            f"rank correlation of accuracy and position on {mean_line.pairs} lines to the best: "
-            f"{number(mean_line.spearman_latent)} latent, {number(mean_line.spearman_weights)} weights; R2 of a straight line "
-            f"{number(mean_line.linear_r2_latent)} latent, {number(mean_line.linear_r2_weights)} weights"
-            + ends(mean_line.end_differences),
-        ]
+    return "\n".join([*lines, _lines(figures.interpolation), *_refined(figures.refined)])
+
+
+def _lines(mean: of_lines.MeanLine) -> str:
+    """Return how accuracy goes along lines to the best member."""
+    return (
+        f"rank correlation of accuracy and position on {mean.pairs} lines to the best: "
+        f"{number(mean.spearman_latent)} latent, {number(mean.spearman_weights)} weights; R2 of a straight line "
+        f"{number(mean.linear_r2_latent)} latent, {number(mean.linear_r2_weights)} weights" + ends(mean.end_differences)
     )
 
 
-def refined_name(refined: of_spaces.Baseline) -> str:
+def _refined(refined: of_spaces.Refined | None) -> list[str]:
+    """Return what else is measured of refined latents of networks of one architecture."""
+    if refined is None or refined.interpolation is None:
+        return []
+    name = refined_name(refined)
+    return ["", f"{name}: {_identity(refined.identity)}", f"{name}: {_lines(refined.interpolation)}"]
+
+
+def refined_name(refined: of_spaces.Refined) -> str:
     """Return what latents after some steps of descent are called."""
     return f"after {refined.steps} steps on the latents"
 

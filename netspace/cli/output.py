@@ -14,6 +14,7 @@ from netspace.errors import printable
 if TYPE_CHECKING:
     from netspace.results import Result
     from netspace.results import compressed as of_files
+    from netspace.results import lines as of_lines
     from netspace.results import spaces as of_spaces
     from netspace.results import zoos as of_zoos
 
@@ -299,7 +300,7 @@ def zoo(figures: of_zoos.ZooInfo) -> str:
     )
 
 
-def interpolation(figures: of_spaces.Interpolation) -> str:
+def interpolation(figures: of_lines.Interpolation) -> str:
     """Return the text of `netspace interpolate`."""
     direct = figures.weight_accuracy or [None] * len(figures.gamma)
     aligned = figures.aligned_accuracy or [None] * len(figures.gamma)

@@ -10,6 +10,7 @@ from netspace.cli.evaluation import NAMES, refined_name
 from netspace.cli.properties import measures, properties
 
 if TYPE_CHECKING:
+    from netspace.results import lines as of_lines
     from netspace.results import shapes as of_shapes
     from netspace.results import spaces as of_spaces
 
@@ -81,7 +82,7 @@ def completion(figures: of_shapes.Completion) -> str:
     return "\n".join(lines)
 
 
-def interpolation(figures: of_spaces.Interpolation) -> str:
+def interpolation(figures: of_lines.Interpolation) -> str:
     """Return the text of `netspace interpolate`, with the bodies of shapes."""
     if figures.bodies is None:
         return output.interpolation(figures)

@@ -40,6 +40,13 @@ RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; def
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; default: the newest in runs/.")]
 SameRun = Annotated[Path | None, typer.Option("--run", help="The same as RUN.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the run, if it has moved.")]
+Refine = Annotated[
+    int | None,
+    typer.Option(
+        metavar="STEPS",
+        help="Let latents go on by so many steps of descent on what the networks answer to training inputs; 200 are a good start.",
+    ),
+]
 Width = Annotated[float | None, typer.Option(help="Width factor of --arch, other than the space's own.")]
 Depth = Annotated[int | None, typer.Option(help="Depth of --arch (such as 14 with --arch resnet).")]
 Trust = Annotated[

@@ -1,4 +1,4 @@
-"""`netspace encode` and `netspace decode`, and the network that a text names: a member, 'best', a file.
+"""`netspace decode`, and the network that a text names: a member, 'best', a file.
 
 Axes: E latent size, P parameters.
 """
@@ -18,7 +18,7 @@ from netspace.io import write_tensors
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unflatten
 from netspace.networks.state_dict import FILES, flat_parameters, folded_metadata, read_safetensors, read_state_dict
-from netspace.results.spaces import Decoding, Encoding
+from netspace.results.spaces import Decoding
 from netspace.run_folder import RunFolder
 from netspace.space import Space
 from netspace.surfaces import bodies, check_mesh_path, write_mesh
@@ -134,25 +134,6 @@ def target_accuracy(space: Space, network: Named, task: Task) -> float | None:
     return float(accuracies(networks, task, "test", torch.tensor([network.seed]))[0])
 
 
-def encode(run: Path, network: str, output: Path, zoo_path: Path | None = None, device: str = "cpu") -> Encoding:
-    """Write the latent of a network as safetensors. Raises as `resolve`.
-
-    >>> result = encode(run, "best", folder / "latent.safetensors")
-    >>> read_latent(folder / "latent.safetensors", Space.load(run)).shape
-    torch.Size([64])
-    """
-    space = Space.load(run, device)
-    zoo = _zoo_or_none(run, zoo_path)
-    try:
-        named = resolve(network, space, zoo)
-    finally:
-        if zoo is not None:
-            zoo.close()
-    arch = space.family[named.class_id].id
-    write_latent(output, named.latent, run=str(run), network=named.name, arch=arch)
-    return Encoding(run=str(run), network=named.name, arch=arch, latent=space.latent, file=str(output))
-
-
 def decode(
     run: Path,
     latent: Path,
@@ -174,6 +155,7 @@ def decode(
         UsageError: a mesh is asked for where networks are no shapes; and as `read_latent` and `Space.select`.
         NetspaceError: a mesh is asked for and the zoo is not at hand, or the shape is empty.
 
+    >>> from netspace.commands.encode import encode
     >>> result = encode(run, "best", folder / "latent.safetensors")
     >>> result = decode(run, folder / "latent.safetensors", folder / "network.safetensors")
     >>> sorted(read_state_dict(folder / "network.safetensors"))[:2]
@@ -189,7 +171,7 @@ def decode(
     kind = decoding.family[int(networks.class_ids[0])]
     accuracy: float | None = None
     score: dict[str, Any] = {}
-    zoo = _zoo_or_none(run, zoo_path)
+    zoo = zoo_or_none(run, zoo_path)
     if zoo is not None:
         with zoo:
             task = task_of(zoo, space.device)
@@ -225,7 +207,7 @@ def _check_mesh(run: Path, output: Path, zoo_path: Path | None, batch_norm: bool
         require_shapes(task_of(zoo, device), f"{output} was to hold a mesh")
 
 
-def _zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:
+def zoo_or_none(run: Path, zoo_path: Path | None) -> Zoo | None:
     """Open the run's zoo; None if it has moved and none was named (files can still be encoded)."""
     if zoo_path is not None:
         return zoo_of(run, zoo_path)

@@ -26,7 +26,8 @@ from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.surfaces import grid_values
 from netspace.tasks import Task
-from netspace.training.deepsdf import VALIDATED, DeepSdfConfig, DeepSdfLearner, FieldSamples, field_values, fit_latents
+from netspace.training.deepsdf import VALIDATED, DeepSdfConfig, DeepSdfLearner, field_values, fit_latents
+from netspace.training.descent import OwnSamples
 from netspace.training.loop import Loop, make_accelerator
 from netspace.training.validation import slices
 
@@ -111,8 +112,8 @@ def _begun(
     config: DeepSdfConfig,
     folder: RunFolder,
     origin: dict[str, str],
-    train: FieldSamples,
-    val: FieldSamples,
+    train: OwnSamples,
+    val: OwnSamples,
     space: Space,
     task: Task,
 ) -> DeepSdfConfig:
@@ -130,11 +131,11 @@ def _begun(
     return config
 
 
-def _samples(bank: Bank, task: Task) -> tuple[FieldSamples, FieldSamples]:
+def _samples(bank: Bank, task: Task) -> tuple[OwnSamples, OwnSamples]:
     """Return what training networks give at their points, and what the first of them give at points for validation."""
-    train = FieldSamples.of_networks(bank.train, bank.train_seeds, task, "train")
+    train = OwnSamples.of_networks(bank.train, bank.train_seeds, task, "train")
     some = slice(VALIDATED)
-    return train, FieldSamples.of_networks(bank.train[some], bank.train_seeds[some], task, "val")
+    return train, OwnSamples.of_networks(bank.train[some], bank.train_seeds[some], task, "val")
 
 
 def _resolved(config: DeepSdfConfig, folder: RunFolder, origin: dict[str, str]) -> DeepSdfConfig | None:
@@ -189,9 +190,7 @@ def _forget(folder: RunFolder) -> None:
         path.unlink(missing_ok=True)
 
 
-def _train(
-    config: DeepSdfConfig, model: AutoDecoder, train: FieldSamples, val: FieldSamples, folder: RunFolder
-) -> None:
+def _train(config: DeepSdfConfig, model: AutoDecoder, train: OwnSamples, val: OwnSamples, folder: RunFolder) -> None:
     """Train, from the last checkpoint on; the model has the best weights then."""
     accelerator, _ = make_accelerator(model.latents.device)
     learner = DeepSdfLearner(config, model, train, val, folder, accelerator.process_index, accelerator.num_processes)
@@ -216,7 +215,7 @@ def _latents(
         latents = tensors.get("latents", torch.empty(0))
         if expected.items() <= notes.items() and latents.shape == (len(bank.members), model.latents.shape[1]):
             return latents.to(model.latents.device)
-    samples = FieldSamples.of_networks(bank.members, bank.member_seeds, task, "train")
+    samples = OwnSamples.of_networks(bank.members, bank.member_seeds, task, "train")
     latents = fit_latents(model, samples, config)
     if ranks.is_main():
         write_tensors(path, {"latents": latents}, **expected)

@@ -6,7 +6,6 @@ architectures that the space was trained on; others are measured by points betwe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from netspace.commands.baselines import Baselines
 from netspace.commands.completions import completions, require_completion
 from netspace.commands.convert import zoo_of
 from netspace.commands.deepsdf import Bank, FittedFields, check_deepsdf, deepsdf
+from netspace.commands.evaluated import DIVERSITIES, Part, diversities, identities, parts_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.commands.properties import properties
-from netspace.commands.refine import check_refine, refine
+from netspace.commands.refine import check_refine, descent, refine, refine_weights
 from netspace.commands.shapes import Grids, ShapeComparison, evaluate_shapes, shape_name, shape_names, write_shown
-from netspace.errors import NetspaceError, UsageError
+from netspace.errors import UsageError
 from netspace.io import write_tensors
-from netspace.metrics import Identity, diversity, identity_of
+from netspace.metrics import Identity
 from netspace.networks.family import Networks
 from netspace.results.properties import Measured
 from netspace.results.shapes import SHAPE_NAMES
@@ -34,34 +34,13 @@ from netspace.run_folder import package_version
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.deepsdf import DeepSdfConfig
+from netspace.training.descent import DescentConfig
 from netspace.training.setup import task_of
 from netspace.training.validation import Comparison, compare_outputs, network_outputs
-from netspace.zoo import ArchGroup, MemberRef, Zoo
+from netspace.zoo import Zoo
 
 MAX_PREPS = 4  # members whose PReps are written for the report
 REFINED = "refined"
-DIVERSITIES = ("diversity", "zoo_diversity", "diversity_ratio")
-
-
-@dataclass(frozen=True)
-class Part:
-    """The members of one architecture that are evaluated."""
-
-    class_id: int
-    group: ArchGroup
-    rows: np.ndarray  # (M,)
-    target: Networks
-    latents: Tensor  # (M, E)
-
-    @property
-    def seeds(self) -> Tensor:
-        """The seeds (M,) of the members' trainings, by which a task with inputs or targets of their own knows them."""
-        return self.group.seeds(self.rows)
-
-    @property
-    def names(self) -> list[str]:
-        """The members' names, such as 'resnet8/0007'."""
-        return [str(MemberRef(self.group.id, int(row))) for row in self.rows]
 
 
 def evaluate(
@@ -87,12 +66,12 @@ def evaluate(
         baselines: whether there are baselines; the nearest training network of a training member is the member itself.
         auto_decoder: of a space of shapes, the settings of the baseline `deepsdf`; None: leave it out.
         completion: of a space of shapes of one architecture, complete members from so many points; None: do not.
-        refined: of a space of shapes, measure latents after so many steps of descent, too (`netspace.commands.refine`).
+        refined: measure latents after so many steps of descent, too (`netspace.commands.refine`).
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
 
     Raises:
-        UsageError: `auto_decoder`, `completion` or `refined` is given, but the networks are no shapes.
+        UsageError: `auto_decoder` or `completion` is given, but the networks are no shapes; or `refined` is under 1.
         NetspaceError: the run has no space, the zoo is another, or the split has no members.
 
     >>> result = evaluate(run, "test")  # the folder of a run
@@ -105,7 +84,7 @@ def evaluate(
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
         _check_shapes(space, task, auto_decoder, completion, refined)
-        parts = _parts(space, zoo, split)
+        parts = parts_of(space, zoo, split)
         latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
         target, predicted = Networks.concatenate([part.target for part in parts]), space.decode_all(latents)
         target_logits, logits = (network_outputs(each, task, "test", seeds) for each in (target, predicted))
@@ -113,19 +92,24 @@ def evaluate(
         common = (logits, target_logits)  # on inputs on which networks can be compared with each other
         if task.own_inputs:
             common = network_outputs(predicted, task, "test"), network_outputs(target, task, "test")
-        identities = _identities(parts, target_logits, *common, task)
-        per_class = _per_class(space, parts, target, predicted, comparison, identities)
+        own = identities(parts, target_logits, *common, task)
+        per_class = _per_class(space, parts, target, predicted, comparison, own)
         of_baselines, stand_ins = _baselines(space, zoo, parts, target_logits, task) if baselines else ({}, {})
         if auto_decoder is not None:
             fields = _deepsdf(space, zoo, parts, task, split, auto_decoder)
             compared = compare_outputs(target_logits, fields.outputs(task, "test", seeds), task, "test", seeds)
             sizes = {"parameters": fields.parameters, "steps": fields.steps}
             of_baselines["deepsdf"], stand_ins["deepsdf"] = {**compared.summary(), **sizes}, fields.grid
+        of_refined: dict[str, Any] = {}
         if refined is not None:
-            config = (auto_decoder or DeepSdfConfig()).model_copy(update={"fit_steps": refined})
-            better = space.decode_all(refine(space, zoo, target, seeds, latents, task, config), target.class_ids)
-            compared = compare_outputs(target_logits, network_outputs(better, task, "test", seeds), task, "test", seeds)
-            of_baselines[REFINED], stand_ins[REFINED] = {**compared.summary(), "steps": refined}, better
+            near = stand_ins.get("nearest_answers")
+            start = near if isinstance(near, Networks) and not task.surfaces else None
+            compared_with = target_logits, common[1]
+            of_refined, of_weights, better = _refined(
+                space, zoo, parts, compared_with, start, task, descent(task, refined, auto_decoder)
+            )
+            of_baselines |= {} if of_weights is None else {"distilled": of_weights}
+            of_baselines[REFINED], stand_ins[REFINED] = of_refined, better
         mean_parameters = float(np.mean([each.parameters for each in space.family]))
         figures: dict[str, Any] = {
             "run": str(run),
@@ -135,7 +119,7 @@ def evaluate(
             "split": split,
             "members": len(target),
             **shape_names(comparison.summary(), task),
-            "identity": Identity.concatenate(identities).summary(),
+            "identity": Identity.concatenate(own).summary(),
             "classid_accuracy": float((predicted.class_ids == target.class_ids).double().mean())
             if space.multi
             else None,
@@ -190,7 +174,7 @@ def _check_shapes(
 ) -> None:
     """Raise `UsageError` for what only spaces of shapes have."""
     if refined is not None:
-        check_refine(task, refined)
+        check_refine(refined)
     if auto_decoder is not None:
         check_deepsdf(task)
     if completion is not None:
@@ -202,41 +186,20 @@ def _check_shapes(
             )
 
 
-def _parts(space: Space, zoo: Zoo, split: str) -> list[Part]:
-    """Return the members of a split by architecture. Raises `NetspaceError` if there are none."""
-    parts = []
-    for class_id, arch in enumerate(space.family):
-        if not arch.trained:
-            continue
-        group = zoo.group(arch.id)
-        rows = group.rows(split)
-        if len(rows):
-            preps = group.read(rows).to(space.device)
-            networks = space.networks(preps, arch.id)
-            parts.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
-    if not parts:
-        raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
-    return parts
-
-
 def _per_class(
     space: Space,
     parts: list[Part],
     target: Networks,
     predicted: Networks,
     comparison: Comparison,
-    identities: list[Identity],
+    own: list[Identity],
 ) -> dict[str, Any]:
     """Return figures by the architecture of the targets."""
     figures: dict[str, Any] = {}
-    for part, identity in zip(parts, identities, strict=True):
+    for part, identity in zip(parts, own, strict=True):
         mine = target.class_ids == part.class_id
         right = mine & (predicted.class_ids == part.class_id)
         arch = space.family[part.class_id]
-        distance, zoo_distance = (
-            diversity(networks.preps.flatten(1)[:, : arch.parameters]) for networks in (predicted[right], target[mine])
-        )
-        ratio = distance / zoo_distance if zoo_distance else float("nan")
         figures[arch.id] = {
             "class_id": part.class_id,
             "members": len(part.rows),
@@ -245,27 +208,9 @@ def _per_class(
             **comparison.select(mine.numpy()).summary(),
             "identity": identity.summary(),
             "classid_accuracy": float(right.sum() / mine.sum()) if space.multi else None,
-            **dict(zip(DIVERSITIES, (distance, zoo_distance, ratio), strict=True)),
+            **diversities(part, target, predicted),
         }
     return figures
-
-
-def _identities(
-    parts: list[Part], own_logits: Tensor, logits: Tensor, target_logits: Tensor, task: Task
-) -> list[Identity]:
-    """Return identity by architecture; peers are members of the same split and architecture.
-
-    Networks agree on `logits` and `target_logits` (M, B, C); `own_logits` are the targets' for inputs of their own.
-    """
-    counts, found = [len(part.rows) for part in parts], []
-    pieces = zip(parts, *(each.split(counts) for each in (own_logits, logits, target_logits)), strict=True)
-    for part, own, predicted, target in pieces:
-        truth = task.targets("test", slice(None), part.seeds).cpu()
-        if task.own_inputs:
-            found.append(identity_of(task.agreements(predicted, target), task.score(own, truth)))
-        else:
-            found.append(task.identity(predicted, target, truth))
-    return found
 
 
 def _measures(task: Task, target: Tensor, predicted: Tensor, seeds: Tensor) -> dict[str, Measured]:
@@ -299,6 +244,45 @@ def _baselines(
     whole = {name for name, each in comparisons.items() if len(each) == len(parts)}  # of every architecture
     figures = {"aligned_average": None} | {name: each if name in whole else None for name, each in summaries.items()}
     return figures, {name: Networks.concatenate(each) for name, each in networks.items()}
+
+
+def _refined(
+    space: Space,
+    zoo: Zoo,
+    parts: list[Part],
+    outputs: tuple[Tensor, Tensor],
+    start: Networks | None,
+    task: Task,
+    config: DescentConfig,
+) -> tuple[dict[str, Any], dict[str, Any] | None, Networks]:
+    """Return figures of refined latents, those of `start` (M,) with refined weights if it is given, and the networks of the former.
+
+    `parts` are the members; `outputs` their networks' test outputs (M, B, C), for inputs of their own and for such that networks
+    are compared on with each other (the same tensor where there is no difference).
+    """
+    latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
+    target = Networks.concatenate([part.target for part in parts])
+    latents = refine(space, zoo, target, seeds, latents, task, config)
+    with torch.no_grad():
+        networks = space.decode_all(latents, target.class_ids)
+
+    def compared(others: Networks) -> tuple[dict[str, Any], Tensor]:
+        logits = network_outputs(others, task, "test", seeds)
+        summary = compare_outputs(outputs[0], logits, task, "test", seeds).summary()
+        return {**summary, "steps": config.steps}, logits
+
+    figures, logits = compared(networks)
+    common = network_outputs(networks, task, "test") if task.own_inputs else logits
+    figures["identity"] = Identity.concatenate(identities(parts, outputs[0], common, outputs[1], task)).summary()
+    apart = [diversities(part, target, networks) for part in parts]
+    figures |= {name: sum(each[name] for each in apart) / len(apart) for name in DIVERSITIES}
+    if not space.multi and not task.surfaces:
+        (part,) = parts
+        figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
+    of_weights = None
+    if start is not None:
+        of_weights = compared(refine_weights(space, target, seeds, start, task, config))[0]
+    return figures, of_weights, networks
 
 
 def _deepsdf(space: Space, zoo: Zoo, parts: list[Part], task: Task, split: str, config: DeepSdfConfig) -> FittedFields:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from netspace.commands.baselines import AUTOMATIC_STEPS, distilled, learnt_part_off
 from netspace.commands.convert import resolve, target_accuracy, write_network, zoo_of
+from netspace.commands.refine import check_refine, refined
 from netspace.commands.shapes import MESH, line_networks, require_shapes, shape_name, write_line, write_shown_line
 from netspace.errors import UsageError
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
-from netspace.results.spaces import Between, ClassLine, Interpolation, MeanLine
+from netspace.results.lines import Between, ClassLine, Interpolation, MeanLine
 from netspace.space import Space
 from netspace.surfaces import check_mesh_path
 from netspace.tasks import Task
@@ -198,6 +199,7 @@ def interpolate(
     zoo_path: Path | None = None,
     device: str = "cpu",
     mesh: str | None = None,
+    refine: int | None = None,
 ) -> Interpolation:
     """Measure accuracy on the test images along the latent line, and along the line between the weights.
 
@@ -205,7 +207,8 @@ def interpolate(
     for the decoded networks, as safetensors. `weight_accuracy` is None if an end has no weights (a latent file) or the
     ends' weights cannot be mixed (two architectures). `linear_r2` is that of a straight line through the accuracies;
     `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are also written to
-    the run's `interpolations/`.
+    the run's `interpolations/`. With `refine` the ends' latents go on by so many steps of descent on what the networks answer
+    (`netspace.commands.refine`).
 
     In a space of shapes, the shapes on the latent line are written as meshes (`mesh`: 'glb', the default, or 'ply') with a
     picture of all lines (NetSpace, Fig. 4) to `save`, or to a folder of the run's `interpolations/`.
@@ -221,6 +224,8 @@ def interpolate(
     """
     if steps < 2:
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
+    if refine is not None:
+        check_refine(refine)
     space = Space.load(run, device)
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
@@ -228,6 +233,8 @@ def interpolate(
             require_shapes(task, f"meshes ({mesh}) were asked for")
             check_mesh_path(Path(f"shape.{mesh}"))
         first, last = resolve(start, space, zoo), resolve(end, space, zoo)
+        if refine is not None:
+            first, last = refined(space, zoo, [first, last], task, refine)
     gamma = torch.linspace(0, 1, steps, device=space.device)
     latents, seeds = torch.stack([first.latent, last.latent]), torch.tensor([first.seed, last.seed])
     ends = None
@@ -239,6 +246,8 @@ def interpolate(
     name = f"{_plain(first.name)}--{_plain(last.name)}"
     titles = shape_name(task, first.seed, first.name), shape_name(task, last.seed, last.name)
     files: dict[str, Any] = {}  # a key is absent if nothing is saved
+    if refine is not None:
+        name, files["refined"] = f"{name}-refined", refine
     if save is not None:
         paths = [save / f"{index:02d}-gamma-{value:.3f}.safetensors" for index, value in enumerate(factors)]
         for index, (path, value, accuracy) in enumerate(zip(paths, factors, latent, strict=True)):

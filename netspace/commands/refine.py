@@ -1,53 +1,125 @@
-"""Latents of a space of shapes refined on samples of the networks that they were encoded from, as DeepSDF's are found.
+"""Latents refined by descent on what the networks that they were encoded from answer, and the same descent on weights.
 
-Axes: M members, B points, C outputs, E latent size.
+Axes: M members, P parameters, B inputs, C outputs, E latent size, H W of a PRep.
 
-An encoder reads a latent from a network in one pass; an auto-decoder finds it by descent. For a fair comparison encoded latents go
-on by the same descent, on the same samples.
+An encoder reads a latent from a network in one pass, and a general one: it errs for each by a little. Descent on the latent, with the
+decoder frozen, takes most of that away. It sees training inputs and the networks' answers to them, and no labels. Of shapes it is the
+descent by which an auto-decoder finds its latents (DeepSDF, Park et al. 2019), on the same samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from netspace.commands.convert import Named
 from netspace.commands.sample import known_latents
 from netspace.errors import UsageError
+from netspace.losses import class_loss
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Networks
 from netspace.space import Space
 from netspace.tasks import Task
-from netspace.training.deepsdf import DeepSdfConfig, FieldSamples, descend
+from netspace.training.deepsdf import DeepSdfConfig
+from netspace.training.descent import DescentConfig, OwnSamples, Samples, SharedSamples, descend
 from netspace.zoo import Zoo
 
+WEIGHTS_RATE = 0.01  # of Adam on weights
 
-def check_refine(task: Task, steps: int) -> None:
-    """Raise `UsageError` for a task whose networks are no shapes, or for no step."""
-    if not task.surfaces:
-        raise UsageError(
-            f"--refine {steps} was asked for, but networks of {task.name} are no shapes: leave it out (`netspace optimize` "
-            "improves latents of other networks)"
-        )
+
+def check_refine(steps: int) -> None:
+    """Raise `UsageError` for no step."""
     if steps < 1:
         raise UsageError(f"--refine {steps} was asked for, but latents are refined by 1 step or more")
 
 
+def descent(task: Task, steps: int, of_shapes: DeepSdfConfig | None = None) -> DescentConfig:
+    """Return how latents are refined by so many steps: those of shapes as an auto-decoder's are found."""
+    return (of_shapes or DeepSdfConfig()).refining(steps) if task.surfaces else DescentConfig(steps=steps)
+
+
 def refine(
-    space: Space, zoo: Zoo, target: Networks, seeds: Tensor, latents: Tensor, task: Task, config: DeepSdfConfig
+    space: Space, zoo: Zoo, target: Networks, seeds: Tensor, latents: Tensor, task: Task, config: DescentConfig
 ) -> Tensor:
-    """Return the latents (M, E) of networks (M,) of `seeds` (M,) after `config.fit_steps` steps from `latents` (M, E).
+    """Return the latents (M, E) of networks (M,) of `seeds` (M,) after `config.steps` steps from `latents` (M, E).
 
-    The samples, their order, the loss and Adam are those by which DeepSDF's latents are found (`netspace.training.deepsdf`), rates
-    in units of the spread of training latents. There is no prior: the start is near already. Each stays a network of its own
-    architecture.
+    The loss is the space's behaviour loss (NetSpace, Eq. 1) between answers of the networks and of those that latents decode
+    to, for training inputs; of shapes the mean absolute difference (DeepSDF, Eq. 4). Rates are in units of the spread of
+    training latents. There is no prior: the start is near already. Each stays a network of its own architecture, with the
+    loss of the ClassId head (Eq. 6) where there are several.
     """
-    samples = FieldSamples.of_networks(target, seeds, task, "train")
-    known = torch.cat([known_latents(space, zoo, arch) for arch in space.family if arch.trained])
+    spreads = {name: known_latents(space, zoo, space.arch_class(name)).std(0) for name in set(target.archs)}
+    loss, ids = _loss(space, task), target.class_ids.to(space.device)
 
-    def run(nets: NetBatch, flat: Tensor, points: Tensor) -> Tensor:
-        return nets(flat, points, shared=False)
+    def of_latents(moved: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
+        total = loss(space.decode_all(moved, target.class_ids), inputs, values)
+        return total if space.model.head is None else total + class_loss(space.model.head(moved), ids).sum()
 
-    def fields(moved: Tensor, points: Tensor) -> Tensor:
-        return space.decode_all(moved, target.class_ids).each(run, points)
+    spread = torch.stack([spreads[name] for name in target.archs])
+    return descend(of_latents, latents, spread, samples_of(target, seeds, task), config)
 
-    return descend(fields, latents, known.std(0), samples, config.model_copy(update={"prior": 0.0}))
+
+def refine_weights(
+    space: Space, target: Networks, seeds: Tensor, start: Networks, task: Task, config: DescentConfig
+) -> Networks:
+    """Return networks (M,) after the same descent on weights instead of latents, from networks `start` (M,).
+
+    Same inputs, loss, steps and schedule as `refine`, with a rate of `WEIGHTS_RATE`.
+    """
+    loss = _loss(space, task)
+
+    def of_weights(flat: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
+        return loss(Networks(start.family, flat.view_as(start.preps), start.class_ids), inputs, values)
+
+    rate = config.model_copy(update={"rate": WEIGHTS_RATE})
+    flat = start.preps.flatten(1)
+    moved = descend(of_weights, flat, torch.ones_like(flat), samples_of(target, seeds, task), rate)
+    return Networks(start.family, moved.view_as(start.preps), start.class_ids)
+
+
+def samples_of(target: Networks, seeds: Tensor, task: Task) -> Samples:
+    """Return training inputs, of `seeds` (M,) where each network has its own, and what networks (M,) answer."""
+    if task.own_inputs:
+        return OwnSamples.of_networks(target, seeds, task, "train")
+    return SharedSamples.of_networks(target, task, "train")
+
+
+def _loss(space: Space, task: Task) -> Callable[[Networks, Tensor, Tensor], Tensor]:
+    """Return the loss of networks (M,) for inputs and wanted answers (M, B, C): a scalar, the sum over networks."""
+    terms = space.recipe.loss
+
+    def loss(networks: Networks, inputs: Tensor, values: Tensor) -> Tensor:
+        def run(nets: NetBatch, flat: Tensor, *rows: Tensor) -> Tensor:
+            own = inputs if not task.own_inputs else inputs[rows[0].to(inputs.device)]
+            return nets(flat, own, shared=not task.own_inputs)
+
+        outputs = networks.each(run, torch.arange(len(networks)))
+        if task.surfaces:
+            return (outputs - values).abs().mean((1, 2)).sum()
+        return len(networks) * task.behaviour_loss(outputs, values, terms.temperature, terms.relative)
+
+    return loss
+
+
+def refined(space: Space, zoo: Zoo, named: Sequence[Named], task: Task, steps: int) -> list[Named]:
+    """Return networks that a user named with refined latents; those of latent files stay as they are.
+
+    Raises `UsageError` for no step, and if none of them has weights.
+    """
+    check_refine(steps)
+    known = [each for each in named if each.flat is not None]
+    if not known:
+        files = " and ".join(each.name for each in named)
+        raise UsageError(
+            f"--refine {steps} was asked for, but latents are refined by what networks answer, and {files} holds a latent "
+            "alone: name a member or the state dict of a network, or leave --refine out"
+        )
+    target = Networks.concatenate(
+        [Networks.of_class(space.family, each.class_id, each.flat[None]) for each in known if each.flat is not None]
+    )
+    seeds, latents = torch.tensor([each.seed for each in known]), torch.stack([each.latent for each in known])
+    found = iter(refine(space, zoo, target, seeds, latents, task, descent(task, steps)))
+    return [each if each.flat is None else replace(each, latent=next(found)) for each in named]

@@ -60,6 +60,7 @@ BASELINES = {
     "aligned_average": "the mean of the ten best after alignment of channels, with the statistics of its sources",
     "nearest_function": "the training network with the nearest outputs at shared points (mean squared difference)",
     "mean": "the mean of all training networks' weights",
+    "distilled": "the training network with the nearest outputs (KL), its weights trained on the target's outputs for as many steps",
     "deepsdf": "an auto-decoder with as many parameters as the space's decoder, trained as long (DeepSDF)",
 }
 

@@ -32,7 +32,8 @@ from netspace.results.compressed import (
     Pruning,
     Quantisation,
 )
-from netspace.results.spaces import ClassLine, Interpolation, MeanLine, Optimization, Sampling, SavedEvaluation
+from netspace.results.lines import ClassLine, Interpolation, MeanLine
+from netspace.results.spaces import Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page

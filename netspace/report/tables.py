@@ -12,7 +12,8 @@ from netspace.report.drawing import MISSING, count, finite, number, percent, poi
 from netspace.report.figures_behaviour import BASELINES, baseline_names
 from netspace.report.figures_lines import taught_by
 from netspace.report.runs import Evaluated, Fitted, Run
-from netspace.results.spaces import Baseline, Behaviour, Between, ClassFigures, Measures, Optimization, Sampling
+from netspace.results.lines import Between
+from netspace.results.spaces import Baseline, Behaviour, ClassFigures, Measures, Optimization, Sampling
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,11 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Table:
     rows = [["the space", *form(main.figures), "networks decoded from their latents"]]
     if refined := main.figures.refined:
         rows.append(
-            ["refined", *form(refined), f"the same after {count(refined.steps)} steps of descent on the latents"]
+            [
+                "refined",
+                *form(refined),
+                f"the same after {count(refined.steps)} steps on the latents, by training inputs",
+            ]
         )
     for name in baseline_names(others):
         baseline = others[name] or Baseline()

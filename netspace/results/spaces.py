@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from netspace.results import Ends, Number, Numbers, Part, Result, Score, expect
+from netspace.results import Number, Numbers, Part, Result, Score, expect
+from netspace.results.lines import Between, ClassLine, Interpolation, MeanLine
 from netspace.results.properties import Measured, Properties
-from netspace.results.shapes import Completions, LineBodies, Shapes, listed
+from netspace.results.shapes import Completions, Shapes, listed
 
 
 class Measures(Part):
@@ -73,56 +74,11 @@ class ClassFigures(Behaviour):
     class_id: int | None = None
 
 
-class MeanLine(Part):
-    """Means over lines towards the best member (NetSpace, Fig. 3 b and d)."""
+class Refined(Behaviour):
+    """Predictions whose latents went on by descent on what their networks answer (`netspace.commands.refine`)."""
 
-    pairs: int = 0
-    gamma: list[float] = Field(default_factory=list)
-    latent_accuracy: Numbers = Field(default_factory=list)
-    weight_accuracy: Numbers = Field(default_factory=list)
-    aligned_accuracy: Numbers | None = None  # of mixed weights, channels aligned and statistics reset
-    spearman_latent: Number = None
-    spearman_weights: Number = None
-    linear_r2_latent: Number = None
-    linear_r2_weights: Number = None
-    end_differences: Ends | None = None  # decoded minus target accuracy
-    end_distances: Ends | None = None
-
-
-class Between(Part):
-    """Networks decoded where Eq. 12 puts an architecture between the smallest and the largest; means."""
-
-    gamma: Number = None
-    shown: bool = True  # whether the space was trained on networks of it
-    pairs: int | None = None
-    classid_accuracy: Number = None
-    accuracy: Number = None
-    accuracy_least: Number = None  # of the worst of them
-    accuracy_zoo: Number = None  # of the zoo's own test members
-    ratio: Number = None  # accuracy over accuracy_zoo
-    accuracy_scale_zero: Number = None  # with the decoder's learnt part off
-    accuracy_distilled: Number = None  # of a network distilled from the space's teacher
-    distilled_steps: int | None = None
-
-
-class ClassLine(Part):
-    """Networks of several architectures along the line between two latents (NetSpace, Fig. 5)."""
-
-    start: str = Field("?", alias="from")
-    end: str = Field("?", alias="to")
-    gamma: list[float] = Field(min_length=1)
-    accuracy: Numbers
-    arch: list[str]  # as which each point was decoded
-    factors: list[float] = Field(default_factory=list)  # gamma of Eq. 12 for each architecture between the ends
-    end_differences: Ends | None = None
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        expect(
-            len(self.gamma) == len(self.accuracy) == len(self.arch),
-            "a line was expected to have one accuracy and one architecture for each gamma",
-        )
-        return self
+    steps: int | None = None
+    interpolation: MeanLine | None = None  # between such latents, in spaces of one architecture; of shapes none
 
 
 class Evaluation(Behaviour, Result):
@@ -147,7 +103,7 @@ class Evaluation(Behaviour, Result):
     properties: Properties | None = None  # of spaces of networks that hold signals
     measures: dict[str, Measured] = Field(default_factory=dict)  # further ones of the task, by name
     completion: Completions | None = None  # of shapes from points on their surfaces
-    refined: Baseline | None = None  # of shapes, the space's after `steps` of descent on the latents of its predictions
+    refined: Refined | None = None  # the space's after descent on the latents of its predictions
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -208,47 +164,6 @@ class SavedEvaluation(Evaluation):
                     len(archs) == len(self.detail.member) and set(archs) <= set(self.archs),
                     f"{name!r} was expected to have every member's architecture, one of {', '.join(self.archs)}",
                 )
-        return self
-
-
-class Interpolation(Result):
-    """`netspace interpolate`: networks along the line between two (S,)."""
-
-    command: ClassVar[str] = "interpolate"
-    run: str = ""
-    start: str = Field("?", alias="from")
-    end: str = Field("?", alias="to")
-    signals: tuple[str, str] | None = None  # what the two were fitted to, such as 'chair/0003'
-    gamma: list[float] = Field(min_length=1)
-    arch: list[str] = Field(default_factory=list)
-    latent_accuracy: Numbers
-    weight_accuracy: Numbers | None = None  # None if weights cannot be mixed
-    aligned_accuracy: Numbers | None = None  # of mixed weights, channels aligned and statistics reset
-    spearman: Number = None
-    weight_spearman: Number = None
-    linear_r2: Number = None
-    weight_linear_r2: Number = None
-    end_differences: Ends | None = None
-    score: Score | None = None  # what the accuracies are, if they are scores of another kind
-    networks: list[str] = Field(default_factory=list)  # files
-    bodies: LineBodies | None = None  # of shapes
-    meshes: list[str] = Field(default_factory=list)  # files of the shapes on the latent line that are not empty
-    picture: str | None = None  # file
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What the ends are called: by their signals, where these are known."""
-        return self.signals or (self.start, self.end)
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        count = len(self.gamma)
-        counts = [each for each in (self.bodies or LineBodies()).payload().values() if each is not None]
-        expect(all(len(each) == count for each in counts), "one number of bodies for each gamma was expected")
-        same = len(self.latent_accuracy) == count and len(self.weight_accuracy or self.gamma) == count
-        same = same and len(self.aligned_accuracy or self.gamma) == count
-        expect(same, "one accuracy for each gamma was expected")
-        expect(len(self.arch) in (0, count), "one architecture for each gamma was expected")
         return self
 
 
@@ -344,6 +259,7 @@ class Encoding(Result):
     network: str
     arch: str
     latent: int
+    refined: int | None = None  # steps of descent on the latent
     file: str
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,19 +16,17 @@ from torch import Tensor, nn
 from netspace.config import Seed, Settings
 from netspace.hardware import send
 from netspace.models.auto_decoder import AutoDecoder
-from netspace.networks.family import Networks
 from netspace.run_folder import RunFolder
 from netspace.streams import Stream, generator
-from netspace.tasks import Task
-from netspace.training.batches import CACHE_BYTES, Shuffle, unwrapped
+from netspace.training.batches import Shuffle, unwrapped
+from netspace.training.descent import DescentConfig, OwnSamples, descend
 from netspace.training.loop import Learner, Stage, Validation
 from netspace.training.optimizers import OptimizerConfig
-from netspace.training.validation import network_outputs, slices
+from netspace.training.validation import slices
 
 VALIDATED = 64  # training shapes whose validation points are compared
 VALIDATIONS = 10  # in a training
 TRIALS = 5  # steps that are timed
-SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
 
 
 class DeepSdfConfig(Settings):
@@ -50,30 +46,14 @@ class DeepSdfConfig(Settings):
     fit_rate: float = Field(0.1, gt=0)  # of Adam, in units of the training latents' spread
     seed: Seed = 0
 
+    @property
+    def descent(self) -> DescentConfig:
+        """How latents of other shapes are found."""
+        return self.refining(self.fit_steps)
 
-@dataclass(frozen=True)
-class FieldSamples:
-    """Points of each shape, and what its network gives there."""
-
-    points: Float[Tensor, "N P D"]
-    values: Float[Tensor, "N P C"]
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def take(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the points and values (S, B, ...) of shapes `rows` (S,), at `columns` (S, B) of each."""
-        return self.points[rows[:, None], columns], self.values[rows[:, None], columns]
-
-    @classmethod
-    def of_networks(
-        cls, networks: Networks, seeds: Tensor, task: Task, split: str, limit: int | None = None
-    ) -> FieldSamples:
-        """Ask networks, identified by `seeds` (N,), at the first points of a split: at most `limit`, and as many as fit 1 GiB."""
-        size = len(networks) * (task.num_outputs + task.input_shape[0]) * 4
-        count = min(task.size(split), limit or task.size(split), max(CACHE_BYTES // size, 1))
-        points = task.inputs(split, slice(count), seeds).expand(len(networks), -1, -1)
-        return cls(points, network_outputs(networks, task, split, seeds, count).to(points.device))
+    def refining(self, steps: int) -> DescentConfig:
+        """Return how other latents are refined by so many steps, at the same points."""
+        return DescentConfig(steps=steps, inputs=self.fit_points, rate=self.fit_rate, seed=self.seed)
 
 
 class DeepSdfLearner(Learner):
@@ -89,8 +69,8 @@ class DeepSdfLearner(Learner):
         self,
         config: DeepSdfConfig,
         model: AutoDecoder,
-        train: FieldSamples,
-        val: FieldSamples,
+        train: OwnSamples,
+        val: OwnSamples,
         folder: RunFolder,
         rank: int = 0,
         world_size: int = 1,
@@ -151,45 +131,16 @@ def field_values(model: AutoDecoder, latents: Tensor, points: Tensor, at_once: i
     return torch.cat([model(latents[part], points[part]) for part in parts])
 
 
-def fit_latents(model: AutoDecoder, samples: FieldSamples, config: DeepSdfConfig) -> Float[Tensor, "M E"]:
+def fit_latents(model: AutoDecoder, samples: OwnSamples, config: DeepSdfConfig) -> Float[Tensor, "M E"]:
     """Return the latents with which a frozen decoder gives back the values of other shapes (DeepSDF, Eq. 10).
 
     All latents at once: Adam from the mean of the training latents, on the absolute difference and the prior.
     """
     known = model.latents.detach()
     start = known.mean(0).expand(len(samples), -1)
-    return descend(model, start, known.std(0), samples, config)
 
+    def loss(latents: Tensor, points: Tensor, values: Tensor) -> Tensor:
+        difference = (model(latents, points) - values).abs().mean((1, 2))
+        return (difference + config.prior * latents.square().sum(1)).sum()
 
-def descend(
-    fields: Callable[[Tensor, Tensor], Tensor],
-    start: Float[Tensor, "M E"],
-    spread: Float[Tensor, " E"],
-    samples: FieldSamples,
-    config: DeepSdfConfig,
-) -> Float[Tensor, "M E"]:
-    """Return latents with which `fields`, which is frozen, gives back the values of shapes: `config.fit_steps` of Adam.
-
-    All latents at once, on the absolute difference and the prior, at the same points for whatever `fields` is.
-
-    Args:
-        fields: from latents (M, E) and points (M, B, D) to values (M, B, C).
-        start: where the descent begins.
-        spread: of latents, by value; the unit of rates.
-        samples: points of the M shapes and the values that are wanted there.
-        config: steps, points, rate, prior and seed.
-    """
-    start, spread = start.detach(), spread.detach().clamp_min(SPREAD)
-    moved = torch.zeros_like(start).requires_grad_()
-    optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
-    rows = torch.arange(len(samples), device=start.device)
-    for number in range(config.fit_steps):
-        random = generator(config.seed, Stream.AUTO_DECODED_FIT, number)
-        columns = torch.randint(samples.points.shape[1], (len(samples), config.fit_points), generator=random)
-        points, values = samples.take(rows, send(columns, start.device))
-        latents = start + moved * spread
-        loss = (fields(latents, points) - values).abs().mean((1, 2)) + config.prior * latents.square().sum(1)
-        (moved.grad,) = torch.autograd.grad(loss.sum(), moved)  # of nothing else: the decoder is frozen
-        optimizer.param_groups[0]["lr"] = config.fit_rate * schedule.factor(number, config.fit_steps)
-        optimizer.step()
-    return (start + moved * spread).detach()
+    return descend(loss, start, known.std(0), samples, config.descent)

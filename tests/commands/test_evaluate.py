@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from netspace import archs
 from netspace.commands import baselines
-from netspace.commands.convert import decode, encode, resolve, zoo_of
+from netspace.commands.convert import decode, resolve, zoo_of
+from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.errors import NetspaceError

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from netspace import archs
-from netspace.commands.convert import decode, encode, resolve
+from netspace.commands.convert import decode, resolve
+from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.errors import NetspaceError, UsageError

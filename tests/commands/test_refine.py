@@ -1,29 +1,35 @@
-"""`netspace eval --refine`: latents go on by the descent that finds DeepSDF's, on the same samples."""
+"""`--refine`: latents go on by descent on what networks answer; of shapes by the descent that finds DeepSDF's."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
 from torch.func import functional_call
 
+from netspace.commands.convert import read_latent, resolve, zoo_of
+from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
+from netspace.commands.interpolate import interpolate
 from netspace.commands.refine import refine
+from netspace.commands.refine import refined as refined_networks
 from netspace.errors import UsageError
 from netspace.networks.prep import unflatten, unpack
 from netspace.space import Space
 from netspace.streams import Stream, generator
-from netspace.training.deepsdf import SPREAD, DeepSdfConfig
+from netspace.training.descent import SPREAD, DescentConfig
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.setup import task_of
 from netspace.zoo import Zoo
 
 STEPS = 6
-CONFIG = DeepSdfConfig(fit_steps=STEPS, fit_points=32, fit_rate=0.05)
+CONFIG = DescentConfig(steps=STEPS, inputs=32, rate=0.05)
 
 
 def one_by_one(run: Path, zoo: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,14 +89,104 @@ def test_the_figures_stand_beside_the_spaces_own(chairs_copy: Path, cli: Callabl
     assert before.refined is None and "refined" not in before.payload()
     cli("report", chairs_copy)
     page = (chairs_copy / "report.html").read_text(encoding="utf-8")
-    assert "the same after 60 steps of descent on the latents" in page
+    assert "the same after 60 steps on the latents, by training inputs" in page
     assert "after 60 steps on the latents" in cli("eval", chairs_copy, "--refine", 60).out
 
 
-def test_what_is_no_shape_is_not_refined(run_copy: Path, chairs_copy: Path) -> None:
-    with pytest.raises(
-        UsageError, match="--refine 5 was asked for, but networks of digits are no shapes: leave it out"
+def digits_one_by_one(space: Space, zoo: Zoo) -> torch.Tensor:
+    """Return the refined latents of test members, each by itself, in modules of float64: KL at a relative temperature."""
+    task, group, arch, terms = task_of(zoo, "cpu"), zoo.only(), space.family[0], space.recipe.loss
+    preps = group.read(group.rows("test"))
+    spread = space.encode_preps(group.read(group.rows("train"))).std(0).double()
+    encoded = space.encode_preps(preps).double()
+    decoder, module = deepcopy(space.model.decoder).double(), deepcopy(arch.nets.skeleton).double()
+    images, factors, found = task.inputs("train", slice(None)).double(), OptimizerConfig(schedule="cosine"), []
+    for start, prep in zip(encoded, preps, strict=True):
+        own = unflatten(unpack(prep[None], arch.parameters)[0].double(), arch.spec)
+        with torch.no_grad():
+            wanted = functional_call(module, own, (images,))
+        moved = torch.zeros_like(start).requires_grad_()
+        adam = torch.optim.Adam([moved])
+        for step in range(STEPS):
+            columns = torch.randint(len(images), (32,), generator=generator(0, Stream.AUTO_DECODED_FIT, step))
+            decoded = decoder((start + moved * spread)[None], torch.zeros(1, dtype=torch.long))
+            outputs = functional_call(
+                module, unflatten(unpack(decoded, arch.parameters)[0], arch.spec), (images[columns],)
+            )
+            scale = terms.temperature * (wanted[columns].std() if terms.relative else 1.0)
+            target = torch.softmax(wanted[columns] / scale, -1)
+            apart = target * (target.log() - torch.log_softmax(outputs / scale, -1))
+            adam.zero_grad()
+            (apart.sum(-1).mean() * terms.temperature**2).backward(inputs=[moved])
+            adam.param_groups[0]["lr"] = 0.05 * factors.factor(step, STEPS)
+            adam.step()
+        found.append((start + moved * spread).detach())
+    return torch.stack(found)
+
+
+def test_latents_of_classifiers_are_those_of_a_descent_of_each_by_itself(run_copy: Path) -> None:
+    space = Space.load(run_copy)
+    with zoo_of(run_copy) as zoo:
+        task, group = task_of(zoo, "cpu"), zoo.only()
+        rows = group.rows("test")
+        target, preps = space.networks(group.read(rows), group.id), group.read(rows)
+        encoded = space.encode_preps(preps)
+        actual = refine(space, zoo, target, group.seeds(rows), encoded, task, CONFIG)
+        expected = digits_one_by_one(space, zoo)
+    assert float((actual - expected).norm() / (expected - encoded).norm()) < 0.01
+    assert not actual.requires_grad
+
+
+def test_eval_refines_classifiers_with_a_control(run_copy: Path, cli: Callable[..., Any]) -> None:
+    """Refined networks answer more as their targets do; the control trains the weights of the nearest by answers."""
+    told = json.loads(cli("eval", run_copy, "--refine", 40, "--json").out)
+    refined, control, near = told["refined"], told["baselines"]["distilled"], told["baselines"]["nearest_answers"]
+    assert refined["steps"] == control["steps"] == 40
+    assert refined["kl"] < told["kl"] and control["kl"] < near["kl"]
+    assert {"identity", "diversity_ratio", "interpolation", "agreement", "r2", "bias"} <= refined.keys()
+    text = cli("eval", run_copy, "--refine", 40).out
+    assert "after 40 steps on the latents: rank correlation" in text and "weights refined likewise" in text
+    cli("report", run_copy)
+    assert "the same after 40 steps on the latents" in (run_copy / "report.html").read_text(encoding="utf-8")
+
+
+def test_networks_of_several_architectures_stay_what_they_are(multi_run: Path, tmp_path: Path) -> None:
+    result = evaluate(Path(copytree(multi_run, tmp_path / "multi")), refined=10)
+    assert result.refined is not None and result.refined.kl is not None and result.kl is not None
+    assert result.refined.kl < result.kl
+    assert result.refined.interpolation is None and result.baselines["distilled"] is not None
+
+
+def test_interpolate_and_encode_refine(run_copy: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    plain = json.loads(cli("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--json").out)
+    line = ("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--refine", 20, "--json")
+    refined = json.loads(cli(*line).out)
+    assert refined["refined"] == 20 and "refined" not in plain
+    assert refined["latent_accuracy"] != plain["latent_accuracy"]
+    assert refined["weight_accuracy"] == plain["weight_accuracy"]
+    files = [tmp_path / "plain.safetensors", tmp_path / "refined.safetensors"]
+    cli("encode", "best", "-o", files[0], "--run", run_copy)
+    told = json.loads(cli("encode", "best", "-o", files[1], "--run", run_copy, "--refine", 20, "--json").out)
+    assert told["refined"] == 20
+    space = Space.load(run_copy)
+    first, second = (read_latent(file, space) for file in files)
+    assert first.shape == second.shape and not torch.equal(first, second)
+    with zoo_of(run_copy) as zoo:
+        named = [resolve(text, space, zoo) for text in ("best", str(files[0]))]
+        moved = refined_networks(space, zoo, named, task_of(zoo, "cpu"), 20)
+    torch.testing.assert_close(moved[0].latent, second)
+    assert torch.equal(moved[1].latent, first)  # a latent file says nothing of what its network answered
+
+
+def test_what_cannot_be_refined_is_refused(run_copy: Path, tmp_path: Path) -> None:
+    for work in (
+        lambda: evaluate(run_copy, refined=0),
+        lambda: encode(run_copy, "best", tmp_path / "z.safetensors", refine=0),
+        lambda: interpolate(run_copy, "best", "worst", refine=0),
     ):
-        evaluate(run_copy, refined=5)
-    with pytest.raises(UsageError, match="--refine 0 was asked for, but latents are refined by 1 step or more"):
-        evaluate(chairs_copy, refined=0)
+        with pytest.raises(UsageError, match="--refine 0 was asked for, but latents are refined by 1 step or more"):
+            work()
+    latent = tmp_path / "latent.safetensors"
+    encode(run_copy, "best", latent)
+    with pytest.raises(UsageError, match=r"latents are refined by what networks answer, and .* holds a latent alone"):
+        encode(run_copy, str(latent), tmp_path / "again.safetensors", refine=5)

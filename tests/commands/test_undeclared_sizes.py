@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers import refused
 
-from netspace.commands.convert import decode, encode
+from netspace.commands.convert import decode
+from netspace.commands.encode import encode
 from netspace.commands.optimize import OptimizeConfig, optimize
 from netspace.commands.sample import sample
 from netspace.errors import NetspaceWarning, UsageError

@@ -10,7 +10,8 @@ import torch
 from netspace.models.auto_decoder import AutoDecoder
 from netspace.run_folder import RunFolder, read_metrics
 from netspace.streams import Stream, generator
-from netspace.training.deepsdf import DeepSdfConfig, DeepSdfLearner, FieldSamples, field_values, fit_latents
+from netspace.training.deepsdf import DeepSdfConfig, DeepSdfLearner, field_values, fit_latents
+from netspace.training.descent import OwnSamples
 from netspace.training.loop import Loop, make_accelerator
 from netspace.training.optimizers import OptimizerConfig
 
@@ -20,10 +21,10 @@ CONFIG = DeepSdfConfig(
 )  # fmt: skip
 
 
-def balls(radii: torch.Tensor, points: int, stream: int) -> FieldSamples:
+def balls(radii: torch.Tensor, points: int, stream: int) -> OwnSamples:
     """Balls about the origin: |x| - r."""
     inside = 2 * torch.rand(len(radii), points, 3, generator=generator(0, stream)) - 1
-    return FieldSamples(inside, inside.norm(dim=-1, keepdim=True) - radii[:, None, None])
+    return OwnSamples(inside, inside.norm(dim=-1, keepdim=True) - radii[:, None, None])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,129 @@
+"""Latents found by descent: those with which a frozen decoder gives back what networks answer.
+
+Axes: M networks, N inputs of a split, B inputs of a step, C outputs, E latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from netspace.config import Seed, Settings
+from netspace.hardware import send
+from netspace.networks.family import Networks
+from netspace.streams import Stream, generator
+from netspace.tasks import Task
+from netspace.training.batches import CACHE_BYTES
+from netspace.training.optimizers import OptimizerConfig
+from netspace.training.validation import network_outputs
+
+SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
+SHARED_INPUTS, OWN_INPUTS = 64, 256  # of a step: the same for all networks, or of each by itself
+
+
+class DescentConfig(Settings):
+    """How latents are found by descent."""
+
+    steps: int = Field(200, ge=1)
+    inputs: int | None = Field(None, ge=1)  # in a step; none: 64 if networks share them, 256 of each if they do not
+    rate: float = Field(0.2, gt=0)  # of Adam, in units of the training latents' spread; it falls like a cosine
+    seed: Seed = 0
+
+
+class Samples(Protocol):
+    """Inputs of M networks, and what the networks answer to them."""
+
+    shared: bool  # whether all networks get the same inputs
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return `count` inputs, (B, ...) for all networks or (M, B, ...), and the answers (M, B, C)."""
+
+
+@dataclass(frozen=True)
+class SharedSamples:
+    """The same inputs for all networks, and their answers."""
+
+    inputs: Float[Tensor, "N ..."]
+    values: Float[Tensor, "M N C"]
+    shared = True
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return `count` inputs (B, ...), drawn with replacement, and the answers (M, B, C) of all networks."""
+        columns = send(torch.randint(len(self.inputs), (count,), generator=random), self.inputs.device)
+        return self.inputs[columns], self.values[:, columns]
+
+    @classmethod
+    def of_networks(cls, networks: Networks, task: Task, split: str) -> SharedSamples:
+        """Ask networks (M,) for their answers to the first inputs of a split: to as many as fit 1 GiB."""
+        one = task.inputs(split, slice(1))
+        size = (one.numel() + len(networks) * task.num_outputs) * 4
+        count = min(task.size(split), max(CACHE_BYTES // size, 1))
+        values = network_outputs(networks, task, split, limit=count).to(one.device)
+        return cls(task.inputs(split, slice(count)), values)
+
+
+@dataclass(frozen=True)
+class OwnSamples:
+    """Inputs of each network by itself, such as points of its shape, and its answers."""
+
+    points: Float[Tensor, "M N D"]
+    values: Float[Tensor, "M N C"]
+    shared = False
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points and values (S, B, ...) of networks `rows` (S,), at `columns` (S, B) of each."""
+        return self.points[rows[:, None], columns], self.values[rows[:, None], columns]
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return `count` points (M, B, D) of each network, drawn with replacement, and its answers (M, B, C)."""
+        device = self.points.device
+        columns = torch.randint(self.points.shape[1], (len(self), count), generator=random)
+        return self.take(torch.arange(len(self), device=device), send(columns, device))
+
+    @classmethod
+    def of_networks(
+        cls, networks: Networks, seeds: Tensor, task: Task, split: str, limit: int | None = None
+    ) -> OwnSamples:
+        """Ask networks, identified by `seeds` (M,), at the first points of a split: at most `limit`, and as many as fit 1 GiB."""
+        size = len(networks) * (task.num_outputs + task.input_shape[0]) * 4
+        count = min(task.size(split), limit or task.size(split), max(CACHE_BYTES // size, 1))
+        points = task.inputs(split, slice(count), seeds).expand(len(networks), -1, -1)
+        return cls(points, network_outputs(networks, task, split, seeds, count).to(points.device))
+
+
+def descend(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    start: Float[Tensor, "M E"],
+    spread: Tensor,
+    samples: Samples,
+    config: DescentConfig,
+) -> Float[Tensor, "M E"]:
+    """Return latents after `config.steps` steps of Adam on a loss of all of them at once, of which each depends on one.
+
+    Args:
+        loss: from latents (M, E), inputs and answers (M, B, C) to a scalar, the sum over networks. Whatever else it
+            depends on is frozen.
+        start: where the descent begins.
+        spread: of latents, (E,) or (M, E), by value; the unit of rates.
+        samples: of the M networks.
+        config: steps, inputs, rate and seed.
+    """
+    start, spread = start.detach(), spread.detach().clamp_min(SPREAD)
+    moved = torch.zeros_like(start).requires_grad_()
+    optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
+    count = config.inputs or (SHARED_INPUTS if samples.shared else OWN_INPUTS)
+    for number in range(config.steps):
+        inputs, values = samples.draw(count, generator(config.seed, Stream.AUTO_DECODED_FIT, number))
+        (moved.grad,) = torch.autograd.grad(loss(start + moved * spread, inputs, values), moved)  # of nothing else
+        optimizer.param_groups[0]["lr"] = config.rate * schedule.factor(number, config.steps)
+        optimizer.step()
+    return (start + moved * spread).detach()
