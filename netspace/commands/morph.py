@@ -6,16 +6,18 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from netspace.archs import ArchConfig, trust_options
 from netspace.commands.morph_start import Start, find_start, origin
 from netspace.errors import UsageError
-from netspace.io import hash_tensors
+from netspace.io import hash_tensors, read_json, write_json
 from netspace.models.morph import WeightFunction, make_function
 from netspace.networks.ordering import check_function, greedy_orders, ordered, ordered_module, smooth_orders
 from netspace.networks.ordering import total_variation as variation_of
 from netspace.networks.widths import Widths, count_parameters
+from netspace.precision import Concrete
 from netspace.results.compressed import NetworkMark
 from netspace.results.morphs import MorphFit, MorphWidth, TotalVariation
 from netspace.run_folder import MORPH as KIND
@@ -25,7 +27,7 @@ from netspace.training.loop import make_accelerator
 from netspace.training.morph import MorphConfig, MorphLearner
 from netspace.training.network import calibration, network_score
 
-RESULT = "fit.json"  # in the run folder
+RESULT, PRECISION = "fit.json", "precision.json"  # in the run folder
 CHECKED = 4  # inputs of noise on which a network in another order has to answer the same
 
 
@@ -73,17 +75,34 @@ def fit(
         if first:
             _check_folder(folder, config, resume, mark)
             folder.begin(config, provenance(config.seed, **origin(model, zoo_path, arch, input_shape, key)))
+        chosen = _precision(folder, module, config, start) if first else {}
+        (chosen,) = broadcast_object_list([chosen])  # the main process decides for all
+        running = config.model_copy(update=chosen)
         function = make_function(module, info, config.function, config.seed)
         function.start(dict(module.named_parameters()))
         ranks = accelerator.process_index, accelerator.num_processes
-        learner = MorphLearner(module, info, function, start.task, config, None, *ranks)
+        learner = MorphLearner(module, info, function, start.task, running, None, *ranks)
         morph = _saved(learner.run(out), module, info, config, start)
         if first:
             morph.save(out)
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
-            _result(morph, start, variation, seconds).write(out / RESULT)
+            _result(morph, start, variation, seconds).extended(MorphFit, precision=chosen).write(out / RESULT)
         accelerator.wait_for_everyone()
     return MorphFit.read(out / RESULT)
+
+
+def _precision(folder: RunFolder, module: nn.Module, config: MorphConfig, start: Start) -> dict[str, str]:
+    """Return the precision of a resumed run, or the one in which a step is fastest, and write it to the folder."""
+    record = folder.path / PRECISION
+    if record.exists():
+        return dict(read_json(record, dict[str, Concrete]))
+    if folder.last.exists():
+        return {"precision": "float32"}  # of runs that were begun before there was a choice
+    trial = make_function(module, start.info, config.function, config.seed)
+    trial.start(dict(module.named_parameters()))
+    chosen = MorphLearner(module, start.info, trial, start.task, config).timed_precision()
+    write_json(record, chosen)
+    return chosen
 
 
 def _in_order(module: nn.Module, info: Widths, seed: int) -> tuple[nn.Module, TotalVariation]:

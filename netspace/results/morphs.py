@@ -39,6 +39,7 @@ class MorphFit(Result):
     full_accuracy: Number = None  # of the network that the morph was fitted to
     widths: list[MorphWidth] = Field(default_factory=list)  # those of validation
     total_variation: TotalVariation | None = None  # left out if channels kept their order
+    precision: dict[str, str] = Field(default_factory=dict)  # in which networks were run in training
     score: Score | None = None  # what the accuracies are, if they are none
     seconds: Number = None
 

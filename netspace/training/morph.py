@@ -8,7 +8,7 @@ Axes: G groups of channels, B inputs of a batch, K networks of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,10 +21,11 @@ from netspace.config import Seed, Settings
 from netspace.models.morph import FunctionConfig, WeightFunction
 from netspace.networks.resizing import recalibrate
 from netspace.networks.widths import Widths, flexible, resized
+from netspace.precision import Precision, choose
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, Task
-from netspace.training.batches import Images
-from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator
+from netspace.training.batches import Images, autocast
+from netspace.training.loop import Learner, Loop, Stage, Validation, make_accelerator, step_trial
 from netspace.training.network import calibration, network_score
 from netspace.training.optimizers import OptimizerConfig
 
@@ -95,6 +96,7 @@ class MorphConfig(Settings):
     tensors: float = Field(1.0, gt=0, le=1)  # fraction of the tensors that get gradients in a step, drawn anew
     stages: tuple[MorphStageConfig, ...] = Field((MorphStageConfig(epochs=6),), min_length=1)  # one after the other
     batch_size: int = Field(128, ge=2)  # inputs
+    precision: Precision = "auto"  # of the networks that are run; auto: the faster one on this machine
     log_every: int = Field(50, ge=1)  # steps
     validate_every: int = Field(500, ge=1)  # steps
 
@@ -172,7 +174,9 @@ class MorphLearner(Learner):
         teacher: Tensor | None = None
         for position, (widths, band) in enumerate(self.choices(random)):
             weights = self._weights(widths, number, band, names, position)
-            outputs = model(inputs, weights)
+            with autocast(self.config.precision, self.device):
+                outputs = model(inputs, weights)
+            outputs = outputs.float()
             if teacher is None or not self.config.loss.distillation:
                 terms.setdefault("task", []).append(self.task.training_loss(outputs, targets))
             else:
@@ -269,6 +273,30 @@ class MorphLearner(Learner):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self.best = {name: value.to(self.device) for name, value in state["best"].items()}
+
+    def timed_precision(self) -> dict[str, str]:
+        """Return `precision` as the settings ask for it, or for 'auto' the one in which a step is fastest here."""
+        config, number = (
+            self.config,
+            next((n for n, each in enumerate(self.config.stages) if each.learns == "widths"), None),
+        )
+        if self.task is None or number is None:
+            return {"precision": "float32"}
+        self.begin(number)
+
+        def make(precision: dict[str, str]) -> Callable[[], dict[str, Tensor]]:
+            def terms() -> dict[str, Tensor]:
+                self.config = config.model_copy(update=precision)
+                return self.terms(self.model, 0, 0)
+
+            return terms
+
+        sizes = [tuple(value.shape) for value in self.target.values()]
+        subject = f"morph {sizes} {config.function} {config.widths} {config.batch_size} {self.task.input_shape}"
+        try:
+            return choose(subject, {"precision": config.precision}, step_trial(make, self.model), self.device)
+        finally:
+            self.config = config
 
     def run(self, out: Path) -> WeightFunction:
         """Train all stages and return the function with the best weights; go on from the checkpoint in the folder `out`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ STAGES = [{"steps": 4, "optimizer": {"name": "adam", "learning_rate": 0.002}}]
 
 
 def config(**changes: Any) -> MorphConfig:
-    return MorphConfig.model_validate({"stages": STAGES, "batch_size": 16, **changes})
+    return MorphConfig.model_validate({"stages": STAGES, "batch_size": 16, "precision": "float32", **changes})
 
 
 def answers(start: Start, inputs: Tensor) -> Tensor:
@@ -113,6 +114,7 @@ def test_a_run_has_all_that_makes_networks(fitted: tuple[Path, MorphFit], multi_
     assert result.full_parameters == sum(value.numel() for value in morph.module.parameters())
     assert result.groups == dict(zip(morph.info.names, morph.info.full(), strict=True))
     assert MorphFit.read(out / "fit.json") == result
+    assert result.precision == json.loads((out / "precision.json").read_text()) == {"precision": "float32"}
 
 
 def test_channels_are_in_a_better_order_and_the_function_is_the_same(

@@ -55,6 +55,31 @@ def terms(made: MorphLearner, number: int = 0) -> dict[str, float]:
     return {key: float(value.detach()) for key, value in made.terms(made.model, number, 0).items()}
 
 
+def test_networks_run_in_the_precision_that_is_asked_for(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 the terms differ by rounding; 'auto' is whatever a trial of the step finds faster, and the trial changes nothing."""
+    exact, rounded = terms(learner(task)), terms(learner(task, precision="bf16"))
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.05)
+    made = learner(task)
+    before = {name: value.clone() for name, value in made.model.state_dict().items() if name.startswith("function")}
+    seen = []
+
+    def choose(subject: str, asked: dict[str, str], trial: Any, device: torch.device) -> dict[str, str]:
+        seen.append(asked)
+        trial({"precision": "bf16"})
+        return {"precision": "bf16"}
+
+    monkeypatch.setattr("netspace.training.morph.choose", choose)
+    assert made.timed_precision() == {"precision": "bf16"}
+    assert seen == [{"precision": "auto"}] and made.config.precision == "auto"
+    after = made.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(value.grad is None for value in made.model.parameters())
+    assert learner(None, stages=(MorphStageConfig(learns="weights", steps=2),)).timed_precision() == {
+        "precision": "float32"
+    }
+
+
 def test_a_step_has_the_full_and_the_narrowest_network_and_random_ones_between(task: Task) -> None:
     made = learner(task, widths=WidthsConfig(narrowest=0.5, random=3, smooth=0.5, band=0.25))
     full = made.info.full()
