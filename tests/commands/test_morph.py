@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from netspace.commands import morph as command
 from netspace.commands.morph import fit
 from netspace.commands.morph_start import Start, find_start
 from netspace.errors import NetspaceError, UsageError
+from netspace.io import read_json
 from netspace.networks.graph import batch_norms
 from netspace.networks.ordering import total_variation
 from netspace.networks.widths import find_widths
@@ -114,7 +114,7 @@ def test_a_run_has_all_that_makes_networks(fitted: tuple[Path, MorphFit], multi_
     assert result.full_parameters == sum(value.numel() for value in morph.module.parameters())
     assert result.groups == dict(zip(morph.info.names, morph.info.full(), strict=True))
     assert MorphFit.read(out / "fit.json") == result
-    assert result.precision == json.loads((out / "precision.json").read_text()) == {"precision": "float32"}
+    assert result.precision == read_json(out / "precision.json", dict[str, str]) == {"precision": "float32"}
 
 
 def test_channels_are_in_a_better_order_and_the_function_is_the_same(
