@@ -25,6 +25,8 @@ NEAR, FINE = 0.995, 1e-3  # of the budget, and of the logarithm of steps, at whi
 GUESS = -1.0  # the first logarithm
 SLACK = 64  # bytes that are left for corrected batch norms and biases, which code less well
 RANGE = (-12.0, 4.0)  # of the logarithm to base 2 of steps, in units of the weights' root mean square
+LARGER = 0.2  # logarithm of steps at which compensated integers fit, over that of the nearest ones
+AROUND = 1.0  # of a logarithm that is known to be near
 PRUNED = (0.3, 0.5, 0.7)  # of the weights, the smallest first, that are set to zero
 
 
@@ -44,8 +46,16 @@ def coded(work: Work, limit: int, path: Path) -> str:
 
 
 def mixed(work: Work, limit: int, path: Path) -> str:
-    """As `coded`, with steps by how much the network's answers change with each layer: small ones where they do most."""
-    return saved(*fitting(work, *plan(work, "mixed"), limit), path)
+    """As `coded`, with steps by how much the network's answers change with each layer: small ones where they do most.
+
+    Where networks are run, layers make up for errors of rounding (`Compensation`), if that is better by what there is to choose by.
+    """
+    weights, units = plan(work, "mixed")
+    plain, setting, log_step = _fitting(work, weights, units, limit)
+    made = _compensated(work, weights, units, limit, log_step)
+    if made is not None and work.score(made[0].reconstruct()) > work.score(plain.reconstruct()):
+        return saved(*made, path)
+    return saved(plain, setting, path)
 
 
 def pruned(work: Work, limit: int, path: Path) -> str:
@@ -124,13 +134,45 @@ def container_of(work: Work, codes: Mapping[str, Codes], way: Way, state: Mappin
 
 def fitting(work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int) -> tuple[Coded, str]:
     """Return weights rounded to the smallest steps that fit, and how in words. Raises `CannotFit`."""
+    return _fitting(work, weights, units, limit)[:2]
+
+
+def _fitting(
+    work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int
+) -> tuple[Coded, str, float]:
+    """Return what `fitting` does, and the logarithm to base 2 of the steps."""
 
     def made(log_step: float) -> Coded:
         codes = {name: unbiased(round_step(value, 2**log_step * units[name]), value) for name, value in weights.items()}
         return container_of(work, codes, "coded")
 
-    best, log_step = finest(made, limit - SLACK if work.judge.runs and limit > SLACK else limit)
-    return _corrected(work, best, limit), f"step {2**log_step:.3g}"
+    best, log_step = finest(made, _room(work, limit))
+    return _corrected(work, best, limit), f"step {2**log_step:.3g}", log_step
+
+
+def _room(work: Work, limit: int) -> int:
+    return limit - SLACK if work.judge.runs and limit > SLACK else limit
+
+
+def _compensated(
+    work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int, near: float
+) -> tuple[Coded, str] | None:
+    """Return weights rounded so that layers make up for errors, and how in words; None if that cannot be done or does not fit.
+
+    `near` is the logarithm to base 2 of the steps with which the nearest integers fit: these take a little less.
+    """
+    if (compensation := work.compensation()) is None:
+        return None
+
+    def made(log_step: float) -> Coded:
+        codes, biases = compensation.rounded(weights, {name: 2**log_step * units[name] for name in weights})
+        return container_of(work, codes, "coded", compensation.with_biases(biases))
+
+    try:
+        best, log_step = finest(made, _room(work, limit), near + LARGER)
+    except CannotFit:
+        return None
+    return _corrected(work, best, limit), f"step {2**log_step:.3g}, errors compensated"
 
 
 def _corrected(work: Work, container: Coded, limit: int) -> Coded:
@@ -149,18 +191,18 @@ def _corrected(work: Work, container: Coded, limit: int) -> Coded:
     return tried
 
 
-def finest(make: Callable[[float], Coded], limit: int) -> tuple[Coded, float]:
+def finest(make: Callable[[float], Coded], limit: int, near: float | None = None) -> tuple[Coded, float]:
     """Return the largest file of at most `limit` bytes, and the logarithm to base 2 of its steps.
 
     `make` returns the file at a logarithm in `RANGE`; a bit less of each value is about as many bytes less everywhere, so that
-    few files are made. Raises `CannotFit` if none is small enough.
+    few files are made. `near` is a logarithm not far from the one that is looked for. Raises `CannotFit` if none is small enough.
     """
-    low, high = RANGE
+    low, high = RANGE if near is None else (near - AROUND, near + AROUND)
     best = make(high)
     above, below = None, best.file_bytes()  # bytes at the steps `low`, which are not known yet, and `high`
     if below > limit:
         raise CannotFit(f"even without any weight left the file takes {below:,} bytes", below)
-    middle = GUESS
+    middle = GUESS if near is None else near
     for _ in range(SEARCH):
         tried = make(middle)
         size = tried.file_bytes()

@@ -14,6 +14,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from netspace.compression import compensate
+from netspace.compression.compensate import Compensation
 from netspace.compression.correct import MAX_INPUTS
 from netspace.compression.judging import Judge, merit
 from netspace.config import Seed, Settings
@@ -54,6 +56,7 @@ class BudgetConfig(Settings):
     compare: Compare = (
         "auto"  # answers of logits, or values of outputs; auto: answers where one output (B, C) is compared
     )
+    compensate: bool = True  # let layers make up for errors of rounding, in `mixed`, where networks are run
     short_steps: int = Field(40, ge=0)  # of the training with which each way is tried; 0: none
     steps: int = Field(800, ge=0)  # of the training of the best way; 0: none
     predictor_steps: int = Field(150, ge=1)  # with which each order of a coordinate network is tried
@@ -99,6 +102,7 @@ class Work:
     config: BudgetConfig
     folder: Path
     cache: dict[str, dict[str, float]] = field(default_factory=dict)  # of what several sizes share
+    _compensation: Compensation | None = None
 
     @property
     def student_steps(self) -> int:
@@ -109,14 +113,22 @@ class Work:
         """Return how good a network is on what there is to choose by, more is better."""
         return merit(self.judge.measure(state))
 
-    def correction_inputs(self) -> Tensor | None:
-        """Return inputs (B, ...) to correct batch norms and biases by; None if networks are not run."""
+    def correction_inputs(self, count: int = MAX_INPUTS) -> Tensor | None:
+        """Return at most `count` inputs (B, ...) to correct a rounded network by; None if networks are not run."""
         task, inputs = self.original.task, self.judge.inputs
         if inputs.kind == "task" and task is not None:
             random = generator(self.config.seed, Stream.CORRECTION_IMAGES)
-            chosen = torch.randperm(len(task.train), generator=random)[:MAX_INPUTS]
+            chosen = torch.randperm(len(task.train), generator=random)[:count]
             return task.normalise(task.train.take(chosen).images)
-        return None if inputs.train is None else inputs.train[:MAX_INPUTS].to(self.judge.device)
+        return None if inputs.train is None else inputs.train[:count].to(self.judge.device)
+
+    def compensation(self) -> Compensation | None:
+        """Return what rounds the network so that layers make up for errors; None if networks are not run, or it is not wanted."""
+        if self._compensation is None and self.config.compensate and self.original.module is not None:
+            inputs = self.correction_inputs(compensate.MAX_INPUTS)
+            if inputs is not None:
+                self._compensation = Compensation.of(self.original.module, self.original.state, inputs)
+        return self._compensation
 
     def matrices(self) -> Mapping[str, Tensor]:
         """Return the weights with more than one axis: what is coded."""

@@ -18,6 +18,7 @@ CLIPPINGS = 40  # that are tried, of a row's largest magnitude
 BITS = range(2, 9)  # of codes of `round_rows`
 MAX_GAIN = 2.0  # of a step after rounding
 LARGEST = 2**31 - 1  # of a code
+BLOCK = 32  # columns that are rounded before the others are changed for their errors
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,30 @@ def unbiased(codes: Codes, weight: Tensor) -> Codes:
     exact, rounded = weight.detach().double().flatten(), codes.restore(weight.shape).double().flatten()
     power, common = float(exact @ exact), float(exact @ rounded)
     return Codes(codes.values, codes.steps * min(MAX_GAIN, power / common)) if common > 0 else codes
+
+
+def round_compensated(weight: Tensor, squares: Tensor, step: float) -> Codes:
+    """Round weights (G, R, C) to multiples of one step, column by column, so that the error of outputs stays small.
+
+    `squares` (G, C, C), positive definite, is the mean of x x^T over the inputs x of a layer: an error e of a row costs
+    e squares e^T. What rounding a column costs is made up for in the columns after it (Frantar et al. 2022, 'GPTQ', Eq. 2 and 3).
+    Returns codes of G * R rows. Raises `UsageError` as `round_step`.
+    """
+    exact = float(torch.tensor(step, dtype=torch.float32))
+    factor = torch.linalg.cholesky(torch.linalg.inv(squares.double()), upper=True)
+    left, rounded = weight.double().clone(), torch.empty(weight.shape, dtype=torch.float64)
+    columns = weight.shape[-1]
+    for first in range(0, columns, BLOCK):
+        last = min(first + BLOCK, columns)
+        errors = left.new_empty(*weight.shape[:2], last - first)
+        for column in range(first, last):
+            own = (left[..., column] / exact).round()
+            rounded[..., column] = own * exact
+            error = (left[..., column] - own * exact) / factor[:, column, column, None]
+            errors[..., column - first] = error
+            left[..., column + 1 : last] -= error[..., None] * factor[:, None, column, column + 1 : last]
+        left[..., last:] -= errors @ factor[:, first:last, last:]
+    return round_step(rounded.flatten(0, 1), exact)
 
 
 def _finite(rows: Tensor) -> Tensor:

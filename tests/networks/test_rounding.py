@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from netspace.errors import NetspaceError, UsageError
-from netspace.networks.rounding import Codes, as_rows, kernel_positions, round_rows, round_step, unbiased
+from netspace.networks.rounding import (
+    Codes,
+    as_rows,
+    kernel_positions,
+    round_compensated,
+    round_rows,
+    round_step,
+    unbiased,
+)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -94,3 +102,46 @@ def test_coarse_steps_grow_until_a_layer_does_not_shrink() -> None:
     assert torch.equal(unbiased(coarse, weight).values, coarse.values)
     empty = round_step(torch.zeros(3, 2), 1.0)
     assert torch.equal(unbiased(empty, torch.zeros(3, 2)).steps, empty.steps)
+
+
+def slowly_compensated(weight: torch.Tensor, squares: torch.Tensor, step: float) -> torch.Tensor:
+    """Round a row (C,) column by column, and fit those that are left anew each time, by least squares; return integers."""
+    left, chosen = weight.clone(), []
+    for column in range(len(weight)):
+        chosen.append(float((left[column] / step).round()))
+        error = chosen[-1] * step - left[column]
+        rest = slice(column + 1, None)
+        # those left minimise (e, d) squares (e, d)^T for the error e of this column and their own changes d
+        moved = -torch.linalg.solve(squares[rest, rest], squares[rest, column] * error)
+        left = torch.cat([left[: column + 1], left[rest] + moved])
+    return torch.tensor(chosen)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 40])  # 40: more than a block
+def test_compensated_columns_are_those_of_least_squares(columns: int) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 100, columns, dtype=torch.float64).cumsum(2)
+    squares = inputs.mT @ inputs / 100 + 0.01 * torch.eye(columns, dtype=torch.float64)
+    weight = torch.randn(2, 3, columns, dtype=torch.float64)
+    codes = round_compensated(weight, squares, 0.5)
+    assert codes.steps.tolist() == [0.5] and codes.values.shape == (6, columns)
+    for group in range(2):
+        for row in range(3):
+            expected = slowly_compensated(weight[group, row], squares[group], 0.5)
+            assert codes.values[3 * group + row].tolist() == expected.int().tolist()
+
+
+def test_compensated_integers_cost_less_than_the_nearest() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(500, 30, dtype=torch.float64) @ torch.randn(30, 30, dtype=torch.float64)
+    squares, weight = inputs.mT @ inputs / 500, torch.randn(1, 20, 30, dtype=torch.float64)
+
+    def cost(codes: Codes) -> float:
+        error = codes.restore((20, 30)).double() - weight[0]
+        return float((error @ squares * error).sum())
+
+    assert cost(round_compensated(weight, squares[None], 1.0)) < 0.7 * cost(round_step(weight[0], 1.0))
+    alone = torch.eye(30, dtype=torch.float64)[None]  # of inputs that are not alike nothing can be made up for
+    assert torch.equal(round_compensated(weight, alone, 0.7).values, round_step(weight[0], 0.7).values)
+    with pytest.raises(UsageError, match="multiples of a positive number"):
+        round_compensated(weight, alone, -1.0)
