@@ -26,7 +26,8 @@ MAX_INPUTS = 1024
 MAX_BYTES = 1 << 30  # of the inputs of all layers of the original, which are in memory
 MAX_COLUMNS = 4608  # of a layer; the matrix of all pairs of them is inverted
 MAX_PATCHES = 1 << 15  # of a layer, of which sums are taken
-CHUNK = 64  # inputs whose patches are in memory at once
+MIN_INPUTS = 16  # of which patches are taken at least, fewer of each where they are many
+CHUNK_VALUES = 1 << 25  # of patches, that are in memory at once
 DAMPING = 0.03  # of the mean square of a layer's inputs, that is added to each
 
 
@@ -128,10 +129,14 @@ class _Sums:
     def of(cls, part: nn.Module, inputs: Tensor, originals: Tensor) -> _Sums:
         """Return the sums of a layer for inputs of both networks, (B, ...)."""
         count, sums = 0, list[Tensor]()
-        positions = _patches(part, inputs[:1]).shape[1]
-        few = slice(None, None, max(1, len(inputs) * positions // MAX_PATCHES))
-        for one, two in zip(inputs[few].split(CHUNK), originals[few].split(CHUNK), strict=True):
-            x, y = _patches(part, one), _patches(part, two)
+        groups, positions, columns = _patches(part, inputs[:1]).shape
+        wanted = min(len(inputs) // MIN_INPUTS, len(inputs) * positions // MAX_PATCHES)
+        few = slice(None, None, max(1, wanted))
+        inputs, originals = inputs[few], originals[few]
+        every = slice(None, None, max(1, len(inputs) * positions // MAX_PATCHES))
+        chunk = max(1, CHUNK_VALUES // (groups * positions * columns))
+        for one, two in zip(inputs.split(chunk), originals.split(chunk), strict=True):
+            x, y = _patches(part, one)[:, every], _patches(part, two)[:, every]
             count += x.shape[1]
             found = [each.double().cpu() for each in (x.mT @ x, y.mT @ x, x.sum(1), y.sum(1))]
             sums = [before + each for before, each in zip(sums, found, strict=True)] if sums else found
@@ -164,13 +169,22 @@ def _recorded(
             if name not in state or name in shared or not _is_plain(part):
                 continue
 
-            def record(_part: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+            def record(part: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+                if len(inputs) != 1 or not _in_batch(part, inputs[0]):
+                    calls[name] = 2  # what it gets cannot be told
+                    return
                 calls[name] = calls.get(name, 0) + 1
                 seen[name] = inputs[0].clone()
 
             hooks.callback(part.register_forward_pre_hook(record).remove)
         module(inputs)
     return seen, calls
+
+
+def _in_batch(part: nn.Module, inputs: Tensor) -> bool:
+    """Return whether what a layer gets has an axis of inputs before those that it needs."""
+    axes = inputs.dim() - (1 if isinstance(part, nn.Linear) else 2 if isinstance(part, nn.Conv1d) else 3)
+    return axes > 0 and len(inputs) > 0 and inputs.is_floating_point()
 
 
 def _is_plain(part: nn.Module) -> bool:

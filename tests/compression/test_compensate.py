@@ -77,8 +77,9 @@ def test_patches_times_weights_are_the_outputs_of_a_layer(kind: str) -> None:
     torch.testing.assert_close((rows @ patches.mT).flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sums_are_those_of_all_patches() -> None:
+def test_sums_are_those_of_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(compensate, "CHUNK_VALUES", 10_000)
     part = nn.Conv2d(4, 6, 3, groups=2)
     one, two = torch.randn(150, 4, 5, 5), torch.randn(150, 4, 5, 5)  # more than are taken at once
     sums = _Sums.of(part, one, two)
@@ -89,6 +90,14 @@ def test_sums_are_those_of_all_patches() -> None:
         torch.testing.assert_close(sums.products[group], y[group].T @ x[group] / count, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(sums.mean[group], x[group].mean(0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(sums.original_mean[group], y[group].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_of_many_patches_some_are_taken_of_some_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    part, inputs = nn.Conv2d(2, 3, 3), torch.randn(80, 2, 8, 8)  # 36 patches of each
+    monkeypatch.setattr(compensate, "MAX_PATCHES", 100)
+    x = _patches(part, inputs[::5])[0, ::5].double()  # of 16 inputs, 116 in all
+    torch.testing.assert_close(_Sums.of(part, inputs, inputs).squares[0], x.T @ x / len(x), rtol=1e-5, atol=1e-5)
 
 
 def test_outputs_are_nearer_than_those_of_nearest_integers() -> None:
@@ -148,10 +157,12 @@ class Odd(nn.Module):
         self.never = nn.Linear(6, 6)
         self.circular = nn.Conv1d(1, 2, 3, padding=1, padding_mode="circular")
         self.same = nn.Conv1d(2, 1, 3, padding="same")
+        self.named, self.single = nn.Linear(6, 6), nn.Conv1d(1, 1, 3, padding=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.other(self.one(self.twice(self.twice(self.plain(inputs)))))
-        return self.same(self.circular(self.normed(hidden)[:, None]))[:, 0]
+        outputs = self.same(self.circular(self.normed(hidden)[:, None]))[:, 0]
+        return self.named(input=outputs) + self.single(outputs[:1])  # no batch: one row of a map
 
 
 def test_layers_that_cannot_make_up_for_errors_are_rounded_to_the_nearest() -> None:
