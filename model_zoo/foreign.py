@@ -187,7 +187,8 @@ def _small_cnn(folder: Path) -> ForeignZoo:
                 first, last = int(chunk[0]), int(chunk[-1])  # in ascending order
                 matrix.seek(offset + first * shape[1] * dtype.itemsize)
                 block = np.fromfile(matrix, dtype, (last - first + 1) * shape[1]).reshape(-1, shape[1])
-                yield block[chunk - first].astype(np.float32, copy=False)
+                whole = len(chunk) == len(block)
+                yield (block if whole else block[chunk - first]).astype(np.float32, copy=False)
 
     facts: dict[str, list[Any]] = {
         **metrics,

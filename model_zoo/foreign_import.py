@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from netspace.progress import progress
 from netspace.results.zoos import ZooImport
 from netspace.tasks import DataConfig, Task, load
 from netspace.zoo import MEMBER, SPLITS, Header, zoo_lock
-from netspace.zoo.writer import write
+from netspace.zoo.writer import worth_compressing, write
 
 STATES = 64  # state dicts that are in memory at once
 SCORES = tuple(f"accuracy_{split}" for split in SPLITS)
@@ -81,10 +82,12 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     recipe = {"name": "import", "archs": {name: config.model_dump(mode="json", exclude_defaults=True)}}
     header = Header(settings.data.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     with zoo_lock(path), progress("import", len(rows), "networks") as bar:
+        first = next(flats)
+        compress = worth_compressing(prep.pack(torch.from_numpy(first), chosen.size).numpy())
 
         def chunks(_: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             start = 0
-            for flat in flats:
+            for flat in chain([first], flats):
                 part = members[start : start + len(flat)]
                 finite = np.isfinite(flat).all(axis=1)
                 flat[~finite] = 0
@@ -98,7 +101,7 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
                 start += len(flat)
                 bar.advance(len(flat))
 
-        write(path, header, {name: chosen.spec}, {name: chosen.size}, {name: len(rows)}, chunks)
+        write(path, header, {name: chosen.spec}, {name: chosen.size}, {name: len(rows)}, chunks, compress=compress)
     splits = {split: int((members["split"] == split.encode()).sum()) for split in SPLITS}
     return ZooImport(
         path=str(path),
@@ -132,7 +135,7 @@ def _matrix(zoo: ForeignZoo, rows: np.ndarray, spec: NetSpec) -> Iterator[np.nda
             f"({spec.num_parameters:,} parameters): {difference}"
         )
     order = np.concatenate([index.ravel() for index in columns])
-    return (values[:, order] for values in zoo.rows(rows))
+    return (np.take(values, order, axis=1) for values in zoo.rows(rows))
 
 
 def _states(zoo: ForeignZoo, rows: np.ndarray, chosen: Candidate, folded: bool) -> Iterator[np.ndarray]:

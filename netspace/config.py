@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -40,7 +41,17 @@ def _inside(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_inside)]  # a relative path that stays inside the folder it is joined to
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # the range that torch accepts
+
+
+def _not_negative(seed: int, info: ValidationInfo) -> int:
+    if seed < 0 and not (info.context or {}).get(WRITTEN):
+        raise ValueError("Input should be greater than or equal to 0")
+    return seed
+
+
+WRITTEN = "written"  # in the context of a validation: netspace itself wrote the settings
+# The range that torch accepts. Numpy and scikit-learn take no negative seeds; runs of earlier versions may have one.
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), AfterValidator(_not_negative)]
 
 
 class Settings(BaseModel):
@@ -123,7 +134,7 @@ def load(
     for change in changes:
         _begin_list(model, raw, change)
         apply_change(raw, change)
-    return validate(model, raw, origin)
+    return validate(model, raw, origin, written)
 
 
 def find(source: str | Path, kind: str = "") -> Path:
@@ -199,14 +210,14 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
             node = inner
 
 
-def validate(model: type[S], raw: Mapping[str, Any], origin: str) -> S:
-    """Return `model` filled from a mapping; `origin` names the mapping in errors.
+def validate(model: type[S], raw: Mapping[str, Any], origin: str, written: bool = False) -> S:
+    """Return `model` filled from a mapping; `origin` names the mapping in errors. `written`: netspace itself wrote it.
 
     Raises:
         UsageError: the first of pydantic's complaints, as one sentence.
     """
     try:
-        return model.model_validate(dict(raw))
+        return model.model_validate(dict(raw), context={WRITTEN: written})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -279,7 +290,8 @@ def read_back(model: type[S], path: Path) -> S:
 
 def resumed(model: type[S], path: Path, changes: Sequence[str]) -> S:
     """Return the settings that a run was started with, with `changes` that the user gives when resuming it."""
-    return load(model, read_back(model, path).model_dump(mode="json"), changes)
+    settings = read_back(model, path)
+    return load(model, settings.model_dump(mode="json"), changes) if changes else settings
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:

@@ -33,6 +33,12 @@ class Stopped(NetspaceError):
     exit_code = 130  # as in shells: 128 plus the number of the signal
 
 
+class OutputClosed(NetspaceError):
+    """Nobody reads standard output any more, as after `netspace zoo list z.h5 | head -1`: the command ends without a word."""
+
+    exit_code = 141  # as shells report a program that SIGPIPE ended: 128 plus the number of the signal
+
+
 class NetspaceWarning(UserWarning):
     """A result is less sure than usual, and says why; the command line prints it as one line."""
 

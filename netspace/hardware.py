@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 
 
 def machine() -> dict[str, Any]:
@@ -72,19 +72,41 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+NETWORK_COPIES = 4  # of a network's parameters that are alive at once where it is decoded and run
+
+
+def require_memory(networks: int, values: int, option: str, device: torch.device) -> None:
+    """Refuse networks that the free memory of a device cannot hold, before anything is allocated.
+
+    `values` are the numbers in float32 that each of `networks` takes, `option` is what asked for so many.
+
+    Raises:
+        UsageError: They take more than what is free.
+    """
+    needed, free = 4 * networks * values, free_memory(device)
+    if needed > free:
+        raise UsageError(
+            f"{option} asks for {networks:,} networks, which take about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are "
+            f"free: ask for at most {free // (4 * values):,}"
+        )
+
+
 class AllocationLimit(TorchDispatchMode):
-    """Refuse to create tensors of more than `limit` bytes in all inside the block.
+    """Refuse to create tensors of more than `limit` bytes in all inside the block, with `error` or one about a file.
 
     Sizes that a file claims are so checked before memory is taken for them, whatever code makes tensors of them. Only
     tensors made from sizes count (`torch.empty`, `zeros`, `randn`, ...), not those computed from other tensors.
 
     Raises:
-        NetspaceError: The limit is passed.
+        NetspaceError: The limit is passed; `error` if it is given.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, error: NetspaceError | None = None) -> None:
         super().__init__()
-        self.limit, self.left = limit, limit
+        self.left = limit
+        self.error = error or NetspaceError(
+            f"they claim tensors of more than {limit:,} bytes, which the weights do not have"
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -94,11 +116,14 @@ class AllocationLimit(TorchDispatchMode):
         if "device" in options and not any(isinstance(value, Tensor) for value in args):
             on_meta = {**options, "device": "meta", "pin_memory": None}
             on_meta.pop("generator", None)
-            self.left -= func.overloadpacket(*args, **on_meta).nbytes
+            try:
+                self.left -= func.overloadpacket(*args, **on_meta).nbytes
+            except RuntimeError as error:
+                if "overflow" in str(error).lower():
+                    raise self.error from None
+                raise
             if self.left < 0:
-                raise NetspaceError(
-                    f"they claim tensors of more than {self.limit:,} bytes, which the weights do not have"
-                )
+                raise self.error
         return func(*args, **options)
 
 

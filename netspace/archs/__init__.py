@@ -36,6 +36,7 @@ from netspace.archs.dense import conv_vae, unet
 from netspace.archs.fields import fourier_mlp, siren
 from netspace.config import Settings
 from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.hardware import NETWORK_COPIES, AllocationLimit, free_memory
 from netspace.networks.folding import fold
 
 __all__ = [
@@ -75,7 +76,8 @@ class ArchConfig(Settings):
     """An architecture as recipes name it."""
 
     arch: str  # a registered name, or 'module:factory'
-    width: float | None = None  # width factor of the factory; leave it out if the factory has none
+    # width factor of the factory; leave it out if the factory has none
+    width: float | None = Field(None, gt=0, le=10_000)
     # further keyword arguments of the factory
     kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class ArchConfig(Settings):
         return task_settings(self.arch, {**self.kwargs, **width}, image_shape, classes, own)
 
 
+USUAL = {"width": 4, "depth": 200}  # larger ones are built only if free memory holds their tensors
 _TRUSTED: set[str] = set()  # the 'module:factory's that this process may import
 
 
@@ -192,7 +195,7 @@ def skeleton(name: str, kwargs: Mapping[str, object], image_shape: tuple[int, ..
 
 
 def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Module:
-    """Return `factory(**kwargs)`. Raises `UsageError` unless its signature accepts `kwargs`."""
+    """Return `factory(**kwargs)`. Raises `UsageError` unless its signature accepts `kwargs` and memory holds its tensors."""
     accepted = inspect.signature(factory).parameters.values()
     named = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     settings = {each.name: each for each in accepted if each.kind in named}
@@ -203,10 +206,21 @@ def _make(name: str, factory: Factory, kwargs: Mapping[str, object]) -> nn.Modul
     missing = [key for key, each in settings.items() if each.default is each.empty and key not in kwargs]
     if missing:
         raise UsageError(f"{name} cannot be built without {', '.join(missing)}: give it in its settings.")
-    module = factory(**kwargs)
+    if not any(_number(kwargs.get(key)) > usual for key, usual in USUAL.items()):
+        module = factory(**kwargs)
+    else:  # counting tensors imports torch's compiler, which takes seconds
+        free = free_memory(torch.device("cpu"))
+        given = ", ".join(f"{key}={value}" for key, value in kwargs.items())
+        problem = f"{name}({given}) takes more than a quarter of the {free / 2**30:,.1f} GiB that are free: choose a smaller one"
+        with AllocationLimit(free // NETWORK_COPIES, UsageError(problem)):
+            module = factory(**kwargs)
     if not isinstance(module, nn.Module):
         raise NetspaceError(f"{name} gave a {type(module).__name__} where a torch.nn.Module is needed.")
     return module
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _refuse_misfit(

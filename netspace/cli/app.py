@@ -19,6 +19,7 @@ from netspace.cli.open import open_command
 from netspace.cli.optimize import optimize
 from netspace.cli.output import samples, say, training
 from netspace.cli.probe import probe
+from netspace.cli.ranges import MAX_NETWORKS, MAX_POINTS, MAX_SEED, MAX_STEPS, real, whole
 from netspace.cli.resume import resume
 from netspace.cli.search import search
 from netspace.cli.shapes import decoding, evaluation, interpolation
@@ -199,13 +200,15 @@ def evaluate(
         ),
     ] = False,
     deepsdf_steps: Annotated[
-        int | None, typer.Option(help="Train it for so many steps instead; implies --deepsdf.")
+        int | None, whole(1, MAX_STEPS, "Train it for so many steps instead; implies --deepsdf.")
     ] = None,
     completion: Annotated[
         int | None,
-        typer.Option(
+        whole(
+            1,
+            MAX_POINTS,
+            "Of a space of shapes: complete shapes from N points on their surfaces, as optimize --points does.",
             metavar="N",
-            help="Of a space of shapes: complete shapes from N points on their surfaces, as optimize --points does.",
         ),
     ] = None,
     refine: Refine = None,
@@ -233,7 +236,7 @@ def interpolate(
     start: Annotated[str, typer.Option("--from", metavar="A", help=Network)],
     end: Annotated[str, typer.Option("--to", metavar="B", help=Network)],
     run: RunOption = None,
-    steps: Annotated[int, typer.Option(help="Number of networks on the line, ends included.")] = 11,
+    steps: Annotated[int, whole(2, MAX_NETWORKS, "Number of networks on the line, ends included.")] = 11,
     save: Annotated[
         Path | None,
         typer.Option(help="Write the decoded networks (safetensors), and the meshes of shapes, to this folder."),
@@ -271,7 +274,7 @@ app.command("open")(open_command)
 @app.command()
 def sample(
     run: RunOption = None,
-    count: Annotated[int, typer.Option(help="Number of networks.")] = 16,
+    count: Annotated[int, whole(2, MAX_NETWORKS, "Number of networks.")] = 16,
     arch: Annotated[
         str | None,
         typer.Option(
@@ -284,8 +287,8 @@ def sample(
     fit: Annotated[
         str, typer.Option(help="Distribution of the latents: gaussian, or kde (around the training members).")
     ] = "gaussian",
-    bandwidth: Annotated[float, typer.Option(help="Bandwidth of kde, in standard deviations of the Gaussian.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    bandwidth: Annotated[float, real(0, 1000, "Bandwidth of kde, in standard deviations of the Gaussian.")] = 0.3,
+    seed: Annotated[int, whole(0, MAX_SEED, "Seed of the draw.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the networks (safetensors) to this folder.")] = None,
     zoo: ZooOption = None,
     device: Device = None,

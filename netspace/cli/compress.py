@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import analysis, compression, important, normalised, say
+from netspace.cli.ranges import MAX_MEMBERS, MAX_REPEATS, real, whole
 from netspace.cli.rebuilding import evaluated
 from netspace.cli.seeds import seeded
 from netspace.cli.shared import (
@@ -86,13 +87,16 @@ def fit(
     ] = None,
     ratio: Annotated[
         float | None,
-        typer.Option(metavar="R", help="The same with SIZE = the bytes of the original's weights / R."),
+        real(1, 1e6, "The same with SIZE = the bytes of the original's weights / R.", metavar="R"),
     ] = None,
     accuracy_drop: Annotated[
         float | None,
-        typer.Option(
+        real(
+            0,
+            100,
+            "The same with the smallest SIZE at which the accuracy on validation images drops by at most D points.",
             metavar="D",
-            help="The same with the smallest SIZE at which the accuracy on validation images drops by at most D points.",
+            with_low=True,
         ),
     ] = None,
     way: Annotated[
@@ -121,7 +125,7 @@ def fit(
     output: Output = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Without a size, fit from so many seeds, and print means and deviations, by round."),
+        whole(1, MAX_REPEATS, "Without a size, fit from so many seeds, and print means and deviations, by round."),
     ] = None,
     resume: Annotated[
         bool,
@@ -247,7 +251,7 @@ def reconstruct(
 def importance(
     file: File,
     model: Model,
-    top: Annotated[int, typer.Option(min=0, help="Number of filters to list; 0: all.")] = 20,
+    top: Annotated[int, whole(0, MAX_MEMBERS, "Number of filters to list; 0: all.")] = 20,
     zoo: ModelZoo = None,
     key: Key = None,
     json: Json = False,
@@ -310,7 +314,7 @@ def correct(
 def quantise(
     file: File,
     out: Annotated[Path, typer.Option("-o", "--out", help="The compressed network to write.")],
-    bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
+    bits: Annotated[int, whole(4, 8, "8 or 4.")] = 8,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The original network, for comparison.")] = None,
     zoo: ModelZoo = None,
     arch: Arch = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import counted, number, percent, say, small, table
+from netspace.cli.ranges import MAX_POINTS, real, whole
 from netspace.cli.shared import Device, Json, Trust, pick, trusting
 
 if TYPE_CHECKING:
@@ -19,17 +20,19 @@ MAX_ROWS = 20  # suspects and copies that are printed; all are in --json
 def health(
     zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file.")],
     inputs: Annotated[
-        int, typer.Option(help="Validation inputs on which dead units are counted; 0: they are not counted.")
+        int, whole(0, MAX_POINTS, "Validation inputs on which dead units are counted; 0: they are not counted.")
     ] = 128,
     z: Annotated[
         float,
-        typer.Option(
+        real(
+            0,
+            1e6,
+            "Robust standard deviations of its log, and at least a factor of 2, from which a layer's norm is an outlier.",
             "--z",
-            help="Robust standard deviations of its log, and at least a factor of 2, from which a layer's norm is an outlier.",
         ),
     ] = 6.0,
     tolerance: Annotated[
-        float, typer.Option(help="Relative distance up to which the weights of two members are nearly equal.")
+        float, real(0, 1, "Relative distance up to which the weights of two members are nearly equal.", with_low=True)
     ] = 0.01,
     out: Annotated[
         Path | None,

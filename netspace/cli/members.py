@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netspace.cli.output import percent, say, table
+from netspace.cli.ranges import MAX_MEMBERS, whole
 from netspace.cli.shared import Json, Trust, trusting
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def list_(
         typer.Option(metavar="NAME,...", help="The columns to list, with commas between; all of them: all."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help=f"List the first N members; default: {LISTED}, with --json all.")
+        int | None, whole(1, MAX_MEMBERS, f"List the first N members; default: {LISTED}, with --json all.", metavar="N")
     ] = None,
     json: Json = False,
 ) -> None:

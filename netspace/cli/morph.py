@@ -9,6 +9,7 @@ import typer
 
 from netspace.cli.morph_eval import evaluate
 from netspace.cli.output import fraction, number, percent, say, table
+from netspace.cli.ranges import MAX_DEPTH, MAX_POINTS, MAX_SEED, MAX_WIDTH, real, whole
 from netspace.cli.shared import (
     Arch,
     Device,
@@ -130,8 +131,10 @@ def fit(
 def sample(
     run: Morph,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: .safetensors, or .onnx.")],
-    width: Annotated[float | None, typer.Option(help="Fraction of the channels to keep, such as 0.6.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Fraction of the channels to leave out, such as 0.4.")] = None,
+    width: Annotated[float | None, real(0, MAX_WIDTH, "Fraction of the channels to keep, such as 0.6.")] = None,
+    gamma: Annotated[
+        float | None, real(0, 1, "Fraction of the channels to leave out, such as 0.4.", with_low=True)
+    ] = None,
     widths: Annotated[
         str | None,
         typer.Option(
@@ -149,13 +152,21 @@ def sample(
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(help="Layers of a network of the resnet family, such as 14 of 20: blocks evenly over each stage."),
+        whole(
+            1,
+            MAX_DEPTH,
+            "Layers of a network of the resnet family, such as 14 of 20: blocks evenly over each stage.",
+        ),
     ] = None,
     draws: Annotated[
         int | None,
-        typer.Option(help="Take the mean of so many noisy draws of the weights (NeuMeta: 50), not their expectation."),
+        whole(
+            1,
+            MAX_POINTS,
+            "Take the mean of so many noisy draws of the weights (NeuMeta: 50), not their expectation.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, whole(0, MAX_SEED, "Seed of the draws.")] = 0,
     device: Device = None,
     trust_arch: Trust = None,
     json: Json = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import fraction, number, percent, points, say, table
+from netspace.cli.ranges import MAX_POINTS, MAX_REPEATS, whole
 from netspace.cli.shared import Device, Json, Trust, pick, trusting
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def evaluate(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, help="Seeds to average over: each further one trains networks, and a morph, of its own."),
+        whole(1, MAX_REPEATS, "Seeds to average over: each further one trains networks, and a morph, of its own."),
     ] = 1,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Epochs of training a baseline; default: the network's own in its zoo, or else the recipe's."
+        whole(
+            1, MAX_POINTS, "Epochs of training a baseline; default: the network's own in its zoo, or else the recipe's."
         ),
     ] = None,
     us_net_start: Annotated[

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from netspace.cli.output import counted, say
+from netspace.cli.ranges import whole
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 
 def open_command(
     path: Annotated[Path, typer.Argument(metavar="RUN|ZOO", help="The run of a space, or a zoo.")],
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0: any free one.")] = 5100,
+    port: Annotated[int, whole(0, 65535, "The port on 127.0.0.1; 0: any free one.")] = 5100,
     browser: Annotated[bool, typer.Option(help="Start the browser.")] = True,
     map_kind: Annotated[
         str, typer.Option("--map", help="'principal axes', or 'umap' if umap-learn is installed.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from netspace.cli.output import optimization, say
+from netspace.cli.ranges import MAX_STEPS, real, whole
 from netspace.cli.shapes import completion
 from netspace.cli.shared import (
     Depth,
@@ -68,11 +69,15 @@ def optimize(
             "auto: the teacher of the zoo, else its best member."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Maximum number of steps; default 500, with --points 200.")] = None,
+    steps: Annotated[
+        int | None, whole(1, MAX_STEPS, "Maximum number of steps; default 500, with --points 200.")
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Adam's learning rate, in units of the standard deviation of the latents; default 0.02, with --points 0.1."
+        real(
+            0,
+            1000,
+            "Adam's learning rate, in units of the standard deviation of the latents; default 0.02, with --points 0.1.",
         ),
     ] = None,
     out: Annotated[

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from netspace.errors import printable
+from netspace.errors import OutputClosed, printable
 
 if TYPE_CHECKING:
     from netspace.results import Result
@@ -27,11 +27,25 @@ def say(result: R, as_json: bool, text: Callable[[R], str]) -> None:
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:
-        json.dump(plain(result.payload()), sys.stdout)
-        print()
+        write(json.dumps(plain(result.payload())))
     else:
         score = getattr(result, "score", None)
-        print(printable(score.word(text(result)) if score else text(result)))
+        write(printable(score.word(text(result)) if score else text(result)))
+
+
+def write(text: str) -> None:
+    """Write a line to standard output at once. Raises `OutputClosed` if nobody reads it any more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_output()
+        raise OutputClosed("standard output is closed") from None
+
+
+def drop_output() -> None:
+    """Send what is left for standard output to nowhere, so that Python does not fail when it ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def plain(value: Any) -> Any:
@@ -43,6 +57,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def output_is_closed() -> bool:
+    """Return whether standard output is a pipe that nobody reads any more, or was sent to nowhere since."""
+    import select
+
+    if not hasattr(select, "poll") or os.fstat(1).st_rdev == os.stat(os.devnull).st_rdev:  # Windows; rich's doing
+        return True
+    output = select.poll()
+    output.register(1, 0)
+    return bool(output.poll(0))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import counted, number, say, small, table
+from netspace.cli.ranges import MAX_MEMBERS, MAX_SEED, whole
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def probe(
             "--predict", metavar="FILE", help="Predict it for the network of a state-dict file; may be repeated."
         ),
     ] = None,
-    splits: Annotated[int, typer.Option(help="Random splits by training runs, over which figures are means.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
-    members: Annotated[int, typer.Option(min=1, help="Members to use at most, drawn at random.")] = 5000,
+    splits: Annotated[int, whole(2, 10_000, "Random splits by training runs, over which figures are means.")] = 10,
+    seed: Annotated[int, whole(0, MAX_SEED, "Seed of the splits.")] = 0,
+    members: Annotated[int, whole(1, MAX_MEMBERS, "Members to use at most, drawn at random.")] = 5000,
     zoo: ZooOption = None,
     trust_arch: Trust = None,
     device: Device = None,

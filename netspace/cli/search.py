@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netspace.cli.output import counted, percent, say, small, table
+from netspace.cli.ranges import MAX_MEMBERS, whole
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def search(
         str | None,
         typer.Option(help="Compare latents (the default of a run), answers (the default of a zoo) or weights."),
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of members.")] = 10,
+    count: Annotated[int, whole(1, MAX_MEMBERS, "Number of members.")] = 10,
     zoo: ZooOption = None,
     trust_arch: Trust = None,
     device: Device = None,

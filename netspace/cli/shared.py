@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line, printable, ran_out
+from netspace.cli.output import output_is_closed, write
+from netspace.cli.ranges import MAX_DEPTH, MAX_SIDE, MAX_STEPS, MAX_WIDTH, real, whole
+from netspace.errors import NetspaceError, NetspaceWarning, OutputClosed, UsageError, first_line, printable, ran_out
 
 if TYPE_CHECKING:
     from netspace.archs import ArchConfig
@@ -42,13 +45,15 @@ SameRun = Annotated[Path | None, typer.Option("--run", help="The same as RUN.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="The zoo of the run, if it has moved.")]
 Refine = Annotated[
     int | None,
-    typer.Option(
+    whole(
+        1,
+        MAX_STEPS,
+        "Let latents go on by so many steps of descent on what the networks answer to training inputs; 200 are a good start.",
         metavar="STEPS",
-        help="Let latents go on by so many steps of descent on what the networks answer to training inputs; 200 are a good start.",
     ),
 ]
-Width = Annotated[float | None, typer.Option(help="Width factor of --arch, other than the space's own.")]
-Depth = Annotated[int | None, typer.Option(help="Depth of --arch (such as 14 with --arch resnet).")]
+Width = Annotated[float | None, real(0, MAX_WIDTH, "Width factor of --arch, other than the space's own.")]
+Depth = Annotated[int | None, whole(1, MAX_DEPTH, "Depth of --arch (such as 14 with --arch resnet).")]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,7 +142,10 @@ def trusting(names: Sequence[str] | None) -> None:
 
 
 def run(command: Any) -> NoReturn:
-    """Run a click command and exit: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C. A mistake prints one sentence, no traceback."""
+    """Run a click command and exit: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C, 141 nobody reads the output.
+
+    A mistake prints one sentence, no traceback.
+    """
     threading.excepthook = _thread_failed
     warnings.filterwarnings(
         "ignore", "There is a performance drop"
@@ -145,10 +153,18 @@ def run(command: Any) -> NoReturn:
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         code = command.main(prog_name="netspace", standalone_mode=False)
+    except OutputClosed as error:
+        leave(error.exit_code)
     except NetspaceError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         fail(STOPPED, INTERRUPTED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # click leaves so, whatever pipe it was
+            if output_is_closed():
+                leave(OutputClosed.exit_code)
+            fail(f"a file could not be read or written: {stop.__context__.strerror}", 1)
+        raise
     except Exception as error:
         if ran_out(error):
             fail(f"memory ran out: {first_line(error)[:300]}; take fewer at once (see the recipe's settings)", 1)
@@ -183,7 +199,8 @@ def fail(sentence: str, code: int) -> NoReturn:
     """Print one sentence and exit; with --json, rank 0 also prints it as JSON."""
     first = not int(os.environ.get("RANK", "0"))
     if "--json" in sys.argv and first:
-        print(json.dumps({"error": sentence}))
+        with contextlib.suppress(OutputClosed):
+            write(json.dumps({"error": sentence}))
     print(f"netspace: {printable(sentence, lines=False)}", file=sys.stderr, flush=True)
     if not first and sentence != STOPPED:
         time.sleep(PATIENCE)
@@ -225,7 +242,7 @@ Normalise = Annotated[
         "MEAN/STD as in 0.5,0.5,0.5/0.25.",
     ),
 ]
-Size = Annotated[int, typer.Option(min=1, help="Height and width to which the images are resized, in pixels.")]
+Size = Annotated[int, whole(1, MAX_SIDE, "Height and width to which the images are resized, in pixels.")]
 
 
 def parse_pictures(images: Path | None, size: int, normalise: str | None) -> Pictures | None:

@@ -9,6 +9,7 @@ import typer
 
 from netspace.cli.output import counted, number, say
 from netspace.cli.output import zoo as zoo_text
+from netspace.cli.ranges import MAX_MEMBERS, MAX_SHARDS, MAX_WIDTH, real, whole
 from netspace.cli.shared import Device, Json, Kwargs, Set, Trust, keyword_arguments, trusting
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def build(
         Path | None, typer.Option("-o", "--out", help="The zoo file to write; default: zoos/NAME.h5.")
     ] = None,
     set: Set = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of processes on a CPU; default: one for each core.")
-    ] = None,
+    workers: Annotated[int | None, whole(1, 1024, "Number of processes on a CPU; default: one for each core.")] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +43,7 @@ def build(
             "Parts are built by themselves, anywhere, and the folder is read as one zoo.",
         ),
     ] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Number of shards that --ray or --slurm deals out.")] = None,
+    shards: Annotated[int | None, whole(1, MAX_SHARDS, "Number of shards that --ray or --slurm deals out.")] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -168,7 +167,7 @@ def import_(
             "data.std, ... Without mean and std, images are standardised with those of the training images.",
         ),
     ] = None,
-    width: Annotated[float | None, typer.Option(help="The width factor of a new architecture.")] = None,
+    width: Annotated[float | None, real(0, MAX_WIDTH, "The width factor of a new architecture.")] = None,
     kwargs: Kwargs = None,
     key: Annotated[
         str | None, typer.Option(help="The state dict to read from a checkpoint that has several, such as ema.")
@@ -181,8 +180,10 @@ def import_(
     ] = None,
     prep_width: Annotated[
         int | None,
-        typer.Option(
-            help="The width of the PReps of a new architecture, a multiple of 8; default: the zoo's, or 8 rows in a new zoo."
+        whole(
+            8,
+            65536,
+            "The width of the PReps of a new architecture, a multiple of 8; default: the zoo's, or 8 rows in a new zoo.",
         ),
     ] = None,
     trust_arch: Trust = None,
@@ -264,7 +265,7 @@ def info(zoo: ZooPath, partial: Partial = False, json: Json = False) -> None:
 @app.command()
 def verify(
     zoo: ZooPath,
-    sample: Annotated[int, typer.Option(min=0, help="Number of members of each architecture to evaluate again.")] = 16,
+    sample: Annotated[int, whole(0, MAX_MEMBERS, "Number of members of each architecture to evaluate again.")] = 16,
     trust_arch: Trust = None,
     device: Device = None,
     json: Json = False,

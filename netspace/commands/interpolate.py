@@ -20,6 +20,7 @@ from netspace.commands.convert import resolve, target_accuracy, write_network, z
 from netspace.commands.refine import check_refine, refined
 from netspace.commands.shapes import MESH, line_networks, require_shapes, shape_name, write_line, write_shown_line
 from netspace.errors import UsageError
+from netspace.hardware import NETWORK_COPIES, require_memory
 from netspace.metrics import linear_r2, spearman
 from netspace.networks.family import Networks
 from netspace.results.lines import Between, ClassLine, Interpolation, MeanLine
@@ -214,7 +215,7 @@ def interpolate(
     picture of all lines (NetSpace, Fig. 4) to `save`, or to a folder of the run's `interpolations/`.
 
     Raises:
-        UsageError: there are fewer than 2 steps, an end names no network of the space, or meshes were asked for where
+        UsageError: there are fewer than 2 steps, or more than fit into memory, an end names no network of the space, or meshes were asked for where
             networks are no shapes.
         NetspaceError: the run has no space, or the zoo is another.
 
@@ -227,6 +228,8 @@ def interpolate(
     if refine is not None:
         check_refine(refine)
     space = Space.load(run, device)
+    largest = max(each.parameters for each in space.family)
+    require_memory(steps, 2 * NETWORK_COPIES * largest, f"--steps {steps}", space.device)  # in latents and in weights
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
         if mesh is not None:

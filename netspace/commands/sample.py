@@ -16,6 +16,7 @@ from torch import Tensor
 from netspace.commands.baselines import MAX_ALIGNED, aligned_mixtures, learnt_part_off
 from netspace.commands.convert import write_network, zoo_of
 from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.hardware import NETWORK_COPIES, require_memory
 from netspace.metrics import diversity, nearest
 from netspace.models.autoencoder import layer_spread
 from netspace.networks.family import ArchClass, Networks
@@ -93,7 +94,7 @@ def sample(
     another `width` or `depth` (`Space.resized`). The figures are also written to the run's `samples/`.
 
     Raises:
-        UsageError: for less than 2 networks, an unknown `fit` or `bandwidth`, and an architecture that the space does not have,
+        UsageError: for less than 2 networks, more than fit into memory, an unknown `fit` or `bandwidth`, and an architecture that the space does not have,
             or none if it has several.
         NetspaceError: the run has no space, or the zoo is another.
 
@@ -114,7 +115,10 @@ def sample(
     kind = space.arch_class(arch) if decoding is space else decoding.arch_class()
     class_id = decoding.class_id(kind.id)
     with zoo_of(run, zoo_path) as zoo:
-        task, known = task_of(zoo, space.device), known_latents(space, zoo, kind)
+        task = task_of(zoo, space.device)
+        values = NETWORK_COPIES * kind.parameters + task.size("test") * task.num_outputs
+        require_memory(count, values, f"--count {count}", space.device)
+        known = known_latents(space, zoo, kind)
         bank = known_networks(space, zoo, kind)
         trained = np.empty(0)
         if kind.id in zoo.archs:

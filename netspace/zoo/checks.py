@@ -68,12 +68,14 @@ class ContentHash:
         for digest in (self._digest, self._of_hashes):
             digest.update(f"{arch} {spec.to_json()}".encode())
 
-    def add(self, preps: np.ndarray, members: np.ndarray) -> None:
-        """Include members: PReps (M, H, W) and rows of the table (M,)."""
-        for prep, member in zip(preps, members, strict=True):
-            self._digest.update(member.tobytes())
+    def add(self, preps: np.ndarray, members: np.ndarray, hashes: np.ndarray | None = None) -> None:
+        """Include members: PReps (M, H, W), rows of the table (M,), and the PReps' `hash_preps` (M, 32) if they are known."""
+        known = hash_preps(preps) if hashes is None else hashes
+        for prep, member, digest in zip(preps, members, known, strict=True):
+            row = member.tobytes()
+            self._digest.update(row)
             self._digest.update(np.ascontiguousarray(prep).data)
-            self._of_hashes.update(member.tobytes() + hashlib.sha256(np.ascontiguousarray(prep).data).digest())
+            self._of_hashes.update(row + digest.tobytes())
 
     def matches(self, zoo: ZooFile) -> bool:
         """Return whether all that was included is what the zoo says that it has."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -41,7 +42,10 @@ from netspace.zoo.members import MemberAccess
 from netspace.zoo.shards import join_archs, open_shards
 
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process: an import or a merge takes minutes at most
-COMPRESSION = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
+COMPRESSION: dict[str, Any] = {"shuffle": True, "compression": "gzip", "compression_opts": 1, "fletcher32": True}
+CHECKED: dict[str, Any] = {"fletcher32": True}  # without compression
+LEAST_SAVING = 1 / 8  # of the bytes, for which compression is worth its time
+MAX_TRIED = 16  # PReps that are compressed to see what it saves
 # columns that identify the training of diverged members; not the run, whose number changes in a merged zoo
 TRAINING = ("seed", "epochs", "learning_rate", "source")
 
@@ -128,6 +132,7 @@ def write(
     parts: int = 0,  # number of parts that an incomplete zoo is made from; 0 for a complete one
     shard: Shard | None = None,
     columns: Mapping[str, Columns] | None = None,  # of each architecture, that only this zoo has
+    compress: bool = True,  # PReps; see `worth_compressing`
 ) -> None:
     """Write a zoo file, atomically, from streamed members. Raises `NetspaceError` if they do not fit their PReps."""
     content = ContentHash()
@@ -143,7 +148,8 @@ def write(
             group = archs.create_group(name)
             _set_text(group, "spec", specs[name].to_json())
             content.begin(name, specs[name])
-            storage = {**COMPRESSION, "chunks": (1, *sizes[name])} if counts[name] else {}
+            filters = COMPRESSION if compress else CHECKED
+            storage = {**filters, "chunks": (1, *sizes[name])} if counts[name] else {}
             preps = group.create_dataset("preps", (counts[name], *sizes[name]), "f4", **storage)
             table = np.empty(counts[name], dtype=MEMBER)
             hashes = np.empty((counts[name], HASH_BYTES), np.uint8)
@@ -151,10 +157,11 @@ def write(
             for values, members in chunks(name):
                 preps[start : start + len(values)] = values
                 table[start : start + len(values)] = members
-                hashes[start : start + len(values)] = hash_preps(values)
-                content.add(values, table[start : start + len(values)])
+                end = start + len(values)
+                hashes[start:end] = hash_preps(values)
+                content.add(values, table[start:end], hashes[start:end])
                 sink.check()
-                start += len(values)
+                start = end
             assert start == counts[name]
             _set_text(group, "members_hash", hash_table(table))
             checked = {"fletcher32": True, "chunks": True} if len(table) else {}
@@ -162,6 +169,17 @@ def write(
             group.create_dataset("prep_hashes", data=hashes, **checked)
             write_columns(group, (columns or {}).get(name, {}))
         _set_text(file, "content_hash", content.hexdigest())
+
+
+def worth_compressing(preps: np.ndarray) -> bool:
+    """Return whether compression saves an eighth of the bytes of PReps (M, H, W), of which a few are tried.
+
+    Trained weights have nine tenths of their bytes afterwards, and writing takes three times as long; zeros, as of padding, vanish.
+    """
+    tried = np.ascontiguousarray(preps[:MAX_TRIED])
+    shuffled = [each.reshape(-1, 1).view(np.uint8).T.tobytes() for each in tried]  # as HDF5 does, a chunk for each PRep
+    small = sum(len(zlib.compress(each, COMPRESSION["compression_opts"])) for each in shuffled)
+    return small <= (1 - LEAST_SAVING) * tried.nbytes
 
 
 def _set_text(group: h5py.Group, name: str, text: str) -> None:

@@ -27,7 +27,7 @@ def test_unknown_members_and_runs(cli: Cli, run_copy: Path) -> None:
     refused(cli(*encode, "finest"), 2, "finest", "lenetlike/0000")
     refused(cli(*encode, "gone.safetensors"), 2, "gone.safetensors")
     refused(cli("eval", run_copy, "--split", "tset"), 2, "tset", "test")
-    refused(cli("interpolate", "--from", "best", "--to", "worst", "--steps", "1"), 2, "2 steps")
+    refused(cli("interpolate", "--from", "best", "--to", "worst", "--steps", "1"), 2, "--steps 1", "from 2 to")
     refused(cli("eval", "runs/other"), 1, "runs/other", "run")
     refused(cli("report", "runs/other"), 1, "runs/other")
     refused(cli("eval", run_copy, "--zoo", "gone.h5"), 1, "gone.h5")

@@ -120,4 +120,4 @@ def test_commands_take_them(run: Path, tmp_path: Path, cli: Any) -> None:
     result = decode(run, tmp_path / "latent.safetensors", tmp_path / "m.safetensors", "lenet", width=0.5)
     assert result.settings["width"] == 0.5
     refused(cli("sample", "--run", run, "--arch", "resnet14", "--depth", 14), 2, "unknown setting of resnet14 'depth'")
-    refused(cli("sample", "--run", run, "--arch", "resnet14", "--width", 0), 2, "needs width to be a number above 0")
+    refused(cli("sample", "--run", run, "--arch", "resnet14", "--width", 0), 2, "--width 0", "a number above 0")
