@@ -64,6 +64,7 @@ class Stream(IntEnum):
     BUDGET_INPUTS = 1301  # pictures or noise that a size is looked for with, by part
     STUDENT = 1303  # initial weights of a smaller network
     MEASURED_INPUTS = 1307  # noise on which an inference is timed
+    PROBE_BOOTSTRAP = 1321  # training runs and splits of samples behind intervals
     TRANSFER = 1319  # initial weights of networks and of last layers, by seed
 
 

@@ -55,7 +55,7 @@ def test_the_integers_of_streams_stay_the_same() -> None:
         "IMPORTANCE_NOISE": 1061, "LATENT_SAMPLES": 1097, "CHANNEL_ORDERS": 1103,
         "SENSITIVITY": 1109,
         "PROBE_MEMBERS": 1213, "SKETCHES": 1217, "BUDGET_INPUTS": 1301, "STUDENT": 1303,
-        "MEASURED_INPUTS": 1307, "TRANSFER": 1319,
+        "MEASURED_INPUTS": 1307, "TRANSFER": 1319, "PROBE_BOOTSTRAP": 1321,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -60,6 +61,7 @@ def write_folder(folder: Path, rows: int) -> int:
         part = matrix[first : first + ROWS_AT_ONCE]
         part[:] = 0.1 * random.standard_normal(part.shape, np.float32)
     matrix.flush()
+    del matrix  # and its memory
     return size
 
 
@@ -72,18 +74,38 @@ def timed_import(folder: Path, out: Path) -> dict[str, float | int]:
     """Run the import; return its seconds by the clock and of the processor, and its peak memory in bytes."""
     command = [sys.executable, "-m", "netspace", "zoo", "import", str(out), str(folder), "--arch", "small_cnn"]
     command += ["--data", "digits", "--json"]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            peak = max(peak, _peak_memory(process.pid))
+            time.sleep(0.05)
+        assert process.stdout is not None
+        told = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"the import failed with exit code {process.returncode}")
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "rows": json.loads(done.stdout)["imported"],
+        "rows": json.loads(told)["imported"],
         "parameters": PARAMETERS,
         "seconds": round(seconds, 1),
         "processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        "peak_bytes": after.ru_maxrss * 1024,
+        "peak_bytes": peak,
         "zoo_bytes": out.stat().st_size,
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def _peak_memory(pid: int) -> int:
+    """Return the largest resident memory of a process so far, in bytes; 0 if it has ended.
+
+    `getrusage` has the largest of this process and the child, which begins as its copy.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    sizes = re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(sizes[0]) if sizes else 0
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -62,7 +62,7 @@ def text(figures: Probing) -> str:
     head = ["", "features", "R2", "Kendall tau", "tau minus statistics + boosting"]
     lines = [
         f"{figures.target} of {counted(figures.members, 'member')} ({counted(figures.runs, 'training run')}), {small(figures.target_mean)} "
-        f"+- {small(figures.target_std)}; means and 95 % intervals over {figures.splits} splits by runs (* highest tau)",
+        f"+- {small(figures.target_std)}; means over {figures.splits} splits by runs and 95 % intervals by bootstrap of runs and splits (* highest tau)",
         "",
         table(head, rows),
         *[f"left out, {source}: {reason}" for source, reason in figures.left_out.items()],

@@ -1,13 +1,14 @@
 """`netspace probe`: a column of a zoo's table predicted from what describes its members.
 
 Ridge regression and gradient boosting on latents, on statistics of weights by layer (Unterthiner et al., 2020) and on answers,
-judged on repeated splits by training runs. Axes: M members, N V T of training, validation and test, F features.
+judged on repeated splits by training runs, with bootstrap intervals. Axes: M members, N V T of training, validation and test, F features.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +31,7 @@ REFERENCE = ("statistics", "boosting")  # that others are compared with
 MAX_MEMBERS = 5000  # that are used, drawn at random from more
 MAX_AXES = 64  # principal axes that boosting gets of more features than that, except of statistics
 TEST, VALIDATION = 0.25, 0.2  # fractions of runs; validation is of the rest
+BOOTSTRAPS = 400  # samples of members and splits behind an interval
 ROUNDS = 100  # of boosting, at most: validation chooses how many
 MIN_RUNS = 8
 MAX_SEED = 1 << 32  # of scikit-learn's random states, exclusive; a split has a seed of its own
@@ -84,7 +86,7 @@ def probe(
         }
         seen = _seen(members, positions)
     drawn = [_split(runs, seed + number) for number in range(splits)]
-    probes = _measured(features, values, drawn)
+    probes = _measured(features, values, runs, drawn, seed)
     best = max(probes, key=lambda each: -math.inf if each.kendall.mean is None else each.kendall.mean)
     predictions = None
     if networks:
@@ -205,50 +207,102 @@ def boosted(features: Sequence[np.ndarray], values: np.ndarray, val_values: np.n
 
 
 def _measured(
-    features: dict[str, np.ndarray], values: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    features: dict[str, np.ndarray],
+    values: np.ndarray,
+    runs: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    seed: int,
 ) -> list[Probe]:
-    """Return R2 and tau of each model on each source, over the splits."""
-    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    """Return R2 and tau of each model on each source, over the splits of members with `values` (M,) and `runs` (M,)."""
+    predicted: dict[tuple[str, str], list[np.ndarray]] = {}
     with progress("probe", len(splits) * len(features) * len(MODELS), "fits") as bar:
         for train, val, test in splits:
             for source, own in features.items():
                 for model in MODELS:
-                    predicted = _fit(model, source, (own[train], own[val], own[test]), values[train], values[val])
-                    tau = float(stats.kendalltau(predicted, values[test]).statistic)
-                    scores.setdefault((source, model), []).append((r2(predicted, values[test]), tau))
+                    found = _fit(model, source, (own[train], own[val], own[test]), values[train], values[val])
+                    predicted.setdefault((source, model), []).append(found)
                     bar.advance()
-    tested = np.mean([len(test) / (len(train) + len(val)) for train, val, test in splits])
-    reference = np.array(scores[REFERENCE])[:, 1] if REFERENCE in scores else None
+    tests = [test for _, _, test in splits]
+    draws = Draws.of(runs, len(splits), seed)
+    means = {key: np.mean([scores(p, values[test]) for p, test in zip(found, tests, strict=True)], axis=0)
+             for key, found in predicted.items()}  # fmt: skip
+    drawn = {key: draws.scores(found, [values[test] for test in tests], tests) for key, found in predicted.items()}
     probes = []
-    for (source, model), pairs in scores.items():
-        table = np.array(pairs)
+    for key, (mean_r2, mean_tau) in means.items():
         versus = {}
-        if reference is not None and (source, model) != REFERENCE:
-            versus = {"kendall_difference": interval(table[:, 1] - reference, float(tested))}
+        if REFERENCE in means and key != REFERENCE:
+            difference = mean_tau - means[REFERENCE][1]
+            versus = {"kendall_difference": interval(difference, drawn[key][:, 1] - drawn[REFERENCE][:, 1])}
         probes.append(
             Probe(
-                source=source,
-                model=model,
-                features=features[source].shape[1],
-                r2=interval(table[:, 0], float(tested)),
-                kendall=interval(table[:, 1], float(tested)),
+                source=key[0],
+                model=key[1],
+                features=features[key[0]].shape[1],
+                r2=interval(mean_r2, drawn[key][:, 0]),
+                kendall=interval(mean_tau, drawn[key][:, 1]),
                 **versus,
             )
         )
     return probes
 
 
-def interval(values: np.ndarray, ratio: float) -> Interval:
-    """Return the mean of values (J,) over J random splits with its 95 % interval.
+def scores(predicted: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return R2 and Kendall's tau-b of predictions (T,) of values (T,); NaN where they do not vary."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return math.nan, math.nan
+    return r2(predicted, values), float(stats.kendalltau(predicted, values).statistic)
 
-    Splits overlap, so the variance of the mean is (1 / J + `ratio`) times that of the values, where `ratio` is the number of
-    test over that of other members (Nadeau and Bengio, 2003, Eq. 13). None where a value is not known.
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap samples of members and splits, K of each: the same for all models, so that differences are paired.
+
+    Axes: K samples, M members, J splits. Training runs are drawn, with all of their members, which are not independent; splits
+    test overlapping members, so that a sample has the same members in all of its splits.
     """
-    if not np.isfinite(values).all():
+
+    members: np.ndarray  # (K, M) how often each is in a sample
+    splits: np.ndarray  # (K, J) indices of those in a sample
+
+    @classmethod
+    def of(cls, runs: np.ndarray, splits: int, seed: int, count: int = BOOTSTRAPS) -> Draws:
+        """Return `count` samples of members with training runs `runs` (M,) and of so many splits."""
+        names, own = np.unique(runs, return_inverse=True)
+        random = generator(seed, Stream.PROBE_BOOTSTRAP)
+        drawn = torch.randint(len(names), (count, len(names)), generator=random).numpy()
+        times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
+        return cls(times[:, own], torch.randint(splits, (count, splits), generator=random).numpy())
+
+    def scores(
+        self, predicted: Sequence[np.ndarray], values: Sequence[np.ndarray], tests: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """Return R2 and tau (K, 2) of each sample, means over its splits; NaN where none of them has a score.
+
+        Predictions and values (T,) of each split are those of its test members, whose rows are `tests`.
+        """
+        result = np.full((len(self.members), 2), np.nan)
+        for row, (times, chosen) in enumerate(zip(self.members, self.splits, strict=True)):
+            total = []
+            for split, weight in zip(*np.unique(chosen, return_counts=True), strict=True):
+                again = np.repeat(np.arange(len(tests[split])), times[tests[split]])
+                each = scores(predicted[split][again], values[split][again])
+                if np.isfinite(each).all():
+                    total += [each] * int(weight)
+            if total:
+                result[row] = np.mean(total, axis=0)
+        return result
+
+
+def interval(mean: float, drawn: np.ndarray) -> Interval:
+    """Return a mean over splits with its 95 % interval: percentiles of bootstrap samples `drawn` (K,) (Efron and Tibshirani, 1993).
+
+    It stays where the figure can be: tau from -1 to 1, R2 up to 1. None where the mean is not known.
+    """
+    known = drawn[np.isfinite(drawn)]
+    if not math.isfinite(mean) or not len(known):
         return Interval(mean=None, low=None, high=None)
-    mean, count = float(values.mean()), len(values)
-    half = float(stats.t.ppf(0.975, count - 1)) * math.sqrt((1 / count + ratio) * float(values.var(ddof=1)))
-    return Interval(mean=mean, low=mean - half, high=mean + half)
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Interval(mean=float(mean), low=float(low), high=float(high))
 
 
 def _predicted(

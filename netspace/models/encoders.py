@@ -85,7 +85,9 @@ class _Widest(torch.autograd.Function):
         )
 
 
-PLACE = 8.0  # weight of an architecture's place beside its answers, which are hundreds of about 1
+# Factor of an architecture's position, in -1 to 1, among the inputs of `ProbeEncoder.read`. The other inputs are hundreds of
+# answers of about 1, whose sum one input of 1 would hardly change at the start of training.
+POSITION_WEIGHT = 8.0
 
 
 EMPTY_ROWS = (
@@ -166,8 +168,10 @@ class ProbeEncoder(Encoder):
     networks that behave alike are encoded alike (cf. functional probing: Herrmann et al. 2024; Kahana et al.,
     ProbeGen, 2025). `images` (Q, ...) start the probes; `examples`, PReps (M, H, W) by ClassId, set the answers' scale.
 
-    With several architectures (one of `nets` each) the place of a network's own among them, from -1 for the smallest to 1
-    for the largest, stands beside its answers, so that latents know where between the two they lie.
+    Networks of several architectures (one of `nets` each) may answer alike, but their latents must differ: the ClassId is read
+    from the latent alone. So the position of a network's architecture, from -1 for the smallest to 1 for the largest, is one
+    more input of `read`, times `POSITION_WEIGHT`. A learnt embedding of each architecture would have nothing to learn from for one
+    of which no network is seen in training; a position on one axis orders it between its neighbours, as NetSpace, Eq. 12 does.
     """
 
     mean: Tensor
@@ -189,9 +193,9 @@ class ProbeEncoder(Encoder):
             answers = self.answers(torch.zeros(1, 4, -(-count // 32) * 8))
         self.register_buffer("mean", torch.zeros(answers.shape[1]))
         self.register_buffer("spread", torch.ones(()))
-        several = int(len(self.nets) > 1)
+        multi = int(len(self.nets) > 1)
         self.read = nn.Sequential(
-            nn.Linear(answers.shape[1] + several, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, latent)
+            nn.Linear(answers.shape[1] + multi, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, latent)
         )
         if examples:
             with torch.no_grad():
@@ -223,8 +227,8 @@ class ProbeEncoder(Encoder):
         """Latents (M, E) of PReps (M, H, W) of one architecture."""
         seen = (self.answers(preps, class_id) - self.mean) / self.spread
         if len(self.nets) > 1:
-            place = 2 * class_id / (len(self.nets) - 1) - 1
-            seen = torch.cat([seen, seen.new_full((len(seen), 1), PLACE * place)], dim=1)
+            position = 2 * class_id / (len(self.nets) - 1) - 1
+            seen = torch.cat([seen, seen.new_full((len(seen), 1), POSITION_WEIGHT * position)], dim=1)
         latents: Tensor = self.read(seen)
         return latents
 

@@ -6,7 +6,7 @@ from netspace.results import Number, Part, Result
 
 
 class Interval(Part):
-    """A mean over splits with its 95 % interval (Nadeau and Bengio, 2003, corrected for splits that overlap)."""
+    """A mean over splits with its 95 % interval: percentiles of a bootstrap over training runs and splits."""
 
     mean: Number
     low: Number

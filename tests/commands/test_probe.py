@@ -16,9 +16,10 @@ from test_health import rewritten
 from netspace.commands import probe as probes
 from netspace.commands.collection import opened, sketch
 from netspace.commands.convert import write_network
-from netspace.commands.probe import _split, boosted, interval, probe
+from netspace.commands.probe import Draws, _split, boosted, interval, probe
 from netspace.networks.spec import NetSpec
 from netspace.space import Space
+from netspace.streams import Stream, generator
 from netspace.zoo import Zoo
 
 
@@ -33,13 +34,43 @@ def test_members_of_one_run_are_on_one_side() -> None:
     assert not len(_split(runs, 0, test=0)[2])
 
 
-def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
-    values = np.array([0.5, 0.7, 0.6, 0.9])
-    found = interval(values, 1 / 3)
-    spread = np.sqrt((1 / 4 + 1 / 3) * values.var(ddof=1))
-    assert found.mean == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 3, values.mean(), spread))
-    assert interval(np.array([0.5, np.nan]), 1).mean is None
+def test_intervals_are_percentiles_of_samples_of_runs_and_splits() -> None:
+    """By a few plain lines, from the same draws."""
+    random = np.random.default_rng(0)
+    runs = np.repeat(np.arange(12), 3)
+    values = random.standard_normal(36)
+    tests = [np.flatnonzero(np.isin(runs, random.permutation(12)[:4])) for _ in range(3)]
+    predicted = [values[test] + random.standard_normal(len(test)) for test in tests]
+    draws = Draws.of(runs, 3, seed=5, count=50)
+    found = draws.scores(predicted, [values[test] for test in tests], tests)
+    generator_ = generator(5, Stream.PROBE_BOOTSTRAP)
+    of_runs = torch.randint(12, (50, 12), generator=generator_).tolist()
+    of_splits = torch.randint(3, (50, 3), generator=generator_).tolist()
+    for row, (names, chosen) in enumerate(zip(of_runs, of_splits, strict=True)):
+        figures = []
+        for split in chosen:
+            pairs = [
+                (predicted[split][index], values[member])
+                for name in names
+                for index, member in enumerate(tests[split])
+                if runs[member] == name
+            ]
+            if len({truth for _, truth in pairs}) > 1:
+                guess, truth = np.array(pairs).T
+                rest = ((guess - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+                figures.append((1 - rest, stats.kendalltau(guess, truth).statistic))
+        assert found[row] == pytest.approx(np.mean(figures, axis=0)), row
+    told = interval(0.4, found[:, 1])
+    ordered = np.sort(found[:, 1])
+    assert (told.mean, told.low) == (0.4, pytest.approx(ordered[1] + 0.225 * (ordered[2] - ordered[1])))
+    assert interval(np.nan, found[:, 1]).mean is None and interval(0.1, np.array([np.nan])).low is None
+
+
+def test_members_of_one_run_are_drawn_together_and_in_all_splits() -> None:
+    draws = Draws.of(np.array([3, 7, 7, 9, 3]), 2, seed=0, count=200)
+    assert (draws.members[:, 0] == draws.members[:, 4]).all() and (draws.members[:, 1] == draws.members[:, 2]).all()
+    assert (draws.members[:, [0, 1, 3]].sum(1) == 3).all() and draws.members[:, 3].mean() == pytest.approx(1, abs=0.15)
+    assert draws.splits.shape == (200, 2) and set(draws.splits.ravel().tolist()) == {0, 1}
 
 
 def test_boosting_stops_where_validation_says() -> None:
@@ -70,7 +101,10 @@ def test_what_weights_say_is_predicted_and_chance_is_not(telling: Path) -> None:
     assert known.kendall.mean is not None and known.kendall.mean > 0.6 and known.r2.mean is not None
     assert known.kendall_difference is not None and found["statistics", "boosting"].kendall_difference is None
     assert list(result.left_out) == ["latents"] and result.seen == 0 and result.members == 36
-    chance = probe(telling, "accuracy_test", splits=3)
+    chance = probe(telling, "accuracy_test", splits=2)
+    for each in chance.probes:  # where an interval of Student's t, of two splits, went beyond what tau and R2 can be
+        assert each.kendall.low is not None and each.kendall.high is not None and each.r2.high is not None
+        assert -1 <= each.kendall.low <= each.kendall.high <= 1 and each.r2.high <= 1
     assert all(each.r2.mean is not None and each.r2.mean < 0.3 for each in chance.probes)
 
 
@@ -125,7 +159,7 @@ def test_what_cannot_be_predicted_is_one_sentence(tiny_zoo: Path, multi_zoo: Pat
     refused(cli("probe", tiny_zoo, "--target", "beauty"), 2, "beauty", "accuracy_test")
     refused(cli("probe", tiny_zoo, "--splits", "1"), 2, "--splits 1")
     refused(cli("probe", tiny_zoo, "--seed", "-1"), 2, "--seed", "-1")
-    refused(cli("probe", tiny_zoo, "--seed", 1 << 70), 2, "--seed", "4,294,967,286")
+    refused(cli("probe", tiny_zoo, "--seed", 1 << 40), 2, "--seed", "4,294,967,286")
     refused(cli("probe", tiny_zoo, "--members", "5"), 2, "5 members of 5 training runs", "at least 8")
     refused(cli("probe", tiny_zoo, "--target", "learning_rate"), 2, "0.01 for all members")
     refused(cli("probe", tiny_zoo, "--predict", "gone.pt"), 2, "gone.pt does not exist")

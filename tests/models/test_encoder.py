@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.errors import UsageError
-from netspace.models.encoders import PLACE, ConvEncoder, ProbeEncoder
+from netspace.models.encoders import POSITION_WEIGHT, ConvEncoder, ProbeEncoder
 from netspace.networks.batch import NetBatch
 from netspace.networks.prep import flatten, height, pack, unflatten, unpack
 from netspace.networks.spec import NetSpec
@@ -190,7 +190,7 @@ def test_the_place_among_architectures_stands_beside_the_answers(both: tuple[Net
     heard: list[Tensor] = []
     first.register_forward_hook(lambda _, given, __: heard.append(given[0]))
     latents = [three(preps[0], 0), three(preps[0], 1), three(preps[1], 2)]
-    assert [row[0, -1].item() for row in heard] == [-PLACE, 0, PLACE]
+    assert [row[0, -1].item() for row in heard] == [-POSITION_WEIGHT, 0, POSITION_WEIGHT]
     assert torch.equal(heard[0][:, :-1], heard[1][:, :-1]) and not torch.allclose(latents[0], latents[1])
 
 
