@@ -9,8 +9,9 @@ import typer
 
 from netspace.cli.morph_eval import evaluate
 from netspace.cli.output import fraction, number, percent, say, table
-from netspace.cli.ranges import MAX_DEPTH, MAX_POINTS, MAX_SEED, MAX_WIDTH, real, whole
+from netspace.cli.ranges import MAX_DEPTH, MAX_POINTS, MAX_SEED, MAX_WIDER, real, whole
 from netspace.cli.shared import (
+    MAX_DIGITS,
     Arch,
     Device,
     Json,
@@ -131,9 +132,15 @@ def fit(
 def sample(
     run: Morph,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: .safetensors, or .onnx.")],
-    width: Annotated[float | None, real(0, MAX_WIDTH, "Fraction of the channels to keep, such as 0.6.")] = None,
+    width: Annotated[float | None, real(0, MAX_WIDER, "Fraction of the channels to keep, such as 0.6.")] = None,
     gamma: Annotated[
-        float | None, real(0, 1, "Fraction of the channels to leave out, such as 0.4.", with_low=True)
+        float | None,
+        real(
+            1 - MAX_WIDER,
+            1,
+            "Fraction of the channels to leave out, such as 0.4; below 0 for a wider network.",
+            with_low=True,
+        ),
     ] = None,
     widths: Annotated[
         str | None,
@@ -195,7 +202,7 @@ def parse_widths(text: str | None) -> dict[str, int] | None:
     if text is None:
         return None
     pairs = [word.rpartition("=") for word in text.split(",")]
-    if not all(name.strip() and number.strip().isdecimal() for name, _, number in pairs):
+    if not all(name.strip() and number.strip().isdecimal() and len(number) < MAX_DIGITS for name, _, number in pairs):
         raise UsageError(
             f"--widths {text!r} was expected to be GROUP=N with commas between, as in conv1=8,layer1.0.conv1=4"
         )

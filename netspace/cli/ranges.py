@@ -16,6 +16,7 @@ MAX_NETWORKS = 10_000  # that one command decodes; memory may be the narrower li
 MAX_SHARDS = 100_000
 MAX_POINTS = 10**6  # on a surface, or inputs of a measurement
 MAX_WIDTH = 1000.0  # width factor of an architecture; memory may be the narrower limit
+MAX_WIDER = 16  # times the width of the network that a morph was fitted to
 MAX_DEPTH = 10_000  # layers
 MAX_SIDE = 16_384  # of an image, in pixels
 MAX_MEMBERS = 10**9  # that are listed or read at most

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -30,6 +31,7 @@ STOPPED = (
 )
 INTERRUPTED = 130  # the exit code of Ctrl-C in shells
 OBJECT = """a JSON object, such as '{"num_classes": 10}'"""
+MAX_INPUT, MAX_DIGITS = 10**8, 12  # values of an input of --input-shape, digits of one of its sides
 PATIENCE = 15.0  # seconds for rank 0 to report an error too: a launcher ends all processes when one has ended
 
 Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
@@ -106,15 +108,20 @@ def named_arch(name: str | None, kwargs: str | None) -> ArchConfig | None:
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Parse the value of --input-shape. Raises `UsageError` unless it is whole numbers."""
+    """Parse the value of --input-shape. Raises `UsageError` unless it is whole numbers of at most `MAX_INPUT` values together."""
     if text is None:
         return None
     sides = text.split(",")
-    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+    if not all(side.strip().isdecimal() and side.strip("0 ") for side in sides):
         raise UsageError(
             f"--input-shape {text!r} was expected to be whole numbers with commas between, as in 3,224,224"
         )
-    return tuple(int(side) for side in sides)
+    shape = tuple(int(side[:MAX_DIGITS]) for side in map(str.strip, sides))
+    if prod(shape) > MAX_INPUT or max(map(len, sides)) > MAX_DIGITS:
+        raise UsageError(
+            f"--input-shape {text[:80]!r} was expected to have at most {MAX_INPUT:,} values: give a smaller one"
+        )
+    return shape
 
 
 def run_folder(run: Path | None, same: Path | None = None) -> Path:

@@ -24,6 +24,8 @@ from netspace.networks.channels import ChannelGroup, Use, channel_groups
 from netspace.networks.folding import FrozenAffine
 from netspace.networks.graph import batch_norms, listed, run
 
+WIDEST = 16  # times the full width that a group of channels is made at most
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -42,18 +44,29 @@ class Widths:
     def at(self, gamma: float) -> tuple[int, ...]:
         """Return the widths (G,) at a compression rate of all groups: (1 - gamma) C, rounded, at least 1 (NeuMeta, Sec. 4.1).
 
-        Raises `UsageError` unless gamma is below 1. Below 0 networks are wider.
+        Raises `UsageError` unless gamma is below 1. Below 0 networks are wider, up to `WIDEST` times.
         """
-        if not gamma < 1 or math.isinf(gamma):
-            raise UsageError(f"a compression rate gamma is a number below 1, and 0 is the full width; found {gamma:g}")
+        if not 1 - WIDEST <= gamma < 1:
+            raise UsageError(
+                f"a compression rate gamma is a number below 1, and 0 is the full width; found {gamma:g}: give one from "
+                f"{1 - WIDEST} to below 1"
+            )
         return tuple(max(1, math.floor((1 - gamma) * group.size + 0.5)) for group in self.groups)
 
     def named(self, widths: Mapping[str, int]) -> tuple[int, ...]:
-        """Return widths (G,) given by name, the rest in full. Raises `UsageError` for an unknown group or a width below 1."""
+        """Return widths (G,) given by name, the rest in full. Raises `UsageError` for an unknown group, and a width
+        below 1 or above `WIDEST` times the full one.
+        """
+        full = dict(zip(self.names, self.full(), strict=True))
         for name, width in widths.items():
-            if name not in self.names:
+            if name not in full:
                 raise unknown(f"group of channels of {self.label}", name, self.names)
             self._check(name, width)
+            if width > WIDEST * full[name]:
+                raise UsageError(
+                    f"the width of {name} of {self.label} is at most {WIDEST} times its {full[name]} channels, not {width:,}: "
+                    f"give one up to {WIDEST * full[name]}"
+                )
         return tuple(widths.get(name, group.size) for name, group in zip(self.names, self.groups, strict=True))
 
     def shapes(self, parameters: Mapping[str, Tensor], widths: Sequence[int]) -> dict[str, tuple[int, ...]]:

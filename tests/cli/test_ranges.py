@@ -15,11 +15,14 @@ from helpers import refused
 
 from netspace import archs, hardware
 from netspace.cli.app import app
+from netspace.cli.morph import parse_count, parse_widths
+from netspace.cli.shared import parse_shape
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import AllocationLimit, require_memory
 
 Cli = Callable[..., Any]
 COMMAND = typer.main.get_command(app)  # built once, for all calls
+SIGNED = {"--gamma"}  # options with numbers below 0: of a wider network
 OUTSIDE = ("-1", "1" + "0" * 30, "inf", "nan")
 
 
@@ -68,7 +71,7 @@ def test_a_number_out_of_range_is_refused_by_the_option(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], option: str, others: list[str]
 ) -> None:
     monkeypatch.setattr("typer.main.get_command", lambda _: COMMAND)
-    for value in OUTSIDE:
+    for value in OUTSIDE[option in SIGNED :]:
         refused(cli(*words, *others, f"{option}={value}"), 2, option)
     done = cli(*words, *others, f"{option}=0")  # in the range of some: then there is no run, zoo or file
     assert done.code in (1, 2) and done.sentence
@@ -105,3 +108,19 @@ def test_an_architecture_larger_than_memory_is_refused(monkeypatch: pytest.Monke
 def test_a_size_that_overflows_is_over_the_limit() -> None:
     with pytest.raises(NetspaceError, match="more than 100 bytes"), AllocationLimit(100):
         torch.empty(1 << 40, 1 << 40)
+
+
+def test_sizes_in_texts_have_ranges_too() -> None:
+    assert parse_shape(" 1, 8,08") == (1, 8, 8) and parse_widths("a=3") == {"a": 3}
+    for text in ("99999,99999", "9" * 5000):
+        with pytest.raises(UsageError, match="at most 100,000,000 values"):
+            parse_shape(text)
+    for text in ("0,3", "-1,3", "nan", "inf,1", "3,"):
+        with pytest.raises(UsageError, match="whole numbers with commas"):
+            parse_shape(text)
+    for text in (f"a={'9' * 5000}", "a=-1", "a=nan"):
+        with pytest.raises(UsageError, match="was expected to be GROUP=N"):
+            parse_widths(text)
+    for text in ("nan", "inf", "1e400", "-1", "0"):
+        with pytest.raises(UsageError, match="--params '"):
+            parse_count(text, "--params")

@@ -156,6 +156,11 @@ def test_rates_and_names_give_widths() -> None:
         (lambda info: info.shapes({}, (1, 2)), r"unet has 3 groups of channels, but 2 widths are given"),
         (lambda info: info.at(1.0), r"gamma is a number below 1, and 0 is the full width; found 1"),
         (lambda info: info.at(float("nan")), r"found nan"),
+        (lambda info: info.at(-16.0), r"found -16: give one from -15 to below 1"),
+        (
+            lambda info: info.named({"up": 10**9}),
+            r"is at most 16 times its \d+ channels, not 1,000,000,000: give one up to",
+        ),
     ],
 )
 def test_widths_that_cannot_be(ask: Callable[[Widths], object], words: str) -> None:
