@@ -107,7 +107,7 @@ def begun(path: Path) -> tuple[ZooRecipe, Shard | None]:
         return plan.recipe, plan.shard
     if path.exists() and parts_folder(teacher_path(path)).exists():
         with Zoo(path) as zoo:
-            return validate(ZooRecipe, zoo.header.recipe, str(path)), None
+            return validate(ZooRecipe, zoo.header.recipe, str(path), written=True), None
     what = "is complete" if path.exists() else "does not exist, and no members of it are finished"
     raise UsageError(
         f"{path} {what}: there is nothing to resume (`netspace zoo build RECIPE --out {path}` begins a zoo)"

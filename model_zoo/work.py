@@ -151,7 +151,7 @@ class Plan:
             return None
         record = read_json(file, PlanRecord)
         ways = {name: Way(*way) for name, way in record.ways.items()}
-        recipe = validate(ZooRecipe, record.recipe, str(file))
+        recipe = validate(ZooRecipe, record.recipe, str(file), written=True)
         shard = Shard(*record.shard) if record.shard else None
         if ways.keys() != {run.arch for run in runs_of(recipe, shard)}:
             raise NetspaceError(

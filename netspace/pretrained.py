@@ -170,7 +170,7 @@ class StoredSpace(ModelHubMixin, library_name="netspace", tags=["weight-space"],
             raise NetspaceError(
                 f"{config} is of version {stored.netspace_space} of its format; this netspace reads {FORMAT}"
             )
-        recipe = validate(SpaceRecipe, stored.settings, str(config))
+        recipe = validate(SpaceRecipe, stored.settings, str(config), written=True)
         space = cls._build(recipe, lambda: stored.archs, read_tensors(weights)[0], device, str(config.parent), CONFIG)
         if stored.evaluation is not None:
             space.evaluation = validate_evaluation(stored.evaluation, config)

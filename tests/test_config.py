@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from netspace import config
 from netspace.config import (
     KindSettings,
+    Seed,
     Settings,
     apply_change,
     bundled_names,
@@ -22,6 +23,7 @@ from netspace.config import (
     find,
     load,
     read_back,
+    resumed,
     to_yaml,
     validate,
 )
@@ -278,6 +280,22 @@ def test_a_file_that_a_program_wrote_is_no_usage_error(tmp_path: Path) -> None:
     ) as caught:
         read_back(Recipe, file)
     assert not isinstance(caught.value, UsageError)
+
+
+def test_a_negative_seed_is_refused_unless_an_earlier_version_wrote_it(tmp_path: Path) -> None:
+    class Seeded(Settings):
+        seed: Seed = 0
+
+    with pytest.raises(
+        UsageError, match=r"setting seed in the settings: Input should be greater than or equal to 0 \(found: -1\)"
+    ):
+        load(Seeded, {}, ["seed=-1"])
+    assert load(Seeded, {"seed": 2**63 - 1}).seed == 2**63 - 1
+    (tmp_path / "config.yaml").write_text("seed: -1")
+    assert read_back(Seeded, tmp_path / "config.yaml").seed == resumed(Seeded, tmp_path / "config.yaml", []).seed == -1
+    assert resumed(Seeded, tmp_path / "config.yaml", ["seed=3"]).seed == 3
+    with pytest.raises(UsageError, match="seed"):
+        load(Seeded, tmp_path / "config.yaml")
 
 
 def test_changes_make_the_groups_they_need() -> None:
