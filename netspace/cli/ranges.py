@@ -52,7 +52,7 @@ def _within(kind: str, low: float, high: float, with_low: bool = True) -> Callab
         if value is None or (math.isfinite(value) and (low <= value if with_low else low < value) and value <= high):
             return value
         raise UsageError(
-            f"{param.opts[0]} {_text(value)} was given, but a {kind} {begin} to {_text(high)} was expected: choose one in this "
+            f"{param.opts[0]} {value if isinstance(value, int) else _text(value)} was given, but a {kind} {begin} to {_text(high)} was expected: choose one in this "
             "range"
         )
 

@@ -67,7 +67,7 @@ def _scores() -> list[str]:
         (("--sort", "acuracy"), r"unknown column 'acuracy': did you mean 'accuracy'"),
         (("--columns", "member,sed"), r"unknown column 'sed'"),
         (("--filter", "accuracy >"), r"the condition 'accuracy >' does not parse: expected one such as"),
-        (("--limit", "0"), r"the number of members to list is at least 1; found 0"),
+        (("--limit", "0"), r"--limit 0 was given, but a whole number from 1 to"),
     ],
 )
 def test_lists_that_cannot_be_had(cli: Cli, tiny_zoo: Path, options: tuple[str, ...], sentence: str) -> None:
