@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from zoo_files import HEADER, LARGE, TINY, population, zoo_at
 from netspace.errors import NetspaceError
 from netspace.networks.spec import NetSpec
 from netspace.zoo import MEMBER, Header, Population, Zoo, write_zoo
+from netspace.zoo.writer import write
 
 
 def test_layout_is_one_member_a_chunk_shuffled_compressed_checksummed(tmp_path: Path) -> None:
@@ -26,6 +28,27 @@ def test_layout_is_one_member_a_chunk_shuffled_compressed_checksummed(tmp_path: 
         assert preps.shuffle and preps.fletcher32 and preps.compression == "gzip"
         assert members.fletcher32 and members.dtype == MEMBER
         assert NetSpec.from_json(file["archs/tiny"].attrs["spec"]) == TINY
+
+
+def test_a_zoo_without_compression_is_the_same_zoo(tmp_path: Path) -> None:
+    held = population()
+    zoo_at(tmp_path / "small.h5")
+
+    def chunks(_: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield held.preps, held.members
+
+    write(tmp_path / "fast.h5", HEADER, {"tiny": TINY}, {"tiny": (4, 24)}, {"tiny": 6}, chunks, compress=False)
+    with h5py.File(tmp_path / "fast.h5") as file:
+        preps = file["archs/tiny/preps"]
+        assert preps.fletcher32 and preps.chunks == (1, 4, 24) and preps.compression is None and not preps.shuffle
+    with Zoo(tmp_path / "small.h5") as small, Zoo(tmp_path / "fast.h5") as fast:
+        assert small.content_hash == fast.content_hash
+        assert small.only().read(range(6)).equal(fast.only().read(range(6)))
+    whole = (tmp_path / "fast.h5").read_bytes()
+    at = whole.index(held.preps[2].tobytes()) + 7
+    (tmp_path / "fast.h5").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with Zoo(tmp_path / "fast.h5") as fast, pytest.raises(NetspaceError):
+        fast.only().read([2])
 
 
 def test_the_content_hash_is_of_the_content(tmp_path: Path) -> None:
