@@ -156,7 +156,7 @@ class ZooRecipe(Settings):
     # the same of linear layers, whose kernels are single values, as those of 1x1 convolutions: |difference|, not 1 - cosine
     smoothness_linear: float = Field(0.0, ge=0, allow_inf_nan=False)
     # width W of the PReps, whose heights follow; none: the width at which the smallest architecture has 8 rows
-    prep_width: int | None = Field(None, ge=WIDTH_STEP, multiple_of=WIDTH_STEP)
+    prep_width: int | None = Field(None, ge=WIDTH_STEP, le=1 << 24, multiple_of=WIDTH_STEP)
     # networks trained at once as one stack; none: the number that calibration finds fastest
     fused: int | None = Field(None, ge=1)
     precision: Literal["auto", "float32", "bf16"] = (

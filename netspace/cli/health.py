@@ -32,7 +32,8 @@ def health(
         ),
     ] = 6.0,
     tolerance: Annotated[
-        float, real(0, 1, "Relative distance up to which the weights of two members are nearly equal.", with_low=True)
+        float,
+        real(0, 0.99, "Relative distance up to which the weights of two members are nearly equal.", with_low=True),
     ] = 0.01,
     out: Annotated[
         Path | None,
