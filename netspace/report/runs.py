@@ -37,8 +37,7 @@ from netspace.results.spaces import Optimization, Sampling, SavedEvaluation
 from netspace.run_folder import FIT, RunFolder, is_run, read_metrics
 
 SPLITS = ("test", "val", "train")  # in the order of the page
-MAX_LINES = 6  # interpolations, and optimisations, that are shown: the newest
-MAX_SHAPE_LINES = 2  # of them, those whose shapes can be turned
+MAX_LINES, MAX_SHAPE_LINES = 6, 2  # lines, and optimisations, that are shown: the newest; of them, with shapes to turn
 
 
 class SpecRecord(TypedDict, total=False):
