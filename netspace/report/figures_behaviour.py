@@ -63,6 +63,7 @@ BASELINES = {
     "distilled": "the training network with the nearest outputs (KL), its weights trained on the target's outputs for as many steps",
     "deepsdf": "an auto-decoder with as many parameters as the space's decoder, trained as long (DeepSDF)",
 }
+TRAINED = ("distilled",)  # baselines that learn from targets' outputs for training inputs, as refined latents do
 
 
 PANELS = (  # of the figure of baselines: a measure, its title, and what is drawn as 1
@@ -102,11 +103,16 @@ def measures_of(figures: Evaluation) -> tuple[tuple[str, int], ...]:
 
 
 def better_baselines(evaluation: Evaluated) -> dict[str, list[str]]:
-    """Return the measures (`measures_of`) in which each baseline does better than the space; only those that do in some."""
+    """Return the measures (`measures_of`) in which each baseline does better than the space; only those that do in some.
+
+    What is trained on the targets' outputs, as latents are refined, is compared with refined latents.
+    """
     better: dict[str, list[str]] = {}
-    for name, baseline in evaluation.figures.listed_baselines.items():
-        for measure, sign in measures_of(evaluation.figures):
-            own, value = finite(getattr(evaluation.figures, measure)), finite(getattr(baseline, measure, None))
+    figures = evaluation.figures
+    for name, baseline in figures.listed_baselines.items():
+        mine = (figures.refined or figures) if name in TRAINED else figures
+        for measure, sign in measures_of(figures):
+            own, value = finite(getattr(mine, measure)), finite(getattr(baseline, measure, None))
             if own is not None and value is not None and sign * value > sign * own:
                 better.setdefault(name, []).append(measure)
     return better
@@ -297,11 +303,11 @@ def _confusion(evaluated: Evaluated) -> Picture:
 
 
 def draw_baselines(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Figure:
-    """Draw bars of the measures that rows have; the first row is the space, the others are baselines."""
+    """Draw bars of the measures that rows have; the space is the first, perhaps with refined latents the second, then baselines."""
     panels = [each for each in PANELS if each[0] in rows[0][1]] or list(PANELS)  # of a space without measures: all
     figure, stack = new((2.5 + 0.72 * len(rows)) * len(panels) / 3, len(panels))
     names = [name for name, _ in rows]
-    colours = [PREDICTED, *["#9a9a9a"] * (len(rows) - 1)]
+    colours = [PREDICTED if name in ("space", "refined") else "#9a9a9a" for name in names]
     for axes, (key, title, scale) in zip(np.atleast_1d(stack), panels, strict=True):
         values = [np.nan if of_row.get(key) is None else scale * float(of_row[key] or 0.0) for _, of_row in rows]
         drawn = np.maximum(values, WORST_R2) if key == "r2" else np.array(values)
@@ -331,6 +337,7 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Pictur
     signals = main.figures.of_signals
     drawn = [key for key, _ in measures_of(main.figures) if key in {name for name, _, _ in PANELS}]
     rows: list[tuple[str, Measures]] = [("space", main.figures)]
+    rows += [("refined", main.figures.refined)] if main.figures.refined else []
     rows += [(name, each) for name in baseline_names(others) if (each := others[name]) is not None and each.payload()]
     clean = [(plain(name, 20), {key: finite(getattr(row, key)) for key in drawn}) for name, row in rows]
     values = [
@@ -347,6 +354,7 @@ def _baselines(main: Evaluated, others: Mapping[str, Baseline | None]) -> Pictur
         draw_baselines(clean),
         f"Bars for the space and baselines. {'; '.join(values)}.",
         "Networks that the space reconstructs (orange) and baselines, which need no decoder (grey): "
-        f"{'; '.join(f'{name} is {BASELINES[name]}' for name, _ in rows if name in BASELINES)}.{own}",
+        + ("refined is the space after descent on its latents; " if main.figures.refined else "")
+        + f"{'; '.join(f'{name} is {BASELINES[name]}' for name, _ in rows if name in BASELINES)}.{own}",
         wide=False,
     )

@@ -31,7 +31,8 @@ from netspace.report.drawing import (
 )
 from netspace.report.figures_nern import activation_pictures, embedding_pictures
 from netspace.report.figures_training import NOT_LOSSES, TITLE_LEGEND
-from netspace.report.runs import Fitted, floats
+from netspace.report.line_data import floats
+from netspace.report.runs import Fitted
 from netspace.results.compressed import Analysis, ChangedNetwork, KernelSamples
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from netspace.report.drawing import (
     ring,
     shortened,
 )
-from netspace.report.runs import Evaluated, Line, Run, class_line, mean_line
+from netspace.report.line_data import Line, class_line, mean_line
+from netspace.report.runs import Evaluated, Run
 from netspace.results.spaces import Optimization
 
 if TYPE_CHECKING:
@@ -134,8 +135,14 @@ def lines(run: Run) -> Iterator[Picture]:
                 "on validation images."
             )
             yield _line(run, line, f"interpolation-mean-{evaluated.split}", title, how, mean=True)
+        refined = evaluated.figures.refined
+        if refined is not None and refined.interpolation is not None and (line := mean_line(refined.interpolation)):
+            how = f"The same lines between latents that went on by {count(refined.steps)} steps of descent."
+            title = f"The same lines between refined latents, {evaluated.split} split"
+            yield _line(run, line, f"interpolation-refined-{evaluated.split}", title, how, mean=True)
     for line in run.lines:
         name, title = f"interpolation-{line.name[:120]}", f"From {line.start} to {line.end}"
+        title += f", latents refined by {count(line.refined)} steps" if line.refined else ""
         draw = _line_through if len(set(line.arch)) > 1 else _line
         yield draw(run, line, name, title, "The line between two chosen networks.")
 

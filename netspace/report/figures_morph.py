@@ -34,8 +34,8 @@ from netspace.report.drawing import (
     styled,
 )
 from netspace.report.figures_training import NOT_LOSSES
+from netspace.report.line_data import floats
 from netspace.report.morphs import SHORT, Morphed
-from netspace.report.runs import floats
 from netspace.report.strips import LABEL, image_strip
 from netspace.results.morph_eval import MorphEvaluation
 

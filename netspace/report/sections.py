@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 
 from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points, small
-from netspace.report.figures_behaviour import better_baselines, measures_of
-from netspace.report.runs import Evaluated, Fitted, Run, mean_line
+from netspace.report.figures_behaviour import TRAINED, better_baselines, measures_of
+from netspace.report.line_data import mean_line
+from netspace.report.runs import Evaluated, Fitted, Run
 
 MAX_LISTED = 3  # values or baselines that a sentence lists one by one
 WORDS = {"r2": "R²", "mae": "the mean difference", "agreement": "agreement", "iou": "IoU", "kl": "KL"}
@@ -180,7 +181,11 @@ def _baselines(main: Evaluated) -> list[str]:
         return [f"No baseline does better in {', '.join(names[:-1])} or {names[-1]}."]
     if len(better) > MAX_LISTED:
         return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
-    sentences = [f"{name} (in {joined([WORDS[measure] for measure in measures])})" for name, measures in better.items()]
+    refined = [name for name in TRAINED if main.figures.refined]
+    sentences = [
+        f"{name} ({'than refined latents, ' if name in refined else ''}in {joined([WORDS[measure] for measure in measures])})"
+        for name, measures in better.items()
+    ]
     who = "One baseline does" if len(sentences) == 1 else "Some baselines do"
     return [f"{who} better than the space: {joined(sentences)}."]
 

@@ -19,7 +19,7 @@ from netspace.report.figures_behaviour import draw_confusion, draw_members
 from netspace.report.figures_latents import draw_latent_map
 from netspace.report.figures_lines import draw_line_through
 from netspace.report.figures_training import draw_training
-from netspace.report.runs import Line, factors
+from netspace.report.line_data import Line, factors
 from netspace.results.spaces import ReportFiles
 
 MakeRun = Callable[..., Path]
