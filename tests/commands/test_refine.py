@@ -146,8 +146,12 @@ def test_eval_refines_classifiers_with_a_control(run_copy: Path, cli: Callable[.
     assert {"identity", "diversity_ratio", "interpolation", "agreement", "r2", "bias"} <= refined.keys()
     text = cli("eval", run_copy, "--refine", 40).out
     assert "after 40 steps on the latents: rank correlation" in text and "weights refined likewise" in text
+    cli("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--refine", 5)
     cli("report", run_copy)
-    assert "the same after 40 steps on the latents" in (run_copy / "report.html").read_text(encoding="utf-8")
+    page = (run_copy / "report.html").read_text(encoding="utf-8")
+    assert "the same after 40 steps on the latents" in page
+    assert "The same lines between refined latents, test split" in page
+    assert "latents refined by 5 steps" in page
 
 
 def test_networks_of_several_architectures_stay_what_they_are(multi_run: Path, tmp_path: Path) -> None:
