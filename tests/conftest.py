@@ -129,7 +129,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if cores == 1 or any(".py" in argument for argument in config.args) else cores
 
 
+LONG = (  # files that take a minute or more, the longest first: begun last, one of them would keep one process busy alone
+    "test_quickstart_shapes", "test_recipes", "test_floors", "test_crashes", "test_ranks", "test_multi_ranks", "test_refine",
+    "test_shape_commands", "test_kills", "test_kills_of_trainings", "test_kills_of_fits", "test_kills_of_morphs", "test_interrupts",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))  # stable: all others stay in their order
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))

@@ -44,7 +44,7 @@ EXAMPLES = {
 }
 COMMANDS = [
     *(f"netspace.commands.{name}" for name in (
-        "complete.complete", "convert.decode", "convert.encode", "diff.diff", "evaluate.evaluate", "health.health", "interpolate.interpolate", "morph.fit",
+        "complete.complete", "convert.decode", "diff.diff", "encode.encode", "evaluate.evaluate", "health.health", "interpolate.interpolate", "morph.fit",
         "morph_eval.evaluate", "morph_sample.sample", "optimize.optimize", "probe.probe", "quickstart.quickstart", "recipes.recipes", "recipes.schema", "sample.sample", "search.search",
     )),
     *(f"netspace.compression.{name}" for name in (

@@ -13,6 +13,7 @@ import torch
 from netspace.commands import evaluate as evaluation
 from netspace.commands.deepsdf import FittedFields, trained_seconds
 from netspace.commands.evaluate import evaluate
+from netspace.commands.evaluated import parts_of
 from netspace.errors import UsageError
 from netspace.io import read_json, write_json
 from netspace.models.auto_decoder import count_parameters
@@ -72,7 +73,7 @@ def zoo(chairs_zoo: Path) -> Iterator[Zoo]:
 
 def fields(run: Path, zoo: Zoo, config: DeepSdfConfig = SMALL) -> FittedFields:
     space = Space.load(run)
-    return evaluation._deepsdf(space, zoo, evaluation._parts(space, zoo, "test"), task_of(zoo, "cpu"), "test", config)
+    return evaluation._deepsdf(space, zoo, parts_of(space, zoo, "test"), task_of(zoo, "cpu"), "test", config)
 
 
 def same(one: FittedFields, other: FittedFields) -> bool:

@@ -150,7 +150,6 @@ def test_an_interrupted_teacher_goes_on(
     [
         ({"kwargs": {"depth": 3}}, r"unknown setting of lenetlike 'depth'"),
         ({"kwargs": {"classes": 3}}, r"lenetlike is built with classes=3 but meets 10 classes"),
-        ({"width": -1}, r"lenetlike needs width to be a number above 0"),
         ({"arch": "lenetlik"}, r"unknown architecture 'lenetlik': did you mean 'lenetlike'"),
         ({"optimizer": {"learning_rate": [0.1, 0.01]}}, r"optimizer\.learning_rate is a number above 0, or a range"),
     ],
