@@ -24,7 +24,8 @@ from netspace.networks.family import Networks
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.deepsdf import DeepSdfConfig
-from netspace.training.descent import DescentConfig, OwnSamples, Samples, SharedSamples, descend
+from netspace.training.descent import SHARED_INPUTS, DescentConfig, OwnSamples, Samples, SharedSamples, descend
+from netspace.training.validation import slices
 from netspace.zoo import Zoo
 
 WEIGHTS_RATE = 0.01  # of Adam on weights
@@ -52,14 +53,19 @@ def refine(
     loss of the ClassId head (Eq. 6) where there are several.
     """
     spreads = {name: known_latents(space, zoo, space.arch_class(name)).std(0) for name in set(target.archs)}
-    loss, ids = _loss(space, task), target.class_ids.to(space.device)
+    spread, loss, found = torch.stack([spreads[name] for name in target.archs]), _loss(space, task), []
+    for part in _parts(space, task, len(target), config):
+        class_ids = target.class_ids[part]
 
-    def of_latents(moved: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
-        total = loss(space.decode_all(moved, target.class_ids), inputs, values)
-        return total if space.model.head is None else total + class_loss(space.model.head(moved), ids).sum()
+        def of_latents(moved: Tensor, inputs: Tensor, values: Tensor, class_ids: Tensor = class_ids) -> Tensor:
+            total = loss(space.decode_all(moved, class_ids), inputs, values)
+            if space.model.head is None:
+                return total
+            return total + class_loss(space.model.head(moved), class_ids.to(moved.device)).sum()
 
-    spread = torch.stack([spreads[name] for name in target.archs])
-    return descend(of_latents, latents, spread, samples_of(target, seeds, task), config)
+        samples = samples_of(target[part], seeds[part], task)
+        found.append(descend(of_latents, latents[part], spread[part], samples, config))
+    return torch.cat(found)
 
 
 def refine_weights(
@@ -69,15 +75,27 @@ def refine_weights(
 
     Same inputs, loss, steps and schedule as `refine`, with a rate of `WEIGHTS_RATE`.
     """
-    loss = _loss(space, task)
+    loss, rate, found = _loss(space, task), config.model_copy(update={"rate": WEIGHTS_RATE}), []
+    for part in _parts(space, task, len(target), config):
+        first = start[part]
 
-    def of_weights(flat: Tensor, inputs: Tensor, values: Tensor) -> Tensor:
-        return loss(Networks(start.family, flat.view_as(start.preps), start.class_ids), inputs, values)
+        def of_weights(flat: Tensor, inputs: Tensor, values: Tensor, first: Networks = first) -> Tensor:
+            return loss(Networks(first.family, flat.view_as(first.preps), first.class_ids), inputs, values)
 
-    rate = config.model_copy(update={"rate": WEIGHTS_RATE})
-    flat = start.preps.flatten(1)
-    moved = descend(of_weights, flat, torch.ones_like(flat), samples_of(target, seeds, task), rate)
-    return Networks(start.family, moved.view_as(start.preps), start.class_ids)
+        flat, samples = first.preps.flatten(1), samples_of(target[part], seeds[part], task)
+        found.append(descend(of_weights, flat, torch.ones_like(flat), samples, rate).view_as(first.preps))
+    return Networks(start.family, torch.cat(found), start.class_ids)
+
+
+def _parts(space: Space, task: Task, count: int, config: DescentConfig) -> list[slice]:
+    """Return which of `count` networks are refined at once: so many as take the memory of a training step.
+
+    Which they are changes nothing, as each depends on itself alone. All at once where each has inputs of its own, which are drawn for
+    all together.
+    """
+    recipe = space.recipe
+    at_once = recipe.networks * recipe.images // (config.inputs or SHARED_INPUTS)
+    return slices(count, count if task.own_inputs else max(at_once, 1))
 
 
 def samples_of(target: Networks, seeds: Tensor, task: Task) -> Samples:

@@ -17,7 +17,7 @@ from netspace.commands.convert import read_latent, resolve, zoo_of
 from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
-from netspace.commands.refine import refine
+from netspace.commands.refine import refine, refine_weights
 from netspace.commands.refine import refined as refined_networks
 from netspace.errors import UsageError
 from netspace.networks.prep import unflatten, unpack
@@ -135,6 +135,23 @@ def test_latents_of_classifiers_are_those_of_a_descent_of_each_by_itself(run_cop
         expected = digits_one_by_one(space, zoo)
     assert float((actual - expected).norm() / (expected - encoded).norm()) < 0.01
     assert not actual.requires_grad
+
+
+def test_how_many_are_refined_at_once_changes_nothing(run_copy: Path) -> None:
+    """A step takes the memory of a training step, however many networks there are."""
+    space, found = Space.load(run_copy), []
+    with zoo_of(run_copy) as zoo:
+        task, group = task_of(zoo, "cpu"), zoo.only()
+        rows = group.rows("test")
+        target, seeds = space.networks(group.read(rows), group.id), group.seeds(rows)
+        encoded = space.encode_preps(group.read(rows))
+        for networks in (1, 100):
+            space.recipe = space.recipe.model_copy(update={"networks": networks, "images": 64})
+            latents = refine(space, zoo, target, seeds, encoded, task, CONFIG)
+            weights = refine_weights(space, target, seeds, space.decode_all(encoded), task, CONFIG)
+            found.append((latents, weights.preps))
+    for one, all_of_them in zip(*found, strict=True):
+        torch.testing.assert_close(one, all_of_them, rtol=1e-3, atol=1e-4)
 
 
 def test_eval_refines_classifiers_with_a_control(run_copy: Path, cli: Callable[..., Any]) -> None:
