@@ -100,7 +100,6 @@ def evaluate(
             compared = compare_outputs(target_logits, fields.outputs(task, "test", seeds), task, "test", seeds)
             sizes = {"parameters": fields.parameters, "steps": fields.steps}
             of_baselines["deepsdf"], stand_ins["deepsdf"] = {**compared.summary(), **sizes}, fields.grid
-        of_refined: dict[str, Any] = {}
         if refined is not None:
             near = stand_ins.get("nearest_answers")
             start = near if isinstance(near, Networks) and not task.surfaces else None
