@@ -45,6 +45,14 @@ main()
 """
 
 
+def committing_at_once(site: Path) -> dict[str, str]:
+    """The environment of a builder that commits each network by itself, however fast the machine is; so do its workers."""
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text("from model_zoo import work; work.COMMIT_EVERY = -1.0")
+    path = [str(site.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+
+
 @contextmanager
 def no_waiting(device: torch.device) -> Iterator[None]:
     """Fails on whatever makes the host wait for a GPU; on a CPU, on the operations that would."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import committing_at_once
 
 from model_zoo import cluster
 from model_zoo.recipe import ZooRecipe
@@ -115,7 +116,8 @@ def test_a_worker_of_ray_that_is_killed_costs_nothing(cli: Cli, zoo_settings: di
     before = set(workers())
     words = ["zoo", "build", str(tmp_path / "recipe.yaml"), "-o", "folder", "--ray", "local", "--shards", "4", "--json"]
     command = [sys.executable, "-m", "netspace", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = committing_at_once(tmp_path / "site")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     end, victim = time.monotonic() + PATIENCE, None
     while victim is None:
         assert process.poll() is None and time.monotonic() < end, process.communicate()

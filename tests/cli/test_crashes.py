@@ -15,7 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
-from helpers import same_run, train_and_die
+from helpers import committing_at_once, same_run, train_and_die
 
 from netspace.zoo import Zoo
 
@@ -37,6 +37,7 @@ def start(recipe: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "netspace", "zoo", "build", str(recipe), "--out", "zoo.h5", "--workers", "2"]
     return subprocess.Popen(
         command,
+        env=committing_at_once(recipe.parent / "site"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
