@@ -48,12 +48,12 @@ def coded(work: Work, limit: int, path: Path) -> str:
 def mixed(work: Work, limit: int, path: Path) -> str:
     """As `coded`, with steps by how much the network's answers change with each layer: small ones where they do most.
 
-    Where networks are run, layers make up for errors of rounding (`Compensation`), if that is better by what there is to choose by.
+    Where networks are run, layers make up for errors of rounding (`Compensation`), if answers are more like the original's then.
     """
     weights, units = plan(work, "mixed")
     plain, setting, log_step = _fitting(work, weights, units, limit)
     made = _compensated(work, weights, units, limit, log_step)
-    if made is not None and work.score(made[0].reconstruct()) > work.score(plain.reconstruct()):
+    if made is not None and work.likeness(made[0].reconstruct()) > work.likeness(plain.reconstruct()):
         return saved(*made, path)
     return saved(plain, setting, path)
 
@@ -115,12 +115,12 @@ def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
 
 def best_pruned(work: Work, limit: int) -> tuple[Coded, str, float]:
     """Return the best file of pruned and coded weights, how it was made, and which fraction of the weights is zero."""
-    best: tuple[tuple[float, ...], Coded, str, float] | None = None
+    best: tuple[float, Coded, str, float] | None = None
     for fraction in PRUNED:
         container, setting = fitting(work, *plan(work, "pruned", fraction), limit)
-        score = work.score(container.reconstruct())
-        if best is None or score > best[0]:
-            best = score, container, setting, fraction
+        likeness = work.likeness(container.reconstruct())
+        if best is None or likeness > best[0]:
+            best = likeness, container, setting, fraction
     assert best is not None
     return best[1:]
 
@@ -186,7 +186,7 @@ def _corrected(work: Work, container: Coded, limit: int) -> Coded:
     better = corrected(original.module, original.state, state, list(codes), inputs)
     changed = {name: better[name].to(value.dtype) if name not in codes else value for name, value in state.items()}
     tried = container_of(work, codes, way, {name: changed[container.tied.get(name, name)] for name in state})
-    if tried.file_bytes() > limit or work.score(tried.reconstruct()) <= work.score(state):
+    if tried.file_bytes() > limit or work.likeness(tried.reconstruct()) <= work.likeness(state):
         return container
     return tried
 

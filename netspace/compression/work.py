@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from netspace.compression import compensate
 from netspace.compression.compensate import Compensation
 from netspace.compression.correct import MAX_INPUTS
-from netspace.compression.judging import Judge, merit
+from netspace.compression.judging import Judge, likeness, merit
 from netspace.config import Seed, Settings
 from netspace.errors import unknown
 from netspace.networks.outputs import Compare
@@ -112,6 +112,10 @@ class Work:
     def score(self, state: Mapping[str, Tensor]) -> tuple[float, float, float]:
         """Return how good a network is on what there is to choose by, more is better."""
         return merit(self.judge.measure(state))
+
+    def likeness(self, state: Mapping[str, Tensor]) -> float:
+        """Return how like the original's the answers of a network are on what there is to choose by, more is better."""
+        return likeness(self.judge.measure(state))
 
     def correction_inputs(self, count: int = MAX_INPUTS) -> Tensor | None:
         """Return at most `count` inputs (B, ...) to correct a rounded network by; None if networks are not run."""

@@ -26,7 +26,7 @@ PATIENCE = 120.0  # seconds until a test gives up waiting
 @pytest.fixture
 def longer(zoo_settings: dict[str, Any], recipes: Path) -> Path:
     """A recipe of a zoo that takes several seconds in single networks, so that there is something to interrupt."""
-    zoo_settings["members"] = {"train": 160, "val": 4, "test": 4}
+    zoo_settings["members"] = {"train": 64, "val": 4, "test": 4}
     zoo_settings["fused"] = 1
     path = recipes / "longer.yaml"
     path.write_text(yaml.safe_dump(zoo_settings))
@@ -103,7 +103,7 @@ def test_a_killed_builder_goes_on_to_the_same_zoo(cli: Cli, longer: Path) -> Non
     assert process.returncode == 0, result
     assert cli("zoo", "build", longer, "--out", "whole.h5", "--workers", 1).code == 0
     with Zoo("zoo.h5") as zoo, Zoo("whole.h5") as whole:
-        assert zoo.complete and len(zoo) == len(whole) == 168
+        assert zoo.complete and len(zoo) == len(whole) == 72
         assert zoo.content_hash == whole.content_hash
     assert sorted(path.name for path in Path().iterdir()) == ["whole.h5", "zoo.h5"]
 

@@ -215,7 +215,7 @@ def test_mixed_takes_what_is_better_in_as_many_bytes(tmp_path: Path, limit: int)
         work, path = make_work(tmp_path, compensate=wanted), tmp_path / f"{wanted}.safetensors"
         words.append(UNTRAINED["mixed"](work, limit, path))
         assert path.stat().st_size <= limit
-        scores.append(work.score(load_any(path).reconstruct()))
+        scores.append(work.likeness(load_any(path).reconstruct()))
     assert scores[1] >= scores[0] and "compensated" not in words[0]
     assert (scores[1] > scores[0]) is words[1].endswith(", errors compensated")
 
