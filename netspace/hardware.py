@@ -75,18 +75,18 @@ def free_memory(device: torch.device) -> int:
 NETWORK_COPIES = 4  # of a network's parameters that are alive at once where it is decoded and run
 
 
-def require_memory(networks: int, values: int, option: str, device: torch.device) -> None:
-    """Refuse networks that the free memory of a device cannot hold, before anything is allocated.
+def require_memory(count: int, values: int, option: str, device: torch.device, noun: str = "networks") -> None:
+    """Refuse networks, or other things, that the free memory of a device cannot hold, before anything is allocated.
 
-    `values` are the numbers in float32 that each of `networks` takes, `option` is what asked for so many.
+    `values` are the numbers in float32 that each of `count` takes, `option` is what asked for so many.
 
     Raises:
         UsageError: They take more than what is free.
     """
-    needed, free = 4 * networks * values, free_memory(device)
+    needed, free = 4 * count * values, free_memory(device)
     if needed > free:
         raise UsageError(
-            f"{option} asks for {networks:,} networks, which take about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are "
+            f"{option} asks for {count:,} {noun}, which take about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are "
             f"free: ask for at most {free // (4 * values):,}"
         )
 

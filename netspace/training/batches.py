@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from netspace.errors import UsageError
-from netspace.hardware import send
+from netspace.hardware import require_memory, send
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Family
 from netspace.networks.prep import unpack
@@ -124,7 +124,14 @@ class Images:
         self.fixed = None if task.augments else task.inputs("train", slice(None))  # (N, ...)
 
     def take(self, step: int, count: int) -> tuple[Tensor, Int64[Tensor, " B"]]:
-        """Return the inputs (B, ...) of a step and their indices in the training split, on the task's device."""
+        """Return the inputs (B, ...) of a step and their indices in the training split, on the task's device.
+
+        Raises:
+            UsageError: memory does not hold so many inputs, which are more than there are.
+        """
+        if count > self.task.size("train"):  # some are there twice
+            noun, values = self.task.input_noun, prod(self.task.input_shape)
+            require_memory(count, values, f"a batch of {count:,}", self.task.device, noun)
         index = send(self.indices(step, count), self.task.device)
         if self.fixed is not None:
             return self.fixed[index], index

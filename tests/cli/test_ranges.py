@@ -96,6 +96,12 @@ def test_more_networks_than_memory_holds_are_refused(cli: Cli, run_copy: Path, m
     require_memory(most, 1, "--count", torch.device("cpu"))
 
 
+def test_a_batch_that_memory_does_not_hold_is_refused(cli: Cli, run_copy: Path) -> None:
+    words = ["optimize", "--run", run_copy, "--from", "best", "--steps", "2", "--set", f"images={10**12}"]
+    told = refused(cli(*words), 2, "a batch of 1,000,000,000,000 asks for 1,000,000,000,000 images, which take about")
+    assert "ask for at most" in told
+
+
 def test_an_architecture_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archs, "free_memory", lambda device: 4 << 20)
     assert archs.build("lenetlike", width=1.0) is not None  # usual sizes are not counted
