@@ -15,7 +15,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from netspace.native import feature_distances
 from netspace.networks.outputs import squared_errors
 
 CACHE_VALUES = 1 << 18  # float32 values of an intermediate result that stay in a processor's cache
@@ -196,6 +195,8 @@ def feature_loss(
     `index` (B,) the target's maps are rows of tables (N, ...). Computed in float32 from maps of any precision; only
     `predicted` gets gradients. A map of zeros is at distance 1 and has no gradient.
     """
+    from netspace.native import feature_distances  # here, as numba takes a third of a second and few commands need it
+
     pairs = [_flattened(one, two) for one, two in zip(predicted, target, strict=True)]
     if all(feature_distances.fits(*pair) for pair in pairs):
         return _CompiledLoss.apply(weight, index, *(one for one, _ in pairs), *(two.detach() for _, two in pairs))
@@ -220,6 +221,8 @@ class _CompiledLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: float, index: Tensor | None, *rows: Tensor) -> Tensor:
+        from netspace.native import feature_distances
+
         count = len(rows) // 2
         learns = any(ctx.needs_input_grad[2 : 2 + count])
         pairs = list(zip(rows[:count], rows[count:], strict=True))

@@ -21,6 +21,7 @@ from netspace.errors import UsageError
 from netspace.losses import class_loss
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import Networks
+from netspace.progress import progress
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.deepsdf import DeepSdfConfig
@@ -54,17 +55,19 @@ def refine(
     """
     spreads = {name: known_latents(space, zoo, space.arch_class(name)).std(0) for name in set(target.archs)}
     spread, loss, found = torch.stack([spreads[name] for name in target.archs]), _loss(space, task), []
-    for part in _parts(space, task, len(target), config):
-        class_ids = target.class_ids[part]
+    parts = _parts(space, task, len(target), config)
+    with progress("latents", len(parts) * config.steps, "steps") as bar:
+        for part in parts:
+            class_ids = target.class_ids[part]
 
-        def of_latents(moved: Tensor, inputs: Tensor, values: Tensor, class_ids: Tensor = class_ids) -> Tensor:
-            total = loss(space.decode_all(moved, class_ids), inputs, values)
-            if space.model.head is None:
-                return total
-            return total + class_loss(space.model.head(moved), class_ids.to(moved.device)).sum()
+            def of_latents(moved: Tensor, inputs: Tensor, values: Tensor, class_ids: Tensor = class_ids) -> Tensor:
+                total = loss(space.decode_all(moved, class_ids), inputs, values)
+                if space.model.head is None:
+                    return total
+                return total + class_loss(space.model.head(moved), class_ids.to(moved.device)).sum()
 
-        samples = samples_of(target[part], seeds[part], task)
-        found.append(descend(of_latents, latents[part], spread[part], samples, config))
+            samples = samples_of(target[part], seeds[part], task)
+            found.append(descend(of_latents, latents[part], spread[part], samples, config, bar.advance))
     return torch.cat(found)
 
 
@@ -76,14 +79,17 @@ def refine_weights(
     Same inputs, loss, steps and schedule as `refine`, with a rate of `WEIGHTS_RATE`.
     """
     loss, rate, found = _loss(space, task), config.model_copy(update={"rate": WEIGHTS_RATE}), []
-    for part in _parts(space, task, len(target), config):
-        first = start[part]
+    parts = _parts(space, task, len(target), config)
+    with progress("weights", len(parts) * config.steps, "steps") as bar:
+        for part in parts:
+            first = start[part]
 
-        def of_weights(flat: Tensor, inputs: Tensor, values: Tensor, first: Networks = first) -> Tensor:
-            return loss(Networks(first.family, flat.view_as(first.preps), first.class_ids), inputs, values)
+            def of_weights(flat: Tensor, inputs: Tensor, values: Tensor, first: Networks = first) -> Tensor:
+                return loss(Networks(first.family, flat.view_as(first.preps), first.class_ids), inputs, values)
 
-        flat, samples = first.preps.flatten(1), samples_of(target[part], seeds[part], task)
-        found.append(descend(of_weights, flat, torch.ones_like(flat), samples, rate).view_as(first.preps))
+            flat, samples = first.preps.flatten(1), samples_of(target[part], seeds[part], task)
+            moved = descend(of_weights, flat, torch.ones_like(flat), samples, rate, bar.advance)
+            found.append(moved.view_as(first.preps))
     return Networks(start.family, torch.cat(found), start.class_ids)
 
 

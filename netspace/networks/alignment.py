@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -105,6 +104,8 @@ def _uses_before(groups: Sequence[ChannelGroup]) -> list[list[Use]]:
 
 def _orders(similarity: Tensor) -> Tensor:
     """Return the permutations (M, C) with the largest sum of similarities (M, C, C)."""
+    from scipy.optimize import linear_sum_assignment  # here, as it takes a third of a second and few commands need it
+
     orders = [linear_sum_assignment(each, maximize=True)[1] for each in similarity.cpu().numpy()]
     return torch.as_tensor(np.array(orders).reshape(similarity.shape[:2]), device=similarity.device)
 

@@ -106,6 +106,7 @@ def descend(
     spread: Tensor,
     samples: Samples,
     config: DescentConfig,
+    tick: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "M E"]:
     """Return latents after `config.steps` steps of Adam on a loss of all of them at once, of which each depends on one.
 
@@ -116,6 +117,7 @@ def descend(
         spread: of latents, (E,) or (M, E), by value; the unit of rates.
         samples: of the M networks.
         config: steps, inputs, rate and seed.
+        tick: is called after each step.
     """
     start, spread = start.detach(), spread.detach().clamp_min(SPREAD)
     moved = torch.zeros_like(start).requires_grad_()
@@ -126,4 +128,5 @@ def descend(
         (moved.grad,) = torch.autograd.grad(loss(start + moved * spread, inputs, values), moved)  # of nothing else
         optimizer.param_groups[0]["lr"] = config.rate * schedule.factor(number, config.steps)
         optimizer.step()
+        tick()
     return (start + moved * spread).detach()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,11 @@ def test_what_pages_name_is_there(page: str) -> None:
 def test_help_shows_recipes_at_all() -> None:
     shown = {name for command in COMMANDS.values() for text in texts(command) for name in re.findall(r"\w+/\w+", text)}
     assert {"zoo/quickstart", "space/quickstart", "compress/decoupled", "morph/digits"} <= shown
+
+
+def test_commands_of_spaces_load_no_library_that_they_do_not_use() -> None:
+    """Each takes a third of a second or more, in every process that is started."""
+    libraries = "{'matplotlib', 'numba', 'pandas', 'scipy', 'sklearn', 'torchvision', 'trimesh'}"
+    modules = "netspace.commands.evaluate, netspace.training.latent_space, model_zoo.work"
+    code = f"import sys, {modules}; print(sorted({libraries} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
