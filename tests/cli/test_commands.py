@@ -249,7 +249,8 @@ def test_without_json_a_person_reads(cli: Cli, command: list[str], tiny_zoo: Pat
 
 @pytest.mark.slow
 def test_quickstart_small(cli: Cli) -> None:
-    result = cli("quickstart", "--small", "--device", "cpu", "--set", "space.seed=1", "--set", "zoo.seed=2", "--json")
+    words = ["quickstart", "--small", "--device", "cpu", "--set", "space.seed=1", "--set", "zoo.seed=2", "--json"]
+    result = cli(*words)
     assert result.code == 0
     assert yaml.safe_load((Path(result.json["run"]) / "config.yaml").read_text())["seed"] == 1
     with Zoo(Path(result.json["zoo"])) as zoo:
@@ -261,6 +262,7 @@ def test_quickstart_small(cli: Cli) -> None:
     assert result.json["seconds"].keys() == {"zoo", "train", "eval", "total"}
     assert result.json["eval"].keys() >= EVAL and result.json["interpolate"].keys() >= LINE
     assert Path(result.json["report"]).is_file() and Path(result.json["zoo"]).is_file()
+    assert cli(*words).json["eval"] == result.json["eval"]  # started again, it goes on from what is there
 
 
 def test_help_imports_no_torch() -> None:
