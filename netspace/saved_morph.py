@@ -25,7 +25,9 @@ from netspace.config import validate
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.hardware import AllocationLimit
 from netspace.io import Record, hash_tensors, parse_json, read_tensors, validated, write_tensors
-from netspace.models.morph import WeightFunction, make_function
+from netspace.models.weight_function import FunctionConfig, WeightFunction
+from netspace.models.weight_grid import WeightGrid
+from netspace.models.weight_mlps import WeightMlps
 from netspace.networks.graph import batch_norms
 from netspace.networks.resizing import recalibrate
 from netspace.networks.spec import NetSpec
@@ -359,3 +361,10 @@ def _hash(state: Mapping[str, Tensor]) -> str:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def make_function(module: nn.Module, info: Widths, config: FunctionConfig, seed: int) -> WeightFunction:
+    """Return a fresh weight function for the parameters of `module`; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return (WeightGrid if config.kind == "grid" else WeightMlps)(module, info, config)

@@ -13,11 +13,10 @@ from torch import nn
 from netspace import archs
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import read_tensors, write_tensors
-from netspace.models.morph import make_function
 from netspace.networks.graph import batch_norms
 from netspace.networks.spec import NetSpec
 from netspace.networks.widths import find_widths
-from netspace.saved_morph import MORPH, NETWORK, NOTE, SavedMorph, open_morph, plain_network
+from netspace.saved_morph import MORPH, NETWORK, NOTE, SavedMorph, make_function, open_morph, plain_network
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, load
 from netspace.training.morph import MorphConfig

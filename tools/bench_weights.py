@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from netspace import archs
-from netspace.models.morph import make_function
 from netspace.models.weight_function import FunctionConfig, Layout
 from netspace.models.weight_grid import WeightGrid
 from netspace.models.weight_mlps import SIZE, ResidualMlp, WeightMlps
 from netspace.networks.widths import find_widths
 from netspace.process import keep_freed_memory
+from netspace.saved_morph import make_function
 from netspace.streams import Stream, generator
 from netspace.tasks import DataConfig, load
 from netspace.training.morph import MorphConfig, MorphLearner

@@ -12,7 +12,7 @@ from netspace.cli.ranges import MAX_MEMBERS, MAX_SEED, whole
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
-    from netspace.results.probes import Interval, Probing
+    from netspace.results.members import Interval, Probing
 
 
 def probe(

@@ -12,7 +12,7 @@ from netspace.cli.ranges import MAX_MEMBERS, whole
 from netspace.cli.shared import Device, Json, Trust, ZooOption, pick, trusting
 
 if TYPE_CHECKING:
-    from netspace.results.searches import Search
+    from netspace.results.members import Search
 
 
 def search(

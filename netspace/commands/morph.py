@@ -13,7 +13,7 @@ from netspace.archs import ArchConfig, trust_options
 from netspace.commands.morph_start import Start, find_start, origin
 from netspace.errors import UsageError
 from netspace.io import hash_tensors, read_json, write_json
-from netspace.models.morph import WeightFunction, make_function
+from netspace.models.weight_function import WeightFunction
 from netspace.networks.ordering import check_function, greedy_orders, ordered, ordered_module, smooth_orders
 from netspace.networks.ordering import total_variation as variation_of
 from netspace.networks.widths import Widths, count_parameters
@@ -22,7 +22,7 @@ from netspace.results.compressed import NetworkMark
 from netspace.results.morphs import MorphFit, MorphWidth, TotalVariation
 from netspace.run_folder import MORPH as KIND
 from netspace.run_folder import RunFolder, provenance
-from netspace.saved_morph import MORPH, NETWORK, SavedMorph
+from netspace.saved_morph import MORPH, NETWORK, SavedMorph, make_function
 from netspace.training.loop import make_accelerator
 from netspace.training.morph import MorphConfig, MorphLearner
 from netspace.training.network import calibration, network_score

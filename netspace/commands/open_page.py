@@ -11,7 +11,7 @@ from pathlib import Path
 from netspace.commands.collection import opened
 from netspace.commands.explore import MAPS, Explorer
 from netspace.errors import NetspaceWarning, UsageError
-from netspace.results.pages import OpenPage
+from netspace.results.members import OpenPage
 
 PORT = 5100
 

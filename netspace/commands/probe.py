@@ -21,7 +21,7 @@ from netspace.commands.properties import regressed, scalings
 from netspace.errors import NetspaceError, UsageError, first_line
 from netspace.metrics import r2
 from netspace.progress import progress
-from netspace.results.probes import Interval, Prediction, Probe, Probing
+from netspace.results.members import Interval, Prediction, Probe, Probing
 from netspace.streams import Stream, generator
 from netspace.training.setup import training_rows
 

@@ -19,7 +19,7 @@ from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.files import replacing
 from netspace.hardware import cache_folder
 from netspace.io import hash_tensors
-from netspace.results.searches import Match, Search
+from netspace.results.members import Match, Search
 
 WAYS = ("latents", "answers", "weights")
 VERSION = 1  # of index files: another version has another name

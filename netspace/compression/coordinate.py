@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from netspace.compression.channels import channel_order
 from netspace.compression.fit import begin
+from netspace.compression.originals import channel_order
 from netspace.compression.ways import finest
 from netspace.compression.work import CannotFit, Work, short_types
 from netspace.errors import NetspaceError

@@ -7,7 +7,7 @@ same tensor. Axes: B images, C outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from netspace.models.coded import CODED
 from netspace.models.compressed import NOTE
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
+from netspace.networks.ordering import ordered, smooth_orders
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import (
@@ -32,6 +33,7 @@ from netspace.networks.state_dict import (
     read_state_dict,
     without_prefix,
 )
+from netspace.networks.widths import find_widths
 from netspace.results.compressed import KernelSamples
 from netspace.tasks.readers import IMAGENET, Normalisation, picture_files
 from netspace.training.fit import Original
@@ -290,3 +292,20 @@ def save_kernels(
         reconstructed=kernels.gather(reconstructed)[chosen, rows, columns].tolist(),
     )
     samples.write(folder / "kernels.json")
+
+
+def channel_order(original: Original, seed: int, label: str) -> dict[str, Tensor]:
+    """Return the network's state dict with the channels of each group in a smooth order, which changes no answer.
+
+    A permutation of channels in all layers that write and read them costs no bytes in a file. Raises `NetspaceError` if the network's groups of channels cannot be found.
+    """
+    if original.module is None or original.input_shape is None:
+        raise NetspaceError(f"the order of channels needs the module of {label} and the shape of its input")
+    module = original.module
+    info = find_widths(module, torch.zeros(1, *original.input_shape), label)
+    weights = {name: value for name, value in original.state.items() if value.is_floating_point()}
+    groups = [
+        replace(group, uses=(*group.uses, *statistics))
+        for group, statistics in zip(info.groups, info.statistics, strict=True)
+    ]
+    return {**original.state, **ordered(weights, groups, smooth_orders(weights, info.groups, seed))}

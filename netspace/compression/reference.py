@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from netspace.archs import ArchConfig
-from netspace.compression.channels import channel_order
 from netspace.compression.judging import batch_size, noise
-from netspace.compression.originals import Pictures, check_same, find_original, run_module
+from netspace.compression.originals import Pictures, channel_order, check_same, find_original, run_module
 from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.coded import Coded

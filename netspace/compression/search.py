@@ -7,10 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from netspace.compression.channels import channel_order
 from netspace.compression.coordinate import way_of
 from netspace.compression.judging import merit
-from netspace.compression.originals import save_kernels
+from netspace.compression.originals import channel_order, save_kernels
 from netspace.compression.rivals import RIVALS
 from netspace.compression.trained import predictors, short_fits, whole_fits
 from netspace.compression.ways import UNTRAINED, Candidate

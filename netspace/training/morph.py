@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from netspace.config import Seed, Settings
-from netspace.models.morph import FunctionConfig, WeightFunction
+from netspace.models.weight_function import FunctionConfig, WeightFunction
 from netspace.networks.resizing import recalibrate
 from netspace.networks.widths import Widths, flexible, resized
 from netspace.precision import Precision, choose

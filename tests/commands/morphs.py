@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from netspace import archs
-from netspace.models.morph import make_function
 from netspace.networks.spec import NetSpec
 from netspace.networks.widths import find_widths
 from netspace.results.morphs import MorphFit
-from netspace.saved_morph import SavedMorph, plain_network
+from netspace.saved_morph import SavedMorph, make_function, plain_network
 from netspace.tasks import DataConfig, load
 from netspace.training.morph import MorphConfig
 from netspace.training.network import NetworkConfig, train_network

@@ -12,12 +12,11 @@ import torch
 from budgets import NET_ARCH, net, net_file, settings
 from torch.func import functional_call
 
-from netspace.compression.channels import channel_order
 from netspace.compression.coordinate import way_of
 from netspace.compression.correct import correct
 from netspace.compression.fit import evaluate, importance, reconstruct
 from netspace.compression.judging import Inputs, Judge
-from netspace.compression.originals import find_original
+from netspace.compression.originals import channel_order, find_original
 from netspace.compression.shrink import quantise
 from netspace.compression.ways import UNTRAINED, finest
 from netspace.compression.work import CannotFit, Work, short_types

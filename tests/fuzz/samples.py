@@ -33,7 +33,6 @@ from netspace.config import load, read_back, to_yaml
 from netspace.io import read_json, read_torch, write_json, write_tensors, write_torch, write_yaml
 from netspace.models.autoencoder import build_autoencoder
 from netspace.models.compressed import Compressed
-from netspace.models.morph import make_function
 from netspace.networks.batch import NetBatch
 from netspace.networks.family import ArchClass, Family
 from netspace.networks.spec import NetSpec
@@ -41,7 +40,7 @@ from netspace.networks.state_dict import folded_metadata, read_state_dict
 from netspace.networks.widths import find_widths
 from netspace.report.runs import read_run
 from netspace.run_folder import Metrics, RunFolder, provenance, read_metrics
-from netspace.saved_morph import SavedMorph, load_morphed, open_morph, write_network
+from netspace.saved_morph import SavedMorph, load_morphed, make_function, open_morph, write_network
 from netspace.space import Space
 from netspace.tasks import DataConfig
 from netspace.tasks.readers import decode_one, read_idx

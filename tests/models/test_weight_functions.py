@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from netspace import archs
-from netspace.models.morph import FunctionConfig, WeightFunction, make_function
+from netspace.models.weight_function import FunctionConfig, WeightFunction
 from netspace.models.weight_grid import hats
 from netspace.models.weight_mlps import QUADRATURE
 from netspace.networks.widths import Widths, find_widths
+from netspace.saved_morph import make_function
 
 
 class Joined(nn.Module):

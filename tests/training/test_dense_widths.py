@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from netspace import archs
-from netspace.models.morph import FunctionConfig, make_function
+from netspace.models.weight_function import FunctionConfig
 from netspace.networks.resizing import with_first_channels
 from netspace.networks.widths import Widths, find_widths, resized
+from netspace.saved_morph import make_function
 from netspace.tasks import DataConfig, Task, load
 from netspace.training.network import NetworkConfig, network_score, train_network
 from netspace.training.optimizers import OptimizerConfig

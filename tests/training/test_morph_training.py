@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from netspace.errors import UsageError
-from netspace.models.morph import FunctionConfig, make_function
+from netspace.models.weight_function import FunctionConfig
 from netspace.networks.resizing import recalibrate
 from netspace.networks.widths import Widths, find_widths, resized
+from netspace.saved_morph import make_function
 from netspace.tasks import DataConfig, Task, load
 from netspace.training.morph import (
     MorphConfig,

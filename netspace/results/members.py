@@ -1,8 +1,37 @@
-"""Result of `netspace probe`: how well a column of a zoo's table is predicted from members' latents, weights and answers."""
+"""Results of commands that look at the members of a zoo: `netspace search`, `probe` and `open`."""
 
 from __future__ import annotations
 
-from netspace.results import Number, Part, Result
+from netspace.results import Number, Part, Result, Score
+
+
+class Match(Part):
+    """One member, the nearest first."""
+
+    member: str
+    distance: float  # L2, of latents, weights, or answers; the difference of a column's values
+    accuracy_test: Number
+    accuracy_val: Number
+    epochs: int
+    run: int
+    split: str
+    source: str
+
+
+class Search(Result):
+    """`netspace search`."""
+
+    path: str
+    like: str | None = None
+    by: str | None = None  # latents, weights or answers
+    target: str | None = None  # a column
+    value: float | None = None
+    members: int  # that were searched
+    matches: list[Match]
+    index: str | None = None  # the file
+    built: bool | None = None  # whether the index was built now
+    seconds: float  # of the search itself, without opening the zoo or building the index
+    score: Score | None = None
 
 
 class Interval(Part):
@@ -49,3 +78,12 @@ class Probing(Result):
     best: str  # source and model with the highest mean tau
     left_out: dict[str, str]  # sources that could not be computed, and why
     predictions: list[Prediction] | None = None
+
+
+class OpenPage(Result):
+    """`netspace open`."""
+
+    url: str
+    members: int
+    by: str  # latents, answers or statistics: what the map is of
+    map: str  # principal axes or umap
