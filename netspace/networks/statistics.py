@@ -16,7 +16,6 @@ from netspace.networks.spec import NetSpec
 
 MIN_TAIL = 8  # eigenvalues below which no exponent is fitted
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-MOMENTS = 2 + len(QUANTILES)  # statistics of one parameter
 
 
 def layers_of(spec: NetSpec) -> dict[str, list[str]]:
@@ -80,7 +79,7 @@ def layer_norms(flat: Float[Tensor, "M P"], spec: NetSpec) -> Float[Tensor, "M L
 def weight_moments(flat: Float[Tensor, "M P"], spec: NetSpec) -> Float[Tensor, "M F"]:
     """Return the mean, the variance and the quantiles 0, 25, 50, 75 and 100 % of each parameter (Unterthiner et al., 2020).
 
-    `MOMENTS` features for each parameter, in the order of the spec.
+    Seven features for each parameter, in the order of the spec.
     """
     levels = torch.tensor(QUANTILES, dtype=flat.dtype, device=flat.device)
     parts = []

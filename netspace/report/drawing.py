@@ -29,7 +29,6 @@ INK = "#222222"
 DOTS = 150  # an inch
 WIDTH = 6.4  # inches: readable on a telephone too
 MAX_SINGLE = 120  # members that are drawn one by one, with lines and edges
-MAX_VECTOR_DOTS = 1000  # of more, dots are pixels inside the SVG
 WORST_R2 = -1.0  # worse values are drawn as this, and the caption says so
 
 # of architectures by ClassId: the first four are the hues of NetSpace, Fig. 5, wine stands for Okabe and Ito's yellow
