@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 
 from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points, small
-from netspace.report.figures_behaviour import TRAINED, better_baselines, measures_of
+from netspace.report.figures_behaviour import BASELINES, TRAINED, better_baselines, measures_of
 from netspace.report.line_data import mean_line
 from netspace.report.runs import Evaluated, Fitted, Run
 
@@ -23,7 +23,14 @@ def summary(run: Run) -> str:
     planned = finite(run.recipe.get("steps"))
     sentences = []
     if main is not None:
-        sentences += [*_space(run, main), *_behaviour(main), *_between(main), *_lines(main), *_baselines(main)]
+        sentences += [
+            *_space(run, main),
+            *_behaviour(main),
+            *_refined(main),
+            *_between(main),
+            *_lines(main),
+            *_baselines(main),
+        ]
     elif run.archs:
         sentences.append(
             f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet."
@@ -129,6 +136,24 @@ def _behaviour(main: Evaluated) -> list[str]:
     ]
 
 
+def _refined(main: Evaluated) -> list[str]:
+    """Return a sentence on what refined latents decode to, if there are any."""
+    refined = main.figures.refined
+    if refined is None:
+        return []
+    figures = [
+        ("R²", number(refined.r2)),
+        ("a mean difference of", points(refined.mae)),
+        ("IoU", number(refined.iou)),
+        ("agreement", percent(refined.agreement)),
+        ("own target over others", signed_points(refined.identity.own_minus_peers)),
+    ]
+    known = [f"{name} {value}" for name, value in figures if value != MISSING]
+    return [
+        f"After {count(refined.steps)} steps of descent on the latents, by what the networks answer to training inputs: {joined(known)}."
+    ]
+
+
 def _between(main: Evaluated) -> list[str]:
     """Return a sentence on networks decoded where Eq. 12 puts an architecture: one for those seen in training, one for others."""
     sentences = []
@@ -183,7 +208,8 @@ def _baselines(main: Evaluated) -> list[str]:
         return [f"Baselines do better than the space: {joined(_by_measure(main, better))}."]
     refined = [name for name in TRAINED if main.figures.refined]
     sentences = [
-        f"{name} ({'than refined latents, ' if name in refined else ''}in {joined([WORDS[measure] for measure in measures])})"
+        f"{BASELINES.get(name, name)} ({name}; {'than refined latents ' if name in refined else ''}in "
+        f"{joined([WORDS[measure] for measure in measures])})"
         for name, measures in better.items()
     ]
     who = "One baseline does" if len(sentences) == 1 else "Some baselines do"
@@ -197,7 +223,7 @@ def _by_measure(main: Evaluated, better: dict[str, list[str]]) -> list[str]:
         names = [name for name in better if measure in better[name]]
         if names:
             best = max(names, key=lambda name: sign * float(getattr(others[name], measure)))
-            texts.append(f"{len(names)} in {WORDS[measure]} (the best: {best})")
+            texts.append(f"{len(names)} in {WORDS[measure]} (the best: {BASELINES.get(best, best)})")
     return texts
 
 

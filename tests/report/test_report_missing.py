@@ -102,10 +102,22 @@ def test_only_the_newest_lines_are_shown(make_run: MakeRun) -> None:
 
 
 @pytest.mark.usefixtures("words_alone")
+def test_refined_latents_are_told_where_there_are_some(make_run: MakeRun) -> None:
+    run = make_run()
+    assert "steps of descent" not in Path(report(run).report).read_text()
+    change(run / "eval-test.json", refined={"steps": 200, "r2": 0.992, "mae": 0.0125, "agreement": 0.931})
+    expected = (
+        "by what the networks answer to training inputs: R² 0.99, a mean difference of 1.2 points and agreement 93.1"
+    )
+    assert f"After 200 steps of descent on the latents, {expected}" in Path(report(run).report).read_text()
+
+
+@pytest.mark.usefixtures("words_alone")
 def test_better_baselines_are_said(make_run: MakeRun) -> None:
     run = make_run()
     stored = json.loads((run / "eval-test.json").read_text())
-    assert "One baseline does better than the space: nearest (in" in Path(report(run).report).read_text()
+    page = Path(report(run).report).read_text()
+    assert "One baseline does better than the space: the training network with the nearest weights (nearest; in" in page
     many = {f"lookup{number}": {"r2": 0.999 + number / 1e5, "mae": 0.5, "agreement": 0.1} for number in range(4)}
     change(run / "eval-test.json", baselines={**stored["baselines"], **many})
     page = Path(report(run).report).read_text()
