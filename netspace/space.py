@@ -6,7 +6,6 @@ Axes: M networks, P parameters, H W of a PRep, E latent size.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -17,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netspace import archs
-from netspace.errors import NetspaceError, NetspaceWarning, UsageError
+from netspace import undeclared
+from netspace.config import validate
+from netspace.errors import NetspaceError, UsageError
 from netspace.models.autoencoder import AutoEncoder
 from netspace.models.decoders import CoordinateDecoder
 from netspace.networks.batch import NetBatch
-from netspace.networks.family import ArchClass, Family, Networks, declared
+from netspace.networks.family import ArchClass, Family, Networks
 from netspace.networks.graph import batch_norms
 from netspace.networks.prep import pack, unpack
 from netspace.networks.spec import NetSpec
@@ -30,6 +30,7 @@ from netspace.networks.state_dict import fits, flat_parameters, module_of, read_
 from netspace.precision import choose
 from netspace.pretrained import StoredSpace
 from netspace.training.batches import autocast
+from netspace.training.descent import AnswerLoss, DescentConfig, SharedSamples, answer_loss, descend, spread_of
 from netspace.training.recipe import SpaceRecipe
 from netspace.training.validation import MEMBERS, decode, encode
 from netspace.zoo import Member
@@ -222,51 +223,8 @@ class Space(StoredSpace):
         trained, sizes outside the trained range, and any of a space that was trained without `sizes`, are a `NetspaceWarning`.
         Raises `UsageError` for another decoder, and as `netspace.archs.build`.
         """
-        sizes = {name: size for name, size in (("width", width), ("depth", depth)) if size is not None}
-        name = "-".join([arch, *(f"{key}{size:g}" for key, size in sizes.items())])
-        if not isinstance(decoder := self.model.decoder, CoordinateDecoder):
-            raise UsageError(
-                f"networks of {name} were asked for, but this space's decoder ({self.recipe.decoder.kind}) gives those of "
-                f"{self.family.names} as they are: other sizes take decoder.kind coordinate with start: emitted"
-            )
-        known = next((each.spec for each in self.family if each.id == arch), None)
-        settings = {} if known is None else known.settings
-        family = Family([self._declared(name, arch if known is None else known.arch, {**settings, **sizes})])
-        resized = decoder.resized(family)
-        self._warn_of_sizes(decoder, family[0])
-        model = AutoEncoder(self.model.encoder, resized, family.ones().to(self.device))
+        model, family = undeclared.resized(self.model, self.recipe, self.family, arch, width, depth)
         return Space(model, self.recipe, family)
-
-    def _declared(self, name: str, arch: str, settings: Mapping[str, Any]) -> ArchClass:
-        """Return an architecture for the inputs and outputs that this space's networks have."""
-        sample = self.family[0]
-        with torch.no_grad():
-            zero = torch.zeros(1, *sample.spec.input_shape, device=self.device)
-            outputs = sample.nets(torch.zeros(1, sample.parameters, device=self.device), zero).shape[-1]
-        config = archs.ArchConfig(arch=arch, kwargs=dict(settings))
-        return declared(name, config, sample.spec.input_shape, outputs, sample.size[1], self.device)
-
-    def _warn_of_sizes(self, decoder: CoordinateDecoder, arch: ArchClass) -> None:
-        """Warn where nothing says that networks of an architecture are any good."""
-        if any(each.spec.shapes == arch.spec.shapes for each in self.family):
-            return
-        if self.recipe.sizes is None:
-            problem = "was decoded by a space that was trained at the sizes of its own architectures alone (`sizes` in its recipe)"
-        else:
-            listed = self.recipe.sizes.archs.items()
-            trained = [
-                self._declared(name, each.arch, each.kwargs | ({} if each.width is None else {"width": each.width}))
-                for name, each in listed
-            ]
-            known = [*self.family, *trained]
-            outside = decoder.outside(arch, known)
-            problem = "" if outside is None else f"has {outside}"
-            if arch.spec.arch not in {each.spec.arch for each in known}:
-                problem = (
-                    f"is of an architecture ({arch.spec.arch}) that this space was not trained to decode at any size"
-                )
-        if problem:
-            warnings.warn(f"{arch.id} {problem}: it may be at chance", NetspaceWarning, stacklevel=4)
 
     def factor(self, arch: ArchClass) -> float:
         """Return how far from the smallest to the largest architecture one lies, by its parameters (NetSpace, Eq. 12).
@@ -351,6 +309,49 @@ class Space(StoredSpace):
 
         outputs = networks.each(run, torch.arange(len(networks)))
         return outputs[0] if latents.ndim == 1 else outputs
+
+    def refine(
+        self,
+        latents: Tensor,
+        inputs: Tensor,
+        outputs: Tensor,
+        *,
+        steps: int = 200,
+        rate: float = 0.2,
+        loss: AnswerLoss = "values",
+        seed: int = 0,
+    ) -> Tensor:
+        """Latents whose networks answer as they should, by descent from given ones: what an encoder reads errs by a little.
+
+        Args:
+            latents: One latent (E,), or (M, E); each stays a network of the architecture that it stands for.
+            inputs: (N, ...), normalised as the networks were trained; a step takes 64 of them.
+            outputs: What the networks should answer, (N, C) or (M, N, C), such as `network(inputs)`.
+            steps: Of Adam; its rate falls like a cosine.
+            rate: In units of the standard deviation of all numbers of the latents.
+            loss: 'values' (squared differences, for any network), 'classes' (the recipe's KL divergence), or any from
+                outputs and those wanted, (M, 64, C) each, to the mean over networks.
+            seed: Of the inputs that are drawn.
+
+        Raises `UsageError` for latents or outputs that do not fit, and settings out of range.
+        >>> space = Space.load(run)
+        >>> network, inputs = space.decode(torch.ones(space.latent)), torch.randn(100, 1, 8, 8)
+        >>> z = space.refine(space.encode(network), inputs, network(inputs), steps=10)
+        >>> z.shape
+        torch.Size([64])
+        """
+        start = self._fitting(latents.detach().reshape(-1, latents.shape[-1]))
+        config, ids = (
+            validate(DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine"),
+            self.class_ids(start),
+        )
+        samples = SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
+        of_answers = answer_loss(loss, self.recipe.loss)
+
+        def of_latents(moved: Tensor, some: Tensor, wanted: Tensor) -> Tensor:
+            return len(start) * of_answers(self.functional(moved, some, ids), wanted)
+
+        return descend(of_latents, start, spread_of(start), samples, config).reshape(latents.shape)
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
         """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients

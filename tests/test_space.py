@@ -264,3 +264,39 @@ def test_sizes_that_only_the_settings_claim_are_refused_before_memory_is_taken(
     status = Path("/proc/self/status").read_text()
     peak, now = (int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmHWM", "VmRSS"))
     assert peak - now < 400_000, "kB"
+
+
+def test_descent_brings_latents_to_what_networks_answer(space: Space, preps: torch.Tensor) -> None:
+    starts, inputs, others = space.encode(preps[:3]), torch.randn(200, 1, 8, 8), torch.randn(100, 1, 8, 8)
+    networks = space.networks(preps[:3])
+
+    def answers(of: torch.Tensor) -> torch.Tensor:
+        return networks.each(lambda nets, flat: nets(flat, of))
+
+    def error(latents: torch.Tensor) -> float:
+        return float((space.functional(latents, others) - answers(others)).square().mean())
+
+    for loss in ("values", "classes"):
+        assert error(space.refine(starts, inputs, answers(inputs), steps=100, loss=loss)) < 0.8 * error(starts)
+    refined = space.refine(starts, inputs, answers(inputs), steps=50)
+    assert refined.shape == starts.shape and not refined.requires_grad
+    assert torch.equal(refined, space.refine(starts, inputs, answers(inputs), steps=50))
+    one = space.refine(starts[0], inputs, answers(inputs)[0], steps=5, loss=torch.nn.functional.l1_loss)
+    assert one.shape == (space.latent,) and not torch.equal(one, starts[0])
+
+
+def test_what_latents_cannot_be_refined_by(space: Space, preps: torch.Tensor) -> None:
+    start, inputs = space.encode(preps[0]), torch.zeros(4, 1, 8, 8)
+    for outputs in (torch.zeros(5, 10), torch.zeros(2, 4, 10), torch.zeros(4)):
+        with pytest.raises(
+            UsageError, match=r"for 4 inputs and 1 latents: they were expected to be \(inputs, outputs\)"
+        ):
+            space.refine(start, inputs, outputs)
+    with pytest.raises(UsageError, match="numbers are all equal"):
+        space.refine(torch.zeros(space.latent), inputs, torch.zeros(4, 10))
+    with pytest.raises(UsageError, match="networks of one output tell no classes apart"):
+        space.refine(start, inputs, torch.zeros(4, 1), loss="classes")
+    with pytest.raises(UsageError, match="loss 'kl'"):
+        space.refine(start, inputs, torch.zeros(4, 10), loss="kl")
+    with pytest.raises(UsageError, match="steps"):
+        space.refine(start, inputs, torch.zeros(4, 10), steps=0)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from netspace.config import Seed, Settings
+from netspace.errors import UsageError, unknown
 from netspace.hardware import send
+from netspace.losses import prediction_loss
 from netspace.networks.family import Networks
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import CACHE_BYTES
 from netspace.training.optimizers import OptimizerConfig
+from netspace.training.recipe import LossConfig
 from netspace.training.validation import network_outputs
 
 SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
@@ -57,6 +61,21 @@ class SharedSamples:
         """Return `count` inputs (B, ...), drawn with replacement, and the answers (M, B, C) of all networks."""
         columns = send(torch.randint(len(self.inputs), (count,), generator=random), self.inputs.device)
         return self.inputs[columns], self.values[:, columns]
+
+    @classmethod
+    def for_all(cls, inputs: Float[Tensor, "N ..."], values: Tensor, networks: int) -> SharedSamples:
+        """Take the answers (N, C) that all networks should give, or (M, N, C). Raises `UsageError` if they do not fit."""
+        shape = tuple(values.shape)
+        if (
+            values.ndim not in (2, 3)
+            or shape[-2] != len(inputs)
+            or (values.ndim == 3 and shape[0] not in (1, networks))
+        ):
+            raise UsageError(
+                f"outputs of {shape} were given for {len(inputs):,} inputs and {networks:,} latents: they were expected to be "
+                "(inputs, outputs), or (latents, inputs, outputs)"
+            )
+        return cls(inputs, values.detach().expand(networks, *shape[-2:]))
 
     @classmethod
     def of_networks(cls, networks: Networks, task: Task, split: str) -> SharedSamples:
@@ -98,6 +117,44 @@ class OwnSamples:
         count = min(task.size(split), limit or task.size(split), max(CACHE_BYTES // size, 1))
         points = task.inputs(split, slice(count), seeds).expand(len(networks), -1, -1)
         return cls(points, network_outputs(networks, task, split, seeds, count).to(points.device))
+
+
+AnswerLoss = Literal["values", "classes"] | Callable[[Tensor, Tensor], Tensor]
+
+
+def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss between outputs and those wanted, (M, B, C) each: 'values', 'classes' by a space's settings, or as it is.
+
+    Raises `UsageError` for another name.
+    """
+    if loss == "values":
+        return F.mse_loss
+    if loss == "classes":
+        return lambda outputs, wanted: _of_classes(outputs, wanted, terms)
+    if isinstance(loss, str):
+        raise unknown("loss", loss, ["values", "classes"])
+    return loss
+
+
+def _of_classes(outputs: Tensor, wanted: Tensor, terms: LossConfig) -> Tensor:
+    if wanted.shape[-1] < 2:
+        raise UsageError(
+            "loss='classes' was asked for, but networks of one output tell no classes apart: take 'values'"
+        )
+    return prediction_loss(outputs, wanted, terms.temperature, terms.relative)
+
+
+def spread_of(latents: Float[Tensor, "M E"]) -> Tensor:
+    """Return the standard deviation of all numbers of latents, for each of them (E,): the unit of rates where no others are known.
+
+    It is about one and a half times that of a number over the networks of a zoo. Raises `UsageError` for numbers that are all equal.
+    """
+    spread = latents.std()
+    if not float(spread) > 0:
+        raise UsageError(
+            "the latents' numbers are all equal, which says nothing of the space's scale: begin at one that it encodes"
+        )
+    return spread.expand(latents.shape[1])
 
 
 def descend(
