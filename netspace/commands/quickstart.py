@@ -31,7 +31,7 @@ from netspace.zoo import MemberRef, Zoo
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_CHAIRS = ("members.train=48", "members.val=8", "members.test=8", "epochs.first=8", "epochs.last=8")
-REFINED_STEPS, REFINED_SHAPE_STEPS = 200, 100  # of descent on latents, from the encoder's
+REFINED_STEPS, REFINED_SHAPE_STEPS, SMALL_REFINED_STEPS = 200, 100, 20  # of descent on latents, from the encoder's
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
@@ -67,12 +67,13 @@ def quickstart(
     built = time.monotonic()
     train(space, zoo_path, run, resume=is_run(run), changes=recorded)
     trained = time.monotonic()
-    figures = evaluate(run, "test", device=device, refined=REFINED_SHAPE_STEPS if shapes else REFINED_STEPS)
+    refined = SMALL_REFINED_STEPS if small else REFINED_SHAPE_STEPS if shapes else REFINED_STEPS
+    figures = evaluate(run, "test", device=device, refined=refined)
     evaluate(run, "train", device=device, baselines=False)
     start, end = held_out_ends(zoo_path)
     line = interpolate(run, start, end, device=device)
     if not shapes:
-        interpolate(run, start, end, device=device, refine=REFINED_STEPS)
+        interpolate(run, start, end, device=device, refine=refined)
     evaluated = time.monotonic()
     page = report(run)
     seconds = {

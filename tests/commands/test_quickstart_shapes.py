@@ -33,7 +33,7 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
     told = cli("quickstart", "--shapes", "--small", "--out", run, *words).out
     assert "score on the test points" in told and "score is the fraction of points whose distance is right" in told
     assert "mean squared difference of distances" in told and "of equal score" in told
-    assert "IoU" in told and "after 100 steps on the latents" in told
+    assert "IoU" in told and "after 20 steps on the latents" in told
     assert not any(word in told for word in ("accuracy", "R2 of", "KL", "image", "the same within"))
     figures = json.loads((run / "quickstart.json").read_text())["eval"]
     assert figures["members"] == 3
@@ -47,7 +47,7 @@ def test_the_quickstart_of_shapes_runs_whole(cli: Callable[..., Any], tmp_path: 
         "inputs": "points",
         "own_targets": True,
     }
-    assert figures["refined"]["steps"] == 100 and 0 <= figures["refined"]["iou"] <= 1
+    assert figures["refined"]["steps"] == 20 and 0 <= figures["refined"]["iou"] <= 1
     assert (run / "report.html").stat().st_size > 10_000
     with Zoo(run / "zoo.h5") as zoo:
         group = zoo.only()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from netspace.cli.shapes import evaluation
 from netspace.commands.convert import read_latent, resolve, zoo_of
 from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
@@ -21,6 +22,7 @@ from netspace.commands.refine import refine, refine_weights
 from netspace.commands.refine import refined as refined_networks
 from netspace.errors import UsageError
 from netspace.networks.prep import unflatten, unpack
+from netspace.results.spaces import Evaluation
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.training.descent import SPREAD, DescentConfig
@@ -90,7 +92,7 @@ def test_the_figures_stand_beside_the_spaces_own(chairs_copy: Path, cli: Callabl
     cli("report", chairs_copy)
     page = (chairs_copy / "report.html").read_text(encoding="utf-8")
     assert "the same after 60 steps on the latents, by training inputs" in page
-    assert "after 60 steps on the latents" in cli("eval", chairs_copy, "--refine", 60).out
+    assert "after 60 steps on the latents" in evaluation(Evaluation.read(chairs_copy / "eval-test.json"))
 
 
 def digits_one_by_one(space: Space, zoo: Zoo) -> torch.Tensor:
