@@ -211,6 +211,10 @@ def evaluate(
             metavar="N",
         ),
     ] = None,
+    images: Annotated[
+        int | None,
+        whole(1, MAX_POINTS, "Compare networks on the first N validation and test images. Default: all.", metavar="N"),
+    ] = None,
     refine: Refine = None,
     zoo: ZooOption = None,
     device: Device = None,
@@ -227,7 +231,7 @@ def evaluate(
     if deepsdf or deepsdf_steps is not None:
         auto_decoder = validate(DeepSdfConfig, {"steps": deepsdf_steps}, "--deepsdf-steps")
     folder = run_folder(run, same_run)
-    result = evaluate_run(folder, split, zoo, pick(device), distil, True, auto_decoder, completion, refine)
+    result = evaluate_run(folder, split, zoo, pick(device), distil, True, auto_decoder, completion, refine, images)
     say(result, json, evaluation)
 
 

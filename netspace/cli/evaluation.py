@@ -51,7 +51,7 @@ def evaluation(figures: of_spaces.Evaluation) -> str:
         for name, v in entries
     ]
     lines = [
-        f"{figures.members} {figures.split} members of {', '.join(figures.per_class)}, on the test images; "
+        f"{figures.members} {figures.split} members of {', '.join(figures.per_class)}, on the {f'first {figures.images:,} ' if figures.images else ''}test images; "
         f"targets score {percent(figures.accuracy_target)}",
         *([f"accuracy is {figures.score.meaning}"] if figures.score and figures.score.meaning else []),
         "",

@@ -53,6 +53,7 @@ def evaluate(
     auto_decoder: DeepSdfConfig | None = None,
     completion: int | None = None,
     refined: int | None = None,
+    images: int | None = None,
 ) -> Evaluation:
     """Return the figures of `netspace eval --json`; write them with those of each member to the run folder.
 
@@ -67,6 +68,7 @@ def evaluate(
         auto_decoder: of a space of shapes, the settings of the baseline `deepsdf`; None: leave it out.
         completion: of a space of shapes of one architecture, complete members from so many points; None: do not.
         refined: measure latents after so many steps of descent, too (`netspace.commands.refine`).
+        images: compare networks on so many validation and test images, the first ones; None: all.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
 
@@ -83,6 +85,7 @@ def evaluate(
     space.precision = ranks.chosen_by_main(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)
+        task = task if images is None else task.first(images)
         _check_shapes(space, task, auto_decoder, completion, refined)
         parts = parts_of(space, zoo, split)
         latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
@@ -116,6 +119,7 @@ def evaluate(
             "encoder": type(space.model.encoder).__name__,
             "precision": space.precision,
             "split": split,
+            "images": images,
             "members": len(target),
             **shape_names(comparison.summary(), task),
             "identity": Identity.concatenate(own).summary(),

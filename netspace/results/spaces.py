@@ -90,6 +90,7 @@ class Evaluation(Behaviour, Result):
     encoder: str | None = None
     precision: str | None = None
     split: str = "test"
+    images: int | None = None  # of validation and test images, that networks are compared on; None: all
     latent: int | None = None
     per_class: dict[str, ClassFigures] = Field(default_factory=dict)
     baselines: dict[str, Baseline | None] = Field(default_factory=dict)  # None: not implemented

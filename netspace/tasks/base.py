@@ -20,7 +20,7 @@ from torch import Tensor
 
 from netspace import metrics
 from netspace.config import Settings
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.metrics import Identity
 
 SPLITS = ("train", "val", "test")
@@ -104,6 +104,13 @@ class Task(ABC):
     def augments(self) -> bool:
         """Whether training inputs are changed at random."""
         return False
+
+    def first(self, count: int) -> Task:
+        """Return the task with the first `count` validation and test inputs alone. Raises `UsageError` where that makes no sense."""
+        raise UsageError(
+            f"{count:,} {self.input_noun} were to be compared, but {self.name} is evaluated on all of its {self.input_noun}: leave "
+            "--images out"
+        )
 
     @abstractmethod
     def size(self, split: str) -> int:

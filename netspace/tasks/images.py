@@ -202,6 +202,11 @@ class Classification(Task):
         split: Split = getattr(self, name)
         return split
 
+    def first(self, count: int) -> Classification:
+        """Return the task with the first `count` validation and test images alone, or all if there are fewer."""
+        val, test = self.val.take(slice(count)), self.test.take(slice(count))
+        return replace(self, val=val, test=test, split_hash=hash_splits([self.train, val, test]))
+
     def size(self, split: str) -> int:
         """Return the number of images of a split."""
         return len(self.split(split))

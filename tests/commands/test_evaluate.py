@@ -76,6 +76,31 @@ def test_the_figures_are_those_of_networks_run_alone(run_copy: Path, zoo: Zoo) -
     assert result.compression == pytest.approx(64 / 1477) and result.classid_accuracy is None
 
 
+def test_networks_are_compared_on_the_first_images_where_one_asks(run_copy: Path, zoo: Zoo, cli: Any) -> None:
+    space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
+    done = cli("eval", run_copy, "--images", 40, "--json").json
+    assert done["images"] == 40 and "distilled" not in done["baselines"] and done["baselines"]["five_nearest"]
+    expected = [
+        float(
+            (answers(space, unpack(group.read([row])[0], 1477), task)[:40].argmax(-1) == task.test.labels[:40])
+            .double()
+            .mean()
+        )
+        for row in group.rows("test")
+    ]
+    detail = read_json((run_copy / "eval-test.json"), dict[str, Any])["detail"]
+    np.testing.assert_allclose(detail["accuracy_target"], expected, atol=1e-9)
+    few = task.first(40)
+    assert (few.size("train"), few.size("val"), few.size("test")) == (task.size("train"), 40, 40)
+    assert few.split_hash != task.split_hash and task.first(10**6).split_hash == task.split_hash
+    assert "on the first 40 test images" in cli("eval", run_copy, "--images", 40).out
+
+
+def test_shapes_are_compared_on_all_of_their_points(chairs_copy: Path, cli: Any) -> None:
+    told = cli("eval", chairs_copy, "--images", 40)
+    assert told.code == 2 and "evaluated on all of its points: leave --images out" in told.sentence
+
+
 def test_baselines_answer_with_training_networks(run_copy: Path, zoo: Zoo) -> None:
     result = evaluate(run_copy, "test").baselines
     space, task, group = Space.load(run_copy), task_of(zoo, "cpu"), zoo.only()
