@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from netspace.compression.coordinate import ORDERS, way_of
-from netspace.compression.ways import UNTRAINED, Candidate, Make, best_pruned, container_of, finest, plan
+from netspace.compression.ways import (
+    COMPENSATED,
+    UNTRAINED,
+    Candidate,
+    Make,
+    best_pruned,
+    compensated,
+    container_of,
+    finest,
+    plan,
+)
 from netspace.compression.work import CannotFit, Work
 from netspace.models.coded import Coded, Way
 from netspace.networks.rounding import BITS, Codes, round_rows, round_step
@@ -45,12 +57,18 @@ def predictors(work: Work) -> Candidates:
 
 
 def _trained(way: str, whole: bool) -> Make:
-    """Return a way that trains integers to fit, from the network's own weights."""
+    """Return a way that trains integers to fit, from the network's own weights; `mixed` from those that make up for errors."""
 
     def make(work: Work, limit: int, path: Path) -> str:
-        values = sum(value.numel() for value in work.matrices().values())
-        first = max(round(FIRST[whole] * limit), FIRST_BITS * values // 8 if whole else 0)
-        codes, setting = first_codes(work, way, limit, first)
+        begun = compensated(work, limit) if way == "mixed" else None
+        tensors: dict[str, Tensor] = {}
+        if begun is None:
+            values = sum(value.numel() for value in work.matrices().values())
+            first = max(round(FIRST[whole] * limit), FIRST_BITS * values // 8 if whole else 0)
+            codes, setting = first_codes(work, way, limit, first)
+        else:  # in the bytes that it has to have already
+            tensors, setting = begun[0].reconstruct(), f"learnt steps, {COMPENSATED} at first"
+            codes = {name: each.value for name, each in begun[0].entries.items() if isinstance(each.value, Codes)}
         kind: Way = "rounded" if way == "rounded" else "coded"
         start = Start(
             work.original,
@@ -60,6 +78,7 @@ def _trained(way: str, whole: bool) -> Make:
             work.score,
             work.judge.inputs.train,
             work.judge.outputs,
+            tensors,
         )
         config = CodedConfig(
             steps=work.config.steps if whole else work.config.short_steps,

@@ -27,6 +27,7 @@ SLACK = 64  # bytes that are left for corrected batch norms and biases, which co
 RANGE = (-12.0, 4.0)  # of the logarithm to base 2 of steps, in units of the weights' root mean square
 LARGER = 0.2  # logarithm of steps at which compensated integers fit, over that of the nearest ones
 AROUND = 1.0  # of a logarithm that is known to be near
+COMPENSATED = "errors compensated"  # how it is told that layers make up for errors of rounding
 PRUNED = (0.3, 0.5, 0.7)  # of the weights, the smallest first, that are set to zero
 
 
@@ -52,7 +53,7 @@ def mixed(work: Work, limit: int, path: Path) -> str:
     """
     weights, units = plan(work, "mixed")
     plain, setting, log_step = _fitting(work, weights, units, limit)
-    made = _compensated(work, weights, units, limit, log_step)
+    made = compensated(work, limit, log_step)
     if made is not None and work.likeness(made[0].reconstruct()) > work.likeness(plain.reconstruct()):
         return saved(*made, path)
     return saved(plain, setting, path)
@@ -154,25 +155,30 @@ def _room(work: Work, limit: int) -> int:
     return limit - SLACK if work.judge.runs and limit > SLACK else limit
 
 
-def _compensated(
-    work: Work, weights: Mapping[str, Tensor], units: Mapping[str, float], limit: int, near: float
-) -> tuple[Coded, str] | None:
+def compensated(work: Work, limit: int, near: float | None = None) -> tuple[Coded, str] | None:
     """Return weights rounded so that layers make up for errors, and how in words; None if that cannot be done or does not fit.
 
-    `near` is the logarithm to base 2 of the steps with which the nearest integers fit: these take a little less.
+    `near` is the logarithm to base 2 of the steps with which the nearest integers of `mixed` fit: these take a little less.
+    What was made for a limit is kept.
     """
+    if limit in work.compensated:
+        return work.compensated[limit]
     if (compensation := work.compensation()) is None:
         return None
+    weights, units = plan(work, "mixed")
 
     def made(log_step: float) -> Coded:
         codes, biases = compensation.rounded(weights, {name: 2**log_step * units[name] for name in weights})
         return container_of(work, codes, "coded", compensation.with_biases(biases))
 
     try:
+        near = _fitting(work, weights, units, limit)[2] if near is None else near
         best, log_step = finest(made, _room(work, limit), near + LARGER)
     except CannotFit:
         return None
-    return _corrected(work, best, limit), f"step {2**log_step:.3g}, errors compensated"
+    result = _corrected(work, best, limit), f"step {2**log_step:.3g}, {COMPENSATED}"
+    work.compensated[limit] = result
+    return result
 
 
 def _corrected(work: Work, container: Coded, limit: int) -> Coded:

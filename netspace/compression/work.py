@@ -20,6 +20,7 @@ from netspace.compression.correct import MAX_INPUTS
 from netspace.compression.judging import Judge, likeness, merit
 from netspace.config import Seed, Settings
 from netspace.errors import unknown
+from netspace.models.coded import Coded
 from netspace.networks.outputs import Compare
 from netspace.networks.spec import NetSpec
 from netspace.precision import Precision
@@ -56,7 +57,9 @@ class BudgetConfig(Settings):
     compare: Compare = (
         "auto"  # answers of logits, or values of outputs; auto: answers where one output (B, C) is compared
     )
-    compensate: bool = True  # let layers make up for errors of rounding, in `mixed`, where networks are run
+    compensate: bool = (
+        True  # let layers make up for errors of rounding, in `mixed` and where its training begins; networks are run
+    )
     short_steps: int = Field(40, ge=0)  # of the training with which each way is tried; 0: none
     steps: int = Field(800, ge=0)  # of the training of the best way; 0: none
     predictor_steps: int = Field(150, ge=1)  # with which each order of a coordinate network is tried
@@ -102,6 +105,9 @@ class Work:
     config: BudgetConfig
     folder: Path
     cache: dict[str, dict[str, float]] = field(default_factory=dict)  # of what several sizes share
+    compensated: dict[int, tuple[Coded, str]] = field(
+        default_factory=dict
+    )  # files of so many bytes, and how they were made
     _compensation: Compensation | None = None
 
     @property

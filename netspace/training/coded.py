@@ -79,6 +79,7 @@ class Start:
     score: Callable[[Mapping[str, Tensor]], tuple[float, ...]]  # of a state dict, by which the best one is chosen
     inputs: Tensor | None = None  # (N, ...) to learn from where there is no task
     outputs: Outputs = field(default_factory=Outputs)  # what is learnt of the original
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)  # that training begins with instead of the original's
 
 
 class CodedLearner(Learner):
@@ -96,7 +97,11 @@ class CodedLearner(Learner):
         self.state_dict = map_tensors(run_types(original.state, self.module), lambda value: value.to(self.device))
         self.tied = further_names(original.state)
         self.model = RoundedWeights(
-            {name: value for name, value in self.state_dict.items() if name not in self.tied},
+            {
+                name: start.tensors.get(name, value).to(value)
+                for name, value in self.state_dict.items()
+                if name not in self.tied
+            },
             {name: codes for name, codes in start.codes.items() if name not in self.tied},
             self._vectors(),
             config.learnt_steps,

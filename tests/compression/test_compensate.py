@@ -17,10 +17,12 @@ from netspace.compression import compensate
 from netspace.compression.compensate import Compensation, _patches, _Sums
 from netspace.compression.judging import Inputs, Judge
 from netspace.compression.originals import find_original
-from netspace.compression.ways import UNTRAINED
+from netspace.compression.trained import whole_fits
+from netspace.compression.ways import UNTRAINED, compensated
 from netspace.compression.work import Work
 from netspace.models.coded_predictor import load_any
 from netspace.networks.rounding import as_rows, round_step
+from netspace.results.budget import Tried
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (6,)),
@@ -226,3 +228,23 @@ def test_some_file_is_compensated(tmp_path: Path) -> None:
     assert work.compensation() is work.compensation()
     work.judge.inputs, work._compensation = Inputs("weights"), None
     assert work.compensation() is None
+
+
+def test_the_training_of_mixed_begins_where_errors_are_made_up_for(tmp_path: Path) -> None:
+    work = make_work(tmp_path, steps=2)
+    made = compensated(work, 2_500)
+    assert made is not None and compensated(work, 2_500) is made  # which is kept
+    (candidate,) = whole_fits(work, Tried(way="mixed", budget=2_500)).values()
+    path = tmp_path / "trained.safetensors"
+    assert candidate.make(work, 2_500, path) == "learnt steps, errors compensated at first"
+    assert path.stat().st_size <= 2_500
+    begun, trained = made[0].reconstruct(), load_any(path).reconstruct()
+    far = torch.cat([(trained[name].float() - begun[name].float()).flatten() for name in work.judge.represented])
+    nearest = UNTRAINED["mixed"](make_work(tmp_path, compensate=False), 2_500, tmp_path / "nearest.safetensors")
+    other = load_any(tmp_path / "nearest.safetensors").reconstruct()
+    off = torch.cat([(other[name].float() - begun[name].float()).flatten() for name in work.judge.represented])
+    assert far.norm() < off.norm() and "compensated" not in nearest  # two steps do not go far
+    plain = make_work(tmp_path, compensate=False, steps=2)
+    (candidate,) = whole_fits(plain, Tried(way="mixed", budget=2_500)).values()
+    assert candidate.make(plain, 2_500, tmp_path / "plain.safetensors") == "learnt steps"
+    assert compensated(make_work(tmp_path), 100) is None  # fits nowhere

@@ -130,6 +130,19 @@ def test_the_price_rises_while_the_file_is_too_large_and_falls_while_it_is_small
     assert prices == sorted(prices, reverse=True)
 
 
+def test_training_begins_with_other_tensors_where_they_are_given(original: Original) -> None:
+    codes = begun(original, 10**6).codes
+    other = {name: value + 0.25 for name, value in original.state.items()}
+    start = begun(original, 10**6, tensors={name: other[name] for name in ("0.weight", "0.bias")})
+    learner = CodedLearner(start, CONFIG)
+    weights = learner.made().reconstruct()
+    step = codes["0.weight"].steps.max()
+    assert (weights["0.weight"] - other["0.weight"]).abs().max() <= 0.51 * step
+    torch.testing.assert_close(weights["0.bias"], other["0.bias"], atol=0.02, rtol=0)
+    torch.testing.assert_close(weights["2.bias"], original.state["2.bias"], atol=0.02, rtol=0)
+    assert torch.equal(learner.state_dict["0.weight"], original.state["0.weight"])  # the teacher is the original
+
+
 def test_tied_weights_are_trained_once() -> None:
     module = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
     module[2].weight = module[0].weight
