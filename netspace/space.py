@@ -330,7 +330,7 @@ class Space(StoredSpace):
             steps: Of Adam; its rate falls like a cosine.
             rate: In units of the standard deviation of all numbers of the latents.
             loss: 'values' (squared differences, for any network), 'classes' (the recipe's KL divergence), or any from
-                outputs and those wanted, (M, 64, C) each, to the mean over networks.
+                outputs and those expected, (M, 64, C) each, to the mean over networks.
             seed: Of the inputs that are drawn.
 
         Raises `UsageError` for latents or outputs that do not fit, and settings out of range.
@@ -348,8 +348,8 @@ class Space(StoredSpace):
         samples = SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
         of_answers = answer_loss(loss, self.recipe.loss)
 
-        def of_latents(moved: Tensor, some: Tensor, wanted: Tensor) -> Tensor:
-            return len(start) * of_answers(self.functional(moved, some, ids), wanted)
+        def of_latents(moved: Tensor, some: Tensor, expected: Tensor) -> Tensor:
+            return len(start) * of_answers(self.functional(moved, some, ids), expected)
 
         return descend(of_latents, start, spread_of(start), samples, config).reshape(latents.shape)
 

@@ -123,25 +123,25 @@ AnswerLoss = Literal["values", "classes"] | Callable[[Tensor, Tensor], Tensor]
 
 
 def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss between outputs and those wanted, (M, B, C) each: 'values', 'classes' by a space's settings, or as it is.
+    """Return a loss between outputs and those expected, (M, B, C) each: 'values', 'classes' by a space's settings, or as it is.
 
     Raises `UsageError` for another name.
     """
     if loss == "values":
         return F.mse_loss
     if loss == "classes":
-        return lambda outputs, wanted: _of_classes(outputs, wanted, terms)
+        return lambda outputs, expected: _of_classes(outputs, expected, terms)
     if isinstance(loss, str):
         raise unknown("loss", loss, ["values", "classes"])
     return loss
 
 
-def _of_classes(outputs: Tensor, wanted: Tensor, terms: LossConfig) -> Tensor:
-    if wanted.shape[-1] < 2:
+def _of_classes(outputs: Tensor, expected: Tensor, terms: LossConfig) -> Tensor:
+    if expected.shape[-1] < 2:
         raise UsageError(
             "loss='classes' was asked for, but networks of one output tell no classes apart: take 'values'"
         )
-    return prediction_loss(outputs, wanted, terms.temperature, terms.relative)
+    return prediction_loss(outputs, expected, terms.temperature, terms.relative)
 
 
 def spread_of(latents: Float[Tensor, "M E"]) -> Tensor:
