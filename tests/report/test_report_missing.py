@@ -113,6 +113,14 @@ def test_refined_latents_are_told_where_there_are_some(make_run: MakeRun) -> Non
 
 
 @pytest.mark.usefixtures("words_alone")
+def test_a_comparison_on_few_images_is_said(make_run: MakeRun) -> None:
+    run, said = make_run(), "Networks are compared on the first 40 validation and test images alone."
+    assert said not in Path(report(run).report).read_text()
+    change(run / "eval-test.json", images=40)
+    assert said in Path(report(run).report).read_text()
+
+
+@pytest.mark.usefixtures("words_alone")
 def test_better_baselines_are_said(make_run: MakeRun) -> None:
     run = make_run()
     stored = json.loads((run / "eval-test.json").read_text())
