@@ -119,7 +119,7 @@ def evaluate(
             "encoder": type(space.model.encoder).__name__,
             "precision": space.precision,
             "split": split,
-            "images": images,
+            "images": None if images is None else min(images, task.size("test")),
             "members": len(target),
             **shape_names(comparison.summary(), task),
             "identity": Identity.concatenate(own).summary(),

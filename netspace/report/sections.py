@@ -31,6 +31,10 @@ def summary(run: Run) -> str:
             *_lines(main),
             *_baselines(main),
         ]
+        if main.figures.images:
+            sentences.append(
+                f"Networks are compared on the first {count(main.figures.images)} validation and test images alone."
+            )
     elif run.archs:
         sentences.append(
             f"This run learns a latent space of {joined(run.order)} networks; it has not been evaluated yet."

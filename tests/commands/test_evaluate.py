@@ -93,6 +93,7 @@ def test_networks_are_compared_on_the_first_images_where_one_asks(run_copy: Path
     few = task.first(40)
     assert (few.size("train"), few.size("val"), few.size("test")) == (task.size("train"), 40, 40)
     assert few.split_hash != task.split_hash and task.first(10**6).split_hash == task.split_hash
+    assert evaluate(run_copy, baselines=False, images=10**6).images == task.size("test")
     assert "on the first 40 test images" in cli("eval", run_copy, "--images", 40).out
 
 
