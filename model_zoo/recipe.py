@@ -176,9 +176,20 @@ class ZooRecipe(Settings):
                 raise ValueError(f"{name!r} cannot be an architecture's id: leave slashes and control characters out")
             if not self.members_of(name).total:
                 raise ValueError(f"no members of {name} are asked for: give it some, or leave it out")
+            for split in SPLITS if self.data.variants else ():
+                self._check_variants(name, split)
         if self.teacher and not self.teacher.members.total:
             raise ValueError("no members of the teacher are asked for: give it one at least, or leave it out")
         return self
+
+    def _check_variants(self, arch: str, split: str) -> None:
+        """Refuse a split that cuts through the variants of a mesh, which would then be in training and in test."""
+        members, variants = getattr(self.members_of(arch), split), self.data.variants or 1
+        if -(-members // self.epochs.snapshots) % variants:
+            raise ValueError(
+                f"{members} {split} members of {arch} cut through the {variants} variants of a mesh, which belong in one split: ask "
+                f"for a multiple of {variants * self.epochs.snapshots}"
+            )
 
     def members_of(self, arch: str) -> SplitConfig:
         """Return the numbers of an architecture's members."""

@@ -29,10 +29,10 @@ from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import fits, flat_parameters, module_of, read_state_dict
 from netspace.precision import choose
 from netspace.pretrained import StoredSpace
+from netspace.training import descent
 from netspace.training.batches import autocast
-from netspace.training.descent import AnswerLoss, DescentConfig, SharedSamples, answer_loss, descend, spread_of
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.validation import MEMBERS, decode, encode
+from netspace.training.validation import MEMBERS, decode
 from netspace.zoo import Member
 
 TRIAL = 16  # latents that are decoded to choose between precisions
@@ -196,7 +196,7 @@ class Space(StoredSpace):
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
         with autocast(self.precision, self.device):
-            return encode(self.model, preps.to(self.device), class_id)
+            return descent.read_latents(self.model, self.recipe, self.family, preps.to(self.device), class_id)
 
     def _check_size(self, shape: torch.Size, class_id: int) -> None:
         if shape != torch.Size(size := self.family[class_id].size):
@@ -318,7 +318,7 @@ class Space(StoredSpace):
         *,
         steps: int = 200,
         rate: float = 0.2,
-        loss: AnswerLoss = "values",
+        loss: descent.AnswerLoss = "values",
         seed: int = 0,
     ) -> Tensor:
         """Latents whose networks answer as they should, by descent from given ones: what an encoder reads errs by a little.
@@ -342,16 +342,16 @@ class Space(StoredSpace):
         """
         start = self._fitting(latents.detach().reshape(-1, latents.shape[-1]))
         config, ids = (
-            validate(DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine"),
+            validate(descent.DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine"),
             self.class_ids(start),
         )
-        samples = SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
-        of_answers = answer_loss(loss, self.recipe.loss)
+        samples = descent.SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
+        of_answers = descent.answer_loss(loss, self.recipe.loss)
 
         def of_latents(moved: Tensor, some: Tensor, expected: Tensor) -> Tensor:
             return len(start) * of_answers(self.functional(moved, some, ids), expected)
 
-        return descend(of_latents, start, spread_of(start), samples, config).reshape(latents.shape)
+        return descent.descend(of_latents, start, descent.spread_of(start), samples, config).reshape(latents.shape)
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
         """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from netspace.networks.batch import NetBatch
 from netspace.networks.channels import channel_groups
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import unpack
+from netspace.progress import Progress, progress
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
@@ -32,7 +34,7 @@ from netspace.training.setup import Teacher, training_rows
 from netspace.training.validation import Comparison, accuracies, compare_outputs, network_outputs, slices
 from netspace.zoo import Zoo
 
-MAX_BANK = 4096  # training members that baselines draw on
+MAX_BANK = 4096  # training members that baselines draw on, and that new networks are drawn from and compared with
 MAX_NOISE_MEMBERS = 16  # validation members by which the noise is chosen
 NOISES = (0.01, 0.03, 0.1, 0.3)  # in units of each layer's standard deviation; the best on validation members is used
 MAX_SELECTION_IMAGES = 2000  # validation images by which training networks are chosen: the first ones
@@ -44,6 +46,23 @@ MAX_ALIGNED = 10  # networks of `aligned_average`, the best on validation images
 STATISTICS_INPUTS = 1000  # training inputs on which their average gets its statistics
 OPTIMIZER = OptimizerConfig(name="adam", learning_rate=0.003, schedule="cosine", warmup=50, clip=5.0)
 AUTOMATIC_STEPS = 5000  # a distilled control of more steps is trained only if it is asked for
+
+
+_READ: WeakKeyDictionary[Space, dict[tuple[str, str, str], Tensor]] = WeakKeyDictionary()
+
+
+def trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
+    """Return the latents (N, E) of the networks of an architecture that the space was trained on, `MAX_BANK` at most.
+
+    They are read once for each space. Raises `NetspaceError` if there are none.
+    """
+    if not arch.trained or arch.id not in zoo.archs:
+        raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
+    known, key = _READ.setdefault(space, {}), (zoo.content_hash, arch.id, str(space.device))
+    if key not in known:
+        group = zoo.group(arch.id)
+        known[key] = space.encode_preps(group.read(training_rows(space.recipe, zoo, group)[:MAX_BANK].numpy()), arch.id)
+    return known[key]
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Baselines:
         preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
         self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)
-        self.latents = space.encode_preps(preps, arch.id)
+        self.latents = trained_latents(space, zoo, arch)
         self.spread = unpack(layer_spread(preps, arch.spec), arch.parameters)
 
     def compare(
@@ -88,9 +107,11 @@ class Baselines:
           sources; left out if the network's graph cannot be traced.
         """
         scale = self._noise_scale(task)
-        choice = self._choose(target, latents, task, seeds)
         compare_chosen = self._compare_on_own_inputs if task.own_inputs else self._compare_chosen
-        compared = compare_chosen(choice, target_logits, task, seeds)
+        turns = len(seeds) if task.own_inputs else 1  # of all networks on test inputs
+        with progress("baselines", (1 + turns) * len(self.bank), "networks") as bar:
+            choice = self._choose(target, latents, task, seeds, bar)
+            compared = compare_chosen(choice, target_logits, task, seeds, bar)
         noisy = self._noisy(self.bank[choice.single["nearest"].to(self.bank.device)], scale)
         average = self.bank.mean(0, keepdim=True)
         networks = {"noise": noisy, "average": average}
@@ -103,7 +124,7 @@ class Baselines:
         near = self.bank[choice.single["nearest_answers"].to(self.bank.device)]
         return compared, scale, {"nearest_answers": near, "average": average.expand(len(target), -1)}
 
-    def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor) -> Choice:
+    def _choose(self, target: Tensor, latents: Tensor, task: Task, seeds: Tensor, bar: Progress) -> Choice:
         """Choose training networks by their outputs for validation inputs, a part of the bank at a time."""
         device = self.bank.device
         part = slice(min(MAX_SELECTION_IMAGES, task.size("val")))
@@ -126,6 +147,7 @@ class Baselines:
             agreements.append(task.agreements(target_logits, logits))
             popularity.append(task.agreements(judges, logits).sum(0))
             score.append(scores(flat, logits, own))
+            bar.advance(len(flat))
         divergence, same = torch.cat(divergences, 1), torch.cat(agreements, 1)
         chosen = {
             "nearest": nearest(target, self.bank),
@@ -139,7 +161,7 @@ class Baselines:
         return Choice({name: rows.cpu() for name, rows in chosen.items()}, several.cpu())
 
     def _compare_chosen(
-        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor
+        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor, bar: Progress
     ) -> dict[str, Comparison]:
         """Run every training network once on the test inputs, and compare those that were chosen."""
         members: dict[str, list[Tensor]] = {name: [] for name in choice.single}
@@ -159,6 +181,7 @@ class Baselines:
             here, column = ((choice.nearest >= start) & (choice.nearest < start + len(flat))).nonzero(as_tuple=True)
             nearest_votes.index_add_(0, here, votes[choice.nearest[here, column] - start])
             start += len(flat)
+            bar.advance(len(flat))
         compared = {
             name: Comparison.concatenate(parts[name]).select(torch.cat(members[name]).argsort().numpy())
             for name in choice.single
@@ -172,7 +195,7 @@ class Baselines:
         return compared
 
     def _compare_on_own_inputs(
-        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor
+        self, choice: Choice, target_logits: Tensor, task: Task, seeds: Tensor, bar: Progress
     ) -> dict[str, Comparison]:
         """Compare what `_compare_chosen` does, for members with inputs of their own: each runs every training network."""
         outputs = {name: torch.zeros_like(target_logits) for name in (*choice.single, "five_nearest", "ensemble")}
@@ -189,6 +212,7 @@ class Baselines:
                     if start <= row[index] < start + len(flat):
                         outputs[name][index] = logits[row[index] - start]
                 start += len(flat)
+                bar.advance(len(flat))
         for name in ("five_nearest", "ensemble"):
             outputs[name] = task.from_votes(outputs[name])
         return {name: compare_outputs(target_logits, each, task, "test", seeds) for name, each in outputs.items()}

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netspace.commands.baselines import MAX_ALIGNED, aligned_mixtures, learnt_part_off
+from netspace.commands.baselines import MAX_ALIGNED, MAX_BANK, aligned_mixtures, learnt_part_off, trained_latents
 from netspace.commands.convert import write_network, zoo_of
-from netspace.errors import NetspaceError, UsageError, unknown
+from netspace.errors import UsageError, unknown
 from netspace.hardware import NETWORK_COPIES, require_memory
 from netspace.metrics import diversity, nearest
 from netspace.models.autoencoder import layer_spread
@@ -29,7 +29,6 @@ from netspace.training.setup import task_of, training_rows
 from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo
 
-MAX_BANK = 4096  # training members that are drawn from and compared with
 PAIRS = 256  # of a smallest and a largest network, for an architecture not seen in training
 NOISE = 0.1  # of the baseline 'nearest + noise', in units of each layer's standard deviation
 FITS = ("gaussian", "kde")
@@ -45,9 +44,9 @@ def known_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
     """
     own = next((each for each in space.family if each.id == arch.id), arch)
     if own.trained:
-        return _trained_latents(space, zoo, own)
+        return trained_latents(space, zoo, own)
     random = generator(0, Stream.SAMPLE_ENDS)
-    ends = [_trained_latents(space, zoo, space.family[class_id]) for class_id in (0, len(space.family) - 1)]
+    ends = [trained_latents(space, zoo, space.family[class_id]) for class_id in (0, len(space.family) - 1)]
     first, last = (end[torch.randint(len(end), (PAIRS,), generator=random).to(end.device)] for end in ends)
     return torch.lerp(first, last, space.factor(own))
 
@@ -62,14 +61,6 @@ def known_networks(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor | None:
     group = zoo.group(arch.id)
     rows = training_rows(space.recipe, zoo, group).numpy() if arch.trained else group.rows("train")
     return unpack(group.read(rows[:MAX_BANK]).to(space.device), arch.parameters) if len(rows) else None
-
-
-def _trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
-    if not arch.trained or arch.id not in zoo.archs:
-        raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
-    group = zoo.group(arch.id)
-    rows = training_rows(space.recipe, zoo, group)[:MAX_BANK]
-    return space.encode_preps(group.read(rows.numpy()), arch.id)
 
 
 def sample(

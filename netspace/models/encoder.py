@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ class EncoderConfig(KindSettings):
     kind: str = "conv"  # conv: the paper's convolutions on the weights; probe: outputs of the network for learnt inputs; token: attention to tokens of weights
     probes: int = Field(64, ge=1)  # number of learnt inputs fed to every network (probe)
     hidden: int = Field(256, ge=1)  # width of the layer between outputs and latent (probe)
+    refine: int = Field(
+        0, ge=0
+    )  # steps of descent on each latent, after which the decoded network answers to the probes more as the encoded one does (probe)
+    answers: Literal["values", "classes"] = (
+        "values"  # loss of this descent: squared differences of outputs, or the KL divergence of Eq. 1 between classes (probe)
+    )
     standardise: bool = True  # divide every parameter by the standard deviation of its layer in the zoo (conv)
     pad: bool = True  # pad the PReps of all architectures to the largest height, as in the paper (conv)
 
@@ -66,7 +72,9 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
-        """Return why the encoder cannot have a latent size, in one sentence; None where it can."""
+        """Return why the encoder cannot have a latent size, or its settings, in one sentence; None where it can."""
+        if config is not None and config.refine:
+            return f"encoder.refine ({config.refine}) takes encoder.kind probe, not {config.kind}: others have no inputs that networks answer to"
         return None
 
     @classmethod

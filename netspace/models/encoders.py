@@ -139,7 +139,7 @@ class ConvEncoder(Encoder):
     def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
         """Return why a latent size is not a multiple of 32."""
         if latent > 0 and latent % 32 == 0:
-            return None
+            return super().refusal(latent, config)
         return f"encoder.kind conv takes a latent size that is a multiple of 32, not {latent}"
 
     @classmethod
@@ -211,6 +211,11 @@ class ProbeEncoder(Encoder):
         start = torch.zeros(config.probes, *family.input_shape) if probes is None else probes
         examples = None if statistics is None else statistics.examples
         return cls(latent, [each.nets for each in family], start, config.hidden, examples)
+
+    @classmethod
+    def refusal(cls, latent: int, config: EncoderConfig | None = None) -> str | None:
+        """Return None: any latent size will do."""
+        return None
 
     def not_matrices(self) -> list[nn.Parameter]:
         """Return the probes, which are inputs of networks."""

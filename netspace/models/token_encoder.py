@@ -85,7 +85,7 @@ class TokenEncoder(Encoder):
         """Return why settings are not taken."""
         if isinstance(config, TokenConfig) and config.width % config.heads:
             return f"encoder.width ({config.width}) is a multiple of encoder.heads ({config.heads})"
-        return None
+        return super().refusal(latent, config)
 
     def not_matrices(self) -> list[nn.Parameter]:
         """Return the queries, which are inputs."""

@@ -50,6 +50,8 @@ class DataConfig(Settings):
     # what networks of shapes give: sdf, signed distances (the default); occupancy, logits of being outside
     field: Literal["sdf", "occupancy"] | None = None
     points: int | None = Field(None, ge=64)  # training points of each network of a shape; none: 8,192
+    # of 'meshes': networks of each mesh, one of it as it is, the others of it stretched at random along its axes; none: 1
+    variants: int | None = Field(None, ge=1)
     # of 'pictures': the data set of images that networks hold, one each; of 'generation': that of images to generate; of
     # 'segmentation': what is pasted over photographs, digits or emoji; none: digits
     images: str | None = None

@@ -64,7 +64,7 @@ def load_images(config: DataConfig | str, device: torch.device | str = "cpu") ->
     config = DataConfig(name=config) if isinstance(config, str) else config
     if config.name not in DATASETS:
         raise unknown("data set", config.name, DATASETS)
-    refuse_unrelated(config, ("field", "points", "images", "latent"))
+    refuse_unrelated(config, ("field", "points", "variants", "images", "latent"))
     if config.classes is not None and config.name != "generated":
         raise UsageError(
             f"data set {config.name!r} has its own classes, but classes={config.classes} was asked for; "

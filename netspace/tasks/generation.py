@@ -26,7 +26,7 @@ from netspace.tasks.images import Classification, with_channels
 
 LATENT = 16  # values of a latent, unless the settings say otherwise
 SAMPLES = 64  # latents of each image by which likelihoods are estimated
-UNRELATED = ("crop_padding", "flip", "field", "points")
+UNRELATED = ("crop_padding", "flip", "field", "points", "variants")
 
 
 class Generation(Task):

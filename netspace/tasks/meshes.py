@@ -18,7 +18,7 @@ import json
 import math
 import os
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +67,10 @@ class MeshShape:
     vertices: Float64[Array, "V 3"]
     faces: Int64[Array, "F 3"]  # rows of `vertices`
     dividing: Bool[Array, " F"]  # faces with inside on one side and outside on the other, somewhere
-    labels: dict[str, float] = field(default_factory=dict)  # a mesh has none
+
+    def stretched(self, factors: Float64[Array, " 3"], name: str) -> MeshShape:
+        """Return the shape, called `name`, with its axes multiplied by `factors` and scaled to `RADIUS` again."""
+        return replace(self, name=name, vertices=_scaled(self.vertices * factors))
 
     def distances(self, points: Float64[Array, "N 3"]) -> Float64[Array, " N"]:
         """Return signed distances from the dividing faces, negative inside."""
@@ -205,8 +208,13 @@ def normalised(path: Path, vertices: Array, faces: Array) -> tuple[Float64[Array
     if not len(faces):
         raise RefusedMesh(path, "none of its faces has an area")
     vertices, faces = _used(vertices, faces)
+    return _scaled(vertices), faces
+
+
+def _scaled(vertices: Float64[Array, "V 3"]) -> Float64[Array, "V 3"]:
+    """Return vertices centred in their bounding box, the farthest of them at the distance `RADIUS`."""
     vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
-    return vertices * (RADIUS / np.linalg.norm(vertices, axis=1).max()), faces
+    return vertices * (RADIUS / np.linalg.norm(vertices, axis=1).max())
 
 
 def _used(vertices: Array, faces: Array) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ from netspace.tasks.images import Classification
 
 TOLERANCE = 0.05  # values that differ by less are alike; 0 is black, 1 is white
 STRIDE = 1_000_000  # from the first picture's number of one split to that of the next
-UNRELATED = ("crop_padding", "flip", "mean", "std", "field", "points", "latent")  # settings of other tasks
+UNRELATED = ("crop_padding", "flip", "mean", "std", "field", "points", "variants", "latent")  # settings of other tasks
 
 
 def picture_number(split: str, index: int, run: int) -> int:

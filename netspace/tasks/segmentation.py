@@ -25,7 +25,7 @@ from netspace.tasks.images import channel_moments
 from netspace.tasks.scenes import Scenes
 from netspace.tasks.shapes import refuse_unrelated
 
-UNRELATED = ("channels", "crop_padding", "flip", "mean", "std", "classes", "field", "points", "latent")
+UNRELATED = ("channels", "crop_padding", "flip", "mean", "std", "classes", "field", "points", "variants", "latent")
 COUNTS = {"train": 4000, "val": 500, "test": 1000}  # pictures of each split, unless `limit` says fewer for training
 SOURCES = {"digits": (scenes.digit_sprites, 32), "emoji": (scenes.folder_sprites, 64)}  # sprites, and pixels of a side
 MAX_SIDE = 224  # pixels of a side of pictures: photographs have 427

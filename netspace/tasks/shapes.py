@@ -38,16 +38,6 @@ UNRELATED = ("image_size", "channels", "crop_padding", "flip", "mean", "std", "l
 class Shape(Protocol):
     """A closed shape within `RADIUS` of the origin."""
 
-    @property
-    def name(self) -> str:
-        """Its name, such as 'chair/0003'."""
-        ...
-
-    @property
-    def labels(self) -> dict[str, float]:
-        """What is known of it, by name."""
-        ...
-
     def distances(self, points: np.ndarray) -> np.ndarray:
         """Return signed distances (N,) float64 of points (N, 3), negative inside."""
         ...
@@ -59,6 +49,11 @@ class Shape(Protocol):
 
 class Shapes(Protocol):
     """A collection of numbered shapes."""
+
+    @property
+    def variants(self) -> int:
+        """How many consecutive shapes are variants of one."""
+        ...
 
     @property
     def content_hash(self) -> str:
@@ -74,6 +69,14 @@ class Shapes(Protocol):
         """Return a shape by its number."""
         ...
 
+    def name(self, number: int) -> str:
+        """Return a shape's name, such as 'chair/0003'."""
+        ...
+
+    def labels(self, number: int) -> Mapping[str, float | str]:
+        """Return what is known of a shape, by name."""
+        ...
+
     def samples(self, numbers: Sequence[int], split: str, count: int) -> np.ndarray:
         """Return points and their distances, (S, count, 4) float32, of these shapes for a split."""
         ...
@@ -87,6 +90,7 @@ class Chairs:
     """Parametric chairs. `seed` is that of the collection."""
 
     count: int | None = None
+    variants = 1
     upright = (2, 1)  # they stand along z and look along y
 
     def __init__(self, seed: int = 0) -> None:
@@ -97,6 +101,14 @@ class Chairs:
     def shape(self, number: int) -> Shape:
         """Return chair `number`."""
         return chair(number, self.seed)
+
+    def name(self, number: int) -> str:
+        """Return 'chair/0003' and so on."""
+        return chair(number, self.seed).name
+
+    def labels(self, number: int) -> Mapping[str, float]:
+        """Return the parameters that a chair was made from."""
+        return chair(number, self.seed).labels
 
     def samples(self, numbers: Sequence[int], split: str, count: int) -> np.ndarray:
         """Return points and their distances, (S, count, 4) float32, of these chairs for a split."""
@@ -168,12 +180,12 @@ class SignedDistances(Task):
 
     def labels(self, seeds: Int64[Tensor, " M"]) -> dict[str, np.ndarray]:
         """Return what is known of shapes, (M,) by name; empty if nothing is."""
-        known = [self.shapes.shape(seed).labels for seed in seeds.tolist()]
+        known = [self.shapes.labels(seed) for seed in seeds.tolist()]
         return {name: np.array([each[name] for each in known]) for name in (known[0] if known else ())}
 
     def member_name(self, seed: int) -> str:
         """Return the name of the shape with this seed, such as 'chair/0003'."""
-        return self.shapes.shape(seed).name
+        return self.shapes.name(seed)
 
     def _take(self, split: str, index: Tensor | slice, seeds: Tensor | None) -> Tensor:
         numbers = [-1] if seeds is None else seeds.tolist()
@@ -203,10 +215,13 @@ class SignedDistances(Task):
     def _shared(self, split: str) -> np.ndarray:
         """Return points (N, 4) float32 that all networks share; what is true of them differs by network: NaN."""
         count = self.points[split]
-        known = min(SHARED, self.shapes.count or SHARED)
+        variants = self.shapes.variants
+        known = min(SHARED, (self.shapes.count or SHARED * variants) // variants)
         random = np.random.RandomState([known, count, SPLITS.index(split)])
         each = -(-count // known)
-        points = np.concatenate([near_and_far(self.shapes.shape(number), each, random) for number in range(known)])
+        points = np.concatenate(
+            [near_and_far(self.shapes.shape(number * variants), each, random) for number in range(known)]
+        )
         points = points[random.permutation(len(points))[:count]].astype(np.float32)
         return np.concatenate([points, np.full((count, 1), np.nan, dtype=np.float32)], 1)
 
@@ -280,6 +295,7 @@ def load_chairs(config: DataConfig, device: torch.device) -> Task:
     """Return the task of networks that are parametric chairs; `split_seed` is the collection's seed."""
     if config.root is not None:
         raise UsageError(f"data set {config.name!r} is made, not read, but root={config.root} was given: leave it out.")
+    refuse_unrelated(config, ["variants"])
     return FIELDS[config.field or "sdf"](config, device)
 
 

@@ -18,16 +18,20 @@ from torch import Tensor
 from netspace.config import Seed, Settings
 from netspace.errors import UsageError, unknown
 from netspace.hardware import send
-from netspace.losses import prediction_loss
-from netspace.networks.family import Networks
+from netspace.losses import class_loss, prediction_loss
+from netspace.models.autoencoder import AutoEncoder
+from netspace.models.encoders import ProbeEncoder
+from netspace.networks.family import Family, Networks
+from netspace.networks.prep import unpack
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import CACHE_BYTES
 from netspace.training.optimizers import OptimizerConfig
-from netspace.training.recipe import LossConfig
-from netspace.training.validation import network_outputs
+from netspace.training.recipe import LossConfig, SpaceRecipe
+from netspace.training.validation import decode, encode, network_outputs, slices
 
 SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
+PROBE_RATE = 0.1  # of Adam, in units of the standard deviation of a latent's own numbers, where the inputs are probes
 SHARED_INPUTS, OWN_INPUTS = 64, 256  # of a step: the same for all networks, or of each by itself
 
 
@@ -47,6 +51,19 @@ class Samples(Protocol):
 
     def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return `count` inputs, (B, ...) for all networks or (M, B, ...), and the answers (M, B, C)."""
+
+
+@dataclass(frozen=True)
+class AllSamples:
+    """The same few inputs for all networks, of which every step takes all, and their answers."""
+
+    inputs: Float[Tensor, "N ..."]
+    values: Float[Tensor, "M N C"]
+    shared = True
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return all inputs (N, ...) and the answers (M, N, C), whatever `count`."""
+        return self.inputs, self.values
 
 
 @dataclass(frozen=True)
@@ -187,3 +204,35 @@ def descend(
         optimizer.step()
         tick()
     return (start + moved * spread).detach()
+
+
+def read_latents(
+    model: AutoEncoder, recipe: SpaceRecipe, family: Family, preps: Float[Tensor, "M H W"], class_id: int
+) -> Float[Tensor, "M E"]:
+    """Return the latents that a space reads from PReps of one architecture: the encoder's, refined where the recipe says so.
+
+    `encoder.refine` steps of Adam move each latent by itself until the network that it decodes to answers to the encoder's probes
+    more as the encoded one does; no other inputs are needed. Each stays a network of its architecture, by the loss of the ClassId
+    head (NetSpace, Eq. 6) where there are several.
+    """
+    latents, config, encoder = encode(model, preps, class_id), recipe.encoder, model.encoder
+    if not config.refine or not isinstance(encoder, ProbeEncoder) or not len(preps):
+        return latents
+    nets, probes, of_answers = family[class_id].nets, encoder.probes.detach(), answer_loss(config.answers, recipe.loss)
+    descent, found = DescentConfig(steps=config.refine, rate=PROBE_RATE, seed=recipe.seed), []
+    for part in slices(len(latents), max(recipe.networks * recipe.images // len(probes), 1)):
+        ids = torch.full((len(latents[part]),), class_id)
+        with torch.no_grad():
+            answers = nets(unpack(preps[part], nets.spec.num_parameters), probes).float()
+
+        def of_latents(moved: Tensor, inputs: Tensor, expected: Tensor, ids: Tensor = ids) -> Tensor:
+            flat = unpack(decode(model, family, moved, ids).preps, nets.spec.num_parameters)
+            total = len(ids) * of_answers(nets(flat, inputs).float(), expected)
+            if model.head is None:
+                return total
+            return total + class_loss(model.head(moved), ids.to(moved.device)).sum()
+
+        spread = latents[part].std(1, keepdim=True)
+        with torch.enable_grad():
+            found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
+    return torch.cat(found)

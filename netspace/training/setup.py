@@ -25,8 +25,9 @@ from netspace.networks.state_dict import FILES, flat_parameters, metadata_spec, 
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification, DataConfig, Task, load
 from netspace.training.batches import PRepSource, autocast
+from netspace.training.descent import read_latents
 from netspace.training.recipe import SpaceRecipe
-from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode, encode
+from netspace.training.validation import MEMBERS, Comparison, accuracies, between_ends, compare, decode
 from netspace.zoo import ArchGroup, Zoo, teacher_path
 
 AUTO = "auto"  # the teacher that was built with the zoo
@@ -293,7 +294,7 @@ def validate_members(setup: Setup) -> dict[str, float]:
         for rows in torch.arange(len(source)).split(MEMBERS):
             preps = source.take(rows)
             with autocast(setup.recipe.precision, preps.device):
-                codes = encode(model, preps, class_id)
+                codes = read_latents(model, setup.recipe, family, preps, class_id)
                 predicted = decode(model, family, codes)
             target = Networks.of_class(family, class_id, preps.flatten(1)[:, : family[class_id].parameters])
             seeds = source.group.seeds(source.rows[rows].numpy())

@@ -25,6 +25,7 @@ from netspace.metrics import identity, linear_r2
 from netspace.networks.alignment import align, reset_statistics
 from netspace.networks.channels import channel_groups
 from netspace.networks.prep import unflatten, unpack
+from netspace.progress import Progress
 from netspace.space import Space
 from netspace.tasks import Classification
 from netspace.training.setup import task_of
@@ -193,7 +194,7 @@ def test_same_accuracy_is_as_accurate_on_validation_images(run_copy: Path, zoo: 
     latents = space.encode_preps(group.read(group.rows("test")))
     rows = (
         baselines.Baselines(space, zoo, 0)
-        ._choose(target, latents, task, torch.full((len(target),), -1))
+        ._choose(target, latents, task, torch.full((len(target),), -1), Progress("baselines", 1, "networks"))
         .single["same_accuracy"]
     )
     bank, own = (group.members["accuracy_val"][group.rows(split)] for split in ("train", "test"))

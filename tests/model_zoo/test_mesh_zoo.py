@@ -63,10 +63,25 @@ def test_more_members_than_shapes(folder: Path, tmp_path: Path) -> None:
     """Nothing is written."""
     path = tmp_path / "zoo.h5"
     with pytest.raises(
-        UsageError, match=r"^shape 4 was asked for, but .*meshes has 4 usable meshes: let a zoo have at most"
+        UsageError, match=r"^shape 4 was asked for, but .*meshes has 4 usable meshes: let a zoo have at most 4 "
     ):
         build(recipe(folder, members={"train": 3, "val": 1, "test": 1}), path, workers=1)
     assert not path.exists() and not parts_folder(path).exists()
+
+
+def test_variants_of_a_mesh_are_in_one_split(folder: Path, tmp_path: Path) -> None:
+    """Members are named after them; a split that would cut through them is refused, and nothing is written."""
+    data = {"name": "meshes", "root": folder, "points": 256, "variants": 2}
+    varied = recipe(folder, data=data, members={"train": 4, "val": 2, "test": 2}, epochs={"first": 1, "last": 1})
+    with Zoo(build(varied, tmp_path / "zoo.h5", workers=1)) as zoo:
+        members = zoo.archs["siren"].members
+        splits = {member["source"].decode(): member["split"].decode() for member in members}
+        assert sorted(splits) == sorted(open_meshes(folder, variants=2).names)
+        assert all(splits[name] == splits[name.split("~")[0]] for name in splits)
+        assert len({tuple(row) for row in zoo.archs["siren"].read(range(8)).flatten(1).tolist()}) == 8
+    with pytest.raises(ValueError, match="3 train members of siren cut through the 2 variants of a mesh"):
+        recipe(folder, data=data, members={"train": 3, "val": 2, "test": 2})
+    recipe(folder, data=data, members={"train": 3, "val": 4, "test": 4}, epochs={"first": 1, "last": 4, "snapshots": 2})
 
 
 def test_the_recipe_of_furniture() -> None:

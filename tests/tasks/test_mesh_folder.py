@@ -12,7 +12,8 @@ import trimesh
 
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError
 from netspace.tasks import DataConfig, computed, load, mesh_folder
-from netspace.tasks.mesh_folder import MeshFolder, open_meshes
+from netspace.tasks.chairs import RADIUS
+from netspace.tasks.mesh_folder import STRETCH, MeshFolder, open_meshes
 from netspace.tasks.meshes import RefusedMesh, read_mesh
 from netspace.tasks.shapes import Occupancies, SignedDistances
 
@@ -39,10 +40,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def quiet(folder: Path) -> MeshFolder:
+def quiet(folder: Path, variants: int = 1) -> MeshFolder:
     """The folder, its warnings ignored."""
     with warnings.catch_warnings(action="ignore", category=NetspaceWarning):
-        return open_meshes(folder)
+        return open_meshes(folder, variants=variants)
 
 
 def samples(found: MeshFolder, split: str = "train", count: int = 64) -> dict[str, np.ndarray]:
@@ -63,7 +64,7 @@ def test_a_folder_of_good_meshes(folder: Path) -> None:
         assert actual.name == expected.name == found.names[number]
         assert np.array_equal(actual.vertices, expected.vertices) and np.array_equal(actual.faces, expected.faces)
     with pytest.raises(
-        UsageError, match=r"^shape 4 was asked for, but .* has 4 usable meshes: let a zoo have at most as many"
+        UsageError, match=r"^shape 4 was asked for, but .* has 4 usable meshes: let a zoo have at most 4 members"
     ):
         found.shape(4)
     with pytest.raises(UsageError, match=r"^shape 9 was asked for"):
@@ -152,6 +153,45 @@ def test_samples_differ_by_shape_and_split_and_are_true(folder: Path) -> None:
         assert 0.4 < (np.abs(true) < 0.15).mean() < 0.9  # half near the surface, the rest anywhere
 
 
+def test_variants_are_the_mesh_and_stretched_ones(folder: Path) -> None:
+    """The first of each is the mesh as it is, with the samples it has without variants; they depend on its file alone."""
+    plain, found = open_meshes(folder), open_meshes(folder, variants=3)
+    assert found.count == 12 and found.content_hash != plain.content_hash
+    assert found.names[:3] == (plain.names[0], f"{plain.names[0]}~1", f"{plain.names[0]}~2")
+    assert np.array_equal(found.samples([0, 3], "val", 40), plain.samples([0, 1], "val", 40))
+    first = samples(found)
+    for number in range(12):
+        shape, mesh = found.shape(number), plain.shape(number // 3)
+        assert shape.name == found.names[number] and found.labels(number) == plain.labels(number // 3)
+        points = first[shape.name][:, :3].astype(np.float64)
+        np.testing.assert_allclose(first[shape.name][:, 3], shape.distances(points), atol=1e-7)
+        assert np.isclose(np.linalg.norm(shape.vertices, axis=1).max(), RADIUS)
+        np.testing.assert_allclose(shape.vertices.max(0), -shape.vertices.min(0), atol=1e-12)
+        ratios = np.ptp(shape.vertices, axis=0) / np.ptp(mesh.vertices, axis=0)
+        assert ratios.max() / ratios.min() <= STRETCH**2 + 1e-9
+        assert np.ptp(ratios) > 0.01 if number % 3 else np.ptp(ratios) == 0
+    (folder / "tables" / "box1.obj").rename(folder / "tables" / "box0~1.obj")
+    assert quiet(folder).count == 4  # a good name where there are no variants
+    later = samples(quiet(folder, variants=2))
+    assert all(np.array_equal(first[name], later[name]) for name in later) and len(later) == 6
+    with pytest.raises(
+        UsageError, match=r"^shape 9 .* has 3 usable meshes, 3 shapes of each: let a zoo have at most 9 "
+    ):
+        quiet(folder, variants=3).shape(9)
+
+
+def test_meshes_that_lie_in_one_folder_are_told_apart_by_nothing(folder: Path) -> None:
+    assert open_meshes(folder / "tables").labels(0) == {}
+    assert {open_meshes(folder).labels(number)["folder"] for number in range(4)} == {"chairs", "tables"}
+
+
+def test_points_that_networks_share_are_near_different_meshes(folder: Path) -> None:
+    """Otherwise the variants of a few meshes would be compared near these alone."""
+    settings = {"name": "meshes", "root": folder, "points": 128}
+    plain, varied = (load(DataConfig.model_validate({**settings, "variants": each})) for each in (1, 5))
+    assert torch.equal(plain.inputs("val", slice(None)), varied.inputs("val", slice(None)))
+
+
 def test_work_is_done_once(folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_meshes(folder).prepare(range(4), {"train": 64, "val": 32})
     assert len(list(own_cache.rglob("*.safetensors"))) == 4 + 8 and not list(own_cache.rglob("*.tmp"))
@@ -221,14 +261,15 @@ def test_the_task(folder: Path, field: str | None, kind: type[SignedDistances]) 
     found, seeds = open_meshes(folder), torch.tensor([2, 0])
     task.prepare(torch.tensor([-1, 0, 2]))
     assert [task.member_name(seed) for seed in seeds.tolist()] == [found.names[2], found.names[0]]
-    assert task.labels(seeds) == {}
+    assert [*task.labels(seeds)] == ["folder"]
+    assert task.labels(seeds)["folder"].tolist() == [found.names[2].split("/")[0], found.names[0].split("/")[0]]
     points, targets = task.inputs("train", slice(None), seeds), task.targets("train", slice(None), seeds)
     true = np.stack([found.shape(number).distances(points[row].double().numpy()) for row, number in enumerate((2, 0))])
     outputs = torch.from_numpy(true).float()[..., None]
     np.testing.assert_allclose(targets, outputs if field is None else outputs > 0, atol=1e-6)
     assert task.score(outputs, targets).tolist() == [1.0, 1.0]
     assert load(config).split_hash == task.split_hash != load(config.model_copy(update={"split_seed": 1})).split_hash
-    with pytest.raises(UsageError, match=r"^shape 4 was asked for, but .* has 4 usable meshes"):
+    with pytest.raises(UsageError, match=r"^shape 4 was asked for, but .* has 4 usable meshes: "):
         task.prepare(torch.tensor([4]))
 
 

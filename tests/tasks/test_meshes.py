@@ -71,7 +71,7 @@ def test_a_box_in_every_format(tmp_path: Path, suffix: str) -> None:
     box.apply_translation([5.0, -3.0, 11.0])
     shape = read_mesh(write(tmp_path / "kinds" / f"box{suffix.upper()}", box), tmp_path)
     half = SIDES * (RADIUS / np.linalg.norm(SIDES))
-    assert (shape.name, shape.labels) == ("kinds/box", {})
+    assert shape.name == "kinds/box"
     np.testing.assert_allclose(np.abs(shape.vertices).max(0), half, rtol=1e-6)
     np.testing.assert_allclose(shape.distances(POINTS), box_distances(POINTS, half), atol=2e-6)
     assert np.linalg.norm(shape.vertices, axis=1).max() == pytest.approx(RADIUS, abs=1e-12)

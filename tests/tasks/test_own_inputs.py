@@ -22,6 +22,7 @@ from netspace.commands.interpolate import interpolate
 from netspace.commands.sample import sample
 from netspace.metrics import nearest
 from netspace.networks.prep import unpack
+from netspace.progress import Progress
 from netspace.space import Space
 from netspace.streams import generator
 from netspace.tasks import TASKS, load
@@ -138,7 +139,7 @@ def test_baselines_answer_on_the_members_inputs(run: Path, zoo: Path, group: Arc
     )
     with Zoo(zoo) as opened:
         choice = Baselines(Space.load(run), opened, 0)._choose(
-            flat, Space.load(run).encode_preps(group.read(rows)), task, seeds
+            flat, Space.load(run).encode_preps(group.read(rows)), task, seeds, Progress("baselines", 1, "networks")
         )
     val = torch.from_numpy(group.members["accuracy_val"].astype(np.float64))
     differences = (val[rows][:, None] - val[known]).abs()
