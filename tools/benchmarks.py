@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md, the README's table and its picture from files that commands wrote; no figure is typed by hand.
+"""Print sections of docs/benchmarks.md and the README's table from files that commands wrote, and draw the README's picture.
 
 python tools/benchmarks.py --quickstart runs/quickstart --fashion runs/fashion [--conv runs/conv] [--bench bench.md]
 """
@@ -21,11 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 360  # of the quickstart, on two cores without AVX-512
 QUICKSTART, FASHION = "quickstart (digits, LeNetLike)", "Fashion-MNIST, ResNet8 at width 0.25"
 MULTI = "four architectures in one space (digits)"
-START, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def main() -> None:
-    """Read the runs and rewrite the documents."""
+    """Read the runs and print what is to be put into the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quickstart", type=Path, required=True, help="run folder of `netspace quickstart`")
     parser.add_argument("--fashion", type=Path, help="run folder of space/fashion")
@@ -41,8 +40,7 @@ def main() -> None:
     if given.fashion:
         runs[FASHION] = given.fashion
     evaluations = {name: json.loads((run / "eval-test.json").read_text()) for name, run in runs.items()}
-    origin = json.loads((given.quickstart / "provenance.json").read_text())
-    parts = [header(origin), quickstart(story), tables(evaluations, notes)]
+    parts = [quickstart(story), tables(evaluations, notes)]
     if given.fashion:
         parts.append(fashion_aims(evaluations[FASHION]))
     if given.conv:
@@ -69,38 +67,12 @@ def main() -> None:
             + "\n\n"
             + markdown(measured)
         )
-    commands = {
-        "Fashion-MNIST (`netspace zoo build zoo/fashion`, `train space/fashion`, `eval`)": given.fashion,
-        "the paper's encoder on the quickstart's zoo (`netspace train space/quickstart-conv`, `eval`)": given.conv,
-        "several architectures (`netspace zoo build zoo/multi-digits`, `train space/multi-digits`, `eval`)": given.multi,
-        "speed against the plain reference (`python tools/bench.py`)": given.bench,
-    }
-    missing = [
-        f"- {what}: not reached, no finished measurement; see docs/log.md" for what, run in commands.items() if not run
-    ]
-    if missing:
-        parts.append("## Not reached\n\n" + "\n".join(missing))
-    (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
-    readme = (ROOT / "README.md").read_text()
     if given.multi:
         evaluations[MULTI] = json.loads((given.multi / "eval-test.json").read_text())
-    before, _, rest = readme.partition(START)
-    after = rest.partition(END)[2] or rest
     more = f"\n\n{several_sentence(given.multi, given.unseen)}" if given.multi and given.unseen else ""
-    (ROOT / "README.md").write_text(f"{before}{START}\n{short_table(evaluations)}{more}\n{END}{after}")
+    parts.append(f"## The README's table\n\n{short_table(evaluations)}{more}")
+    print("\n\n".join(parts))
     picture(given.quickstart)
-
-
-def header(origin: dict[str, Any]) -> str:
-    """Return the title, versions and machine."""
-    machine = origin["machine"]
-    return (
-        "# Benchmarks\n\nWritten by `tools/benchmarks.py` from the files that the commands left; nothing but the notes on ratios, smoothness, MobileNetV2, on decisions that saw test figures, on other starts, on what was not measured again, on damaged files and on the tests' time is typed by hand. "
-        f"netspace {origin['netspace']}, torch {origin['torch']}, Python {origin['python']}; {machine['processor']}, "
-        f"{machine['cores']} cores, GPUs: {', '.join(machine['gpus']) or 'none'}. Nothing here was measured on a GPU."
-        if not machine["gpus"]
-        else f"# Benchmarks\n\n{machine}"
-    )
 
 
 def quickstart(story: dict[str, Any]) -> str:

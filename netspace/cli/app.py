@@ -369,7 +369,7 @@ def report(
     same_run: SameRun = None,
     json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page and PNG figures for a run, or for a folder of `compress fit`."""
+    """Write one self-contained HTML page and PNG figures for a run, or for a folder of `compress fit` or `morph fit`."""
     from netspace.report import report as write_report
 
     say(write_report(run_folder(run, same_run)), json, lambda r: f"{r.report} and {len(r.figures)} figures")

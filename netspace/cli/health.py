@@ -18,7 +18,7 @@ MAX_ROWS = 20  # suspects and copies that are printed; all are in --json
 
 
 def health(
-    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file.")],
+    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5), or a folder of shards.")],
     inputs: Annotated[
         int, whole(0, MAX_POINTS, "Validation inputs on which dead units are counted; 0: they are not counted.")
     ] = 128,
@@ -27,7 +27,7 @@ def health(
         real(
             0,
             1e6,
-            "Robust standard deviations of its log, and at least a factor of 2, from which a layer's norm is an outlier.",
+            "A layer's norm is an outlier if its log is so many robust standard deviations off the median, and the norm by a factor of 2 or more.",
             "--z",
         ),
     ] = 6.0,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LISTED = 50  # members that are printed as text by default
 
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5).")]
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo file (HDF5), or a folder of shards.")]
 
 
 def list_(
@@ -66,7 +66,7 @@ def _cell(column: str, value: Any) -> str:
 def export(
     zoo: ZooPath,
     member: Annotated[
-        str, typer.Argument(metavar="MEMBER", help="A member (resnet8/0007), best, worst, or best:ARCH.")
+        str, typer.Argument(metavar="MEMBER", help="A member (resnet8/0007), best, worst, best:ARCH, or worst:ARCH.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: .safetensors or .onnx.")],
     batch_norm: Annotated[

@@ -180,8 +180,8 @@ def sample(
 ) -> None:
     """Write a network of any size, without training: a state dict, or ONNX.
 
-    netspace.load_morphed("net.safetensors") gives the torch module of a state dict. If a width factor of the architecture
-    has the same channels, the file is as one of that network for all other commands.
+    netspace.load_morphed("net.safetensors") gives the torch module of a state dict. If the channels are
+    those of a width factor of the architecture, other commands read the file as that architecture.
     """
     from netspace.commands.morph_sample import Size
     from netspace.commands.morph_sample import sample as sample_network

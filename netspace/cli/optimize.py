@@ -34,7 +34,7 @@ def optimize(
         typer.Option(
             "--from",
             metavar="A",
-            help=f"{Network} Or noise (noise:ARCH). May be repeated. Default with --resume: those of --out, in its own run.",
+            help=f"{Network} Or noise (noise:ARCH). May be repeated. With --resume, the starts and the run recorded in --out are the default.",
         ),
     ] = None,
     run: RunArgument = None,

@@ -34,8 +34,8 @@ def properties(figures: of_signals.Properties | None) -> list[str]:
     near += [[f"same {name} as the nearest", *_percents(each)] for name, each in found.same.items()]
     told = [
         "",
-        f"told of {figures.members} members by linear models of {figures.training_members} training members, from the latent, the "
-        "weights, the outputs, or the signal itself",
+        f"predicted for {figures.members} members by linear models fitted to {figures.training_members} training members, from the latent, "
+        "the weights, the outputs, or the signal itself",
         table(["property", "measure", *SOURCES, "constant"], rows),
     ]
     return [

@@ -21,7 +21,7 @@ def search(
         str | None,
         typer.Option(
             metavar="A",
-            help="The network to be near to: a member (resnet8/0007), best, worst, best:ARCH, or a state-dict file.",
+            help="The network to be near to: a member (resnet8/0007), best, worst, best:ARCH, worst:ARCH, or a state-dict file.",
         ),
     ] = None,
     target: Annotated[

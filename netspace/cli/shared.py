@@ -34,7 +34,7 @@ OBJECT = """a JSON object, such as '{"num_classes": 10}'"""
 MAX_INPUT, MAX_DIGITS = 10**8, 12  # values of an input of --input-shape, digits of one of its sides
 PATIENCE = 15.0  # seconds for rank 0 to report an error too: a launcher ends all processes when one has ended
 
-Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, a state-dict file, or a latent file."
+Network = "A zoo member (resnet8/0007), best, worst, best:ARCH, worst:ARCH, a state-dict file, or a latent file."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Set = Annotated[
     list[str] | None,
@@ -50,7 +50,7 @@ Refine = Annotated[
     whole(
         1,
         MAX_STEPS,
-        "Let latents go on by so many steps of descent on what the networks answer to training inputs; 200 are a good start.",
+        "Refine latents by so many steps of gradient descent on what the networks output for training inputs; 200 is a good start.",
         metavar="STEPS",
     ),
 ]

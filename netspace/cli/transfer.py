@@ -23,7 +23,9 @@ def transfer(
         str,
         typer.Argument(metavar="MODEL", help="Its original: a zoo's member, or a state-dict file with --arch."),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; the same command goes on in it.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The folder to write; run the same command again to resume.")
+    ],
     set: Set = None,
     zoo: ModelZoo = None,
     arch: Arch = None,

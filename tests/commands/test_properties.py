@@ -210,7 +210,7 @@ def test_the_command_and_the_report_show_what_is_told(
     figures: Evaluation, run: Path, zoo: Path, cli: Callable[..., Any]
 ) -> None:
     text = cli("eval", run, "--zoo", zoo)
-    assert text.code == 0 and "told of 24 members by linear models of 60 training members" in text.out
+    assert text.code == 0 and "predicted for 24 members by linear models fitted to 60 training members" in text.out
     assert "same class as the nearest" in text.out and "psnr: targets" in text.out
     payload = figures.payload()["properties"]["labels"]["class"]
     assert set(payload) == {"measure", "latent", "weights", "outputs", "signal", "constant"}
