@@ -60,9 +60,13 @@ def trained_latents(space: Space, zoo: Zoo, arch: ArchClass) -> Tensor:
         raise NetspaceError(f"{zoo.path} has no networks of {arch.id}, whose latents are needed")
     known, key = _READ.setdefault(space, {}), (zoo.content_hash, arch.id, str(space.device))
     if key not in known:
-        group = zoo.group(arch.id)
-        known[key] = space.encode_preps(group.read(training_rows(space.recipe, zoo, group)[:MAX_BANK].numpy()), arch.id)
+        known[key] = space.encode_preps(zoo.group(arch.id).read(bank_rows(space, zoo, arch)), arch.id)
     return known[key]
+
+
+def bank_rows(space: Space, zoo: Zoo, arch: ArchClass) -> np.ndarray:
+    """Return the rows (N,) of the networks of an architecture that the space was trained on, `MAX_BANK` at most."""
+    return training_rows(space.recipe, zoo, zoo.group(arch.id))[:MAX_BANK].numpy()
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Baselines:
         arch = space.family[class_id]
         self.space, self.class_id, self.parameters = space, class_id, arch.parameters
         self.group = zoo.group(arch.id)
-        rows = training_rows(space.recipe, zoo, self.group)[:MAX_BANK].numpy()
+        rows = bank_rows(space, zoo, arch)
         preps, self.seeds = self.group.read(rows).to(space.device), self.group.seeds(rows)
         self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)

@@ -54,6 +54,7 @@ def evaluate(
     completion: int | None = None,
     refined: int | None = None,
     images: int | None = None,
+    space: Space | None = None,
 ) -> Evaluation:
     """Return the figures of `netspace eval --json`; write them with those of each member to the run folder.
 
@@ -69,6 +70,7 @@ def evaluate(
         completion: of a space of shapes of one architecture, complete members from so many points; None: do not.
         refined: measure latents after so many steps of descent, too (`netspace.commands.refine`).
         images: compare networks on so many validation and test images, the first ones; None: all.
+        space: that of the run, if it is loaded; latents of training members that it has read are not read again.
 
     Under `accelerate launch` the processes share the networks that are run, and all return the figures.
 
@@ -81,7 +83,7 @@ def evaluate(
     True
     """
     ranks.begin()
-    space = Space.load(run, device)
+    space = space or Space.load(run, device)
     space.precision = ranks.chosen_by_main(lambda: space.precision)  # processes that time it may choose others
     with zoo_of(run, zoo_path) as zoo:
         task = task_of(zoo, space.device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from netspace.commands.baselines import bank_rows, trained_latents
 from netspace.errors import NetspaceError
 from netspace.metrics import Identity, diversity, identity_of
 from netspace.networks.family import Networks
@@ -52,7 +53,9 @@ def parts_of(space: Space, zoo: Zoo, split: str) -> list[Part]:
         if len(rows):
             preps = group.read(rows).to(space.device)
             networks = space.networks(preps, arch.id)
-            parts.append(Part(class_id, group, rows, networks, space.encode_preps(preps, arch.id)))
+            known = split == "train" and np.array_equal(rows, bank_rows(space, zoo, arch))
+            latents = trained_latents(space, zoo, arch) if known else space.encode_preps(preps, arch.id)
+            parts.append(Part(class_id, group, rows, networks, latents))
     if not parts:
         raise NetspaceError(f"{zoo.path} has no members in its {split} split: there is nothing to evaluate")
     return parts

@@ -24,6 +24,7 @@ from netspace.hardware import machine, pick_device
 from netspace.precision import matrix_rates
 from netspace.results.spaces import Quickstart
 from netspace.run_folder import RunFolder, is_run
+from netspace.space import Space
 from netspace.surfaces import shapes_extra
 from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
@@ -31,7 +32,7 @@ from netspace.zoo import MemberRef, Zoo
 
 SMALL_ZOO = ("members.train=96", "members.val=24", "members.test=24")
 SMALL_CHAIRS = ("members.train=48", "members.val=8", "members.test=8", "epochs.first=8", "epochs.last=8")
-REFINED_STEPS, REFINED_SHAPE_STEPS, SMALL_REFINED_STEPS = 200, 100, 20  # of descent on latents, from the encoder's
+REFINED_STEPS, SMALL_REFINED_STEPS = 100, 20  # of descent on latents, from the encoder's
 SMALL_SPACE = ("steps=300", "validate_every=100")
 
 
@@ -67,9 +68,10 @@ def quickstart(
     built = time.monotonic()
     train(space, zoo_path, run, resume=is_run(run), changes=recorded)
     trained = time.monotonic()
-    refined = SMALL_REFINED_STEPS if small else REFINED_SHAPE_STEPS if shapes else REFINED_STEPS
-    figures = evaluate(run, "test", device=device, refined=refined)
-    evaluate(run, "train", device=device, baselines=False)
+    refined = SMALL_REFINED_STEPS if small else REFINED_STEPS
+    known = Space.load(run, device)
+    figures = evaluate(run, "test", device=device, refined=refined, space=known)
+    evaluate(run, "train", device=device, baselines=False, space=known)
     start, end = held_out_ends(zoo_path)
     line = interpolate(run, start, end, device=device)
     if not shapes:
