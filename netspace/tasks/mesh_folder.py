@@ -94,7 +94,7 @@ class MeshFolder:
             variants = f", {self.variants} shapes of each" if self.variants > 1 else ""
             raise UsageError(
                 f"shape {number} was asked for, but {self.folder} has {len(self.files)} usable meshes{variants}: let a zoo have at "
-                f"most {self.count} members (train, val and test together) of each architecture"
+                f"most {self.count} members (train, val and test together, each of the architecture with the most)"
             )
         return number
 
