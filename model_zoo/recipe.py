@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -280,7 +281,7 @@ def _planned(settings: str, shard: Shard | None) -> tuple[RunPlan, ...]:
         arch: _random_seed(generator(recipe.seed, hashes[arch])) if recipe.init == "shared" else None
         for arch in recipe.archs
     }
-    numbers, optimizer = NUMBERED.get(recipe.data.name), recipe.optimizer
+    numbers, optimizer, firsts = NUMBERED.get(recipe.data.name), recipe.optimizer, _first_signals(recipe)
     plans = []
     for arch, number, split, index, epochs in runs if shard is None else runs[shard.index - 1 :: shard.count]:
         random = generator(recipe.seed, hashes[arch], number)
@@ -289,7 +290,7 @@ def _planned(settings: str, shard: Shard | None) -> tuple[RunPlan, ...]:
         decay = _drawn("weight_decay", optimizer.weight_decay, random, zero=True)
         schedule, variety = _schedule(optimizer, random), _variety(recipe.variety, random)
         init = seed if numbers and shared[arch] is None else shared[arch]
-        seed = numbers(split, index, number) if numbers else seed
+        seed = numbers(split, index, firsts[split] + index) if numbers else seed
         plans.append(RunPlan(arch, number, seed, epochs, rate, split, decay, schedule, variety, init))
     return tuple(plans)
 
@@ -300,6 +301,13 @@ def _ordered_runs(recipe: ZooRecipe, arch: str) -> list[tuple[str, int, str, int
     runs = [(split, *run) for split in SPLITS for run in enumerate(spread(recipe.epochs, getattr(members, split)))]
     ordered = sorted(enumerate(runs), key=lambda run: (-run[1][2][-1], run[0]))
     return [(arch, number, split, index, epochs) for number, (split, index, epochs) in ordered]
+
+
+def _first_signals(recipe: ZooRecipe) -> dict[str, int]:
+    """Return the number of each split's first signal: no architecture has it in an earlier split."""
+    members = [recipe.members_of(arch) for arch in recipe.archs]
+    runs = [max(-(-getattr(each, split) // recipe.epochs.snapshots) for each in members) for split in SPLITS]
+    return dict(zip(SPLITS, accumulate(runs, initial=0), strict=False))
 
 
 def _random_seed(random: torch.Generator) -> int:

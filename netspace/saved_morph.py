@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from netspace import archs
@@ -56,7 +55,6 @@ class MorphRecord(Record):
     network_hash: str  # of `network.safetensors`
     data: dict[str, Any] | None = None
     split_hash: str | None = None  # of the task's data
-    precision: dict[str, str] = Field(default_factory=dict)
 
 
 class ResizedRecord(Record):
@@ -83,7 +81,6 @@ class SavedMorph:
     spec: NetSpec  # of `module`
     data: DataConfig | None = None  # none: the task is not known
     split_hash: str | None = None  # of its data
-    precision: dict[str, str] = field(default_factory=dict)
     has_original: bool = True  # whether `module` has the weights that the function was fitted to
     path: Path | None = None  # of the file
 
@@ -178,7 +175,6 @@ class SavedMorph:
             network_hash=_hash(state),
             data=None if self.data is None else self.data.model_dump(mode="json"),
             split_hash=self.split_hash,
-            precision=self.precision,
         )
         note = {"version": VERSION, **record.model_dump(mode="json")}
         write_tensors(folder / MORPH, tensors, **{NOTE: json.dumps(note)})
@@ -343,7 +339,6 @@ def _built(path: Path, tensors: Mapping[str, Tensor], record: MorphRecord, devic
         NetSpec.from_module(module, record.arch, record.settings, record.input_shape),
         None if record.data is None else validate(DataConfig, record.data, str(path)),
         record.split_hash,
-        record.precision,
         has_original,
         path,
     )

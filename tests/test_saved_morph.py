@@ -52,9 +52,7 @@ def a_morph(kind: str = "grid", batch_norm: str = "keep", arch: str = "resnet8",
 )
 def test_what_is_read_is_what_was_written(tmp_path: Path, kind: str, batch_norm: str, arch: str) -> None:
     data = DataConfig(name="digits", limit=200)
-    before = a_morph(
-        kind, batch_norm, arch, data=data, split_hash=load(data).split_hash, precision={"networks": "bf16"}
-    )
+    before = a_morph(kind, batch_norm, arch, data=data, split_hash=load(data).split_hash)
     before.save(tmp_path)
     after = open_morph(tmp_path)
     for name, value in before.function.state_dict().items():
@@ -62,7 +60,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, kind: str, batch_norm:
     for name, value in before.module.state_dict().items():
         assert torch.equal(value, after.module.state_dict()[name])
     assert (after.config, after.spec, after.info.names) == (before.config, before.spec, before.info.names)
-    assert (after.data, after.precision, after.has_original) == (data, {"networks": "bf16"}, True)
+    assert (after.data, after.has_original) == (data, True)
     assert after.task().name == "digits"
     widths = after.info.at(0.4)
     one, two = before.network(widths), after.network(widths)
@@ -131,6 +129,15 @@ def _changed(path: Path, **entries: Any) -> None:
     tensors, metadata = read_tensors(path)
     note = {**json.loads(metadata[NOTE]), **entries}
     write_tensors(path, tensors, **{NOTE: json.dumps(note)})
+
+
+def test_a_file_that_says_a_precision_is_read(tmp_path: Path) -> None:
+    """Files had one, always empty, which nothing used."""
+    path = a_morph().save(tmp_path)
+    before = open_morph(tmp_path)
+    _changed(path, precision={})
+    after = open_morph(tmp_path)
+    assert (after.config, after.spec, after.has_original) == (before.config, before.spec, True)
 
 
 @pytest.mark.parametrize(

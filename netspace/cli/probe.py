@@ -39,8 +39,8 @@ def probe(
 ) -> None:
     """Predict a column of the zoo's table from latents, statistics of weights and answers, by ridge and boosting.
 
-    Members of one training run are never on both sides of a split. The 95 % intervals are percentiles of 400 samples, each of
-    which draws training runs and splits with replacement: they say how far the figures depend on which networks there are.
+    Members of one training run, or of one signal (a mesh and its variants), are never on both sides of a split. The 95 % intervals are percentiles of 400 samples, each of
+    which draws training runs or signals and splits with replacement: they say how far the figures depend on which networks there are.
     """
     from netspace.commands.probe import probe as measure
 

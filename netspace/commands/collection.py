@@ -26,7 +26,7 @@ from netspace.progress import progress
 from netspace.run_folder import is_run
 from netspace.space import Space
 from netspace.streams import Stream, generator
-from netspace.tasks import Task
+from netspace.tasks import NUMBERED, Task
 from netspace.training.setup import task_of
 from netspace.zoo import ArchGroup, MemberRef, Zoo
 
@@ -87,6 +87,18 @@ class Collection:
         """A number (M,) for each member's training run, different in all architectures."""
         pairs = np.stack([self.arch_ids, self.table["run"]], 1)
         return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def units(self) -> np.ndarray:
+        """A number (M,) for what splits keep together: a training run, or all members of a signal, a mesh and its variants.
+
+        Members of a task of signals that are of none (seed -1) count by their training runs.
+        """
+        data = self.zoo.header.data
+        if data.get("name") not in NUMBERED:
+            return self.runs
+        signals = self.table["seed"] // (data.get("variants") or 1)
+        return np.unique(np.where(signals < 0, -1 - self.runs, signals), return_inverse=True)[1].reshape(-1)
 
     @cached_property
     def task(self) -> Task:

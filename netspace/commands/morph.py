@@ -86,6 +86,8 @@ def fit(
         if first:
             morph.save(out)
             seconds = None if begun is None else round(time.monotonic() - begun, 1)
+            if (out / RESULT).exists():  # the run was finished before
+                seconds = MorphFit.read(out / RESULT).seconds
             _result(morph, start, variation, seconds).extended(MorphFit, precision=chosen).write(out / RESULT)
         accelerator.wait_for_everyone()
     return MorphFit.read(out / RESULT)

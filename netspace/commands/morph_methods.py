@@ -49,8 +49,8 @@ Made = list[nn.Module | None]  # W networks of a method; None where it has none 
 def network_config(run: Path, morph: SavedMorph, task: Task, epochs: int | None = None, seed: int = 0) -> NetworkConfig:
     """Return how networks are trained that a morph is compared with, `seed` after the recipe's own.
 
-    As the zoo's member was that the morph was fitted to; of another network as long as the morph, by the default settings. `epochs`
-    replaces either. What was found is kept in the run folder, as zoos may move.
+    As the zoo's member was that the morph was fitted to; of another network, or a member whose optimiser is not ours, as long as the
+    morph, by the default settings. `epochs` replaces either. What was found is kept in the run folder, as zoos may move.
     """
     kept = run / FOLDER / "network.json"
     if kept.exists():
@@ -88,7 +88,8 @@ def _member_settings(run: Path) -> dict[str, Any] | None:
     given, rate, length = recipe.get("optimizer", {}), float(row["learning_rate"]), int(row["epochs"])
     schedule, decay = given.get("schedule"), given.get("weight_decay")
     plain = given.get("name") in OPTIMIZERS and schedule in ("constant", "cosine") and isinstance(decay, float)
-    if not plain or not rate > 0 or length < 1:  # drawn settings, or an optimiser that is not ours
+    decoupled = given.get("name") == "adamw" or not decay  # a zoo's adam and muon have the decay in the gradient
+    if not plain or not decoupled or not rate > 0 or length < 1:  # drawn settings, or an optimiser that is not ours
         return None
     optimizer = {"name": OPTIMIZERS[given["name"]], "learning_rate": rate, "weight_decay": decay, "schedule": schedule}
     optimizer |= {name: given[name] for name in ("betas", *(["muon_rate"] if given["name"] == "muon" else []))}

@@ -1,7 +1,7 @@
 """`netspace probe`: a column of a zoo's table predicted from what describes its members.
 
 Ridge regression and gradient boosting on latents, on statistics of weights by layer (Unterthiner et al., 2020) and on answers,
-judged on repeated splits by training runs, with bootstrap intervals. Axes: M members, N V T of training, validation and test, F features.
+judged on repeated splits by units (`Collection.units`: training runs or signals), with bootstrap intervals. Axes: M members, N V T of training, validation and test, F features.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MODELS = ("ridge", "boosting")
 REFERENCE = ("statistics", "boosting")  # that others are compared with
 MAX_MEMBERS = 5000  # that are used, drawn at random from more
 MAX_AXES = 64  # principal axes that boosting gets of more features than that, except of statistics
-TEST, VALIDATION = 0.25, 0.2  # fractions of runs; validation is of the rest
+TEST, VALIDATION = 0.25, 0.2  # fractions of units; validation is of the rest
 BOOTSTRAPS = 400  # samples of members and splits behind an interval
 ROUNDS = 100  # of boosting, at most: validation chooses how many
-MIN_RUNS = 8
+MIN_UNITS = 8
 MAX_SEED = 1 << 32  # of scikit-learn's random states, exclusive; a split has a seed of its own
 
 
@@ -50,8 +50,8 @@ def probe(
     """Measure how well a column of the table is predicted from members' latents, statistics of weights and answers.
 
     `path` is the run of a space, or a zoo, which has no latents. In each of `splits` random splits a quarter of the training
-    runs are test runs; the strength of the penalty and the rounds of boosting are chosen on other runs. `files` are networks for
-    which models fitted to all members predict the column.
+    runs are test runs; the strength of the penalty and the rounds of boosting are chosen on other runs. Networks that are
+    signals are split by signals, a mesh and its variants being one. `files` are networks for which models fitted to all members predict the column.
 
     Raises:
         UsageError: The target is no column of numbers, the seed is out of range, there are too few runs or splits, or a file is no network.
@@ -68,11 +68,12 @@ def probe(
     with opened(path, zoo_path, device) as members:
         values = members.column(target)
         positions = _chosen(values, max_members, seed)
-        values, runs = values[positions], members.runs[positions]
-        if len(np.unique(runs)) < MIN_RUNS:
+        values, units, runs = values[positions], members.units[positions], len(np.unique(members.runs[positions]))
+        if (count := len(np.unique(units))) < MIN_UNITS:
+            noun = "training runs" if count == runs else "signals"
             raise UsageError(
-                f"{target} is known of {len(positions)} members of {len(np.unique(runs))} training runs in {path}, but splits by "
-                f"runs need at least {MIN_RUNS}"
+                f"{target} is known of {len(positions)} members of {count} {noun} in {path}, but splits by {noun} need at least "
+                f"{MIN_UNITS}"
             )
         if np.ptp(values) == 0:
             raise UsageError(f"{target} is {values[0]:g} for all members of {path}: there is nothing to predict")
@@ -85,12 +86,12 @@ def probe(
             for source in (features if networks else ())
         }
         seen = _seen(members, positions)
-    drawn = [_split(runs, seed + number) for number in range(splits)]
-    probes = _measured(features, values, runs, drawn, seed)
+    drawn = [_split(units, seed + number) for number in range(splits)]
+    probes = _measured(features, values, units, drawn, seed)
     best = max(probes, key=lambda each: -math.inf if each.kendall.mean is None else each.kendall.mean)
     predictions = None
     if networks:
-        fitted = _predicted(features, described, values, runs, seed)
+        fitted = _predicted(features, described, values, units, seed)
         predictions = [
             Prediction(
                 file=each.name,
@@ -104,7 +105,7 @@ def probe(
         path=str(path),
         target=target,
         members=len(positions),
-        runs=len(np.unique(runs)),
+        runs=runs,
         splits=splits,
         seen=seen,
         target_mean=float(values.mean()),
@@ -154,15 +155,15 @@ def _with_arch(members: Collection, values: np.ndarray, arch_ids: np.ndarray) ->
     )
 
 
-def _split(runs: np.ndarray, seed: int, test: float = TEST) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of training, validation and test members; those of one run are all on one side."""
+def _split(units: np.ndarray, seed: int, test: float = TEST) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of training, validation and test members; those of one unit are all on one side."""
     from sklearn.model_selection import GroupShuffleSplit
 
-    rows = np.arange(len(runs))
+    rows = np.arange(len(units))
     rest, tested = rows, rows[:0]
     if test:
-        rest, tested = next(GroupShuffleSplit(1, test_size=test, random_state=seed).split(rows, groups=runs))
-    train, val = next(GroupShuffleSplit(1, test_size=VALIDATION, random_state=seed).split(rest, groups=runs[rest]))
+        rest, tested = next(GroupShuffleSplit(1, test_size=test, random_state=seed).split(rows, groups=units))
+    train, val = next(GroupShuffleSplit(1, test_size=VALIDATION, random_state=seed).split(rest, groups=units[rest]))
     return rest[train], rest[val], tested
 
 
@@ -209,11 +210,11 @@ def boosted(features: Sequence[np.ndarray], values: np.ndarray, val_values: np.n
 def _measured(
     features: dict[str, np.ndarray],
     values: np.ndarray,
-    runs: np.ndarray,
+    units: np.ndarray,
     splits: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     seed: int,
 ) -> list[Probe]:
-    """Return R2 and tau of each model on each source, over the splits of members with `values` (M,) and `runs` (M,)."""
+    """Return R2 and tau of each model on each source, over the splits of members with `values` (M,) and `units` (M,)."""
     predicted: dict[tuple[str, str], list[np.ndarray]] = {}
     with progress("probe", len(splits) * len(features) * len(MODELS), "fits") as bar:
         for train, val, test in splits:
@@ -223,7 +224,7 @@ def _measured(
                     predicted.setdefault((source, model), []).append(found)
                     bar.advance()
     tests = [test for _, _, test in splits]
-    draws = Draws.of(runs, len(splits), seed)
+    draws = Draws.of(units, len(splits), seed)
     means = {key: np.mean([scores(p, values[test]) for p, test in zip(found, tests, strict=True)], axis=0)
              for key, found in predicted.items()}  # fmt: skip
     drawn = {key: draws.scores(found, [values[test] for test in tests], tests) for key, found in predicted.items()}
@@ -257,7 +258,7 @@ def scores(predicted: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 class Draws:
     """Bootstrap samples of members and splits, K of each: the same for all models, so that differences are paired.
 
-    Axes: K samples, M members, J splits. Training runs are drawn, with all of their members, which are not independent; splits
+    Axes: K samples, M members, J splits. Units are drawn, with all of their members, which are not independent; splits
     test overlapping members, so that a sample has the same members in all of its splits.
     """
 
@@ -265,9 +266,9 @@ class Draws:
     splits: np.ndarray  # (K, J) indices of those in a sample
 
     @classmethod
-    def of(cls, runs: np.ndarray, splits: int, seed: int, count: int = BOOTSTRAPS) -> Draws:
-        """Return `count` samples of members with training runs `runs` (M,) and of so many splits."""
-        names, own = np.unique(runs, return_inverse=True)
+    def of(cls, units: np.ndarray, splits: int, seed: int, count: int = BOOTSTRAPS) -> Draws:
+        """Return `count` samples of members with `units` (M,), and of `splits` splits."""
+        names, own = np.unique(units, return_inverse=True)
         random = generator(seed, Stream.PROBE_BOOTSTRAP)
         drawn = torch.randint(len(names), (count, len(names)), generator=random).numpy()
         times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
@@ -306,10 +307,10 @@ def interval(mean: float, drawn: np.ndarray) -> Interval:
 
 
 def _predicted(
-    features: dict[str, np.ndarray], described: dict[str, np.ndarray], values: np.ndarray, runs: np.ndarray, seed: int
+    features: dict[str, np.ndarray], described: dict[str, np.ndarray], values: np.ndarray, units: np.ndarray, seed: int
 ) -> dict[tuple[str, str], np.ndarray]:
     """Return what models fitted to all members predict for networks described by (T, F), by source and model."""
-    train, val, _ = _split(runs, seed, test=0)
+    train, val, _ = _split(units, seed, test=0)
     return {
         (source, model): _fit(model, source, (own[train], own[val], described[source]), values[train], values[val])
         for source, own in features.items()

@@ -36,6 +36,7 @@ class Entry(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     notes: dict[str, str]
+    cached: bool = True  # False where it does not follow from the key alone
 
 
 class Job(NamedTuple):
@@ -77,12 +78,14 @@ def computed(jobs: Sequence[Job], what: str) -> Iterator[Entry]:
 
 
 def compute(job: Job) -> Entry:
-    """Return the entry of a job: from the cache, or computed and then cached."""
+    """Return the entry of a job: from the cache, or computed and then cached, unless the entry is not to be."""
     file = _file(job.key)
     with suppress(NetspaceError):  # it is absent or damaged
         tensors, notes = read_tensors(file)
         return Entry({name: value.numpy() for name, value in tensors.items()}, notes)
     entry = job.function(*job.arguments)
+    if not entry.cached:
+        return entry
     with suppress(NetspaceError, OSError):
         write_tensors(file, {name: torch.from_numpy(value) for name, value in entry.arrays.items()}, **entry.notes)
     return entry

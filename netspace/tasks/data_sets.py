@@ -273,13 +273,13 @@ TASKS: dict[str, Callable[[DataConfig, torch.device], Task]] = {
 }
 
 
-def _in_turn(split: str, index: int, run: int) -> int:
+def _in_turn(split: str, index: int, position: int) -> int:
     """Return the number of a signal where signals are taken one after the other, whatever the split."""
-    return run
+    return position
 
 
-# Tasks of numbered signals, where a network's seed is the number of its signal: functions of the split, the member's index in
-# it, and its index in all splits.
+# Tasks of numbered signals, where a network's seed is the number of its signal: functions of the split, the run's index in
+# it, and its index in all splits, each as long as that of the architecture with the most runs in it.
 NUMBERED: dict[str, Callable[[str, int, int], int]] = {
     "chairs": _in_turn,
     "meshes": _in_turn,

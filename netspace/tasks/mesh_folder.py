@@ -20,7 +20,17 @@ from jaxtyping import Float32
 from netspace.errors import NetspaceError, NetspaceWarning, UsageError
 from netspace.tasks.base import DataConfig, Task
 from netspace.tasks.computed import Entry, Job, compute, computed
-from netspace.tasks.meshes import MAX_BYTES, Array, MeshShape, RefusedMesh, libigl, mesh_files, read_mesh, shape_name
+from netspace.tasks.meshes import (
+    MAX_BYTES,
+    Array,
+    MeshShape,
+    RefusedMesh,
+    UnreadMesh,
+    libigl,
+    mesh_files,
+    read_mesh,
+    shape_name,
+)
 from netspace.tasks.shapes import FIELDS, samples
 
 SAMPLING = "sampling meshes"
@@ -84,7 +94,7 @@ class MeshFolder:
             variants = f", {self.variants} shapes of each" if self.variants > 1 else ""
             raise UsageError(
                 f"shape {number} was asked for, but {self.folder} has {len(self.files)} usable meshes{variants}: let a zoo have at "
-                f"most {self.count} members (train, val and test together) of each architecture"
+                f"most {self.count} members (train, val and test together, each of the architecture with the most)"
             )
         return number
 
@@ -196,7 +206,7 @@ def _mesh(path: Path, folder: Path) -> Entry:
     try:
         shape = read_mesh(path, folder)
     except RefusedMesh as error:
-        return Entry({}, {"refused": error.reason})
+        return Entry({}, {"refused": error.reason}, cached=not isinstance(error, UnreadMesh))
     return Entry({name: getattr(shape, name) for name in ARRAYS}, {})
 
 

@@ -59,6 +59,10 @@ class RefusedMesh(NetspaceError):
         return f"{self.args[0]} cannot be used as a shape: {self.reason}"
 
 
+class UnreadMesh(RefusedMesh):
+    """A file could not be read on this machine or at this time, which says nothing about its content."""
+
+
 @dataclass(frozen=True)
 class MeshShape:
     """A shape bounded by triangles, in the unit sphere."""
@@ -116,7 +120,7 @@ def read_mesh(path: Path, folder: Path) -> MeshShape:
     """Return the shape of a mesh file in `folder`.
 
     Raises `RefusedMesh`, a `NetspaceError`, if the file is not a mesh of its suffix, is empty, gigantic, not finite or has no
-    inside; `UsageError` if trimesh or libigl is not installed.
+    inside; `UnreadMesh`, a `RefusedMesh`, if it cannot be read or memory runs out; `UsageError` if trimesh or libigl is not installed.
     """
     vertices, faces = normalised(path, *_read(path))
     shape = MeshShape(shape_name(path, folder), vertices, faces, np.ones(len(faces), dtype=bool))
@@ -134,7 +138,7 @@ def _read(path: Path) -> tuple[Array, Array]:
             raise RefusedMesh(path, f"it has {size:,} bytes, of which at most {MAX_BYTES:,} are read")
         content = path.read_bytes()
     except OSError as error:
-        raise RefusedMesh(path, f"it cannot be read ({error.strerror})") from None
+        raise UnreadMesh(path, f"it cannot be read ({error.strerror})") from None
     try:
         if kind == "glb":
             _check_glb(path, content)
@@ -150,6 +154,8 @@ def _read(path: Path) -> tuple[Array, Array]:
             return np.array(mesh.vertices, dtype=np.float64), np.array(mesh.faces, dtype=np.int64)
     except RefusedMesh:
         raise
+    except (OSError, MemoryError, ImportError) as error:
+        raise UnreadMesh(path, f"it cannot be read here ({first_line(error)})") from None
     except Exception as error:  # of bad files, trimesh raises whatever numpy, json and struct raise
         raise RefusedMesh(path, f"it is not a readable {kind.upper()} file ({first_line(error)})") from None
 

@@ -30,8 +30,8 @@ STRIDE = 1_000_000  # from the first picture's number of one split to that of th
 UNRELATED = ("crop_padding", "flip", "mean", "std", "field", "points", "variants", "latent")  # settings of other tasks
 
 
-def picture_number(split: str, index: int, run: int) -> int:
-    """Return the number of the picture that a zoo's member number `index` of a split is fitted to; `run` is of all splits.
+def picture_number(split: str, index: int, position: int) -> int:
+    """Return the number of the picture that run `index` of a zoo's split is fitted to; `position` is of all splits.
 
     >>> picture_number("test", 3, 120)
     2000003

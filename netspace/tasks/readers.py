@@ -38,7 +38,7 @@ from netspace.tasks.images import Split, resize
 
 PIXELS = 3 * 32 * 32  # values of an image of CIFAR
 DEFLATE = 1100  # bytes that one compressed byte stands for at most; zlib's own bound is 1032
-CACHE_VERSION = 1  # to be raised when the same files would give other pixels
+CACHE_VERSION = 2  # to be raised when the same files would give other pixels
 CHUNK = 256  # files that one thread decodes in one go
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 TINY = "tiny-imagenet-200"
@@ -201,18 +201,39 @@ def _decode_all(files: list[Path], size: int | None) -> Tensor:
 
 
 def decode_one(file: Path, size: int | None) -> Tensor:
-    """Return one image file as uint8 (3, H, W). Raises `NetspaceError` if it is not an image."""
+    """Return one image file as uint8 (3, H, W). Raises `NetspaceError` if it is not an image, or as `eight_bits`."""
     try:
         with Image.open(file) as image:
-            if "A" in image.getbands() or "transparency" in image.info:
-                layer = image.convert("RGBA")
+            levels = eight_bits(image, file)
+            if "A" in levels.getbands() or "transparency" in levels.info:
+                layer = levels.convert("RGBA")
                 colour = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
             else:
-                colour = image.convert("RGB")
+                colour = levels.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for bad files
         raise broken(file, "an image", str(error) or type(error).__name__) from error
     pixels = torch.from_numpy(np.array(colour)).permute(2, 0, 1)
     return pixels if size is None else resize(pixels[None], size)[0]
+
+
+def eight_bits(image: Image.Image, file: Path) -> Image.Image:
+    """Return an image whose channels have 8 bits: of grey values of 16 bits the upper ones, as PIL reads colours of 16 bits.
+
+    PIL's own conversion makes all grey values above 255 white. Raises `NetspaceError` for grey values of 32 bits and floats.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # which have no 32 bits
+        values = np.array(image)
+        grey = Image.fromarray((values >> 8).astype(np.uint8))
+        if "transparency" in image.info:  # the value that is transparent
+            grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+        return grey
+    if image.mode in ("I", "F"):
+        found = "integers of 32 bits" if image.mode == "I" else "floats"
+        raise NetspaceError(
+            f"{file} was expected to have pixels of 8 or 16 bits, but has {found}, which do not say what is white; save it "
+            "with 8 bits."
+        )
+    return image
 
 
 def read_tiny_imagenet(root: Path, name: str, how: str) -> tuple[Split, Split, tuple[str, ...]]:

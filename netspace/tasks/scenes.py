@@ -22,6 +22,7 @@ from netspace.errors import NetspaceError
 from netspace.tasks import packaged
 from netspace.tasks.base import SPLITS, DataConfig, broken, data_root, missing
 from netspace.tasks.images import Split, resize
+from netspace.tasks.readers import eight_bits
 from netspace.tasks.splitting import cut
 
 VERSION = 1  # to be raised when the same settings would give other pictures
@@ -114,10 +115,10 @@ def folder_sprites(config: DataConfig) -> tuple[dict[str, Sprites], tuple[str, .
 
 
 def _decode(file: Path) -> UInt8[Tensor, "1 4 S S"]:
-    """Return one file as red, green, blue and opacity. Raises `NetspaceError` if it is not an image."""
+    """Return one file as red, green, blue and opacity. Raises `NetspaceError` if it is not an image, or as `eight_bits`."""
     try:
         with Image.open(file) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGBA")))
+            pixels = torch.from_numpy(np.array(eight_bits(image, file).convert("RGBA")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for bad files
         raise broken(file, "an image", str(error) or type(error).__name__) from error
     return resize(pixels.permute(2, 0, 1)[None], SPRITE)

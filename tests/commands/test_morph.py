@@ -170,6 +170,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert resumed.seconds is None and resumed.widths == result.widths
 
 
+def test_resuming_a_finished_run_changes_nothing(
+    fitted: tuple[Path, MorphFit], tmp_path: Path, multi_zoo: Path
+) -> None:
+    out, _ = fitted
+    shutil.copytree(out, tmp_path / "run")
+    first = MorphFit.read(tmp_path / "run" / "fit.json")
+    resumed = fit(tmp_path / "run", config(), "best:resnet", multi_zoo, resume=True)
+    assert first.seconds is not None and resumed.seconds == first.seconds and resumed.widths == first.widths
+
+
 def test_weights_alone_are_learnt_without_a_task(tmp_path: Path) -> None:
     save_file(archs.build("vanillacnn", channels=1, image_size=8, width=0.2).state_dict(), tmp_path / "net.safetensors")
     learns = {"learns": "weights", "steps": 3}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +265,34 @@ def test_networks_of_a_zoo_are_trained_as_its_member(tiny_zoo: Path, tmp_path: P
     assert (config.epochs, config.batch_size, config.seed) == (row["epochs"], 25, 4)
     zoo.unlink()  # what was found is kept
     assert network_config(tmp_path / "m", morph, morph.task()) == config
+
+
+def test_networks_are_not_trained_as_a_member_whose_decay_was_in_its_gradient(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decay of a zoo's adam and muon is a penalty in the loss, ours is decoupled, as adamw's."""
+    recipe = MorphConfig.model_validate({"stages": [{"steps": 8}], "batch_size": 25})
+    fit(tmp_path / "m", recipe, "lenetlike/0023", tiny_zoo)
+    morph = open_morph(tmp_path / "m")
+    names = {}
+    for name, decay in itertools.product(("adam", "adamw", "muon"), (0.0, 0.02)):
+
+        def changed(path: Path, name: str = name, decay: float = decay) -> Zoo:
+            zoo = Zoo(path)
+            optimizer = {**zoo.header.recipe["optimizer"], "name": name, "weight_decay": decay, "muon_rate": 0.003}
+            zoo.header = replace(zoo.header, recipe={**zoo.header.recipe, "optimizer": optimizer})
+            return zoo
+
+        with monkeypatch.context() as patch:
+            patch.setattr(morph_methods, "Zoo", changed)
+            found = network_config(tmp_path / "m", morph, morph.task())
+        (tmp_path / "m" / "baselines" / "network.json").unlink()
+        names[name, decay] = "default" if found.optimizer == NetworkConfig().optimizer else found.optimizer.name
+        assert names[name, decay] == "default" or found.optimizer.weight_decay == decay
+    assert names == {
+        ("adam", 0.0): "adam", ("adamw", 0.0): "adam", ("muon", 0.0): "muon",
+        ("adam", 0.02): "default", ("adamw", 0.02): "adam", ("muon", 0.02): "default",
+    }  # fmt: skip
 
 
 def test_the_last_layer_of_a_network_is_the_one_that_runs_last() -> None:

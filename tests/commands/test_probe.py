@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from scipy import stats
 from test_health import rewritten
 
 from netspace.commands import probe as probes
-from netspace.commands.collection import opened, sketch
+from netspace.commands.collection import Collection, opened, sketch
 from netspace.commands.convert import write_network
 from netspace.commands.probe import Draws, _split, boosted, interval, probe
+from netspace.errors import UsageError
 from netspace.networks.spec import NetSpec
 from netspace.space import Space
 from netspace.streams import Stream, generator
@@ -122,6 +124,25 @@ def test_a_run_has_latents_and_predicts_for_files(tiny_run: Path, tiny_zoo: Path
     assert abs(predicted.best - result.target_mean) < 10 * result.target_std
     again = probe(tiny_run, splits=2, files=["net.safetensors"])
     assert again.payload() == result.payload()
+
+
+def test_variants_of_a_mesh_are_on_one_side(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three in a row are one unit, whatever their runs; members without a signal's number are units by themselves."""
+
+    def change(flat: np.ndarray, members: np.ndarray, spec: NetSpec) -> None:
+        members["seed"] = [*range(30), *[-1] * 6]
+        members["run"] = np.arange(36)
+        members["accuracy_test"] = np.linspace(0, 1, 36)
+
+    path = rewritten(tiny_zoo, tmp_path / "zoo.h5", change)
+    with opened(path, None, "cpu") as members:
+        assert (members.units == members.runs).all()
+        members.zoo.header = replace(members.zoo.header, data={"name": "meshes", "variants": 3})
+        assert [len(set(members.units[start : start + 3])) for start in range(0, 30, 3)] == [1] * 10
+        assert len(set(members.units)) == 10 + 6 and len(set(members.runs)) == 36
+    monkeypatch.setattr(Collection, "units", property(lambda members: np.arange(members.count) // 6))
+    with pytest.raises(UsageError, match=r"36 members of 6 signals in .*, but splits by signals need at least 8"):
+        probe(path)
 
 
 def test_descriptions_of_several_architectures(multi_zoo: Path) -> None:

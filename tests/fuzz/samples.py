@@ -104,7 +104,7 @@ def space(run: Path) -> Any:
 def morph(folder: Path) -> Any:
     held = open_morph(folder)
     states = held.function.state_dict(), held.module.state_dict()
-    return plain([*states, held.config.model_dump(), repr(held.spec), repr(held.data), held.split_hash, held.precision])
+    return plain([*states, held.config.model_dump(), repr(held.spec), repr(held.data), held.split_hash])
 
 
 def plan(path: Path) -> Any:

@@ -222,3 +222,17 @@ def test_all_of_everything_is_the_data_itself() -> None:
 def test_a_range_upside_down_is_refused() -> None:
     with pytest.raises(ValueError, match=r"variety.images is a minimum and a maximum; found 0.9 above 0.2"):
         varied(images=[0.9, 0.2])
+
+
+def test_a_shape_is_in_one_split_for_all_architectures() -> None:
+    """Numbers follow the largest split of any architecture; where all are alike they are those of the runs."""
+    own: dict[str, dict[str, object]] = {"siren": {"arch": "siren"}, "narrow": {"arch": "siren", "width": 0.5}}
+    assert all(run.seed == run.run for run in planned_runs(recipe(data={"name": "chairs"}, archs=own)))
+    own["narrow"]["members"] = {"train": 2, "val": 4, "test": 1}
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for run in planned_runs(recipe(data={"name": "chairs"}, archs=own)):
+        numbers.setdefault((run.arch, run.split), set()).add(run.seed)
+    assert numbers == {
+        ("siren", "train"): {0, 1, 2, 3, 4, 5}, ("siren", "val"): {6, 7, 8}, ("siren", "test"): {10, 11},
+        ("narrow", "train"): {0, 1}, ("narrow", "val"): {6, 7, 8, 9}, ("narrow", "test"): {10},
+    }  # fmt: skip

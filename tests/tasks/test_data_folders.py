@@ -192,3 +192,31 @@ def test_a_truncated_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-200])
     with pytest.raises(NetspaceError, match=r"a.jpg is broken: expected an image, found"):
         decode(tmp_path, [tmp_path / "a.jpg"], None)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_grey_values_of_16_bits_keep_the_upper_8(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 255, 256, 32768], [300, 40000, 65279, 65535]], np.uint16)
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".pgm":
+        file.write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(file)
+    pixels = decode(tmp_path, [file], None)
+    assert pixels.tolist() == [[(values >> 8).tolist()] * 3]
+
+
+def test_a_transparent_grey_value_of_16_bits_becomes_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[512, 513]], np.uint16)).save(tmp_path / "a.png", transparency=513)
+    assert decode(tmp_path, [tmp_path / "a.png"], None)[0, 0].tolist() == [[2, 255]]
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.float32, "floats"), (np.int32, "integers of 32 bits")])
+def test_pixels_that_do_not_say_what_is_white(tmp_path: Path, kind: type[np.generic], words: str) -> None:
+    file = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 1]], kind)).save(file)
+    with pytest.raises(
+        NetspaceError,
+        match=rf"a.tif was expected to have pixels of 8 or 16 bits, but has {words}, .*; save it with 8 bits",
+    ):
+        decode(tmp_path, [file], None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import warnings
 from pathlib import Path
 
@@ -138,6 +140,34 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(Path, "read_bytes", read_bytes)
         assert quiet(folder).refused == {"tables/box1.obj": "it cannot be read (Permission denied)"}
     assert not open_meshes(folder).refused  # the refusal was not cached for a file that can be read
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(5, "Input/output error"), "it cannot be read (Input/output error)"),
+        (MemoryError("Unable to allocate 1.2 GiB"), "it cannot be read here (Unable to allocate 1.2 GiB)"),
+        (ModuleNotFoundError("No module named 'lxml'"), "it cannot be read here (No module named 'lxml')"),
+    ],
+)
+def test_what_failed_here_is_no_verdict_on_the_content(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    """A file whose bytes are known is read again the next time, and then used."""
+    digest = hashlib.sha256((folder / "tables" / "box1.obj").read_bytes()).hexdigest()
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh_folder, "_hash", lambda path: digest if path.name == "box1.obj" else path.name)
+        if isinstance(error, OSError):
+            patch.setattr(Path, "read_bytes", fail)
+        else:
+            patch.setattr(trimesh, "load_scene", fail)
+        with pytest.raises(NetspaceError, match=re.escape(reason)):
+            open_meshes(folder)
+    assert not open_meshes(folder).refused
 
 
 def test_samples_differ_by_shape_and_split_and_are_true(folder: Path) -> None:

@@ -250,3 +250,12 @@ def test_pictures_show_image_truth_and_prediction() -> None:
     assert not np.array_equal(rows["truth"], wrong)
     painted = rows["truth"][task.targets("val", index).numpy() == 1]
     assert len(np.unique(painted, axis=0)) == 1
+
+
+def test_grey_sprites_of_16_bits_keep_their_upper_8(artwork: Path) -> None:
+    expected, _ = folder_sprites(settings(root=artwork))
+    for file in artwork.rglob("*.png"):
+        Image.fromarray(np.full((20, 20), 256 * 40 + 7, np.uint16)).save(file)
+    sprites, _ = folder_sprites(settings(root=artwork))
+    assert len(sprites["train"].pixels) == len(expected["train"].pixels)
+    assert sprites["train"].pixels[:, :3].unique().tolist() == [40]
