@@ -332,16 +332,20 @@ def finished_groups(path: Path) -> set[int]:
 def main(arguments: list[str]) -> int:
     """Run a worker: PATH, RANK, WORLD_SIZE and architectures to trust. Return 0 for done, 1 for failed.
 
+    Its standard output is for the builder alone, a line for each report; what anything else prints there goes to standard error.
+
     Raises `SystemExit` once the builder that started it is gone.
     """
     path, rank, world_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    reports = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a network prints is no report: it goes to the log
     archs.trust(*arguments[3:])
     parent = os.getppid()
 
     def report(images: int) -> None:
         if os.getppid() != parent:  # the builder was killed: another start will go on
             raise SystemExit(1)
-        print(images, flush=True)
+        print(images, file=reports, flush=True)
 
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -351,7 +355,7 @@ def main(arguments: list[str]) -> int:
             raise NetspaceError(f"{path} is not being built: there is no plan for it")
         Worker(plan, path).run(rank, world_size, report)
     except NetspaceError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        print(json.dumps({"error": str(error)}), file=reports, flush=True)
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ZooRecipe, planned_runs
 from model_zoo.work import Plan, Worker
 from netspace.errors import NetspaceError, UsageError
+from netspace.progress import Progress
 from netspace.tasks import load
 from netspace.zoo import Zoo, merge, parts_folder
 
@@ -262,6 +264,37 @@ def test_workers_that_say_much(small: ZooRecipe, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("FAILS", "1")
         with pytest.raises(NetspaceError, match=r"^a worker process ended with code 3: the last word$"):
             build(small, tmp_path / "failed.h5", workers=2)
+
+
+def test_reports_that_cannot_be_taken_in_are_an_error(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Progress):
+        def advance(self, units: float = 1, note: str = "") -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builder, "progress", lambda *words: nullcontext(Full(*words)))
+    with (
+        deadline(60),
+        pytest.raises(NetspaceError, match=r"^the reports of a worker .* cannot be read: .*No space left"),
+    ):
+        build(small, tmp_path / "zoo.h5", workers=2)
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+def test_a_zoo_is_finished_only_with_all_of_its_groups(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "zoo.h5"
+    real = Worker.run
+    with monkeypatch.context() as patched:  # trains every second group alone, without an error
+        patched.setattr(Worker, "run", lambda self, rank, world_size, report: real(self, 0, 2, report))
+        with pytest.raises(
+            NetspaceError, match=r"zoo\.h5 was to be finished, but 2 of its 4 groups .* are not trained yet"
+        ):
+            build(small, path, workers=1)
+        assert not path.exists() and parts_folder(path).exists()
+    assert content(build(small, path, workers=1))[:2] == (True, 8)
 
 
 def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) -> None:
