@@ -45,6 +45,7 @@ MIN_GROUPS = 8  # number of groups of an architecture below which groups do not 
 COMMIT_EVERY = 5.0  # seconds between commits of finished members
 LAST = "-last"  # ends the name of a part with the last member of a group, or with several groups
 PART = re.compile(rf"part-(\d+)(?:-to-(\d+)-by-(\d+)|-\d+){LAST}\.h5")
+UNFINISHED = re.compile(r"part-\d+-(\d+)\.h5")  # a part with members of a group up to a round
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
 TRAIN_IMAGES = 10_000  # maximum number of training images that accuracy_train is measured on
 
@@ -216,6 +217,7 @@ class Worker:
             with resuming_from(checkpoint):
                 group.load(state)
             report(group.epochs_done * images)
+        self._drop_since(number, group.round)
         waiting: list[Snapshot] = []
         whole = not checkpoint.exists()  # whether nothing of it is on disk
         committed = saved = time.monotonic()
@@ -254,6 +256,12 @@ class Worker:
         end = "" if group.runs else LAST
         part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
         write_zoo(part, self.header, {chosen.id: self._population(chosen, snapshots)}, self.plan.shard)
+
+    def _drop_since(self, number: int, round: int) -> None:
+        """Delete what a killed worker committed of a group after `round`: it is trained again, and may differ in the last bit."""
+        for part in parts_folder(self.path).glob(f"part-{number:05d}-*.h5"):
+            if (found := UNFINISHED.fullmatch(part.name)) and int(found[1]) > round:
+                part.unlink()
 
     def _commit_small(self, now: bool = False) -> None:
         """Commit the groups that wait for it, if it is time."""

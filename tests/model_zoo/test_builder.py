@@ -172,6 +172,26 @@ def test_a_group_goes_on_from_its_checkpoint(
     assert content(path) == content(whole)
 
 
+def test_members_that_are_trained_again_replace_those_of_before(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ZooRecipe.model_validate({**zoo_settings, "members": {"train": 4, "val": 0, "test": 0}, "fused": 4})
+    whole, path = build(recipe, tmp_path / "whole.h5", workers=1), tmp_path / "zoo.h5"
+    epoch = work.Group._one_epoch
+
+    def rounded(group: Any) -> int:  # as another processor rounds
+        seen = epoch(group)
+        group.flat = group.flat + 1e-6
+        return seen
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.Group, "_one_epoch", rounded)
+        interrupt(monkeypatch, recipe, path, 1, False)
+    assert [part.name for part in parts_folder(path).glob("part-*")] == ["part-00000-000001.h5"]  # of no checkpoint
+    build(recipe, path, workers=1)
+    assert content(path) == content(whole)
+
+
 def test_another_recipe_is_refused(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "zoo.h5"
     interrupt(monkeypatch, small, path, 1, False)
