@@ -59,8 +59,7 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
         UsageError: the zoo exists, or the arguments contradict each other.
         NetspaceError: the source is not of its format, or does not fit the architecture.
     """
-    if path.exists():
-        raise UsageError(f"{path} exists already: import into a new zoo, and join both by `netspace zoo merge`")
+    _refuse_existing(path)
     if settings.split is not None and settings.split not in SPLITS:
         raise UsageError(f"split {settings.split!r} was asked for; there are: {', '.join(SPLITS)}")
     zoo = open_foreign(settings.source, settings.format)
@@ -82,6 +81,7 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     recipe = {"name": "import", "archs": {name: config.model_dump(mode="json", exclude_defaults=True)}}
     header = Header(settings.data.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     with zoo_lock(path), progress("import", len(rows), "networks") as bar:
+        _refuse_existing(path)  # another import may have written it meanwhile
         first = next(flats)
         compress = worth_compressing(prep.pack(torch.from_numpy(first), chosen.size).numpy())
 
@@ -115,6 +115,12 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
         **task.normalisation(),
         accuracy_test={},
     )
+
+
+def _refuse_existing(path: Path) -> None:
+    """Raise `UsageError` if there is a file at `path`."""
+    if path.exists():
+        raise UsageError(f"{path} exists already: import into a new zoo, and join both by `netspace zoo merge`")
 
 
 def _matrix(zoo: ForeignZoo, rows: np.ndarray, spec: NetSpec) -> Iterator[np.ndarray]:

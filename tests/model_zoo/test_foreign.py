@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from model_zoo import foreign_import
 from model_zoo.foreign import CHUNK, open_foreign
 from model_zoo.foreign_import import ForeignImport, import_foreign
 from model_zoo.verify import verify
@@ -295,6 +296,21 @@ def test_folders_of_a_hub(tmp_path: Path) -> None:
     (last / "config.json").write_text(json.dumps({"architectures": ["Other"]}))
     assert "architecture is Net, Other" in refused(tmp_path, folder, arch="lenetlike", width=0.25)
     assert into(tmp_path, folder, "lenetlike", width=0.25, only={"architecture": "Net"}).imported == 2
+
+
+def test_a_zoo_that_another_import_wrote_meanwhile_stays(
+    tmp_path: Path, small_cnn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lock = tmp_path / "zoo.h5", foreign_import.zoo_lock
+
+    def late(path: Path) -> Any:
+        path.write_bytes(b"of another import")
+        return lock(path)
+
+    monkeypatch.setattr(foreign_import, "zoo_lock", late)
+    with pytest.raises(UsageError, match="exists already: import into a new zoo"):
+        into(tmp_path, small_cnn)
+    assert out.read_bytes() == b"of another import"
 
 
 def test_what_cannot_be_begun_is_one_sentence(tmp_path: Path, small_cnn: Path) -> None:
