@@ -34,6 +34,7 @@ KERNELS = {
 LAYOUT = ("varname", "start_idx", "end_idx", "shape")
 METRICS = ("modeldir", "step", "train_accuracy", "test_accuracy")
 ACTIVATION = "config.activation"
+NO_SEED = -1  # of networks whose seed is not known
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _hsg(folder: Path) -> ForeignZoo:
             files.append(file)
             facts["run"].append(model.name)
             facts["epochs"].append(epoch)
-            facts["seed"].append(int(config.get("seed", 0)))
+            facts["seed"].append(int(config.get("seed", NO_SEED)))
             facts["learning_rate"].append(float(config.get("optim::lr", np.nan)))
             for ours, theirs in (("train", "train_acc"), ("val", "validation_acc"), ("test", "test_acc")):
                 facts[f"accuracy_{ours}"].append(float(known.get(theirs, np.nan)))

@@ -271,6 +271,16 @@ def test_a_zoo_of_hsg(tmp_path: Path) -> None:
     assert "was expected to hold the file 'checkpoints'" in refused(tmp_path, folder, arch="lenetlike", width=0.25)
 
 
+def test_networks_of_signals_without_their_numbers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text("{}")
+    words = refused(tmp_path, tmp_path / "hub", arch="siren", kwargs={}, data=DataConfig(name="chairs", points=64))
+    assert (
+        words.startswith("each network of chairs was fitted to a signal of its own, ")
+        and "1 network has no seed" in words
+    )
+
+
 def test_folders_of_a_hub(tmp_path: Path) -> None:
     states, folder = networks(3, "lenetlike", width=0.25), tmp_path / "hub"
     for index, state in enumerate(states):
