@@ -267,6 +267,7 @@ class ZooFile:
     def __init__(self, path: str | Path) -> None:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
         self.path = Path(path)
+        self.arguments: tuple[Any, ...] = (self.path.absolute(),)  # with which its class opens it again
         self.file = _open(self.path)
         self.num_bytes = size = self.path.stat().st_size
         try:

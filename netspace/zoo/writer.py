@@ -211,8 +211,8 @@ class Zoo(ZooFile, MemberAccess):
     [36, 'train', 'lenetlike']
     """
 
-    def __reduce__(self) -> tuple[type[Zoo], tuple[Path, bool]]:
-        return type(self), (self.path.absolute(), self._partial)
+    def __reduce__(self) -> tuple[type[Zoo], tuple[Any, ...]]:
+        return type(self), self.arguments
 
     def __init__(self, path: str | Path, partial: bool = False) -> None:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version, and for a folder whose
@@ -220,8 +220,8 @@ class Zoo(ZooFile, MemberAccess):
         """
         path = Path(path)
         self._shards: list[ZooFile] = []
-        self._partial = partial
         if path.is_dir():
+            self.arguments = (path.absolute(), partial)
             self._shards = open_shards(path, partial)
             self._join(path)
             return
