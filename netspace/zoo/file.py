@@ -231,9 +231,9 @@ class ArchGroup:
         return np.flatnonzero(self.members["split"] == split.encode())
 
     def merit(self, rows: np.ndarray) -> np.ndarray:
-        """Return validation scores (M,) of rows, or 1 minus them if lower is better: higher is always better."""
+        """Return validation scores (M,) of rows, 1 minus them if lower is better, -inf if not known: higher is always better."""
         scores: np.ndarray = self.members["accuracy_val"][rows]
-        return scores if self.higher_is_better else 1 - scores
+        return np.where(np.isnan(scores), -np.inf, scores if self.higher_is_better else 1 - scores)
 
     def seeds(self, rows: np.ndarray) -> Int64[Tensor, " M"]:
         """Return the seeds of the runs of rows, which identify networks to their task."""
