@@ -164,6 +164,21 @@ def test_a_matrix_is_read_in_pieces(tmp_path: Path, small_cnn: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(pieces), matrix[index])
 
 
+def test_of_rows_that_are_chosen_the_others_are_not_read(
+    tmp_path: Path, small_cnn: Path, states: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fromfile, values = np.fromfile, list[int]()
+
+    def counted(file: Any, dtype: np.dtype[Any], count: int) -> np.ndarray:
+        values.append(count)
+        return fromfile(file, dtype, count)
+
+    monkeypatch.setattr(np, "fromfile", counted)
+    into(tmp_path, small_cnn, only={"step": "20"})
+    check_states(tmp_path / "zoo.h5", [states[1], states[4]])
+    assert values == [4970, 4970]
+
+
 def test_layouts_that_do_not_fit_are_one_sentence(tmp_path: Path, small_cnn: Path) -> None:
     (tmp_path / "zoo.h5").unlink(missing_ok=True)
     assert refused(tmp_path, small_cnn, arch="lenetlike").startswith(
@@ -188,6 +203,12 @@ def test_layouts_that_do_not_fit_are_one_sentence(tmp_path: Path, small_cnn: Pat
     assert "accuracy_test of network 5 of" in change("metrics.csv", whole["metrics.csv"].replace(b",0.5,", b",5.0,"))
     assert "but the shape (3, 3, 1, 15)" in change("layout.csv", whole["layout.csv"].replace(b"1, 16)", b"1, 15)"))
     assert "does not describe the 4,970 columns" in change("layout.csv", whole["layout.csv"].rsplit(b"\r\n", 2)[0])
+    shifted = whole["layout.csv"].replace(
+        b",0,10,10,", b",10,20,10,"
+    )  # over columns of another tensor: sums are as before
+    assert shifted != whole["layout.csv"] and "does not describe the 4,970 columns" in change("layout.csv", shifted)
+    beyond = whole["layout.csv"].replace(b",0,10,10,", b",4970,4980,10,")
+    assert "does not describe the 4,970 columns" in change("layout.csv", beyond)
     assert "is shorter than its 6 rows" in change("weights.npy", whole["weights.npy"][:-4])
     assert "was expected to be of the format small-cnn, but it is not" in change("weights.npy", b"no numpy file")
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
@@ -267,6 +288,8 @@ def test_a_zoo_of_hsg(tmp_path: Path) -> None:
     (tmp_path / "zoo.h5").unlink()
     torch.save({"a": deep}, folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints")
     assert "cannot be read safely" in refused(tmp_path, folder, arch="lenetlike", kwargs={}, width=0.25)
+    torch.save(torch.zeros(3), folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints")
+    assert "was expected to hold a state dict" in refused(tmp_path, folder, arch="lenetlike", kwargs={}, width=0.25)
     (folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints").unlink()
     assert "was expected to hold the file 'checkpoints'" in refused(tmp_path, folder, arch="lenetlike", width=0.25)
 
