@@ -68,7 +68,8 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None, shard: Shar
     """
     file = path if shard is None else _shard_file(recipe, path, shard)
     teacher = recipe.teacher_recipe() if shard is None or shard.index == 1 else None
-    teacher_file = path.with_name(f"{path.name}.teacher.h5") if shard else teacher_path(path)
+    folder = path.resolve()  # of shards, which may be called '.'
+    teacher_file = folder.parent / f"{folder.name}.teacher.h5" if shard else teacher_path(path)
     if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
         for config in teacher.archs.values():
             archs.resolve(config.arch)

@@ -139,13 +139,13 @@ class Shard:
 
 def parts_folder(path: Path) -> Path:
     """Return the folder in which the builder of the zoo at `path` commits finished members."""
-    return path.with_name(path.name + ".parts")
+    return path.parent / f"{path.name}.parts"  # not with_name, which raises for '.' and '/'
 
 
 def teacher_path(path: Path) -> Path:
     """Return the path of the zoo's teacher, a zoo of its own: `zoo.teacher.h5` next to `zoo.h5`, or next to the folder `zoo`."""
     if path.is_dir():
-        return path.resolve().with_name(f"{path.resolve().name}.teacher.h5")
+        return path.resolve().parent / f"{path.resolve().name}.teacher.h5"
     return path.with_name(f"{path.stem}.teacher{path.suffix}")
 
 

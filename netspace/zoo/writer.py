@@ -59,7 +59,7 @@ def zoo_lock(path: Path, *, builder: bool = False, timeout: float = LOCK_TIMEOUT
     """
     target = path.resolve()
     busy = f"{path} is still being written by another process after {timeout:.0f} s"
-    with locked(target.with_name(f".{target.name}.lock"), busy, timeout):
+    with locked(target.parent / f".{target.name}.lock", busy, timeout):
         if not builder and parts_folder(path).exists():
             raise NetspaceError(
                 f"{path} is being built, or its builder was interrupted: let `netspace zoo build` finish it first"

@@ -23,7 +23,7 @@ from model_zoo.work import Plan, Worker
 from netspace.errors import NetspaceError, UsageError
 from netspace.progress import Progress
 from netspace.tasks import load
-from netspace.zoo import Zoo, merge, parts_folder
+from netspace.zoo import Shard, Zoo, merge, parts_folder
 
 
 def content(path: Path) -> tuple[bool, int, str]:
@@ -54,6 +54,14 @@ def test_processes_and_their_number_do_not_matter(small: ZooRecipe, tmp_path: Pa
     two = build(small, tmp_path / "deep" / "two.h5", workers=2)
     assert content(one) == content(two)
     assert one.stat().st_size > 0 and not parts_folder(one).exists() and not parts_folder(two).exists()
+
+
+def test_shards_are_built_in_the_current_folder(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert content(build(small, Path("."), workers=1, shard=Shard(1, 4)))[1] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["shard-1-of-4.h5"]
 
 
 def test_another_seed_is_another_zoo(small: ZooRecipe, tmp_path: Path) -> None:
