@@ -25,11 +25,11 @@ from model_zoo.align import write_aligned
 from model_zoo.forward import Precision, Way
 from model_zoo.recipe import RunPlan, ZooRecipe, num_runs, planned_runs
 from model_zoo.trainer import Group
-from model_zoo.work import Candidate, Plan, Worker, candidate, candidates, runs_of
+from model_zoo.work import Candidate, Plan, Worker, candidate, candidates, finished_groups, runs_of
 from netspace import archs
 from netspace.config import validate
 from netspace.distributed import begin
-from netspace.errors import NetspaceError, NetspaceWarning, UsageError, printable
+from netspace.errors import NetspaceError, NetspaceWarning, UsageError, first_line, printable
 from netspace.files import locked, remove_leftovers
 from netspace.hardware import pick_device
 from netspace.networks.graph import reason
@@ -68,7 +68,8 @@ def build(recipe: ZooRecipe, path: Path, workers: int | None = None, shard: Shar
     """
     file = path if shard is None else _shard_file(recipe, path, shard)
     teacher = recipe.teacher_recipe() if shard is None or shard.index == 1 else None
-    teacher_file = path.with_name(f"{path.name}.teacher.h5") if shard else teacher_path(path)
+    folder = path.resolve()  # of shards, which may be called '.'
+    teacher_file = folder.parent / f"{folder.name}.teacher.h5" if shard else teacher_path(path)
     if teacher is not None:  # mistakes in its recipe are reported before other networks are trained
         for config in teacher.archs.values():
             archs.resolve(config.arch)
@@ -254,11 +255,17 @@ def _run_workers(plan: Plan, path: Path, count: int, report: Callable[[float], N
     def listen(process: subprocess.Popen[str], log: IO[bytes]) -> None:
         assert process.stdout is not None
         with process, log:  # closes them
-            for line in process.stdout:
-                if line.startswith("{"):
-                    errors.append(str(json.loads(line)["error"]))
-                else:
-                    report(int(line))
+            try:
+                for line in process.stdout:
+                    if line.startswith("{"):
+                        errors.append(str(json.loads(line)["error"]))
+                    elif line.strip().isdecimal():
+                        report(int(line))
+                    else:  # of a module that was imported before the worker began
+                        sys.stderr.write(printable(line))
+            except Exception as error:  # it would end this thread alone
+                errors.append(f"the reports of a worker process cannot be read: {first_line(error)}")
+                process.terminate()
             if process.wait() and not errors:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
                 tail = log.read().decode(errors="replace").strip().splitlines()
@@ -315,10 +322,18 @@ def _train_rank(recipe: ZooRecipe, path: Path, ranks: Any) -> None:
 
 
 def _finish(path: Path) -> None:
+    """Merge the parts into the zoo. Raise `NetspaceError` if a group of the plan has not committed its last member."""
     with zoo_lock(path, builder=True):
         plan = Plan.read(path)
+        assert plan is not None
+        count = len(plan.groups())
+        if missing := set(range(count)) - finished_groups(path):
+            raise NetspaceError(
+                f"{path} was to be finished, but {len(missing)} of its {count} groups of networks are not trained yet: build it "
+                "again to train them"
+            )
         parts = sorted(parts_folder(path).glob("part-*.h5"))
-        if plan is not None and plan.recipe.align:
+        if plan.recipe.align:
             unaligned = parts_folder(path) / "unaligned.h5"  # goes with the folder
             unaligned.unlink(missing_ok=True)
             merge(unaligned, parts, ordered=True)

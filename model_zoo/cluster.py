@@ -98,7 +98,8 @@ def build_by_slurm(
         raise UsageError('--slurm needs submitit: pip install "netspace[slurm]"') from None
     tasks = _tasks(recipe, folder, count)
     with _one_sentence():
-        executor = submitit.AutoExecutor(folder=folder.absolute().with_name(f"{folder.name}.jobs"), cluster=cluster)
+        logs = folder.absolute().parent / f"{folder.absolute().name}.jobs"
+        executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
         executor.update_parameters(**{"timeout_min": MINUTES, "name": recipe.name, **(parameters or {})})
         jobs = executor.map_array(build_shard, *zip(*tasks, strict=True))
 

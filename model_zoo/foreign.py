@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from netspace.errors import NetspaceError, UsageError, first_line, unknown
-from netspace.io import parse_json, read_torch
+from netspace.io import parse_json
 from netspace.networks.state_dict import StateDict, read_state_dict
 from netspace.zoo.storage import inside
 
@@ -34,6 +34,7 @@ KERNELS = {
 LAYOUT = ("varname", "start_idx", "end_idx", "shape")
 METRICS = ("modeldir", "step", "train_accuracy", "test_accuracy")
 ACTIVATION = "config.activation"
+NO_SEED = -1  # of networks whose seed is not known
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class ForeignZoo:
         if not keep.any():
             raise UsageError(f"no network of {self.path} has {', '.join(f'{k}={v}' for k, v in conditions.items())}")
         return np.flatnonzero(keep)
+
+
+def _chunks(index: np.ndarray, read: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield float32 (m, V) of rows (M,) in ascending order; `read` returns those from a first row up to an end."""
+    for chunk in np.array_split(index, -(-len(index) // CHUNK)):
+        spans = np.split(chunk, np.flatnonzero(np.diff(chunk) != 1) + 1)  # of rows that follow each other
+        yield np.concatenate([read(int(span[0]), int(span[-1]) + 1) for span in spans]).astype(np.float32, copy=False)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -178,17 +186,18 @@ def _small_cnn(folder: Path) -> ForeignZoo:
     count = len(metrics.get("modeldir", ()))
     if shape[0] != count:
         raise NetspaceError(f"{file} has {shape[0]:,} rows, but {folder / 'metrics.csv'} describes {count:,} networks")
-    if sum(prod(each.shape) for each in variables) != shape[1]:
+    ends = sorted((each.start, each.start + prod(each.shape)) for each in variables)
+    if [start for start, _ in ends] + [shape[1]] != [0] + [end for _, end in ends]:
         raise NetspaceError(f"{folder / 'layout.csv'} does not describe the {shape[1]:,} columns of {file} once each")
 
     def rows(index: np.ndarray) -> Iterator[np.ndarray]:
         with open(file, "rb") as matrix:
-            for chunk in np.array_split(index, -(-len(index) // CHUNK)):
-                first, last = int(chunk[0]), int(chunk[-1])  # in ascending order
+
+            def read(first: int, end: int) -> np.ndarray:
                 matrix.seek(offset + first * shape[1] * dtype.itemsize)
-                block = np.fromfile(matrix, dtype, (last - first + 1) * shape[1]).reshape(-1, shape[1])
-                whole = len(chunk) == len(block)
-                yield (block if whole else block[chunk - first]).astype(np.float32, copy=False)
+                return np.fromfile(matrix, dtype, (end - first) * shape[1]).reshape(-1, shape[1])
+
+            yield from _chunks(index, read)
 
     facts: dict[str, list[Any]] = {
         **metrics,
@@ -223,9 +232,7 @@ def _fit_a_nef(path: Path) -> ForeignZoo:
 
     def rows(index: np.ndarray) -> Iterator[np.ndarray]:
         with h5py.File(path, "r") as file:
-            for chunk in np.array_split(index, -(-len(index) // CHUNK)):
-                block = file["params"][int(chunk[0]) : int(chunk[-1]) + 1]
-                yield block[chunk - chunk[0]].astype(np.float32, copy=False)
+            yield from _chunks(index, lambda first, end: file["params"][first:end])
 
     numbers = list(range(count))
     return ForeignZoo("fit-a-nef", path, {"run": numbers, "seed": numbers}, _by_layer(variables), rows)
@@ -257,11 +264,11 @@ def _hsg(folder: Path) -> ForeignZoo:
             files.append(file)
             facts["run"].append(model.name)
             facts["epochs"].append(epoch)
-            facts["seed"].append(int(config.get("seed", 0)))
+            facts["seed"].append(int(config.get("seed", NO_SEED)))
             facts["learning_rate"].append(float(config.get("optim::lr", np.nan)))
             for ours, theirs in (("train", "train_acc"), ("val", "validation_acc"), ("test", "test_acc")):
                 facts[f"accuracy_{ours}"].append(float(known.get(theirs, np.nan)))
-    return ForeignZoo("hsg", folder, facts, state=lambda index: StateDict(read_torch(files[index])))
+    return ForeignZoo("hsg", folder, facts, state=lambda index: read_state_dict(files[index]))
 
 
 def _hub(folder: Path) -> ForeignZoo:

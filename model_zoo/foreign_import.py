@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_zoo.foreign import ACTIVATION, ForeignZoo, open_foreign
-from model_zoo.importer import drawn_splits, parameters
+from model_zoo.foreign import ACTIVATION, NO_SEED, ForeignZoo, open_foreign
+from model_zoo.importer import check_seeds, drawn_splits, parameters
 from model_zoo.recipe import ArchConfig
 from model_zoo.work import Candidate, candidate, member_scores
 from netspace.errors import NetspaceError, UsageError
@@ -56,11 +56,11 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     targets of its own. What is not known is NaN. Networks with values that are not finite have diverged.
 
     Raises:
-        UsageError: the zoo exists, or the arguments contradict each other.
+        UsageError: the zoo exists, the arguments contradict each other, or networks that were each fitted to a signal of its own have
+            no seed, which numbers it.
         NetspaceError: the source is not of its format, or does not fit the architecture.
     """
-    if path.exists():
-        raise UsageError(f"{path} exists already: import into a new zoo, and join both by `netspace zoo merge`")
+    _refuse_existing(path)
     if settings.split is not None and settings.split not in SPLITS:
         raise UsageError(f"split {settings.split!r} was asked for; there are: {', '.join(SPLITS)}")
     zoo = open_foreign(settings.source, settings.format)
@@ -78,10 +78,13 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     chosen = candidate(name, config, task, settings.prep_width, check="imported")
     flats = _matrix(zoo, rows, chosen.spec) if zoo.rows else _states(zoo, rows, chosen, settings.folded)
     members = _table(zoo, rows, settings)
+    check_seeds(task, int((members["seed"] == NO_SEED).sum()))
+    members["seed"][members["seed"] == NO_SEED] = 0
     evaluate = not any(key in zoo.facts for key in SCORES) and not task.own_targets
     recipe = {"name": "import", "archs": {name: config.model_dump(mode="json", exclude_defaults=True)}}
     header = Header(settings.data.model_dump(mode="json"), task.split_hash, recipe, score=task.score_metadata())
     with zoo_lock(path), progress("import", len(rows), "networks") as bar:
+        _refuse_existing(path)  # another import may have written it meanwhile
         first = next(flats)
         compress = worth_compressing(prep.pack(torch.from_numpy(first), chosen.size).numpy())
 
@@ -117,6 +120,12 @@ def import_foreign(path: Path, settings: ForeignImport) -> ZooImport:
     )
 
 
+def _refuse_existing(path: Path) -> None:
+    """Raise `UsageError` if there is a file at `path`."""
+    if path.exists():
+        raise UsageError(f"{path} exists already: import into a new zoo, and join both by `netspace zoo merge`")
+
+
 def _matrix(zoo: ForeignZoo, rows: np.ndarray, spec: NetSpec) -> Iterator[np.ndarray]:
     """Yield float32 (m, P) of the rows of a matrix. Raises `NetspaceError` unless the layout is the architecture's."""
     assert zoo.rows is not None
@@ -147,7 +156,7 @@ def _states(zoo: ForeignZoo, rows: np.ndarray, chosen: Candidate, folded: bool) 
 
 
 def _table(zoo: ForeignZoo, rows: np.ndarray, settings: ForeignImport) -> np.ndarray:
-    """Return the table rows (M,) from what the source says of its networks."""
+    """Return the table rows (M,) from what the source says of its networks; a seed that is not known is `NO_SEED`."""
     members = np.zeros(len(rows), MEMBER)
     _, runs = np.unique(np.array([str(zoo.facts["run"][row]) for row in rows]), return_inverse=True)
     first = np.full(runs.max() + 1, len(rows))
@@ -155,8 +164,8 @@ def _table(zoo: ForeignZoo, rows: np.ndarray, settings: ForeignImport) -> np.nda
     members["run"] = np.argsort(np.argsort(first))[runs]  # numbered as they come
     for column in ("learning_rate", *SCORES):
         members[column] = np.array(zoo.facts[column], float)[rows] if column in zoo.facts else np.nan
-    for column in ("seed", "epochs"):
-        members[column] = np.array(zoo.facts[column], np.int64)[rows] if column in zoo.facts else 0
+    for column, unknown in (("seed", NO_SEED), ("epochs", 0)):
+        members[column] = np.array(zoo.facts[column], np.int64)[rows] if column in zoo.facts else unknown
     for column in SCORES:
         bad = np.flatnonzero(~np.isnan(members[column]) & ~((members[column] >= 0) & (members[column] <= 1)))
         if len(bad):

@@ -27,7 +27,7 @@ from math import cos, pi
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -142,6 +142,8 @@ Schedule = Literal["constant", "cosine", "steps"]
 
 class OptimizerConfig(Settings):
     """How members are trained."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     # an optimiser of torch by its name; muon: orthogonalised momentum for matrices inside the network, Adam for the rest
     name: Literal["adam", "adamw", "sgd", "muon"] = "adam"

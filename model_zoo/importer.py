@@ -23,7 +23,7 @@ from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import flat_parameters
 from netspace.results.zoos import ZooImport
 from netspace.streams import Stream, generator
-from netspace.tasks import DataConfig, load
+from netspace.tasks import DataConfig, Task, load
 from netspace.zoo import MEMBER, SPLITS, Header, Population, Zoo, merge, write_zoo, zoo_lock
 from netspace.zoo.columns import NAME, parse_column
 from netspace.zoo.members import ALIASES, DERIVED
@@ -38,7 +38,7 @@ class Entry(Settings):
 
     file: Path  # relative to the table's folder
     run: str = ""  # label of the training; empty: a training of its own
-    seed: Seed = 0
+    seed: Seed | None = None  # of the training; the number of the signal, where each network has one of its own
     epochs: int = Field(0, ge=0, lt=2**31)  # 0 if not known
     split: Literal["train", "val", "test", ""] = ""  # empty: the run's, or drawn
     own: dict[str, str] = Field(default_factory=dict)  # column -> text
@@ -141,7 +141,8 @@ def import_members(
         table: an entry for each network, with runs of several networks; None: each network is a run of its own.
 
     Raises:
-        UsageError: arguments contradict each other or the zoo, or another zoo is being built there.
+        UsageError: arguments contradict each other or the zoo, another zoo is being built there, or networks that were each fitted to
+            a signal of its own have no seed, which numbers it.
         NetspaceError: a state dict does not fit, or the data here are not the zoo's.
 
     >>> from netspace.archs import build
@@ -198,14 +199,15 @@ def import_members(
         raise NetspaceError(f"the data here are not those that {path} was trained on: their split hash differs")
     chosen = candidate(arch.replace("/", "-"), arch_config, task, prep_width, check="imported")
     flat = torch.stack([parameters(state, chosen, name, folded) for name, state in states.items()])
-    seeds = torch.tensor([entry.seed for entry in entries])
+    check_seeds(task, sum(entry.seed is None for entry in entries))
+    seeds = torch.tensor([entry.seed or 0 for entry in entries])
     accuracies = member_scores(NetBatch(chosen.skeleton, chosen.spec), flat, task, seeds)
     runs = _runs(entries)
     members = np.zeros(len(flat), dtype=MEMBER)
     for index, (name, entry) in enumerate(zip(states, entries, strict=True)):
         row = members[index]
         row["run"], row["status"] = runs[index], b"ok"
-        row["seed"], row["epochs"], row["source"] = entry.seed, entry.epochs, name.encode()[-160:]
+        row["seed"], row["epochs"], row["source"] = seeds[index], entry.epochs, name.encode()[-160:]
         for part, values in accuracies.items():
             row[f"accuracy_{part}"] = values[index]
     names = dict.fromkeys(name for entry in entries for name in entry.own)
@@ -226,6 +228,16 @@ def import_members(
         **task.normalisation(),
         accuracy_test=dict(zip(states, accuracies["test"].tolist(), strict=True)),
     )
+
+
+def check_seeds(task: Task, missing: int) -> None:
+    """Raise `UsageError` if networks of `task` need seeds, and `missing` of them have none."""
+    if task.own_targets and missing:
+        raise UsageError(
+            f"each network of {task.name} was fitted to a signal of its own, whose number is the network's seed, but "
+            f"{missing:,} {'network has' if missing == 1 else 'networks have'} no seed: give state dicts by a --table with the columns "
+            "file and seed"
+        )
 
 
 def _learning_rates(given: np.ndarray | None, count: int) -> np.ndarray:

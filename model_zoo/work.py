@@ -45,6 +45,7 @@ MIN_GROUPS = 8  # number of groups of an architecture below which groups do not 
 COMMIT_EVERY = 5.0  # seconds between commits of finished members
 LAST = "-last"  # ends the name of a part with the last member of a group, or with several groups
 PART = re.compile(rf"part-(\d+)(?:-to-(\d+)-by-(\d+)|-\d+){LAST}\.h5")
+UNFINISHED = re.compile(r"part-\d+-(\d+)\.h5")  # a part with members of a group up to a round
 CHECKPOINT_EVERY = 20.0  # seconds between checkpoints of a group
 TRAIN_IMAGES = 10_000  # maximum number of training images that accuracy_train is measured on
 
@@ -216,6 +217,7 @@ class Worker:
             with resuming_from(checkpoint):
                 group.load(state)
             report(group.epochs_done * images)
+        self._drop_since(number, group.round)
         waiting: list[Snapshot] = []
         whole = not checkpoint.exists()  # whether nothing of it is on disk
         committed = saved = time.monotonic()
@@ -254,6 +256,12 @@ class Worker:
         end = "" if group.runs else LAST
         part = parts_folder(self.path) / f"part-{number:05d}-{group.round:06d}{end}.h5"
         write_zoo(part, self.header, {chosen.id: self._population(chosen, snapshots)}, self.plan.shard)
+
+    def _drop_since(self, number: int, round: int) -> None:
+        """Delete what a killed worker committed of a group after `round`: it is trained again, and may differ in the last bit."""
+        for part in parts_folder(self.path).glob(f"part-{number:05d}-*.h5"):
+            if (found := UNFINISHED.fullmatch(part.name)) and int(found[1]) > round:
+                part.unlink()
 
     def _commit_small(self, now: bool = False) -> None:
         """Commit the groups that wait for it, if it is time."""
@@ -332,16 +340,20 @@ def finished_groups(path: Path) -> set[int]:
 def main(arguments: list[str]) -> int:
     """Run a worker: PATH, RANK, WORLD_SIZE and architectures to trust. Return 0 for done, 1 for failed.
 
+    Its standard output is for the builder alone, a line for each report; what anything else prints there goes to standard error.
+
     Raises `SystemExit` once the builder that started it is gone.
     """
     path, rank, world_size = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    reports = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a network prints is no report: it goes to the log
     archs.trust(*arguments[3:])
     parent = os.getppid()
 
     def report(images: int) -> None:
         if os.getppid() != parent:  # the builder was killed: another start will go on
             raise SystemExit(1)
-        print(images, flush=True)
+        print(images, file=reports, flush=True)
 
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -351,7 +363,7 @@ def main(arguments: list[str]) -> int:
             raise NetspaceError(f"{path} is not being built: there is no plan for it")
         Worker(plan, path).run(rank, world_size, report)
     except NetspaceError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        print(json.dumps({"error": str(error)}), file=reports, flush=True)
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 1

@@ -192,6 +192,18 @@ class Noisy(nn.Module):
         return self.fc(x.flatten(1) + torch.randn_like(x.flatten(1)))
 
 
+class Talking(nn.Module):
+    """Every forward pass prints, also what looks like the reports of a worker process."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        print(f"{tuple(x.shape)} of {x.dtype}", "{", "7", sep="\n", flush=True)
+        return self.fc(x.flatten(1))
+
+
 class OwnStatistics(nn.Module):
     """A float buffer that training changes, and that is no batch norm's."""
 
@@ -211,5 +223,5 @@ postact, constant, with_position, index_table, spectral, tied = (
     Spectral,
     Tied,
 )
-recurrent, two_heads, timmlike, no_momentum = Recurrent, TwoHeads, Timmlike, NoMomentum
+recurrent, two_heads, timmlike, no_momentum, talking = Recurrent, TwoHeads, Timmlike, NoMomentum, Talking
 functional_dropout, noisy, own_statistics, mobile_like = FunctionalDropout, Noisy, OwnStatistics, MobileLike

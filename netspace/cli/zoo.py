@@ -73,6 +73,7 @@ def build(
     from model_zoo.builder import build as build_zoo
     from model_zoo.recipe import ZooRecipe
     from netspace.config import load
+    from netspace.errors import UsageError
 
     trusting(trust_arch)
     changes = [*(set or []), *([f"device={device}"] if device else [])]
@@ -81,6 +82,11 @@ def build(
     if ray or slurm:
         say(describe(_on_cluster(recipe, out, shard, shards, ray, slurm, slurm_set)), json, zoo_text)
         return
+    if shards is not None or slurm_set:
+        raise UsageError(
+            f"{'--slurm-set' if shards is None else '--shards'} is for the shards that --ray or --slurm deals out, and neither was "
+            "given: add one, or build a shard by itself (--shard I/N)"
+        )
     path = build_zoo(recipe, out or Path("zoos") / (recipe.name if part else f"{recipe.name}.h5"), workers, part)
     say(describe(path), json, zoo_text)
 

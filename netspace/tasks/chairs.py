@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netspace.errors import UsageError
+
 RADIUS = 0.95  # of the sphere about the origin that every shape is scaled to, within the cube [-1, 1]^3
+NUMBERS = 2**32  # of chairs in a collection
 STREAM = 1  # of a number's random values: chairs; samples of points have others
 
 
@@ -38,7 +41,7 @@ class Chair:
         x, y, z = self.halves.T
         areas = np.stack([y * z, y * z, x * z, x * z, x * y, x * y], 1).ravel()  # (K * 6,)
         edges = np.cumsum(areas) / areas.sum()
-        found: list[np.ndarray] = []
+        found = [np.empty((0, 3))]
         while sum(map(len, found)) < count:
             side = np.minimum(np.searchsorted(edges, random.random_sample(2 * count)), len(edges) - 1)
             box, axis, sign = side // 6, side % 6 // 2, side % 2 * 2 - 1
@@ -50,11 +53,13 @@ class Chair:
 
 
 def chair(number: int, seed: int = 0) -> Chair:
-    """Return chair `number` of the collection `seed`: the same on every machine.
+    """Return chair `number` of the collection `seed`: the same on every machine. Raises `UsageError` for no chair's number.
 
     >>> chair(3).name, sorted(chair(3).labels)[:3]
     ('chair/0003', ['arms', 'back_height', 'leg'])
     """
+    if not 0 <= number < NUMBERS:
+        raise UsageError(f"chair number {number} was asked for, but chairs are numbered from 0 to {NUMBERS - 1}")
     random = np.random.RandomState([seed, number, STREAM])
 
     def between(low: float, high: float) -> float:

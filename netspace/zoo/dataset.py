@@ -41,7 +41,7 @@ class PRepDataset(Dataset[Any]):
                 f"a data set of PReps of one size was asked for, but the members' differ ({sizes}): choose with filter(arch=...)"
             )
         self.size = used[0].size if used else (0, 0)
-        self.kind, self.path, self.content_hash = type(zoo), zoo.path.absolute(), zoo.content_hash
+        self.kind, self.arguments, self.content_hash = type(zoo), zoo.arguments, zoo.content_hash
         self.class_ids, self.rows = class_ids, rows
         self.targets = None if targets is None else torch.from_numpy(np.array(targets))
         self._opened: tuple[int, ZooFile] | None = None
@@ -79,10 +79,10 @@ class PRepDataset(Dataset[Any]):
     def _zoo(self) -> ZooFile:
         """Return the zoo, opened by this process: HDF5 files do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            zoo = self.kind(self.path)
+            zoo = self.kind(*self.arguments)
             if zoo.content_hash != self.content_hash:
                 zoo.close()
-                raise NetspaceError(f"{self.path} was replaced while its PReps were read: make the data set again")
+                raise NetspaceError(f"{zoo.path} was replaced while its PReps were read: make the data set again")
             self._opened = (os.getpid(), zoo)
         return self._opened[1]
 

@@ -139,13 +139,13 @@ class Shard:
 
 def parts_folder(path: Path) -> Path:
     """Return the folder in which the builder of the zoo at `path` commits finished members."""
-    return path.with_name(path.name + ".parts")
+    return path.parent / f"{path.name}.parts"  # not with_name, which raises for '.' and '/'
 
 
 def teacher_path(path: Path) -> Path:
     """Return the path of the zoo's teacher, a zoo of its own: `zoo.teacher.h5` next to `zoo.h5`, or next to the folder `zoo`."""
     if path.is_dir():
-        return path.resolve().with_name(f"{path.resolve().name}.teacher.h5")
+        return path.resolve().parent / f"{path.resolve().name}.teacher.h5"
     return path.with_name(f"{path.stem}.teacher{path.suffix}")
 
 
@@ -231,9 +231,9 @@ class ArchGroup:
         return np.flatnonzero(self.members["split"] == split.encode())
 
     def merit(self, rows: np.ndarray) -> np.ndarray:
-        """Return validation scores (M,) of rows, or 1 minus them if lower is better: higher is always better."""
+        """Return validation scores (M,) of rows, 1 minus them if lower is better, -inf if not known: higher is always better."""
         scores: np.ndarray = self.members["accuracy_val"][rows]
-        return scores if self.higher_is_better else 1 - scores
+        return np.where(np.isnan(scores), -np.inf, scores if self.higher_is_better else 1 - scores)
 
     def seeds(self, rows: np.ndarray) -> Int64[Tensor, " M"]:
         """Return the seeds of the runs of rows, which identify networks to their task."""
@@ -267,6 +267,7 @@ class ZooFile:
     def __init__(self, path: str | Path) -> None:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version."""
         self.path = Path(path)
+        self.arguments: tuple[Any, ...] = (self.path.absolute(),)  # with which its class opens it again
         self.file = _open(self.path)
         self.num_bytes = size = self.path.stat().st_size
         try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from netspace.errors import UsageError, unknown
 
-MAX_LENGTH = 2000  # characters of a condition, so that it is nested no deeper than Python can follow
+MAX_LENGTH = 2000  # characters of a condition
 EXAMPLE = "\"accuracy > 0.9 and split == 'train'\""
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -64,8 +64,11 @@ def matches(text: str, columns: Iterable[str], read: Callable[[str], np.ndarray]
         body = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise condition.error("does not parse") from None
-    with np.errstate(all="ignore"):
-        found = np.asarray(condition.value(body))
+    try:
+        with np.errstate(all="ignore"):
+            found = np.asarray(condition.value(body))
+    except RecursionError:
+        raise condition.error("is nested too deeply") from None
     if found.dtype != bool:
         raise condition.error("is no comparison")
     return np.broadcast_to(found, (count,))

@@ -59,7 +59,7 @@ def zoo_lock(path: Path, *, builder: bool = False, timeout: float = LOCK_TIMEOUT
     """
     target = path.resolve()
     busy = f"{path} is still being written by another process after {timeout:.0f} s"
-    with locked(target.with_name(f".{target.name}.lock"), busy, timeout):
+    with locked(target.parent / f".{target.name}.lock", busy, timeout):
         if not builder and parts_folder(path).exists():
             raise NetspaceError(
                 f"{path} is being built, or its builder was interrupted: let `netspace zoo build` finish it first"
@@ -211,8 +211,8 @@ class Zoo(ZooFile, MemberAccess):
     [36, 'train', 'lenetlike']
     """
 
-    def __reduce__(self) -> tuple[type[Zoo], tuple[Path, bool]]:
-        return type(self), (self.path.absolute(), self._partial)
+    def __reduce__(self) -> tuple[type[Zoo], tuple[Any, ...]]:
+        return type(self), self.arguments
 
     def __init__(self, path: str | Path, partial: bool = False) -> None:
         """Raises `NetspaceError` for a file that is missing, truncated, corrupted or of another version, and for a folder whose
@@ -220,8 +220,8 @@ class Zoo(ZooFile, MemberAccess):
         """
         path = Path(path)
         self._shards: list[ZooFile] = []
-        self._partial = partial
         if path.is_dir():
+            self.arguments = (path.absolute(), partial)
             self._shards = open_shards(path, partial)
             self._join(path)
             return
@@ -262,7 +262,7 @@ class Zoo(ZooFile, MemberAccess):
 def merge(
     path: Path, sources: Sequence[Path], *, complete: bool = True, ordered: bool = False, partial: bool = False
 ) -> Merge:
-    """Merge zoos into one, streamed and atomically; members that are equal to the last bit are stored once.
+    """Merge zoos into one, streamed and atomically; equal members of one architecture, to the last bit, are stored once.
 
     The caller holds the lock of `path` (`netspace.zoo.zoo_lock`) if others may write it. With `ordered`, members are
     sorted by (run, epochs, seed), so the result does not depend on which was finished first; shards of one build always
@@ -284,7 +284,8 @@ def merge(
         specs: dict[str, NetSpec] = {}
         sizes: dict[str, tuple[int, int]] = {}
         rows: dict[str, list[tuple[ArchGroup, int]]] = {}
-        seen: set[bytes] = set()
+        known_specs: dict[NetSpec, int] = {}  # numbered: equal values in another architecture are another network
+        seen: set[tuple[int, bytes]] = set()
         duplicates = 0
         runs_before = 0
         offsets: dict[int, int] = {}
@@ -296,13 +297,14 @@ def merge(
                     raise NetspaceError(
                         f"{name!r} of {zoo.path} has another spec or PRep size than in the zoos before it"
                     )
+                spec_number = known_specs.setdefault(group.spec, len(known_specs))
                 content.begin(name, group.spec)
                 _refuse(zoo, table_problems(name, group.members))
                 for row in range(len(group)):
                     prep = group.read([row]).numpy()
                     _refuse(zoo, prep_problems(name, group.spec, [row], prep))
                     content.add(prep, group.members[row : row + 1])
-                    identity = _identity(group, row, prep)
+                    identity = (spec_number, _identity(group, row, prep))
                     if identity in seen:
                         duplicates += 1
                         continue

@@ -28,6 +28,9 @@ Cli = Callable[..., Any]
         ("data.name=digit", ["digit", "digits"]),
         ("archs.lenetlike.width=0", ["width"]),
         ("epochs.first=9", ["epoch"]),
+        ("optimizer.learning_rate=.inf", ["optimizer.learning_rate", "finite", "inf"]),
+        ("optimizer.weight_decay=.nan", ["optimizer.weight_decay", "finite", "nan"]),
+        ("optimizer.momentum=.inf", ["optimizer.momentum", "finite", "inf"]),
     ],
 )
 def test_wrong_zoo_settings(cli: Cli, recipes: Path, change: str, words: list[str]) -> None:
@@ -67,6 +70,22 @@ def test_zoos_merged_from_nothing(cli: Cli, tiny_zoo: Path) -> None:
     refused(cli("zoo", "merge", "-o", "out.h5"), 2, "ZOO...")
     refused(cli("zoo", "merge", "out.h5"), 2, "out.h5", "none was given")
     refused(cli("zoo", "merge", tiny_zoo), 2, str(tiny_zoo), "none was given")
+
+
+def test_a_folder_in_place_of_the_file_to_write(cli: Cli, recipes: Path, tiny_zoo: Path) -> None:
+    (folder := Path("folder")).mkdir()
+    for out in (".", "/", folder):
+        refused(cli("zoo", "build", recipes / "zoo.yaml", "-o", out), 1, f"{out} is a folder without finished shards")
+        refused(cli("zoo", "merge", out, tiny_zoo), 2, f"{out} exists already")
+        refused(cli("zoo", "align", tiny_zoo, "-o", out), 2, f"{out} exists already")
+    assert [*Path().iterdir(), *folder.iterdir()] == [folder]
+
+
+def test_options_of_clusters_without_a_cluster(cli: Cli, recipes: Path) -> None:
+    build = ("zoo", "build", recipes / "zoo.yaml", "-o", "z.h5")
+    refused(cli(*build, "--shards", 4), 2, "--shards is for the shards that --ray or --slurm deals out", "--shard I/N")
+    refused(cli(*build, "--slurm-set", "a=b"), 2, "--slurm-set is for the shards that --ray or --slurm deals out")
+    assert not list(Path().iterdir())
 
 
 def test_zoos_of_different_data_are_not_merged(cli: Cli, tiny_zoo: Path, recipes: Path) -> None:

@@ -16,7 +16,7 @@ from model_zoo.builder import build
 from model_zoo.recipe import ZooRecipe
 from model_zoo.verify import verify
 from netspace.errors import NetspaceWarning, UsageError
-from netspace.zoo import Zoo
+from netspace.zoo import Population, Zoo, write_zoo
 
 
 def test_aligned_members_are_the_same_networks_nearer_to_their_reference(multi_zoo: Path, tmp_path: Path) -> None:
@@ -46,6 +46,20 @@ def test_align_is_a_front_door_of_the_package(tiny_zoo: Path, tmp_path: Path) ->
     result = netspace.align(str(tiny_zoo), str(tmp_path / "aligned.h5"))
     assert result.path == str(tmp_path / "aligned.h5") and list(result.archs) == ["lenetlike"]
     assert len(netspace.Zoo(result.path)) == len(netspace.Zoo(tiny_zoo))
+
+
+def test_a_member_of_unknown_score_is_no_reference(tiny_zoo: Path, tmp_path: Path) -> None:
+    with Zoo(tiny_zoo) as zoo:
+        group = zoo.only()
+        members = group.members.copy()
+        first, second = group.rows("train")[np.argsort(-members["accuracy_val"][group.rows("train")], kind="stable")][
+            :2
+        ]
+        members["accuracy_val"][first] = np.nan
+        preps = group.read(range(len(group))).numpy()
+        write_zoo(tmp_path / "zoo.h5", zoo.header, {group.id: Population(group.spec, preps, members)})
+    result = align_zoo(tmp_path / "zoo.h5", tmp_path / "aligned.h5")
+    assert result.archs["lenetlike"].reference == f"lenetlike/{second:04d}"
 
 
 def test_an_existing_file_stays(multi_zoo: Path, tmp_path: Path) -> None:

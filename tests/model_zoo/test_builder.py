@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from model_zoo.forward import Forward, Way
 from model_zoo.recipe import ZooRecipe, planned_runs
 from model_zoo.work import Plan, Worker
 from netspace.errors import NetspaceError, UsageError
+from netspace.progress import Progress
 from netspace.tasks import load
-from netspace.zoo import Zoo, merge, parts_folder
+from netspace.zoo import Shard, Zoo, merge, parts_folder
 
 
 def content(path: Path) -> tuple[bool, int, str]:
@@ -52,6 +54,14 @@ def test_processes_and_their_number_do_not_matter(small: ZooRecipe, tmp_path: Pa
     two = build(small, tmp_path / "deep" / "two.h5", workers=2)
     assert content(one) == content(two)
     assert one.stat().st_size > 0 and not parts_folder(one).exists() and not parts_folder(two).exists()
+
+
+def test_shards_are_built_in_the_current_folder(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert content(build(small, Path("."), workers=1, shard=Shard(1, 4)))[1] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["shard-1-of-4.h5"]
 
 
 def test_another_seed_is_another_zoo(small: ZooRecipe, tmp_path: Path) -> None:
@@ -170,6 +180,26 @@ def test_a_group_goes_on_from_its_checkpoint(
     assert content(path) == content(whole)
 
 
+def test_members_that_are_trained_again_replace_those_of_before(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ZooRecipe.model_validate({**zoo_settings, "members": {"train": 4, "val": 0, "test": 0}, "fused": 4})
+    whole, path = build(recipe, tmp_path / "whole.h5", workers=1), tmp_path / "zoo.h5"
+    epoch = work.Group._one_epoch
+
+    def rounded(group: Any) -> int:  # as another processor rounds
+        seen = epoch(group)
+        group.flat = group.flat + 1e-6
+        return seen
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.Group, "_one_epoch", rounded)
+        interrupt(monkeypatch, recipe, path, 1, False)
+    assert [part.name for part in parts_folder(path).glob("part-*")] == ["part-00000-000001.h5"]  # of no checkpoint
+    build(recipe, path, workers=1)
+    assert content(path) == content(whole)
+
+
 def test_another_recipe_is_refused(small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "zoo.h5"
     interrupt(monkeypatch, small, path, 1, False)
@@ -262,6 +292,37 @@ def test_workers_that_say_much(small: ZooRecipe, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("FAILS", "1")
         with pytest.raises(NetspaceError, match=r"^a worker process ended with code 3: the last word$"):
             build(small, tmp_path / "failed.h5", workers=2)
+
+
+def test_reports_that_cannot_be_taken_in_are_an_error(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Progress):
+        def advance(self, units: float = 1, note: str = "") -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builder, "progress", lambda *words: nullcontext(Full(*words)))
+    with (
+        deadline(60),
+        pytest.raises(NetspaceError, match=r"^the reports of a worker .* cannot be read: .*No space left"),
+    ):
+        build(small, tmp_path / "zoo.h5", workers=2)
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+def test_a_zoo_is_finished_only_with_all_of_its_groups(
+    small: ZooRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "zoo.h5"
+    real = Worker.run
+    with monkeypatch.context() as patched:  # trains every second group alone, without an error
+        patched.setattr(Worker, "run", lambda self, rank, world_size, report: real(self, 0, 2, report))
+        with pytest.raises(
+            NetspaceError, match=r"zoo\.h5 was to be finished, but 2 of its 4 groups .* are not trained yet"
+        ):
+            build(small, path, workers=1)
+        assert not path.exists() and parts_folder(path).exists()
+    assert content(build(small, path, workers=1))[:2] == (True, 8)
 
 
 def test_the_callers_threads_are_given_back(small: ZooRecipe, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from model_zoo import foreign_import
 from model_zoo.foreign import CHUNK, open_foreign
 from model_zoo.foreign_import import ForeignImport, import_foreign
 from model_zoo.verify import verify
@@ -163,6 +164,21 @@ def test_a_matrix_is_read_in_pieces(tmp_path: Path, small_cnn: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(pieces), matrix[index])
 
 
+def test_of_rows_that_are_chosen_the_others_are_not_read(
+    tmp_path: Path, small_cnn: Path, states: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fromfile, values = np.fromfile, list[int]()
+
+    def counted(file: Any, dtype: np.dtype[Any], count: int) -> np.ndarray:
+        values.append(count)
+        return fromfile(file, dtype, count)
+
+    monkeypatch.setattr(np, "fromfile", counted)
+    into(tmp_path, small_cnn, only={"step": "20"})
+    check_states(tmp_path / "zoo.h5", [states[1], states[4]])
+    assert values == [4970, 4970]
+
+
 def test_layouts_that_do_not_fit_are_one_sentence(tmp_path: Path, small_cnn: Path) -> None:
     (tmp_path / "zoo.h5").unlink(missing_ok=True)
     assert refused(tmp_path, small_cnn, arch="lenetlike").startswith(
@@ -187,6 +203,12 @@ def test_layouts_that_do_not_fit_are_one_sentence(tmp_path: Path, small_cnn: Pat
     assert "accuracy_test of network 5 of" in change("metrics.csv", whole["metrics.csv"].replace(b",0.5,", b",5.0,"))
     assert "but the shape (3, 3, 1, 15)" in change("layout.csv", whole["layout.csv"].replace(b"1, 16)", b"1, 15)"))
     assert "does not describe the 4,970 columns" in change("layout.csv", whole["layout.csv"].rsplit(b"\r\n", 2)[0])
+    shifted = whole["layout.csv"].replace(
+        b",0,10,10,", b",10,20,10,"
+    )  # over columns of another tensor: sums are as before
+    assert shifted != whole["layout.csv"] and "does not describe the 4,970 columns" in change("layout.csv", shifted)
+    beyond = whole["layout.csv"].replace(b",0,10,10,", b",4970,4980,10,")
+    assert "does not describe the 4,970 columns" in change("layout.csv", beyond)
     assert "is shorter than its 6 rows" in change("weights.npy", whole["weights.npy"][:-4])
     assert "was expected to be of the format small-cnn, but it is not" in change("weights.npy", b"no numpy file")
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
@@ -266,8 +288,20 @@ def test_a_zoo_of_hsg(tmp_path: Path) -> None:
     (tmp_path / "zoo.h5").unlink()
     torch.save({"a": deep}, folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints")
     assert "cannot be read safely" in refused(tmp_path, folder, arch="lenetlike", kwargs={}, width=0.25)
+    torch.save(torch.zeros(3), folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints")
+    assert "was expected to hold a state dict" in refused(tmp_path, folder, arch="lenetlike", kwargs={}, width=0.25)
     (folder / "NN_tune_9" / "checkpoint_000001" / "checkpoints").unlink()
     assert "was expected to hold the file 'checkpoints'" in refused(tmp_path, folder, arch="lenetlike", width=0.25)
+
+
+def test_networks_of_signals_without_their_numbers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text("{}")
+    words = refused(tmp_path, tmp_path / "hub", arch="siren", kwargs={}, data=DataConfig(name="chairs", points=64))
+    assert (
+        words.startswith("each network of chairs was fitted to a signal of its own, ")
+        and "1 network has no seed" in words
+    )
 
 
 def test_folders_of_a_hub(tmp_path: Path) -> None:
@@ -295,6 +329,21 @@ def test_folders_of_a_hub(tmp_path: Path) -> None:
     (last / "config.json").write_text(json.dumps({"architectures": ["Other"]}))
     assert "architecture is Net, Other" in refused(tmp_path, folder, arch="lenetlike", width=0.25)
     assert into(tmp_path, folder, "lenetlike", width=0.25, only={"architecture": "Net"}).imported == 2
+
+
+def test_a_zoo_that_another_import_wrote_meanwhile_stays(
+    tmp_path: Path, small_cnn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lock = tmp_path / "zoo.h5", foreign_import.zoo_lock
+
+    def late(path: Path) -> Any:
+        path.write_bytes(b"of another import")
+        return lock(path)
+
+    monkeypatch.setattr(foreign_import, "zoo_lock", late)
+    with pytest.raises(UsageError, match="exists already: import into a new zoo"):
+        into(tmp_path, small_cnn)
+    assert out.read_bytes() == b"of another import"
 
 
 def test_what_cannot_be_begun_is_one_sentence(tmp_path: Path, small_cnn: Path) -> None:

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import networks_that_go_wrong as networks
+import numpy as np
 import pytest
 import torch
 from helpers import refused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model_zoo.importer import import_members, read_table
+from model_zoo.importer import Entry, import_members, read_table
 from model_zoo.verify import verify
 from netspace import archs
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.tasks import DataConfig, load
 from netspace.zoo import Zoo
 
@@ -138,6 +139,28 @@ def test_tables_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(NetspaceError, match=words):
         read_table(tmp_path / "t.csv")
+
+
+def test_networks_of_signals_need_the_numbers_of_their_signals(tmp_path: Path) -> None:
+    chairs, settings = DataConfig(name="chairs", points=64), {"arch": "siren", "width": 0.1}
+    states = {f"{number}.pt": archs.build("siren", width=0.1).state_dict() for number in range(2)}
+    out = tmp_path / "z.h5"
+    with pytest.raises(
+        UsageError, match=r"^each network of chairs was fitted to a signal .* but 2 networks have no seed: "
+    ):
+        import_members(out, states, **settings, data=chairs)
+    entries = [Entry(file=Path(name)) for name in states]
+    entries[0] = entries[0].model_copy(update={"seed": 3})
+    with pytest.raises(UsageError, match=r"but 1 network has no seed: give state dicts by a --table with the columns"):
+        import_members(out, states, **settings, data=chairs, table=entries)
+    entries[1] = entries[1].model_copy(update={"seed": 2**32})
+    with pytest.raises(UsageError, match=r"^chair number 4294967296 was asked for, but chairs are numbered from 0 to"):
+        import_members(out, states, **settings, data=chairs, table=entries)
+    entries[1] = entries[1].model_copy(update={"seed": 0})
+    assert import_members(out, states, **settings, data=chairs, table=entries).imported == 2
+    with Zoo(out) as zoo:
+        assert zoo.only().members["seed"].tolist() == [3, 0]
+        assert np.isfinite(zoo.only().members["accuracy_test"]).all()
 
 
 def test_files_or_a_table(cli: Cli, tmp_path: Path) -> None:

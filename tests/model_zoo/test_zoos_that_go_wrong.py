@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import networks_that_go_wrong as networks
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,17 @@ def test_zoos_that_can_be_built(
     assert result.ok and result.re_evaluated == 6, result.problems
     with Zoo(path) as zoo:
         assert float(np.mean(zoo.only().members["accuracy_train"])) > 0.15  # trained as what is evaluated
+
+
+def test_networks_that_print_are_trained_by_processes_as_others(
+    zoo_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((str(Path(networks.__file__).parent), os.environ.get("PYTHONPATH", "")))
+    )
+    path = build(recipe(zoo_settings, "talking", 1), tmp_path / "zoo.h5", workers=2)
+    with Zoo(path) as zoo:
+        assert zoo.complete and len(zoo) == 6
 
 
 REFUSED = [

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netspace.errors import UsageError
 from netspace.tasks.chairs import RADIUS, Chair, chair
 
 NUMBERS = st.integers(0, 10_000)
@@ -47,6 +48,11 @@ def test_surface_points_are_on_the_surface_and_cover_it_by_area(number: int) -> 
     assert radii.max() == pytest.approx(RADIUS)
 
 
+def test_no_surface_points_are_an_empty_array() -> None:
+    """Of 64 points of each network, the fewest that may be set, shared ones are one for each chair and none on its surface."""
+    assert chair(0).surface(0, np.random.RandomState(0)).shape == (0, 3)
+
+
 def test_surface_points_are_uniform_on_a_box() -> None:
     """On the faces of one box: as many on each as its share of the area."""
     box = Chair("box", {}, np.zeros((1, 3)), np.array([[0.1, 0.2, 0.4]]))
@@ -83,3 +89,12 @@ def test_a_known_chair_stays_as_it_is() -> None:
     assert len(first.centres) == 10  # seat, back, four legs, two arms and what holds them
     assert first.labels["seat_height"] == pytest.approx(0.5444115685959627, abs=1e-12)
     assert first.labels["leg"] == pytest.approx(0.04340027074067132, abs=1e-12)
+
+
+@pytest.mark.parametrize("number", [-1, 2**32])
+def test_what_is_no_chairs_number_is_one_sentence(number: int) -> None:
+    assert chair(2**32 - 1).name == "chair/4294967295"
+    with pytest.raises(
+        UsageError, match=f"^chair number {number} was asked for, but chairs are numbered from 0 to 4294967295$"
+    ):
+        chair(number)

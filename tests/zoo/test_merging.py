@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from zoo_files import LARGE, SMALL, contents, in_parts, population, zoo_at
+from zoo_files import LARGE, SMALL, TINY, contents, in_parts, population, zoo_at
 
 from netspace.errors import NetspaceError, UsageError
 from netspace.results.zoos import Merge
@@ -46,6 +47,13 @@ def test_members_that_differ_in_seed_or_last_bit_are_not_duplicates(tmp_path: Pa
         zoo_at(tmp_path / f"{name}.h5", tiny=held)
     told = merge(tmp_path / "out.h5", [tmp_path / f"{name}.h5" for name in "abc"])
     assert told == Merge(members=18, duplicates=0)
+
+
+def test_equal_weights_of_other_architectures_are_not_duplicates(tmp_path: Path) -> None:
+    relu = population()
+    tanh = Population(replace(TINY, kwargs=(("activation", "tanh"), *TINY.kwargs)), relu.preps, relu.members)
+    one, two = zoo_at(tmp_path / "a.h5", relu=relu), zoo_at(tmp_path / "b.h5", tanh=tanh)
+    assert merge(tmp_path / "out.h5", [one, two]) == Merge(members=12, duplicates=0)
 
 
 def test_what_is_not_of_one_kind_is_not_merged(tmp_path: Path) -> None:

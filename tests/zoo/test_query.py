@@ -50,6 +50,7 @@ def test_conditions_choose_what_python_chooses(text: str) -> None:
         ("accuracy >", "does not parse"),
         ("", "does not parse"),
         ("(" * 300, "does not parse"),
+        ("-" * 1500 + "1 < accuracy", "is nested too deeply"),
         ("accuracy", "is no comparison"),
         ("accuracy > 0.9 and epochs", "joins 'epochs', which is no comparison"),
         ("accuracy > 'train'", r"compares a number with a text \(accuracy, 'train'\)"),

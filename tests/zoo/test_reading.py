@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,13 @@ def test_opening_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     with Zoo(zoo_at(tmp_path / "z.h5", tiny=population(hostile))) as zoo:
         assert zoo.only().spec == hostile
     assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("score", [{}, {"higher_is_better": False}])
+def test_a_score_that_is_not_known_is_less_than_any(tmp_path: Path, score: dict[str, bool]) -> None:
+    tiny = population()
+    tiny.members["accuracy_val"][2] = np.nan
+    with Zoo(zoo_at(tmp_path / "z.h5", replace(HEADER, score=score), tiny=tiny)) as zoo:
+        merit = zoo.only().merit(np.arange(6))
+        assert merit.argmin() == np.argsort(merit)[0] == 2 and merit[2] == -np.inf
+        assert str(zoo.find("best")).endswith(str(merit.argmax())) and np.isfinite(np.delete(merit, 2)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,10 @@ def test_shards_that_are_missing_or_unfinished_are_named_or_left_out(
     with Zoo(folder, partial=True) as zoo:
         assert not zoo.complete and len(zoo) == 12
         np.testing.assert_array_equal(np.unique(zoo.group("tiny").members["run"]), [0, 2, 3])
+        data = zoo.filter(arch="tiny").dataset()
+        with pickle.loads(pickle.dumps(zoo)) as copy:  # as processes of a loader open it
+            np.testing.assert_array_equal(data.preps(np.arange(len(data))), copy.group("tiny").read(range(len(data))))
+        data.close()
     second.unlink()
     shutil.rmtree(part.parent)
     assert refused(folder) == (
