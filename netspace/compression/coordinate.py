@@ -57,7 +57,7 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
     except NetspaceError as error:
         raise CannotFit(str(error)) from None
     permuted = replace(original, state=reference, module=None, task=None)
-    if work.judge.outputs.logits and work.judge.outputs.bare:  # which it can be distilled from
+    if _is_distilled(work):
         permuted = replace(permuted, module=copy.deepcopy(original.module), task=original.task)
     fit_config = _config(work, order, 1, whole)
     torch.manual_seed(config.seed)
@@ -104,7 +104,7 @@ def _config(work: Work, order: Order, hidden: int, whole: bool) -> FitConfig:
     muon = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.03, schedule="cosine")
     stages = [StageConfig(steps=steps, kernels=KERNELS, optimizer=muon)]
     kind = work.judge.inputs.kind
-    if whole and kind in ("task", "noise") and work.judge.outputs.logits and work.judge.outputs.bare:
+    if whole and kind in ("task", "noise") and _is_distilled(work):
         stages.append(
             StageConfig(
                 steps=max(1, steps // DISTILLED),
@@ -124,6 +124,11 @@ def _config(work: Work, order: Order, hidden: int, whole: bool) -> FitConfig:
         validate_every=max(1, steps // 4),
         precision="float32",  # so that the same seed gives the same bytes
     )
+
+
+def _is_distilled(work: Work) -> bool:
+    """Return whether a predictor can be distilled from the network: by logits alone, with gradients."""
+    return work.judge.outputs.logits and work.judge.outputs.bare and work.judge.trainable
 
 
 def _widest(config: PredictorConfig, values: int, size: int) -> int:

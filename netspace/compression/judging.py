@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -160,6 +161,18 @@ class Judge:
     def runs(self) -> bool:
         """Whether networks are run."""
         return self.inputs.kind != "weights"
+
+    @cached_property
+    def trainable(self) -> bool:
+        """Whether networks are run, and gradients pass from what is compared to their parameters."""
+        if not self.runs or self.module is None:
+            return False
+        state = map_tensors(run_types(self.original.state, self.module), lambda value: value.detach().to(self.device))
+        for name, _ in self.module.named_parameters(remove_duplicate=False):
+            if name in state and state[name].is_floating_point():
+                state[name].requires_grad_()
+        given = functional_call(self.module, state, (next(self._batches("val"))[:1],))
+        return any(each.requires_grad for each in self.outputs.read(given))
 
     def measure(
         self,

@@ -175,6 +175,8 @@ def student(work: Work, limit: int, path: Path) -> Made:
     original, task, spec = work.original, work.original.task, work.spec
     if original.module is None or task is None:
         raise CannotFit("a smaller student learns from labelled images, which are not known: give --zoo")
+    if not work.judge.trainable:
+        raise CannotFit("a smaller student is trained, and no gradients pass through this network")
     if not work.judge.outputs.bare:
         raise CannotFit("a smaller student learns from logits alone, and this network gives several outputs")
     task = task.to("cpu")

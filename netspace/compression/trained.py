@@ -33,7 +33,7 @@ FIRST_BITS = 4  # of a weight, that the file has at least when a whole training 
 
 def short_fits(work: Work, names: Sequence[str]) -> Candidates:
     """Return the ways that are trained a little, to be compared with the others."""
-    if not work.judge.runs or not work.config.short_steps:
+    if not work.config.short_steps or not work.judge.trainable:
         return {}
     steps = work.config.short_steps
     return {f"{name}-short": Candidate(name, _trained(name, False), steps) for name in UNTRAINED if name in names}
@@ -45,7 +45,7 @@ def whole_fits(work: Work, best: Tried) -> Candidates:
         order = next(order for order in ORDERS if best.setting.startswith(f"{order},"))
         made = Candidate("coordinate", way_of(order, whole=True), work.config.predictor_whole)
         return {f"coordinate-{order}-whole": made}
-    if not work.judge.runs or not work.config.steps:
+    if not work.config.steps or not work.judge.trainable:
         return {}
     return {f"{best.way}-whole": Candidate(best.way, _trained(best.way, True), work.config.steps)}
 

@@ -99,10 +99,10 @@ def plan(work: Work, way: str, fraction: float = 0.0) -> tuple[dict[str, Tensor]
 def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
     """Return the steps of `mixed`, up to one factor: by how much answers move with each weight of a layer.
 
-    Where no network is run, errors count relative to their layer, as in `coded`.
+    Where no network is run, or no gradients pass through it, errors count relative to their layer, as in `coded`.
     """
     judge, inputs = work.judge, work.correction_inputs()
-    if judge.module is None or inputs is None:
+    if judge.module is None or inputs is None or not judge.trainable:
         return dict(units)
     if (known := work.cache.get("steps")) is None:
         state = map_tensors(work.original.state, lambda value: value.to(judge.device))
