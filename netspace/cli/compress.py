@@ -225,7 +225,7 @@ def evaluate(
     trusting(trust_arch)
     shape, pictures = parse_shape(input_shape), parse_pictures(images, size, normalise)
     of, made = (model, zoo, named_arch(arch, kwargs)), unlabelled(pictures, None if rebuild else shape, output, compare)
-    figures = measure(file, *of, made, key)
+    figures = measure(file, *of, made, key, shape)
     if rebuild:
         figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, pictures, key, shape))
     say(figures, json, evaluated)
@@ -253,13 +253,18 @@ def importance(
     model: Model,
     top: Annotated[int, whole(0, MAX_MEMBERS, "Number of filters to list; 0: all.")] = 20,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
     key: Key = None,
+    trust_arch: Trust = None,
+    input_shape: Shape = None,
     json: Json = False,
 ) -> None:
     """Rank filters by how well they are reconstructed: a small predictor preserves the important ones."""
-    from netspace.compression.fit import importance as rank
+    from netspace.compression.analyse import importance as rank
 
-    say(rank(file, model, zoo, top, key), json, important)
+    trusting(trust_arch)
+    say(rank(file, model, zoo, top, key, named_arch(arch, kwargs), parse_shape(input_shape)), json, important)
 
 
 @app.command()
@@ -271,13 +276,15 @@ def analyse(
     kwargs: Kwargs = None,
     key: Key = None,
     trust_arch: Trust = None,
+    input_shape: Shape = None,
     json: Json = False,
 ) -> None:
     """Compare smoothness, generalisation gaps and layer similarity with the original; writes analysis.json."""
     from netspace.compression.analyse import analyse as compare
 
     trusting(trust_arch)
-    say(compare(file, model, zoo, named_arch(arch, kwargs), key=key), json, analysis)
+    of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
+    say(compare(file, model, zoo, of_arch, key=key, input_shape=shape), json, analysis)
 
 
 @app.command()

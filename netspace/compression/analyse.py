@@ -1,4 +1,4 @@
-"""`netspace compress analyse`: how a compressed network differs from its original in smoothness, gaps and features.
+"""`netspace compress analyse` and `importance`: how a compressed network differs from its original, by layers and by filters.
 
 Axes: B images, D features of a layer.
 """
@@ -20,13 +20,22 @@ from torch.func import functional_call
 
 from netspace.archs import ArchConfig
 from netspace.compression.activations import activation_maps
-from netspace.compression.originals import check_same, find_original, save_kernels
+from netspace.compression.originals import check_same, comparable, find_original, save_kernels
 from netspace.metrics import accuracy, linear_cka
 from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import Compressed
-from netspace.networks.kernels import Layer, layer_of
+from netspace.networks.kernels import Layer, filter_errors, layer_of
 from netspace.networks.state_dict import map_tensors, module_logits, run_types
-from netspace.results.compressed import Alignment, Analysis, ByLayer, ChangedNetwork, Gap, Generalisation
+from netspace.results.compressed import (
+    Alignment,
+    Analysis,
+    ByLayer,
+    ChangedNetwork,
+    FilterError,
+    Gap,
+    Generalisation,
+    Importance,
+)
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
 
@@ -75,10 +84,12 @@ def analyse(
     arch: ArchConfig | None = None,
     seed: int = 0,
     key: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Analysis:
     """Return the figures of `netspace compress analyse --json`; write analysis.json, kernels.json and activations.json next to it.
 
-    If only the weights are known (no architecture or no data), there are singular values alone, and the rest is None.
+    If only the weights are known (no architecture or no data), there are singular values alone, and the rest is None. A file whose
+    channels have an order of their own is compared with the original in that order, which needs the shape of an input.
 
     Raises:
         UsageError: `path` or `model` does not exist, or is not fully named; as `find_original`.
@@ -92,26 +103,61 @@ def analyse(
     original, _ = find_original(model, zoo_path, arch=arch, key=key)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     check_same(path, state, model, original)
+    original.input_shape = original.input_shape or input_shape
+    expected = comparable(original, compressed, model)
     figures: dict[str, Any] = dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka"))
     if original.module is not None and original.task is not None:
         module, task = original.module, original.task
         few = replace(task, train=task.train.take(_drawn(len(task.train), MAX_TRAIN_IMAGES, seed)))
-        figures["low_pass"] = _changed(module, original.state, task, compressed, low_pass, SHARES)
-        figures["scale_small"] = _changed(module, original.state, task, compressed, scale_small, FACTORS)
-        gaps = {key: generalisation(module, each, few) for key, each in _both(original.state, state)}
+        figures["low_pass"] = _changed(module, expected, task, compressed, low_pass, SHARES)
+        figures["scale_small"] = _changed(module, expected, task, compressed, scale_small, FACTORS)
+        gaps = {key: generalisation(module, each, few) for key, each in _both(expected, state)}
         figures["generalisation"] = Generalisation(training_images=len(few.train), **gaps)
         images = task.test.images[_drawn(len(task.test), MAX_TEST_IMAGES, seed)]
         inputs = task.normalise(images)
-        figures["cka"] = alignment(module, original.state, state, inputs, layers, seed)
-        maps = activation_maps(module, original.state, state, inputs, layers)
+        figures["cka"] = alignment(module, expected, state, inputs, layers, seed)
+        maps = activation_maps(module, expected, state, inputs, layers)
         if maps is not None:
             maps.write(path.parent / "activations.json")
-    save_kernels(path.parent, compressed.kernels, original.state, state)
-    ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(original.state, state)})
+    save_kernels(path.parent, compressed.kernels, expected, state)
+    ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(expected, state)})
     names = [layer.name for layer in layers]
     result = Analysis(file=str(path), layers=names, singular_ratio=ratios, **figures)
     result.write(path.parent / "analysis.json")
     return result
+
+
+def importance(
+    path: Path,
+    model: str,
+    zoo_path: Path | None = None,
+    top: int = 20,
+    key: str | None = None,
+    arch: ArchConfig | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Importance:
+    """Return filters by the relative error of their reconstruction, the smallest first (NeRN, Sec. 5, Fig. 5 right).
+
+    A predictor too small for all of a network represents best what matters most to its loss. `top` filters are returned; 0: all.
+    `arch` and `input_shape` are needed for a file whose channels have an order of their own, where nothing else says them.
+
+    Raises:
+        UsageError: as `find_original`.
+        NetspaceError: `path` is no compressed file, or that of another network than `model`.
+
+    >>> result = importance(compressed, "best", zoo, top=3)
+    """
+    compressed = load_predictor(path)
+    original, _ = find_original(model, zoo_path, arch=arch, key=key)
+    state, rows = compressed.reconstruct(), []
+    check_same(path, state, model, original)
+    original.input_shape = original.input_shape or input_shape
+    expected = comparable(original, compressed, model)
+    for layer in compressed.kernels.layers:
+        errors = filter_errors(expected[layer.name], state[layer.name]).tolist()
+        rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
+    filters = sorted(rows, key=lambda row: row.relative_error)
+    return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def generalisation(module: nn.Module, state: State, task: Classification) -> Gap:

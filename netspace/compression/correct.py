@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from netspace.archs import ArchConfig
-from netspace.compression.originals import Pictures, check_new, check_same, find_original, run_module
+from netspace.compression.originals import Pictures, check_new, check_same, comparable, find_original, run_module
 from netspace.errors import UsageError
 from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import Compressed
@@ -157,7 +157,8 @@ def correct(
         inputs, kind = _inputs(original, input_shape, model, seed)
     run_module(original.module, inputs[:1], model)  # a sentence for what does not fit
     names = _represented(compressed)
-    better = corrected(original.module, original.state, state, names, inputs)
+    original.input_shape = original.input_shape or tuple(inputs.shape[1:])
+    better = corrected(original.module, comparable(original, compressed, model), state, names, inputs)
     better = {name: value.to(state[name].dtype) for name, value in better.items()}
     rest = [name for name in state if name not in names]
     changed = [name for name in rest if not torch.equal(better[name], state[name])]

@@ -1,4 +1,4 @@
-"""`netspace compress fit`, `eval`, `reconstruct` and `importance`: a network in a coordinate network half its size (NeRN).
+"""`netspace compress fit`, `eval` and `reconstruct`: a network in a coordinate network half its size (NeRN).
 
 Axes: N kernels, K side of a kernel, F filters of a layer.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 from netspace.archs import ArchConfig, trust_options
 from netspace.compression.originals import (
     check_new,
-    check_same,
     find_original,
     run_module,
     save_kernels,
@@ -26,20 +25,18 @@ from netspace.compression.reference import Reference, Unlabelled, check_named
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
-from netspace.models.coded_predictor import load_any, load_predictor
+from netspace.models.coded_predictor import load_any
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.models.kept_zeros import find_zeros
 from netspace.native.orders import arrange, paper_bits
-from netspace.networks.kernels import Kernels, Layer, filter_errors, further_names
+from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
 from netspace.networks.state_dict import FILES, folded_metadata
 from netspace.precision import Concrete
 from netspace.results.compressed import (
     Compression,
-    FilterError,
     FitResult,
-    Importance,
     NetworkFigures,
     NetworkMark,
     Reconstruction,
@@ -302,11 +299,13 @@ def evaluate(
     arch: ArchConfig | None = None,
     unlabelled: Unlabelled = Unlabelled(),
     key: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Compression:
     """Return the figures of `netspace compress eval --json`; accuracies if the network and its data are known.
 
     On `unlabelled` inputs, pictures or noise, the outputs of the original and the reconstructed network are compared: no labels are
-    needed, and outputs that are no logits are compared by the relative error of their values.
+    needed, and outputs that are no logits are compared by the relative error of their values. A file whose channels have an order of
+    their own needs the shape of an input, which `input_shape` gives where nothing else does.
 
     Raises:
         UsageError: the original is described but not named as `model`, or cannot be found; as `Reference`.
@@ -317,7 +316,9 @@ def evaluate(
     check_named(model, arch, unlabelled, key)
     compressed = load_any(path)
     state = compressed.reconstruct()
-    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, unlabelled, key)
+    reference = None
+    if model is not None:
+        reference = Reference(compressed, state, path, model, zoo_path, arch, unlabelled, key, input_shape)
     measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
         file=str(path),
@@ -365,29 +366,6 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
     metadata = {} if compressed.spec is None else folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **metadata)
     return Reconstruction(file=str(out), tensors=len(state), **compressed.sizes())
-
-
-def importance(
-    path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
-) -> Importance:
-    """Return filters by the relative error of their reconstruction, the smallest first (NeRN, Sec. 5, Fig. 5 right).
-
-    A predictor too small for all of a network represents best what matters most to its loss. `top` filters are returned; 0: all.
-
-    Raises:
-        NetspaceError: `path` is no compressed file, or that of another network than `model`.
-
-    >>> result = importance(compressed, "best", zoo, top=3)
-    """
-    compressed = load_predictor(path)
-    original, _ = find_original(model, zoo_path, key=key)
-    state, rows = compressed.reconstruct(), []
-    check_same(path, state, model, original)
-    for layer in compressed.kernels.layers:
-        errors = filter_errors(original.state[layer.name], state[layer.name]).tolist()
-        rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
-    filters = sorted(rows, key=lambda row: row.relative_error)
-    return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def network_hash(original: Original) -> str:

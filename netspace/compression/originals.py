@@ -19,6 +19,7 @@ from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.models.coded import CODED
+from netspace.models.coded_predictor import AnyCompressed, CodedPredictor
 from netspace.models.compressed import NOTE
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
@@ -299,13 +300,28 @@ def channel_order(original: Original, seed: int, label: str) -> dict[str, Tensor
 
     A permutation of channels in all layers that write and read them costs no bytes in a file. Raises `NetspaceError` if the network's groups of channels cannot be found.
     """
-    if original.module is None or original.input_shape is None:
-        raise NetspaceError(f"the order of channels needs the module of {label} and the shape of its input")
-    module = original.module
-    info = find_widths(module, torch.zeros(1, *original.input_shape), label)
+    module, shape = original.module, original.input_shape
+    if shape is None and original.task is not None:
+        shape = original.task.input_shape
+    if module is None or shape is None:
+        raise NetspaceError(
+            f"the order of channels needs the module of {label} and the shape of its input: give --arch, and --images, --input-shape "
+            "or the --zoo of its task"
+        )
+    info = find_widths(module, torch.zeros(1, *shape), label)
     weights = {name: value for name, value in original.state.items() if value.is_floating_point()}
     groups = [
         replace(group, uses=(*group.uses, *statistics))
         for group, statistics in zip(info.groups, info.statistics, strict=True)
     ]
     return {**original.state, **ordered(weights, groups, smooth_orders(weights, info.groups, seed))}
+
+
+def comparable(original: Original, compressed: AnyCompressed, label: str) -> dict[str, Tensor]:
+    """Return the original's state dict as the weights of a file are compared with it: its channels in the order of the file's.
+
+    Raises as `channel_order`, for files whose channels have another order.
+    """
+    if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
+        return channel_order(original, compressed.channels, label)
+    return original.state

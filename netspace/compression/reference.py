@@ -17,11 +17,10 @@ from torch.func import functional_call
 
 from netspace.archs import ArchConfig
 from netspace.compression.judging import batch_size, noise
-from netspace.compression.originals import Pictures, channel_order, check_same, find_original, run_module
+from netspace.compression.originals import Pictures, check_same, comparable, find_original, run_module
 from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.coded import Coded
-from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import Compressed
 from netspace.networks.outputs import Compare, Outputs, relative_errors
 from netspace.networks.state_dict import module_logits, run_types
@@ -46,6 +45,11 @@ class Unlabelled:
             raise UsageError(
                 "--output and --compare are about what the networks give for --images or --input-shape: give one of these too"
             )
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one input."""
+        return self.input_shape if self.pictures is None else (3, self.pictures.size, self.pictures.size)
 
     @property
     def any(self) -> bool:
@@ -79,15 +83,16 @@ class Reference:
         arch: ArchConfig | None = None,
         unlabelled: Unlabelled = Unlabelled(),
         key: str | None = None,
+        input_shape: tuple[int, ...] | None = None,
     ) -> None:
+        """Take a file and its network; `input_shape` is that of one input where nothing else says it."""
         unlabelled.check()
         self.files = [] if unlabelled.pictures is None else unlabelled.pictures.files()
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
         self.model, self.unlabelled, self.represented = model, unlabelled, compressed.represented
-        self.expected = self.original.state  # what weights are compared with
-        if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
-            self.expected = channel_order(self.original, compressed.channels, model)
+        self.original.input_shape = self.original.input_shape or unlabelled.shape or input_shape
+        self.expected = comparable(self.original, compressed, model)  # what weights are compared with
         if unlabelled.any:
             self.outputs = self._outputs()
             self.shown_logits = self._logits(self.original.state) if self.outputs.logits else None

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from netspace.compression.coordinate import way_of
-from netspace.compression.judging import merit
-from netspace.compression.originals import channel_order, save_kernels
+from netspace.compression.judging import Part, merit
+from netspace.compression.originals import comparable, save_kernels
 from netspace.compression.rivals import RIVALS
 from netspace.compression.trained import predictors, short_fits, whole_fits
 from netspace.compression.ways import UNTRAINED, Candidate
@@ -17,7 +17,7 @@ from netspace.compression.work import WAYS, CannotFit, Work
 from netspace.errors import NetspaceError, UsageError
 from netspace.files import write_bytes
 from netspace.models.coded import Coded
-from netspace.models.coded_predictor import CodedPredictor, load_any
+from netspace.models.coded_predictor import AnyCompressed, CodedPredictor, load_any
 from netspace.networks.kernels import Kernels
 from netspace.progress import progress
 from netspace.results.budget import BudgetFit, Measured, Tried, WayRow
@@ -171,12 +171,17 @@ class Search:
 
     def measure(self, file: Path, part: str) -> Measured:
         """Return the figures of a file on the inputs to choose by ('val'), or on those to report on ('test')."""
-        loaded, reference = load_any(file), None
-        if isinstance(loaded, CodedPredictor) and loaded.channels is not None:
-            if self.channels is None:
-                self.channels = channel_order(self.work.original, loaded.channels, self.work.model)
-            reference = self.channels
-        return self.work.judge.measure(loaded.reconstruct(), "val" if part == "val" else "test", reference=reference)
+        loaded = load_any(file)
+        split: Part = "val" if part == "val" else "test"
+        return self.work.judge.measure(loaded.reconstruct(), split, reference=self.expected(loaded))
+
+    def expected(self, loaded: AnyCompressed) -> dict[str, Tensor]:
+        """Return what the weights of a file are compared with; channels are put in order once."""
+        if not (isinstance(loaded, CodedPredictor) and loaded.channels is not None):
+            return self.work.original.state
+        if self.channels is None:
+            self.channels = comparable(self.work.original, loaded, self.work.model)
+        return self.channels
 
     def accurate(self) -> tuple[int, list[Tried]]:
         """Return the smallest size at which a way without training keeps the accuracy on validation images, and all trials.
@@ -239,14 +244,8 @@ class Search:
         write_bytes(path, (work.folder / best.file).read_bytes())
         loaded = load_any(path)
         if any(value.dim() == 4 for value in work.original.state.values()):
-            moved = isinstance(loaded, CodedPredictor) and loaded.channels is not None
-            reference = self.channels if moved and self.channels is not None else work.original.state
-            save_kernels(
-                work.folder,
-                Kernels.of(work.original.state, module=work.original.module),
-                reference,
-                loaded.reconstruct(),
-            )
+            kernels = Kernels.of(work.original.state, module=work.original.module)
+            save_kernels(work.folder, kernels, self.expected(loaded), loaded.reconstruct())
         files = {each.file for each in rows if not each.rival}
         others = [
             each for each in [*tried, *others] if each.bytes is not None and not each.rival and each.file not in files

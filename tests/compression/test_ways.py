@@ -12,9 +12,10 @@ import torch
 from budgets import NET_ARCH, net, net_file, settings
 from torch.func import functional_call
 
+from netspace.compression.analyse import importance
 from netspace.compression.coordinate import way_of
 from netspace.compression.correct import correct
-from netspace.compression.fit import evaluate, importance, reconstruct
+from netspace.compression.fit import evaluate, reconstruct
 from netspace.compression.judging import Inputs, Judge
 from netspace.compression.originals import channel_order, find_original
 from netspace.compression.shrink import quantise
