@@ -23,7 +23,7 @@ from netspace.models.coded import Coded
 from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import Compressed
 from netspace.models.coordinate_network import EmbeddingConfig, PredictorConfig, parameter_count
-from netspace.networks.kernels import Kernels
+from netspace.networks.kernels import Kernels, layer_kinds
 from netspace.networks.rounding import Codes, round_step
 from netspace.training.fit import Fit
 from netspace.training.loop import make_accelerator
@@ -52,7 +52,8 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
         except NetspaceError as error:
             raise CannotFit(str(error)) from None
     try:
-        patterns = () if any(value.dim() == 4 for value in original.state.values()) else ("*weight",)
+        kinds = layer_kinds(original.state, original.module).values()
+        patterns = () if "convolution" in kinds else ("*weight",)
         kernels = Kernels.of(original.state, patterns, module=original.module)
     except NetspaceError as error:
         raise CannotFit(str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -243,7 +244,7 @@ class Search:
         path = work.folder / FILE
         write_bytes(path, (work.folder / best.file).read_bytes())
         loaded = load_any(path)
-        if any(value.dim() == 4 for value in work.original.state.values()):
+        with suppress(NetspaceError):  # a network without convolutions has no kernels to draw
             kernels = Kernels.of(work.original.state, module=work.original.module)
             save_kernels(work.folder, kernels, self.expected(loaded), loaded.reconstruct())
         files = {each.file for each in rows if not each.rival}
