@@ -147,7 +147,6 @@ def fit(
     a precision of each layer by how much it matters, and in a coordinate network. The best one is trained on; networks
     then run on the CPU unless --device names another. Without a size, a coordinate network is fitted as the recipe says.
     """
-    from netspace.archs import ArchConfig
     from netspace.cli import budget as of_size
     from netspace.compression.fit import fit as fit_network
     from netspace.compression.seeds import fit_seeds
@@ -158,25 +157,19 @@ def fit(
 
     trusting(trust_arch)
     limits = parse_budget(bytes, ratio, accuracy_drop)
-    of_size.check_seeds(seeds, bool(limits), model)
     of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
-    if model is None:
-        own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
-        model, key, shape = str(own.model), key or own.key, shape or own.input_shape
-        zoo = zoo or (Path(own.zoo) if own.zoo else None)
-        of_arch = of_arch or (load(ArchConfig, own.arch) if own.arch else None)
     settings = out / "config.yaml"
     begun = resume and config is None and settings.is_file()
-    if limits or (begun and of_size.is_budget(out)):
+    begun_sized = begun and of_size.is_budget(out)
+    of_size.check_seeds(seeds, bool(limits) or begun_sized, model)
+    if model is None:
+        model = str(RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent").model)
+    if limits or begun_sized:
         from netspace.compression.budget import fit_budget
-        from netspace.compression.work import BudgetConfig
 
         parse_pictures(images, size, normalise)
         given = of_size.options(way, rivals, images, size, normalise, shape, output)
-        if limits:
-            chosen = of_size.settings(config, set or [], limits, given)
-        else:
-            chosen = resumed(BudgetConfig, settings, set or [])
+        chosen = of_size.settings(config, set or [], limits, given, settings if begun_sized else None)
         found = fit_budget(model, out, chosen, zoo, resume, pick(device or "cpu"), of_arch, key)
         say(found, json, of_size.budget_fit)
         return

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from netspace.archs import ArchConfig, trust_options
+from netspace.compression.origin import begun_with, origin_of
 from netspace.compression.originals import (
     check_new,
     find_original,
@@ -32,7 +33,7 @@ from netspace.models.kept_zeros import find_zeros
 from netspace.native.orders import arrange, paper_bits
 from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import FILES, folded_metadata
+from netspace.networks.state_dict import folded_metadata
 from netspace.precision import Concrete
 from netspace.results.compressed import (
     Compression,
@@ -118,7 +119,7 @@ def fit(
     """Represent a network; write `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
-    `key` which of a checkpoint's state dicts it is. Distillation runs the network and needs a zoo's member, or the zoo of a
+    `key` which of a checkpoint's state dicts it is; what is not given of a resumed fit is as it was begun. Distillation runs the network and needs a zoo's member, or the zoo of a
     file's task, or for noise the shape of an input (C, H, W).
 
     Raises:
@@ -132,6 +133,9 @@ def fit(
     True
     """
     accelerator, own = make_accelerator(torch.device(device))
+    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
+    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
+    zoo_path, arch, input_shape, key = begun_with(folder, resume, zoo_path, arch, input_shape, key)
     original, spec = find_original(model, zoo_path, own, arch, key)
     if input_shape is not None:
         original.input_shape = input_shape
@@ -145,8 +149,6 @@ def fit(
         unordered = begin(original.state, config.model_copy(update={"order": "none"}), None, kernels=kernels)
         decided = with_precision(config, unordered, original, own, accelerator)
     check_pools(decided, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
-    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
-    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
     with folder.locked("written", first):
         begun = None if folder.last.exists() else time.monotonic()  # the time of a resumed fit is not known
         if first:
@@ -182,20 +184,6 @@ def fit(
             result.write(out / "fit.json")
         accelerator.wait_for_everyone()
     return FitResult.read(out / "fit.json")
-
-
-def origin_of(
-    model: str, zoo_path: Path | None, arch: ArchConfig | None, input_shape: tuple[int, ...] | None, key: str | None
-) -> dict[str, Any]:
-    """Return what names the network of a fit, for its provenance."""
-    path = Path(model)
-    origin: dict[str, Any] = {"model": str(path.resolve()) if path.suffix in FILES else model}
-    if arch is not None:
-        origin["arch"] = arch.model_dump(mode="json")
-    if zoo_path is not None:
-        with Zoo(zoo_path) as zoo:
-            origin |= {"zoo": str(zoo_path.resolve()), "zoo_hash": zoo.content_hash}
-    return origin | {name: value for name, value in (("input_shape", input_shape), ("key", key)) if value is not None}
 
 
 def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
