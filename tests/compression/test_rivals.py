@@ -147,16 +147,32 @@ def test_torchao_holds_linear_and_convolution_layers(
         rival(work, 2_000, path)
 
 
-def test_torchao_stores_tied_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["nncodec", "rounding", "torch-int8", "torchao"])
+def test_tied_weights_are_stored_once_and_stay_tied(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch)
+    package = ModuleType("nncodec")
+    package.nn = SimpleNamespace(encode=encoded, decode=decoded)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nncodec", package)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False))
     module[2].weight = module[0].weight
     weight = module[0].weight.detach()
-    original = Original({"0.weight": weight, "2.weight": weight}, module)
-    made = RIVALS["torchao"](searching(original, tmp_path), 3_000, tmp_path / "a.safetensors")
-    assert list(load_file(tmp_path / "a.safetensors")) == ["0.weight.scales", "0.weight.values"]
-    assert made.setting == "int8" and made.state["0.weight"] is made.state["2.weight"] is not weight
+    work = searching(Original({"0.weight": weight, "2.weight": weight}, module), tmp_path)
+    made = RIVALS[name](work, 10_000, tmp_path / "a.safetensors")
+    assert made.state["0.weight"] is made.state["2.weight"] is not weight
+    assert made.size < 1.7 * 40 * 40 * (4 if name == "nncodec" else 1)
+    torch.func.functional_call(module, made.state, (torch.zeros(2, 40),))
+
+
+def encoded(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> bytearray:
+    """Return float32 values under one name, the only one, as NNCodec's bytes."""
+    ((name, values),) = arrays.items()
+    assert name == "0.weight"
+    return bytearray(values.tobytes())
+
+
+def decoded(data: bytearray) -> dict[str, np.ndarray]:
+    return {"0.weight": np.frombuffer(data, dtype=np.float32).copy()}
 
 
 def test_torchao_that_is_not_installed(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
