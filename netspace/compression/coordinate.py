@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from netspace.compression.fit import begin
+from netspace.compression.fit import MAX_PADDING, begin
 from netspace.compression.originals import channel_order
 from netspace.compression.ways import finest
 from netspace.compression.work import CannotFit, Work, short_types
@@ -55,6 +55,10 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
         kinds = layer_kinds(original.state, original.module).values()
         patterns = () if "convolution" in kinds else ("*weight",)
         kernels = Kernels.of(original.state, patterns, module=original.module)
+        if (
+            sum(kernels.counts) * kernels.side**2 > MAX_PADDING * kernels.parameters
+        ):  # mostly zeros around 1x1 convolutions
+            kernels = Kernels.of(original.state, patterns, pointwise="tiles", module=original.module)
     except NetspaceError as error:
         raise CannotFit(str(error)) from None
     permuted = replace(original, state=reference, module=None, task=None)

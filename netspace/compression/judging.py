@@ -7,6 +7,7 @@ in parts. Axes: B inputs, C outputs.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
 MAX_PICTURES = 2048  # they are in memory
 NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
+MAX_NOISE = 1 << 28  # bytes of the noise of a part, which is in memory
 BATCH = 256  # inputs at once
 BATCH_VALUES = 1 << 22  # of a batch of inputs, by which it is smaller for large inputs
 MAX_OUTPUTS = 1 << 29  # bytes of the original's outputs that are kept
@@ -87,9 +89,10 @@ class Inputs:
 
 
 def noise(shape: tuple[int, ...], part: Part, seed: int = 0) -> Tensor:
-    """Return the noise U[-1, 1] of a part, (B, *shape); the parts of one seed are drawn apart."""
+    """Return the noise U[-1, 1] of a part, (B, *shape), fewer of large inputs; the parts of one seed are drawn apart."""
     random = generator(seed, Stream.BUDGET_INPUTS, PARTS.index(part))
-    return 2 * torch.rand((NOISE[part], *shape), generator=random) - 1
+    count = max(1, min(NOISE[part], MAX_NOISE // (4 * max(1, math.prod(shape)))))
+    return 2 * torch.rand((count, *shape), generator=random) - 1
 
 
 def _split_pictures(pictures: Pictures, seed: int) -> list[Tensor]:

@@ -281,16 +281,16 @@ def save_kernels(
         before, after = original[layer.name].float(), reconstructed[layer.name].float()
         errors.append(float((after - before).norm() / before.norm().clamp_min(1e-12)))
     median = sorted(range(len(errors)), key=errors.__getitem__)[(len(errors) - 1) // 2]
-    layer, start = kernels.layers[median], sum(kernels.counts[:median])
+    layer = kernels.layers[median]
     rows, columns = layer.window(kernels.side)
-    chosen = slice(start, start + min(MAX_KERNELS, kernels.counts[median]))
+    alone, chosen = Kernels((layer,), kernels.side), slice(MAX_KERNELS)
     samples = KernelSamples(
         layer=layer.name,
         layers=len(errors),
         relative_error=errors[median],
         count=kernels.counts[median],
-        original=kernels.gather(original)[chosen, rows, columns].tolist(),
-        reconstructed=kernels.gather(reconstructed)[chosen, rows, columns].tolist(),
+        original=alone.gather(original)[chosen, rows, columns].tolist(),
+        reconstructed=alone.gather(reconstructed)[chosen, rows, columns].tolist(),
     )
     samples.write(folder / "kernels.json")
 

@@ -25,6 +25,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.models.coded import Coded
 from netspace.models.coded_predictor import CodedPredictor, load_any
 from netspace.networks.rounding import Codes, round_step
+from netspace.training.fit import Original
 
 
 @pytest.fixture
@@ -130,6 +131,21 @@ def test_a_coordinate_network_in_a_coded_file(
         quantise(path, tmp_path / "q.safetensors", 8)
     with pytest.raises(CannotFit, match=r"a predictor of width 4 with all that it needs takes"):
         way_of(order)(whole, 700, tmp_path / "x.safetensors")  # type: ignore[arg-type]
+
+
+def test_pointwise_convolutions_among_large_kernels_are_cut_in_tiles(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {"a.weight": torch.randn(8, 1, 7, 7), "b.weight": torch.randn(64, 64, 1, 1)}
+    original = Original(state)
+    judge = Judge(original, Inputs.of(original, "net", None, None), "net")
+    work, path = Work("net", original, None, judge, settings(), tmp_path), tmp_path / "c.safetensors"
+    way_of("none")(work, 8_000, path)
+    loaded = load_any(path)
+    assert isinstance(loaded, CodedPredictor) and path.stat().st_size <= 8_000
+    assert [layer.tiled for layer in loaded.kernels.layers] == [False, True]
+    assert {name: value.shape for name, value in loaded.reconstruct().items()} == {
+        name: value.shape for name, value in state.items()
+    }
 
 
 def test_channels_in_another_order_give_the_same_answers(work: Callable[..., Work]) -> None:
