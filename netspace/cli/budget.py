@@ -32,13 +32,16 @@ def settings(
     """
     from netspace.compression.work import BudgetConfig
     from netspace.config import find, load, read_back
+    from netspace.errors import UsageError
     from netspace.io import read_yaml
 
-    raw = {} if config is None else read_yaml(find(config, "compress"))
+    raw: Any = {} if config is None else read_yaml(find(config, "compress"))
+    if not isinstance(raw, dict):
+        raise UsageError(f"{config} was expected to be a recipe of `name: value` lines, but holds {type(raw).__name__}")
     raw = raw if begun is None else read_back(BudgetConfig, begun).model_dump(mode="json")
     given = {"budget": budget, **options} if budget or begun is None else options
     given = {name: value for name, value in given.items() if value is not None}
-    return load(BudgetConfig, {**(raw if isinstance(raw, dict) else {}), **given}, changes)
+    return load(BudgetConfig, {**raw, **given}, changes)
 
 
 def options(

@@ -133,8 +133,15 @@ def _built(arch: ArchConfig, state: Mapping[str, Tensor], path: Path) -> nn.Modu
     with torch.random.fork_rng(devices=()):
         try:
             module, other = (archs.build(arch.arch, **settings).eval() for _ in range(2))
-        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
-            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+        except NetspaceError:
+            raise
+        except Exception as error:  # whatever a factory of others raises
+            if ran_out(error):
+                raise
+            kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""  # whose message is a key alone
+            raise UsageError(
+                f"{arch.arch} cannot be built with {settings}: {kind}{first_line(error)}; change --kwargs"
+            ) from None
     expected = _shapes(module.state_dict())
     counters = {name for name in expected if name.rpartition(".")[2] == "num_batches_tracked"}
     optional = counters | {name for names in _names_of_one(module) for name in names[1:]}  # which a file may lack

@@ -143,6 +143,7 @@ def test_a_network_that_fits_is_copied(tmp_path: Path) -> None:
     assert result.why.startswith("the network fits as it is: every weight is kept")
     state = load_any(tmp_path / "c" / "compressed.safetensors").reconstruct()
     assert all(torch.equal(value, state[name]) for name, value in net().state_dict().items())
+    assert evaluate(tmp_path / "c" / "compressed.safetensors", str(tmp_path / "net.safetensors")).relative_error == 0
 
 
 @pytest.mark.parametrize("size", [2_500, 200_000])
