@@ -24,6 +24,7 @@ from netspace.compression.originals import check_same, comparable, find_original
 from netspace.metrics import accuracy, linear_cka
 from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import Compressed
+from netspace.networks.fresh import draw_fresh
 from netspace.networks.kernels import Layer, filter_errors, layer_of
 from netspace.networks.state_dict import map_tensors, module_logits, run_types
 from netspace.results.compressed import (
@@ -221,14 +222,11 @@ def _pooled(output: Tensor, layer: Layer) -> Tensor:
 
 
 def fresh(module: nn.Module, seed: int = 0) -> State:
-    """Return the state of the same network with random weights, as its modules draw them; torch's random state stays."""
+    """Return the state of the same network with random weights, by `draw_fresh`; torch's random state stays."""
     other = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(generator(seed, Stream.ANALYSED_NETWORK).initial_seed())  # not that of the network itself
-        for part in other.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if reset is not None:
-                reset()
+        draw_fresh(other, other)
     return map_tensors(other.state_dict(keep_vars=True), Tensor.detach)
 
 
