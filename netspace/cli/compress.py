@@ -42,7 +42,8 @@ def correction(figures: Correction) -> str:
     by = f", {normalised(figures)}" if figures.normalise else ""
     return (
         f"{figures.out}: {len(figures.corrected)} tensors of batch norms and biases corrected by "
-        f"{figures.count} inputs ({figures.shown}{by}); compare it by `netspace compress eval` on others"
+        f"{figures.count} inputs ({figures.shown}{by}); {figures.bytes_after:,} bytes, {figures.bytes_before:,} before; compare it by "
+        "`netspace compress eval` on others"
     )
 
 
@@ -296,7 +297,7 @@ def correct(
     input_shape: Shape = None,
     json: Json = False,
 ) -> None:
-    """Correct batch norms and biases for the errors of the weights, using any images or noise; the size stays the same."""
+    """Correct batch norms and biases for the errors of the weights, using any images or noise; coded files may grow a little."""
     from netspace.compression.correct import correct as make_up
 
     trusting(trust_arch)

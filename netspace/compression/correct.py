@@ -127,9 +127,10 @@ def correct(
     seed: int = 0,
     key: str | None = None,
 ) -> Correction:
-    """Write a compressed file with batch norms and biases corrected as `corrected` does; its size stays.
+    """Write a compressed file with batch norms and biases corrected as `corrected` does.
 
-    Both networks get the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task.
+    Both networks get the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Coded files may grow:
+    corrected values code less well than zeros and values that 16 bits hold.
 
     Raises:
         UsageError: only weights are known of `model`, there are no inputs for it, nothing can be corrected, or `out` exists.
@@ -168,7 +169,16 @@ def correct(
         )
     _with_rest(compressed, {name: better[name] for name in rest}).save(out)
     by = {} if pictures is None else pictures.by.figures()
-    return Correction(file=str(path), out=str(out), shown=kind, count=len(inputs), **by, corrected=changed)
+    return Correction(
+        file=str(path),
+        out=str(out),
+        shown=kind,
+        count=len(inputs),
+        **by,
+        corrected=changed,
+        bytes_before=path.stat().st_size,
+        bytes_after=out.stat().st_size,
+    )
 
 
 def _represented(compressed: AnyCompressed) -> list[str]:

@@ -168,6 +168,8 @@ def test_a_file_of_coded_weights_is_corrected(work: Callable[..., Work], tmp_pat
         path, tmp_path / "better.safetensors", str(tmp_path / "net.safetensors"), None, NET_ARCH, None, (3, 8, 8)
     )
     assert {"1.running_mean", "1.running_var", "3.bias", "6.bias"} <= set(result.corrected)
+    sizes = [(tmp_path / name).stat().st_size for name in ("r.safetensors", "better.safetensors")]
+    assert [result.bytes_before, result.bytes_after] == sizes and sizes[0] < sizes[1]
     before, after = load_any(path), load_any(tmp_path / "better.safetensors")
     assert isinstance(before, Coded) and isinstance(after, Coded)
     for name, entry in before.entries.items():
