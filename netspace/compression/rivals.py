@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.compression.ways import SLACK
-from netspace.compression.work import CannotFit, Made, Work, short_types
+from netspace.compression.work import CannotFit, Made, NotInstalled, Work, short_types
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.models.coded import Coded, Way
@@ -37,6 +37,7 @@ from netspace.training.optimizers import OptimizerConfig
 from netspace.training.student import train_student, widest
 
 QP = range(-75, 21)  # of NNCodec: finer to coarser
+STUDENT = "student"  # the folder of its training
 GROUP = 32  # weights that share a scale of torchao's int4
 State = dict[str, Tensor]
 
@@ -47,7 +48,7 @@ def nncodec(work: Work, limit: int, path: Path) -> Made:
         with contextlib.redirect_stdout(io.StringIO()):
             from nncodec import nn as codec
     except ImportError:
-        raise CannotFit('NNCodec is not installed: pip install "netspace[nncodec]"') from None
+        raise NotInstalled('NNCodec is not installed: pip install "netspace[nncodec]"') from None
     tied = further_names(work.original.state)
     whole = {name: value for name, value in work.original.state.items() if value.numel() and name not in tied}
     arrays = {
@@ -139,7 +140,7 @@ def torchao(work: Work, limit: int, path: Path) -> Made:
             from torchao.quantization import IntxWeightOnlyConfig, quantize_
             from torchao.quantization.granularity import PerAxis, PerGroup
     except ImportError:
-        raise CannotFit('torchao is not installed: pip install "netspace[torchao]"') from None
+        raise NotInstalled('torchao is not installed: pip install "netspace[torchao]"') from None
     tied = further_names(work.original.state)
     own = work.original.state.keys() - tied.keys()
     layers = {
@@ -226,7 +227,7 @@ def student(work: Work, limit: int, path: Path) -> Made:
     )
     teacher = copy.deepcopy(original.module).eval()
     teacher.load_state_dict(original.state, strict=False)
-    trained = train_student(fresh, teacher, task, config, work.student_steps, work.folder / "student")
+    trained = train_student(fresh, teacher, task, config, work.student_steps, work.folder / STUDENT)
     small = stored(trained)
     small.save(path)
     factor = sum(widths) / sum(info.full())

@@ -11,10 +11,10 @@ from torch import Tensor
 from netspace.compression.coordinate import way_of
 from netspace.compression.judging import Part, merit
 from netspace.compression.originals import comparable, save_kernels
-from netspace.compression.rivals import RIVALS
+from netspace.compression.rivals import RIVALS, STUDENT
 from netspace.compression.trained import predictors, short_fits, whole_fits
 from netspace.compression.ways import UNTRAINED, Candidate
-from netspace.compression.work import WAYS, CannotFit, Work
+from netspace.compression.work import WAYS, CannotFit, NotInstalled, Work
 from netspace.errors import NetspaceError, UsageError
 from netspace.files import write_bytes
 from netspace.models.coded import Coded
@@ -25,6 +25,7 @@ from netspace.results.budget import BudgetFit, Measured, Tried, WayRow
 
 FILE = "compressed.safetensors"
 CANDIDATES = "candidates"  # the folder of what was tried
+LAST = "last.pt"  # the checkpoint of a training, which nothing needs once there is a record of the whole
 CLOSE = 1.03  # ratio of two sizes between which no other is looked for
 SMALLER = 0.8  # of the bytes, at which a trained network is tried too if only the accuracy counts
 MAX_SMALLER = 3  # such trials
@@ -143,6 +144,7 @@ class Search:
         else:
             tried = Tried(**common, setting=setting, bytes=file.stat().st_size, val=self.measure(file, "val"))
         tried.write(record)
+        (file.with_suffix("") / LAST).unlink(missing_ok=True)
         return tried
 
     def attempt_rival(self, name: str, limit: int) -> Tried:
@@ -153,6 +155,8 @@ class Search:
         judge = self.work.judge
         try:
             made = RIVALS[name](self.work, limit, file)
+        except NotInstalled as refused:  # which is not remembered
+            return Tried(way=name, budget=limit, rival=True, note=str(refused))
         except CannotFit as refused:
             tried = Tried(way=name, budget=limit, rival=True, note=str(refused))
         else:
@@ -168,6 +172,7 @@ class Search:
                 test=test,
             )
         tried.write(record)
+        (self.work.folder / STUDENT / LAST).unlink(missing_ok=True)
         return tried
 
     def measure(self, file: Path, part: str) -> Measured:

@@ -84,6 +84,10 @@ class CannotFit(Exception):
         self.least = least
 
 
+class NotInstalled(CannotFit):
+    """A way needs a package that is not installed here: it may be, when the search is resumed."""
+
+
 @dataclass(frozen=True)
 class Made:
     """What a rival made of the network, whose file is not one of netspace's."""

@@ -193,3 +193,17 @@ def test_rivals_are_in_the_table_of_a_task(multi_zoo: Path, tmp_path: Path, monk
     assert student.bytes is not None and 1_000 < student.bytes <= 2_600 and student.steps == 4
     assert student.accuracy is not None and student.relative_error is None and "of the width" in student.setting
     assert rivals["nncodec"].bytes is None and "pip install" in (rivals["nncodec"].note or "")
+    assert not [*(tmp_path / "c").rglob("last.pt")]  # checkpoints of trainings that are done
+
+
+def test_a_package_that_is_installed_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nncodec", "torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model, out = net_file(tmp_path), tmp_path / "c"
+    config = settings(9_000, rivals=True, way="rounded")
+    first = {row.way: row for row in fit_budget(model, out, config, arch=NET_ARCH).table}
+    assert "is not installed" in (first["torchao"].note or "") and first["torchao"].bytes is None
+    stand_in(monkeypatch)
+    again = {row.way: row for row in fit_budget(model, out, config, arch=NET_ARCH, resume=True).table}
+    assert again["torchao"].bytes and again["torchao"].note is None
+    assert again["nncodec"] == first["nncodec"] and again["rounding"] == first["rounding"]
