@@ -196,7 +196,9 @@ class Judge:
             return Measured(output_error=self._output_error(state, part, module), relative_error=error)
         if part not in self.logits:
             self.logits[part] = self._run(self.original.state, part, self.module)
-        expected, logits = self.logits[part], self._run(state, part, module or self.module)
+        expected = logits = self.logits[part]
+        if state is not self.original.state or module is not None:
+            logits = self._run(state, part, module or self.module)
         task = self.original.task
         labels = None if self.inputs.kind != "task" or task is None else self._images(part).labels.cpu()
         return Measured(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from netspace.archs import ArchConfig
-from netspace.compression.judging import batch_size, noise
+from netspace.compression.judging import MAX_OUTPUTS, batch_size, noise
 from netspace.compression.originals import Pictures, check_same, comparable, find_original, run_module
 from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, cosine, overlap
@@ -26,6 +26,8 @@ from netspace.networks.outputs import Compare, Outputs, relative_errors
 from netspace.networks.state_dict import module_logits, run_types
 from netspace.results.compressed import ImageComparison, NetworkFigures, NoiseComparison, OutputComparison
 from netspace.tasks.readers import picture_batches
+
+MAX_DECODED = 1 << 29  # bytes of decoded pictures that are in memory; more are decoded for each network
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Reference:
         """Take a file and its network; `input_shape` is that of one input where nothing else says it."""
         unlabelled.check()
         self.files = [] if unlabelled.pictures is None else unlabelled.pictures.files()
+        self.decoded: list[Tensor] = []  # batches of pictures (B, 3, S, S), if they are small
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
         self.model, self.unlabelled, self.represented = model, unlabelled, compressed.represented
@@ -96,6 +99,7 @@ class Reference:
         if unlabelled.any:
             self.outputs = self._outputs()
             self.shown_logits = self._logits(self.original.state) if self.outputs.logits else None
+            self.given = [] if self.outputs.logits else self._given()  # the original's outputs by batches
         self.logits = self._test_logits(self.original.state)
         self.accuracy = self._accuracy(self.logits)
 
@@ -150,12 +154,22 @@ class Reference:
                 "overlap_top5": float(overlap(self.shown_logits, logits)),
                 "cosine": float(cosine(self.shown_logits, logits)),
             }
-        theirs, mine = self._run(self.original.state), self._run(state)
+        theirs, mine = iter(self.given) if self.given else self._run(self.original.state), self._run(state)
         names: list[str] = []
         errors = relative_errors(_values(theirs, names), (list(each.values()) for each in mine))
         by_name = dict(zip(names, errors.tolist(), strict=True))
         outputs = {} if list(by_name) == [""] else by_name
         return {"output": self.unlabelled.output, "output_error": float(errors.mean()), "output_errors": outputs}
+
+    def _given(self) -> list[dict[str, Tensor]]:
+        """Return the original's outputs for each batch, or nothing if they are too large to be in memory."""
+        given, size = list[dict[str, Tensor]](), 0
+        for named in self._run(self.original.state):
+            given.append(named)
+            size += sum(each.numel() * each.element_size() for each in named.values())
+            if size > MAX_OUTPUTS:
+                return []
+        return given
 
     def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([next(iter(each.values())).float() for each in self._run(state)])
@@ -171,12 +185,14 @@ class Reference:
             yield named
 
     def _batches(self) -> Iterator[Tensor]:
-        unlabelled = self.unlabelled
-        if unlabelled.pictures is not None:
-            yield from picture_batches(self.files, unlabelled.pictures.size, by=unlabelled.pictures.by)
-        else:
-            inputs = noise(unlabelled.input_shape or (), "test")
+        pictures = self.unlabelled.pictures
+        if pictures is None:
+            inputs = noise(self.unlabelled.input_shape or (), "test")
             yield from inputs.split(batch_size(inputs))
+            return
+        if not self.decoded and 4 * 3 * pictures.size**2 * len(self.files) <= MAX_DECODED:
+            self.decoded = list(picture_batches(self.files, pictures.size, by=pictures.by))
+        yield from self.decoded or picture_batches(self.files, pictures.size, by=pictures.by)
 
     def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:
         module, task = self.original.module, self.original.task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -45,14 +46,23 @@ class Search:
         self.folder = work.folder / CANDIDATES
         self.names = WAYS if self.config.way is None else (self.config.way,)
         self.untrained = {name: make for name, make in UNTRAINED.items() if name in self.names}
-        self.lossless = Coded.of(work.original.state, {}, spec=work.spec)
         self.channels: dict[str, Tensor] | None = None  # the network with its channels in order
+
+    @cached_property
+    def lossless(self) -> int:
+        """The bytes of the file that has every weight as it is."""
+        return Coded.of(self.work.original.state, {}, spec=self.work.spec).file_bytes()
+
+    @cached_property
+    def accuracy(self) -> float:
+        """The original's accuracy on validation images."""
+        return self.work.judge.measure(self.work.original.state).accuracy or 0.0
 
     def check(self) -> None:
         """Raise `UsageError` for a budget that cannot be met, before anything is written."""
         limit = self.config.budget.limit(self.work.judge.bytes)
         if limit is not None:
-            if limit < self.lossless.file_bytes() and limit < (least := self.least()):
+            if limit < self.lossless and limit < (least := self.least()):
                 raise UsageError(
                     f"no way{self._named()} holds {self.work.model} in {limit:,} bytes: the smallest file has {least:,} bytes, "
                     "and few weights are left in it; give more bytes"
@@ -78,12 +88,12 @@ class Search:
                 make(self.work, 0, self.folder / "none.safetensors")
             except CannotFit as refused:
                 found += [] if refused.least is None else [refused.least]
-        return min(found, default=self.lossless.file_bytes())
+        return min(found) if found else self.lossless
 
     def run(self) -> BudgetFit:
         """Try, choose and train; write the file of the best network, and return the figures of all."""
         limit, others = self.config.budget.limit(self.work.judge.bytes), list[Tried]()
-        if limit is not None and limit >= self.lossless.file_bytes():
+        if limit is not None and limit >= self.lossless:
             return self.report(limit, [self.attempt("lossless", Candidate("lossless", _lossless), limit)], [])
         if limit is None:
             limit, others = self.accurate()
@@ -203,13 +213,13 @@ class Search:
                     return True
             return False
 
-        low, high = self.least(), self.lossless.file_bytes() - 1
+        low, high = self.least(), self.lossless - 1
         if not keeps(high):
             best = max(trials, key=_merit)
             raise NetspaceError(
                 f"no way{self._named()} keeps the accuracy of {self.work.model} within {self.config.budget.accuracy_drop:g} points: "
                 f"the best has {_percent(best.val.accuracy)} in {best.bytes or 0:,} bytes on validation images, the original "
-                f"{_percent(self.accuracy())}; allow a larger drop"
+                f"{_percent(self.accuracy)}; allow a larger drop"
             )
         with progress("size", 1, "searches") as bar:
             while high / low > CLOSE:
@@ -230,14 +240,10 @@ class Search:
             others, limit, tried = [*others, *tried], size, [*self.plain(size), *trained]
         return limit, tried, others
 
-    def accuracy(self) -> float:
-        """Return the original's accuracy on validation images."""
-        return self.work.judge.measure(self.work.original.state).accuracy or 0.0
-
     def kept(self, tried: Tried) -> bool:
         """Return whether a network's accuracy on validation images is within the drop that is allowed."""
         drop, accuracy = self.config.budget.accuracy_drop or 0.0, tried.val.accuracy
-        return accuracy is not None and accuracy >= self.accuracy() - drop / 100 - 1e-9
+        return accuracy is not None and accuracy >= self.accuracy - drop / 100 - 1e-9
 
     def report(self, limit: int, tried: list[Tried], others: list[Tried]) -> BudgetFit:
         """Write the file of the best network, and return all figures."""

@@ -113,6 +113,7 @@ class Work:
     compensated: dict[int, tuple[Coded, str]] = field(
         default_factory=dict
     )  # files of so many bytes, and how they were made
+    rounded_bytes: dict[int, int] = field(default_factory=dict)  # of files of rounded rows, by their bits
     _compensation: Compensation | None = None
 
     @property
