@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,19 @@ def low_pass(weight: Tensor, keep: float) -> Tensor:
 
 def scale_small(weight: Tensor, factor: float) -> Tensor:
     """Return a weight (F, ...) with the smaller half of the singular values of its matrix multiplied by `factor`."""
+    return small_scaler(weight)(factor)
+
+
+def small_scaler(weight: Tensor) -> Callable[[float], Tensor]:
+    """Return `scale_small` of a weight (F, ...) as a function of the factor, with one decomposition for all factors."""
     left, values, right = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
     leading = ceil(len(values) / 2)
-    scaled = torch.cat([values[:leading], factor * values[leading:]])
-    return ((left * scaled) @ right).reshape(weight.shape).to(weight.dtype)
+
+    def scaled(factor: float) -> Tensor:
+        changed = torch.cat([values[:leading], factor * values[leading:]])
+        return ((left * changed) @ right).reshape(weight.shape).to(weight.dtype)
+
+    return scaled
 
 
 def analyse(
@@ -110,8 +120,10 @@ def analyse(
     if original.module is not None and original.task is not None:
         module, task = original.module, original.task
         few = replace(task, train=task.train.take(_drawn(len(task.train), MAX_TRAIN_IMAGES, seed)))
-        figures["low_pass"] = _changed(module, expected, task, compressed, low_pass, SHARES)
-        figures["scale_small"] = _changed(module, expected, task, compressed, scale_small, FACTORS)
+        figures["low_pass"] = _changed(
+            module, expected, task, compressed, lambda weight: partial(low_pass, weight), SHARES
+        )
+        figures["scale_small"] = _changed(module, expected, task, compressed, small_scaler, FACTORS)
         gaps = {key: generalisation(module, each, few) for key, each in _both(expected, state)}
         figures["generalisation"] = Generalisation(training_images=len(few.train), **gaps)
         images = task.test.images[_drawn(len(task.test), MAX_TEST_IMAGES, seed)]
@@ -235,13 +247,14 @@ def _changed(
     state: State,
     task: Classification,
     compressed: Compressed,
-    change: Callable[[Tensor, float], Tensor],
+    change: Callable[[Tensor], Callable[[float], Tensor]],
     amounts: Sequence[float],
 ) -> list[ChangedNetwork]:
     """Measure the test accuracy and the mean S_ratio of a network whose represented layers are changed by each amount."""
     rows, layers = [], compressed.kernels.layers
+    changes = {layer.name: change(state[layer.name].float()) for layer in layers}
     for amount in amounts:
-        weights = {layer.name: change(state[layer.name].float(), amount) for layer in layers}
+        weights = {name: each(amount) for name, each in changes.items()}
         changed = compressed.replaced(state, weights)
         score = float(accuracy(module_logits(module, changed, task, "test"), task.test.labels))
         ratio = sum(_ratios(changed, layers)) / len(layers)

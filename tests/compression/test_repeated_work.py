@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from netspace.compression import reference, ways
+from netspace.compression.analyse import FACTORS, scale_small, small_scaler
 from netspace.compression.fit import begin
 from netspace.compression.judging import Inputs, Judge
 from netspace.compression.originals import Pictures, find_original
@@ -123,3 +124,16 @@ def test_bits_that_are_too_large_are_not_tried_again(work: Work, monkeypatch: py
     assert words == f"{bits} bits" and codes.keys() == expected.keys()
     for name, each in codes.items():
         assert isinstance(each, Codes) and torch.equal(each.values, expected[name].values)
+
+
+def test_weights_are_decomposed_once_for_all_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, calls, decompose = torch.randn(8, 4, 3, 3), list[int](), torch.linalg.svd
+    monkeypatch.setattr(
+        torch.linalg, "svd", lambda *matrices, **named: calls.append(1) or decompose(*matrices, **named)
+    )
+    scaled = small_scaler(weight)
+    results = [scaled(factor) for factor in FACTORS]
+    assert len(calls) == 1
+    for factor, result in zip(FACTORS, results, strict=True):
+        assert torch.equal(result, scale_small(weight, factor))
+    torch.testing.assert_close(results[0], weight)
