@@ -48,7 +48,7 @@ COMMANDS = [
         "morph_eval.evaluate", "morph_sample.sample", "optimize.optimize", "probe.probe", "quickstart.quickstart", "recipes.recipes", "recipes.schema", "sample.sample", "search.search",
     )),
     *(f"netspace.compression.{name}" for name in (
-        "analyse.analyse", "correct.correct", "fit.evaluate", "fit.fit", "fit.importance", "fit.reconstruct",
+        "analyse.analyse", "analyse.importance", "correct.correct", "fit.evaluate", "fit.fit", "fit.reconstruct",
         "rebuild.rebuild_cost", "seeds.fit_seeds", "shrink.prune", "shrink.quantise", "transfer.transfer",
     )),
     "netspace.report.report",

@@ -20,16 +20,28 @@ ANSWERS = {
 
 
 def settings(
-    config: str | None, changes: Sequence[str], budget: dict[str, Any], options: dict[str, Any]
+    config: str | None,
+    changes: Sequence[str],
+    budget: dict[str, Any],
+    options: dict[str, Any],
+    begun: Path | None = None,
 ) -> BudgetConfig:
-    """Return the settings of a fit with a size: a recipe, what `--set` changes, and the options that were given."""
+    """Return the settings of a fit with a size: a recipe, what `--set` changes, and the options that were given.
+
+    Those of a resumed fit come from `begun`, the file that it wrote when it began, instead of a recipe.
+    """
     from netspace.compression.work import BudgetConfig
-    from netspace.config import find, load
+    from netspace.config import find, load, read_back
+    from netspace.errors import UsageError
     from netspace.io import read_yaml
 
-    raw = {} if config is None else read_yaml(find(config, "compress"))
-    given = {name: value for name, value in options.items() if value is not None}
-    return load(BudgetConfig, {**(raw if isinstance(raw, dict) else {}), "budget": budget, **given}, changes)
+    raw: Any = {} if config is None else read_yaml(find(config, "compress"))
+    if not isinstance(raw, dict):
+        raise UsageError(f"{config} was expected to be a recipe of `name: value` lines, but holds {type(raw).__name__}")
+    raw = raw if begun is None else read_back(BudgetConfig, begun).model_dump(mode="json")
+    given = {"budget": budget, **options} if budget or begun is None else options
+    given = {name: value for name, value in given.items() if value is not None}
+    return load(BudgetConfig, {**raw, **given}, changes)
 
 
 def options(

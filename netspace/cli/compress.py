@@ -42,7 +42,8 @@ def correction(figures: Correction) -> str:
     by = f", {normalised(figures)}" if figures.normalise else ""
     return (
         f"{figures.out}: {len(figures.corrected)} tensors of batch norms and biases corrected by "
-        f"{figures.count} inputs ({figures.shown}{by}); compare it by `netspace compress eval` on others"
+        f"{figures.count} inputs ({figures.shown}{by}); {figures.bytes_after:,} bytes, {figures.bytes_before:,} before; compare it by "
+        "`netspace compress eval` on others"
     )
 
 
@@ -147,7 +148,6 @@ def fit(
     a precision of each layer by how much it matters, and in a coordinate network. The best one is trained on; networks
     then run on the CPU unless --device names another. Without a size, a coordinate network is fitted as the recipe says.
     """
-    from netspace.archs import ArchConfig
     from netspace.cli import budget as of_size
     from netspace.compression.fit import fit as fit_network
     from netspace.compression.seeds import fit_seeds
@@ -158,25 +158,19 @@ def fit(
 
     trusting(trust_arch)
     limits = parse_budget(bytes, ratio, accuracy_drop)
-    of_size.check_seeds(seeds, bool(limits), model)
     of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
-    if model is None:
-        own = RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent")
-        model, key, shape = str(own.model), key or own.key, shape or own.input_shape
-        zoo = zoo or (Path(own.zoo) if own.zoo else None)
-        of_arch = of_arch or (load(ArchConfig, own.arch) if own.arch else None)
     settings = out / "config.yaml"
     begun = resume and config is None and settings.is_file()
-    if limits or (begun and of_size.is_budget(out)):
+    begun_sized = begun and of_size.is_budget(out)
+    of_size.check_seeds(seeds, bool(limits) or begun_sized, model)
+    if model is None:
+        model = str(RunFolder.of(FIT, out).begun_with(resume, "MODEL", "the network to represent").model)
+    if limits or begun_sized:
         from netspace.compression.budget import fit_budget
-        from netspace.compression.work import BudgetConfig
 
         parse_pictures(images, size, normalise)
         given = of_size.options(way, rivals, images, size, normalise, shape, output)
-        if limits:
-            chosen = of_size.settings(config, set or [], limits, given)
-        else:
-            chosen = resumed(BudgetConfig, settings, set or [])
+        chosen = of_size.settings(config, set or [], limits, given, settings if begun_sized else None)
         found = fit_budget(model, out, chosen, zoo, resume, pick(device or "cpu"), of_arch, key)
         say(found, json, of_size.budget_fit)
         return
@@ -225,7 +219,7 @@ def evaluate(
     trusting(trust_arch)
     shape, pictures = parse_shape(input_shape), parse_pictures(images, size, normalise)
     of, made = (model, zoo, named_arch(arch, kwargs)), unlabelled(pictures, None if rebuild else shape, output, compare)
-    figures = measure(file, *of, made, key)
+    figures = measure(file, *of, made, key, shape)
     if rebuild:
         figures = figures.extended(type(figures), rebuild=rebuild_cost(file, *of, pictures, key, shape))
     say(figures, json, evaluated)
@@ -253,13 +247,18 @@ def importance(
     model: Model,
     top: Annotated[int, whole(0, MAX_MEMBERS, "Number of filters to list; 0: all.")] = 20,
     zoo: ModelZoo = None,
+    arch: Arch = None,
+    kwargs: Kwargs = None,
     key: Key = None,
+    trust_arch: Trust = None,
+    input_shape: Shape = None,
     json: Json = False,
 ) -> None:
     """Rank filters by how well they are reconstructed: a small predictor preserves the important ones."""
-    from netspace.compression.fit import importance as rank
+    from netspace.compression.analyse import importance as rank
 
-    say(rank(file, model, zoo, top, key), json, important)
+    trusting(trust_arch)
+    say(rank(file, model, zoo, top, key, named_arch(arch, kwargs), parse_shape(input_shape)), json, important)
 
 
 @app.command()
@@ -271,13 +270,15 @@ def analyse(
     kwargs: Kwargs = None,
     key: Key = None,
     trust_arch: Trust = None,
+    input_shape: Shape = None,
     json: Json = False,
 ) -> None:
     """Compare smoothness, generalisation gaps and layer similarity with the original; writes analysis.json."""
     from netspace.compression.analyse import analyse as compare
 
     trusting(trust_arch)
-    say(compare(file, model, zoo, named_arch(arch, kwargs), key=key), json, analysis)
+    of_arch, shape = named_arch(arch, kwargs), parse_shape(input_shape)
+    say(compare(file, model, zoo, of_arch, key=key, input_shape=shape), json, analysis)
 
 
 @app.command()
@@ -296,7 +297,7 @@ def correct(
     input_shape: Shape = None,
     json: Json = False,
 ) -> None:
-    """Correct batch norms and biases for the errors of the weights, using any images or noise; the size stays the same."""
+    """Correct batch norms and biases for the errors of the weights, using any images or noise; coded files may grow a little."""
     from netspace.compression.correct import correct as make_up
 
     trusting(trust_arch)

@@ -1,4 +1,4 @@
-"""`netspace compress analyse`: how a compressed network differs from its original in smoothness, gaps and features.
+"""`netspace compress analyse` and `importance`: how a compressed network differs from its original, by layers and by filters.
 
 Axes: B images, D features of a layer.
 """
@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,23 @@ from torch.func import functional_call
 
 from netspace.archs import ArchConfig
 from netspace.compression.activations import activation_maps
-from netspace.compression.originals import check_same, find_original, save_kernels
+from netspace.compression.originals import check_same, comparable, find_original, save_kernels
 from netspace.metrics import accuracy, linear_cka
 from netspace.models.coded_predictor import load_predictor
 from netspace.models.compressed import Compressed
-from netspace.networks.kernels import Layer, layer_of
+from netspace.networks.fresh import draw_fresh
+from netspace.networks.kernels import Layer, filter_errors, layer_of
 from netspace.networks.state_dict import map_tensors, module_logits, run_types
-from netspace.results.compressed import Alignment, Analysis, ByLayer, ChangedNetwork, Gap, Generalisation
+from netspace.results.compressed import (
+    Alignment,
+    Analysis,
+    ByLayer,
+    ChangedNetwork,
+    FilterError,
+    Gap,
+    Generalisation,
+    Importance,
+)
 from netspace.streams import Stream, generator
 from netspace.tasks import Classification
 
@@ -62,10 +73,19 @@ def low_pass(weight: Tensor, keep: float) -> Tensor:
 
 def scale_small(weight: Tensor, factor: float) -> Tensor:
     """Return a weight (F, ...) with the smaller half of the singular values of its matrix multiplied by `factor`."""
+    return small_scaler(weight)(factor)
+
+
+def small_scaler(weight: Tensor) -> Callable[[float], Tensor]:
+    """Return `scale_small` of a weight (F, ...) as a function of the factor, with one decomposition for all factors."""
     left, values, right = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
     leading = ceil(len(values) / 2)
-    scaled = torch.cat([values[:leading], factor * values[leading:]])
-    return ((left * scaled) @ right).reshape(weight.shape).to(weight.dtype)
+
+    def scaled(factor: float) -> Tensor:
+        changed = torch.cat([values[:leading], factor * values[leading:]])
+        return ((left * changed) @ right).reshape(weight.shape).to(weight.dtype)
+
+    return scaled
 
 
 def analyse(
@@ -75,10 +95,12 @@ def analyse(
     arch: ArchConfig | None = None,
     seed: int = 0,
     key: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Analysis:
     """Return the figures of `netspace compress analyse --json`; write analysis.json, kernels.json and activations.json next to it.
 
-    If only the weights are known (no architecture or no data), there are singular values alone, and the rest is None.
+    If only the weights are known (no architecture or no data), there are singular values alone, and the rest is None. A file whose
+    channels have an order of their own is compared with the original in that order, which needs the shape of an input.
 
     Raises:
         UsageError: `path` or `model` does not exist, or is not fully named; as `find_original`.
@@ -92,26 +114,63 @@ def analyse(
     original, _ = find_original(model, zoo_path, arch=arch, key=key)
     state, layers = compressed.reconstruct(), compressed.kernels.layers
     check_same(path, state, model, original)
+    original.input_shape = original.input_shape or input_shape
+    expected = comparable(original, compressed, model)
     figures: dict[str, Any] = dict.fromkeys(("low_pass", "scale_small", "generalisation", "cka"))
     if original.module is not None and original.task is not None:
         module, task = original.module, original.task
         few = replace(task, train=task.train.take(_drawn(len(task.train), MAX_TRAIN_IMAGES, seed)))
-        figures["low_pass"] = _changed(module, original.state, task, compressed, low_pass, SHARES)
-        figures["scale_small"] = _changed(module, original.state, task, compressed, scale_small, FACTORS)
-        gaps = {key: generalisation(module, each, few) for key, each in _both(original.state, state)}
+        figures["low_pass"] = _changed(
+            module, expected, task, compressed, lambda weight: partial(low_pass, weight), SHARES
+        )
+        figures["scale_small"] = _changed(module, expected, task, compressed, small_scaler, FACTORS)
+        gaps = {key: generalisation(module, each, few) for key, each in _both(expected, state)}
         figures["generalisation"] = Generalisation(training_images=len(few.train), **gaps)
         images = task.test.images[_drawn(len(task.test), MAX_TEST_IMAGES, seed)]
         inputs = task.normalise(images)
-        figures["cka"] = alignment(module, original.state, state, inputs, layers, seed)
-        maps = activation_maps(module, original.state, state, inputs, layers)
+        figures["cka"] = alignment(module, expected, state, inputs, layers, seed)
+        maps = activation_maps(module, expected, state, inputs, layers)
         if maps is not None:
             maps.write(path.parent / "activations.json")
-    save_kernels(path.parent, compressed.kernels, original.state, state)
-    ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(original.state, state)})
+    save_kernels(path.parent, compressed.kernels, expected, state)
+    ratios = ByLayer(**{key: _ratios(each, layers) for key, each in _both(expected, state)})
     names = [layer.name for layer in layers]
     result = Analysis(file=str(path), layers=names, singular_ratio=ratios, **figures)
     result.write(path.parent / "analysis.json")
     return result
+
+
+def importance(
+    path: Path,
+    model: str,
+    zoo_path: Path | None = None,
+    top: int = 20,
+    key: str | None = None,
+    arch: ArchConfig | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Importance:
+    """Return filters by the relative error of their reconstruction, the smallest first (NeRN, Sec. 5, Fig. 5 right).
+
+    A predictor too small for all of a network represents best what matters most to its loss. `top` filters are returned; 0: all.
+    `arch` and `input_shape` are needed for a file whose channels have an order of their own, where nothing else says them.
+
+    Raises:
+        UsageError: as `find_original`.
+        NetspaceError: `path` is no compressed file, or that of another network than `model`.
+
+    >>> result = importance(compressed, "best", zoo, top=3)
+    """
+    compressed = load_predictor(path)
+    original, _ = find_original(model, zoo_path, arch=arch, key=key)
+    state, rows = compressed.reconstruct(), []
+    check_same(path, state, model, original)
+    original.input_shape = original.input_shape or input_shape
+    expected = comparable(original, compressed, model)
+    for layer in compressed.kernels.layers:
+        errors = filter_errors(expected[layer.name], state[layer.name]).tolist()
+        rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
+    filters = sorted(rows, key=lambda row: row.relative_error)
+    return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def generalisation(module: nn.Module, state: State, task: Classification) -> Gap:
@@ -175,14 +234,11 @@ def _pooled(output: Tensor, layer: Layer) -> Tensor:
 
 
 def fresh(module: nn.Module, seed: int = 0) -> State:
-    """Return the state of the same network with random weights, as its modules draw them; torch's random state stays."""
+    """Return the state of the same network with random weights, by `draw_fresh`; torch's random state stays."""
     other = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(generator(seed, Stream.ANALYSED_NETWORK).initial_seed())  # not that of the network itself
-        for part in other.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if reset is not None:
-                reset()
+        draw_fresh(other, other)
     return map_tensors(other.state_dict(keep_vars=True), Tensor.detach)
 
 
@@ -191,13 +247,14 @@ def _changed(
     state: State,
     task: Classification,
     compressed: Compressed,
-    change: Callable[[Tensor, float], Tensor],
+    change: Callable[[Tensor], Callable[[float], Tensor]],
     amounts: Sequence[float],
 ) -> list[ChangedNetwork]:
     """Measure the test accuracy and the mean S_ratio of a network whose represented layers are changed by each amount."""
     rows, layers = [], compressed.kernels.layers
+    changes = {layer.name: change(state[layer.name].float()) for layer in layers}
     for amount in amounts:
-        weights = {layer.name: change(state[layer.name].float(), amount) for layer in layers}
+        weights = {name: each(amount) for name, each in changes.items()}
         changed = compressed.replaced(state, weights)
         score = float(accuracy(module_logits(module, changed, task, "test"), task.test.labels))
         ratio = sum(_ratios(changed, layers)) / len(layers)

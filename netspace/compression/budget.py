@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from netspace.archs import ArchConfig, trust_options
-from netspace.compression.fit import network_hash, origin_of
+from netspace.compression.fit import network_hash
 from netspace.compression.judging import Inputs, Judge
+from netspace.compression.origin import begun_with, origin_of
 from netspace.compression.originals import Pictures, find_original
 from netspace.compression.search import Search
 from netspace.compression.work import BudgetConfig, Work
@@ -38,7 +39,7 @@ def fit_budget(
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it. Ways are chosen
     by accuracy on validation images if the task is known; else by answers to pictures or noise like the original's; else by
     the relative error of the weights. Networks that do not classify are compared by the relative error of their outputs, or of the
-    one that the settings name. Files are made on the CPU, networks are run on the device. What is reported is measured on test images, or on other pictures or noise.
+    one that the settings name. What is not given of a resumed fit is as it was begun. Files are made on the CPU, networks are run on the device. What is reported is measured on test images, or on other pictures or noise.
 
     Raises:
         UsageError: before anything is written, for settings and networks that do not go together, a budget too small for
@@ -51,6 +52,9 @@ def fit_budget(
     ('rounded', True)
     """
     begun_at = time.monotonic()
+    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
+    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
+    zoo_path, arch, _, key = begun_with(folder, resume, zoo_path, arch, None, key)  # the shape is among the settings
     original, spec = find_original(model, zoo_path, device, arch, key)
     pictures = None
     if config.pictures is not None:
@@ -61,8 +65,6 @@ def fit_budget(
     judge = Judge(original, inputs, model, config.output, config.compare, device)
     work = Work(model, original, spec, judge, config, out)
     search = Search(work)
-    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
-    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
     with folder.locked("written"):
         folder.check(config, resume)
         mark, network = out / "network.json", NetworkMark(hash=network_hash(original))

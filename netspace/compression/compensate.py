@@ -28,6 +28,7 @@ MAX_COLUMNS = 4608  # of a layer; the matrix of all pairs of them is inverted
 MAX_PATCHES = 1 << 15  # of a layer, of which sums are taken
 MIN_INPUTS = 16  # of which patches are taken at least, fewer of each where they are many
 CHUNK_VALUES = 1 << 25  # of patches, that are in memory at once
+MIN_VARIANCE = 1e-5  # of the mean square of a layer's inputs; smaller ones are rounding noise of float32
 DAMPING = 0.03  # of the mean square of a layer's inputs, that is added to each
 
 
@@ -61,9 +62,10 @@ class Compensation:
     ) -> tuple[dict[str, Codes], dict[str, Tensor]]:
         """Return codes of weights by their steps, and the biases that go with them, by name.
 
-        Weights of layers that cannot make up for errors are rounded to the nearest multiple.
+        Weights of layers that cannot make up for errors are rounded to the nearest multiple; so are those of layers that get other
+        numbers of inputs, or none, once the network is rounded (experts).
         """
-        codes = {name: round_step(value, steps[name]) for name, value in weights.items() if name not in self.seen}
+        codes = {name: round_step(value, steps[name]) for name, value in weights.items()}
         nearest = {name: each.restore(weights[name].shape) for name, each in codes.items()}
         module = copy.deepcopy(self.module)
         module.load_state_dict({**self.state, **nearest}, strict=False)
@@ -74,6 +76,8 @@ class Compensation:
                     continue
 
                 def fit(part: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+                    if inputs[0].shape != self.seen[name].shape:
+                        return
                     codes[name], bias = self._fitted(part, name, weights[name], steps[name], inputs[0])
                     assert isinstance(part.weight, Tensor)
                     part.weight.copy_(codes[name].restore(part.weight.shape))
@@ -84,7 +88,7 @@ class Compensation:
 
                 hooks.callback(part.register_forward_pre_hook(fit).remove)
             module(self.inputs)
-        return {name: codes[name] for name in weights}, biases
+        return codes, biases
 
     def with_biases(self, biases: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the original's state with other biases, in the types that it has; tied tensors stay so."""
@@ -104,7 +108,8 @@ class Compensation:
             products = products - sums.original_mean[:, :, None] * sums.mean[:, None]
         codes = round_step(weight, step)
         scale = squares.diagonal(dim1=1, dim2=2).mean(1)
-        if bool((scale > 0).all()) and math.isfinite(float(squares.sum() + products.sum())):
+        least = MIN_VARIANCE * sums.squares.diagonal(dim1=1, dim2=2).mean(1)
+        if bool((scale > least).all()) and math.isfinite(float(squares.sum() + products.sum())):
             damped = squares + torch.diag_embed(DAMPING * scale[:, None].expand(-1, squares.shape[-1]))
             shift = rows @ (products - squares)  # of least squares, from the original's weights
             target = rows + torch.linalg.solve(damped, shift.mT).mT

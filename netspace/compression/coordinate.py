@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from netspace.compression.fit import begin
+from netspace.compression.fit import MAX_PADDING, begin
 from netspace.compression.originals import channel_order
 from netspace.compression.ways import finest
 from netspace.compression.work import CannotFit, Work, short_types
@@ -23,7 +23,7 @@ from netspace.models.coded import Coded
 from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import Compressed
 from netspace.models.coordinate_network import EmbeddingConfig, PredictorConfig, parameter_count
-from netspace.networks.kernels import Kernels
+from netspace.networks.kernels import Kernels, layer_kinds
 from netspace.networks.rounding import Codes, round_step
 from netspace.training.fit import Fit
 from netspace.training.loop import make_accelerator
@@ -52,12 +52,17 @@ def predict(work: Work, order: Order, limit: int, path: Path, whole: bool = Fals
         except NetspaceError as error:
             raise CannotFit(str(error)) from None
     try:
-        patterns = () if any(value.dim() == 4 for value in original.state.values()) else ("*weight",)
+        kinds = layer_kinds(original.state, original.module).values()
+        patterns = () if "convolution" in kinds else ("*weight",)
         kernels = Kernels.of(original.state, patterns, module=original.module)
+        if (
+            sum(kernels.counts) * kernels.side**2 > MAX_PADDING * kernels.parameters
+        ):  # mostly zeros around 1x1 convolutions
+            kernels = Kernels.of(original.state, patterns, pointwise="tiles", module=original.module)
     except NetspaceError as error:
         raise CannotFit(str(error)) from None
     permuted = replace(original, state=reference, module=None, task=None)
-    if work.judge.outputs.logits and work.judge.outputs.bare:  # which it can be distilled from
+    if _is_distilled(work):
         permuted = replace(permuted, module=copy.deepcopy(original.module), task=original.task)
     fit_config = _config(work, order, 1, whole)
     torch.manual_seed(config.seed)
@@ -104,7 +109,7 @@ def _config(work: Work, order: Order, hidden: int, whole: bool) -> FitConfig:
     muon = OptimizerConfig(name="muon", learning_rate=2e-3, muon_rate=0.03, schedule="cosine")
     stages = [StageConfig(steps=steps, kernels=KERNELS, optimizer=muon)]
     kind = work.judge.inputs.kind
-    if whole and kind in ("task", "noise") and work.judge.outputs.logits and work.judge.outputs.bare:
+    if whole and kind in ("task", "noise") and _is_distilled(work):
         stages.append(
             StageConfig(
                 steps=max(1, steps // DISTILLED),
@@ -124,6 +129,11 @@ def _config(work: Work, order: Order, hidden: int, whole: bool) -> FitConfig:
         validate_every=max(1, steps // 4),
         precision="float32",  # so that the same seed gives the same bytes
     )
+
+
+def _is_distilled(work: Work) -> bool:
+    """Return whether a predictor can be distilled from the network: by logits alone, with gradients."""
+    return work.judge.outputs.logits and work.judge.outputs.bare and work.judge.trainable
 
 
 def _widest(config: PredictorConfig, values: int, size: int) -> int:

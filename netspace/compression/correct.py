@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from netspace.archs import ArchConfig
-from netspace.compression.originals import Pictures, check_new, check_same, find_original, run_module
+from netspace.compression.originals import Pictures, check_new, check_same, comparable, find_original, run_module
 from netspace.errors import UsageError
 from netspace.models.coded_predictor import AnyCompressed, load_any
 from netspace.models.compressed import Compressed
@@ -41,7 +42,8 @@ def corrected(
     """Return `state` with batch norms and the biases of `layers` (names of weights) corrected by inputs (B, ...).
 
     Layer by layer, inputs of batch norms and outputs of `layers` get the means, and batch norms the variances, that they have in
-    the `original`. `module` runs both states in eval mode and is not changed. A layer that is called several times is not corrected.
+    the `original`. `module` runs both states in eval mode and is not changed. A layer that is called several times is not corrected,
+    nor one of an unknown class whose bias could belong to several axes of its output.
     """
     first, second = (copy.deepcopy(module).to(inputs.device).eval() for _ in range(2))
     first.load_state_dict(original, strict=False)  # a zoo's member lacks the buffers that its architecture makes
@@ -59,8 +61,8 @@ def corrected(
             elif name in owners and isinstance(getattr(part, "bias", None), Tensor):
 
                 def note_output(part: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-                    if isinstance(output, Tensor):
-                        targets.setdefault(name, []).append(_statistics(output, _channel_axis(part)))
+                    if isinstance(output, Tensor) and (axis := _channel_axis(part, output)) is not None:
+                        targets.setdefault(name, []).append(_statistics(output, axis))
 
                 hooks.callback(part.register_forward_hook(note_output).remove)
         first(inputs)
@@ -84,18 +86,28 @@ def corrected(
 
                 def correct_bias(part: nn.Module, _inputs: Any, output: Tensor, target: Statistics = target) -> Tensor:
                     assert isinstance(part.bias, Tensor)
-                    axis = _channel_axis(part)
+                    if (axis := _channel_axis(part, output)) is None:
+                        return output
                     difference = target[0] - _statistics(output, axis)[0]
                     part.bias += difference
-                    return output + (difference if axis == -1 else difference.view(-1, *[1] * (output.dim() - 2)))
+                    return output + difference.view(-1, *[1] * (output.dim() - 1 - axis))
 
                 hooks.callback(part.register_forward_hook(correct_bias).remove)
         second(inputs)
     return {name: value.cpu().clone() for name, value in second.state_dict().items() if name in state}
 
 
-def _channel_axis(part: nn.Module) -> int:
-    return -1 if isinstance(part, nn.Linear) else 1
+def _channel_axis(part: nn.Module, output: Tensor) -> int | None:
+    """Return the axis of a layer's output that its bias is added along; None if there is none, or it is not known which."""
+    bias = part.bias
+    if not isinstance(bias, Tensor) or bias.dim() != 1:
+        return None
+    if isinstance(part, nn.Linear):
+        return output.dim() - 1
+    if isinstance(part, _ConvNd):
+        return output.dim() - 1 - len(part.kernel_size)
+    axes = [axis for axis in range(1, output.dim()) if output.shape[axis] == len(bias)]
+    return axes[0] if len(axes) == 1 else None
 
 
 def _statistics(values: Tensor, axis: int) -> Statistics:
@@ -115,9 +127,10 @@ def correct(
     seed: int = 0,
     key: str | None = None,
 ) -> Correction:
-    """Write a compressed file with batch norms and biases corrected as `corrected` does; its size stays.
+    """Write a compressed file with batch norms and biases corrected as `corrected` does.
 
-    Both networks get the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task.
+    Both networks get the pictures, or noise U[-1, 1] of `input_shape`, or training images of the zoo's task. Coded files may grow:
+    corrected values code less well than zeros and values that 16 bits hold.
 
     Raises:
         UsageError: only weights are known of `model`, there are no inputs for it, nothing can be corrected, or `out` exists.
@@ -145,7 +158,8 @@ def correct(
         inputs, kind = _inputs(original, input_shape, model, seed)
     run_module(original.module, inputs[:1], model)  # a sentence for what does not fit
     names = _represented(compressed)
-    better = corrected(original.module, original.state, state, names, inputs)
+    original.input_shape = original.input_shape or tuple(inputs.shape[1:])
+    better = corrected(original.module, comparable(original, compressed, model), state, names, inputs)
     better = {name: value.to(state[name].dtype) for name, value in better.items()}
     rest = [name for name in state if name not in names]
     changed = [name for name in rest if not torch.equal(better[name], state[name])]
@@ -155,7 +169,16 @@ def correct(
         )
     _with_rest(compressed, {name: better[name] for name in rest}).save(out)
     by = {} if pictures is None else pictures.by.figures()
-    return Correction(file=str(path), out=str(out), shown=kind, count=len(inputs), **by, corrected=changed)
+    return Correction(
+        file=str(path),
+        out=str(out),
+        shown=kind,
+        count=len(inputs),
+        **by,
+        corrected=changed,
+        bytes_before=path.stat().st_size,
+        bytes_after=out.stat().st_size,
+    )
 
 
 def _represented(compressed: AnyCompressed) -> list[str]:

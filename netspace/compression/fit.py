@@ -1,4 +1,4 @@
-"""`netspace compress fit`, `eval`, `reconstruct` and `importance`: a network in a coordinate network half its size (NeRN).
+"""`netspace compress fit`, `eval` and `reconstruct`: a network in a coordinate network half its size (NeRN).
 
 Axes: N kernels, K side of a kernel, F filters of a layer.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from netspace.archs import ArchConfig, trust_options
+from netspace.compression.origin import begun_with, origin_of
 from netspace.compression.originals import (
     check_new,
-    check_same,
     find_original,
     run_module,
     save_kernels,
@@ -26,20 +26,18 @@ from netspace.compression.reference import Reference, Unlabelled, check_named
 from netspace.errors import NetspaceError, UsageError
 from netspace.hardware import free_memory
 from netspace.io import hash_tensors, read_json, read_tensors, write_json, write_tensors
-from netspace.models.coded_predictor import load_any, load_predictor
+from netspace.models.coded_predictor import load_any
 from netspace.models.compressed import FLOAT, Compressed, bytes_of
 from netspace.models.coordinate_network import Predictor, parameter_count
 from netspace.models.kept_zeros import find_zeros
 from netspace.native.orders import arrange, paper_bits
-from netspace.networks.kernels import Kernels, Layer, filter_errors, further_names
+from netspace.networks.kernels import Kernels, Layer, further_names
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import FILES, folded_metadata
+from netspace.networks.state_dict import folded_metadata
 from netspace.precision import Concrete
 from netspace.results.compressed import (
     Compression,
-    FilterError,
     FitResult,
-    Importance,
     NetworkFigures,
     NetworkMark,
     Reconstruction,
@@ -121,7 +119,7 @@ def fit(
     """Represent a network; write `compressed.safetensors`, its settings and its course to the folder `out`.
 
     `model` is a member of the zoo, or a state-dict file of any module, of which `arch` may say what runs it, and
-    `key` which of a checkpoint's state dicts it is. Distillation runs the network and needs a zoo's member, or the zoo of a
+    `key` which of a checkpoint's state dicts it is; what is not given of a resumed fit is as it was begun. Distillation runs the network and needs a zoo's member, or the zoo of a
     file's task, or for noise the shape of an input (C, H, W).
 
     Raises:
@@ -135,6 +133,9 @@ def fit(
     True
     """
     accelerator, own = make_accelerator(torch.device(device))
+    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
+    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
+    zoo_path, arch, input_shape, key = begun_with(folder, resume, zoo_path, arch, input_shape, key)
     original, spec = find_original(model, zoo_path, own, arch, key)
     if input_shape is not None:
         original.input_shape = input_shape
@@ -148,8 +149,6 @@ def fit(
         unordered = begin(original.state, config.model_copy(update={"order": "none"}), None, kernels=kernels)
         decided = with_precision(config, unordered, original, own, accelerator)
     check_pools(decided, original, kernels, own, accelerator.num_processes)  # both raise while there is no folder yet
-    zoo_words = [] if zoo_path is None else ["--zoo", str(zoo_path)]
-    folder = RunFolder.of(FIT, out, trust_options(), again=[model, *zoo_words])
     with folder.locked("written", first):
         begun = None if folder.last.exists() else time.monotonic()  # the time of a resumed fit is not known
         if first:
@@ -185,20 +184,6 @@ def fit(
             result.write(out / "fit.json")
         accelerator.wait_for_everyone()
     return FitResult.read(out / "fit.json")
-
-
-def origin_of(
-    model: str, zoo_path: Path | None, arch: ArchConfig | None, input_shape: tuple[int, ...] | None, key: str | None
-) -> dict[str, Any]:
-    """Return what names the network of a fit, for its provenance."""
-    path = Path(model)
-    origin: dict[str, Any] = {"model": str(path.resolve()) if path.suffix in FILES else model}
-    if arch is not None:
-        origin["arch"] = arch.model_dump(mode="json")
-    if zoo_path is not None:
-        with Zoo(zoo_path) as zoo:
-            origin |= {"zoo": str(zoo_path.resolve()), "zoo_hash": zoo.content_hash}
-    return origin | {name: value for name, value in (("input_shape", input_shape), ("key", key)) if value is not None}
 
 
 def _check_stages(config: FitConfig, original: Original, model: str, processes: int) -> None:
@@ -302,11 +287,13 @@ def evaluate(
     arch: ArchConfig | None = None,
     unlabelled: Unlabelled = Unlabelled(),
     key: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Compression:
     """Return the figures of `netspace compress eval --json`; accuracies if the network and its data are known.
 
     On `unlabelled` inputs, pictures or noise, the outputs of the original and the reconstructed network are compared: no labels are
-    needed, and outputs that are no logits are compared by the relative error of their values.
+    needed, and outputs that are no logits are compared by the relative error of their values. A file whose channels have an order of
+    their own needs the shape of an input, which `input_shape` gives where nothing else does.
 
     Raises:
         UsageError: the original is described but not named as `model`, or cannot be found; as `Reference`.
@@ -317,7 +304,9 @@ def evaluate(
     check_named(model, arch, unlabelled, key)
     compressed = load_any(path)
     state = compressed.reconstruct()
-    reference = None if model is None else Reference(compressed, state, path, model, zoo_path, arch, unlabelled, key)
+    reference = None
+    if model is not None:
+        reference = Reference(compressed, state, path, model, zoo_path, arch, unlabelled, key, input_shape)
     measured = NetworkFigures() if reference is None else reference.measure(state)
     return Compression(
         file=str(path),
@@ -365,29 +354,6 @@ def reconstruct(path: Path, out: Path) -> Reconstruction:
     metadata = {} if compressed.spec is None else folded_metadata(compressed.spec)
     write_tensors(out, state, compressed=str(path), **metadata)
     return Reconstruction(file=str(out), tensors=len(state), **compressed.sizes())
-
-
-def importance(
-    path: Path, model: str, zoo_path: Path | None = None, top: int = 20, key: str | None = None
-) -> Importance:
-    """Return filters by the relative error of their reconstruction, the smallest first (NeRN, Sec. 5, Fig. 5 right).
-
-    A predictor too small for all of a network represents best what matters most to its loss. `top` filters are returned; 0: all.
-
-    Raises:
-        NetspaceError: `path` is no compressed file, or that of another network than `model`.
-
-    >>> result = importance(compressed, "best", zoo, top=3)
-    """
-    compressed = load_predictor(path)
-    original, _ = find_original(model, zoo_path, key=key)
-    state, rows = compressed.reconstruct(), []
-    check_same(path, state, model, original)
-    for layer in compressed.kernels.layers:
-        errors = filter_errors(original.state[layer.name], state[layer.name]).tolist()
-        rows += [FilterError(layer=layer.name, filter=row, relative_error=error) for row, error in enumerate(errors)]
-    filters = sorted(rows, key=lambda row: row.relative_error)
-    return Importance(file=str(path), count=len(filters), filters=filters[:top] if top else filters)
 
 
 def network_hash(original: Original) -> str:

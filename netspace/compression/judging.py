@@ -7,8 +7,10 @@ in parts. Axes: B inputs, C outputs.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -33,6 +35,7 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 MIN_PICTURES = 4  # one to choose by, one to report on, two to learn from
 MAX_PICTURES = 2048  # they are in memory
 NOISE = {"train": 2048, "val": 256, "test": 256}  # inputs
+MAX_NOISE = 1 << 28  # bytes of the noise of a part, which is in memory
 BATCH = 256  # inputs at once
 BATCH_VALUES = 1 << 22  # of a batch of inputs, by which it is smaller for large inputs
 MAX_OUTPUTS = 1 << 29  # bytes of the original's outputs that are kept
@@ -86,9 +89,10 @@ class Inputs:
 
 
 def noise(shape: tuple[int, ...], part: Part, seed: int = 0) -> Tensor:
-    """Return the noise U[-1, 1] of a part, (B, *shape); the parts of one seed are drawn apart."""
+    """Return the noise U[-1, 1] of a part, (B, *shape), fewer of large inputs; the parts of one seed are drawn apart."""
     random = generator(seed, Stream.BUDGET_INPUTS, PARTS.index(part))
-    return 2 * torch.rand((NOISE[part], *shape), generator=random) - 1
+    count = max(1, min(NOISE[part], MAX_NOISE // (4 * max(1, math.prod(shape)))))
+    return 2 * torch.rand((count, *shape), generator=random) - 1
 
 
 def _split_pictures(pictures: Pictures, seed: int) -> list[Tensor]:
@@ -161,6 +165,18 @@ class Judge:
         """Whether networks are run."""
         return self.inputs.kind != "weights"
 
+    @cached_property
+    def trainable(self) -> bool:
+        """Whether networks are run, and gradients pass from what is compared to their parameters."""
+        if not self.runs or self.module is None:
+            return False
+        state = map_tensors(run_types(self.original.state, self.module), lambda value: value.detach().to(self.device))
+        for name, _ in self.module.named_parameters(remove_duplicate=False):
+            if name in state and state[name].is_floating_point():
+                state[name].requires_grad_()
+        given = functional_call(self.module, state, (next(self._batches("val"))[:1],))
+        return any(each.requires_grad for each in self.outputs.read(given))
+
     def measure(
         self,
         state: Mapping[str, Tensor],
@@ -180,7 +196,9 @@ class Judge:
             return Measured(output_error=self._output_error(state, part, module), relative_error=error)
         if part not in self.logits:
             self.logits[part] = self._run(self.original.state, part, self.module)
-        expected, logits = self.logits[part], self._run(state, part, module or self.module)
+        expected = logits = self.logits[part]
+        if state is not self.original.state or module is not None:
+            logits = self._run(state, part, module or self.module)
         task = self.original.task
         labels = None if self.inputs.kind != "task" or task is None else self._images(part).labels.cpu()
         return Measured(

@@ -19,6 +19,7 @@ from netspace.archs import ArchConfig
 from netspace.archs.identity import drawn_constants
 from netspace.errors import NetspaceError, UsageError, first_line, ran_out
 from netspace.models.coded import CODED
+from netspace.models.coded_predictor import AnyCompressed, CodedPredictor
 from netspace.models.compressed import NOTE
 from netspace.networks.graph import listed
 from netspace.networks.kernels import Kernels
@@ -132,8 +133,15 @@ def _built(arch: ArchConfig, state: Mapping[str, Tensor], path: Path) -> nn.Modu
     with torch.random.fork_rng(devices=()):
         try:
             module, other = (archs.build(arch.arch, **settings).eval() for _ in range(2))
-        except (TypeError, ValueError, RuntimeError) as error:  # whatever a factory of others raises
-            raise UsageError(f"{arch.arch} cannot be built with {settings}: {error}; change --kwargs") from None
+        except NetspaceError:
+            raise
+        except Exception as error:  # whatever a factory of others raises
+            if ran_out(error):
+                raise
+            kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""  # whose message is a key alone
+            raise UsageError(
+                f"{arch.arch} cannot be built with {settings}: {kind}{first_line(error)}; change --kwargs"
+            ) from None
     expected = _shapes(module.state_dict())
     counters = {name for name in expected if name.rpartition(".")[2] == "num_batches_tracked"}
     optional = counters | {name for names in _names_of_one(module) for name in names[1:]}  # which a file may lack
@@ -280,16 +288,16 @@ def save_kernels(
         before, after = original[layer.name].float(), reconstructed[layer.name].float()
         errors.append(float((after - before).norm() / before.norm().clamp_min(1e-12)))
     median = sorted(range(len(errors)), key=errors.__getitem__)[(len(errors) - 1) // 2]
-    layer, start = kernels.layers[median], sum(kernels.counts[:median])
+    layer = kernels.layers[median]
     rows, columns = layer.window(kernels.side)
-    chosen = slice(start, start + min(MAX_KERNELS, kernels.counts[median]))
+    alone, chosen = Kernels((layer,), kernels.side), slice(MAX_KERNELS)
     samples = KernelSamples(
         layer=layer.name,
         layers=len(errors),
         relative_error=errors[median],
         count=kernels.counts[median],
-        original=kernels.gather(original)[chosen, rows, columns].tolist(),
-        reconstructed=kernels.gather(reconstructed)[chosen, rows, columns].tolist(),
+        original=alone.gather(original)[chosen, rows, columns].tolist(),
+        reconstructed=alone.gather(reconstructed)[chosen, rows, columns].tolist(),
     )
     samples.write(folder / "kernels.json")
 
@@ -299,13 +307,28 @@ def channel_order(original: Original, seed: int, label: str) -> dict[str, Tensor
 
     A permutation of channels in all layers that write and read them costs no bytes in a file. Raises `NetspaceError` if the network's groups of channels cannot be found.
     """
-    if original.module is None or original.input_shape is None:
-        raise NetspaceError(f"the order of channels needs the module of {label} and the shape of its input")
-    module = original.module
-    info = find_widths(module, torch.zeros(1, *original.input_shape), label)
+    module, shape = original.module, original.input_shape
+    if shape is None and original.task is not None:
+        shape = original.task.input_shape
+    if module is None or shape is None:
+        raise NetspaceError(
+            f"the order of channels needs the module of {label} and the shape of its input: give --arch, and --images, --input-shape "
+            "or the --zoo of its task"
+        )
+    info = find_widths(module, torch.zeros(1, *shape), label)
     weights = {name: value for name, value in original.state.items() if value.is_floating_point()}
     groups = [
         replace(group, uses=(*group.uses, *statistics))
         for group, statistics in zip(info.groups, info.statistics, strict=True)
     ]
     return {**original.state, **ordered(weights, groups, smooth_orders(weights, info.groups, seed))}
+
+
+def comparable(original: Original, compressed: AnyCompressed, label: str) -> dict[str, Tensor]:
+    """Return the original's state dict as the weights of a file are compared with it: its channels in the order of the file's.
+
+    Raises as `channel_order`, for files whose channels have another order.
+    """
+    if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
+        return channel_order(original, compressed.channels, label)
+    return original.state

@@ -16,17 +16,18 @@ from torch import Tensor
 from torch.func import functional_call
 
 from netspace.archs import ArchConfig
-from netspace.compression.judging import batch_size, noise
-from netspace.compression.originals import Pictures, channel_order, check_same, find_original, run_module
+from netspace.compression.judging import MAX_OUTPUTS, batch_size, noise
+from netspace.compression.originals import Pictures, check_same, comparable, find_original, run_module
 from netspace.errors import UsageError
 from netspace.metrics import accuracy, agreement, cosine, overlap
 from netspace.models.coded import Coded
-from netspace.models.coded_predictor import CodedPredictor
 from netspace.models.compressed import Compressed
 from netspace.networks.outputs import Compare, Outputs, relative_errors
 from netspace.networks.state_dict import module_logits, run_types
 from netspace.results.compressed import ImageComparison, NetworkFigures, NoiseComparison, OutputComparison
 from netspace.tasks.readers import picture_batches
+
+MAX_DECODED = 1 << 29  # bytes of decoded pictures that are in memory; more are decoded for each network
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Unlabelled:
             raise UsageError(
                 "--output and --compare are about what the networks give for --images or --input-shape: give one of these too"
             )
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one input."""
+        return self.input_shape if self.pictures is None else (3, self.pictures.size, self.pictures.size)
 
     @property
     def any(self) -> bool:
@@ -79,18 +85,21 @@ class Reference:
         arch: ArchConfig | None = None,
         unlabelled: Unlabelled = Unlabelled(),
         key: str | None = None,
+        input_shape: tuple[int, ...] | None = None,
     ) -> None:
+        """Take a file and its network; `input_shape` is that of one input where nothing else says it."""
         unlabelled.check()
         self.files = [] if unlabelled.pictures is None else unlabelled.pictures.files()
+        self.decoded: list[Tensor] = []  # batches of pictures (B, 3, S, S), if they are small
         self.original, _ = find_original(model, zoo, arch=arch, key=key)
         check_same(path, state, model, self.original)
         self.model, self.unlabelled, self.represented = model, unlabelled, compressed.represented
-        self.expected = self.original.state  # what weights are compared with
-        if isinstance(compressed, CodedPredictor) and compressed.channels is not None:
-            self.expected = channel_order(self.original, compressed.channels, model)
+        self.original.input_shape = self.original.input_shape or unlabelled.shape or input_shape
+        self.expected = comparable(self.original, compressed, model)  # what weights are compared with
         if unlabelled.any:
             self.outputs = self._outputs()
             self.shown_logits = self._logits(self.original.state) if self.outputs.logits else None
+            self.given = [] if self.outputs.logits else self._given()  # the original's outputs by batches
         self.logits = self._test_logits(self.original.state)
         self.accuracy = self._accuracy(self.logits)
 
@@ -101,9 +110,10 @@ class Reference:
         are known; and `images` or `noise`, how alike the outputs of both are for these, where there are any.
         """
         expected, given = self.represented(self.expected), self.represented(state)
+        apart = (given - expected).norm()
         logits = self._test_logits(state)
         return NetworkFigures(
-            relative_error=float((given - expected).norm() / expected.norm()),
+            relative_error=float(apart / expected.norm()) if apart else 0.0,  # a file of every weight as it is
             accuracy=self._accuracy(logits),
             agreement=None if logits is None or self.logits is None else float(agreement(self.logits, logits)),
             **self._compared(state),
@@ -144,12 +154,22 @@ class Reference:
                 "overlap_top5": float(overlap(self.shown_logits, logits)),
                 "cosine": float(cosine(self.shown_logits, logits)),
             }
-        theirs, mine = self._run(self.original.state), self._run(state)
+        theirs, mine = iter(self.given) if self.given else self._run(self.original.state), self._run(state)
         names: list[str] = []
         errors = relative_errors(_values(theirs, names), (list(each.values()) for each in mine))
         by_name = dict(zip(names, errors.tolist(), strict=True))
         outputs = {} if list(by_name) == [""] else by_name
         return {"output": self.unlabelled.output, "output_error": float(errors.mean()), "output_errors": outputs}
+
+    def _given(self) -> list[dict[str, Tensor]]:
+        """Return the original's outputs for each batch, or nothing if they are too large to be in memory."""
+        given, size = list[dict[str, Tensor]](), 0
+        for named in self._run(self.original.state):
+            given.append(named)
+            size += sum(each.numel() * each.element_size() for each in named.values())
+            if size > MAX_OUTPUTS:
+                return []
+        return given
 
     def _logits(self, state: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([next(iter(each.values())).float() for each in self._run(state)])
@@ -165,12 +185,14 @@ class Reference:
             yield named
 
     def _batches(self) -> Iterator[Tensor]:
-        unlabelled = self.unlabelled
-        if unlabelled.pictures is not None:
-            yield from picture_batches(self.files, unlabelled.pictures.size, by=unlabelled.pictures.by)
-        else:
-            inputs = noise(unlabelled.input_shape or (), "test")
+        pictures = self.unlabelled.pictures
+        if pictures is None:
+            inputs = noise(self.unlabelled.input_shape or (), "test")
             yield from inputs.split(batch_size(inputs))
+            return
+        if not self.decoded and 4 * 3 * pictures.size**2 * len(self.files) <= MAX_DECODED:
+            self.decoded = list(picture_batches(self.files, pictures.size, by=pictures.by))
+        yield from self.decoded or picture_batches(self.files, pictures.size, by=pictures.by)
 
     def _test_logits(self, state: dict[str, Tensor]) -> Tensor | None:
         module, task = self.original.module, self.original.task

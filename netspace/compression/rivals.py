@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from netspace import archs
 from netspace.compression.ways import SLACK
-from netspace.compression.work import CannotFit, Made, Work, short_types
+from netspace.compression.work import CannotFit, Made, NotInstalled, Work, short_types
 from netspace.errors import NetspaceError
 from netspace.io import write_tensors
 from netspace.models.coded import Coded, Way
@@ -37,6 +37,7 @@ from netspace.training.optimizers import OptimizerConfig
 from netspace.training.student import train_student, widest
 
 QP = range(-75, 21)  # of NNCodec: finer to coarser
+STUDENT = "student"  # the folder of its training
 GROUP = 32  # weights that share a scale of torchao's int4
 State = dict[str, Tensor]
 
@@ -47,8 +48,9 @@ def nncodec(work: Work, limit: int, path: Path) -> Made:
         with contextlib.redirect_stdout(io.StringIO()):
             from nncodec import nn as codec
     except ImportError:
-        raise CannotFit('NNCodec is not installed: pip install "netspace[nncodec]"') from None
-    whole = {name: value for name, value in work.original.state.items() if value.numel()}
+        raise NotInstalled('NNCodec is not installed: pip install "netspace[nncodec]"') from None
+    tied = further_names(work.original.state)
+    whole = {name: value for name, value in work.original.state.items() if value.numel() and name not in tied}
     arrays = {
         name: (value.float() if value.is_floating_point() else value.int()).reshape(value.shape or (1,)).numpy()
         for name, value in whole.items()
@@ -73,7 +75,14 @@ def nncodec(work: Work, limit: int, path: Path) -> Made:
         name: torch.from_numpy(np.asarray(decoded[name])).view(value.shape).to(value.dtype)
         for name, value in whole.items()
     }
-    return Made(f"qp {high}", {**work.original.state, **state}, size=len(data))
+    return Made(f"qp {high}", _with_tied(work, state), size=len(data))
+
+
+def _with_tied(work: Work, changed: Mapping[str, Tensor]) -> State:
+    """Return the original's state dict with other values by their first names: several names of one tensor stay so."""
+    original = work.original.state
+    whole, tied = {**original, **changed}, further_names(original)
+    return {name: whole[tied.get(name, name)] for name in original}
 
 
 @contextlib.contextmanager
@@ -84,16 +93,16 @@ def _quiet():  # type: ignore[no-untyped-def]
 
 def rounding(work: Work, limit: int, path: Path) -> Made:
     """Round each row of a matrix or kernel to 8 or 4 bits by hand, without entropy coding or correction."""
-    original = work.original.state
-    matrices = {name: value.float().flatten(1) for name, value in work.matrices().items()}
-    rest = {name: value for name, value in original.items() if name not in matrices}
+    original, tied = work.original.state, further_names(work.original.state)
+    matrices = {name: value.float().flatten(1) for name, value in work.matrices().items() if name not in tied}
+    rest = {name: value for name, value in original.items() if name not in matrices and name not in tied}
     for bits in (8, 4):
         packed = pack(matrices, bits)
         write_tensors(path, {**rest, **packed})
         if (size := path.stat().st_size) <= limit:
             coarse = unpack(packed, {name: value.shape for name, value in matrices.items()})
             state = {name: value.view(original[name].shape).to(original[name].dtype) for name, value in coarse.items()}
-            return Made(f"{bits} bits", {**original, **state}, size=size)
+            return Made(f"{bits} bits", _with_tied(work, state), size=size)
     raise CannotFit(f"rounding to 4 bits takes {size:,} bytes", size)
 
 
@@ -105,15 +114,16 @@ def torch_int8(work: Work, limit: int, path: Path) -> Made:
     module.load_state_dict(work.original.state, strict=False)
     with warnings.catch_warnings(action="ignore"):  # that it will move to another package
         small = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+    tied = further_names(work.original.state)
     weights: State = {}
     for name, part in small.named_modules():
-        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):
+        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear) and f"{name}.weight" not in tied:
             weights[f"{name}.weight"] = part.weight().dequantize()
-    rest = {name: value for name, value in work.original.state.items() if name not in weights}
+    rest = {name: value for name, value in work.original.state.items() if name not in weights and name not in tied}
     size = bytes_of(rest) + sum(value.numel() for value in weights.values())
     if size > limit:
         raise CannotFit(f"torch's int8 holds linear layers alone, convolutions stay in 32 bits: {size:,} bytes", size)
-    return Made("linear layers", {**work.original.state, **weights}, size=size)
+    return Made("linear layers", _with_tied(work, weights), size=size)
 
 
 def torchao(work: Work, limit: int, path: Path) -> Made:
@@ -130,7 +140,7 @@ def torchao(work: Work, limit: int, path: Path) -> Made:
             from torchao.quantization import IntxWeightOnlyConfig, quantize_
             from torchao.quantization.granularity import PerAxis, PerGroup
     except ImportError:
-        raise CannotFit('torchao is not installed: pip install "netspace[torchao]"') from None
+        raise NotInstalled('torchao is not installed: pip install "netspace[torchao]"') from None
     tied = further_names(work.original.state)
     own = work.original.state.keys() - tied.keys()
     layers = {
@@ -154,8 +164,7 @@ def torchao(work: Work, limit: int, path: Path) -> Made:
             state = {
                 name: value.dequantize().detach().to(work.original.state[name].dtype) for name, value in weights.items()
             }
-            whole = {**work.original.state, **state}
-            return Made(f"int{bits}", {name: whole[tied.get(name, name)] for name in whole}, size=size)
+            return Made(f"int{bits}", _with_tied(work, state), size=size)
     raise CannotFit(f"torchao's int4 takes {size:,} bytes", size)
 
 
@@ -175,6 +184,8 @@ def student(work: Work, limit: int, path: Path) -> Made:
     original, task, spec = work.original, work.original.task, work.spec
     if original.module is None or task is None:
         raise CannotFit("a smaller student learns from labelled images, which are not known: give --zoo")
+    if not work.judge.trainable:
+        raise CannotFit("a smaller student is trained, and no gradients pass through this network")
     if not work.judge.outputs.bare:
         raise CannotFit("a smaller student learns from logits alone, and this network gives several outputs")
     task = task.to("cpu")
@@ -216,7 +227,7 @@ def student(work: Work, limit: int, path: Path) -> Made:
     )
     teacher = copy.deepcopy(original.module).eval()
     teacher.load_state_dict(original.state, strict=False)
-    trained = train_student(fresh, teacher, task, config, work.student_steps, work.folder / "student")
+    trained = train_student(fresh, teacher, task, config, work.student_steps, work.folder / STUDENT)
     small = stored(trained)
     small.save(path)
     factor = sum(widths) / sum(info.full())

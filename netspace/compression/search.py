@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from netspace.compression.coordinate import way_of
-from netspace.compression.judging import merit
-from netspace.compression.originals import channel_order, save_kernels
-from netspace.compression.rivals import RIVALS
+from netspace.compression.judging import Part, merit
+from netspace.compression.originals import comparable, save_kernels
+from netspace.compression.rivals import RIVALS, STUDENT
 from netspace.compression.trained import predictors, short_fits, whole_fits
 from netspace.compression.ways import UNTRAINED, Candidate
-from netspace.compression.work import WAYS, CannotFit, Work
+from netspace.compression.work import WAYS, CannotFit, NotInstalled, Work
 from netspace.errors import NetspaceError, UsageError
 from netspace.files import write_bytes
 from netspace.models.coded import Coded
-from netspace.models.coded_predictor import CodedPredictor, load_any
+from netspace.models.coded_predictor import AnyCompressed, CodedPredictor, load_any
 from netspace.networks.kernels import Kernels
 from netspace.progress import progress
 from netspace.results.budget import BudgetFit, Measured, Tried, WayRow
 
 FILE = "compressed.safetensors"
 CANDIDATES = "candidates"  # the folder of what was tried
+LAST = "last.pt"  # the checkpoint of a training, which nothing needs once there is a record of the whole
 CLOSE = 1.03  # ratio of two sizes between which no other is looked for
 SMALLER = 0.8  # of the bytes, at which a trained network is tried too if only the accuracy counts
 MAX_SMALLER = 3  # such trials
@@ -43,14 +46,23 @@ class Search:
         self.folder = work.folder / CANDIDATES
         self.names = WAYS if self.config.way is None else (self.config.way,)
         self.untrained = {name: make for name, make in UNTRAINED.items() if name in self.names}
-        self.lossless = Coded.of(work.original.state, {}, spec=work.spec)
         self.channels: dict[str, Tensor] | None = None  # the network with its channels in order
+
+    @cached_property
+    def lossless(self) -> int:
+        """The bytes of the file that has every weight as it is."""
+        return Coded.of(self.work.original.state, {}, spec=self.work.spec).file_bytes()
+
+    @cached_property
+    def accuracy(self) -> float:
+        """The original's accuracy on validation images."""
+        return self.work.judge.measure(self.work.original.state).accuracy or 0.0
 
     def check(self) -> None:
         """Raise `UsageError` for a budget that cannot be met, before anything is written."""
         limit = self.config.budget.limit(self.work.judge.bytes)
         if limit is not None:
-            if limit < self.lossless.file_bytes() and limit < (least := self.least()):
+            if limit < self.lossless and limit < (least := self.least()):
                 raise UsageError(
                     f"no way{self._named()} holds {self.work.model} in {limit:,} bytes: the smallest file has {least:,} bytes, "
                     "and few weights are left in it; give more bytes"
@@ -76,12 +88,12 @@ class Search:
                 make(self.work, 0, self.folder / "none.safetensors")
             except CannotFit as refused:
                 found += [] if refused.least is None else [refused.least]
-        return min(found, default=self.lossless.file_bytes())
+        return min(found) if found else self.lossless
 
     def run(self) -> BudgetFit:
         """Try, choose and train; write the file of the best network, and return the figures of all."""
         limit, others = self.config.budget.limit(self.work.judge.bytes), list[Tried]()
-        if limit is not None and limit >= self.lossless.file_bytes():
+        if limit is not None and limit >= self.lossless:
             return self.report(limit, [self.attempt("lossless", Candidate("lossless", _lossless), limit)], [])
         if limit is None:
             limit, others = self.accurate()
@@ -142,6 +154,7 @@ class Search:
         else:
             tried = Tried(**common, setting=setting, bytes=file.stat().st_size, val=self.measure(file, "val"))
         tried.write(record)
+        (file.with_suffix("") / LAST).unlink(missing_ok=True)
         return tried
 
     def attempt_rival(self, name: str, limit: int) -> Tried:
@@ -152,6 +165,8 @@ class Search:
         judge = self.work.judge
         try:
             made = RIVALS[name](self.work, limit, file)
+        except NotInstalled as refused:  # which is not remembered
+            return Tried(way=name, budget=limit, rival=True, note=str(refused))
         except CannotFit as refused:
             tried = Tried(way=name, budget=limit, rival=True, note=str(refused))
         else:
@@ -167,16 +182,22 @@ class Search:
                 test=test,
             )
         tried.write(record)
+        (self.work.folder / STUDENT / LAST).unlink(missing_ok=True)
         return tried
 
     def measure(self, file: Path, part: str) -> Measured:
         """Return the figures of a file on the inputs to choose by ('val'), or on those to report on ('test')."""
-        loaded, reference = load_any(file), None
-        if isinstance(loaded, CodedPredictor) and loaded.channels is not None:
-            if self.channels is None:
-                self.channels = channel_order(self.work.original, loaded.channels, self.work.model)
-            reference = self.channels
-        return self.work.judge.measure(loaded.reconstruct(), "val" if part == "val" else "test", reference=reference)
+        loaded = load_any(file)
+        split: Part = "val" if part == "val" else "test"
+        return self.work.judge.measure(loaded.reconstruct(), split, reference=self.expected(loaded))
+
+    def expected(self, loaded: AnyCompressed) -> dict[str, Tensor]:
+        """Return what the weights of a file are compared with; channels are put in order once."""
+        if not (isinstance(loaded, CodedPredictor) and loaded.channels is not None):
+            return self.work.original.state
+        if self.channels is None:
+            self.channels = comparable(self.work.original, loaded, self.work.model)
+        return self.channels
 
     def accurate(self) -> tuple[int, list[Tried]]:
         """Return the smallest size at which a way without training keeps the accuracy on validation images, and all trials.
@@ -192,13 +213,13 @@ class Search:
                     return True
             return False
 
-        low, high = self.least(), self.lossless.file_bytes() - 1
+        low, high = self.least(), self.lossless - 1
         if not keeps(high):
             best = max(trials, key=_merit)
             raise NetspaceError(
                 f"no way{self._named()} keeps the accuracy of {self.work.model} within {self.config.budget.accuracy_drop:g} points: "
                 f"the best has {_percent(best.val.accuracy)} in {best.bytes or 0:,} bytes on validation images, the original "
-                f"{_percent(self.accuracy())}; allow a larger drop"
+                f"{_percent(self.accuracy)}; allow a larger drop"
             )
         with progress("size", 1, "searches") as bar:
             while high / low > CLOSE:
@@ -219,14 +240,10 @@ class Search:
             others, limit, tried = [*others, *tried], size, [*self.plain(size), *trained]
         return limit, tried, others
 
-    def accuracy(self) -> float:
-        """Return the original's accuracy on validation images."""
-        return self.work.judge.measure(self.work.original.state).accuracy or 0.0
-
     def kept(self, tried: Tried) -> bool:
         """Return whether a network's accuracy on validation images is within the drop that is allowed."""
         drop, accuracy = self.config.budget.accuracy_drop or 0.0, tried.val.accuracy
-        return accuracy is not None and accuracy >= self.accuracy() - drop / 100 - 1e-9
+        return accuracy is not None and accuracy >= self.accuracy - drop / 100 - 1e-9
 
     def report(self, limit: int, tried: list[Tried], others: list[Tried]) -> BudgetFit:
         """Write the file of the best network, and return all figures."""
@@ -238,15 +255,9 @@ class Search:
         path = work.folder / FILE
         write_bytes(path, (work.folder / best.file).read_bytes())
         loaded = load_any(path)
-        if any(value.dim() == 4 for value in work.original.state.values()):
-            moved = isinstance(loaded, CodedPredictor) and loaded.channels is not None
-            reference = self.channels if moved and self.channels is not None else work.original.state
-            save_kernels(
-                work.folder,
-                Kernels.of(work.original.state, module=work.original.module),
-                reference,
-                loaded.reconstruct(),
-            )
+        with suppress(NetspaceError):  # a network without convolutions has no kernels to draw
+            kernels = Kernels.of(work.original.state, module=work.original.module)
+            save_kernels(work.folder, kernels, self.expected(loaded), loaded.reconstruct())
         files = {each.file for each in rows if not each.rival}
         others = [
             each for each in [*tried, *others] if each.bytes is not None and not each.rival and each.file not in files

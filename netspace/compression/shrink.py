@@ -133,7 +133,7 @@ def prune(
     compressed = load_predictor(path)
     state = compressed.reconstruct()
     reference = Reference(compressed, state, path, model, zoo_path, arch, Unlabelled(pictures), key)
-    original = reference.original.state
+    original = reference.expected
     whole = deepcopy(compressed.predictor.state_dict())
     matrices = {name: value for name, value in whole.items() if value.dim() == 2}
     represented = {layer.name: original[layer.name] for layer in compressed.kernels.layers}

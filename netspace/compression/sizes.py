@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 from netspace.errors import UsageError
@@ -20,7 +21,7 @@ def parse_size(text: str) -> int:
     (85000, 1572864)
     """
     match = SIZE.fullmatch(text.strip().lower())
-    size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS and len(match[1]) < 16 else 0
+    size = int(Fraction(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS and len(match[1]) < 16 else 0
     if size < 1:
         raise UsageError(
             f"--bytes {text!r} was expected to be a size of at least one byte, as in 100KB (100,000 bytes), 2.3MB, 1MiB "

@@ -18,10 +18,11 @@ from netspace.compression.ways import (
     container_of,
     finest,
     plan,
+    rounded_file,
 )
 from netspace.compression.work import CannotFit, Work
 from netspace.models.coded import Coded, Way
-from netspace.networks.rounding import BITS, Codes, round_rows, round_step
+from netspace.networks.rounding import Codes, round_step
 from netspace.precision import Precision
 from netspace.results.budget import Tried
 from netspace.training.coded import CodedConfig, Start, train_coded
@@ -33,7 +34,7 @@ FIRST_BITS = 4  # of a weight, that the file has at least when a whole training 
 
 def short_fits(work: Work, names: Sequence[str]) -> Candidates:
     """Return the ways that are trained a little, to be compared with the others."""
-    if not work.judge.runs or not work.config.short_steps:
+    if not work.config.short_steps or not work.judge.trainable:
         return {}
     steps = work.config.short_steps
     return {f"{name}-short": Candidate(name, _trained(name, False), steps) for name in UNTRAINED if name in names}
@@ -45,7 +46,7 @@ def whole_fits(work: Work, best: Tried) -> Candidates:
         order = next(order for order in ORDERS if best.setting.startswith(f"{order},"))
         made = Candidate("coordinate", way_of(order, whole=True), work.config.predictor_whole)
         return {f"coordinate-{order}-whole": made}
-    if not work.judge.runs or not work.config.steps:
+    if not work.config.steps or not work.judge.trainable:
         return {}
     return {f"{best.way}-whole": Candidate(best.way, _trained(best.way, True), work.config.steps)}
 
@@ -68,7 +69,7 @@ def _trained(way: str, whole: bool) -> Make:
             codes, setting = first_codes(work, way, limit, first)
         else:  # in the bytes that it has to have already
             tensors, setting = begun[0].reconstruct(), f"learnt steps, {COMPENSATED} at first"
-            codes = {name: each.value for name, each in begun[0].entries.items() if isinstance(each.value, Codes)}
+            codes = codes_of(begun[0])
         kind: Way = "rounded" if way == "rounded" else "coded"
         start = Start(
             work.original,
@@ -98,6 +99,11 @@ def _trained(way: str, whole: bool) -> Make:
     return make
 
 
+def codes_of(container: Coded) -> dict[str, Codes]:
+    """Return the integers of a file."""
+    return {name: each.value for name, each in container.entries.items() if isinstance(each.value, Codes)}
+
+
 def _precision(work: Work) -> Precision:
     """Return the precision of a training; relative errors of values are often smaller than what 16 bits resolve."""
     chosen = work.config.precision
@@ -110,11 +116,8 @@ def first_codes(work: Work, way: str, limit: int, first: int) -> tuple[dict[str,
     Their file has about `first` bytes; that of rounded ones, whose size does not change, has at most `limit`.
     """
     if way == "rounded":
-        for bits in reversed(BITS):
-            codes = {name: round_rows(value, bits) for name, value in work.matrices().items()}
-            if (size := container_of(work, codes, "rounded").file_bytes()) <= limit:
-                return codes, f"{bits} bits"
-        raise CannotFit(f"rounding to {BITS[0]} bits takes {size:,} bytes", size)
+        made, bits = rounded_file(work, limit)
+        return codes_of(made), f"{bits} bits"
     fraction = best_pruned(work, limit)[2] if way == "pruned" else 0.0
     weights, units = plan(work, way, fraction)
 

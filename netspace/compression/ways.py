@@ -33,12 +33,8 @@ PRUNED = (0.3, 0.5, 0.7)  # of the weights, the smallest first, that are set to 
 
 def rounded(work: Work, limit: int, path: Path) -> str:
     """Round each row to as many bits, 2 to 8, as fit, with a step of its own; values are packed."""
-    smallest = 0
-    for bits in reversed(BITS):
-        made = container_of(work, {name: round_rows(value, bits) for name, value in work.matrices().items()}, "rounded")
-        if (smallest := made.file_bytes()) <= limit:
-            return saved(_corrected(work, made, limit), f"{bits} bits", path)
-    raise CannotFit(f"rounding to {BITS[0]} bits takes {smallest:,} bytes", smallest)
+    made, bits = rounded_file(work, limit)
+    return saved(_corrected(work, made, limit), f"{bits} bits", path)
 
 
 def coded(work: Work, limit: int, path: Path) -> str:
@@ -99,10 +95,10 @@ def plan(work: Work, way: str, fraction: float = 0.0) -> tuple[dict[str, Tensor]
 def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
     """Return the steps of `mixed`, up to one factor: by how much answers move with each weight of a layer.
 
-    Where no network is run, errors count relative to their layer, as in `coded`.
+    Where no network is run, or no gradients pass through it, errors count relative to their layer, as in `coded`.
     """
     judge, inputs = work.judge, work.correction_inputs()
-    if judge.module is None or inputs is None:
+    if judge.module is None or inputs is None or not judge.trainable:
         return dict(units)
     if (known := work.cache.get("steps")) is None:
         state = map_tensors(work.original.state, lambda value: value.to(judge.device))
@@ -112,6 +108,22 @@ def sensitive_steps(work: Work, units: Mapping[str, float]) -> dict[str, float]:
         typical = math.exp(sum(math.log(units[name] / steps[name]) for name in units) / len(units))
         known = work.cache["steps"] = {name: typical * steps[name] for name in units}
     return {name: known[name] for name in units}
+
+
+def rounded_file(work: Work, limit: int) -> tuple[Coded, int]:
+    """Return the file of rows rounded to the most bits that fit, and these bits. Raises `CannotFit`.
+
+    Weights are rounded to a number of bits that is known to be too large for the limit no second time.
+    """
+    size = 0
+    for bits in reversed(BITS):
+        if (size := work.rounded_bytes.get(bits, 0)) > limit:
+            continue
+        made = container_of(work, {name: round_rows(value, bits) for name, value in work.matrices().items()}, "rounded")
+        size = work.rounded_bytes[bits] = made.file_bytes()
+        if size <= limit:
+            return made, bits
+    raise CannotFit(f"rounding to {BITS[0]} bits takes {size:,} bytes", size)
 
 
 def best_pruned(work: Work, limit: int) -> tuple[Coded, str, float]:

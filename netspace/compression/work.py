@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -52,7 +52,7 @@ class BudgetConfig(Settings):
     pictures: str | None = None  # folder of pictures without labels
     picture_size: int = Field(224, ge=1)  # pixels
     normalise: str = "imagenet"  # of the pictures
-    input_shape: tuple[int, ...] | None = None  # of one input of noise
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of one input of noise
     output: str | None = None  # which of several outputs is compared, by its path or index; none: all
     compare: Compare = (
         "auto"  # answers of logits, or values of outputs; auto: answers where one output (B, C) is compared
@@ -66,7 +66,8 @@ class BudgetConfig(Settings):
     predictor_whole: int = Field(6000, ge=1)  # of its training, if it is the best
     images: int = Field(128, ge=1)  # inputs of a batch
     precision: Precision = "auto"  # in which networks are trained; auto: the faster one on this machine
-    curve: tuple[float, ...] = (0.5, 2.0)  # other sizes that ways without training are measured at, in budgets
+    # other sizes that ways without training are measured at, in budgets
+    curve: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (0.5, 2.0)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -81,6 +82,10 @@ class CannotFit(Exception):
     def __init__(self, why: str, least: int | None = None) -> None:
         super().__init__(why)
         self.least = least
+
+
+class NotInstalled(CannotFit):
+    """A way needs a package that is not installed here: it may be, when the search is resumed."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Work:
     compensated: dict[int, tuple[Coded, str]] = field(
         default_factory=dict
     )  # files of so many bytes, and how they were made
+    rounded_bytes: dict[int, int] = field(default_factory=dict)  # of files of rounded rows, by their bits
     _compensation: Compensation | None = None
 
     @property

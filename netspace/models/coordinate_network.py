@@ -22,6 +22,7 @@ from netspace.networks.tokens import KINDS, POSITIONS, SIZES
 RELATIVE_FREQUENCIES = (
     8  # of relative positions: higher ones would make sizes in between unlike both of their neighbours
 )
+CHUNK = 1 << 14  # coordinates that are predicted at once where there are no gradients
 SIZE_FREQUENCIES, LARGEST_SIZE = 4, 16  # of the logarithms of sizes, which are divided by the latter
 BASES = {
     "smooth": 0.76,
@@ -154,7 +155,7 @@ class Predictor(nn.Module):
         """
         last = self.linears[-1]
         assert isinstance(last, nn.Linear)
-        predicted = self(coordinates)
+        predicted = torch.cat([self(piece) for piece in coordinates.split(CHUNK)])
         if mask is not None:
             predicted, targets = predicted[mask], targets[mask]
         if targets.numel() > 1:

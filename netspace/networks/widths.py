@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netspace.errors import NetspaceError, UsageError, unknown
 from netspace.networks.channels import ChannelGroup, Use, channel_groups
-from netspace.networks.folding import FrozenAffine
+from netspace.networks.fresh import draw_fresh
 from netspace.networks.graph import batch_norms, listed, run
 
 WIDEST = 16  # times the full width that a group of channels is made at most
@@ -157,8 +157,7 @@ def _statistics(group: ChannelGroup, module: nn.Module) -> Iterator[Use]:
 def resized(module: nn.Module, info: Widths, widths: Sequence[int], seed: int) -> nn.Module:
     """Return a copy of `module` at widths (G,), with fresh weights from `seed`; torch's random state stays as it was.
 
-    Layers are initialised by their `reset_parameters`; parameters of others keep their values if their shapes do. The
-    copy is in training mode. Raises `UsageError` for a width below 1, and `NetspaceError` if the module does not run at
+    Weights are drawn by `draw_fresh`. The copy is in training mode. Raises `UsageError` for a width below 1, and `NetspaceError` if the module does not run at
     these widths, or its outputs have other shapes then.
     """
     shapes = info.shapes(module.state_dict(), widths)
@@ -178,8 +177,7 @@ def resized(module: nn.Module, info: Widths, widths: Sequence[int], seed: int) -
     made.cpu()  # where the same seed gives the same weights on every machine
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        for layer in made.modules():
-            _reset(layer)
+        draw_fresh(made, module)
     return made.to(_device(module)).train()
 
 
@@ -205,15 +203,6 @@ def _resize(layer: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         layer.num_parameters = len(layer.weight)
     elif isinstance(layer, _BatchNorm):
         ((layer.num_features,),) = set(shapes.values())
-
-
-def _reset(layer: nn.Module) -> None:
-    reset = getattr(layer, "reset_parameters", None)
-    if callable(reset):
-        reset()
-    elif isinstance(layer, FrozenAffine):
-        nn.init.ones_(layer.weight)
-        nn.init.zeros_(layer.bias)
 
 
 def _check_forward(module: nn.Module, made: nn.Module, info: Widths, widths: Sequence[int]) -> None:

@@ -289,6 +289,8 @@ class Correction(Result):
     mean: list[float] = Field(default_factory=list)
     std: list[float] = Field(default_factory=list)
     corrected: list[str]
+    bytes_before: int
+    bytes_after: int
 
 
 class Reconstruction(Sizes, Result):

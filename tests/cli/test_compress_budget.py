@@ -46,6 +46,37 @@ def test_a_ratio_is_one_of_the_weights_bytes(cli: Cli, model: str) -> None:
     assert (result["bytes_budget"], result["bytes_original"], result["way"]) == (size // 5, size, "coded")
 
 
+def test_options_of_a_resumed_fit_are_used_or_refused(cli: Cli, model: str) -> None:
+    assert cli("compress", "fit", model, "--bytes", "2KB", "--way", "coded", "-o", "c", *SHORT).code == 0
+    again = ("compress", "fit", "--resume", "-o", "c")
+    for same in ((), ("--way", "coded"), ("--bytes", "2000"), ("--set", "seed=0")):
+        assert cli(*again, *same).code == 0
+    refused(cli(*again, "--way", "mixed"), 2, "way was 'coded' and is 'mixed' now")
+    refused(cli(*again, "--rivals"), 2, "rivals was False and is True now")
+    refused(cli(*again, "--ratio", "4"), 2, "budget.bytes was 2000 and is None now")
+    refused(cli(*again, "--output", "1"), 2, "--output is about running the network")
+    refused(cli("compress", "fit", model, *again[2:], "--seeds", 2), 2, "--seeds is about fits without a size")
+
+
+def test_settings_out_of_range_and_recipes_that_are_none(cli: Cli, model: str) -> None:
+    fit = ("compress", "fit", model, "-o", "d", "--bytes", "2KB")
+    for value, what in ((".nan", "a finite number"), (".inf", "a finite number"), ("0", "greater than 0")):
+        refused(cli(*fit, "--set", f"curve=[{value}]"), 2, "setting curve.0 in the settings", what)
+    refused(
+        cli(*fit, "--set", "input_shape=[-3, 8]"),
+        2,
+        "setting input_shape.0 in the settings",
+        "greater than or equal to 1",
+    )
+    Path("list.yaml").write_text("- steps: 5\n- way: coded\n")
+    refused(
+        cli(*fit, "--config", "list.yaml"),
+        2,
+        "list.yaml was expected to be a recipe of `name: value` lines, but holds list",
+    )
+    assert not Path("d").exists()
+
+
 def test_mistakes(cli: Cli, model: str) -> None:
     fit = ("compress", "fit", model, "-o", "d")
     refused(cli(*fit, "--bytes", "2KB", "--ratio", "3"), 2, "--bytes and --ratio each say how small the file is to be")

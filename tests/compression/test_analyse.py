@@ -134,3 +134,25 @@ def test_fresh_weights_are_other_weights_by_the_seed_and_leave_the_module_alone(
     assert all(torch.equal(stored[name], value) for name, value in module.state_dict().items())
     assert all(torch.equal(first[name], again[name]) for name in stored)
     assert not any(torch.equal(first[name], each[name]) for each in (stored, other) for name in stored)
+
+
+class Parts(nn.Module):
+    """Parameters of the module itself, attention, and a layer whose class draws nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.scale = nn.Parameter(torch.randn(1, 1, 64)), nn.Parameter(1 + 0.1 * torch.randn(64))
+        self.attention = nn.MultiheadAttention(64, 2)
+
+
+def test_fresh_weights_of_attention_and_of_bare_parameters_are_other_ones() -> None:
+    torch.manual_seed(0)
+    module = Parts().requires_grad_(False)
+    for value in module.attention.parameters():
+        value.add_(0.3)
+    first, again = fresh(module), fresh(module)
+    for name, value in module.state_dict().items():
+        assert torch.equal(first[name], again[name]) and not torch.equal(first[name], value), name
+    assert not first["attention.out_proj.bias"].any() and not first["attention.in_proj_bias"].any()
+    assert float(first["scale"].mean()) == pytest.approx(1, abs=0.1)
+    assert float(first["scale"].std()) == pytest.approx(float(module.scale.std()), rel=0.4)

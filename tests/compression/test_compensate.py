@@ -195,6 +195,66 @@ def test_layers_that_get_nothing_or_are_too_large_are_rounded_to_the_nearest(mon
     assert list(Compensation.of(module, module.state_dict(), inputs).seen) == ["2.weight"]
 
 
+class Query(nn.Module):
+    """Attention of one learnt query: its linear layer gets the same for all inputs (B, T, 24)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(1, 1, 24))
+        self.query, self.head = nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        query = self.query(self.latent.expand(len(inputs), -1, -1))
+        return self.head((query @ inputs.mT).softmax(2) @ inputs)[:, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layer_whose_inputs_do_not_vary_is_rounded_to_the_nearest(seed: int) -> None:
+    torch.manual_seed(seed)
+    module = Query().eval()
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    weights = {name: value for name, value in state.items() if name.endswith("weight")}
+    steps = steps_of(weights, 0.3)
+    codes, biases = Compensation.of(module, state, torch.randn(256, 7, 24)).rounded(weights, steps)
+    same = {name: torch.equal(codes[name].values, round_step(weights[name], steps[name]).values) for name in weights}
+    assert same == {"query.weight": True, "head.weight": False} and set(biases) == {"query.bias", "head.bias"}
+
+
+class Experts(nn.Module):
+    """A mixture of experts: which rows a layer gets depends on the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts, self.head = (
+            nn.Linear(8, 3),
+            nn.ModuleList(nn.Linear(8, 8) for _ in "abc"),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, chosen = torch.zeros_like(inputs), self.gate(inputs).argmax(1)
+        for index, expert in enumerate(self.experts):
+            if (rows := chosen == index).any():
+                outputs[rows] = expert(inputs[rows])
+        return torch.as_tensor(self.head(outputs))
+
+
+def test_experts_that_get_other_rows_or_none_are_rounded_to_the_nearest() -> None:
+    torch.manual_seed(0)
+    module = Experts().eval()
+    state, weights, inputs = module.state_dict(), weights_of(module), torch.randn(64, 8)
+    compensation = Compensation.of(module, state, inputs)
+    experts = {f"experts.{index}.weight" for index in range(3)}
+    assert experts <= compensation.seen.keys()
+    for factor in (1.0, 50.0):  # with the latter the gate is zero, so that the first expert gets all rows
+        steps = steps_of(weights, 0.5) | {"gate.weight": factor * float(weights["gate.weight"].std())}
+        codes, biases = compensation.rounded(weights, steps)
+        assert list(codes) == list(weights)
+        for name in experts - {f"{each.removesuffix('bias')}weight" for each in biases}:
+            assert torch.equal(codes[name].values, round_step(weights[name], steps[name]).values)
+    assert not any(name.startswith("experts") for name in biases)
+
+
 def test_as_many_inputs_as_memory_is_taken_for(monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(50, 4)
     assert len(Compensation.of(module, module.state_dict(), inputs).inputs) == 50

@@ -182,3 +182,9 @@ def test_mistakes(tmp_path: Path) -> None:
         evaluate(file, model, arch=HEADS, unlabelled=Unlabelled(input_shape=(4, 9, 9)))
     with pytest.raises(NetspaceError, match=r"was expected to answer with logits \(B, C\), but gave found"):
         evaluate(file, model, arch=HEADS, unlabelled=Unlabelled(input_shape=SHAPE, compare="answers"))
+
+
+def test_noise_of_large_inputs_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = noise((3, 8, 8), "train")
+    monkeypatch.setattr("netspace.compression.judging.MAX_NOISE", 10 * 4 * 3 * 8 * 8)
+    assert torch.equal(noise((3, 8, 8), "train"), whole[:10]) and len(noise((4, 3, 8, 8, 99), "val")) == 1

@@ -19,6 +19,8 @@ from netspace.errors import UsageError
         ("85000", 85_000),
         (" 12 b ", 12),
         ("0.5KB", 500),
+        ("1.001KB", 1001),
+        ("4.035MB", 4_035_000),
     ],
 )
 def test_sizes(text: str, size: int) -> None:

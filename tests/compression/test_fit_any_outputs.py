@@ -59,18 +59,31 @@ class Tied(nn.Module):
         return self.head(self.second(self.first(inputs).relu()).relu())
 
 
+class WithoutGradients(nn.Module):
+    """A network for (B, 3, S, S) whose forward is for inference alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 3)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self.head(self.body(images).relu().mean((2, 3))))
+
+
 @pytest.fixture(autouse=True)
 def few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netspace.compression.judging.NOISE", {"train": 64, "val": 32, "test": 32})
 
 
 NAME = Path(__file__).stem
-DETECTOR, SUPER, TIED = (f"{NAME}:{name}" for name in ("Detector", "super_resolution", "Tied"))
+CLASSES = ("Detector", "super_resolution", "Tied", "WithoutGradients")
+DETECTOR, SUPER, TIED, WITHOUT_GRADIENTS = (f"{NAME}:{name}" for name in CLASSES)
 UNET = ArchConfig(arch="unet", kwargs={"channels": 1, "classes": 2, "image_size": 16, "width": 0.25})
 
 
 def saved(arch: ArchConfig, folder: Path) -> str:
-    archs.trust(DETECTOR, SUPER, TIED)
+    archs.trust(DETECTOR, SUPER, TIED, WITHOUT_GRADIENTS)
     torch.manual_seed(5)
     state = archs.build(arch.arch, **arch.kwargs).state_dict()
     save_file({name: value.clone() for name, value in state.items()}, folder / "net.safetensors")
@@ -214,3 +227,12 @@ def test_sixteen_bits_tied_and_strided_weights(run: bool, tmp_path: Path) -> Non
         assert back[name].dtype == torch.float16 and back[name].shape == value.shape
         if value.dim() > 1:
             assert float((back[name].float() - value.float()).norm() / value.float().norm()) < 0.4
+
+
+@pytest.mark.parametrize("way", ["mixed", "rounded", "coordinate"])
+def test_a_network_without_gradients_is_not_trained(way: str, tmp_path: Path) -> None:
+    arch = ArchConfig(arch=WITHOUT_GRADIENTS)
+    model = saved(arch, tmp_path)
+    result = fit_budget(model, tmp_path / "out", settings(1_700, way=way, input_shape=(3, 8, 8)), arch=arch)
+    assert result.inputs == "noise" and result.agreement is not None
+    assert all(not row.steps for row in result.table if row.way != "coordinate")

@@ -15,7 +15,8 @@ from torch import nn
 
 from netspace import precision
 from netspace.compression import fit as compress
-from netspace.compression.fit import begin, evaluate, fit, importance, reconstruct
+from netspace.compression.analyse import importance
+from netspace.compression.fit import begin, evaluate, fit, reconstruct
 from netspace.config import resumed
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import read_json, without_seal, write_tensors

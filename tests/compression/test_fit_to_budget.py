@@ -143,6 +143,21 @@ def test_a_network_that_fits_is_copied(tmp_path: Path) -> None:
     assert result.why.startswith("the network fits as it is: every weight is kept")
     state = load_any(tmp_path / "c" / "compressed.safetensors").reconstruct()
     assert all(torch.equal(value, state[name]) for name, value in net().state_dict().items())
+    assert evaluate(tmp_path / "c" / "compressed.safetensors", str(tmp_path / "net.safetensors")).relative_error == 0
+
+
+@pytest.mark.parametrize("size", [2_500, 200_000])
+def test_a_network_of_matrices_with_a_mask_of_four_axes(size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shapes = {"attn.c_attn.weight": (32, 96), "mlp.weight": (64, 32), "wte.weight": (30, 32)}
+    state = {name: torch.randn(shape) for name, shape in shapes.items()} | {
+        "attn.bias": torch.ones(1, 1, 16, 16).tril()
+    }
+    torch.save(state, tmp_path / "gpt.pt")
+    result = fit_budget(str(tmp_path / "gpt.pt"), tmp_path / "c", settings(size))
+    assert (tmp_path / "c" / "fit.json").is_file() and not (tmp_path / "c" / "kernels.json").exists()
+    assert {row.way for row in result.table if row.bytes is None} <= {"rounded", "pruned"}
+    assert size > 3_000 or "coordinate" in {row.way for row in result.table}
 
 
 def test_mistakes(multi_zoo: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from netspace.compression.analyse import analyse
@@ -15,6 +16,18 @@ from netspace.io import read_json
 from netspace.models.compressed import Compressed
 from netspace.networks.kernels import Kernels
 from netspace.training.recipe import FitConfig
+
+
+def test_of_a_large_network_only_the_kernels_of_one_layer_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, state = list[str](), {f"{name}.weight": torch.randn(6, 4, 3, 3) for name in "abc"}
+    whole = Kernels._cut
+    monkeypatch.setattr(
+        Kernels, "_cut", lambda self, layer, weight: cut.append(layer.name) or whole(self, layer, weight)
+    )
+    save_kernels(tmp_path, Kernels.of(state), state, {name: value + 0.1 for name, value in state.items()})
+    assert len(cut) == 2 and len({*cut}) == 1
 
 
 def test_the_layer_of_the_median_error_is_kept(tmp_path: Path) -> None:

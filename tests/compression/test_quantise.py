@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from netspace.compression.fit import begin, evaluate, importance, reconstruct
+from netspace.compression.analyse import importance
+from netspace.compression.fit import begin, evaluate, reconstruct
 from netspace.compression.shrink import quantise
 from netspace.errors import NetspaceError, UsageError
 from netspace.io import write_tensors

@@ -147,16 +147,32 @@ def test_torchao_holds_linear_and_convolution_layers(
         rival(work, 2_000, path)
 
 
-def test_torchao_stores_tied_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["nncodec", "rounding", "torch-int8", "torchao"])
+def test_tied_weights_are_stored_once_and_stay_tied(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch)
+    package = ModuleType("nncodec")
+    package.nn = SimpleNamespace(encode=encoded, decode=decoded)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nncodec", package)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False))
     module[2].weight = module[0].weight
     weight = module[0].weight.detach()
-    original = Original({"0.weight": weight, "2.weight": weight}, module)
-    made = RIVALS["torchao"](searching(original, tmp_path), 3_000, tmp_path / "a.safetensors")
-    assert list(load_file(tmp_path / "a.safetensors")) == ["0.weight.scales", "0.weight.values"]
-    assert made.setting == "int8" and made.state["0.weight"] is made.state["2.weight"] is not weight
+    work = searching(Original({"0.weight": weight, "2.weight": weight}, module), tmp_path)
+    made = RIVALS[name](work, 10_000, tmp_path / "a.safetensors")
+    assert made.state["0.weight"] is made.state["2.weight"] is not weight
+    assert made.size < 1.7 * 40 * 40 * (4 if name == "nncodec" else 1)
+    torch.func.functional_call(module, made.state, (torch.zeros(2, 40),))
+
+
+def encoded(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> bytearray:
+    """Return float32 values under one name, the only one, as NNCodec's bytes."""
+    ((name, values),) = arrays.items()
+    assert name == "0.weight"
+    return bytearray(values.tobytes())
+
+
+def decoded(data: bytearray) -> dict[str, np.ndarray]:
+    return {"0.weight": np.frombuffer(data, dtype=np.float32).copy()}
 
 
 def test_torchao_that_is_not_installed(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,3 +193,17 @@ def test_rivals_are_in_the_table_of_a_task(multi_zoo: Path, tmp_path: Path, monk
     assert student.bytes is not None and 1_000 < student.bytes <= 2_600 and student.steps == 4
     assert student.accuracy is not None and student.relative_error is None and "of the width" in student.setting
     assert rivals["nncodec"].bytes is None and "pip install" in (rivals["nncodec"].note or "")
+    assert not [*(tmp_path / "c").rglob("last.pt")]  # checkpoints of trainings that are done
+
+
+def test_a_package_that_is_installed_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nncodec", "torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model, out = net_file(tmp_path), tmp_path / "c"
+    config = settings(9_000, rivals=True, way="rounded")
+    first = {row.way: row for row in fit_budget(model, out, config, arch=NET_ARCH).table}
+    assert "is not installed" in (first["torchao"].note or "") and first["torchao"].bytes is None
+    stand_in(monkeypatch)
+    again = {row.way: row for row in fit_budget(model, out, config, arch=NET_ARCH, resume=True).table}
+    assert again["torchao"].bytes and again["torchao"].note is None
+    assert again["nncodec"] == first["nncodec"] and again["rounding"] == first["rounding"]

@@ -247,3 +247,22 @@ def test_buffers_of_an_architecture_may_stand_in_a_file_of_netspace(monkeypatch:
     monkeypatch.setattr(archs, "_TRUSTED", set())
     with pytest.raises(UsageError, match="trust it with --trust-arch networks_that_go_wrong:timmlike"):
         read_network(Path("net.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "why"),
+    [({"depth": 5}, "depth must be below 3"), ({"size": "x"}, "KeyError 'x'"), ({"depth": -1}, "AssertionError")],
+)
+def test_a_factory_that_refuses_its_settings_is_one_sentence(kwargs: dict[str, Any], why: str, tmp_path: Path) -> None:
+    archs.trust(f"{Path(__file__).stem}:picky")
+    save_file(picky().state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(UsageError, match=rf"picky cannot be built with .*: {why}; change --kwargs"):
+        read_network(tmp_path / "net.safetensors", ArchConfig(arch=f"{Path(__file__).stem}:picky", kwargs=kwargs))
+
+
+def picky(depth: int = 1, size: str = "s") -> nn.Module:
+    """Return a layer for some depths and sizes."""
+    if depth < 0:
+        raise AssertionError
+    assert depth < 3, "depth must be below 3"
+    return nn.Linear(2, {"s": 2}[size])

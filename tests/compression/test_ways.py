@@ -12,9 +12,10 @@ import torch
 from budgets import NET_ARCH, net, net_file, settings
 from torch.func import functional_call
 
+from netspace.compression.analyse import importance
 from netspace.compression.coordinate import way_of
 from netspace.compression.correct import correct
-from netspace.compression.fit import evaluate, importance, reconstruct
+from netspace.compression.fit import evaluate, reconstruct
 from netspace.compression.judging import Inputs, Judge
 from netspace.compression.originals import channel_order, find_original
 from netspace.compression.shrink import quantise
@@ -24,6 +25,7 @@ from netspace.errors import NetspaceError, UsageError
 from netspace.models.coded import Coded
 from netspace.models.coded_predictor import CodedPredictor, load_any
 from netspace.networks.rounding import Codes, round_step
+from netspace.training.fit import Original
 
 
 @pytest.fixture
@@ -131,6 +133,21 @@ def test_a_coordinate_network_in_a_coded_file(
         way_of(order)(whole, 700, tmp_path / "x.safetensors")  # type: ignore[arg-type]
 
 
+def test_pointwise_convolutions_among_large_kernels_are_cut_in_tiles(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {"a.weight": torch.randn(8, 1, 7, 7), "b.weight": torch.randn(64, 64, 1, 1)}
+    original = Original(state)
+    judge = Judge(original, Inputs.of(original, "net", None, None), "net")
+    work, path = Work("net", original, None, judge, settings(), tmp_path), tmp_path / "c.safetensors"
+    way_of("none")(work, 8_000, path)
+    loaded = load_any(path)
+    assert isinstance(loaded, CodedPredictor) and path.stat().st_size <= 8_000
+    assert [layer.tiled for layer in loaded.kernels.layers] == [False, True]
+    assert {name: value.shape for name, value in loaded.reconstruct().items()} == {
+        name: value.shape for name, value in state.items()
+    }
+
+
 def test_channels_in_another_order_give_the_same_answers(work: Callable[..., Work]) -> None:
     original = work((3, 8, 8)).original
     moved = channel_order(original, 0, "net")
@@ -151,6 +168,8 @@ def test_a_file_of_coded_weights_is_corrected(work: Callable[..., Work], tmp_pat
         path, tmp_path / "better.safetensors", str(tmp_path / "net.safetensors"), None, NET_ARCH, None, (3, 8, 8)
     )
     assert {"1.running_mean", "1.running_var", "3.bias", "6.bias"} <= set(result.corrected)
+    sizes = [(tmp_path / name).stat().st_size for name in ("r.safetensors", "better.safetensors")]
+    assert [result.bytes_before, result.bytes_after] == sizes and sizes[0] < sizes[1]
     before, after = load_any(path), load_any(tmp_path / "better.safetensors")
     assert isinstance(before, Coded) and isinstance(after, Coded)
     for name, entry in before.entries.items():

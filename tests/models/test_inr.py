@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 
+from netspace.models import coordinate_network
 from netspace.models.coordinate_network import (
     BASES,
     Distinct,
@@ -77,6 +79,20 @@ def test_a_predictor_starts_with_the_targets_mean_and_spread(kind: str) -> None:
     found = predictor(coordinates).detach()
     assert float(found.mean()) == pytest.approx(float(targets.mean()), rel=1e-3)
     assert float(found.std()) == pytest.approx(float(targets.std()), rel=1e-3)
+
+
+def test_first_predictions_of_large_networks_are_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    whole = Predictor(PredictorConfig(hidden=16), 9)
+    pieces, sizes = copy.deepcopy(whole), list[int]()
+    coordinates, targets = torch.rand(50, 3), torch.randn(50, 9)
+    whole.match(coordinates, targets)
+    monkeypatch.setattr(coordinate_network, "CHUNK", 20)
+    pieces.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    pieces.match(Distinct.of(coordinates), targets)
+    assert sizes == [20, 20, 10]
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(pieces.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_kinds_differ_and_all_learn_from_every_layer() -> None:

@@ -93,3 +93,39 @@ def test_channels_that_do_not_vary_and_layers_called_twice_are_left(module: nn.M
         torch.equal(value, wrong[name])
         for name, value in corrected(twice, twice.state_dict(), wrong, (), torch.rand(9, 3)).items()
     )
+
+
+class Transposed(nn.Module):
+    """A linear layer of tokens (B, T, C) with its weight as (inputs, outputs), as GPT-2 has it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens @ self.weight + self.bias
+
+
+@pytest.mark.parametrize(("length", "is_corrected"), [(5, True), (7, False)])
+def test_the_axis_of_a_bias_is_that_of_its_length(length: int, is_corrected: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(Transposed(6, 7)).double().eval()
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    changed = {**state, "0.weight": state["0.weight"] + 0.1}
+    inputs = torch.rand(20, length, 6, dtype=torch.float64)
+    better = corrected(module, state, changed, ["0.weight"], inputs)
+    if is_corrected:
+        expected, given = (run(module, each, inputs).mean((0, 1)) for each in (state, better))
+        torch.testing.assert_close(given, expected)
+    else:  # it could be either axis of 7
+        assert torch.equal(better["0.bias"], state["0.bias"])
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6), (4, 4, 4)])
+def test_biases_of_several_axes_are_left(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(shape)).double().eval()
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    changed = {**state, "0.weight": state["0.weight"] + 0.1}
+    better = corrected(module, state, changed, ["0.weight"], torch.rand(20, *shape, dtype=torch.float64))
+    assert torch.equal(better["0.bias"], state["0.bias"])
