@@ -25,7 +25,15 @@ from netspace.progress import progress
 from netspace.space import Space
 from netspace.tasks import Task
 from netspace.training.deepsdf import DeepSdfConfig
-from netspace.training.descent import SHARED_INPUTS, DescentConfig, OwnSamples, Samples, SharedSamples, descend
+from netspace.training.descent import (
+    SHARED_INPUTS,
+    DescentConfig,
+    OwnSamples,
+    Samples,
+    SharedSamples,
+    descend,
+    spread_over,
+)
 from netspace.training.validation import slices
 from netspace.zoo import Zoo
 
@@ -53,7 +61,7 @@ def refine(
     training latents. There is no prior: the start is near already. Each stays a network of its own architecture, with the
     loss of the ClassId head (Eq. 6) where there are several.
     """
-    spreads = {name: known_latents(space, zoo, space.arch_class(name)).std(0) for name in set(target.archs)}
+    spreads = {name: spread_over(known_latents(space, zoo, space.arch_class(name))) for name in set(target.archs)}
     spread, loss, found = torch.stack([spreads[name] for name in target.archs]), _loss(space, task), []
     parts = _parts(space, task, len(target), config)
     with progress("latents", len(parts) * config.steps, "steps") as bar:

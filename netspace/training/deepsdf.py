@@ -19,7 +19,7 @@ from netspace.models.auto_decoder import AutoDecoder
 from netspace.run_folder import RunFolder
 from netspace.streams import Stream, generator
 from netspace.training.batches import Shuffle, unwrapped
-from netspace.training.descent import DescentConfig, OwnSamples, descend
+from netspace.training.descent import DescentConfig, OwnSamples, descend, spread_over
 from netspace.training.loop import Learner, Stage, Validation
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.validation import slices
@@ -143,4 +143,4 @@ def fit_latents(model: AutoDecoder, samples: OwnSamples, config: DeepSdfConfig) 
         difference = (model(latents, points) - values).abs().mean((1, 2))
         return (difference + config.prior * latents.square().sum(1)).sum()
 
-    return descend(loss, start, known.std(0), samples, config.descent)
+    return descend(loss, start, spread_over(known), samples, config.descent)

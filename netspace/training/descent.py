@@ -174,6 +174,15 @@ def spread_of(latents: Float[Tensor, "M E"]) -> Tensor:
     return spread.expand(latents.shape[1])
 
 
+def spread_over(latents: Float[Tensor, "N E"]) -> Tensor:
+    """Return the standard deviation of each number of latents over networks (E,): the unit of rates.
+
+    Where they do not differ, as those of a single network, it is that of `spread_of`, which raises `UsageError`.
+    """
+    spread = latents.std(0, correction=min(len(latents) - 1, 1))
+    return spread if bool(spread.any()) else spread_of(latents)
+
+
 def descend(
     loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     start: Float[Tensor, "M E"],

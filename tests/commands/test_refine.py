@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -14,19 +15,22 @@ import torch
 from torch.func import functional_call
 
 from netspace.cli.shapes import evaluation
-from netspace.commands.convert import read_latent, resolve, zoo_of
+from netspace.commands.convert import read_latent, resolve, write_latent, zoo_of
 from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
+from netspace.commands.optimize import OptimizeConfig, optimize
 from netspace.commands.refine import refine, refine_weights
 from netspace.commands.refine import refined as refined_networks
-from netspace.errors import UsageError
+from netspace.errors import NetspaceError, UsageError
 from netspace.networks.prep import unflatten, unpack
 from netspace.results.spaces import Evaluation
 from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.training.descent import SPREAD, DescentConfig
+from netspace.training.latent_space import train
 from netspace.training.optimizers import OptimizerConfig
+from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import task_of
 from netspace.zoo import Zoo
 
@@ -180,6 +184,26 @@ def test_networks_of_several_architectures_stay_what_they_are(multi_run: Path, t
     assert result.refined.interpolation is None and result.baselines["distilled"] is not None
 
 
+def test_a_single_training_member_of_an_architecture_is_enough(
+    multi_zoo: Path, multi_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """One latent has no deviation over networks: rates are in units of that of its numbers."""
+    multi_settings["multi"]["counts"] = {"vanilla": 1}
+    run, file = (
+        train(SpaceRecipe.model_validate(multi_settings), multi_zoo, tmp_path / "run"),
+        tmp_path / "z.safetensors",
+    )
+    space = Space.load(run)
+    with zoo_of(run) as zoo:
+        start = resolve("vanilla/0000", space, zoo).latent
+    encode(run, "vanilla/0000", file, refine=3)
+    refined = read_latent(file, space)
+    assert 0 < float((refined - start).abs().max()) < 10 * float(start.std())
+    starts = ("vanilla/0000", "noise:vanilla")
+    found = optimize(run, OptimizeConfig(starts=starts, steps=4, validate_every=2), tmp_path / "better")
+    assert all(record.loss is None or math.isfinite(record.loss) for record in found.curve)
+
+
 def test_interpolate_and_encode_refine(run_copy: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     plain = json.loads(cli("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--json").out)
     line = ("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--refine", 20, "--json")
@@ -210,6 +234,11 @@ def test_what_cannot_be_refined_is_refused(run_copy: Path, tmp_path: Path) -> No
         with pytest.raises(UsageError, match="--refine 0 was asked for, but latents are refined by 1 step or more"):
             work()
     latent = tmp_path / "latent.safetensors"
+    with pytest.raises(
+        NetspaceError, match=r"the latent for .*latent.safetensors has values that are not finite: it is"
+    ):
+        write_latent(latent, torch.full((64,), math.nan))
+    assert not latent.exists()
     encode(run_copy, "best", latent)
     with pytest.raises(UsageError, match=r"latents are refined by what networks answer, and .* holds a latent alone"):
         encode(run_copy, str(latent), tmp_path / "again.safetensors", refine=5)

@@ -55,6 +55,13 @@ def test_training_shapes_and_others_are_given_back(learner: DeepSdfLearner) -> N
     assert float(fitted[[0, 2]].max()) < 0.2 * float(unfitted[[0, 2]].min())
 
 
+def test_an_auto_decoder_of_one_shape_finds_others() -> None:
+    """One latent has no deviation over shapes."""
+    torch.manual_seed(0)
+    latents = fit_latents(AutoDecoder(1, 4, 32, 3), balls(torch.tensor([0.3, 0.5]), 64, 3), CONFIG)
+    assert latents.isfinite().all() and not torch.equal(latents[0], latents[1])
+
+
 @torch.no_grad()
 def test_the_terms_are_the_difference_and_the_prior(learner: DeepSdfLearner) -> None:
     """Over all shapes of the batch, one by one."""
