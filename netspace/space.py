@@ -310,6 +310,7 @@ class Space(StoredSpace):
         outputs = networks.each(run, torch.arange(len(networks)))
         return outputs[0] if latents.ndim == 1 else outputs
 
+    @descent.gradients()
     def refine(
         self,
         latents: Tensor,
@@ -333,18 +334,16 @@ class Space(StoredSpace):
                 outputs and those expected, (M, 64, C) each, to the mean over networks.
             seed: Of the inputs that are drawn.
 
-        Raises `UsageError` for latents or outputs that do not fit, and settings out of range.
+        Raises `UsageError` for latents, inputs or outputs that do not fit or are not finite, and settings out of range.
         >>> space = Space.load(run)
         >>> network, inputs = space.decode(torch.ones(space.latent)), torch.randn(100, 1, 8, 8)
         >>> z = space.refine(space.encode(network), inputs, network(inputs), steps=10)
         >>> z.shape
         torch.Size([64])
         """
-        start = self._fitting(latents.detach().reshape(-1, latents.shape[-1]))
-        config, ids = (
-            validate(descent.DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine"),
-            self.class_ids(start),
-        )
+        start = self._fitting(latents.detach().reshape(-1, latents.shape[-1])).clone()
+        config = validate(descent.DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine")
+        ids = self.class_ids(start)
         samples = descent.SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
         of_answers = descent.answer_loss(loss, self.recipe.loss)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,20 @@ def test_descent_brings_latents_to_what_networks_answer(space: Space, preps: tor
     assert one.shape == (space.latent,) and not torch.equal(one, starts[0])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_latents_are_refined_where_the_caller_needs_no_gradients(
+    multi_run: Path, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    space, found = Space.load(multi_run), []
+    for context in (mode, nullcontext, mode):
+        with context():
+            latents = torch.randn(5, space.latent, generator=torch.Generator().manual_seed(0))
+            inputs = torch.randn(20, *space.family.input_shape, generator=torch.Generator().manual_seed(1))
+            found.append(space.refine(latents, inputs, torch.ones(20, 10), steps=3))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], latents) and not found[0].requires_grad
+
+
 def test_what_latents_cannot_be_refined_by(space: Space, preps: torch.Tensor) -> None:
     start, inputs = space.encode(preps[0]), torch.zeros(4, 1, 8, 8)
     for outputs in (torch.zeros(5, 10), torch.zeros(2, 4, 10), torch.zeros(4)):
@@ -292,6 +308,18 @@ def test_what_latents_cannot_be_refined_by(space: Space, preps: torch.Tensor) ->
             UsageError, match=r"for 4 inputs and 1 latents: they were expected to be \(inputs, outputs\)"
         ):
             space.refine(start, inputs, outputs)
+    with pytest.raises(UsageError, match="but no inputs were given: give 1 or more"):
+        space.refine(start, inputs[:0], torch.zeros(0, 10))
+    for loss in ("values", "classes"):
+        with pytest.raises(UsageError, match="outputs of 3 numbers were given, but these networks give 10 for each"):
+            space.refine(start, inputs, torch.zeros(4, 3), loss=loss)
+    bad = torch.full((4, 1, 8, 8), torch.nan)
+    with pytest.raises(UsageError, match=r"^inputs were given that are not all finite"):
+        space.refine(start, bad, torch.zeros(4, 10))
+    with pytest.raises(UsageError, match=r"^outputs were given that are not all finite"):
+        space.refine(start, inputs, torch.full((4, 10), torch.inf))
+    with pytest.raises(UsageError, match="the latents have numbers that are not finite: begin"):
+        space.refine(start * torch.nan, inputs, torch.zeros(4, 10))
     with pytest.raises(UsageError, match="numbers are all equal"):
         space.refine(torch.zeros(space.latent), inputs, torch.zeros(4, 10))
     with pytest.raises(UsageError, match="networks of one output tell no classes apart"):

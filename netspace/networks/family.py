@@ -194,6 +194,7 @@ class Networks:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a caller in that mode may not be the last
 def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
     """Return the rows (M_c,) of each ClassId c that occurs, ascending, and the order (M,) that undoes this; cached."""
     ids = torch.tensor(class_ids, dtype=torch.int64)

@@ -5,7 +5,8 @@ Axes: M networks, N inputs of a split, B inputs of a step, C outputs, E latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -81,8 +82,13 @@ class SharedSamples:
 
     @classmethod
     def for_all(cls, inputs: Float[Tensor, "N ..."], values: Tensor, networks: int) -> SharedSamples:
-        """Take the answers (N, C) that all networks should give, or (M, N, C). Raises `UsageError` if they do not fit."""
+        """Take the answers (N, C) that all networks should give, or (M, N, C).
+
+        Raises `UsageError` if they do not fit, if there are none, and for numbers that are not finite.
+        """
         shape = tuple(values.shape)
+        if not len(inputs):
+            raise UsageError("latents are refined by what networks answer, but no inputs were given: give 1 or more")
         if (
             values.ndim not in (2, 3)
             or shape[-2] != len(inputs)
@@ -92,6 +98,9 @@ class SharedSamples:
                 f"outputs of {shape} were given for {len(inputs):,} inputs and {networks:,} latents: they were expected to be "
                 "(inputs, outputs), or (latents, inputs, outputs)"
             )
+        for name, given in (("inputs", inputs), ("outputs", values)):
+            if not torch.isfinite(given).all():
+                raise UsageError(f"{name} were given that are not all finite: latents cannot be refined by them")
         return cls(inputs, values.detach().expand(networks, *shape[-2:]))
 
     @classmethod
@@ -142,10 +151,10 @@ AnswerLoss = Literal["values", "classes"] | Callable[[Tensor, Tensor], Tensor]
 def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a loss between outputs and those expected, (M, B, C) each: 'values', 'classes' by a space's settings, or as it is.
 
-    Raises `UsageError` for another name.
+    Raises `UsageError` for another name. The losses that have a name raise it for outputs of another number than expected.
     """
     if loss == "values":
-        return F.mse_loss
+        return _of_values
     if loss == "classes":
         return lambda outputs, expected: _of_classes(outputs, expected, terms)
     if isinstance(loss, str):
@@ -153,19 +162,37 @@ def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor
     return loss
 
 
+def _of_values(outputs: Tensor, expected: Tensor) -> Tensor:
+    _check_number(outputs, expected)
+    return F.mse_loss(outputs, expected)
+
+
 def _of_classes(outputs: Tensor, expected: Tensor, terms: LossConfig) -> Tensor:
     if expected.shape[-1] < 2:
         raise UsageError(
             "loss='classes' was asked for, but networks of one output tell no classes apart: take 'values'"
         )
+    _check_number(outputs, expected)
     return prediction_loss(outputs, expected, terms.temperature, terms.relative)
+
+
+def _check_number(outputs: Tensor, expected: Tensor) -> None:
+    if outputs.shape[-1] != expected.shape[-1]:
+        raise UsageError(
+            f"outputs of {expected.shape[-1]} numbers were given, but these networks give {outputs.shape[-1]} for each input"
+        )
 
 
 def spread_of(latents: Float[Tensor, "M E"]) -> Tensor:
     """Return the standard deviation of all numbers of latents, for each of them (E,): the unit of rates where no others are known.
 
-    It is about one and a half times that of a number over the networks of a zoo. Raises `UsageError` for numbers that are all equal.
+    It is about one and a half times that of a number over the networks of a zoo. Raises `UsageError` for numbers that are all equal, or
+    not finite.
     """
+    if not torch.isfinite(latents).all():
+        raise UsageError(
+            "the latents have numbers that are not finite: begin at those of networks that the space encodes"
+        )
     spread = latents.std()
     if not float(spread) > 0:
         raise UsageError(
@@ -181,6 +208,13 @@ def spread_over(latents: Float[Tensor, "N E"]) -> Tensor:
     """
     spread = latents.std(0, correction=min(len(latents) - 1, 1))
     return spread if bool(spread.any()) else spread_of(latents)
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Compute with gradients inside the block, or in the function that this decorates, under `torch.inference_mode` too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def descend(
@@ -215,6 +249,7 @@ def descend(
     return (start + moved * spread).detach()
 
 
+@gradients()
 def read_latents(
     model: AutoEncoder, recipe: SpaceRecipe, family: Family, preps: Float[Tensor, "M H W"], class_id: int
 ) -> Float[Tensor, "M E"]:
@@ -242,6 +277,5 @@ def read_latents(
             return total + class_loss(model.head(moved), ids.to(moved.device)).sum()
 
         spread = latents[part].std(1, keepdim=True)
-        with torch.enable_grad():
-            found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
+        found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
     return torch.cat(found)
