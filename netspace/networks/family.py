@@ -165,8 +165,8 @@ class Networks:
         `work` also gets the rows of `others` (M, ...) that belong to the class; they are on the CPU.
         """
         ids = tuple(self.class_ids.tolist())
-        if len(set(ids)) == 1:
-            arch = self.family[ids[0]]
+        if len(set(ids)) < 2:
+            arch = self.family[ids[0] if ids else 0]
             return work(arch.nets, unpack(self.preps, arch.parameters), *others)
         stacks, _ = by_class(ids, self.preps.device)
         outputs = torch.cat(

@@ -249,6 +249,26 @@ def descend(
     return (start + moved * spread).detach()
 
 
+def toward_answers(
+    run: Callable[[Tensor, Tensor], Tensor],
+    start: Float[Tensor, "M E"],
+    samples: Samples,
+    of_answers: Callable[[Tensor, Tensor], Tensor],
+    config: DescentConfig,
+) -> Float[Tensor, "M E"]:
+    """Return latents after a descent on a loss between what their networks, run by `run`, answer and what the samples say.
+
+    Rates are in units of `spread_of` the latents, which raises `UsageError`.
+    """
+    if not len(start):
+        return start
+
+    def of_latents(moved: Tensor, inputs: Tensor, expected: Tensor) -> Tensor:
+        return len(start) * of_answers(run(moved, inputs), expected)
+
+    return descend(of_latents, start, spread_of(start), samples, config)
+
+
 @gradients()
 def read_latents(
     model: AutoEncoder, recipe: SpaceRecipe, family: Family, preps: Float[Tensor, "M H W"], class_id: int

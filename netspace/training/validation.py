@@ -158,6 +158,8 @@ def decode(
 
     Gradients pass through if the latents require them.
     """
+    if not len(latents):
+        return Networks(family, latents.new_zeros(0, *family.size), torch.zeros(0, dtype=torch.int64))
     preps, ids = [], []
     given = [None] * -(-len(latents) // chunk) if class_ids is None else class_ids.split(chunk)
     with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
