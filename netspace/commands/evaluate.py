@@ -278,7 +278,7 @@ def _refined(
     common = network_outputs(networks, task, "test") if task.own_inputs else logits
     figures["identity"] = Identity.concatenate(identities(parts, outputs[0], common, outputs[1], task)).summary()
     apart = [diversities(part, target, networks) for part in parts]
-    figures |= {name: sum(each[name] for each in apart) / len(apart) for name in DIVERSITIES}
+    figures |= {name: _mean(each[name] for each in apart) for name in DIVERSITIES}
     if not space.multi and not task.surfaces:
         (part,) = parts
         figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)

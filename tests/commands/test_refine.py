@@ -204,6 +204,15 @@ def test_a_single_training_member_of_an_architecture_is_enough(
     assert all(record.loss is None or math.isfinite(record.loss) for record in found.curve)
 
 
+def test_refined_diversity_is_that_of_the_architectures_with_two_members(multi_run: Path, tmp_path: Path) -> None:
+    """As the space's own: the validation split has one network of an architecture."""
+    result = evaluate(Path(copytree(multi_run, tmp_path / "multi")), "val", refined=1, baselines=False)
+    assert math.isnan(result.per_class["vanilla"].diversity) and result.refined is not None
+    for name in ("diversity", "zoo_diversity", "diversity_ratio"):
+        assert math.isfinite(getattr(result.refined, name)) and math.isfinite(getattr(result, name)), name
+    assert result.refined.zoo_diversity == pytest.approx(result.zoo_diversity)
+
+
 def test_interpolate_and_encode_refine(run_copy: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     plain = json.loads(cli("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--json").out)
     line = ("interpolate", "--from", "worst", "--to", "best", "--run", run_copy, "--refine", 20, "--json")
