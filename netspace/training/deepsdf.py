@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from copy import deepcopy
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from netspace.streams import Stream, generator
 from netspace.training.batches import Shuffle, unwrapped
 from netspace.training.descent import DescentConfig, OwnSamples, descend, spread_over
 from netspace.training.loop import Learner, Stage, Validation
-from netspace.training.optimizers import OptimizerConfig
+from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.validation import slices
 
 VALIDATED = 64  # training shapes whose validation points are compared
@@ -112,15 +113,16 @@ class DeepSdfLearner(Learner):
             self.folder.save_best(weights)
 
     def seconds_a_step(self) -> float:
-        """Return how long a step takes here: the median of a few, which change nothing."""
-        times = []
+        """Return how long a whole step takes here: the median of a few of a copy, which change nothing."""
+        model, times = deepcopy(self.model), []
+        optimizer = Optimizer(model, self.config.optimizer, TRIALS + 1)
         for number in range(TRIALS + 1):
             start = time.perf_counter()
-            torch.stack(list(self.terms(self.model, number, 0).values())).sum().backward()
-            if self.model.latents.is_cuda:
+            torch.stack(list(self.terms(model, number, 0).values())).sum().backward()
+            optimizer.step(number)
+            if model.latents.is_cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        self.model.zero_grad(set_to_none=True)
         return statistics.median(times[1:])  # the first one sets up
 
 
