@@ -44,6 +44,10 @@ class DescentConfig(Settings):
     rate: float = Field(0.2, gt=0)  # of Adam, in units of the training latents' spread; it falls like a cosine
     seed: Seed = 0
 
+    def random(self, step: int) -> torch.Generator:
+        """Return the random numbers by which a step's inputs are drawn."""
+        return generator(self.seed, Stream.AUTO_DECODED_FIT, step)
+
 
 class Samples(Protocol):
     """Inputs of M networks, and what the networks answer to them."""
@@ -73,11 +77,13 @@ class SharedSamples:
 
     inputs: Float[Tensor, "N ..."]
     values: Float[Tensor, "M N C"]
+    columns: Tensor | None = None  # of the inputs that are drawn from, which of these N each is; none: all are there
     shared = True
 
     def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return `count` inputs (B, ...), drawn with replacement, and the answers (M, B, C) of all networks."""
-        columns = send(torch.randint(len(self.inputs), (count,), generator=random), self.inputs.device)
+        drawn = torch.randint(len(self.inputs if self.columns is None else self.columns), (count,), generator=random)
+        columns = send(drawn if self.columns is None else self.columns[drawn], self.inputs.device)
         return self.inputs[columns], self.values[:, columns]
 
     @classmethod
@@ -104,13 +110,24 @@ class SharedSamples:
         return cls(inputs, values.detach().expand(networks, *shape[-2:]))
 
     @classmethod
-    def of_networks(cls, networks: Networks, task: Task, split: str) -> SharedSamples:
-        """Ask networks (M,) for their answers to the first inputs of a split: to as many as fit 1 GiB."""
+    def of_networks(cls, networks: Networks, task: Task, split: str, config: DescentConfig) -> SharedSamples:
+        """Ask networks (M,) for their answers to the first inputs of a split: to as many as fit 1 GiB.
+
+        Where a descent draws fewer, they are asked for those alone.
+        """
         one = task.inputs(split, slice(1))
         size = (one.numel() + len(networks) * task.num_outputs) * 4
         count = min(task.size(split), max(CACHE_BYTES // size, 1))
-        values = network_outputs(networks, task, split, limit=count).to(one.device)
-        return cls(task.inputs(split, slice(count)), values)
+        at_once = config.inputs or SHARED_INPUTS
+        if config.steps * at_once >= count:
+            values = network_outputs(networks, task, split, limit=count).to(one.device)
+            return cls(task.inputs(split, slice(count)), values)
+        steps = [torch.randint(count, (at_once,), generator=config.random(step)) for step in range(config.steps)]
+        index = torch.cat(steps).unique()
+        columns = torch.zeros(count, dtype=torch.int64).index_copy_(0, index, torch.arange(len(index)))
+        index = send(index, one.device)
+        values = network_outputs(networks, task, split, index=index).to(one.device)
+        return cls(task.inputs(split, index), values, columns)
 
 
 @dataclass(frozen=True)
@@ -241,7 +258,7 @@ def descend(
     optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
     count = config.inputs or (SHARED_INPUTS if samples.shared else OWN_INPUTS)
     for number in range(config.steps):
-        inputs, values = samples.draw(count, generator(config.seed, Stream.AUTO_DECODED_FIT, number))
+        inputs, values = samples.draw(count, config.random(number))
         (moved.grad,) = torch.autograd.grad(loss(start + moved * spread, inputs, values), moved)  # of nothing else
         optimizer.param_groups[0]["lr"] = config.rate * schedule.factor(number, config.steps)
         optimizer.step()

@@ -15,19 +15,21 @@ import torch
 from torch.func import functional_call
 
 from netspace.cli.shapes import evaluation
+from netspace.commands import refine as descents
 from netspace.commands.convert import read_latent, resolve, write_latent, zoo_of
 from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
 from netspace.commands.optimize import OptimizeConfig, optimize
-from netspace.commands.refine import refine, refine_weights
+from netspace.commands.refine import Answers, refine, refine_weights
 from netspace.commands.refine import refined as refined_networks
 from netspace.errors import NetspaceError, UsageError
+from netspace.networks.family import Networks
 from netspace.networks.prep import unflatten, unpack
 from netspace.results.spaces import Evaluation
 from netspace.space import Space
 from netspace.streams import Stream, generator
-from netspace.training.descent import SPREAD, DescentConfig
+from netspace.training.descent import SPREAD, DescentConfig, SharedSamples
 from netspace.training.latent_space import train
 from netspace.training.optimizers import OptimizerConfig
 from netspace.training.recipe import SpaceRecipe
@@ -158,6 +160,32 @@ def test_how_many_are_refined_at_once_changes_nothing(run_copy: Path) -> None:
             found.append((latents, weights.preps))
     for one, all_of_them in zip(*found, strict=True):
         torch.testing.assert_close(one, all_of_them, rtol=1e-3, atol=1e-4)
+
+
+def test_both_descents_ask_the_networks_once(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, of_networks = [], SharedSamples.of_networks
+
+    def counted(networks: Networks, *arguments: Any) -> SharedSamples:
+        asked.append(len(networks))
+        return of_networks(networks, *arguments)
+
+    monkeypatch.setattr(SharedSamples, "of_networks", counted)
+    result = evaluate(run_copy, refined=2)
+    assert result.baselines["distilled"] is not None and sum(asked) == result.members
+
+
+def test_answers_that_do_not_fit_are_asked_again(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space.load(run_copy)
+    with zoo_of(run_copy) as zoo:
+        task, group = task_of(zoo, "cpu"), zoo.only()
+        rows = group.rows("test")[:3]
+        target, seeds = space.networks(group.read(rows), group.id), group.seeds(rows)
+    answers, part = Answers(target, seeds, task, CONFIG), slice(0, 2)
+    assert answers.of(part) is answers.of(part) is not answers.of(slice(2, 3))
+    monkeypatch.setattr(descents, "CACHE_BYTES", 1)
+    answers = Answers(target, seeds, task, CONFIG)
+    first, second = answers.of(part), answers.of(part)
+    assert first is not second and torch.equal(first.values, second.values)
 
 
 def test_eval_refines_classifiers_with_a_control(run_copy: Path, cli: Callable[..., Any]) -> None:
