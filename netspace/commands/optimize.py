@@ -35,7 +35,7 @@ from netspace.training.setup import AUTO, Teacher, task_of, teacher
 from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo, teacher_path
 
-NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
+NOISE = "noise"  # as a start: numbers from Gaussians of the training members' latents, each by itself
 
 
 class OptimizeConfig(Settings):
@@ -68,7 +68,8 @@ def optimize(
 ) -> Optimization:
     """Improve latents; write the best one, its network and the curve to the folder `out`.
 
-    With `resume` an interrupted optimisation continues.
+    With `resume` an interrupted optimisation continues. Each number of a start 'noise' is drawn by itself, with its mean and standard
+    deviation over the training members' latents, without their covariance (`netspace sample` has it).
 
     Raises:
         UsageError: a start or the teacher names no network, or the folder is that of another optimisation.
