@@ -5,9 +5,8 @@ Axes: M networks, P parameters, H W of a PRep, E latent size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -195,8 +194,9 @@ class Space(StoredSpace):
         self._check_size(preps.shape[1:], class_id)
         if not torch.isfinite(preps).all():
             raise NetspaceError("the network has weights that are not finite: it cannot be encoded")
+        preps = preps.to(self.device).float()
         with autocast(self.precision, self.device):
-            return descent.read_latents(self.model, self.recipe, self.family, preps.to(self.device), class_id)
+            return descent.read_latents(self.model, self.recipe, self.family, preps, class_id)
 
     def _check_size(self, shape: torch.Size, class_id: int) -> None:
         if shape != torch.Size(size := self.family[class_id].size):
@@ -231,13 +231,14 @@ class Space(StoredSpace):
 
         For an architecture that is none of the family: between its neighbours' factors, linearly in log(parameters).
         """
-        sizes = [math.log(each.parameters) for each in self.family]
-        factors = [self.family.factor(class_id) for class_id in range(len(self.family))]
-        return float(np.interp(math.log(arch.parameters), sizes, factors))
+        sizes, factors = zip(
+            *((each.parameters, self.family.factor(row)) for row, each in enumerate(self.family)), strict=True
+        )
+        return float(np.interp(np.log(arch.parameters), np.log(sizes), factors))
 
     def decode(
         self,
-        latent: Tensor | str | Path | Sequence[Tensor | str | Path],
+        latent: Tensor | np.ndarray | str | Path | Sequence[Tensor | np.ndarray | str | Path],
         arch: str | None = None,
         *,
         width: float | None = None,
@@ -246,17 +247,17 @@ class Space(StoredSpace):
     ) -> Any:
         """A ready-to-use network, in eval mode, from a latent (E,): of the architecture it stands for, or of `arch`.
 
-        A latent is a tensor, or the path of a file such as `netspace encode` writes. Latents (M, E), or a list of latents,
+        A latent is a tensor, an array, or the path of a file such as `netspace encode` writes. Latents (M, E), or a list of latents,
         give a list of M networks.
 
         An `arch` that is none of this space's, or one at another `width` or `depth`, is decoded as `resized` says.
         Batch norm is folded: every layer that had one has a bias. With `batch_norm` the network is of the class that was
         trained, its batch norms the identity but for a bias. Raises `UsageError` for a latent that requires a gradient,
-        which a module's parameters do not pass on: `decode_flat` does.
+        which a module's parameters do not pass on (`decode_flat` does), and for one of another shape.
         """
-        one = isinstance(latent, str | Path) or (isinstance(latent, Tensor) and latent.ndim == 1)
+        one = isinstance(latent, str | Path) or getattr(latent, "ndim", 2) < 2
         given: Any = [latent] if one else latent
-        latents = [each if isinstance(each, Tensor) else self._read_latent(Path(each)) for each in given]
+        latents = [self._one_latent(each) for each in given]
         if torch.is_grad_enabled() and any(each.requires_grad for each in latents):
             raise UsageError(
                 "a latent that requires a gradient was to be decoded to a module, whose parameters would cut the gradient: use "
@@ -272,14 +273,16 @@ class Space(StoredSpace):
         ]
         return modules[0] if one else modules
 
-    def _read_latent(self, path: Path) -> Tensor:
-        """Return the latent (E,) of a file. Raises `NetspaceError` if it holds none of this space's size."""
-        state = read_state_dict(path)
-        if (latent := state.get("latent")) is None or latent.numel() != self.latent:
+    def _one_latent(self, latent: Tensor | np.ndarray | str | Path) -> Tensor:
+        """Return a latent (E,), given or of a file. Raises `NetspaceError` if a file holds none of this space's size."""
+        if not isinstance(latent, str | Path):
+            return self._fitting(torch.as_tensor(latent)[None])[0]
+        read = read_state_dict(Path(latent)).get("latent")
+        if read is None or read.numel() != self.latent:
             raise NetspaceError(
-                f"{path} was expected to hold a latent of {self.latent} numbers, such as `netspace encode` writes"
+                f"{latent} was expected to hold a latent of {self.latent} numbers, such as `netspace encode` writes"
             )
-        return latent.flatten().float()
+        return self._fitting(read.reshape(1, -1))[0]
 
     def functional(
         self, latents: Tensor, inputs: Tensor, arch: str | Tensor | None = None, *, shared: bool = True
@@ -301,8 +304,8 @@ class Space(StoredSpace):
         >>> outputs.shape, torch.autograd.grad(outputs.sum(), z)[0].shape
         (torch.Size([5, 10]), torch.Size([64]))
         """
-        networks = self.decode_all(latents.reshape(-1, latents.shape[-1]), arch)
-        inputs = inputs.to(self.device)
+        networks = self.decode_all(latents[None] if latents.ndim == 1 else latents, arch)
+        inputs = inputs.to(self.device).float()
 
         def run(nets: NetBatch, flat: Tensor, *rows: Tensor) -> Tensor:
             return nets(flat, inputs if shared else inputs[rows[0].to(inputs.device)], shared=shared)
@@ -310,6 +313,7 @@ class Space(StoredSpace):
         outputs = networks.each(run, torch.arange(len(networks)))
         return outputs[0] if latents.ndim == 1 else outputs
 
+    @descent.gradients()
     def refine(
         self,
         latents: Tensor,
@@ -333,25 +337,19 @@ class Space(StoredSpace):
                 outputs and those expected, (M, 64, C) each, to the mean over networks.
             seed: Of the inputs that are drawn.
 
-        Raises `UsageError` for latents or outputs that do not fit, and settings out of range.
+        Raises `UsageError` for latents, inputs or outputs that do not fit or are not finite, and settings out of range.
         >>> space = Space.load(run)
         >>> network, inputs = space.decode(torch.ones(space.latent)), torch.randn(100, 1, 8, 8)
         >>> z = space.refine(space.encode(network), inputs, network(inputs), steps=10)
         >>> z.shape
         torch.Size([64])
         """
-        start = self._fitting(latents.detach().reshape(-1, latents.shape[-1]))
-        config, ids = (
-            validate(descent.DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine"),
-            self.class_ids(start),
-        )
+        start = self._fitting(latents.detach()[None] if latents.ndim == 1 else latents.detach()).clone()
+        config = validate(descent.DescentConfig, {"steps": steps, "rate": rate, "seed": seed}, "refine")
         samples = descent.SharedSamples.for_all(inputs.to(self.device), outputs.to(self.device), len(start))
         of_answers = descent.answer_loss(loss, self.recipe.loss)
-
-        def of_latents(moved: Tensor, some: Tensor, expected: Tensor) -> Tensor:
-            return len(start) * of_answers(self.functional(moved, some, ids), expected)
-
-        return descent.descend(of_latents, start, descent.spread_of(start), samples, config).reshape(latents.shape)
+        run = partial(self.functional, arch=self.class_ids(start))
+        return descent.toward_answers(run, start, samples, of_answers, config).reshape(latents.shape)
 
     def decode_all(self, latents: Tensor, arch: str | Tensor | None = None) -> Networks:
         """The networks of latents (M, E): of the architectures they stand for, of one by name, or of ClassIds (M,); gradients
@@ -383,17 +381,19 @@ class Space(StoredSpace):
 
     def recognise(self, state: Mapping[str, Tensor]) -> ArchClass:
         """The architecture of a state dict, with batch norm or folded. Raises `NetspaceError` if it is none of these."""
+        if not self.multi:
+            return self.family[0]  # whose flat_parameters says what is wrong
         for each in self.family:
             if fits(state, each.spec):
                 return each
-        if not self.multi:
-            return self.family[0]  # whose flat_parameters says what is wrong
         raise NetspaceError(
             f"this state dict is of none of this space's architectures ({self.family.names}): its {len(state)} tensors have "
             "other names or shapes"
         )
 
     def _fitting(self, latents: Tensor) -> Tensor:
-        if latents.shape[-1] != self.latent:
-            raise UsageError(f"a latent of {latents.shape[-1]} values was given; this space's have {self.latent}")
-        return latents.to(self.device)
+        if latents.ndim != 2 or latents.shape[1] != self.latent:
+            raise UsageError(
+                f"latents of shape {tuple(latents.shape)} were given: (networks, {self.latent}) was expected"
+            )
+        return latents.to(self.device).float()

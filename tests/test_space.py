@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +149,47 @@ def test_each_decoded_network_is_its_own(space: Space, preps: torch.Tensor) -> N
     assert torch.equal(space.encode(second), space.encode(space.decode(latent)))
 
 
+def test_numbers_of_any_type_are_latents_networks_and_inputs(space: Space, preps: torch.Tensor) -> None:
+    latent, inputs = space.encode(preps[0]), torch.randn(3, 1, 8, 8)
+    expected, outputs = space.decode_flat(latent[None]), space.functional(latent, inputs)
+    for dtype in (torch.float64, torch.float16, torch.int64):
+        other = latent.to(dtype)
+        assert torch.equal(space.decode_flat(other[None]), space.decode_flat(other.float()[None]))
+        assert space.functional(other, inputs.to(dtype)).dtype == torch.float32
+    for same in (latent.double(), latent.numpy(), latent.double().numpy()):
+        network = space.decode(same)
+        assert torch.equal(torch.cat([value.flatten() for value in network.parameters()]), expected[0])
+    assert len(space.decode(np.zeros((3, 64)))) == 3
+    assert torch.equal(space.functional(latent.double(), inputs.double()), outputs)
+    assert torch.equal(space.encode(preps.double()), space.encode(preps))
+    assert space.refine(latent.double(), inputs.double(), outputs.double(), steps=2).dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_networks_give_empty_results(multi_run: Path) -> None:
+    space = Space.load(multi_run)
+    none, shape = torch.zeros(0, space.latent), space.family.input_shape
+    assert space.decode(none) == [] and len(space.decode_all(none)) == 0
+    for arch in space.family:
+        assert space.decode_flat(none, arch.id).shape == (0, arch.parameters)
+        assert space.encode(torch.zeros(0, *arch.size), arch.id).shape == none.shape
+    assert space.class_ids(none).shape == (0,)
+    assert space.functional(none, torch.zeros(5, *shape)).shape == (0, 5, 10)
+    assert space.functional(none, torch.zeros(0, 5, *shape), shared=False).shape == (0, 5, 10)
+    assert space.refine(none, torch.zeros(5, *shape), torch.zeros(5, 10), steps=2).shape == none.shape
+
+
 def test_what_does_not_fit(space: Space) -> None:
-    with pytest.raises(UsageError, match=r"63 values .* 64"):
+    with pytest.raises(UsageError, match=r"^latents of shape \(1, 63\) were given: \(networks, 64\) was expected"):
         space.decode(torch.zeros(63))
+    for latents in (torch.zeros(2, 3, 64), torch.tensor(1.0), [torch.zeros(2, 64)]):
+        with pytest.raises(UsageError, match=r"were given: \(networks, 64\) was expected"):
+            space.decode(latents)
+    for work in (space.decode_all, space.decode_flat, space.class_ids):
+        with pytest.raises(UsageError, match=r"^latents of shape \(64,\) were given"):
+            work(torch.zeros(64))
+    with pytest.raises(UsageError, match=r"^latents of shape \(2, 3, 64\) were given"):
+        space.functional(torch.zeros(2, 3, 64), torch.zeros(2, 1, 8, 8))
     with pytest.raises(UsageError, match=r"\(12, 136\)"):
         space.encode(torch.zeros(12, 136))
     with pytest.raises(NetspaceError, match="finite"):
@@ -285,6 +325,20 @@ def test_descent_brings_latents_to_what_networks_answer(space: Space, preps: tor
     assert one.shape == (space.latent,) and not torch.equal(one, starts[0])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_latents_are_refined_where_the_caller_needs_no_gradients(
+    multi_run: Path, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    space, found = Space.load(multi_run), []
+    for context in (mode, nullcontext, mode):
+        with context():
+            latents = torch.randn(5, space.latent, generator=torch.Generator().manual_seed(0))
+            inputs = torch.randn(20, *space.family.input_shape, generator=torch.Generator().manual_seed(1))
+            found.append(space.refine(latents, inputs, torch.ones(20, 10), steps=3))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], latents) and not found[0].requires_grad
+
+
 def test_what_latents_cannot_be_refined_by(space: Space, preps: torch.Tensor) -> None:
     start, inputs = space.encode(preps[0]), torch.zeros(4, 1, 8, 8)
     for outputs in (torch.zeros(5, 10), torch.zeros(2, 4, 10), torch.zeros(4)):
@@ -292,6 +346,18 @@ def test_what_latents_cannot_be_refined_by(space: Space, preps: torch.Tensor) ->
             UsageError, match=r"for 4 inputs and 1 latents: they were expected to be \(inputs, outputs\)"
         ):
             space.refine(start, inputs, outputs)
+    with pytest.raises(UsageError, match="but no inputs were given: give 1 or more"):
+        space.refine(start, inputs[:0], torch.zeros(0, 10))
+    for loss in ("values", "classes"):
+        with pytest.raises(UsageError, match="outputs of 3 numbers were given, but these networks give 10 for each"):
+            space.refine(start, inputs, torch.zeros(4, 3), loss=loss)
+    bad = torch.full((4, 1, 8, 8), torch.nan)
+    with pytest.raises(UsageError, match=r"^inputs were given that are not all finite"):
+        space.refine(start, bad, torch.zeros(4, 10))
+    with pytest.raises(UsageError, match=r"^outputs were given that are not all finite"):
+        space.refine(start, inputs, torch.full((4, 10), torch.inf))
+    with pytest.raises(UsageError, match="the latents have numbers that are not finite: begin"):
+        space.refine(start * torch.nan, inputs, torch.zeros(4, 10))
     with pytest.raises(UsageError, match="numbers are all equal"):
         space.refine(torch.zeros(space.latent), inputs, torch.zeros(4, 10))
     with pytest.raises(UsageError, match="networks of one output tell no classes apart"):

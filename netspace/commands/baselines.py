@@ -17,7 +17,7 @@ from torch import Tensor
 from netspace import archs
 from netspace.errors import NetspaceError
 from netspace.metrics import nearest
-from netspace.models.autoencoder import layer_spread
+from netspace.models.autoencoder import layer_deviation, layer_spread
 from netspace.networks.alignment import align, check_same_function, reset_statistics
 from netspace.networks.batch import NetBatch
 from netspace.networks.channels import channel_groups
@@ -89,7 +89,8 @@ class Baselines:
         self.merits = torch.from_numpy(np.ascontiguousarray(self.group.merit(rows)))
         self.bank = unpack(preps, arch.parameters)
         self.latents = trained_latents(space, zoo, arch)
-        self.spread = unpack(layer_spread(preps, arch.spec), arch.parameters)
+        spread = layer_deviation(layer_spread(preps, arch.spec), arch.parameters)
+        self.spread = unpack(spread, arch.parameters)
 
     def compare(
         self, target: Tensor, latents: Tensor, target_logits: Tensor, task: Task, seeds: Tensor

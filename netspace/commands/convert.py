@@ -100,7 +100,12 @@ def check_latent(latent: Tensor, space: Space, origin: str) -> Tensor:
 
 
 def write_latent(path: Path, latent: Tensor, **notes: str) -> None:
-    """Write a latent file: safetensors with the one tensor 'latent' (E,)."""
+    """Write a latent file: safetensors with the one tensor 'latent' (E,).
+
+    Raises `NetspaceError` for values that are not finite, which nothing can read.
+    """
+    if not torch.isfinite(latent).all():
+        raise NetspaceError(f"the latent for {path} has values that are not finite: it is not written")
     write_tensors(path, {LATENT: latent}, **notes)
 
 

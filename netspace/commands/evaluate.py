@@ -21,7 +21,7 @@ from netspace.commands.deepsdf import Bank, FittedFields, check_deepsdf, deepsdf
 from netspace.commands.evaluated import DIVERSITIES, Part, diversities, identities, parts_of
 from netspace.commands.interpolate import between, line_of_classes, lines
 from netspace.commands.properties import properties
-from netspace.commands.refine import check_refine, descent, refine, refine_weights
+from netspace.commands.refine import Answers, check_refine, descent, refine, refine_weights
 from netspace.commands.shapes import Grids, ShapeComparison, evaluate_shapes, shape_name, shape_names, write_shown
 from netspace.errors import UsageError
 from netspace.io import write_tensors
@@ -267,7 +267,8 @@ def _refined(
     """
     latents, seeds = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "seeds"))
     target = Networks.concatenate([part.target for part in parts])
-    latents = refine(space, zoo, target, seeds, latents, task, config)
+    answers = Answers(target, seeds, task, config)
+    latents = refine(space, zoo, target, seeds, latents, task, config, answers)
     with torch.no_grad():
         networks = space.decode_all(latents, target.class_ids)
 
@@ -280,13 +281,13 @@ def _refined(
     common = network_outputs(networks, task, "test") if task.own_inputs else logits
     figures["identity"] = Identity.concatenate(identities(parts, outputs[0], common, outputs[1], task)).summary()
     apart = [diversities(part, target, networks) for part in parts]
-    figures |= {name: sum(each[name] for each in apart) / len(apart) for name in DIVERSITIES}
+    figures |= {name: _mean(each[name] for each in apart) for name in DIVERSITIES}
     if not space.multi and not task.surfaces:
         (part,) = parts
         figures["interpolation"] = lines(space, part.group, part.rows, target, latents, task)
     of_weights = None
     if start is not None:
-        of_weights = compared(refine_weights(space, target, seeds, start, task, config))[0]
+        of_weights = compared(refine_weights(space, target, seeds, start, task, config, answers))[0]
     return figures, of_weights, networks
 
 

@@ -30,11 +30,12 @@ from netspace.space import Space
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
 from netspace.training.batches import Images, autocast
+from netspace.training.descent import spread_over
 from netspace.training.setup import AUTO, Teacher, task_of, teacher
 from netspace.training.validation import accuracies, network_outputs
 from netspace.zoo import Zoo, teacher_path
 
-NOISE = "noise"  # as a start: a latent drawn from the Gaussian of the training members' latents
+NOISE = "noise"  # as a start: numbers from Gaussians of the training members' latents, each by itself
 
 
 class OptimizeConfig(Settings):
@@ -67,7 +68,8 @@ def optimize(
 ) -> Optimization:
     """Improve latents; write the best one, its network and the curve to the folder `out`.
 
-    With `resume` an interrupted optimisation continues.
+    With `resume` an interrupted optimisation continues. Each number of a start 'noise' is drawn by itself, with its mean and standard
+    deviation over the training members' latents, without their covariance (`netspace sample` has it).
 
     Raises:
         UsageError: a start or the teacher names no network, or the folder is that of another optimisation.
@@ -93,7 +95,7 @@ def optimize(
         )
         starts = [_start(text, number, config, space, zoo, aim) for number, text in enumerate(config.starts)]
         aims = [space.family[start.class_id] if aim is None else aim for start in starts]
-        spreads = {arch.id: known_latents(space, zoo, arch).std(0).clamp_min(1e-6) for arch in aims}
+        spreads = {arch.id: spread_over(known_latents(space, zoo, arch)).clamp_min(1e-6) for arch in aims}
     froms = [word for text in config.starts for word in ("--from", text)]
     folder = RunFolder.of(OPTIMISATION, out, trust_options(), again=["--run", str(run), *froms])
     with folder.locked("written"):
@@ -253,7 +255,7 @@ def _start(text: str, number: int, config: OptimizeConfig, space: Space, zoo: Zo
     arch = space.arch_class(name or None) if name or aim is None else aim
     known = known_latents(space, zoo, arch)
     noise = torch.randn(space.latent, generator=generator(config.seed, Stream.START_NOISE, number)).to(known.device)
-    latent = known.mean(0) + known.std(0).clamp_min(1e-6) * noise
+    latent = known.mean(0) + spread_over(known).clamp_min(1e-6) * noise
     class_id = space.class_id(name or None) if name or aim is None else int(space.class_ids(latent[None])[0])
     return Named(f"{NOISE}-{number}" + (f":{name}" if name else ""), class_id, latent, None)
 

@@ -24,8 +24,17 @@ from netspace.networks.family import Networks
 from netspace.progress import progress
 from netspace.space import Space
 from netspace.tasks import Task
+from netspace.training.batches import CACHE_BYTES
 from netspace.training.deepsdf import DeepSdfConfig
-from netspace.training.descent import SHARED_INPUTS, DescentConfig, OwnSamples, Samples, SharedSamples, descend
+from netspace.training.descent import (
+    SHARED_INPUTS,
+    DescentConfig,
+    OwnSamples,
+    Samples,
+    SharedSamples,
+    descend,
+    spread_over,
+)
 from netspace.training.validation import slices
 from netspace.zoo import Zoo
 
@@ -43,19 +52,54 @@ def descent(task: Task, steps: int, of_shapes: DeepSdfConfig | None = None) -> D
     return (of_shapes or DeepSdfConfig()).refining(steps) if task.surfaces else DescentConfig(steps=steps)
 
 
+class Answers:
+    """Training inputs and what networks (M,) of `seeds` (M,) answer to them, for a descent on a part of the networks at a time.
+
+    Answers that fit 1 GiB are asked for once, so that two descents on what the same networks answer share them.
+    """
+
+    def __init__(self, target: Networks, seeds: Tensor, task: Task, config: DescentConfig) -> None:
+        self.target, self.seeds, self.task, self.config = target, seeds, task, config
+        self._cache: dict[tuple[int, int], Samples] = {}
+        self._bytes = 0
+
+    def of(self, part: slice) -> Samples:
+        """Return the inputs, of each network's own where the task has such, and the answers of a part of the networks."""
+        if (key := (part.start, part.stop)) in self._cache:
+            return self._cache[key]
+        samples = self._asked(part)
+        self._bytes += samples.values.nbytes
+        if self._bytes <= CACHE_BYTES:
+            self._cache[key] = samples
+        return samples
+
+    def _asked(self, part: slice) -> SharedSamples | OwnSamples:
+        target, task = self.target[part], self.task
+        if task.own_inputs:
+            return OwnSamples.of_networks(target, self.seeds[part], task, "train")
+        return SharedSamples.of_networks(target, task, "train", self.config)
+
+
 def refine(
-    space: Space, zoo: Zoo, target: Networks, seeds: Tensor, latents: Tensor, task: Task, config: DescentConfig
+    space: Space,
+    zoo: Zoo,
+    target: Networks,
+    seeds: Tensor,
+    latents: Tensor,
+    task: Task,
+    config: DescentConfig,
+    answers: Answers | None = None,
 ) -> Tensor:
     """Return the latents (M, E) of networks (M,) of `seeds` (M,) after `config.steps` steps from `latents` (M, E).
 
     The loss is the space's behaviour loss (NetSpace, Eq. 1) between answers of the networks and of those that latents decode
     to, for training inputs; of shapes the mean absolute difference (DeepSDF, Eq. 4). Rates are in units of the spread of
     training latents. There is no prior: the start is near already. Each stays a network of its own architecture, with the
-    loss of the ClassId head (Eq. 6) where there are several.
+    loss of the ClassId head (Eq. 6) where there are several. `answers` are those of the networks, if they were asked before.
     """
-    spreads = {name: known_latents(space, zoo, space.arch_class(name)).std(0) for name in set(target.archs)}
+    spreads = {name: spread_over(known_latents(space, zoo, space.arch_class(name))) for name in set(target.archs)}
     spread, loss, found = torch.stack([spreads[name] for name in target.archs]), _loss(space, task), []
-    parts = _parts(space, task, len(target), config)
+    answers, parts = answers or Answers(target, seeds, task, config), _parts(space, task, len(target), config)
     with progress("latents", len(parts) * config.steps, "steps") as bar:
         for part in parts:
             class_ids = target.class_ids[part]
@@ -66,20 +110,25 @@ def refine(
                     return total
                 return total + class_loss(space.model.head(moved), class_ids.to(moved.device)).sum()
 
-            samples = samples_of(target[part], seeds[part], task)
-            found.append(descend(of_latents, latents[part], spread[part], samples, config, bar.advance))
+            found.append(descend(of_latents, latents[part], spread[part], answers.of(part), config, bar.advance))
     return torch.cat(found)
 
 
 def refine_weights(
-    space: Space, target: Networks, seeds: Tensor, start: Networks, task: Task, config: DescentConfig
+    space: Space,
+    target: Networks,
+    seeds: Tensor,
+    start: Networks,
+    task: Task,
+    config: DescentConfig,
+    answers: Answers | None = None,
 ) -> Networks:
     """Return networks (M,) after the same descent on weights instead of latents, from networks `start` (M,).
 
-    Same inputs, loss, steps and schedule as `refine`, with a rate of `WEIGHTS_RATE`.
+    Same inputs, loss, steps and schedule as `refine`, with a rate of `WEIGHTS_RATE`; `answers` as there.
     """
     loss, rate, found = _loss(space, task), config.model_copy(update={"rate": WEIGHTS_RATE}), []
-    parts = _parts(space, task, len(target), config)
+    answers, parts = answers or Answers(target, seeds, task, config), _parts(space, task, len(target), config)
     with progress("weights", len(parts) * config.steps, "steps") as bar:
         for part in parts:
             first = start[part]
@@ -87,8 +136,8 @@ def refine_weights(
             def of_weights(flat: Tensor, inputs: Tensor, values: Tensor, first: Networks = first) -> Tensor:
                 return loss(Networks(first.family, flat.view_as(first.preps), first.class_ids), inputs, values)
 
-            flat, samples = first.preps.flatten(1), samples_of(target[part], seeds[part], task)
-            moved = descend(of_weights, flat, torch.ones_like(flat), samples, rate, bar.advance)
+            flat = first.preps.flatten(1)
+            moved = descend(of_weights, flat, torch.ones_like(flat), answers.of(part), rate, bar.advance)
             found.append(moved.view_as(first.preps))
     return Networks(start.family, torch.cat(found), start.class_ids)
 
@@ -102,13 +151,6 @@ def _parts(space: Space, task: Task, count: int, config: DescentConfig) -> list[
     recipe = space.recipe
     at_once = recipe.networks * recipe.images // (config.inputs or SHARED_INPUTS)
     return slices(count, count if task.own_inputs else max(at_once, 1))
-
-
-def samples_of(target: Networks, seeds: Tensor, task: Task) -> Samples:
-    """Return training inputs, of `seeds` (M,) where each network has its own, and what networks (M,) answer."""
-    if task.own_inputs:
-        return OwnSamples.of_networks(target, seeds, task, "train")
-    return SharedSamples.of_networks(target, task, "train")
 
 
 def _loss(space: Space, task: Task) -> Callable[[Networks, Tensor, Tensor], Tensor]:

@@ -18,7 +18,7 @@ from netspace.commands.convert import write_network, zoo_of
 from netspace.errors import UsageError, unknown
 from netspace.hardware import NETWORK_COPIES, require_memory
 from netspace.metrics import diversity, nearest
-from netspace.models.autoencoder import layer_spread
+from netspace.models.autoencoder import layer_deviation, layer_spread
 from netspace.networks.family import ArchClass, Networks
 from netspace.networks.prep import pack, unpack
 from netspace.results.spaces import SampleFigures, Sampling
@@ -181,9 +181,13 @@ def _neighbour(space: Space, zoo: Zoo, arch: ArchClass, task: Task) -> dict[str,
 def _baselines(flat: Tensor, bank: Tensor, arch: ArchClass, seed: int) -> dict[str, Tensor]:
     """Return baselines from training networks (N, P): those nearest to samples (S, P), these with noise, and the mean of all."""
     near = bank[nearest(flat, bank)]
-    spread = unpack(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
+    spread = layer_deviation(layer_spread(pack(bank, arch.size), arch.spec), arch.parameters)
     noise = torch.randn(near.shape, generator=generator(seed, Stream.SAMPLE_NOISE)).to(near.device)
-    return {"nearest": near, "noise": near + NOISE * spread * noise, "average": bank.mean(0, keepdim=True)}
+    return {
+        "nearest": near,
+        "noise": near + NOISE * unpack(spread, arch.parameters) * noise,
+        "average": bank.mean(0, keepdim=True),
+    }
 
 
 def draw(known: Tensor, count: int, fit: Fit, bandwidth: float, seed: int) -> Tensor:

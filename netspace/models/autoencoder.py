@@ -95,6 +95,16 @@ def layer_spread(preps: Tensor, spec: NetSpec, size: tuple[int, int] | None = No
     return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
+def layer_deviation(spread: Tensor, parameters: int) -> Tensor:
+    """Return the spread (H, W) that `layer_spread` gave for so many parameters, with 0 for tensors that never vary.
+
+    It is to multiply by: noise, and networks drawn around another one, leave such tensors as they are. Padding keeps 1.
+    """
+    flat = spread.flatten()
+    never = (flat == 1) & (torch.arange(len(flat), device=flat.device) < parameters)
+    return flat.masked_fill(never, 0).view_as(spread)
+
+
 def build_autoencoder(
     latent: int,
     encoder: EncoderConfig,
@@ -112,13 +122,15 @@ def build_autoencoder(
     """
     size, spread, statistics = family.size, family.ones(), None
     if examples is not None:
-        spread = _stacked([layer_spread(examples[class_id], each.spec, size) for class_id, each in enumerate(family)])
+        spreads = [layer_spread(examples[class_id], each.spec, size) for class_id, each in enumerate(family)]
+        spread = _stacked(spreads)
+        deviations = [layer_deviation(each, arch.parameters) for each, arch in zip(spreads, family, strict=True)]
         trained = {class_id: examples[class_id] for class_id, each in enumerate(family) if each.trained}
         near = None if references is None else [references[class_id] for class_id in range(len(family))]
         padded = near and [
             pack(each.flatten()[: arch.parameters], size) for each, arch in zip(near, family, strict=True)
         ]
-        statistics = Statistics(trained, spread, _stacked(padded) if padded else None)
+        statistics = Statistics(trained, spread, _stacked(padded) if padded else None, _stacked(deviations))
     made = ENCODERS[encoder.kind].build(latent, encoder, family, probes, statistics)
     back = DECODERS[decoder.kind].build(latent, decoder, family)
     if statistics is not None:

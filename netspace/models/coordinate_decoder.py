@@ -191,7 +191,7 @@ class CoordinateDecoder(Decoder):
     def initialise(self, statistics: Statistics, encoder: nn.Module) -> None:
         """Start near the references: decoded networks differ from them by `config.share` of each layer's spread, on average."""
         assert statistics.references is not None
-        spread = statistics.spread if statistics.spread.dim() == 3 else statistics.spread[None]
+        spread = statistics.deviation if statistics.deviation.dim() == 3 else statistics.deviation[None]
         references = statistics.references if statistics.references.dim() == 3 else statistics.references[None]
         latents = {class_id: encoder(preps, class_id) for class_id, preps in statistics.examples.items()}
         drawn = [

@@ -63,7 +63,7 @@ class ElementwiseDecoder(Decoder):
         assert statistics.references is not None
         with torch.no_grad():
             latents = torch.cat([encoder(preps, class_id) for class_id, preps in statistics.examples.items()])
-        self.start_near(statistics.references, statistics.spread, latents)
+        self.start_near(statistics.references, statistics.deviation, latents)
 
     def elementwise(self) -> list[nn.Parameter]:
         """Return the last scale and bias."""

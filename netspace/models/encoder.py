@@ -49,6 +49,7 @@ class Statistics:
     examples: Mapping[int, Tensor]  # PReps (M, H, W) of every architecture that is trained on, by ClassId
     spread: Tensor  # (H, W) or (A, H, W), standard deviation of every parameter's layer
     references: Tensor | None  # (H, W) or (A, H, W), the PReps that decoded networks may start near
+    deviation: Tensor  # as `spread`, but 0 and not 1 for layers that never vary: to multiply by, where spread divides
 
 
 class Encoder(nn.Module, ABC):

@@ -124,6 +124,9 @@ class NetBatch:
         """
         if not shared and len(inputs) != len(flat):
             raise NetspaceError(f"{len(flat)} networks were given {len(inputs)} batches of inputs: one for each")
+        if not len(flat):  # one network of zeros says what shape outputs have
+            one = inputs if shared else inputs.new_zeros(1, *inputs.shape[1:])
+            return self._run(flat.new_zeros(1, flat.shape[1]), one, shared)[:0]
         if torch.is_grad_enabled() and (flat.requires_grad or inputs.requires_grad):
             return self._run(flat, inputs, shared)
         batch = inputs.shape[0 if shared else 1]

@@ -165,8 +165,8 @@ class Networks:
         `work` also gets the rows of `others` (M, ...) that belong to the class; they are on the CPU.
         """
         ids = tuple(self.class_ids.tolist())
-        if len(set(ids)) == 1:
-            arch = self.family[ids[0]]
+        if len(set(ids)) < 2:
+            arch = self.family[ids[0] if ids else 0]
             return work(arch.nets, unpack(self.preps, arch.parameters), *others)
         stacks, _ = by_class(ids, self.preps.device)
         outputs = torch.cat(
@@ -194,6 +194,7 @@ class Networks:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a caller in that mode may not be the last
 def by_class(class_ids: tuple[int, ...], device: torch.device) -> tuple[list[tuple[int, Tensor]], Tensor]:
     """Return the rows (M_c,) of each ClassId c that occurs, ascending, and the order (M,) that undoes this; cached."""
     ids = torch.tensor(class_ids, dtype=torch.int64)

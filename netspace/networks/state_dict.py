@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,22 @@ def check_tensors(state: Mapping[str, Tensor], origin: str, parameters: Collecti
             )
 
 
+@torch.inference_mode(False)  # a caller in that mode may not be the last
+def _built(spec: NetSpec) -> nn.Module:
+    """Return a fresh network as it is trained; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        return archs.build(spec.arch, **spec.settings)
+
+
 class _TrainedState:
     """The names in an architecture's state dict as it is trained, before batch norm is folded, by their roles."""
 
     def __init__(self, spec: NetSpec) -> None:
         self.spec, self.label = spec, f"this state dict of {spec.arch!r}"
-        with torch.random.fork_rng(devices=()):
-            self.module = archs.build(spec.arch, **spec.settings)
-        self.state = self.module.state_dict()
-        self.parameters = dict(self.module.named_parameters())
-        norms = batch_norms(self.module)
+        module = _built(spec)
+        self.state = module.state_dict()
+        self.parameters = dict(module.named_parameters())
+        norms = batch_norms(module)
         statistics = (f"{norm}.running_{each}" for norm in norms for each in ("mean", "var"))
         self.statistics = [name for name in statistics if name in self.state]
         counters = {f"{norm}.num_batches_tracked" for norm in norms}
@@ -135,6 +142,16 @@ class _TrainedState:
         return bool(self.statistics) and not self.spec.difference(_shapes(self.parameters))
 
 
+def _trained_state(spec: NetSpec) -> _TrainedState:
+    """Return the names and roles of a spec; nothing changes their tensors. Raises as `netspace.archs.build`."""
+    return _trained_state_of(spec, archs.resolve(spec.arch))  # which refuses what is not trusted, any longer too
+
+
+@lru_cache(maxsize=8)
+def _trained_state_of(spec: NetSpec, factory: Callable[..., nn.Module]) -> _TrainedState:
+    return _TrainedState(spec)
+
+
 def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool = False) -> Float32[Tensor, " P"]:
     """Return the flat parameters of a state dict, folding batch norm if the state dict has it.
 
@@ -145,7 +162,7 @@ def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool 
     Raises `NetspaceError` if the state dict is of another architecture, for tensors that cannot be parameters, and for
     constants (a buffer such as a position table) that differ from the architecture's.
     """
-    trained = _TrainedState(spec)
+    trained = _trained_state(spec)
     folded = folded or (isinstance(state, StateDict) and state.folded)
     state = without_prefix(state, lambda shapes: trained.fits(shapes) or trained.fits_folded(shapes))
     shapes = _shapes(state)
@@ -175,8 +192,9 @@ def flat_parameters(state: Mapping[str, Tensor], spec: NetSpec, *, folded: bool 
     for name in (*trained.parameters, *trained.statistics):
         if not torch.isfinite(state[name].to(torch.float32)).all():
             raise NetspaceError(f"{name} of {spec.arch!r} holds values that are not finite")
-    trained.module.load_state_dict({**trained.state, **state})
-    network = fold(trained.module, torch.zeros(2, *spec.input_shape), name=spec.arch, constants=True)
+    module = _built(spec)
+    module.load_state_dict({**trained.state, **state})
+    network = fold(module, torch.zeros(2, *spec.input_shape), name=spec.arch, constants=True)
     return flatten({name: value.detach().float() for name, value in network.named_parameters()}, spec)
 
 
@@ -194,16 +212,14 @@ def module_of(flat: Float32[Tensor, " P"], spec: NetSpec, *, batch_norm: bool = 
             f"{spec.arch} with these settings makes other networks than the one that is stored: {problem}"
         )
     if batch_norm:
-        with torch.random.fork_rng(devices=()):
-            trained = archs.build(spec.arch, **spec.settings)
-        return unfold(trained, state, torch.zeros(2, *spec.input_shape), name=spec.arch)
+        return unfold(_built(spec), state, torch.zeros(2, *spec.input_shape), name=spec.arch)
     network.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)  # all but buffers
     return network.eval()
 
 
 def fits(state: Mapping[str, Tensor], spec: NetSpec) -> bool:
     """Return whether a state dict is of the spec's architecture by names and shapes, with batch norm or folded."""
-    trained = _TrainedState(spec)
+    trained = _trained_state(spec)
     shapes = _shapes(without_prefix(state, lambda shapes: trained.fits(shapes) or trained.fits_folded(shapes)))
     return trained.fits(shapes) or trained.fits_folded(shapes)
 

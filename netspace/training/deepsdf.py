@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from copy import deepcopy
 
 import torch
 from jaxtyping import Float
@@ -19,9 +20,9 @@ from netspace.models.auto_decoder import AutoDecoder
 from netspace.run_folder import RunFolder
 from netspace.streams import Stream, generator
 from netspace.training.batches import Shuffle, unwrapped
-from netspace.training.descent import DescentConfig, OwnSamples, descend
+from netspace.training.descent import DescentConfig, OwnSamples, descend, spread_over
 from netspace.training.loop import Learner, Stage, Validation
-from netspace.training.optimizers import OptimizerConfig
+from netspace.training.optimizers import Optimizer, OptimizerConfig
 from netspace.training.validation import slices
 
 VALIDATED = 64  # training shapes whose validation points are compared
@@ -112,15 +113,16 @@ class DeepSdfLearner(Learner):
             self.folder.save_best(weights)
 
     def seconds_a_step(self) -> float:
-        """Return how long a step takes here: the median of a few, which change nothing."""
-        times = []
+        """Return how long a whole step takes here: the median of a few of a copy, which change nothing."""
+        model, times = deepcopy(self.model), []
+        optimizer = Optimizer(model, self.config.optimizer, TRIALS + 1)
         for number in range(TRIALS + 1):
             start = time.perf_counter()
-            torch.stack(list(self.terms(self.model, number, 0).values())).sum().backward()
-            if self.model.latents.is_cuda:
+            torch.stack(list(self.terms(model, number, 0).values())).sum().backward()
+            optimizer.step(number)
+            if model.latents.is_cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        self.model.zero_grad(set_to_none=True)
         return statistics.median(times[1:])  # the first one sets up
 
 
@@ -143,4 +145,4 @@ def fit_latents(model: AutoDecoder, samples: OwnSamples, config: DeepSdfConfig) 
         difference = (model(latents, points) - values).abs().mean((1, 2))
         return (difference + config.prior * latents.square().sum(1)).sum()
 
-    return descend(loss, start, known.std(0), samples, config.descent)
+    return descend(loss, start, spread_over(known), samples, config.descent)

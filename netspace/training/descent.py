@@ -5,7 +5,8 @@ Axes: M networks, N inputs of a split, B inputs of a step, C outputs, E latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -43,6 +44,10 @@ class DescentConfig(Settings):
     rate: float = Field(0.2, gt=0)  # of Adam, in units of the training latents' spread; it falls like a cosine
     seed: Seed = 0
 
+    def random(self, step: int) -> torch.Generator:
+        """Return the random numbers by which a step's inputs are drawn."""
+        return generator(self.seed, Stream.AUTO_DECODED_FIT, step)
+
 
 class Samples(Protocol):
     """Inputs of M networks, and what the networks answer to them."""
@@ -72,17 +77,24 @@ class SharedSamples:
 
     inputs: Float[Tensor, "N ..."]
     values: Float[Tensor, "M N C"]
+    columns: Tensor | None = None  # of the inputs that are drawn from, which of these N each is; none: all are there
     shared = True
 
     def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return `count` inputs (B, ...), drawn with replacement, and the answers (M, B, C) of all networks."""
-        columns = send(torch.randint(len(self.inputs), (count,), generator=random), self.inputs.device)
+        drawn = torch.randint(len(self.inputs if self.columns is None else self.columns), (count,), generator=random)
+        columns = send(drawn if self.columns is None else self.columns[drawn], self.inputs.device)
         return self.inputs[columns], self.values[:, columns]
 
     @classmethod
     def for_all(cls, inputs: Float[Tensor, "N ..."], values: Tensor, networks: int) -> SharedSamples:
-        """Take the answers (N, C) that all networks should give, or (M, N, C). Raises `UsageError` if they do not fit."""
+        """Take the answers (N, C) that all networks should give, or (M, N, C).
+
+        Raises `UsageError` if they do not fit, if there are none, and for numbers that are not finite.
+        """
         shape = tuple(values.shape)
+        if not len(inputs):
+            raise UsageError("latents are refined by what networks answer, but no inputs were given: give 1 or more")
         if (
             values.ndim not in (2, 3)
             or shape[-2] != len(inputs)
@@ -92,16 +104,30 @@ class SharedSamples:
                 f"outputs of {shape} were given for {len(inputs):,} inputs and {networks:,} latents: they were expected to be "
                 "(inputs, outputs), or (latents, inputs, outputs)"
             )
+        for name, given in (("inputs", inputs), ("outputs", values)):
+            if not torch.isfinite(given).all():
+                raise UsageError(f"{name} were given that are not all finite: latents cannot be refined by them")
         return cls(inputs, values.detach().expand(networks, *shape[-2:]))
 
     @classmethod
-    def of_networks(cls, networks: Networks, task: Task, split: str) -> SharedSamples:
-        """Ask networks (M,) for their answers to the first inputs of a split: to as many as fit 1 GiB."""
+    def of_networks(cls, networks: Networks, task: Task, split: str, config: DescentConfig) -> SharedSamples:
+        """Ask networks (M,) for their answers to the first inputs of a split: to as many as fit 1 GiB.
+
+        Where a descent draws fewer, they are asked for those alone.
+        """
         one = task.inputs(split, slice(1))
         size = (one.numel() + len(networks) * task.num_outputs) * 4
         count = min(task.size(split), max(CACHE_BYTES // size, 1))
-        values = network_outputs(networks, task, split, limit=count).to(one.device)
-        return cls(task.inputs(split, slice(count)), values)
+        at_once = config.inputs or SHARED_INPUTS
+        if config.steps * at_once >= count:
+            values = network_outputs(networks, task, split, limit=count).to(one.device)
+            return cls(task.inputs(split, slice(count)), values)
+        steps = [torch.randint(count, (at_once,), generator=config.random(step)) for step in range(config.steps)]
+        index = torch.cat(steps).unique()
+        columns = torch.zeros(count, dtype=torch.int64).index_copy_(0, index, torch.arange(len(index)))
+        index = send(index, one.device)
+        values = network_outputs(networks, task, split, index=index).to(one.device)
+        return cls(task.inputs(split, index), values, columns)
 
 
 @dataclass(frozen=True)
@@ -142,10 +168,10 @@ AnswerLoss = Literal["values", "classes"] | Callable[[Tensor, Tensor], Tensor]
 def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a loss between outputs and those expected, (M, B, C) each: 'values', 'classes' by a space's settings, or as it is.
 
-    Raises `UsageError` for another name.
+    Raises `UsageError` for another name. The losses that have a name raise it for outputs of another number than expected.
     """
     if loss == "values":
-        return F.mse_loss
+        return _of_values
     if loss == "classes":
         return lambda outputs, expected: _of_classes(outputs, expected, terms)
     if isinstance(loss, str):
@@ -153,25 +179,59 @@ def answer_loss(loss: AnswerLoss, terms: LossConfig) -> Callable[[Tensor, Tensor
     return loss
 
 
+def _of_values(outputs: Tensor, expected: Tensor) -> Tensor:
+    _check_number(outputs, expected)
+    return F.mse_loss(outputs, expected)
+
+
 def _of_classes(outputs: Tensor, expected: Tensor, terms: LossConfig) -> Tensor:
     if expected.shape[-1] < 2:
         raise UsageError(
             "loss='classes' was asked for, but networks of one output tell no classes apart: take 'values'"
         )
+    _check_number(outputs, expected)
     return prediction_loss(outputs, expected, terms.temperature, terms.relative)
+
+
+def _check_number(outputs: Tensor, expected: Tensor) -> None:
+    if outputs.shape[-1] != expected.shape[-1]:
+        raise UsageError(
+            f"outputs of {expected.shape[-1]} numbers were given, but these networks give {outputs.shape[-1]} for each input"
+        )
 
 
 def spread_of(latents: Float[Tensor, "M E"]) -> Tensor:
     """Return the standard deviation of all numbers of latents, for each of them (E,): the unit of rates where no others are known.
 
-    It is about one and a half times that of a number over the networks of a zoo. Raises `UsageError` for numbers that are all equal.
+    It is about one and a half times that of a number over the networks of a zoo. Raises `UsageError` for numbers that are all equal, or
+    not finite.
     """
+    if not torch.isfinite(latents).all():
+        raise UsageError(
+            "the latents have numbers that are not finite: begin at those of networks that the space encodes"
+        )
     spread = latents.std()
     if not float(spread) > 0:
         raise UsageError(
             "the latents' numbers are all equal, which says nothing of the space's scale: begin at one that it encodes"
         )
     return spread.expand(latents.shape[1])
+
+
+def spread_over(latents: Float[Tensor, "N E"]) -> Tensor:
+    """Return the standard deviation of each number of latents over networks (E,): the unit of rates.
+
+    Where they do not differ, as those of a single network, it is that of `spread_of`, which raises `UsageError`.
+    """
+    spread = latents.std(0, correction=min(len(latents) - 1, 1))
+    return spread if bool(spread.any()) else spread_of(latents)
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Compute with gradients inside the block, or in the function that this decorates, under `torch.inference_mode` too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def descend(
@@ -198,7 +258,7 @@ def descend(
     optimizer, schedule = torch.optim.Adam([moved]), OptimizerConfig(schedule="cosine")
     count = config.inputs or (SHARED_INPUTS if samples.shared else OWN_INPUTS)
     for number in range(config.steps):
-        inputs, values = samples.draw(count, generator(config.seed, Stream.AUTO_DECODED_FIT, number))
+        inputs, values = samples.draw(count, config.random(number))
         (moved.grad,) = torch.autograd.grad(loss(start + moved * spread, inputs, values), moved)  # of nothing else
         optimizer.param_groups[0]["lr"] = config.rate * schedule.factor(number, config.steps)
         optimizer.step()
@@ -206,6 +266,27 @@ def descend(
     return (start + moved * spread).detach()
 
 
+def toward_answers(
+    run: Callable[[Tensor, Tensor], Tensor],
+    start: Float[Tensor, "M E"],
+    samples: Samples,
+    of_answers: Callable[[Tensor, Tensor], Tensor],
+    config: DescentConfig,
+) -> Float[Tensor, "M E"]:
+    """Return latents after a descent on a loss between what their networks, run by `run`, answer and what the samples say.
+
+    Rates are in units of `spread_of` the latents, which raises `UsageError`.
+    """
+    if not len(start):
+        return start
+
+    def of_latents(moved: Tensor, inputs: Tensor, expected: Tensor) -> Tensor:
+        return len(start) * of_answers(run(moved, inputs), expected)
+
+    return descend(of_latents, start, spread_of(start), samples, config)
+
+
+@gradients()
 def read_latents(
     model: AutoEncoder, recipe: SpaceRecipe, family: Family, preps: Float[Tensor, "M H W"], class_id: int
 ) -> Float[Tensor, "M E"]:
@@ -233,6 +314,5 @@ def read_latents(
             return total + class_loss(model.head(moved), ids.to(moved.device)).sum()
 
         spread = latents[part].std(1, keepdim=True)
-        with torch.enable_grad():
-            found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
+        found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
     return torch.cat(found)

@@ -191,6 +191,19 @@ def _check_batch(setup: Setup, world_size: int) -> None:
         raise UsageError(
             f"networks ({recipe.networks}) cannot be shared evenly by {world_size} processes{parts}{of_each}: choose a multiple"
         )
+    loss, multi = recipe.loss, recipe.multi
+    needed = {
+        "loss.lines": 2 if loss.lines else 1,
+        "loss.contrastive": 2 * classes if loss.contrastive else 1,  # two of each architecture
+        "multi.interpolation": 2 if multi and multi.interpolation and setup.family.between else 1,
+    }
+    term, smallest = max(needed.items(), key=lambda each: each[1])
+    parts_of_all = world_size * recipe.accumulate
+    if recipe.networks // parts_of_all < smallest:
+        raise UsageError(
+            f"{term} compares networks of a batch with each other, but each of its {parts_of_all} parts (processes x accumulate) has "
+            f"{recipe.networks // parts_of_all}: choose {smallest * parts_of_all} networks or more, or fewer parts"
+        )
 
 
 def _check_teacher(setup: Setup, run: RunFolder) -> None:

@@ -162,7 +162,7 @@ class Loop:
         """Train all stages.
 
         Raises `NetspaceError` if a loss is not finite or the checkpoint does not fit, and `Stopped` after Ctrl-C, once
-        a checkpoint of the last whole step is written.
+        a checkpoint of the last whole step is written. A step whose terms or weights are not finite is never saved.
         """
         stages, checkpoint = self.learner.stages, self._checkpoint()
         with resuming_from(self.last):
@@ -195,6 +195,7 @@ class Loop:
         self.optimizer = Optimizer(model, self.stage.optimizer, self.stage.steps)
         self.average = Average(model, self.stage.optimizer.ema) if self.stage.optimizer.ema else None
         self.score: tuple[float, ...] = (-math.inf,)
+        self.terms: dict[str, Tensor] = {}  # of the last step
         if checkpoint:
             with resuming_from(self.last):
                 self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -214,14 +215,14 @@ class Loop:
                 return
             if self.stop.requested:
                 self._save_and_stop(number)
-            terms = self._gradients(number)
+            self.terms = self._gradients(number)
             factor = self.optimizer.step(number)
             if self.average is not None:
                 self.average.update(self.learner.model, number)
             done, note = number + 1, ""
             last = done == self.stage.steps
             if done % self.learner.log_every == 0 or last:
-                means = self._means(terms, done)
+                means = self._means(self.terms, done)
                 now = time.monotonic()
                 speed = (done - logged) / max(now - clock, 1e-9)
                 logged, clock = done, now
@@ -229,11 +230,17 @@ class Loop:
             if done % self.learner.validate_every == 0 or last:
                 note = self._validate(done)
             if self.main and (last or self.learner.finished or time.monotonic() - saved > CHECKPOINT_EVERY):
-                self._save(done)
+                if self._is_finite():  # else a later step says so, and the last good checkpoint stays
+                    self._save(done)
                 saved = time.monotonic()
             bar.advance(1, note)
 
     def _save_and_stop(self, done: int) -> NoReturn:
+        if not self._is_finite():
+            raise NetspaceError(
+                f"stopped at {self._where(done)}, after which the loss or weights are not finite, so that it is not saved: lower the "
+                "learning rate"
+            )
         self._save(done)
         stage = f" of stage {self.index + 1} of {len(self.learner.stages)}" if self.multi_stage else ""
         raise Stopped(
@@ -260,9 +267,17 @@ class Loop:
         means = dict(zip(terms, values, strict=True))
         if not all(map(math.isfinite, values)):
             listed = ", ".join(f"{name} {value}" for name, value in means.items())
-            where = f"step {done}" + (f" of stage {self.index + 1}" if self.multi_stage else "")
-            raise NetspaceError(f"the loss is not finite at {where} ({listed}): lower the learning rate")
+            raise NetspaceError(f"the loss is not finite at {self._where(done)} ({listed}): lower the learning rate")
         return means
+
+    def _where(self, done: int) -> str:
+        return f"step {done}" + (f" of stage {self.index + 1}" if self.multi_stage else "")
+
+    def _is_finite(self) -> bool:
+        """Return whether the last step's terms in this process and the weights after it are finite."""
+        return all(
+            bool(torch.isfinite(each).all()) for each in (*self.terms.values(), *self.learner.model.parameters())
+        )
 
     def _validate(self, done: int) -> str:
         """Record a validation of the weights, or of their average, and save them if they are best; return a note."""

@@ -122,7 +122,8 @@ class Optimizer:
                 "lr": config.elementwise_rate or config.learning_rate,
             },
         ]
-        self.parts = [_without_muon([group for group in groups if group["params"]], config)]
+        groups = [group for group in groups if group["params"]]
+        self.parts = [] if matrices and not groups else [_without_muon(groups, config)]
         self.views = [(value, nn.Parameter(value.detach().flatten(1))) for value in matrices]
         if matrices:
             views = [view for _, view in self.views]

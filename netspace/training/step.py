@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from netspace import losses
 from netspace.hardware import send
+from netspace.models.autoencoder import layer_deviation
 from netspace.models.coordinate_decoder import CoordinateDecoder
 from netspace.networks.family import Family, Networks
 from netspace.networks.prep import unpack
@@ -311,7 +312,7 @@ class Step:
         sizes = self.recipe.noise * torch.rand(count, generator=random)
         sizes[::2] = 0
         noise = sizes.view(-1, 1, 1) * torch.randn(count, *preps.shape[1:], generator=random)
-        return preps + send(noise[own], preps.device) * spread
+        return preps + send(noise[own], preps.device) * layer_deviation(spread, self.family[0].parameters)
 
     def _chosen(self, number: int, part: int) -> Chosen:
         return self.batches.take(number, batch_slice(self.recipe, part, self.rank, self.world_size))

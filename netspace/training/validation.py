@@ -58,15 +58,23 @@ class Comparison:
 
 @torch.no_grad()
 def network_outputs(
-    networks: Networks, task: Task, split: str, seeds: Tensor | None = None, limit: int | None = None
+    networks: Networks,
+    task: Task,
+    split: str,
+    seeds: Tensor | None = None,
+    limit: int | None = None,
+    index: Tensor | None = None,
 ) -> Float[Tensor, "M N C"]:
-    """Return outputs for all inputs of a split, or the first `limit`, float32 on the CPU; processes share the work.
+    """Return outputs for all inputs of a split, float32 on the CPU; processes share the work.
+
+    With `limit` they are the first ones, with `index` (N,) those.
 
     `seeds` (M,) identify the networks, for a task whose networks have inputs of their own.
     """
 
     def run(nets: NetBatch, flat: Tensor, own: Tensor) -> Tensor:
-        batches = (task.inputs(split, part, own) for part in slices(limit or task.size(split)))
+        parts = slices(limit or task.size(split) if index is None else len(index))
+        batches = (task.inputs(split, part if index is None else index[part], own) for part in parts)
         return torch.cat([nets(flat, each, shared=not task.own_inputs).float().cpu() for each in batches], dim=1)
 
     return networks.each(
@@ -158,6 +166,8 @@ def decode(
 
     Gradients pass through if the latents require them.
     """
+    if not len(latents):
+        return Networks(family, latents.new_zeros(0, *family.size), torch.zeros(0, dtype=torch.int64))
     preps, ids = [], []
     given = [None] * -(-len(latents) // chunk) if class_ids is None else class_ids.split(chunk)
     with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):

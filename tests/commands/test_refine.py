@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -14,19 +15,24 @@ import torch
 from torch.func import functional_call
 
 from netspace.cli.shapes import evaluation
-from netspace.commands.convert import read_latent, resolve, zoo_of
+from netspace.commands import refine as descents
+from netspace.commands.convert import read_latent, resolve, write_latent, zoo_of
 from netspace.commands.encode import encode
 from netspace.commands.evaluate import evaluate
 from netspace.commands.interpolate import interpolate
-from netspace.commands.refine import refine, refine_weights
+from netspace.commands.optimize import OptimizeConfig, optimize
+from netspace.commands.refine import Answers, refine, refine_weights
 from netspace.commands.refine import refined as refined_networks
-from netspace.errors import UsageError
+from netspace.errors import NetspaceError, UsageError
+from netspace.networks.family import Networks
 from netspace.networks.prep import unflatten, unpack
 from netspace.results.spaces import Evaluation
 from netspace.space import Space
 from netspace.streams import Stream, generator
-from netspace.training.descent import SPREAD, DescentConfig
+from netspace.training.descent import SPREAD, DescentConfig, SharedSamples
+from netspace.training.latent_space import train
 from netspace.training.optimizers import OptimizerConfig
+from netspace.training.recipe import SpaceRecipe
 from netspace.training.setup import task_of
 from netspace.zoo import Zoo
 
@@ -156,6 +162,32 @@ def test_how_many_are_refined_at_once_changes_nothing(run_copy: Path) -> None:
         torch.testing.assert_close(one, all_of_them, rtol=1e-3, atol=1e-4)
 
 
+def test_both_descents_ask_the_networks_once(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, of_networks = [], SharedSamples.of_networks
+
+    def counted(networks: Networks, *arguments: Any) -> SharedSamples:
+        asked.append(len(networks))
+        return of_networks(networks, *arguments)
+
+    monkeypatch.setattr(SharedSamples, "of_networks", counted)
+    result = evaluate(run_copy, refined=2)
+    assert result.baselines["distilled"] is not None and sum(asked) == result.members
+
+
+def test_answers_that_do_not_fit_are_asked_again(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space.load(run_copy)
+    with zoo_of(run_copy) as zoo:
+        task, group = task_of(zoo, "cpu"), zoo.only()
+        rows = group.rows("test")[:3]
+        target, seeds = space.networks(group.read(rows), group.id), group.seeds(rows)
+    answers, part = Answers(target, seeds, task, CONFIG), slice(0, 2)
+    assert answers.of(part) is answers.of(part) is not answers.of(slice(2, 3))
+    monkeypatch.setattr(descents, "CACHE_BYTES", 1)
+    answers = Answers(target, seeds, task, CONFIG)
+    first, second = answers.of(part), answers.of(part)
+    assert first is not second and torch.equal(first.values, second.values)
+
+
 def test_eval_refines_classifiers_with_a_control(run_copy: Path, cli: Callable[..., Any]) -> None:
     """Refined networks answer more as their targets do; the control trains the weights of the nearest by answers."""
     told = json.loads(cli("eval", run_copy, "--refine", 40, "--json").out)
@@ -178,6 +210,35 @@ def test_networks_of_several_architectures_stay_what_they_are(multi_run: Path, t
     assert result.refined is not None and result.refined.kl is not None and result.kl is not None
     assert result.refined.kl < result.kl
     assert result.refined.interpolation is None and result.baselines["distilled"] is not None
+
+
+def test_a_single_training_member_of_an_architecture_is_enough(
+    multi_zoo: Path, multi_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """One latent has no deviation over networks: rates are in units of that of its numbers."""
+    multi_settings["multi"]["counts"] = {"vanilla": 1}
+    run, file = (
+        train(SpaceRecipe.model_validate(multi_settings), multi_zoo, tmp_path / "run"),
+        tmp_path / "z.safetensors",
+    )
+    space = Space.load(run)
+    with zoo_of(run) as zoo:
+        start = resolve("vanilla/0000", space, zoo).latent
+    encode(run, "vanilla/0000", file, refine=3)
+    refined = read_latent(file, space)
+    assert 0 < float((refined - start).abs().max()) < 10 * float(start.std())
+    starts = ("vanilla/0000", "noise:vanilla")
+    found = optimize(run, OptimizeConfig(starts=starts, steps=4, validate_every=2), tmp_path / "better")
+    assert all(record.loss is None or math.isfinite(record.loss) for record in found.curve)
+
+
+def test_refined_diversity_is_that_of_the_architectures_with_two_members(multi_run: Path, tmp_path: Path) -> None:
+    """As the space's own: the validation split has one network of an architecture."""
+    result = evaluate(Path(copytree(multi_run, tmp_path / "multi")), "val", refined=1, baselines=False)
+    assert math.isnan(result.per_class["vanilla"].diversity) and result.refined is not None
+    for name in ("diversity", "zoo_diversity", "diversity_ratio"):
+        assert math.isfinite(getattr(result.refined, name)) and math.isfinite(getattr(result, name)), name
+    assert result.refined.zoo_diversity == pytest.approx(result.zoo_diversity)
 
 
 def test_interpolate_and_encode_refine(run_copy: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -210,6 +271,11 @@ def test_what_cannot_be_refined_is_refused(run_copy: Path, tmp_path: Path) -> No
         with pytest.raises(UsageError, match="--refine 0 was asked for, but latents are refined by 1 step or more"):
             work()
     latent = tmp_path / "latent.safetensors"
+    with pytest.raises(
+        NetspaceError, match=r"the latent for .*latent.safetensors has values that are not finite: it is"
+    ):
+        write_latent(latent, torch.full((64,), math.nan))
+    assert not latent.exists()
     encode(run_copy, "best", latent)
     with pytest.raises(UsageError, match=r"latents are refined by what networks answer, and .* holds a latent alone"):
         encode(run_copy, str(latent), tmp_path / "again.safetensors", refine=5)

@@ -70,6 +70,28 @@ def test_layer_spread_of_what_never_varies_is_1() -> None:
     assert spread[0, :4].tolist() == [1] * 4 and spread[0, 7] == 1 and spread[0, 4] == pytest.approx((8 / 3) ** 0.5)
 
 
+def constant_biases(nets: NetBatch) -> tuple[Tensor, Tensor]:
+    """Return networks whose biases are all 0, as PReps, and which of their parameters (P,) are biases."""
+    preps, parameters = example(nets), nets.spec.num_parameters
+    names = zip(nets.spec.names, nets.spec.sizes, strict=True)
+    biases = torch.cat([torch.full((size,), name.endswith("bias")) for name, size in names])
+    return pack(unpack(preps, parameters).masked_fill(biases, 0), preps.shape[1:]), biases
+
+
+def test_networks_start_with_the_references_values_where_nothing_varies(nets: NetBatch) -> None:
+    """Other tensors as if all varied: around the reference by a share of their spread."""
+    preps, biases = constant_biases(nets)
+    decoded = {}
+    for name, each in (("constant", preps), ("varied", example(nets))):
+        model = build(nets, "probe", "reference", each)
+        flat = unpack(model.decoder(torch.randn(5, 64)), nets.spec.num_parameters).detach()
+        decoded[name] = flat - unpack(each[0], nets.spec.num_parameters)
+    assert (decoded["constant"][:, biases] == 0).all() and decoded["varied"][:, biases].std() > 0
+    assert decoded["constant"][:, ~biases].std() == pytest.approx(float(decoded["varied"][:, ~biases].std()), rel=0.3)
+    padding = model.decoder.scale.flatten()[nets.spec.num_parameters :]
+    assert (padding > 0).all()  # as ever
+
+
 @pytest.mark.parametrize("kind", ["conv", "probe"])
 @pytest.mark.parametrize("start", ["small", "reference"])
 def test_the_forward_pass_is_both_ways(nets: NetBatch, kind: str, start: str) -> None:

@@ -109,6 +109,22 @@ def test_decoded_networks_start_around_the_references(family: Family, way: str) 
         assert 0.05 < (away / 0.1).std().item() < 0.6  # the examples have a standard deviation of 0.1
 
 
+@pytest.mark.parametrize("start", ["reference", "emitted"])
+def test_tensors_that_never_vary_do_not_widen_the_start(family: Family, start: str) -> None:
+    """Numbers of 0 in all networks: decoded to the reference's own, and no reason to go further from it elsewhere."""
+    preps, constant = examples(family, 64), {}
+    for class_id, arch in enumerate(family):
+        names = zip(arch.spec.names, arch.spec.sizes, strict=True)
+        biases = torch.cat([torch.full((size,), name.endswith("bias")) for name, size in names])
+        constant[class_id] = pack(unpack(preps[class_id], arch.parameters).masked_fill(biases, 0), arch.size)
+    decoders = [decoder_of(build(family, start, "basis", each)) for each in (preps, constant)]
+    if start == "emitted":
+        assert float(decoders[1].scale.detach()) == pytest.approx(float(decoders[0].scale.detach()), rel=0.3)
+        return
+    flat = unpack(decoders[1](torch.randn(8, 64), torch.full((8,), class_id)), arch.parameters)
+    assert (flat[:, biases] == 0).all() and flat[:, ~biases].std() > 0
+
+
 def test_an_emitted_reference_comes_near_the_references(family: Family) -> None:
     preps = {class_id: each[:1].expand(6, -1, -1) for class_id, each in examples(family).items()}
     model = build(family, "emitted", "basis", preps, hidden=64, reference_steps=400, share=1e-6)

@@ -29,7 +29,7 @@ def examples(family: Family, count: int = 8) -> dict[int, Tensor]:
 
 def build(family: Family, preps: dict[int, Tensor] | None = None, **more: object) -> TokenEncoder:
     torch.manual_seed(0)
-    statistics = None if preps is None else Statistics(preps, family.ones(), None)
+    statistics = None if preps is None else Statistics(preps, family.ones(), None, family.ones())
     return TokenEncoder.build(32, TokenConfig.model_validate({**SMALL, **more}), family, None, statistics)
 
 

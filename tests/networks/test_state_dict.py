@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from netspace import archs
 from netspace.compression.originals import find_original
 from netspace.errors import NetspaceError, UsageError
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
-from netspace.networks.state_dict import fits, flat_parameters, metadata_spec, read_safetensors, read_state_dict
+from netspace.networks.state_dict import (
+    _trained_state,
+    fits,
+    flat_parameters,
+    metadata_spec,
+    read_safetensors,
+    read_state_dict,
+)
 
 SETTINGS: dict[str, Any] = {"channels": 1, "classes": 10, "image_size": 8, "width": 0.25}
 
@@ -150,3 +158,37 @@ def test_notes_of_other_programs_describe_no_network(tmp_path: Path, notes: dict
 def test_notes_of_ours_that_name_code_still_want_trust() -> None:
     with pytest.raises(UsageError, match="trust it with --trust-arch os:system"):
         metadata_spec({"arch": "os:system", "settings": "{}", "input_shape": "[1, 8, 8]"})
+
+
+def test_an_architecture_is_built_once_for_all_state_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a network with batch norm, which is loaded and folded: what is cached is never written to."""
+    built, build = [], archs.build
+    monkeypatch.setattr(archs, "build", lambda name, **settings: built.append(name) or build(name, **settings))
+    spec = spec_of("resnet8", width=0.3)
+    folded, whole = (
+        dict(each.state_dict())
+        for each in (archs.skeleton("resnet8", spec.settings, (1, 8, 8)), build("resnet8", **spec.settings))
+    )
+    known = _trained_state(spec)
+    before = {name: value.clone() for name, value in known.state.items()}
+    with torch.inference_mode():
+        flat = flat_parameters(folded, spec)
+    assert all(fits(state, spec) for state in (folded, whole)) and built == ["resnet8"]
+    assert torch.equal(flat_parameters(folded, spec), flat)
+    first = flat_parameters(whole, spec)
+    assert built == ["resnet8"] * 2 and torch.equal(flat_parameters(whole, spec), first)
+    assert _trained_state(spec) is known and all(
+        torch.equal(known.state[name], value) for name, value in before.items()
+    )
+
+
+def test_an_architecture_that_is_defined_anew_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a session that goes on, as in a notebook; and one that is no longer trusted is refused."""
+    monkeypatch.setitem(archs.ARCHS, "own", lambda: nn.Linear(3, 2))
+    spec = NetSpec.from_module(nn.Linear(3, 2), "own", {}, (3,))
+    assert fits(nn.Linear(3, 2).state_dict(), spec)
+    monkeypatch.setitem(archs.ARCHS, "own", lambda: nn.Sequential(nn.Linear(3, 2)))
+    assert "0.weight" in _trained_state(spec).state
+    monkeypatch.delitem(archs.ARCHS, "own")
+    with pytest.raises(UsageError, match="architecture 'own'"):
+        fits(nn.Linear(3, 2).state_dict(), spec)

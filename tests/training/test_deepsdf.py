@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ import torch
 from netspace.models.auto_decoder import AutoDecoder
 from netspace.run_folder import RunFolder, read_metrics
 from netspace.streams import Stream, generator
+from netspace.training import deepsdf
 from netspace.training.deepsdf import DeepSdfConfig, DeepSdfLearner, field_values, fit_latents
 from netspace.training.descent import OwnSamples
 from netspace.training.loop import Loop, make_accelerator
-from netspace.training.optimizers import OptimizerConfig
+from netspace.training.optimizers import Optimizer, OptimizerConfig
 
 CONFIG = DeepSdfConfig(
     hidden=32, layers=3, steps=250, shapes=16, points=64, fit_steps=150, fit_points=64,
@@ -55,6 +58,13 @@ def test_training_shapes_and_others_are_given_back(learner: DeepSdfLearner) -> N
     assert float(fitted[[0, 2]].max()) < 0.2 * float(unfitted[[0, 2]].min())
 
 
+def test_an_auto_decoder_of_one_shape_finds_others() -> None:
+    """One latent has no deviation over shapes."""
+    torch.manual_seed(0)
+    latents = fit_latents(AutoDecoder(1, 4, 32, 3), balls(torch.tensor([0.3, 0.5]), 64, 3), CONFIG)
+    assert latents.isfinite().all() and not torch.equal(latents[0], latents[1])
+
+
 @torch.no_grad()
 def test_the_terms_are_the_difference_and_the_prior(learner: DeepSdfLearner) -> None:
     """Over all shapes of the batch, one by one."""
@@ -91,3 +101,20 @@ def test_validations_are_recorded_and_the_timing_changes_nothing(learner: DeepSd
     after = list(learner.model.parameters())
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
     assert all(value.grad is None for value in after)
+
+
+def test_the_optimiser_is_part_of_a_timed_step(learner: DeepSdfLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 3 with each batch and by 4 with each step of the optimiser."""
+    clock, terms, step = [0.0], DeepSdfLearner.terms, Optimizer.step
+
+    def ticking(work: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return work(*arguments)
+
+        return call
+
+    monkeypatch.setattr(DeepSdfLearner, "terms", ticking(terms, 3))
+    monkeypatch.setattr(Optimizer, "step", ticking(step, 4))
+    monkeypatch.setattr(deepsdf.time, "perf_counter", lambda: clock[0])
+    assert learner.seconds_a_step() == 7

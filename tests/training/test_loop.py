@@ -218,6 +218,36 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, stages: int) -> None:
         run(Exploding(*[Stage(4, ADAM)] * stages), tmp_path, log_every=1)
 
 
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_what_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_weights: bool) -> None:
+    """The gradient of step 3 is infinite, and the loss, or that of the next step alone."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
+
+    class Exploding(Line):
+        stopped = False
+
+        def terms(self, model: nn.Module, number: int, part: int) -> dict[str, Tensor]:
+            terms = super().terms(model, number, part)
+            if self.steps == 3:
+                if self.stopped:
+                    signal.raise_signal(signal.SIGINT)
+                error = (model(torch.ones(8, 1)) * math.inf).square().mean()
+                terms["far"] = torch.zeros(()) + (error - error.detach()).nan_to_num(0) if of_weights else error
+            return terms
+
+    stage = Stage(4, ADAM)
+    with pytest.raises(NetspaceError, match="not finite at step 4"):
+        run(Exploding(stage), tmp_path, log_every=9, validate_every=9)
+    assert read_torch(tmp_path / "last.pt")["step"] == 2
+    Exploding.stopped = True
+    with pytest.raises(NetspaceError, match=r"^stopped at step 3, after which the loss or weights are not finite, so"):
+        run(Exploding(stage), tmp_path, log_every=9, validate_every=9)
+    assert read_torch(tmp_path / "last.pt")["step"] == 2
+    found = Line(stage)
+    run(found, tmp_path)
+    assert math.isfinite(found.slope) and read_torch(tmp_path / "last.pt")["step"] == 4
+
+
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     run(Line(Stage(2, ADAM)), tmp_path)
     checkpoint = read_torch(tmp_path / "last.pt")

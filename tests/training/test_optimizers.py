@@ -96,6 +96,17 @@ def test_muon_steps_every_matrix_as_a_reshaped_copy_is() -> None:
         assert not torch.equal(value, dict(start.named_parameters())[name]), name  # the views are of the model's memory
 
 
+def test_muon_trains_a_model_of_matrices_alone() -> None:
+    """There is nothing for Adam."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 3, bias=False)
+    first, optimizers = net.weight.detach().clone(), [Optimizer(net, OptimizerConfig(name="muon"), 4) for _ in range(2)]
+    net(torch.ones(2, 3)).square().sum().backward()
+    optimizers[0].step(0)
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    assert not torch.equal(net.weight, first) and len(optimizers[1].state_dict()["parts"]) == 1
+
+
 def test_the_model_stays_plain_and_its_weights_can_be_loaded_under_the_optimiser() -> None:
     net, other = model().float(), model(1).float()
     names = list(net.state_dict())

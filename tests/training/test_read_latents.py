@@ -98,3 +98,11 @@ def test_encoders_without_probes_cannot_refine(kind: str) -> None:
     ):
         SpaceRecipe.model_validate(settings)
     assert SpaceRecipe.model_validate({**PROBE, "encoder": {"kind": "probe", "refine": 3}}).encoder.refine == 3
+
+
+def test_networks_are_read_where_the_caller_needs_no_gradients(multi_run: Path, multi_zoo: Path) -> None:
+    space, preps = reading(multi_run, refine=3, answers="classes"), preps_of(multi_zoo, "resnet")
+    expected = space.encode_preps(preps, "resnet")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(space.encode(preps + 0, "resnet"), expected)  # of a tensor made in this mode

@@ -183,6 +183,9 @@ def test_noise_makes_networks_near_those_of_the_zoo(tiny_zoo: Path, space_settin
         away = unpack((disturbed - preps) / setting.model.spread, 1477).std(1)
         assert (away[::2] == 0).all() and (away[1::2] > 0).all() and away.max() < 0.55
         assert len(set(away.tolist())) == 5
+        never = torch.arange(12 * 128).view(12, 128) < 100
+        still = step._with_noise(preps, setting.model.spread.masked_fill(never, 1), 3, 0)  # as of a constant layer
+        assert torch.equal(still[:, never], preps[:, never]) and torch.equal(still[:, ~never], disturbed[:, ~never])
         assert torch.equal(odd._with_noise(preps[1::2], setting.model.spread, 3, 0), disturbed[1::2])
         assert step.targets[0].table is None
         setting.model.zero_grad()

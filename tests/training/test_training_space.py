@@ -185,6 +185,41 @@ def test_a_batch_in_parts_trains_the_same_space(tiny_zoo: Path, space_settings: 
         assert "behaviour" not in one or two["behaviour"] == pytest.approx(one["behaviour"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("term", "smallest", "changes"),
+    [
+        ("multi.interpolation", 4, {"multi": {"batches": "members"}}),
+        ("loss.contrastive", 12, {"networks": 6, "loss": {"contrastive": 1.0}, "multi": {"interpolation": 0.0}}),
+        ("loss.contrastive", 4, {"loss": {"behaviour": 0.0, "contrastive": 1.0}}),
+        ("loss.lines", 4, {"loss": {"behaviour": 0.0, "lines": 1.0}}),
+    ],
+)
+def test_terms_between_networks_need_two_in_each_part_of_a_batch(
+    request: pytest.FixtureRequest, tmp_path: Path, term: str, smallest: int, changes: dict[str, Any]
+) -> None:
+    """With fewer they would be 0, and nothing would be learnt from them."""
+    kind = "multi" if "multi" in changes else "tiny"
+    settings, zoo = request.getfixturevalue({"multi": "multi_settings", "tiny": "space_settings"}[kind]), f"{kind}_zoo"
+    short = {"networks": 2, "accumulate": 2, "steps": 1, "validate_every": 1, "log_every": 1, **changes}
+    with pytest.raises(
+        UsageError, match=rf"^{term} compares networks .* 2 parts .*: choose {smallest} networks or more"
+    ):
+        latent_space.train(made(settings, **short), request.getfixturevalue(zoo), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    run = latent_space.train(
+        made(settings, **short | {"networks": smallest}), request.getfixturevalue(zoo), tmp_path / "run"
+    )
+    assert read_metrics(run / "metrics.jsonl")[0][term.partition(".")[2]] >= 0
+
+
+def test_a_part_of_one_network_is_enough_where_none_are_compared(
+    multi_zoo: Path, multi_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    multi = {"batches": "members", "interpolation": 0.0}
+    recipe = made(multi_settings, multi=multi, networks=2, accumulate=2, steps=1, validate_every=1, log_every=1)
+    assert latent_space.train(recipe, multi_zoo, tmp_path / "run").is_dir()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(which("c++") is None, reason="torch.compile needs a compiler here")
 @pytest.mark.parametrize("encoder", [{"kind": "conv"}, {"kind": "probe", "probes": 4}])
