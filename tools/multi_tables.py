@@ -58,7 +58,7 @@ def _alike(figures: dict[str, Any]) -> str:
     agreement = next(column for column in COLUMNS if column.key == "agreement")
     nearest = {key: value for key, value in figures["baselines"].items() if key.startswith(("nearest", "five"))}
     name, value = best_baseline({"baselines": nearest}, agreement) or ("nearest", float("nan"))
-    compared = "as well" if value >= figures["agreement"] else "less well"
+    compared = "at least as often" if value >= figures["agreement"] else "less often"
     return (
         f"But predicted networks of a class {nearly}: their pairwise distance is {min(own):.1f} to {max(own):.1f} where the zoo's is "
         f"{min(zoo):.0f} to {max(zoo):.0f}, and a lookup ({NAMES[name]}) agrees {compared} with the target: {value:.1%}, the "
