@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from netspace.errors import UsageError
-from netspace.models.coordinate_network import RELATIVE_FREQUENCIES, TokenEmbedding, Trunk
+from netspace.models.coordinate_network import RELATIVE_FREQUENCIES, SIZE_FREQUENCIES, TokenEmbedding, Trunk
 from netspace.models.decoder import Decoder, DecoderConfig
 from netspace.models.encoder import Statistics
 from netspace.networks.family import ArchClass, Family, by_class
@@ -34,6 +34,7 @@ class CoordinateConfig(DecoderConfig):
     frequencies: int = Field(24, ge=1)  # of each component of a position
     # of each component of a position relative to its layer's size: few for widths in between, which are then like their neighbours
     relative_frequencies: int = Field(RELATIVE_FREQUENCIES, ge=1)
+    size_frequencies: int = Field(SIZE_FREQUENCIES, ge=1)  # of each size of a layer and its network; few likewise
     reference_steps: int = Field(600, ge=0)  # of the fit to the references, with start 'emitted'
 
 
@@ -58,7 +59,7 @@ class CoordinateDecoder(Decoder):
         assert isinstance(config, CoordinateConfig)
         self.conditioning, hidden = config.conditioning, config.hidden
         side = side or max(widest_kernel(arch.nets) for arch in family) or None
-        self.embedding = TokenEmbedding(config.frequencies, config.relative_frequencies)
+        self.embedding = TokenEmbedding(config.frequencies, config.relative_frequencies, config.size_frequencies)
         tokens = [tokens_of(arch.nets, side) for arch in family]
         self.side = tokens[0].side
         self.parameter_counts = [arch.parameters for arch in family]

@@ -214,15 +214,15 @@ class TokenEmbedding(nn.Module):
 
     The kind is one of three; integer positions are embedded as raw coordinates are (Eq. 1), relative ones and the logarithms
     of sizes, which say what network a token belongs to (NeuMeta, Eq. 3), as normalised ones. Each component of a position has so
-    many `frequencies`, of a relative one so many `relative`: few of these make what lies between two sizes like both.
+    many `frequencies`, of a relative one so many `relative`, and of a size `sizes`: few of these make what lies between two sizes like both.
     """
 
-    def __init__(self, frequencies: int, relative: int = RELATIVE_FREQUENCIES) -> None:
+    def __init__(self, frequencies: int, relative: int = RELATIVE_FREQUENCIES, sizes: int = SIZE_FREQUENCIES) -> None:
         super().__init__()
         self.raw = Embedding(EmbeddingConfig(coordinates="raw", base="smooth", count=frequencies))
         self.relative = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=relative))
-        self.sizes = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=SIZE_FREQUENCIES))
-        self.size = KINDS + 2 * ((frequencies + relative) * len(POSITIONS) + SIZE_FREQUENCIES * len(SIZES))
+        self.sizes = Embedding(EmbeddingConfig(coordinates="normalised", base=1.6, count=sizes))
+        self.size = KINDS + 2 * ((frequencies + relative) * len(POSITIONS) + sizes * len(SIZES))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return (N, `size`) of coordinates (N, D)."""

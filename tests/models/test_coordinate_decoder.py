@@ -15,6 +15,7 @@ from netspace.models.decoders import CoordinateConfig, CoordinateDecoder
 from netspace.models.encoders import EncoderConfig
 from netspace.networks.family import ArchClass, Family
 from netspace.networks.prep import pack, unpack
+from netspace.networks.tokens import POSITIONS, SIZES
 from netspace.space import Space
 
 SETTINGS = [(start, way) for start in ("reference", "emitted") for way in ("basis", "modulated")]
@@ -175,3 +176,15 @@ def test_its_settings() -> None:
     assert refused(start="reference", rank=4) is None
     problem = "decoder.rank is at most latent, and not for conditioning: modulated"
     assert refused(start="reference", rank=65) == refused(start="emitted", rank=4, conditioning="modulated") == problem
+
+
+def test_frequencies_of_relative_positions_and_sizes_are_settings(family: Family) -> None:
+    """More of them tell more apart: a reference is emitted more exactly."""
+    few, more = (
+        decoder_of(build(family, "emitted", "basis", **each))
+        for each in ({}, {"relative_frequencies": 24, "size_frequencies": 24})
+    )
+    positions, sizes = len(POSITIONS), len(SIZES)
+    assert more.embedding.size - few.embedding.size == 2 * ((24 - 8) * positions + (24 - 4) * sizes)
+    tokens, embedded = more.tokens_for(family[2])
+    assert embedded.shape == (len(tokens.coordinates), more.embedding.size)
