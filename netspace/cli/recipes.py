@@ -44,7 +44,13 @@ def show(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="zoo, space, compress or morph.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="zoo, space, compress or morph; compress-bytes, compress-transfer or optimize for these commands' --set.",
+        ),
+    ],
     json: Json = False,
 ) -> None:
     """List every setting of a kind of recipe: name, type, default, unit and reason."""

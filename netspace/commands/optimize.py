@@ -49,12 +49,12 @@ class OptimizeConfig(Settings):
     alpha: float = Field(0.9, ge=0, le=1)  # of Eq. 5: weight of the teacher; the labels have 1 - alpha
     temperature: float = Field(4.0, gt=0)  # T of Eq. 3
     classid: float = Field(1.0, ge=0)  # weight of Eq. 6, where there are several architectures
-    steps: int = Field(500, ge=1)
+    steps: int = Field(500, ge=1)  # of the optimiser
     learning_rate: float = Field(0.02, gt=0)  # of Adam, in units of the latents' spread over training members
     images: int = Field(128, ge=1)  # in a batch
     validate_every: int = Field(25, ge=1)  # steps
     patience: int = Field(8, ge=1)  # validations without a better start after which the search ends
-    seed: Seed = 0
+    seed: Seed = 0  # of batches, and of starts from noise
     precision: Precision = "auto"  # of the decoder
 
 

@@ -24,11 +24,15 @@ from netspace.errors import unknown
 from netspace.io import read_text
 from netspace.results.zoos import Recipe, RecipeText, Setting
 
-KINDS = {  # the model that reads the recipes of a folder in configs/
+KINDS = {  # the model that reads the recipes of a folder in configs/, or the settings of a command
     "zoo": "model_zoo.recipe:ZooRecipe",
     "space": "netspace.training.recipe:SpaceRecipe",
     "compress": "netspace.training.recipe:FitConfig",
     "morph": "netspace.training.morph:MorphConfig",
+    # settings of commands that have no bundled recipes
+    "compress-bytes": "netspace.compression.work:BudgetConfig",
+    "compress-transfer": "netspace.compression.transfer:TransferConfig",
+    "optimize": "netspace.commands.optimize:OptimizeConfig",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 
