@@ -69,10 +69,9 @@ def _recipes() -> str:
             ]
             for each in schema(kind)
         ]
+        parts += [f"## {kind}/...", _table(["recipe", "what it is"], listed)] if listed else []
         parts += [
-            f"## {kind}/...",
-            _table(["recipe", "what it is"], listed),
-            f"### Settings of {kind} recipes",
+            f"### Settings of {kind} recipes" if listed else f"## Settings of `netspace {kind.replace('-', ' ')}`",
             _table(["setting", "type", "default", "unit, meaning, reason"], settings),
         ]
     return "\n\n".join(parts)
