@@ -71,7 +71,7 @@ def _recipes() -> str:
         ]
         parts += [f"## {kind}/...", _table(["recipe", "what it is"], listed)] if listed else []
         parts += [
-            f"### Settings of {kind} recipes" if listed else f"## Settings of `netspace {kind.replace('-', ' ')}`",
+            f"### Settings of {kind} recipes" if listed else f"## Settings of {kind}",
             _table(["setting", "type", "default", "unit, meaning, reason"], settings),
         ]
     return "\n\n".join(parts)
