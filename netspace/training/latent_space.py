@@ -85,6 +85,7 @@ def train(recipe: SpaceRecipe, zoo_path: Path, run: Path, resume: bool = False, 
                 f"{run} was trained on another zoo than {zoo.path}: resume it with its own (`{folder.command}`)"
             )
         setup = prepare(recipe, zoo, device)
+        _check_answers(setup)
         _check_batch(setup, accelerator.num_processes)
         _check_teacher(setup, folder)
         accelerator.wait_for_everyone()
@@ -180,6 +181,16 @@ def _trial(setup: Setup) -> Callable[[dict[str, str]], None]:
     update = {"networks": few, "accumulate": 1, "remember_targets": False}
     small = replace(setup, recipe=recipe.model_copy(update=update))
     return step_trial(lambda precision: partial(Step(small.with_precision(precision)), setup.model, 0), setup.model)
+
+
+def _check_answers(setup: Setup) -> None:
+    """Refuse at the start what would end the first validation."""
+    encoder, task = setup.recipe.encoder, setup.task
+    if encoder.refine and encoder.answers == "classes" and task.num_outputs < 2:
+        raise UsageError(
+            f"encoder.answers: classes was given, but networks of {task.name} have one output, which tells no classes apart: set "
+            "encoder.answers=values"
+        )
 
 
 def _check_batch(setup: Setup, world_size: int) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from netspace.errors import UsageError
 from netspace.networks.prep import unpack
 from netspace.space import Space
+from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import Zoo
 
@@ -88,6 +89,17 @@ def test_shapes_are_refined_at_their_probes(chairs_run: Path, chairs_zoo: Path) 
     assert (after < before).all()
     with pytest.raises(UsageError, match="networks of one output tell no classes apart"):
         reading(chairs_run, refine=2, answers="classes").encode_preps(preps)
+
+
+def test_classes_of_one_output_are_refused_before_training(chairs_run: Path, chairs_zoo: Path, tmp_path: Path) -> None:
+    recipe = Space.load(chairs_run).recipe
+    encoder = recipe.encoder.model_copy(update={"refine": 2, "answers": "classes"})
+    with pytest.raises(
+        UsageError,
+        match=r"networks of chairs have one output, which tells no classes apart: set encoder.answers=values",
+    ):
+        train(recipe.model_copy(update={"encoder": encoder}), chairs_zoo, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("kind", ["conv", "token"])
