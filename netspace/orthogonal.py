@@ -20,33 +20,36 @@ def orthogonalise(matrices: Float[Tensor, "K R C"], precision: torch.dtype = tor
     Each step maps X to (a + b S + c S^2) X with S = X X^T. For long matrices in float32 or above, the factors are
     multiplied first: two products with the long side instead of ten. In bf16 that would lose the small singular values.
     """
-    tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.to(precision)
-    x = x.mT if tall else x
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(EPSILON)
-    short, long = x.shape[-2:]
+    norm = torch.linalg.matrix_norm(x, keepdim=True).clamp_min(EPSILON)
+    short, long = sorted(x.shape[-2:])
     # By steps: 10 products with the long side and 5 of short squares; by factors: 2 and 17.
-    x = _by_factors(x) if precision != torch.bfloat16 and 8 * long > 12 * short else _by_steps(x)
-    return (x.mT if tall else x).to(matrices.dtype)
+    by_factors = precision != torch.bfloat16 and 8 * long > 12 * short
+    return (_by_factors(x, norm) if by_factors else _by_steps(x / norm)).to(matrices.dtype)
 
 
 def _by_steps(x: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     for _ in range(ITERATIONS):
         s = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
-    return x
+    return x.mT if tall else x
 
 
-def _by_factors(x: Tensor) -> Tensor:
+def _by_factors(x: Tensor, norm: Tensor) -> Tensor:
+    """As `_by_steps(x / norm)`. No tensor of the size of x is made but the result, and x is never transposed in memory."""
     a, b, c = COEFFICIENTS
-    s = x @ x.mT
-    unit = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    tall = x.shape[-2] > x.shape[-1]
+    s = (x.mT @ x if tall else x @ x.mT) / norm.square()
     product: Tensor | None = None
     for iteration in range(ITERATIONS):
-        factor = torch.baddbmm(s, s, s, beta=b, alpha=c) + a * unit  # commutes with s: all are polynomials of it
+        factor = torch.baddbmm(s, s, s, beta=b, alpha=c)  # commutes with s: all are polynomials of it
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
         if iteration + 1 < ITERATIONS:
             s = factor @ s @ factor
     assert product is not None
-    return product @ x
+    product = product / norm
+    return x @ product if tall else product @ x

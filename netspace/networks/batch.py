@@ -6,6 +6,8 @@ flattened to C values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,8 +21,11 @@ from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 from netspace.precision import fastest
 
-Mode = Literal["auto", "vmap", "loop"]
-TRIAL_MEMBERS = 8  # members that calibration times: seconds even for large networks
+Mode = Literal["auto", "vmap", "channels last", "loop"]  # channels last: by vmap, images so laid out in memory
+TRIAL_MEMBERS, MAX_TRIAL_MEMBERS = 8, 64  # members that calibration times: the former even for large networks
+TRIAL_WORK = (
+    1 << 31
+)  # multiplications in a trial of more: members * parameters * inputs * pixels, if all are convolutions'
 
 
 def run_one(skeleton: nn.Module, spec: NetSpec, flat: Float[Tensor, " P"], inputs: Tensor) -> Float[Tensor, "B C"]:
@@ -47,6 +52,28 @@ def _channels_last(images: Tensor) -> Tensor:
 def stacked_channels_last(images: Tensor) -> Tensor:
     """Return images (M, B, C, H, W) in memory as (B, H, W, M, C): channels last for convolutions that `vmap` stacks."""
     return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
+
+
+def last_channels(images: Tensor, shared: bool) -> Tensor:
+    """Return images (B, C, H, W), or (M, B, C, H, W) unless `shared`, in memory as stacked convolutions are fastest.
+
+    Convolutions of one batch by all networks have M times as many outputs, channels last if the images are: also where C is 1,
+    which torch takes for channels last only by its strides.
+    """
+    if not shared:
+        return stacked_channels_last(images)
+    channels, rows, columns = images.shape[1:]
+    strides = (rows * columns * channels, 1, columns * channels, channels)
+    return torch.empty_strided(images.shape, strides, dtype=images.dtype, device=images.device).copy_(images)
+
+
+def _are_images(inputs: Tensor, shared: bool) -> bool:
+    return inputs.dim() == (4 if shared else 5)
+
+
+def _power_of_two(count: int) -> int:
+    """Return the smallest power of two that is not less."""
+    return 1 << (count - 1).bit_length()
 
 
 def bf16_convolutions(module: nn.Module) -> frozenset[str]:
@@ -140,8 +167,11 @@ class NetBatch:
         return torch.cat(pieces)
 
     def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-        if self._pick(flat, inputs, shared) == "loop":
+        way = self._pick(flat, inputs, shared)
+        if way == "loop":
             return run_loop(self.skeleton, self.spec, flat, inputs, shared)
+        if way == "channels last" and _are_images(inputs, shared):
+            inputs = last_channels(inputs, shared)
         return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
 
     def _bf16_names(self, device: torch.device) -> frozenset[str]:
@@ -164,6 +194,12 @@ class NetBatch:
                 self._chosen["stackable",] = "loop"
         return self._chosen["stackable",]
 
+    def _trial_members(self, inputs: Tensor, batch: int) -> int:
+        """Return how many members are timed: as many as are seconds of work, since more of them can prefer another way."""
+        pixels = inputs.shape[-2:].numel() if inputs.dim() >= 4 else 1
+        within = TRIAL_WORK // max(self.spec.num_parameters * batch * pixels, 1)
+        return min(max(1 << max(within.bit_length() - 1, 0), TRIAL_MEMBERS), MAX_TRIAL_MEMBERS)
+
     def _pick(self, flat: Tensor, inputs: Tensor, shared: bool) -> str:
         if self.mode != "auto":
             return self.mode
@@ -172,25 +208,25 @@ class NetBatch:
         if flat.device.type != "cpu":
             return self._stackable(flat, inputs, shared)
         grad = torch.is_grad_enabled() and flat.requires_grad
-        members = min(1 << (len(flat) - 1).bit_length(), TRIAL_MEMBERS)  # powers of two, so that few sizes are timed
-        batch = 1 << (inputs.shape[0 if shared else 1] - 1).bit_length()
+        batch = _power_of_two(inputs.shape[0 if shared else 1])  # so that few sizes are timed
+        members = min(_power_of_two(len(flat)), self._trial_members(inputs, batch))
         kind = flat.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
         key = (members, batch, shared, grad, str(inputs.dtype), autocast)
         if key not in self._chosen:
-            detached = flat.detach()[:TRIAL_MEMBERS]
-            images = inputs.detach() if shared else inputs.detach()[:TRIAL_MEMBERS]
+            detached = flat.detach()[:members]
+            images = inputs.detach() if shared else inputs.detach()[:members]
 
-            def trial(run: object) -> None:
+            def trial(run: Callable[..., Tensor], last: bool = False) -> None:
                 with torch.set_grad_enabled(grad):
                     rows = detached.clone().requires_grad_(grad)
-                    output = run(self.skeleton, self.spec, rows, images, shared)  # type: ignore[operator]
+                    batch = last_channels(images, shared) if last else images
+                    output = run(self.skeleton, self.spec, rows, batch, shared)
                     if grad:
                         output.square().sum().backward()
 
-            self._chosen[key] = fastest(
-                f"netbatch 3 {self.spec.to_json()} {key}",
-                {"loop": lambda: trial(run_loop), "vmap": lambda: trial(run_vmap)},
-                repeats=2,
-            )
+            ways = {"loop": partial(trial, run_loop), "vmap": partial(trial, run_vmap)}
+            if _are_images(inputs, shared):
+                ways["channels last"] = partial(trial, run_vmap, True)
+            self._chosen[key] = fastest(f"netbatch 4 {self.spec.to_json()} {key}", ways, repeats=2)
         return self._chosen[key]

@@ -63,7 +63,9 @@ class Muon(torch.optim.Optimizer):
         for index, value in enumerate(values):
             by_shape[value.shape].append(index)
         for (rows, columns), indices in by_shape.items():
-            steps = orthogonalise(torch.stack([updates[index] for index in indices]), self.precision)
+            chosen = [updates[index] for index in indices]
+            stacked = torch.stack(chosen) if len(chosen) > 1 else chosen[0][None]  # one alone is not copied
+            steps = orthogonalise(stacked, self.precision)
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             torch._foreach_add_([values[index] for index in indices], list(steps.unbind(0)), alpha=-rate)
 

@@ -1,4 +1,4 @@
-"""Running networks from their parameters: both ways equal the module itself, outputs and gradients, in float64."""
+"""Running networks from their parameters: all ways equal the module itself, outputs and gradients, in float64."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from netspace import archs
 from netspace.errors import NetspaceError
 from netspace.networks import batch as functional
-from netspace.networks.batch import NetBatch, run_loop, run_one, run_vmap
+from netspace.networks.batch import NetBatch, last_channels, run_loop, run_one, run_vmap
 from netspace.networks.folding import fold
 from netspace.networks.prep import flatten, unflatten
 from netspace.networks.spec import NetSpec
 
 MEMBERS, BATCH = 3, 4
-WAYS = {"loop": run_loop, "vmap": run_vmap}
+
+
+def run_last(module: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    return run_vmap(module, spec, flat, last_channels(inputs, shared), shared)
+
+
+WAYS = {"loop": run_loop, "vmap": run_vmap, "channels last": run_last}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -57,7 +63,7 @@ def slow(module: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["lenetlike", "vanillacnn", "resnet8"])
-def test_both_ways_equal_the_module_itself(name: str, way: str, shared: bool) -> None:
+def test_all_ways_equal_the_module_itself(name: str, way: str, shared: bool) -> None:
     module, spec, flat = example(name)
     inputs = inputs_for(shared)
     outputs, gradients = slow(module, spec, flat, inputs, shared)
@@ -79,7 +85,22 @@ def test_gradients_reach_the_inputs(way: str) -> None:
     torch.testing.assert_close(inputs.grad, expected.grad, **EXACT)
 
 
-@pytest.mark.parametrize("mode", ["loop", "vmap"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_all_networks_have_their_channels_last_in_memory(channels: int) -> None:
+    images = torch.randn(2, channels, 5, 4)
+    last = last_channels(images, True)
+    assert torch.equal(last, images) and last.stride() == (20 * channels, 1, 4 * channels, channels)
+    own = last_channels(images.expand(3, *images.shape), False)
+    assert torch.equal(own, images.expand_as(own)) and own.stride() == (
+        channels,
+        60 * channels,
+        1,
+        12 * channels,
+        3 * channels,
+    )
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap", "channels last"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_pieces_give_what_the_whole_gives(
@@ -212,3 +233,16 @@ def test_networks_that_vmap_cannot_stack_run_one_after_another(make: type[torch.
     assert nets._stackable(flat, images, True) == mode
     expected = torch.stack([run_one(module, spec, row, images) for row in flat])
     torch.testing.assert_close(nets(flat, images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "members"), [(8, 64), (28, 16), (512, 8)])
+def test_more_members_are_timed_of_networks_with_less_work(
+    monkeypatch: pytest.MonkeyPatch, side: int, members: int
+) -> None:
+    layers = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+    spec = NetSpec.from_module(layers, "test", {}, (1, side, side))
+    keys: list[str] = []
+    monkeypatch.setattr(functional, "fastest", lambda subject, ways, repeats: keys.append(subject) or "loop")
+    nets = NetBatch(layers, spec)
+    nets._pick(torch.zeros(100, spec.num_parameters), torch.zeros(48, 1, side, side), True)
+    assert keys[0].split("} (")[-1].startswith(f"{members}, 64, True")
