@@ -201,6 +201,7 @@ def interpolate(
     device: str = "cpu",
     mesh: str | None = None,
     refine: int | None = None,
+    space: Space | None = None,
 ) -> Interpolation:
     """Measure accuracy on the test images along the latent line, and along the line between the weights.
 
@@ -209,7 +210,7 @@ def interpolate(
     ends' weights cannot be mixed (two architectures). `linear_r2` is that of a straight line through the accuracies;
     `end_differences` are decoded minus target accuracy at start and end, None at a latent file. The figures are also written to
     the run's `interpolations/`. With `refine` the ends' latents go on by so many steps of descent on what the networks answer
-    (`netspace.commands.refine`).
+    (`netspace.commands.refine`). `space` is the run's space, if it is loaded already.
 
     In a space of shapes, the shapes on the latent line are written as meshes (`mesh`: 'glb', the default, or 'ply') with a
     picture of all lines (NetSpace, Fig. 4) to `save`, or to a folder of the run's `interpolations/`.
@@ -227,7 +228,7 @@ def interpolate(
         raise UsageError(f"an interpolation has at least 2 steps (its ends), not {steps}")
     if refine is not None:
         check_refine(refine)
-    space = Space.load(run, device)
+    space = space or Space.load(run, device)
     largest = max(each.parameters for each in space.family)
     require_memory(steps, 2 * NETWORK_COPIES * largest, f"--steps {steps}", space.device)  # in latents and in weights
     with zoo_of(run, zoo_path) as zoo:

@@ -73,9 +73,9 @@ def quickstart(
     figures = evaluate(run, "test", device=device, refined=refined, space=known)
     evaluate(run, "train", device=device, baselines=False, space=known)
     start, end = held_out_ends(zoo_path)
-    line = interpolate(run, start, end, device=device)
+    line = interpolate(run, start, end, device=device, space=known)
     if not shapes:
-        interpolate(run, start, end, device=device, refine=refined)
+        interpolate(run, start, end, device=device, refine=refined, space=known)
     evaluated = time.monotonic()
     page = report(run)
     seconds = {

