@@ -27,8 +27,8 @@ WITHIN_A_RUN = (
 # Decisions that saw a test figure before the run, by section. A recipe that is chosen by a test figure has to be named here.
 SAW_TEST = {
     "quickstart": "Zoo and settings were chosen by validation members alone, on validation images, of this zoo and of one of longer runs "
-    "with the same seed, before any test member of either was run; the steps by which probes correct latents (20) likewise, after test members "
-    "had been evaluated without them.",
+    "with the same seed, before any test member of either was run; the steps by which probes correct latents (40) likewise, after test members "
+    "had been evaluated with fewer.",
     "fashion": "Of the recipe, no decision saw a test figure: the number of steps was chosen by validation members.",
     "multi": "Of the recipes, weights of the loss were compared by the agreement of test members (docs/log.md), and nothing came of it.",
 }
