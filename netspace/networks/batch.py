@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.conv import _ConvNd
 
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
 from netspace.precision import fastest
@@ -147,7 +147,8 @@ class NetBatch:
     def __call__(self, flat: Float[Tensor, "M P"], inputs: Tensor, *, shared: bool = True) -> Float[Tensor, "M B C"]:
         """Return the outputs of networks for inputs (B, ...) of all or, with `shared=False`, (M, B, ...) of each.
 
-        Raises `NetspaceError` if there are not as many batches of inputs as networks.
+        Raises `NetspaceError` if there are not as many batches of inputs as networks, and `UsageError` for inputs of another shape
+        than the spec's that the networks cannot take.
         """
         if not shared and len(inputs) != len(flat):
             raise NetspaceError(f"{len(flat)} networks were given {len(inputs)} batches of inputs: one for each")
@@ -167,12 +168,20 @@ class NetBatch:
         return torch.cat(pieces)
 
     def _run(self, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-        way = self._pick(flat, inputs, shared)
-        if way == "loop":
-            return run_loop(self.skeleton, self.spec, flat, inputs, shared)
-        if way == "channels last" and _are_images(inputs, shared):
-            inputs = last_channels(inputs, shared)
-        return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
+        try:
+            way = self._pick(flat, inputs, shared)
+            if way == "loop":
+                return run_loop(self.skeleton, self.spec, flat, inputs, shared)
+            if way == "channels last" and _are_images(inputs, shared):
+                inputs = last_channels(inputs, shared)
+            return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
+        except (RuntimeError, ValueError) as error:
+            expected, given = tuple(self.spec.input_shape), tuple(inputs.shape)[1 if shared else 2 :]
+            if given == expected:
+                raise
+            raise UsageError(
+                f"inputs of shape {given} were given, which networks of {self.spec.arch!r} cannot take: {expected} was expected"
+            ) from error
 
     def _bf16_names(self, device: torch.device) -> frozenset[str]:
         """Return which parameters stacked networks get in bf16: convolutions' under autocast; on CPUs, none."""

@@ -11,7 +11,7 @@ from networks_that_go_wrong import PostAct, Recurrent
 from torch import Tensor, nn
 
 from netspace import archs
-from netspace.errors import NetspaceError
+from netspace.errors import NetspaceError, UsageError
 from netspace.networks import batch as functional
 from netspace.networks.batch import NetBatch, last_channels, run_loop, run_one, run_vmap
 from netspace.networks.folding import fold
@@ -177,6 +177,14 @@ def test_what_does_not_fit_is_told() -> None:
     nets = NetBatch(module, spec, "loop")
     with pytest.raises(NetspaceError, match=r"3 networks were given 4 batches of inputs: one for each"):
         nets(flat, torch.zeros(4, 2, 1, 8, 8).double(), shared=False)
+    words = (
+        r"inputs of shape \(3, 8, 8\) were given, which networks of 'lenetlike' cannot take: \(1, 8, 8\) was expected"
+    )
+    for mode in ("auto", "loop", "vmap", "channels last"):
+        with pytest.raises(UsageError, match=words):
+            NetBatch(module, spec, mode)(flat, torch.zeros(2, 3, 8, 8).double())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=words):
+        nets(flat, torch.zeros(3, 2, 3, 8, 8).double(), shared=False)
     with pytest.raises(NetspaceError, match=r"'lenetlike' has [\d,]+ parameters; 7 values were given"):
         nets(flat[:, :7], inputs_for(True))
 
