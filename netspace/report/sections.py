@@ -6,6 +6,7 @@ A sentence appears only if its figures are known. First the text of a run, then 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from netspace.report.drawing import MISSING, count, finite, joined, number, percent, points, signed_points, small
 from netspace.report.figures_behaviour import BASELINES, TRAINED, better_baselines, measures_of
@@ -26,6 +27,7 @@ def summary(run: Run) -> str:
         sentences += [
             *_space(run, main),
             *_behaviour(main),
+            *_corrected(run),
             *_refined(main),
             *_between(main),
             *_lines(main),
@@ -137,6 +139,18 @@ def _behaviour(main: Evaluated) -> list[str]:
         f"Predictions score {percent(figures.accuracy_predicted)} on average, their targets "
         f"{percent(figures.accuracy_target)}; accuracies differ by {points(figures.mae)} on average, and {same}. "
         f"R² of predicted accuracies is {number(figures.r2)} over all members{within}."
+    ]
+
+
+def _corrected(run: Run) -> list[str]:
+    """Return a sentence on the correction of latents as they are read, if the recipe has one."""
+    encoder = run.recipe.get("encoder")
+    steps = finite(encoder.get("refine")) if isinstance(encoder, Mapping) else None
+    if not steps:
+        return []
+    return [
+        f"Latents were read with {count(steps)} steps of descent on what the decoded network answers to the encoder's own probes, which no "
+        "data takes part in."
     ]
 
 

@@ -113,6 +113,16 @@ def test_refined_latents_are_told_where_there_are_some(make_run: MakeRun) -> Non
 
 
 @pytest.mark.usefixtures("words_alone")
+def test_latents_that_were_corrected_as_they_were_read_say_so(make_run: MakeRun) -> None:
+    run = make_run()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("{kind: attention}", "{kind: probe, refine: 40}"))
+    page = Path(report(run).report).read_text()
+    assert "Latents were read with 40 steps of descent on what the decoded network answers" in page
+    assert "on the latents, by what" not in page  # those that are refined on training inputs are others
+
+
+@pytest.mark.usefixtures("words_alone")
 def test_a_comparison_on_few_images_is_said(make_run: MakeRun) -> None:
     run, said = make_run(), "Networks are compared on the first 40 validation and test images alone."
     assert said not in Path(report(run).report).read_text()
