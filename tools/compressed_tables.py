@@ -27,7 +27,7 @@ def compressed(folder: Path, measured: dict[str, Any]) -> str:
         name: _read(folder / "decoupled" / f"{name}.json") for name in ("quantise-8", "quantise-4", "prune", "analysis")
     }
     parts = [
-        "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion` and `compress fit best --config "
+        "## One network in a smaller one\n\nBy `netspace zoo build zoo/resnet20-fashion` and `compress fit best --recipe "
         "compress/...`: ResNet20 on Fashion-MNIST, test images; checkpoints are chosen on validation images.",
         _aims(fits, measured),
         _fits(folder, fits),

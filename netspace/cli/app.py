@@ -127,7 +127,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Argument(
-            metavar="CONFIG",
+            metavar="RECIPE",
             help="A recipe: a YAML file, or a bundled one such as space/quickstart. Default with --resume: the run's settings.",
         ),
     ] = None,

@@ -76,7 +76,8 @@ def fit(
         ),
     ] = None,
     config: Annotated[
-        str | None, typer.Option(help="A recipe: a YAML file, or a bundled one (compress/decoupled).")
+        str | None,
+        typer.Option("--recipe", "--config", help="A recipe: a YAML file, or a bundled one (compress/decoupled)."),
     ] = None,
     bytes: Annotated[
         str | None,

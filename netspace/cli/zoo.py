@@ -28,7 +28,7 @@ Partial = Annotated[
 @app.command()
 def build(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A recipe: a YAML file, or a bundled one such as zoo/quickstart.")
+        str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or a bundled one such as zoo/quickstart.")
     ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The zoo file to write; default: zoos/NAME.h5.")

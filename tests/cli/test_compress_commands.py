@@ -111,5 +111,5 @@ def test_bundled_recipes_take_steps(cli: Cli, multi_zoo: Path, recipe: str) -> N
         f"{{steps: 2, images: 4, distillation: {stage.distillation}, features: {stage.features}}}"
         for stage in config.stages
     ]
-    words = ("--config", f"compress/{recipe}", "--set", f"stages=[{', '.join(stages)}]", "--zoo", multi_zoo, "-o", "c")
+    words = ("--recipe", f"compress/{recipe}", "--set", f"stages=[{', '.join(stages)}]", "--zoo", multi_zoo, "-o", "c")
     assert cli("compress", "fit", "best:resnet", *words, "--json").json["relative_error"] > 0
