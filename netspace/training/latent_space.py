@@ -42,12 +42,12 @@ def recipe_of(
     if config is None:
         if not resume:
             raise UsageError(
-                f"CONFIG is missing: a training begins with a recipe ({', '.join(bundled_names('space'))}, or a YAML file); "
+                f"RECIPE is missing: a training begins with a recipe ({', '.join(bundled_names('space'))}, or a YAML file); "
                 "only --resume takes the run's own"
             )
         folder = newest_run() if run is None else run
         if not is_run(folder):
-            raise UsageError(f"{folder} is no run that could be resumed: give CONFIG, the recipe to begin it with")
+            raise UsageError(f"{folder} is no run that could be resumed: give RECIPE, the recipe to begin it with")
         return resumed(SpaceRecipe, folder / "config.yaml", changes), folder, ()
     recipe = load(SpaceRecipe, config, changes)
     folder = Path("runs") / recipe.name if run is None else run

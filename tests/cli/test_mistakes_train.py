@@ -126,8 +126,8 @@ def test_a_run_of_before_its_changes_were_noted(cli: Cli, recipes: Path, tiny_zo
 
 
 def test_nothing_that_says_what_to_train(cli: Cli, tiny_zoo: Path) -> None:
-    refused(cli("train", "--zoo", tiny_zoo), 2, "CONFIG is missing: a training begins with a recipe (space/chairs, ")
-    refused(cli("train", "--resume", "--out", "gone"), 2, "gone is no run that could be resumed: give CONFIG")
+    refused(cli("train", "--zoo", tiny_zoo), 2, "RECIPE is missing: a training begins with a recipe (space/chairs, ")
+    refused(cli("train", "--resume", "--out", "gone"), 2, "gone is no run that could be resumed: give RECIPE")
     refused(
         cli("train", "space/quickstart"), 2, "--zoo is missing: name the zoo to learn from (`netspace zoo build` makes"
     )
