@@ -185,10 +185,11 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
         rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
-    subject = f"zoo 2 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
+    subject = f"zoo 3 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
     best: Way | None = None
     for size in sizes:  # larger groups are tried only as long as they win
-        ways = _ways(size, recipe.precision, task.device.type == "cpu") + ([best] if best else [])
+        convolutional = any(len(shape) == 4 for shape in chosen.spec.shapes)
+        ways = _ways(size, recipe.precision, task.device.type == "cpu", convolutional) + ([best] if best else [])
         try:
             if len(ways) == 1:
                 if size > 1:
@@ -210,8 +211,8 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
     return best
 
 
-def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[Way]:
-    """Return what may be fastest for groups of a size; on CPUs channels last wins for bf16 and stacked networks."""
+def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool, convolutional: bool) -> list[Way]:
+    """Return what may be fastest for groups of a size; on CPUs plain layouts never are for bf16 and stacked networks."""
     ways = []
     for kind in PRECISIONS if precision == "auto" else (precision,):
         if cpu and size > 1 and kind == "bf16" and precision == "auto":
@@ -219,6 +220,8 @@ def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool) -> list[
         if not cpu or (size == 1 and kind == "float32"):
             ways.append(Way(size, kind))
         ways.append(Way(size, kind, "channels last"))
+        if cpu and size > 1 and kind == "float32" and convolutional:
+            ways.append(Way(size, kind, "batch last"))
     return ways
 
 

@@ -8,7 +8,8 @@ Precision. Weights stay in float32; 'bf16' is autocast. `vmap` hides convolution
 ones get their weights in bf16.
 
 Layout. Channels last is fastest for bf16 convolutions, and for stacked ones in any precision: `vmap` makes of them one
-grouped convolution of M * C channels, and these are last if images are in memory as (B, H, W, M, C).
+grouped convolution of M * C channels, and these are last if images are in memory as (B, H, W, M, C). Batch last are convolutions
+of small stacked networks on CPUs by our own loops (`netspace.networks.stacked_convolutions`).
 
 Compiled. `torch.compile`, on GPUs with CUDA graphs. A compiled pass is for one M and B: when members have left, the
 batch is filled up to the next power of two, so that there are a few passes, not one for every M.
@@ -37,6 +38,7 @@ from netspace.networks.batch import bf16_convolutions, stacked_channels_last
 from netspace.networks.kernels import smoothness_loss
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
+from netspace.networks.stacked_convolutions import batch_last
 from netspace.orthogonal import orthogonalise
 from netspace.tasks import Task
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from model_zoo.recipe import ZooRecipe
 
 Precision = Literal["float32", "bf16"]
-Layout = Literal["plain", "channels last"]
+Layout = Literal["plain", "channels last", "batch last"]
 MAX_COMPILED = 64  # compiled passes of a process: a few for each architecture
 
 
@@ -106,7 +108,8 @@ class Forward:
         elif last:
             images = stacked_channels_last(images)
         rows.requires_grad_()
-        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext()
+        with half, batch_last() if self.way.layout == "batch last" else contextlib.nullcontext():
             losses, buffers = self.run(rows, buffers, images, labels)
         (gradient,) = torch.autograd.grad(losses.sum(), rows)
         return losses.detach()[:count], gradient[:count], {name: value[:count] for name, value in buffers.items()}

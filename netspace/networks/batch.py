@@ -6,7 +6,7 @@ flattened to C values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -19,9 +19,11 @@ from torch.nn.modules.conv import _ConvNd
 from netspace.errors import NetspaceError, UsageError
 from netspace.networks.prep import unflatten
 from netspace.networks.spec import NetSpec
+from netspace.networks.stacked_convolutions import batch_last
 from netspace.precision import fastest
 
-Mode = Literal["auto", "vmap", "channels last", "loop"]  # channels last: by vmap, images so laid out in memory
+# channels last: by vmap, images so laid out in memory; batch last: by vmap, convolutions by our own loops
+Mode = Literal["auto", "vmap", "channels last", "batch last", "loop"]
 TRIAL_MEMBERS, MAX_TRIAL_MEMBERS = 8, 64  # members that calibration times: the former even for large networks
 TRIAL_WORK = (
     1 << 31
@@ -174,7 +176,8 @@ class NetBatch:
                 return run_loop(self.skeleton, self.spec, flat, inputs, shared)
             if way == "channels last" and _are_images(inputs, shared):
                 inputs = last_channels(inputs, shared)
-            return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
+            with batch_last() if way == "batch last" else nullcontext():
+                return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
         except (RuntimeError, ValueError) as error:
             expected, given = tuple(self.spec.input_shape), tuple(inputs.shape)[1 if shared else 2 :]
             if given == expected:
@@ -226,16 +229,18 @@ class NetBatch:
             detached = flat.detach()[:members]
             images = inputs.detach() if shared else inputs.detach()[:members]
 
-            def trial(run: Callable[..., Tensor], last: bool = False) -> None:
-                with torch.set_grad_enabled(grad):
-                    rows = detached.clone().requires_grad_(grad)
-                    batch = last_channels(images, shared) if last else images
-                    output = run(self.skeleton, self.spec, rows, batch, shared)
+            def trial(way: str) -> None:
+                rows = detached.clone().requires_grad_(grad)
+                with torch.set_grad_enabled(grad), batch_last() if way == "batch last" else nullcontext():
+                    batch = last_channels(images, shared) if way == "channels last" else images
+                    output = (run_loop if way == "loop" else run_vmap)(self.skeleton, self.spec, rows, batch, shared)
                     if grad:
                         output.square().sum().backward()
 
-            ways = {"loop": partial(trial, run_loop), "vmap": partial(trial, run_vmap)}
+            names = ["loop", "vmap"]
             if _are_images(inputs, shared):
-                ways["channels last"] = partial(trial, run_vmap, True)
-            self._chosen[key] = fastest(f"netbatch 4 {self.spec.to_json()} {key}", ways, repeats=2)
+                convolutional = any(len(shape) == 4 for shape in self.spec.shapes) and not autocast
+                names += ["channels last", "batch last"] if convolutional else ["channels last"]
+            ways = {name: partial(trial, name) for name in names}
+            self._chosen[key] = fastest(f"netbatch 5 {self.spec.to_json()} {key}", ways, repeats=2)
         return self._chosen[key]

@@ -36,15 +36,15 @@ def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monke
     recipe = small.model_copy(update={"fused": None, "compile": True})
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiling is not timed"))
     alone = ["1 at once, float32", "1 at once, float32, channels last", "1 at once, bf16, channels last"]
-    stacked = "8 at once, float32, channels last"
+    stacked = ["8 at once, float32, channels last", "8 at once, float32, batch last"]
     found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[0])
-    assert (found, tried) == (Way(8, "float32", "channels last"), [alone, [stacked, alone[0]]])
+    assert (found, tried) == (Way(8, "float32", "channels last"), [alone, [*stacked, alone[0]]])
     found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[-1])
-    assert (found, tried) == (Way(1, "bf16", "channels last"), [alone, [stacked, alone[2]]])
+    assert (found, tried) == (Way(1, "bf16", "channels last"), [alone, [*stacked, alone[2]]])
     found, tried = chosen_way(recipe.model_copy(update={"precision": "float32"}), monkeypatch, lambda ways: ways[1])
-    assert (found, tried[0]) == (Way(1, "float32", "channels last"), alone[:2])
+    assert (found, tried) == (Way(8, "float32", "batch last"), [alone[:2], [*stacked, alone[1]]])
     found, tried = chosen_way(small, monkeypatch, lambda ways: ways[0])
-    assert found.fused == 2 and not tried  # nothing to choose
+    assert found.fused == 2 and tried == [["2 at once, float32, channels last", "2 at once, float32, batch last"]]
     many = small.model_copy(update={"fused": 20})  # more than there are: 8 are tried
     monkeypatch.setattr(builder, "_ways", lambda *_: [Way(20), Way(20, "float32", "channels last")])
     assert chosen_way(many, monkeypatch, lambda ways: ways[1])[0] == Way(20, "float32", "channels last")
@@ -53,5 +53,6 @@ def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monke
 def test_gpus_have_more_to_choose_from() -> None:
     every = [(precision, layout) for precision in ("float32", "bf16") for layout in ("plain", "channels last")]
     for size in (1, 32):
-        assert [(way.precision, way.layout) for way in builder._ways(size, "auto", cpu=False)] == every
-    assert [str(way) for way in builder._ways(8, "bf16", cpu=True)] == ["8 at once, bf16, channels last"]
+        assert [(way.precision, way.layout) for way in builder._ways(size, "auto", False, True)] == every
+    assert [str(way) for way in builder._ways(8, "bf16", True, True)] == ["8 at once, bf16, channels last"]
+    assert [str(way) for way in builder._ways(8, "auto", True, False)] == ["8 at once, float32, channels last"]

@@ -22,6 +22,7 @@ from netspace.tasks import Classification, DataConfig, load
 
 NETS = ["lenetlike", "vanillacnn", "resnet8"]
 STACKED: Layout = "channels last"
+LAYOUTS: tuple[Layout, ...] = (STACKED, "batch last")
 
 
 def trained(name: str, runs: list[RunPlan], way: Way, moving: bool = False) -> States:
@@ -30,7 +31,7 @@ def trained(name: str, runs: list[RunPlan], way: Way, moving: bool = False) -> S
 
 @pytest.mark.parametrize("name", IMAGE_ARCHS)
 def test_fused_members_of_every_architecture_are_those_trained_alone(name: str) -> None:
-    """20 steps in float64, on moving images, in the layout that convolutions like."""
+    """20 steps in float64, on moving images, in the layouts that convolutions like."""
     small = partial(archs.build, name, channels=1, image_size=8, classes=3, width=0.125)
     runs = [RunPlan("a", 0, 11, (5,), 1e-3, "train"), RunPlan("a", 1, 22, (3, 5), 3e-4, "train")]
 
@@ -38,13 +39,15 @@ def test_fused_members_of_every_architecture_are_those_trained_alone(name: str) 
         return finish(Group(task(True), lambda: small().double(), chosen, recipe(), way))
 
     alone = found(runs[:1], Way(1)) | found(runs[1:], Way(1))
-    assert_equal(found(runs, Way(2, "float32", STACKED)), alone, 1e-9)
+    for layout in LAYOUTS:
+        assert_equal(found(runs, Way(2, "float32", layout)), alone, 1e-9)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("fused", [1, 3])
 @pytest.mark.parametrize("name", NETS)
-def test_the_layout_makes_no_other_networks(name: str, fused: int) -> None:
-    assert_equal(trained(name, RUNS, Way(fused, "float32", STACKED)), trained(name, RUNS, Way(fused)), 1e-9)
+def test_the_layout_makes_no_other_networks(name: str, fused: int, layout: Layout) -> None:
+    assert_equal(trained(name, RUNS, Way(fused, "float32", layout)), trained(name, RUNS, Way(fused)), 1e-9)
 
 
 def pass_of(name: str, way: Way) -> tuple[list[Tensor], Tensor]:

@@ -17,6 +17,7 @@ from netspace.networks.batch import NetBatch, last_channels, run_loop, run_one, 
 from netspace.networks.folding import fold
 from netspace.networks.prep import flatten, unflatten
 from netspace.networks.spec import NetSpec
+from netspace.networks.stacked_convolutions import batch_last
 
 MEMBERS, BATCH = 3, 4
 
@@ -25,7 +26,12 @@ def run_last(module: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, sha
     return run_vmap(module, spec, flat, last_channels(inputs, shared), shared)
 
 
-WAYS = {"loop": run_loop, "vmap": run_vmap, "channels last": run_last}
+def run_batch_last(module: nn.Module, spec: NetSpec, flat: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    with batch_last():
+        return run_vmap(module, spec, flat, inputs, shared)
+
+
+WAYS = {"loop": run_loop, "vmap": run_vmap, "channels last": run_last, "batch last": run_batch_last}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -100,7 +106,7 @@ def test_images_of_all_networks_have_their_channels_last_in_memory(channels: int
     )
 
 
-@pytest.mark.parametrize("mode", ["loop", "vmap", "channels last"])
+@pytest.mark.parametrize("mode", ["loop", "vmap", "channels last", "batch last"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_pieces_give_what_the_whole_gives(
@@ -180,7 +186,7 @@ def test_what_does_not_fit_is_told() -> None:
     words = (
         r"inputs of shape \(3, 8, 8\) were given, which networks of 'lenetlike' cannot take: \(1, 8, 8\) was expected"
     )
-    for mode in ("auto", "loop", "vmap", "channels last"):
+    for mode in ("auto", "loop", "vmap", "channels last", "batch last"):
         with pytest.raises(UsageError, match=words):
             NetBatch(module, spec, mode)(flat, torch.zeros(2, 3, 8, 8).double())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=words):

@@ -1,0 +1,255 @@
+"""Convolutions of stacked networks on CPUs, by loops of our own, where libraries are made for more channels.
+
+`vmap` makes one grouped convolution of those of M networks, with few channels for each group. For such, oneDNN and torch reach a tenth
+of what a processor can; the loops of `netspace.native.convolutions` half of it. Inside `batch_last()` all convolutions under `vmap` are
+computed so, with gradients; between them, feature maps have the batch last in memory, which elementwise layers keep.
+
+Axes: M networks, B inputs, C channels, H W pixels; O output channels, K L rows and columns of a kernel, Y X pixels of outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the pixels of padded images lie in memory, and which of them a convolution reads."""
+
+    images: tuple[int, int, int, int, int]  # M or 1, B, C, H, W
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def padding_in_memory(self) -> tuple[int, int]:
+        """Rows and columns of zeros on each side that are stored: none where the loops can do without, which is at a stride of one column."""
+        return self.padding if self.stride[1] > 1 else (0, 0)
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Rows and columns in memory, columns filled up to a multiple of the stride."""
+        rows, columns = (size + 2 * pad for size, pad in zip(self.images[3:], self.padding_in_memory, strict=True))
+        return rows, -(-columns // self.stride[1]) * self.stride[1]
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        """Y, X."""
+        reach = zip(self.images[3:], self.padding, self.kernel, self.dilation, self.stride, strict=True)
+        y, x = (
+            (size + 2 * pad - dilation * (taps - 1) - 1) // stride + 1 for size, pad, taps, dilation, stride in reach
+        )
+        return y, x
+
+    def packed(self, images: Tensor) -> Tensor:
+        """Return images (M, B, C, H, W), a row for each network, in memory as (M, C, H, stride, W / stride, B).
+
+        At a stride of one column that is a view of images that have the batch last in memory.
+        """
+        count, batch, channels, height, width = self.images
+        (rows, columns), (top, left), stride = self.stored, self.padding_in_memory, self.stride[1]
+        if stride == 1:
+            return images.permute(0, 2, 3, 4, 1).reshape(count, -1)
+        out = torch.zeros(count, channels, rows, columns, batch, dtype=images.dtype)
+        out[:, :, top : top + height, left : left + width] = images.permute(0, 2, 3, 4, 1)
+        return out.unflatten(3, (-1, stride)).transpose(3, 4).reshape(count, -1)
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """Return images (M, B, C, H, W), the batch last in memory, of rows as `packed` makes them."""
+        _, batch, channels, height, width = self.images
+        (rows, columns), (top, left), stride = self.stored, self.padding_in_memory, self.stride[1]
+        parts = packed.view(len(packed), channels, rows, stride, columns // stride, batch)
+        whole = parts.transpose(3, 4).reshape(len(packed), channels, rows, columns, batch)
+        return whole[:, :, top : top + height, left : left + width].permute(0, 4, 1, 2, 3)
+
+    def reads(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return taps (T, 4) and sizes (5,), as the loops take them."""
+        _, batch, channels, _, _ = self.images
+        (rows, columns), stride, (_, x) = self.stored, self.stride[1], self.outputs
+        each, row = channels // self.groups, columns * batch
+        around = [pad - stored for pad, stored in zip(self.padding, self.padding_in_memory, strict=True)]
+        channel, down, right = np.meshgrid(
+            np.arange(each),
+            self.dilation[0] * np.arange(self.kernel[0]) - around[0],
+            self.dilation[1] * np.arange(self.kernel[1]) - around[1],
+            indexing="ij",
+        )
+        begin = (channel * rows + down) * row + right % stride * (row // stride) + right // stride * batch
+        low = np.maximum(-(right // stride), 0) * batch  # at other strides all columns are stored
+        high = np.minimum(columns // stride - right // stride, x) * batch
+        taps = np.stack([each.ravel() for each in (begin, down, low, high)], axis=1)
+        sizes = [self.groups, each * rows * row, rows, self.stride[0], self.stride[0] * row]
+        return np.ascontiguousarray(taps, dtype=np.int64), np.array(sizes, dtype=np.int64)
+
+
+class StackedConvolution(torch.autograd.Function):
+    """Convolutions of images (M or 1, B, C, H, W) by weights (M, O, C / groups, K, L) and biases (M, O): outputs (M, B, O, Y, X)."""
+
+    @staticmethod
+    def forward(images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Return the outputs, the batch last in memory, and the images as the loops take them."""
+        from netspace.native.convolutions import convolve
+
+        count, channels = weights.shape[:2]
+        (y, x), batch = geometry.outputs, geometry.images[1]
+        strides = (channels * y * x * batch, 1, y * x * batch, x * batch, batch)
+        outputs = torch.empty_strided(
+            (count, batch, channels, y, x), strides, dtype=images.dtype
+        )  # no view: layers may write over it
+        packed, rows = geometry.packed(images), outputs.permute(0, 2, 3, 4, 1).flatten(3)
+        _in_threads(convolve, count, *_numpy((packed, weights.flatten(2), bias, rows)), *geometry.reads())
+        return outputs, packed
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what gradients need."""
+        _, weights, _, ctx.geometry = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Return gradients of images, weights and biases, of those that need them."""
+        return gradients(ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad, gradient)
+
+
+def gradients(
+    saved: tuple[Tensor, Tensor], geometry: Geometry, needed: Sequence[bool], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of images, weights and biases, of those that are needed, from that of outputs (M, B, O, Y, X)."""
+    from netspace.native.convolutions import image_gradients, weight_gradients
+
+    (packed, weights), count = saved, len(saved[1])
+    given = gradient.permute(0, 2, 3, 4, 1).flatten(3)
+    found: list[Tensor | None] = [None, None, given.sum((2, 3)) if needed[2] else None, None]
+    if needed[1]:
+        of_weights = packed.new_empty(weights.flatten(2).shape)
+        _in_threads(weight_gradients, count, *_numpy((packed, given, of_weights)), *geometry.reads())
+        found[1] = of_weights.view(weights.shape)
+    if needed[0]:
+        of_images = packed.new_empty(count, packed.shape[1])
+        _in_threads(image_gradients, count, *_numpy((given, weights.flatten(2), of_images)), *geometry.reads())
+        own = geometry.unpacked(of_images)
+        found[0] = own if len(packed) == count else own.sum(0, keepdim=True)
+    return tuple(found)
+
+
+class Convolution(torch.autograd.Function):
+    """The convolution of one network: images (B, C, H, W), weights (O, C / groups, K, L), bias (O,). `vmap` stacks it."""
+
+    @staticmethod
+    def forward(images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Return the outputs (B, O, Y, X), and the images as the loops take them."""
+        outputs, packed = StackedConvolution.forward(images[None], weights[None], bias[None], geometry)
+        return outputs[0], packed
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what gradients need."""
+        StackedConvolution.setup_context(ctx, (None, inputs[1], None, inputs[3]), output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Return gradients of images, weights and bias, of those that need them."""
+        packed, weights = ctx.saved_tensors
+        found = gradients((packed, weights[None]), ctx.geometry, ctx.needs_input_grad, gradient[None])
+        return tuple(None if each is None else each[0] for each in found)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+        """Run the convolutions of M networks as one."""
+        count = info.batch_size
+        weights, bias = (
+            each.expand(count, *each.shape) if dim is None else each.movedim(dim, 0)
+            for each, dim in zip((weights, bias), dims[1:3], strict=True)
+        )
+        images = images[None] if dims[0] is None else images.movedim(dims[0], 0)
+        stacked = replace(geometry, images=(len(images), *geometry.images[1:]))
+        found: tuple[Tensor, Tensor] = StackedConvolution.apply(images, weights, bias, stacked)
+        return found, (0, 0 if dims[0] is not None else None)
+
+
+class _BatchLast(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.conv2d and (found := _convolution(*args, **(kwargs or {}))) is not None:
+            return found
+        return function(*args, **(kwargs or {}))
+
+
+def batch_last() -> TorchFunctionMode:
+    """Compute convolutions of stacked networks by our own loops, inside the block."""
+    return _BatchLast()
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """Return the outputs (B, O, Y, X) of one network, as torch would; None where only torch can."""
+    given = [each for each in (input, weight, bias) if each is not None]
+    if input.dim() != 4 or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
+        return None
+    if input.device.type != "cpu" or len({each.dtype for each in given}) > 1 or input.dtype not in DTYPES:
+        return None
+    channels, kernel = weight.shape[1] * groups, (weight.shape[2], weight.shape[3])
+    images = (1, input.shape[0], input.shape[1], input.shape[2], input.shape[3])
+    geometry = Geometry(images, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
+    if input.shape[1] != channels or weight.shape[0] % groups or min(geometry.outputs) < 1 or not input.shape[0]:
+        return None  # torch says what is wrong
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[0])
+    outputs: Tensor = Convolution.apply(input, weight, bias, geometry)[0]
+    return outputs
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else (value if len(value) == 2 else (*value, *value))
+    return first, second
+
+
+def _numpy(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    return [each.detach().contiguous().numpy() for each in tensors]
+
+
+def _in_threads(loop: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Run a loop over networks in torch's number of threads, each for some of them: the results do not depend on it."""
+    parts = min(torch.get_num_threads(), count)
+    ends = [count * part // parts for part in range(parts + 1)]
+    ranges = list(itertools.pairwise(ends))
+    if parts == 1:
+        loop(*arguments, *ranges[0])
+        return
+    for done in [_pool(os.getpid(), parts).submit(loop, *arguments, *each) for each in ranges]:
+        done.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Return threads of this process; a forked one makes its own."""
+    return ThreadPoolExecutor(threads, "convolutions")
