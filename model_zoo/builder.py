@@ -188,8 +188,8 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
     subject = f"zoo 3 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
     best: Way | None = None
     for size in sizes:  # larger groups are tried only as long as they win
-        convolutional = any(len(shape) == 4 for shape in chosen.spec.shapes)
-        ways = _ways(size, recipe.precision, task.device.type == "cpu", convolutional) + ([best] if best else [])
+        ours = any(len(shape) == 4 for shape in chosen.spec.shapes) and not recipe.compile
+        ways = _ways(size, recipe.precision, task.device.type == "cpu", ours) + ([best] if best else [])
         try:
             if len(ways) == 1:
                 if size > 1:
@@ -211,8 +211,11 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
     return best
 
 
-def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool, convolutional: bool) -> list[Way]:
-    """Return what may be fastest for groups of a size; on CPUs plain layouts never are for bf16 and stacked networks."""
+def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool, ours: bool) -> list[Way]:
+    """Return what may be fastest for groups of a size; on CPUs plain layouts never are for bf16 and stacked networks.
+
+    `ours` is whether our own loops can run their convolutions, which no compiled pass can have.
+    """
     ways = []
     for kind in PRECISIONS if precision == "auto" else (precision,):
         if cpu and size > 1 and kind == "bf16" and precision == "auto":
@@ -220,7 +223,7 @@ def _ways(size: int, precision: Precision | Literal["auto"], cpu: bool, convolut
         if not cpu or (size == 1 and kind == "float32"):
             ways.append(Way(size, kind))
         ways.append(Way(size, kind, "channels last"))
-        if cpu and size > 1 and kind == "float32" and convolutional:
+        if cpu and size > 1 and kind == "float32" and ours:
             ways.append(Way(size, kind, "batch last"))
     return ways
 

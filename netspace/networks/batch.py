@@ -219,22 +219,24 @@ class NetBatch:
             return "loop"
         if flat.device.type != "cpu":
             return self._stackable(flat, inputs, shared)
-        grad = torch.is_grad_enabled() and flat.requires_grad
+        grads = tuple(torch.is_grad_enabled() and each.requires_grad for each in (flat, inputs))
         batch = _power_of_two(inputs.shape[0 if shared else 1])  # so that few sizes are timed
         members = min(_power_of_two(len(flat)), self._trial_members(inputs, batch))
         kind = flat.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
-        key = (members, batch, shared, grad, str(inputs.dtype), autocast)
+        key = (members, batch, shared, *grads, str(inputs.dtype), autocast)
         if key not in self._chosen:
             detached = flat.detach()[:members]
             images = inputs.detach() if shared else inputs.detach()[:members]
 
             def trial(way: str) -> None:
-                rows = detached.clone().requires_grad_(grad)
-                with torch.set_grad_enabled(grad), batch_last() if way == "batch last" else nullcontext():
-                    batch = last_channels(images, shared) if way == "channels last" else images
-                    output = (run_loop if way == "loop" else run_vmap)(self.skeleton, self.spec, rows, batch, shared)
-                    if grad:
+                rows, given = (
+                    each.clone().requires_grad_(grad) for each, grad in zip((detached, images), grads, strict=True)
+                )
+                with torch.set_grad_enabled(any(grads)), batch_last() if way == "batch last" else nullcontext():
+                    laid_out = last_channels(given, shared) if way == "channels last" else given
+                    output = (run_loop if way == "loop" else run_vmap)(self.skeleton, self.spec, rows, laid_out, shared)
+                    if any(grads):
                         output.square().sum().backward()
 
             names = ["loop", "vmap"]
@@ -242,5 +244,5 @@ class NetBatch:
                 convolutional = any(len(shape) == 4 for shape in self.spec.shapes) and not autocast
                 names += ["channels last", "batch last"] if convolutional else ["channels last"]
             ways = {name: partial(trial, name) for name in names}
-            self._chosen[key] = fastest(f"netbatch 5 {self.spec.to_json()} {key}", ways, repeats=2)
+            self._chosen[key] = fastest(f"netbatch 6 {self.spec.to_json()} {key}", ways, repeats=2)
         return self._chosen[key]

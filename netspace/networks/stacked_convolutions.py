@@ -213,7 +213,7 @@ def _convolution(
 ) -> Tensor | None:
     """Return the outputs (B, O, Y, X) of one network, as torch would; None where only torch can."""
     given = [each for each in (input, weight, bias) if each is not None]
-    if input.dim() != 4 or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
+    if input.dim() != 4 or weight.dim() != 4 or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
         return None
     if input.device.type != "cpu" or len({each.dtype for each in given}) > 1 or input.dtype not in DTYPES:
         return None

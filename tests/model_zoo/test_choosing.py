@@ -33,8 +33,7 @@ def chosen_way(
 
 
 def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small.model_copy(update={"fused": None, "compile": True})
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiling is not timed"))
+    recipe = small.model_copy(update={"fused": None})
     alone = ["1 at once, float32", "1 at once, float32, channels last", "1 at once, bf16, channels last"]
     stacked = ["8 at once, float32, channels last", "8 at once, float32, batch last"]
     found, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[0])
@@ -48,6 +47,13 @@ def test_width_precision_and_layout_are_chosen_by_trying(small: ZooRecipe, monke
     many = small.model_copy(update={"fused": 20})  # more than there are: 8 are tried
     monkeypatch.setattr(builder, "_ways", lambda *_: [Way(20), Way(20, "float32", "channels last")])
     assert chosen_way(many, monkeypatch, lambda ways: ways[1])[0] == Way(20, "float32", "channels last")
+
+
+def test_compiling_is_not_timed_and_has_no_loops_of_ours(small: ZooRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiling is not timed"))
+    recipe = small.model_copy(update={"fused": None, "compile": True})
+    _, tried = chosen_way(recipe, monkeypatch, lambda ways: ways[0])
+    assert tried[1] == ["8 at once, float32, channels last", "1 at once, float32"]
 
 
 def test_gpus_have_more_to_choose_from() -> None:
