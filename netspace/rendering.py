@@ -1,22 +1,20 @@
-"""Pictures of surfaces without a GPU: triangles to pixels by NumPy, with soft light and a shadow on the floor.
+"""Pictures of surfaces without a GPU: triangles to pixels by a compiled loop, with soft light and a shadow on the floor.
 
-Axes: V vertices, F faces, K pixels that faces cover (fragments), S sides of a picture in pixels. The view is a parallel
+Axes: V vertices, F faces, S sides of a picture in pixels. The view is a parallel
 projection; view coordinates are right, up and towards the viewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, UInt8
 
 from netspace.streams import Stream, generator
 from netspace.surfaces import Surface, axes_of
 
 EXTENT = 1.1  # half the side of the view, in units of the cube [-1, 1]^3
-MAX_FRAGMENTS = 1 << 19  # candidates of faces x pixels at once, so that memory stays bounded
 SHADOW_POINTS = 30_000
 SHADOW = 0.26  # how dark the darkest shadow is
 DENSITY = 0.1  # of a shadow below an area of one unit
@@ -74,17 +72,11 @@ def _visible(
     pixels: Float64[np.ndarray, "V 3"], faces: np.ndarray, normals: Float64[np.ndarray, "V 3"], side: int
 ) -> tuple[Float64[np.ndarray, "S S"], Float64[np.ndarray, "S S"]]:
     """Return the depth (towards the viewer, -inf where there is nothing) and the light of what is seen in each pixel."""
-    depth, light = np.full(side * side, -np.inf), np.zeros(side * side)
-    brightness = _light(normals)
-    for chosen, corner, width in _batches(pixels, faces, side):
-        pixel, weights, of_face = _fragments(pixels[faces[chosen]], corner, width, side)
-        rows = faces[chosen][of_face]  # (K, 3)
-        deep = np.einsum("kc,kc->k", weights, pixels[rows, 2])
-        order = deep.argsort(kind="stable")  # of several values for one pixel, NumPy keeps the last: the nearest
-        order = order[deep[order] > depth[pixel[order]]]
-        depth[pixel[order]] = deep[order]
-        light[pixel[order]] = np.einsum("kc,kc->k", weights[order], brightness[rows[order]])
-    return depth.reshape(side, side), light.reshape(side, side)
+    from netspace.native.triangles import draw
+
+    depth, light = np.full((side, side), -np.inf), np.zeros((side, side))
+    draw(pixels, faces, _light(normals), depth, light)
+    return depth, light
 
 
 def _light(normals: Float64[np.ndarray, "V 3"]) -> Float64[np.ndarray, " V"]:
@@ -94,51 +86,6 @@ def _light(normals: Float64[np.ndarray, "V 3"]) -> Float64[np.ndarray, " V"]:
         towards = np.array(direction) / np.linalg.norm(direction)
         total = total + strength * (normals @ towards).clip(0)
     return np.asarray(total)
-
-
-def _batches(
-    pixels: Float64[np.ndarray, "V 3"], faces: np.ndarray, side: int
-) -> Iterator[tuple[Int64[np.ndarray, " F"], Int64[np.ndarray, "F 2"], int]]:
-    """Yield rows of faces of about equal size in the picture, the first pixel (column, row) of each, and their width in pixels.
-
-    Faces that are seen from behind are left out: on a closed surface others hide them.
-    """
-    corners = pixels[faces][:, :, :2]  # (F, 3, 2)
-    towards = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) < 0  # rows of pixels go down
-    low = np.ceil(corners.min(1) - 0.5).clip(0, side).astype(np.int64)  # pixels have their middles at halves
-    high = np.floor(corners.max(1) - 0.5).clip(-1, side - 1).astype(np.int64)
-    extent = (high - low + 1).max(1)
-    extent[(high < low).any(1) | ~towards] = 0
-    classes = np.where(extent > 0, np.ceil(np.log2(extent.clip(1))).astype(np.int64), -1)
-    for each in np.unique(classes[classes >= 0]).tolist():
-        width = 1 << each
-        rows = np.flatnonzero(classes == each)
-        at_once = max(MAX_FRAGMENTS // width**2, 1)
-        for start in range(0, len(rows), at_once):
-            chosen = rows[start : start + at_once]
-            yield chosen, low[chosen], width
-
-
-def _fragments(
-    corners: Float64[np.ndarray, "F 3 3"], first: Int64[np.ndarray, "F 2"], width: int, side: int
-) -> tuple[Int64[np.ndarray, " K"], Float64[np.ndarray, "K 3"], Int64[np.ndarray, " K"]]:
-    """Return the pixels whose middles faces cover, the weights of the three corners there, and the rows of the faces."""
-    offsets = np.stack(np.meshgrid(np.arange(width), np.arange(width), indexing="xy"), axis=-1).reshape(-1, 2)
-    position = first[:, None] + offsets  # (F, width^2, 2)
-    middle = position + 0.5
-    a, b, c = (corners[:, index, None, :2] for index in range(3))
-    doubled = _cross(b - a, c - a)
-    second, third = _cross(middle - a, c - a) / doubled, _cross(b - a, middle - a) / doubled
-    least = np.minimum(np.minimum(second, third), 1 - second - third)
-    hit = (least >= 0) & (np.maximum(position[..., 0], position[..., 1]) < side)
-    of_face, _ = hit.nonzero()
-    weights = np.stack([1 - second[hit] - third[hit], second[hit], third[hit]], axis=-1)
-    return position[hit] @ np.array([1, side]), weights, of_face
-
-
-def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    product: np.ndarray = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
-    return product
 
 
 def _crevices(depth: Float64[np.ndarray, "S S"], covered: np.ndarray, side: int) -> Float64[np.ndarray, "S S"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from netspace.rendering import EXTENT, View, _batches, _visible, render
+from netspace.rendering import EXTENT, View, _visible, render
 from netspace.streams import generator
 from netspace.surfaces import Surface, surface
 
@@ -68,16 +68,28 @@ def test_the_nearest_face_is_seen(spread: float) -> None:
     assert np.isfinite(expected).any() and np.allclose(depth, expected)
 
 
-def test_every_face_is_drawn_once() -> None:
-    corners = facing(torch.rand(50, 3, 3, generator=generator(5), dtype=torch.float64).numpy() * 30)
-    pixels, faces = corners.reshape(-1, 3), np.arange(150, dtype=np.int32).reshape(-1, 3)
-    chosen = [rows for rows, _, _ in _batches(pixels, faces, 30)]
-    assert sorted(np.concatenate(chosen).tolist()) == list(range(50))
+def test_neighbours_leave_no_gap() -> None:
+    """Of two faces that share an edge each pixel along it is covered."""
+    square = np.array([[1.2, 1.7, 0.0], [1.2, 20.3, 0], [17.9, 18.8, 0], [18.3, 2.1, 0]])
+    depth, _ = _visible(square, np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32), np.tile([0.0, 0.0, 1.0], (4, 1)), 24)
+    inside = np.isfinite(depth)
+    assert inside.sum() == pytest.approx(0.5 * abs(_area(square)), rel=0.05) and inside[3:17, 3:16].all()
+
+
+def _area(corners: np.ndarray) -> float:
+    after = np.roll(corners, -1, axis=0)
+    return float((corners[:, 0] * after[:, 1] - after[:, 0] * corners[:, 1]).sum())
+
+
+@pytest.mark.parametrize("far", [1e3, 1e9, np.inf, np.nan])
+def test_faces_that_reach_far_beyond_the_picture(far: float) -> None:
+    corners = np.array([[-far, -far, 1.0], [-far, far, 1], [far, 0, 1]])
+    depth, _ = _visible(corners, np.array([[0, 1, 2]], dtype=np.int32), np.tile([0.0, 0.0, 1.0], (3, 1)), 16)
+    assert np.isfinite(depth).all() == np.isfinite(far)
 
 
 def test_faces_without_an_area_and_those_seen_from_behind_are_left_out() -> None:
     line, behind = [[1.0, 1, 0], [5, 5, 0], [9, 9, 0]], [[1.0, 1, 0], [9, 1, 0], [1, 9, 0]]
-    faces = np.arange(6, dtype=np.int32).reshape(-1, 3)
-    assert not list(_batches(np.array(line + behind), faces, 16))
-    (batch,) = _batches(np.array(line + behind), faces[:, ::-1], 16)
-    assert batch[0].tolist() == [1]
+    faces, up = np.arange(6, dtype=np.int32).reshape(-1, 3), np.tile([0.0, 0.0, 1.0], (6, 1))
+    assert not np.isfinite(_visible(np.array(line + behind), faces, up, 16)[0]).any()
+    assert np.isfinite(_visible(np.array(line + behind), faces[:, ::-1], up, 16)[0]).sum() == 36
