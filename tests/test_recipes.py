@@ -42,6 +42,7 @@ RECIPES = [
     ("paper-tiny-imagenet-unseen", "paper-tiny-imagenet-multi"),
 ]
 SLOW = {
+    "paper-cifar10-multi",
     "paper-cifar10-unseen",
     "paper-tiny-imagenet-multi",
     "paper-tiny-imagenet-unseen",
