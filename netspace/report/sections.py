@@ -149,8 +149,8 @@ def _corrected(run: Run) -> list[str]:
     if not steps:
         return []
     return [
-        f"Latents were read with {count(steps)} steps of descent on what the decoded network answers to the encoder's own probes, which no "
-        "data takes part in."
+        f"Latents were read with {count(steps)} steps of descent on what the decoded network answers to the encoder's own probes, without "
+        "any data."
     ]
 
 
