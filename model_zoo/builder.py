@@ -186,9 +186,9 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
     subject = f"zoo 3 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
+    ours = any(len(shape) == 4 for shape in chosen.spec.shapes) and not recipe.compile
     best: Way | None = None
     for size in sizes:  # larger groups are tried only as long as they win
-        ours = any(len(shape) == 4 for shape in chosen.spec.shapes) and not recipe.compile
         ways = _ways(size, recipe.precision, task.device.type == "cpu", ours) + ([best] if best else [])
         try:
             if len(ways) == 1:

@@ -73,6 +73,18 @@ def _span(tap, row, rows, begin, end):  # type: ignore[no-untyped-def]
 
 
 @compiled_in_vectors
+def _span_of_three(taps, row, rows, begin, end):  # type: ignore[no-untyped-def]
+    """Return what the spans of three taps have in common, which may be nothing; always nothing of fewer taps."""
+    first, last = _span(taps[0], row, rows, begin, end)
+    if len(taps) < 3:
+        return last, last
+    for tap in taps[1:]:
+        low, high = _span(tap, row, rows, begin, end)
+        first, last = max(first, low), min(last, high)
+    return first, max(first, last)
+
+
+@compiled_in_vectors
 def convolve(images, weights, bias, outputs, taps, sizes, first, last):  # type: ignore[no-untyped-def]
     """Write the outputs (M, O, Y, X * B) of networks `first` to `last`: images (M or 1, values), weights (M, O, T), bias (M, O)."""
     _, count, length = weights.shape
@@ -89,13 +101,7 @@ def convolve(images, weights, bias, outputs, taps, sizes, first, last):  # type:
                 for g in range(groups):
                     base, lowest, highest, t = y * step + g * skip, g * each, (g + 1) * each, 0
                     while t < length:
-                        p, q = _span(taps[t], y * down, rows, at, end)
-                        begin, stop = q, q  # what three taps have in common
-                        if t + 3 <= length:
-                            r, s = _span(taps[t + 1], y * down, rows, at, end)
-                            u, v = _span(taps[t + 2], y * down, rows, at, end)
-                            begin = max(p, r, u)
-                            stop = max(min(q, s, v), begin)
+                        begin, stop = _span_of_three(taps[t : t + 3], y * down, rows, at, end)
                         if begin < stop:
                             a = own[base + taps[t, 0] + begin :]
                             b, c = own[base + taps[t + 1, 0] + begin :], own[base + taps[t + 2, 0] + begin :]
@@ -164,13 +170,7 @@ def weight_gradients(images, gradients, weights, taps, sizes, first, last):  # t
                 for g in range(groups):
                     base, lowest, highest, t = y * step + g * skip, g * each, (g + 1) * each, 0
                     while t < length:
-                        p, q = _span(taps[t], y * down, rows, at, end)
-                        begin, stop = q, q
-                        if t + 3 <= length:
-                            r, s = _span(taps[t + 1], y * down, rows, at, end)
-                            u, v = _span(taps[t + 2], y * down, rows, at, end)
-                            begin = max(p, r, u)
-                            stop = max(min(q, s, v), begin)
+                        begin, stop = _span_of_three(taps[t : t + 3], y * down, rows, at, end)
                         if begin < stop:
                             a = own[base + taps[t, 0] + begin :]
                             b, c = own[base + taps[t + 1, 0] + begin :], own[base + taps[t + 2, 0] + begin :]

@@ -180,7 +180,7 @@ class NetBatch:
                 return run_vmap(self.skeleton, self.spec, flat, inputs, shared, self._bf16_names(inputs.device))
         except (RuntimeError, ValueError) as error:
             expected, given = tuple(self.spec.input_shape), tuple(inputs.shape)[1 if shared else 2 :]
-            if given == expected:
+            if given == expected or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UsageError(
                 f"inputs of shape {given} were given, which networks of {self.spec.arch!r} cannot take: {expected} was expected"

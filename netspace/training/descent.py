@@ -33,9 +33,7 @@ from netspace.training.validation import decode, encode, network_outputs, slices
 
 SPREAD = 1e-4  # smallest standard deviation of a latent's values that rates are in units of
 PROBE_RATE = 0.1  # of Adam, in units of the standard deviation of a latent's own numbers, where the inputs are probes
-ACTIVATIONS = (
-    1 << 25
-)  # bytes kept for gradients of networks whose latents are refined at once: as caches hold, faster for small ones
+ACTIVATIONS = 1 << 25  # bytes kept for gradients of networks whose latents are refined at once: about what caches hold
 SHARED_INPUTS, OWN_INPUTS = 64, 256  # of a step: the same for all networks, or of each by itself
 
 
@@ -304,8 +302,10 @@ def read_latents(
         return latents
     nets, probes, of_answers = family[class_id].nets, encoder.probes.detach(), answer_loss(config.answers, recipe.loss)
     descent, found = DescentConfig(steps=config.refine, rate=PROBE_RATE, seed=recipe.seed), []
-    of_step = recipe.networks * recipe.images // len(probes)
-    for part in slices(len(latents), max(of_step, _networks_at_once(family[class_id], probes), 1)):
+    at_once = max(recipe.networks * recipe.images // len(probes), 1)
+    if len(latents) > at_once:
+        at_once = max(at_once, _networks_at_once(family[class_id], probes))
+    for part in slices(len(latents), at_once):
         ids = torch.full((len(latents[part]),), class_id)
         with torch.no_grad():
             answers = nets(unpack(preps[part], nets.spec.num_parameters), probes).float()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from netspace.errors import UsageError
 from netspace.networks.prep import unpack
 from netspace.space import Space
+from netspace.training import descent
 from netspace.training.latent_space import train
 from netspace.training.recipe import SpaceRecipe
 from netspace.zoo import Zoo
@@ -52,11 +53,22 @@ def test_refined_latents_answer_to_the_probes_more_like_their_networks(tiny_run:
     few, probes = reading(tiny_run, refine=5), space.model.encoder.probes  # few steps: each makes more of rounding
     singly, together = torch.stack([few.encode(each) for each in preps]), few.encode_preps(preps)
     assert torch.allclose(few.functional(singly, probes), few.functional(together, probes), atol=1e-3)
+    alone = torch.stack([space.encode(each) for each in preps])
+    assert torch.allclose(misses(space, alone, preps), after, rtol=0.02)
     assert torch.equal(Space.load(tiny_run).encode_preps(preps), plain)
     with torch.no_grad():
         assert torch.equal(space.encode_preps(preps), latents)
     assert all(value.grad is None for value in space.model.parameters())
     assert space.encode([]).shape == (0, 64)
+
+
+def test_as_many_networks_are_refined_at_once_as_memory_is_for(tiny_run: Path) -> None:
+    space = Space.load(tiny_run)
+    arch, probes = space.family[0], space.model.encoder.probes.detach()
+    count = descent._networks_at_once(arch, probes)
+    assert count > 1
+    fewer = descent._networks_at_once(arch, probes.repeat(4, 1, 1, 1))
+    assert count / 4 <= fewer < count / 2  # what is kept of weights does not grow with the inputs
 
 
 def test_one_step_is_one_of_adam(tiny_run: Path, tiny_zoo: Path) -> None:
