@@ -19,6 +19,34 @@ VALUES = 16384  # of rows that are computed at once: a little more than a first-
 
 
 @compiled_in_vectors
+def pack(images, out, top, left, first, last):  # type: ignore[no-untyped-def]
+    """Write images (M, C, H, W, B) with zeros around them as (M, C, rows, stride, columns / stride, B), for networks `first` to `last`."""
+    _, channels, height, width, _ = images.shape
+    rows, stride, columns = out.shape[2:5]
+    for m in range(first, last):
+        for c in range(channels):
+            for y in range(rows):
+                for x in range(stride * columns):
+                    values = out[m, c, y, x % stride, x // stride]
+                    if 0 <= y - top < height and 0 <= x - left < width:
+                        values[:] = images[m, c, y - top, x - left]
+                    else:
+                        values[:] = 0
+
+
+@compiled_in_vectors
+def unpack(parts, images, top, left, first, last):  # type: ignore[no-untyped-def]
+    """Write images (M, C, H, W, B) from what `pack` makes of them."""
+    _, channels, height, width, _ = images.shape
+    stride = parts.shape[3]
+    for m in range(first, last):
+        for c in range(channels):
+            for y in range(height):
+                for x in range(width):
+                    images[m, c, y, x] = parts[m, c, y + top, (x + left) % stride, (x + left) // stride]
+
+
+@compiled_in_vectors
 def _tile(rows):  # type: ignore[no-untyped-def]
     """Return how many values of a row are computed at once, so that so many rows stay in the first-level cache: vectors of 16."""
     return max(VALUES // (rows + 4) // 16 * 16, 64)

@@ -9,20 +9,18 @@ Axes: M networks, B inputs, C channels, H W pixels; O output channels, K L rows 
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-DTYPES = (torch.float32, torch.float64)
+from netspace.networks.stacked_batch_norm import batch_norm
+from netspace.networks.threads import DTYPES, in_threads, to_numpy
 
 
 @dataclass(frozen=True)
@@ -61,21 +59,29 @@ class Geometry:
 
         At a stride of one column that is a view of images that have the batch last in memory.
         """
-        count, batch, channels, height, width = self.images
-        (rows, columns), (top, left), stride = self.stored, self.padding_in_memory, self.stride[1]
-        if stride == 1:
-            return images.permute(0, 2, 3, 4, 1).reshape(count, -1)
-        out = torch.zeros(count, channels, rows, columns, batch, dtype=images.dtype)
-        out[:, :, top : top + height, left : left + width] = images.permute(0, 2, 3, 4, 1)
-        return out.unflatten(3, (-1, stride)).transpose(3, 4).reshape(count, -1)
+        from netspace.native.convolutions import pack
+
+        count, batch, channels, _, _ = self.images
+        images = images.permute(0, 2, 3, 4, 1)
+        if self.stride[1] == 1:
+            return images.reshape(count, -1)
+        (rows, columns), stride = self.stored, self.stride[1]
+        out = images.new_empty(count, channels, rows, stride, columns // stride, batch)
+        in_threads(pack, count, *to_numpy((images, out)), *self.padding_in_memory)
+        return out.view(count, -1)
 
     def unpacked(self, packed: Tensor) -> Tensor:
         """Return images (M, B, C, H, W), the batch last in memory, of rows as `packed` makes them."""
+        from netspace.native.convolutions import unpack
+
         _, batch, channels, height, width = self.images
-        (rows, columns), (top, left), stride = self.stored, self.padding_in_memory, self.stride[1]
-        parts = packed.view(len(packed), channels, rows, stride, columns // stride, batch)
-        whole = parts.transpose(3, 4).reshape(len(packed), channels, rows, columns, batch)
-        return whole[:, :, top : top + height, left : left + width].permute(0, 4, 1, 2, 3)
+        (rows, columns), stride, count = self.stored, self.stride[1], len(packed)
+        if stride == 1:
+            return packed.view(count, channels, height, width, batch).permute(0, 4, 1, 2, 3)
+        parts = packed.view(count, channels, rows, stride, columns // stride, batch)
+        out = packed.new_empty(count, channels, height, width, batch)
+        in_threads(unpack, count, *to_numpy((parts, out)), *self.padding_in_memory)
+        return out.permute(0, 4, 1, 2, 3)
 
     def reads(self) -> tuple[np.ndarray, np.ndarray]:
         """Return taps (T, 4) and sizes (5,), as the loops take them."""
@@ -112,7 +118,7 @@ class StackedConvolution(torch.autograd.Function):
             (count, batch, channels, y, x), strides, dtype=images.dtype
         )  # no view: layers may write over it
         packed, rows = geometry.packed(images), outputs.permute(0, 2, 3, 4, 1).flatten(3)
-        _in_threads(convolve, count, *_numpy((packed, weights.flatten(2), bias, rows)), *geometry.reads())
+        in_threads(convolve, count, *to_numpy((packed, weights.flatten(2), bias, rows)), *geometry.reads())
         return outputs, packed
 
     @staticmethod
@@ -120,6 +126,7 @@ class StackedConvolution(torch.autograd.Function):
         """Keep what gradients need."""
         _, weights, _, ctx.geometry = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # else zeros as large as the images are made for the second output
         ctx.save_for_backward(output[1], weights)
 
     @staticmethod
@@ -140,11 +147,11 @@ def gradients(
     found: list[Tensor | None] = [None, None, given.sum((2, 3)) if needed[2] else None, None]
     if needed[1]:
         of_weights = packed.new_empty(weights.flatten(2).shape)
-        _in_threads(weight_gradients, count, *_numpy((packed, given, of_weights)), *geometry.reads())
+        in_threads(weight_gradients, count, *to_numpy((packed, given, of_weights)), *geometry.reads())
         found[1] = of_weights.view(weights.shape)
     if needed[0]:
         of_images = packed.new_empty(count, packed.shape[1])
-        _in_threads(image_gradients, count, *_numpy((given, weights.flatten(2), of_images)), *geometry.reads())
+        in_threads(image_gradients, count, *to_numpy((given, weights.flatten(2), of_images)), *geometry.reads())
         own = geometry.unpacked(of_images)
         found[0] = own if len(packed) == count else own.sum(0, keepdim=True)
     return tuple(found)
@@ -192,13 +199,14 @@ class _BatchLast(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if function is torch.conv2d and (found := _convolution(*args, **(kwargs or {}))) is not None:
+        ours = OURS.get(function)
+        if ours is not None and (found := ours(*args, **(kwargs or {}))) is not None:
             return found
         return function(*args, **(kwargs or {}))
 
 
 def batch_last() -> TorchFunctionMode:
-    """Compute convolutions of stacked networks by our own loops, inside the block."""
+    """Compute convolutions of stacked networks, and batch norm in training, by our own loops, inside the block."""
     return _BatchLast()
 
 
@@ -233,23 +241,4 @@ def _pair(value: Any) -> tuple[int, int]:
     return first, second
 
 
-def _numpy(tensors: Iterable[Tensor]) -> list[np.ndarray]:
-    return [each.detach().contiguous().numpy() for each in tensors]
-
-
-def _in_threads(loop: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Run a loop over networks in torch's number of threads, each for some of them: the results do not depend on it."""
-    parts = min(torch.get_num_threads(), count)
-    ends = [count * part // parts for part in range(parts + 1)]
-    ranges = list(itertools.pairwise(ends))
-    if parts == 1:
-        loop(*arguments, *ranges[0])
-        return
-    for done in [_pool(os.getpid(), parts).submit(loop, *arguments, *each) for each in ranges]:
-        done.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return threads of this process; a forked one makes its own."""
-    return ThreadPoolExecutor(threads, "convolutions")
+OURS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {torch.conv2d: _convolution, F.batch_norm: batch_norm}
