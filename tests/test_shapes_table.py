@@ -1,4 +1,4 @@
-"""`tools/shapes_table.py`: the table of docs/benchmarks.md, from an evaluation of a space of shapes."""
+"""`tools/shapes_table.py`: the table of docs/benchmarks-shapes.md, from an evaluation of a space of shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md and the README on spaces: what a baseline does better is said, and targets are judged."""
+"""The tables of docs/benchmarks-spaces.md and the README on spaces: what a baseline does better is said, and targets are judged."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class WeightsCase(Case):
 
 
 def weights_cases(quick: bool) -> list[WeightsCase]:
-    """Return the cases of a ResNet20 on grey images of 14 x 14, as in docs/benchmarks.md; tiny ones if `quick`.
+    """Return the cases of a ResNet20 on grey images of 14 x 14, as in docs/benchmarks-morph.md; tiny ones if `quick`.
 
     Where a step of the plain side takes seconds, it is a ResNet8's, or one of half its width.
     """

@@ -1,4 +1,7 @@
-"""Print sections of docs/benchmarks.md and the README's table from files that commands wrote, and draw the README's picture.
+"""Print sections of the pages of benchmarks and the README's table from files that commands wrote, and draw the README's picture.
+
+The section on the quickstart is for docs/benchmarks.md; those on baselines, encoders, `netspace optimize` and several architectures
+are for docs/benchmarks-spaces.md, on coordinate networks for docs/benchmarks-compress.md, on time and speed for docs/benchmarks-speed.md.
 
 python tools/benchmarks.py --quickstart runs/quickstart --fashion runs/fashion [--conv runs/conv] [--bench bench.md]
 """

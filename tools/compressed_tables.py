@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md on coordinate networks, from files of `netspace compress` and of tools in one folder.
+"""The part of docs/benchmarks-compress.md on coordinate networks, from files of `netspace compress` and of tools in one folder.
 
 Folders in it: `decoupled`, `joint`, `joint-pool` (with a `pool` in its stage), `large` and `smooth` (fits of zoo/resnet20-fashion, and of
 its smooth variant), `ablations` and `optimizers` (`tools/ablations.py`); `notes.md` is copied. What is missing is named as such.

@@ -1,4 +1,4 @@
-"""The part of docs/benchmarks.md on spaces of several architectures, from their run folders."""
+"""The part of docs/benchmarks-spaces.md on spaces of several architectures, from their run folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a space of shapes in docs/benchmarks.md, from what `netspace eval RUN --json` printed or left in the run.
+"""The table of a space of shapes in docs/benchmarks-shapes.md, from what `netspace eval RUN --json` printed or left in the run.
 
     python tools/shapes_table.py runs/chairs/eval-test.json
 

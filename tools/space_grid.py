@@ -4,7 +4,7 @@
 
 A cell is DECODER,ENCODER as `DECODERS` and `ENCODERS` below name them. A short run of each says how many steps fit the time;
 the run itself has so many, its schedule over all of them. Runs that are finished are kept. Prints a table for
-docs/benchmarks.md: agreement with the own target, R2, bias, identity and diversity, and the best baseline of `eval`.
+docs/benchmarks-spaces.md: agreement with the own target, R2, bias, identity and diversity, and the best baseline of `eval`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of docs/benchmarks.md and of the README on spaces and their baselines, from the files of `netspace eval`."""
+"""The parts of docs/benchmarks-spaces.md and of the README on spaces and their baselines, from the files of `netspace eval`."""
 
 from __future__ import annotations
 
