@@ -185,7 +185,7 @@ def choose_way(chosen: Candidate, recipe: ZooRecipe, task: Task, planned: Sequen
         rates = torch.zeros(count, 1, device=task.device)
         return lambda: [group.step(images, labels, rates) for _ in range(2)]
 
-    subject = f"zoo 3 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
+    subject = f"zoo 4 {chosen.spec.to_json()} batch {batch} {recipe.optimizer.name} {task.device.type}"
     ours = any(len(shape) == 4 for shape in chosen.spec.shapes) and not recipe.compile
     best: Way | None = None
     for size in sizes:  # larger groups are tried only as long as they win

@@ -244,5 +244,5 @@ class NetBatch:
                 convolutional = any(len(shape) == 4 for shape in self.spec.shapes) and not autocast
                 names += ["channels last", "batch last"] if convolutional else ["channels last"]
             ways = {name: partial(trial, name) for name in names}
-            self._chosen[key] = fastest(f"netbatch 6 {self.spec.to_json()} {key}", ways, repeats=2)
+            self._chosen[key] = fastest(f"netbatch 7 {self.spec.to_json()} {key}", ways, repeats=2)
         return self._chosen[key]
