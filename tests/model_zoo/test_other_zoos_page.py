@@ -27,10 +27,10 @@ from netspace import archs
 def network(channels=1, classes=10, image_size=28):
     return archs.build("lenetlike", channels=channels, classes=classes, image_size=image_size, width=0.25)
 
-def field(channels=1, classes=10, image_size=8):
+def field(inputs=2, outputs=1):
     layers = [torch.nn.Flatten()]
     for index in range(12):
-        layers += [torch.nn.Linear(64 if index == 0 else 8, 8 if index < 11 else classes), torch.nn.Tanh()]
+        layers += [torch.nn.Linear(inputs if index == 0 else 8, 8 if index < 11 else outputs), torch.nn.Tanh()]
     return torch.nn.Sequential(*layers[:-1])
 """
 
