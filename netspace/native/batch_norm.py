@@ -12,10 +12,10 @@ PIECE = 512  # values of a sum in the values' own precision: as many vectors as 
 
 
 @compiled_in_vectors
-def _sum(values):  # type: ignore[no-untyped-def]
+def _sum(values, origin):  # type: ignore[no-untyped-def]
     total = values.dtype.type(0)
     for t in range(len(values)):
-        total += values[t]
+        total += values[t] - origin
     return total
 
 
@@ -38,33 +38,34 @@ def _sums_of_gradients(given, values, mean):  # type: ignore[no-untyped-def]
 
 
 @compiled_in_vectors
-def _scaled(out, values, scale, shift):  # type: ignore[no-untyped-def]
+def _scaled(out, values, mean, scale, shift):  # type: ignore[no-untyped-def]
     for t in range(len(values)):
-        out[t] = values[t] * scale + shift
+        out[t] = (values[t] - mean) * scale + shift
 
 
 @compiled_in_vectors
-def _combined(out, given, values, a, b, c):  # type: ignore[no-untyped-def]
+def _combined(out, given, values, mean, a, b, c):  # type: ignore[no-untyped-def]
     for t in range(len(values)):
-        out[t] = a * given[t] + b * values[t] + c
+        out[t] = a * given[t] + b * (values[t] - mean) + c
 
 
 @compiled_in_vectors
 def normalise(values, weight, bias, outputs, means, variances, epsilon, first, last):  # type: ignore[no-untyped-def]
-    """Write outputs (M, C, N), means and variances (M, C; biased) of networks `first` to `last`."""
+    """Write outputs (M, C, N), means and variances (M, C; biased) of networks `first` to `last`. Constant channels become `bias` exactly."""
     _, channels, length = values.shape
     number = values.dtype.type
     for m in range(first, last):
         for c in range(channels):
-            own, total = values[m, c], 0.0
+            own, origin, total = values[m, c], values[m, c, 0], 0.0
             for at in range(0, length, PIECE):
-                total += _sum(own[at : at + PIECE])
-            mean, squares = number(total / length), 0.0
+                total += _sum(own[at : at + PIECE], origin)
+            exact = origin + total / length
+            mean, squares = number(exact), 0.0
             for at in range(0, length, PIECE):
                 squares += _sum_of_squares(own[at : at + PIECE], mean)
-            means[m, c], variances[m, c] = mean, squares / length
-            scale = weight[m, c] / (squares / length + epsilon) ** 0.5
-            _scaled(outputs[m, c], own, number(scale), number(bias[m, c] - scale * mean))
+            means[m, c], variances[m, c] = mean, max(squares / length - (exact - mean) ** 2, 0.0)
+            scale = weight[m, c] / (variances[m, c] + epsilon) ** 0.5
+            _scaled(outputs[m, c], own, mean, number(scale), number(bias[m, c]))
 
 
 @compiled_in_vectors
@@ -84,5 +85,4 @@ def gradients(given, values, weight, means, variances, images, weights, biases, 
             weights[m, c], biases[m, c] = product * inverse, total
             scale = weight[m, c] * inverse
             slope = -scale * inverse * inverse * product / length
-            shift = -scale * total / length - slope * mean
-            _combined(images[m, c], above, own, number(scale), number(slope), number(shift))
+            _combined(images[m, c], above, own, mean, number(scale), number(slope), number(-scale * total / length))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netspace.networks.threads import DTYPES, in_threads, to_numpy
+from netspace.networks.threads import DTYPES, check_once_differentiable, in_threads, new_batch_last, to_numpy
 
 
 class StackedBatchNorm(torch.autograd.Function):
@@ -22,13 +22,9 @@ class StackedBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return outputs with the batch last in memory, and what each channel was normalised by."""
-        from netspace.native.batch_norm import normalise
-
-        outputs = _batch_last_like(images)
-        means, variances = torch.empty_like(weight), torch.empty_like(weight)
-        values = to_numpy((_channels(images), weight, bias, _channels(outputs), means, variances))
-        in_threads(normalise, len(images), *values, epsilon)
-        return outputs, means, variances
+        count, batch, *sizes = images.shape
+        outputs = new_batch_last(images, batch, count, *sizes)
+        return (outputs, *normalised(images, weight, bias, epsilon, outputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -40,10 +36,22 @@ class StackedBatchNorm(torch.autograd.Function):
         ctx.save_for_backward(images, weight, means, variances)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """Return gradients of images, weights and biases."""
+        check_once_differentiable()
+        if gradient is None:
+            return None, None, None, None
         return (*gradients(ctx.saved_tensors, ctx.epsilon, gradient), None)
+
+
+def normalised(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Write outputs (M, B, C, H, W), which have the batch last in memory; return means and biased variances (M, C)."""
+    from netspace.native.batch_norm import normalise
+
+    means, variances = weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+    values = to_numpy((_channels(images), weight, bias, _channels(outputs), means, variances))
+    in_threads(normalise, len(images), *values, epsilon)
+    return means, variances
 
 
 def gradients(saved: tuple[Tensor, ...], epsilon: float, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,10 +59,11 @@ def gradients(saved: tuple[Tensor, ...], epsilon: float, gradient: Tensor) -> tu
     from netspace.native.batch_norm import gradients
 
     images, weight, means, variances = saved
-    of_images, of_weight, of_bias = _batch_last_like(images), torch.empty_like(weight), torch.empty_like(weight)
-    given = (_channels(gradient), _channels(images), weight, means, variances, _channels(of_images), of_weight, of_bias)
-    in_threads(gradients, len(images), *to_numpy(given), epsilon)
-    return of_images, of_weight, of_bias
+    count, batch, *sizes = images.shape
+    found = new_batch_last(images, batch, count, *sizes), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+    given = (_channels(gradient), _channels(images), weight, means, variances, _channels(found[0]), *found[1:])
+    in_threads(gradients, count, *to_numpy(given), epsilon)
+    return found
 
 
 class BatchNorm(torch.autograd.Function):
@@ -63,8 +72,9 @@ class BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return outputs (B, C, H, W), means and variances (C,)."""
-        outputs, means, variances = StackedBatchNorm.forward(images[None], weight[None], bias[None], epsilon)
-        return outputs[0], means[0], variances[0]
+        outputs = new_batch_last(images, *images.shape)
+        means, variances = normalised(images[None], weight[None], bias[None], epsilon, outputs[None])
+        return outputs, means[0], variances[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -72,9 +82,11 @@ class BatchNorm(torch.autograd.Function):
         StackedBatchNorm.setup_context(ctx, inputs, output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """Return gradients of images, weight and bias."""
+        check_once_differentiable()
+        if gradient is None:
+            return None, None, None, None
         found = gradients(tuple(each[None] for each in ctx.saved_tensors), ctx.epsilon, gradient[None])
         return (*(each[0] for each in found), None)
 
@@ -102,33 +114,30 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """Return the outputs (B, C, H, W) of one network's batch norm in training, as `F.batch_norm` would, which updates the
-    statistics in place; None where only torch can."""
-    given = [each for each in (input, weight, bias, running_mean, running_var) if each is not None]
+    statistics in place; None where only torch can, or says what is wrong."""
+    running = [each for each in (running_mean, running_var) if each is not None]
+    given = [*running, *(each for each in (weight, bias) if each is not None)]
     if not training or input.dim() != 4 or not input.numel() or input.device.type != "cpu":
         return None
-    if len({each.dtype for each in given}) > 1 or input.dtype not in DTYPES or torch.is_autocast_enabled("cpu"):
+    if {each.dtype for each in given} - {input.dtype} or input.dtype not in DTYPES or torch.is_autocast_enabled("cpu"):
         return None
-    count = input.numel() // input.shape[1]
-    if count == 1 or any(len(each) != input.shape[1] for each in given[1:]):
-        return None  # torch says what is wrong
-    weight = input.new_ones(input.shape[1]) if weight is None else weight
-    bias = input.new_zeros(input.shape[1]) if bias is None else bias
+    channels = input.shape[1]
+    count = input.numel() // channels
+    if count == 1 or eps <= 0 or momentum is None or any(each.shape != (channels,) for each in given):
+        return None
+    if len(running) == 1 or any(each.requires_grad for each in running):
+        return None
+    weight = input.new_ones(channels) if weight is None else weight
+    bias = input.new_zeros(channels) if bias is None else bias
     outputs: Tensor
     outputs, means, variances = BatchNorm.apply(input, weight, bias, eps)
-    unbiased = variances * (count / (count - 1))
-    for running, new in ((running_mean, means), (running_var, unbiased)):
-        if running is not None:
-            running.mul_(1 - momentum).add_(momentum * new)
+    for each, new in zip(running, (means, variances * (count / (count - 1))), strict=False):
+        each.copy_(
+            (1 - momentum) * each + momentum * new
+        )  # one change: if the networks share it, that is refused before
     return outputs
 
 
 def _channels(images: Tensor) -> Tensor:
     """Return (M, C, H * W * B) of images (M, B, C, H, W): a view if these have the batch last in memory."""
     return images.permute(0, 2, 3, 4, 1).flatten(2)
-
-
-def _batch_last_like(images: Tensor) -> Tensor:
-    """Return new memory for images (M, B, C, H, W) with the batch last; no view, since layers may write over it."""
-    _, batch, channels, height, width = images.shape
-    pixels = height * width * batch
-    return torch.empty_strided(images.shape, (channels * pixels, 1, pixels, width * batch, batch), dtype=images.dtype)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from netspace.networks.stacked_batch_norm import batch_norm
-from netspace.networks.threads import DTYPES, in_threads, to_numpy
+from netspace.networks.threads import DTYPES, check_once_differentiable, in_threads, new_batch_last, to_numpy
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,9 @@ class StackedConvolution(torch.autograd.Function):
     @staticmethod
     def forward(images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Return the outputs, the batch last in memory, and the images as the loops take them."""
-        from netspace.native.convolutions import convolve
-
         count, channels = weights.shape[:2]
-        (y, x), batch = geometry.outputs, geometry.images[1]
-        strides = (channels * y * x * batch, 1, y * x * batch, x * batch, batch)
-        outputs = torch.empty_strided(
-            (count, batch, channels, y, x), strides, dtype=images.dtype
-        )  # no view: layers may write over it
-        packed, rows = geometry.packed(images), outputs.permute(0, 2, 3, 4, 1).flatten(3)
-        in_threads(convolve, count, *to_numpy((packed, weights.flatten(2), bias, rows)), *geometry.reads())
-        return outputs, packed
+        outputs = new_batch_last(images, geometry.images[1], count, channels, *geometry.outputs)
+        return outputs, convolved(images, weights, bias, geometry, outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -130,10 +122,21 @@ class StackedConvolution(torch.autograd.Function):
         ctx.save_for_backward(output[1], weights)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Return gradients of images, weights and biases, of those that need them."""
+        check_once_differentiable()
+        if gradient is None:
+            return None, None, None, None
         return gradients(ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad, gradient)
+
+
+def convolved(images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry, outputs: Tensor) -> Tensor:
+    """Write outputs (M, B, O, Y, X), which have the batch last in memory; return the images as the loops take them."""
+    from netspace.native.convolutions import convolve
+
+    packed, rows = geometry.packed(images), outputs.permute(0, 2, 3, 4, 1).flatten(3)
+    in_threads(convolve, len(weights), *to_numpy((packed, weights.flatten(2), bias, rows)), *geometry.reads())
+    return packed
 
 
 def gradients(
@@ -163,8 +166,8 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def forward(images: Tensor, weights: Tensor, bias: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Return the outputs (B, O, Y, X), and the images as the loops take them."""
-        outputs, packed = StackedConvolution.forward(images[None], weights[None], bias[None], geometry)
-        return outputs[0], packed
+        outputs = new_batch_last(images, len(images), len(weights), *geometry.outputs)
+        return outputs, convolved(images[None], weights[None], bias[None], geometry, outputs[None])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -172,9 +175,11 @@ class Convolution(torch.autograd.Function):
         StackedConvolution.setup_context(ctx, (None, inputs[1], None, inputs[3]), output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Return gradients of images, weights and bias, of those that need them."""
+        check_once_differentiable()
+        if gradient is None:
+            return None, None, None, None
         packed, weights = ctx.saved_tensors
         found = gradients((packed, weights[None]), ctx.geometry, ctx.needs_input_grad, gradient[None])
         return tuple(None if each is None else each[0] for each in found)
@@ -228,8 +233,11 @@ def _convolution(
     channels, kernel = weight.shape[1] * groups, (weight.shape[2], weight.shape[3])
     images = (1, input.shape[0], input.shape[1], input.shape[2], input.shape[3])
     geometry = Geometry(images, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
-    if input.shape[1] != channels or weight.shape[0] % groups or min(geometry.outputs) < 1 or not input.shape[0]:
+    positive = (*input.shape, *weight.shape, *geometry.stride, *geometry.dilation, groups)
+    if min(positive) < 1 or min(geometry.padding) < 0 or min(geometry.outputs) < 1:
         return None  # torch says what is wrong
+    if input.shape[1] != channels or weight.shape[0] % groups or (bias is not None and bias.shape != weight.shape[:1]):
+        return None
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
     outputs: Tensor = Convolution.apply(input, weight, bias, geometry)[0]
@@ -237,8 +245,10 @@ def _convolution(
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else (value if len(value) == 2 else (*value, *value))
-    return first, second
+    first, second = (
+        (value if len(value) == 2 else (*value, *value)) if isinstance(value, tuple | list) else (value, value)
+    )
+    return int(first), int(second)
 
 
 OURS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {torch.conv2d: _convolution, F.batch_norm: batch_norm}

@@ -1,4 +1,4 @@
-"""Loops over stacked networks in as many threads as torch has."""
+"""What our own loops over stacked networks share: arrays, threads, and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,12 +13,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netspace.errors import NetspaceError
+
 DTYPES = (torch.float32, torch.float64)  # what our own loops compute in
 
 
 def to_numpy(tensors: Iterable[Tensor]) -> list[np.ndarray]:
     """Return tensors as arrays that are contiguous: the same memory where they are."""
     return [each.detach().contiguous().numpy() for each in tensors]
+
+
+def new_batch_last(images: Tensor, batch: int, *sizes: int) -> Tensor:
+    """Return new memory (*sizes of leading axes, B, C, H, W) of the images' type with the batch last in it.
+
+    `sizes` are (C, H, W), or (M, C, H, W). It is no view, since layers may write over it.
+    """
+    *networks, channels, height, width = sizes
+    pixels = height * width * batch
+    strides = (*(channels * pixels for _ in networks), 1, pixels, width * batch, batch)
+    return torch.empty_strided((*networks, batch, channels, height, width), strides, dtype=images.dtype)
+
+
+def check_once_differentiable() -> None:
+    """Call it in `backward`. Raises `NetspaceError` where gradients of the gradients were asked for, which loops do not have.
+
+    torch's own check lets them pass, as zero, where they are asked for of some tensors alone.
+    """
+    if torch.is_grad_enabled():
+        raise NetspaceError(
+            "second derivatives were asked for (create_graph), but convolutions and batch norm of stacked networks on CPUs "
+            "have first ones alone: take them network by network, by torch.func.functional_call on the module that Space.decode returns"
+        )
 
 
 def in_threads(loop: Callable[..., None], count: int, *arguments: Any) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from netspace.errors import NetspaceError
 from netspace.networks import stacked_batch_norm
 from netspace.networks.stacked_convolutions import batch_last
 
@@ -77,6 +78,68 @@ def test_outputs_gradients_and_statistics_are_torchs(shape: tuple[int, ...], las
     assert len(ours) == 2  # forward and back
     for torchs, own in zip(*found, strict=True):
         torch.testing.assert_close(own, torchs, rtol=1e-9, atol=1e-9)
+
+
+def test_weights_that_lie_otherwise_in_memory() -> None:
+    images, *rows = tensors(SHAPES["images"])
+    turned = [each.T.contiguous().T for each in rows]
+    found = []
+    for run, given in ((one_after_another, rows), (stacked, turned)):
+        leaves = [images.clone().requires_grad_(), given[0].requires_grad_(), given[1].requires_grad_()]
+        outputs, mean, variance = run(*leaves, *given[2:])
+        found.append([outputs, *torch.autograd.grad(outputs.sin().sum(), leaves), mean, variance])
+    for torchs, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, torchs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.1, 1000.1])
+def test_constant_channels_are_exact(value: float) -> None:
+    """As for channels that are dead, whose noise Adam would follow."""
+    images = torch.full((M, 32, 2, 9, 9), value, requires_grad=True)
+    weight, bias = torch.ones(M, 2, requires_grad=True), torch.full((M, 2), 0.25)
+    outputs, mean, variance = stacked(images, weight, bias, torch.zeros(M, 2), torch.ones(M, 2))
+    assert torch.equal(outputs, torch.full_like(outputs, 0.25))
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.3 * value))
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.7))
+    (gradient,) = torch.autograd.grad((outputs * torch.randn(outputs.shape)).sum() + 10 * outputs.sum(), weight)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_gradients_of_gradients_are_refused(alone: bool) -> None:
+    images, weight, *_ = (each.requires_grad_() for each in tensors(SHAPES["images"]))
+    with batch_last():
+        if alone:
+            outputs = F.batch_norm(images[0], None, None, weight[0], training=True)
+        else:
+            outputs = vmap(lambda x, w: F.batch_norm(x, None, None, w, training=True))(images, weight)
+    for loss in (outputs.square().sum(), outputs.sum()):
+        with pytest.raises(NetspaceError, match="second derivatives"):
+            torch.autograd.grad(loss, images, create_graph=True)
+
+
+def test_statistics_that_networks_share_are_refused_and_stay() -> None:
+    images, weight, bias, *_ = tensors(SHAPES["images"])
+    mean, variance = torch.zeros(5).double(), torch.ones(5).double()
+    with batch_last(), pytest.raises(RuntimeError):
+        vmap(lambda x, w, b: F.batch_norm(x, mean, variance, w, b, True))(images, weight, bias)
+    assert torch.equal(mean, torch.zeros(5).double()) and torch.equal(variance, torch.ones(5).double())
+
+
+@pytest.mark.parametrize("settings", [{"eps": 0.0}, {"running_var": None}, {"weight": torch.ones(4)}], ids=str)
+def test_what_torch_refuses(settings: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"running_mean": torch.zeros(5), "running_var": torch.ones(5), "training": True} | settings
+    with batch_last(), pytest.raises((RuntimeError, ValueError)):
+        F.batch_norm(torch.ones(4, 5, 2, 2), **given)
+
+
+def test_a_layer_that_writes_over_the_outputs_of_one_network() -> None:
+    images, weight, *_ = tensors(SHAPES["images"])
+    row = weight[0].requires_grad_()
+    with batch_last():
+        found = F.relu_(F.batch_norm(images[0], None, None, row, training=True))
+    torch.testing.assert_close(found, F.relu(F.batch_norm(images[0], None, None, row, training=True)))
+    found.sum().backward()
 
 
 def test_float32_is_as_exact_as_torchs() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from netspace.networks.stacked_convolutions import StackedConvolution, batch_last
+from netspace.errors import NetspaceError
+from netspace.networks import stacked_convolutions
+from netspace.networks.stacked_convolutions import batch_last
 
 M, B = 3, 4
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {  # images (C, H, W), weights (O, C, K, L)
@@ -59,8 +62,13 @@ def stacked(case: str, images: Tensor, weights: Tensor, bias: Tensor | None) -> 
 def ours(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many times our own loops ran."""
     calls: list[int] = []
-    real = StackedConvolution.forward
-    monkeypatch.setattr(StackedConvolution, "forward", staticmethod(lambda *args: calls.append(1) or real(*args)))
+    loop = stacked_convolutions.convolved
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(1)
+        return loop(*arguments)
+
+    monkeypatch.setattr(stacked_convolutions, "convolved", counted)
     return calls
 
 
@@ -133,10 +141,61 @@ def test_what_the_loops_are_not_for_is_left_to_torch(
     assert torch.equal(found, F.conv2d(images, weights, **settings)) and not ours
 
 
-@pytest.mark.parametrize("weights", [(1, 2, 3, 3), (1, 1, 5, 5)], ids=["channels", "kernel too large"])
-def test_what_does_not_fit_is_refused_as_by_torch(weights: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("weights", "bias", "settings"),
+    [
+        ((1, 2, 3, 3), 1, {}),
+        ((1, 1, 5, 5), 1, {}),
+        ((5, 1, 3, 3), 3, {}),
+        ((3, 1, 3, 3), 5, {}),
+        ((3, 1, 3, 3), 1, {}),
+        ((1, 1, 3, 3), 1, {"padding": -1}),
+        ((1, 1, 3, 3), 1, {"dilation": 0}),
+        ((1, 1, 3, 3), 1, {"stride": 0}),
+    ],
+    ids=[
+        "channels",
+        "kernel too large",
+        "bias too short",
+        "bias too long",
+        "one bias",
+        "padding",
+        "dilation",
+        "stride",
+    ],
+)
+def test_what_does_not_fit_is_refused_as_by_torch(
+    weights: tuple[int, ...], bias: int, settings: dict[str, Any]
+) -> None:
     with batch_last(), pytest.raises(RuntimeError):
-        F.conv2d(torch.zeros(2, 1, 4, 4), torch.zeros(weights))
+        F.conv2d(torch.zeros(2, 1, 4, 4), torch.zeros(weights), torch.zeros(bias), **settings)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_gradients_of_gradients_are_refused(alone: bool) -> None:
+    images, weights, _ = (each.requires_grad_() for each in tensors("padded", False))
+    with batch_last():
+        outputs = F.conv2d(images[0], weights[0]) if alone else vmap(F.conv2d)(images, weights)
+    with pytest.raises(NetspaceError, match="second derivatives"):
+        torch.autograd.grad(outputs.square().sum(), images, create_graph=True)
+    with pytest.raises(NetspaceError, match="second derivatives"):
+        torch.autograd.grad(outputs.sum(), images, create_graph=True)
+
+
+def test_a_layer_that_writes_over_the_outputs_of_one_network() -> None:
+    images, weights, _ = tensors("padded", True)
+    weight = weights[0].requires_grad_()
+    with batch_last():
+        found = F.relu_(F.conv2d(images, weight))
+    torch.testing.assert_close(found, F.relu(F.conv2d(images, weight)))
+    found.sum().backward()
+
+
+def test_strides_may_be_numpys() -> None:
+    images, weights, _ = tensors("padded", True)
+    with batch_last():
+        found = F.conv2d(images, weights[0], stride=np.int64(2))  # type: ignore[call-overload]
+    torch.testing.assert_close(found, F.conv2d(images, weights[0], stride=2))
 
 
 def after_itself(x: Tensor, w: Tensor) -> Tensor:
