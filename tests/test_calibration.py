@@ -45,6 +45,21 @@ def test_the_fastest_is_found_after_a_warm_up(clock: Clock) -> None:
     assert clock.runs == {"slow start": 4, "steady": 4}
 
 
+def test_ways_take_turns_and_short_ones_more_of_them(clock: Clock) -> None:
+    """What is slow for a while, as a shared processor is, slows all ways alike."""
+    order: list[str] = []
+
+    def way(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock.now += seconds * (10 if len(order) < 8 else 1)
+
+        return run
+
+    assert fastest("subject", {"a": way("a", 0.011), "b": way("b", 0.010)}, repeats=2) == "b"
+    assert order == ["a", "b"] * 11  # 2 x 5 turns, and the one to warm up
+
+
 def test_a_remembered_answer_is_returned_untimed(clock: Clock) -> None:
     assert fastest("subject", {"a": clock.way("a", 1.0), "b": clock.way("b", 2.0)}) == "a"
     before = dict(clock.runs)
