@@ -119,7 +119,9 @@ def _synchronise() -> None:
 def _key(subject: str, names: list[str]) -> str:
     here, versions = machine(), f"netspace {package_version('netspace')} torch {torch.__version__}"
     # the first number changes with the way of timing
-    text = f"2 {subject}|{names}|{here['processor']}|{instructions()}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
+    text = (
+        f"2 {subject}|{names}|{here['processor']}|{instructions()}|{here['gpus']}|{torch.get_num_threads()}|{versions}"
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
