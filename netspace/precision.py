@@ -23,10 +23,8 @@ from netspace.hardware import cache_folder, machine
 from netspace.io import read_json, write_json
 from netspace.run_folder import package_version
 
-ENOUGH, MORE = (
-    1.0,
-    5,
-)  # seconds after which ways are timed no more often than was asked for, and how many times as often before
+ENOUGH = 1.0  # seconds after which ways are timed no more often than was asked for
+MORE = 5  # times as often as was asked for, at most, before that
 # environment variables that limit the instructions in use
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 

@@ -52,7 +52,7 @@ def in_threads(loop: Callable[..., None], count: int, *arguments: Any) -> None:
     ends = [count * part // parts for part in range(parts + 1)]
     own, *others = itertools.pairwise(ends)
     pending = [_pool(os.getpid(), parts - 1).submit(loop, *arguments, *each) for each in others]
-    loop(*arguments, *own)  # in this thread: each that waits for others is woken later than one that works
+    loop(*arguments, *own)
     for done in pending:
         done.result()
 
